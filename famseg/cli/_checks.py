@@ -1,0 +1,283 @@
+"""What ``famseg doctor`` looks at; each function yields finished lines and raises nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from famseg.config import InputError
+from famseg.tracking import cores, cpu_name, resolve_uri
+
+_GIB = 1024**3
+
+_PACKAGES = {
+    "torch": "torch==2.13.0",
+    "monai": "monai",
+    "pytorch-ignite": "pytorch-ignite",
+    "mlflow": "mlflow",
+    "SimpleITK": "SimpleITK",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-image": "scikit-image",
+    "nibabel": "nibabel",
+    "pydantic": "pydantic",
+}
+# A training of the embedded default stays below 3 GB.
+_LEAST_MEMORY_GIB = 3.0
+# Workers hand whole batches over through /dev/shm; docker gives it 64 MB.
+_LEAST_SHARED_GIB = 1.0
+_LITTLE_DISK_GIB = 5.0
+_NO_DISK_GIB = 0.5
+_LEAST_FILES = 1024
+_MOST_SHARES = 1 << 60  # a cgroup without a limit reports a number beyond all memory
+
+
+class Check(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        status: ``ok``, ``warning`` (it works, less well) or ``fault`` (it will not work).
+        name: What was looked at.
+        text: What was found.
+        advice: What to do; empty if nothing.
+    """
+
+    status: Literal["ok", "warning", "fault"]
+    name: str
+    text: str
+    advice: str = ""
+
+
+def versions() -> Iterator[Check]:
+    """Check that Python and the packages are there."""
+    import famseg
+
+    yield Check("ok", "famseg", famseg.__version__)
+    yield Check("ok", "python", f"{platform.python_version()} on {platform.system()}")
+    for name, requirement in _PACKAGES.items():
+        try:
+            yield Check("ok", name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check("fault", name, "is missing", f"Run: pip install '{requirement}'")
+
+
+def processor() -> Iterator[Check]:
+    """Check the processor, and that torch does not start more threads than it may run."""
+    usable = cores()
+    quota = _processor_quota()
+    text = f"{cpu_name()}, {usable} cores"
+    yield Check("ok", "cpu", text if quota is None else f"{text}, limited to {quota:g}")
+    try:
+        import torch
+    except ImportError as error:
+        yield Check("fault", "torch", f"cannot be imported ({error})", "Install torch anew.")
+        return
+    threads = torch.get_num_threads()
+    allowed = max(1, int(min(usable, quota or usable)))
+    if threads > allowed:
+        advice = f"Set OMP_NUM_THREADS={allowed}: more threads than cores are slower."
+        yield Check("warning", "threads", f"torch uses {threads} on {allowed} cores", advice)
+    else:
+        yield Check("ok", "threads", f"torch uses {threads}")
+
+
+def graphics() -> Iterator[Check]:
+    """Check the graphics cards, and why they are not used if they are not."""
+    try:
+        import torch
+    except ImportError:
+        return  # said above
+    driver = _driver_version()
+    if not torch.cuda.is_available():
+        yield _no_graphics(torch.version.cuda, driver)
+        return
+    known = f", driver {driver}" if driver else ""
+    yield Check("ok", "cuda", f"{torch.version.cuda}{known}")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
+        text = (
+            f"{properties.name}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free, compute "
+            f"capability {properties.major}.{properties.minor}, {half}"
+        )
+        yield Check("ok", f"gpu {index}", text)
+
+
+def _no_graphics(built_for: str | None, driver: str | None) -> Check:
+    if driver is None:
+        return Check("ok", "cuda", "no NVIDIA driver: trainings run on the processor")
+    if built_for is None:
+        advice = "Install the build with CUDA: pip install --force-reinstall torch==2.13.0"
+        return Check("warning", "cuda", f"driver {driver}, but torch is built without CUDA", advice)
+    text = f"driver {driver} and torch for CUDA {built_for} find no device"
+    return Check("warning", "cuda", text, "Update the driver (CUDA 13 needs 580 or later).")
+
+
+def memory() -> Iterator[Check]:
+    """Check the memory that is left, a container's limit included."""
+    import psutil
+
+    found = psutil.virtual_memory()
+    free = found.available / _GIB
+    text = f"{free:.1f} of {found.total / _GIB:.1f} GiB free"
+    limit = _memory_limit()
+    if limit is not None:
+        left = (limit[0] - limit[1]) / _GIB
+        text += f"; the container's limit leaves {left:.1f} of {limit[0] / _GIB:.1f} GiB"
+        free = min(free, left)
+    if free < _LEAST_MEMORY_GIB:
+        advice = "End other programs, or make data.size or training.batch_size smaller."
+        yield Check("warning", "memory", text, advice)
+    else:
+        yield Check("ok", "memory", text)
+
+
+def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Check]:  # noqa: S108 - looked at
+    """Check the size of ``/dev/shm``, through which loader processes hand over batches.
+
+    Args:
+        path: Where it is; systems that have none pass.
+    """
+    if not path.is_dir():
+        return
+    usage = shutil.disk_usage(path)
+    text = f"{usage.free / _GIB:.2f} of {usage.total / _GIB:.2f} GiB free"
+    if usage.free < _LEAST_SHARED_GIB * _GIB:
+        advice = "Start docker with --shm-size=2g (or --ipc=host), or train with training.workers=0"
+        yield Check("warning", str(path), text, advice)
+    else:
+        yield Check("ok", str(path), text)
+
+
+def store() -> Check:
+    """Check that the MLflow store can be reached and written; nothing is created."""
+    try:
+        uri = resolve_uri()
+    except InputError as error:
+        return Check("fault", "mlflow store", str(error))
+    if uri.startswith("sqlite"):
+        return _sqlite_store(uri, Path(uri.partition("///")[2]))
+    if not uri.startswith("http"):
+        return Check("ok", "mlflow store", f"{uri} (a database: not tried)")
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3):  # noqa: S310 - http
+            return Check("ok", "mlflow store", f"{uri} answers")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        advice = "Start the server; trainings run without it and keep their own record."
+        return Check("warning", "mlflow store", f"{uri} does not answer ({why})", advice)
+
+
+def _sqlite_store(uri: str, path: Path) -> Check:
+    if not path.exists():
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        if _writable(folder) is None:
+            return Check("ok", "mlflow store", f"{uri} (made by the first run)")
+        advice = "Set tracking.uri or MLFLOW_TRACKING_URI to another place."
+        return Check("fault", "mlflow store", f"{folder} cannot be written", advice)
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=2, isolation_level=None)) as base:
+            base.execute("BEGIN IMMEDIATE")
+            base.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        advice = "Close what holds it, or mend its permissions; runs keep their own record."
+        return Check("warning", "mlflow store", f"{uri}: {error}", advice)
+    except sqlite3.DatabaseError as error:
+        advice = "Move it away or set tracking.uri to another file."
+        return Check("fault", "mlflow store", f"{uri}: {error}", advice)
+    return Check("ok", "mlflow store", f"{uri} can be written")
+
+
+def folders() -> Iterator[Check]:
+    """Check the folders that are written to, and the room that they have."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "famseg"
+    cache = Path(os.environ.get("FAMSEG_CACHE") or cache)
+    for name, path in (("working folder", Path.cwd()), ("runs", Path.cwd() / "runs")):
+        yield _folder(name, path, "fault", "Change to a folder of yours, or set output=FOLDER.")
+    advice = "Set FAMSEG_CACHE to a folder of yours; without a cache each start is slower."
+    yield _folder("cache", cache, "warning", advice)
+
+
+def _folder(name: str, path: Path, severity: Literal["warning", "fault"], advice: str) -> Check:
+    present = path
+    while not present.exists():
+        present = present.parent
+    why = _writable(present)
+    if why is not None:
+        return Check(severity, name, f"{path} cannot be written ({why})", advice)
+    free = shutil.disk_usage(present).free / _GIB
+    text = f"{path}, {free:.1f} GiB free"
+    if free < _NO_DISK_GIB:
+        return Check("fault", name, text, "Make room: checkpoints will not fit.")
+    if free < _LITTLE_DISK_GIB:
+        return Check("warning", name, text, "Make room before a long training.")
+    return Check("ok", name, text)
+
+
+def open_files() -> Check:
+    """Check the limit of open files, which loader processes run into."""
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - not POSIX
+        return Check("ok", "open files", "no limit is known")
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_FILES:
+        advice = f"Run: ulimit -n {_LEAST_FILES}"
+        return Check("warning", "open files", f"at most {limit}", advice)
+    return Check("ok", "open files", f"at most {limit}")
+
+
+def _writable(folder: Path) -> str | None:
+    """Return why a folder cannot be written to; None if it can. Only a trial tells (read-only)."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _driver_version() -> str | None:
+    for path in ("/proc/driver/nvidia/version", "/sys/module/nvidia/version"):
+        with contextlib.suppress(OSError):
+            text = Path(path).read_text()
+            numbers = [word for word in text.split() if word[:1].isdigit() and "." in word]
+            return numbers[0] if numbers else text.strip()
+    return None
+
+
+def _processor_quota() -> float | None:
+    """Return how many cores a container may use, if its control group says so."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            return int(quota) / int(period)
+    return None
+
+
+def _memory_limit() -> tuple[int, int] | None:
+    """Return limit and use of a container's memory in bytes, of version 2 or 1 of the groups."""
+    pairs = (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    )
+    for limit, used in pairs:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            most = int(Path(limit).read_text())
+            if most < _MOST_SHARES:
+                return most, int(Path(used).read_text())
+    return None

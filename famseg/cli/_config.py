@@ -1,0 +1,143 @@
+"""``famseg config``: look at configurations without running them; imports no torch.
+
+The rule for arguments is the one of ``famseg train``: ``--config FILE`` names the file, and each
+``key=value`` changes it. An argument that cannot be an override is a file as well, which makes
+``famseg config check configs/*.yaml`` work; a file called like an override (``lambda=0.1.yaml``)
+needs ``--config`` or ``./`` in front.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from famseg.config import (
+    InputError,
+    load,
+    load_pipeline,
+    pipeline_names,
+    read,
+    schema,
+    to_yaml,
+)
+
+_OVERRIDE = re.compile(r"[^=/\\]*=")  # a dotted key holds no slash
+
+_SHOW_EXAMPLES = """\b
+Examples:
+  famseg config show --config skull.yaml
+  famseg config show --config skull.yaml lambda=0.01 training.epochs=5 > mine.yaml
+  famseg config show smoke/skull --json
+"""
+_CHECK_EXAMPLES = """\b
+Examples:
+  famseg config check --config skull.yaml
+  famseg config check --config skull.yaml lambda=0.01 data.root=../skulls
+  famseg config check configs/*.yaml
+"""
+_SCHEMA_EXAMPLES = """\b
+Examples:
+  famseg config schema --pipeline skull
+  famseg config schema --pipeline skull > skull.schema.json
+"""
+
+app = typer.Typer(help="Show and check configurations without running them.", no_args_is_help=True)
+
+_Files = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A path, or the name of a shipped one."),
+]
+_Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE|KEY=VALUE]...",
+        help="Changes to the file, such as lambda=0.01 or data.root=FOLDER; or files.",
+    ),
+]
+
+
+def files_and_overrides(
+    files: Sequence[str] | None, arguments: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """Return the files and the overrides of a command line.
+
+    Args:
+        files: The values of ``--config``.
+        arguments: What follows: ``key=value``, and files without ``--config``.
+
+    Example:
+        >>> files_and_overrides(["skull"], ["seed=1", "runs/lambda=0.1/config.yaml"])
+        (['skull', 'runs/lambda=0.1/config.yaml'], ['seed=1'])
+    """
+    arguments = arguments or []
+    overrides = [each for each in arguments if _OVERRIDE.match(each)]
+    return [*(files or []), *(each for each in arguments if not _OVERRIDE.match(each))], overrides
+
+
+@app.command(epilog=_SHOW_EXAMPLES)
+def show(
+    arguments: _Arguments = None,
+    config: _Files = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+) -> None:
+    """Print a configuration as it would run: bases, defaults and changes put together.
+
+    What is printed is a configuration again.
+    """
+    files, overrides = files_and_overrides(config, arguments)
+    if len(files) != 1:
+        raise InputError(
+            f"config show: takes one file, got {len(files)}. Name it with --config FILE; "
+            "changes are written key=value."
+        )
+    _, section = load(files[0], overrides)
+    if as_json:
+        typer.echo(json.dumps(section.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(to_yaml(section, header=_origin(files[0], overrides)), nl=False)
+
+
+@app.command(epilog=_CHECK_EXAMPLES)
+def check(arguments: _Arguments = None, config: _Files = None) -> None:
+    """Check configurations: every fault of every file, with its line.
+
+    Exit status 0 if all are right, 2 if one is not.
+    """
+    files, overrides = files_and_overrides(config, arguments)
+    if not files:
+        raise InputError("config check: no file is given. Name one with --config FILE.")
+    faults: list[str] = []
+    for file in files:
+        try:
+            load(file, overrides)
+        except InputError as error:
+            faults.extend(error.faults)
+        else:
+            typer.echo(f"{file}: ok")
+    if faults:
+        raise InputError(*dict.fromkeys(faults))
+
+
+@app.command(name="schema", epilog=_SCHEMA_EXAMPLES)
+def print_schema(
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", metavar="NAME", help="One that is installed.")
+    ] = None,
+) -> None:
+    """Print the JSON schema of a pipeline's configurations: every key, its type, its meaning."""
+    names = pipeline_names()
+    if pipeline is None and len(names) != 1:
+        installed = ", ".join(names) or "none"
+        raise InputError(f"config schema: name one with --pipeline NAME. Installed: {installed}.")
+    module = load_pipeline(names[0] if pipeline is None else pipeline)
+    typer.echo(json.dumps(schema(module.Config), indent=2, ensure_ascii=False))
+
+
+def _origin(file: str, overrides: Sequence[str]) -> str:
+    """Return in one line where a configuration comes from."""
+    chain = ", which extends ".join(map(str, read(file).files))
+    return f"Resolved from {chain}" + (f", with {' '.join(overrides)}" if overrides else "")

@@ -1,0 +1,102 @@
+"""The commands together, and how each kind of failure ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import warnings
+
+import typer
+
+import famseg
+from famseg.cli import _config
+from famseg.cli._doctor import doctor
+from famseg.cli._evaluate import evaluate
+from famseg.cli._train import train
+from famseg.cli._ui import ui
+from famseg.config import InputError
+
+app = typer.Typer(
+    help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(_config.app, name="config")
+app.command()(doctor)
+app.command()(ui)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"famseg {famseg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and end."
+    ),
+    debug: bool = typer.Option(
+        False, "--debug", help="Show tracebacks and warnings; also after a command's name."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit status: 0 done, 1 a failed run, 2 faulty input (one line a fault), 128 + n ended by signal
+    n. Tracebacks are shown with ``--debug`` alone.
+    """
+    # Taken out here so that it is understood before and after the command's name.
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("famseg").setLevel(logging.INFO)
+    if not debug:
+        warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
+    try:
+        app()
+    except InputError as error:
+        _end(error, list(error.faults), 2, debug=debug)
+    except OSError as error:
+        _end(error, [_system_fault(error)], 1, debug=debug)
+    except RuntimeError as error:
+        _end(error, [str(error)], 1, debug=debug)
+    except Exception as error:  # the last resort: a defect of ours
+        _end(error, [_defect(error)], 1, debug=debug)
+    except BaseException as error:
+        signum = getattr(error, "signum", None)
+        if signum is None:
+            raise
+        _end(error, [f"{error}; go on with the same command and --resume"], 128 + signum)
+
+
+def _system_fault(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full. Make room, then go on with --resume."
+    return f"{where}{error.strerror or error}"
+
+
+def _defect(error: Exception) -> str:
+    return (
+        f"{type(error).__name__}: {error}. This is a defect of famseg; --debug shows where. Please "
+        "report it."
+    )
+
+
+def _end(error: BaseException, lines: list[str], status: int, *, debug: bool = False) -> None:
+    if debug:
+        raise error
+    for line in lines:
+        typer.echo(f"famseg: {line}", err=True)
+    sys.exit(status)

@@ -1,0 +1,166 @@
+"""Progress of a training: a bar on a terminal, one line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from famseg.engine import Picture
+
+Metrics = Mapping[str, float]
+
+
+class Lines:
+    """One line an epoch: loss, penalty, validation, seconds, time left.
+
+    Args:
+        console: Where to print.
+        metric: Name of the validation metric.
+    """
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self.console = console
+        self.metric = metric
+        self._epochs = 0
+        self._left = 0
+        self._began = time.monotonic()
+        self._first_step = self._step = self._steps = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def started(self, *, epochs: int, steps: int, step: int) -> None:
+        """Remember the extent of the training."""
+        self._epochs, self._steps = epochs, steps
+        self._first_step = self._step = step
+        self._began = time.monotonic()
+        if step:
+            self._print(f"resumed at step {step} of {steps}")
+
+    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
+        """Count."""
+        self._step = step
+
+    def epoch(self, epoch: int, metrics: Metrics) -> None:
+        """Print the line."""
+        line = describe_epoch(epoch, self._epochs, metrics, self.metric)
+        self._print(f"{line}  left {duration(self._seconds_left())}")
+
+    def picture(self, epoch: int, picture: Picture) -> None:
+        """Pictures are files; nothing to print."""
+
+    def _seconds_left(self) -> float:
+        done = self._step - self._first_step
+        if not done:
+            return 0.0
+        return (time.monotonic() - self._began) / done * (self._steps - self._step)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Bar(Lines):
+    """A progress bar with loss, penalty, validation and time left."""
+
+    def __init__(self, console: Console, metric: str) -> None:
+        super().__init__(console, metric)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.fields[state]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._penalty = self._validation = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def started(self, *, epochs: int, steps: int, step: int) -> None:
+        """Draw the bar."""
+        super().started(epochs=epochs, steps=steps, step=step)
+        self._task = self._progress.add_task("training", total=steps, completed=step, state="")
+
+    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
+        """Move the bar."""
+        super().stepped(step, loss=loss, penalty=penalty)
+        if penalty is not None:
+            self._penalty = f"  penalty {penalty:.4g}"
+        if self._task is not None:
+            state = f"loss {loss:.4f}{self._penalty}{self._validation}"
+            self._progress.update(self._task, completed=step, state=state)
+
+    def epoch(self, epoch: int, metrics: Metrics) -> None:
+        """Keep the validation metric on the bar."""
+        value = metrics.get(f"val/{self.metric}")
+        if value is not None:
+            self._validation = f"  val {self.metric} {value:.4f}"
+
+
+def progress(metric: str) -> Lines:
+    """Return what fits standard error: a bar for a terminal, lines for a log."""
+    console = Console(stderr=True)
+    return Bar(console, metric) if console.is_terminal else Lines(console, metric)
+
+
+def describe_epoch(epoch: int, epochs: int, metrics: Metrics, metric: str) -> str:
+    """Return an epoch's line; means with standard deviations.
+
+    Example:
+        >>> describe_epoch(3, 40, {"train/loss": 0.25, "train/loss_std": 0.02}, "dsc")
+        'epoch 3/40  loss 0.2500 ± 0.0200'
+    """
+    parts = [f"epoch {epoch}/{epochs}"]
+    for label, key in (
+        ("loss", "train/loss"),
+        ("penalty", "train/penalty"),
+        (f"val {metric}", f"val/{metric}"),
+    ):
+        if key in metrics:
+            digits = ".4g" if label == "penalty" else ".4f"
+            parts.append(f"{label} {metrics[key]:{digits}} ± {metrics[f'{key}_std']:{digits}}")
+    if "val/n" in metrics:
+        parts[-1] += f" (n = {metrics['val/n']:.0f})"
+    if "train/epoch_seconds" in metrics:
+        parts.append(f"{metrics['train/epoch_seconds']:.1f} s")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time for people.
+
+    Example:
+        >>> duration(42), duration(754), duration(7300)
+        ('42 s', '12 min 34 s', '2 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

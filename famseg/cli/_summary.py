@@ -1,0 +1,67 @@
+"""The words at the end of a run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from famseg.cli._progress import duration
+from famseg.engine import RunConfig, RunReport
+from famseg.evaluation import failure_signs, penalty_effect_share, penalty_time_share, table
+
+
+def as_dict(report: RunReport) -> dict[str, Any]:
+    """Return what a script needs to know about a run."""
+    best = report.fit.best
+    return {
+        "folder": str(report.folder.path),
+        "epochs": report.fit.epochs,
+        "best_epoch": best.epoch,
+        "best_validation": best.value,
+        "seconds": report.fit.seconds,
+        "mlflow_run_id": report.run_id,
+        "summary": dict(report.summary),
+    }
+
+
+def summary_text(report: RunReport, config: RunConfig) -> str:
+    """Return result, signs of failure, paths and how to look further."""
+    fit, weight = report.fit, config.penalty.weight
+    lines = [
+        "",
+        f"lambda {weight:g}, seed {config.seed}: {fit.epochs} epochs"
+        f"{' (stopped early)' if fit.stopped_early else ''}, best validation in epoch "
+        f"{fit.best.epoch}: {fit.best.value:.4f}; training took {duration(fit.seconds)}",
+        *_penalty(report, weight),
+        "",
+        table(report.summary),
+        "",
+    ]
+    ratios = {name: part.get("variance_ratio") for name, part in report.summary.items()}
+    signs = failure_signs(report.history, weight=weight, variance_ratios=ratios)
+    lines += [f"! {sign}" for sign in signs] or ["No failure signature of the method shows."]
+    folder = report.folder
+    lines += [
+        "",
+        f"run folder   {folder.path}",
+        f"per case     {folder.evaluation / 'cases.csv'}",
+        f"pictures     {folder.evaluation / 'slices.png'}",
+        f"checkpoint   {folder.checkpoint('best')}",
+    ]
+    if report.tracking_uri:
+        lines.append(f"MLflow       {report.tracking_uri}; look at it with: famseg ui")
+    lines.append(f"again        famseg evaluate {shlex.quote(str(folder.path))}")
+    return "\n".join(lines)
+
+
+def _penalty(report: RunReport, weight: float) -> list[str]:
+    if weight == 0:
+        return []
+    effect = penalty_effect_share(report.history, weight)
+    time = penalty_time_share(report.history)
+    parts = [
+        f"lambda * kappa {effect:.2%} of the loss at the end" if effect is not None else "",
+        f"{time:.0%} of the training time" if time is not None else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return [f"penalty: {text}"] if text else []

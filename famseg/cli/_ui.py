@@ -1,0 +1,242 @@
+"""``famseg ui``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Annotated
+
+import typer
+
+from famseg.config import InputError, load
+from famseg.tracking import TrackingConfig, comparison_url, prepare_store, resolve_uri
+
+EXAMPLES = """
+Examples:
+
+  famseg ui
+
+  famseg ui --config skull.yaml --port 5001
+
+  famseg ui tracking.uri=sqlite:////data/mlflow.db
+"""
+
+_START_SECONDS = 90.0
+_STOP_SECONDS = 10.0
+
+
+def ui(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Overrides, such as tracking.experiment=NAME."
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="The configuration whose store is shown."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")
+    ] = 5000,
+    host: Annotated[
+        str,
+        typer.Option(help="Interface; 0.0.0.0 lets everybody who reaches this machine in."),
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open a browser, if there is a display.")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as JSON on one line.")
+    ] = False,
+) -> None:
+    """Start the MLflow UI on the store of the runs; Ctrl-C ends it.
+
+    Opens at the comparison of lambdas. Without --config the store is MLFLOW_TRACKING_URI, or
+    mlflow.db in the working folder.
+    """
+    tracking = _tracking(config, overrides or [])
+    uri = resolve_uri(tracking.uri)
+    if uri.startswith(("http://", "https://")):
+        experiment = prepare_store(uri, tracking.experiment, timeout_s=tracking.timeout_s)
+        _announce(uri, uri, experiment, browser=browser, as_json=as_json)
+        return
+    port = _free_port(host, port)
+    experiment = prepare_store(uri, tracking.experiment, timeout_s=tracking.timeout_s)
+    server = f"http://{_shown_host(host)}:{port}"
+    with _stopped_by_signals(), _server(uri, host, port) as process:
+        _announce(server, uri, experiment, browser=browser, as_json=as_json)
+        process.wait()
+        raise InputError(f"the MLflow server of {uri} has ended by itself. Start it again.")
+
+
+ui.__doc__ = f"{inspect.cleandoc(ui.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _tracking(config: str | None, overrides: Sequence[str]) -> TrackingConfig:
+    if config is not None:
+        tracking = getattr(load(config, overrides)[1], "tracking", None)
+        return tracking if isinstance(tracking, TrackingConfig) else TrackingConfig()
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in ("tracking.uri", "tracking.experiment") or not value:
+            raise InputError(
+                f"command line: {override}: without --config FILE this takes tracking.uri=ADDRESS "
+                "and tracking.experiment=NAME."
+            )
+        values[key] = value
+    uri = values.get("tracking.uri")
+    if uri is not None:
+        resolve_uri(uri)  # says what is wrong with the address
+    return TrackingConfig(uri=uri, experiment=values.get("tracking.experiment", "famseg"))
+
+
+def _shown_host(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
+
+
+def _free_port(host: str, port: int) -> int:
+    """Return the port if it can be had, before a server of several seconds finds out."""
+    try:
+        with socket.create_server((host, port)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} is in use. Choose another (--port {port + 1}), or --port 0 for any."
+        elif error.errno == errno.EACCES:
+            why = f"port {port} is not for users. Choose one above 1023."
+        else:
+            why = (
+                f"{host} is no interface of this machine. Leave out --host for this machine alone."
+            )
+        raise InputError(f"command line: {why}") from error
+
+
+@contextlib.contextmanager
+def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server while the context lasts; with it end all processes that it has started."""
+    with tempfile.TemporaryFile() as log:
+        process = _start(uri, host, port, log)
+        try:
+            _wait_until_up(process, f"http://{_shown_host(host)}:{port}", log)
+            yield process
+        finally:
+            _end(process)
+
+
+def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if uri.startswith("sqlite"):
+        # Beside the database; its default is the working folder of the moment.
+        folder = Path(uri.partition("///")[2]).parent / "mlartifacts"
+        command += ["--artifacts-destination", folder.as_uri()]
+    environment = {
+        **os.environ,
+        # Without it there are 13 processes and 2.3 GB for a list of runs.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",
+    }
+    return subprocess.Popen(  # noqa: S603 - our own arguments, no shell
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C of the terminal reaches us alone, and we end the group
+    )
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], server: str, log: IO[bytes]) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise InputError(f"the MLflow server did not start: {_last_line(log)}")
+        if _is_up(server):
+            return
+        time.sleep(0.2)
+    raise InputError(
+        f"the MLflow server did not answer within {_START_SECONDS:.0f} s: {_last_line(log)}"
+    )
+
+
+def _is_up(server: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server}/health", timeout=2) as answer:  # noqa: S310 - http
+            return bool(answer.status == 200)
+    except OSError:  # refused, or no answer yet
+        return False
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server's process group, politely first."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_STOP_SECONDS)
+            break
+    # Children that outlive their parent are still of its group.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """End with status 0 on Ctrl-C, on a request to end and when the terminal closes."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(signum, stop) for signum in signals]
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    finally:
+        for signum, handler in zip(signals, before, strict=True):
+            signal.signal(signum, handler)
+
+
+def _announce(
+    server: str, uri: str, experiment: str | None, *, browser: bool, as_json: bool
+) -> None:
+    compare = None if experiment is None else comparison_url(server, experiment)
+    if as_json:
+        typer.echo(json.dumps({"url": server, "compare": compare, "store": uri}))
+    else:
+        typer.echo(f"MLflow UI        {server}")
+        typer.echo(f"Compare lambdas  {compare or 'once there are runs'}")
+        typer.echo(f"Store            {uri}")
+        if server != uri:
+            typer.echo("Ctrl-C ends it.")
+    sys.stdout.flush()
+    if browser and sys.stdout.isatty() and _has_display():
+        webbrowser.open(compare or server)
+
+
+def _has_display() -> bool:
+    return sys.platform == "darwin" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )

@@ -1,0 +1,75 @@
+"""What a document leaves out of a section, taken from the default of that section."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from famseg.config._entry import Entry, Fault, Place, kinds_differ, merge
+from famseg.config._sections import alternatives, kinds, names, sections
+
+
+def complete(entry: Entry, config: type[BaseModel]) -> Entry:
+    """Return ``entry`` laid over the defaults of the sections that it gives in part.
+
+    Pydantic replaces a default section as a whole. Here ``optimizer: {lr: 0.01}`` changes the rate
+    of the default optimizer and keeps its kind and the rest of it; another ``kind`` starts afresh.
+
+    Args:
+        entry: A section of the document; it is not changed.
+        config: The type of the section.
+    """
+    completed = dict(entry.keys)
+    for name, field in names(config).items():
+        given = completed.get(name)
+        if given is None or not isinstance(given.value, dict):
+            continue
+        base = _default(field, given.place)
+        if base is not None and not kinds_differ(base, given):
+            given = merge(base, given)
+        types = alternatives(field.annotation)
+        kind = given.keys.get("kind")
+        tagged = kinds(types)
+        chosen = (
+            [tagged[str(kind.value)]] if kind and str(kind.value) in tagged else sections(types)
+        )
+        completed[name] = complete(given, chosen[0]) if len(chosen) == 1 else given
+    return Entry(completed, entry.place)
+
+
+def settle_lambda(root: Entry) -> tuple[Entry, list[Fault]]:
+    """Accept lambda = 0 where there is no penalty (the baseline of a comparison), refuse others."""
+    penalty = root.keys.get("penalty")
+    kind = penalty.keys.get("kind") if penalty else None
+    weight = penalty.keys.get("lambda") if penalty else None
+    if penalty is None or kind is None or kind.value != "none" or weight is None:
+        return root, []
+    kept = {key: entry for key, entry in penalty.keys.items() if key != "lambda"}
+    root = Entry({**root.keys, "penalty": Entry(kept, penalty.place)}, root.place)
+    if weight.value == 0 and not isinstance(weight.value, bool):
+        return root, []
+    message = (
+        "there is no penalty to weigh, since penalty.kind is none. Choose one with penalty.kind, "
+        "or give lambda 0."
+    )
+    return root, [Fault(weight.place, ("penalty", "lambda"), message)]
+
+
+def _default(field: FieldInfo, place: Place) -> Entry | None:
+    """Return the default of a field as an entry, None where it is no section."""
+    if field.default_factory_takes_validated_data:
+        return None
+    default = field.get_default(call_default_factory=True)
+    if not isinstance(default, BaseModel):
+        return None
+    return _entry(default.model_dump(mode="json", by_alias=True), place)
+
+
+def _entry(value: object, place: Place) -> Entry:
+    if isinstance(value, dict):
+        return Entry({str(key): _entry(inner, place) for key, inner in value.items()}, place)
+    if isinstance(value, list):
+        return Entry([_entry(inner, place) for inner in value], place)
+    if value is None or isinstance(value, str | int | float):
+        return Entry(value, place)
+    raise TypeError(f"a default of a section is no JSON value: {value!r}")

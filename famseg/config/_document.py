@@ -1,0 +1,205 @@
+"""A configuration as it was written: files laid over each other, overrides on top."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from famseg.config import _files
+from famseg.config._check import check
+from famseg.config._complete import complete, settle_lambda
+from famseg.config._entry import Entry, Fault, Key, Place, dotted, merge, one_line
+from famseg.config._errors import InputError
+from famseg.config._strict import Strict
+from famseg.config._yaml import UnreadableError, parse, parse_value
+
+T = TypeVar("T", bound=Strict)
+
+COMMAND_LINE = Place("command line")
+_MAX_FILES = 32
+_OVERRIDE_KEY = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A configuration before it is checked against the sections of a pipeline.
+
+    Args:
+        name: The file as the user knows it, for messages.
+        files: The file and those it extends, in this order.
+        root: All values with the places where they were written.
+        faults: What is wrong already; :meth:`validate` reports it with the rest.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    root: Entry
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The merged mapping: plain dicts, lists and scalars."""
+        return {key: entry.plain() for key, entry in self.root.keys.items()}
+
+    def where(self, *key: str | int) -> Place:
+        """Return where ``key`` was written; where its section was, if it was not."""
+        return list(self.root.walk(key))[-1].place
+
+    def validate(self, config: type[T]) -> T:
+        """Return the checked configuration.
+
+        A section given in part takes the rest from the default of its field in ``config``.
+
+        Args:
+            config: The section that describes a whole document.
+
+        Raises:
+            InputError: With every fault of the document, one line each:
+                ``skull.yaml:12: penalty.weihgt: unknown key (did you mean lambda?)``. Checks across
+                sections run once each section is right by itself.
+        """
+        root, faults = settle_lambda(complete(self.root, config))
+        result, found = check({key: entry.plain() for key, entry in root.keys.items()}, config)
+        faults += [Fault(self.where(*key), key, message) for key, message in found]
+        if result is None or faults or self.faults:
+            raise self._error(faults)
+        return result
+
+    def fault(self, message: str, *key: str | int) -> InputError:
+        """Return an error for ``key`` together with the faults found so far."""
+        return self._error([Fault(self.where(*key), key, message)])
+
+    def _error(self, faults: list[Fault]) -> InputError:
+        files = [_files.shown(path) for path in self.files]
+
+        def order(fault: Fault) -> tuple[int, int]:
+            source = fault.place.source
+            rank = files.index(source) if source in files else len(files)
+            return rank, fault.place.line or 0
+
+        lines = [str(fault) for fault in sorted([*self.faults, *faults], key=order)]
+        return InputError(*dict.fromkeys(lines))
+
+
+def read(name: str, overrides: Sequence[str] = ()) -> Document:
+    """Read a configuration, what it extends and what the command line changes.
+
+    ``extends: FILE`` lays the file over one other: mappings merge deeply, lists and scalars
+    replace, and a mapping of another ``kind`` replaces the one below it. At the top level
+    ``lambda`` stands for ``penalty.lambda``.
+
+    Args:
+        name: A path or a name, see :func:`find_config`.
+        overrides: Texts ``key=value`` with dotted keys (``optimizer.lr=1e-3``) and values in YAML
+            (``model.channels=[8,16]``); of two for one key the last holds.
+
+    Raises:
+        InputError: If a file is not found or not readable as YAML, or an override is no
+            ``key=value``. Faults that leave the rest readable wait for :meth:`Document.validate`.
+    """
+    faults: list[Fault] = []
+    files: list[Path] = []
+    root = _read_chain(_files.find_config(name), files, faults)
+    name = _files.shown(files[0])
+    over = _read_overrides(overrides, faults)
+    _refuse_list_positions(root, over, (), faults)
+    root = merge(root, over)
+    root.place = Place(name)
+    return Document(name, tuple(files), root, tuple(faults))
+
+
+def _read_chain(path: Path, files: list[Path], faults: list[Fault]) -> Entry:
+    """Return the file at ``path`` laid over what it extends; note the files read."""
+    files.append(path)
+    name = _files.shown(path)
+    root, found = parse(_files.read_text(path), name)
+    faults.extend(found)
+    if not isinstance(root.value, dict):
+        what = "a list" if isinstance(root.value, list) else "a single value"
+        raise InputError(f"{name}: holds {what}. Write keys with values ('key: value').")
+    base_name = root.value.pop("extends", None)
+    _expand_lambda(root, faults)
+    if base_name is None:
+        return root
+
+    def refuse(message: str) -> InputError:
+        return InputError(*map(str, [*faults, Fault(base_name.place, ("extends",), message)]))
+
+    if not isinstance(base_name.value, str) or not base_name.value.strip():
+        raise refuse("must be the name of one file.")
+    base = _files.search(base_name.value, beside=path)
+    if base is None:
+        raise refuse(_files.not_found(base_name.value))
+    if any(_files.same_file(base, each) for each in files) or len(files) == _MAX_FILES:
+        chain = " -> ".join(_files.shown(each) for each in [*files, base])
+        raise refuse(f"the files extend each other in a circle: {one_line(chain)}.")
+    return merge(_read_chain(base, files, faults), root)
+
+
+def _read_overrides(overrides: Sequence[str], faults: list[Fault]) -> Entry:
+    """Return the overrides as one document."""
+    root = Entry({}, COMMAND_LINE)
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or not _OVERRIDE_KEY.fullmatch(name):
+            message = f"'{one_line(text)}' is not of the form key=value, such as optimizer.lr=1e-3."
+            faults.append(Fault(COMMAND_LINE, (), message))
+            continue
+        key = tuple(name.split("."))
+        if key[0] == "extends":
+            faults.append(Fault(COMMAND_LINE, key, "can only be given in a file."))
+            continue
+        try:
+            entry = parse_value(value, key)
+        except UnreadableError as error:
+            faults.extend(error.found)
+            continue
+        _put(root, key, entry, faults)
+    _expand_lambda(root, faults)
+    return root
+
+
+def _put(root: Entry, key: Key, entry: Entry, faults: list[Fault]) -> None:
+    """Set ``key`` below ``root``, making the sections on the way."""
+    section = root
+    for depth, part in enumerate(key, start=1):
+        old = section.keys.get(str(part))
+        last = depth == len(key)
+        if old is not None and isinstance(old.value, dict) != (not last or bool(entry.keys)):
+            message = f"{dotted(key[:depth])} is given twice, with keys and without. Keep one."
+            faults.append(Fault(COMMAND_LINE, key, message))
+            return
+        if last:
+            section.keys[str(part)] = entry if old is None else merge(old, entry)
+        else:
+            section = section.keys.setdefault(str(part), Entry({}, COMMAND_LINE))
+
+
+def _expand_lambda(root: Entry, faults: list[Fault]) -> None:
+    """Move a top-level ``lambda`` to where it belongs, ``penalty.lambda``."""
+    weight = root.keys.pop("lambda", None)
+    if weight is None:
+        return
+    penalty = root.keys.setdefault("penalty", Entry({}, weight.place))
+    if not isinstance(penalty.value, dict):
+        return  # the sections will say that the penalty is no section
+    if "lambda" in penalty.value:
+        message = "stands for penalty.lambda, which is given too. Keep one of the two."
+        faults.append(Fault(weight.place, ("lambda",), message))
+        return
+    penalty.value["lambda"] = weight
+
+
+def _refuse_list_positions(base: Entry, over: Entry, key: Key, faults: list[Fault]) -> None:
+    """Note overrides of single items of a list, which would replace the list by a section."""
+    if isinstance(base.value, list) and over.keys and all(map(str.isdecimal, over.keys)):
+        message = f"one item of a list cannot be changed. Give the whole list: {dotted(key)}=[...]."
+        faults.append(Fault(COMMAND_LINE, (*key, *list(over.keys)[:1]), message))
+        over.value, over.place = base.value, base.place
+    for name, entry in over.keys.items():
+        if name in base.keys:
+            _refuse_list_positions(base.keys[name], entry, (*key, name), faults)

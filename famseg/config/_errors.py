@@ -1,0 +1,30 @@
+"""The one error for faulty input."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Input that the user has to mend: a configuration, a file, a folder, an argument.
+
+    The command prints one line for each fault and ends with exit status 2, without a traceback.
+
+    Args:
+        *faults: One line each: where it is wrong, what is wrong and what to do.
+
+    Example:
+        >>> error = InputError("a.yaml:3: seed: -1 is negative. Give 0 or more.", "b.nii.gz: empty")
+        >>> len(error.faults)
+        2
+        >>> print(error)
+        a.yaml:3: seed: -1 is negative. Give 0 or more.
+        b.nii.gz: empty
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
+        # An exception is rebuilt from its one text, which would join the faults on their way from
+        # one process to another.
+        return InputError, self.faults

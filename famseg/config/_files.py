@@ -1,0 +1,149 @@
+"""Where configurations are looked for, and how their text is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from famseg.config._entry import one_line
+from famseg.config._errors import InputError
+from famseg.config._near import listed, near
+from famseg.config._yaml import MAX_CHARACTERS
+
+_SUFFIXES = ("", ".yaml", ".yml")
+
+
+def find_config(name: str) -> Path:
+    """Return the file that a configuration's name stands for.
+
+    Looked for in this order: ``name`` as a path, ``configs/`` below the working folder, the
+    configurations shipped with famseg. The suffix may be left out; ``configs/`` in front of the
+    name of a shipped configuration too.
+
+    Args:
+        name: A path or the name of a configuration: ``skull``, ``skull.yaml``,
+            ``configs/skull.yaml``, ``smoke/skull``.
+
+    Returns:
+        The path of a file that exists.
+
+    Raises:
+        InputError: If there is none, with near names and the folders searched.
+
+    Example:
+        >>> find_config("smoke/skul")
+        Traceback (most recent call last):
+        famseg.config._errors.InputError: smoke/skul: no such configuration. ...
+    """
+    found = search(name)
+    if found is None:
+        raise InputError(not_found(name))
+    return found
+
+
+def search(name: str, *, beside: Path | None = None) -> Path | None:
+    """Return the file that ``name`` stands for, or None.
+
+    Args:
+        name: As in :func:`find_config`.
+        beside: The file that extends ``name``: its folder is searched first, and it is not
+            returned itself, so that one's own ``skull.yaml`` may extend the shipped one.
+    """
+    if not name.strip():
+        return None
+    folders = [Path(), Path("configs"), shipped_folder()]
+    if beside is not None:
+        folders.insert(0, beside.parent)
+    inside = name.removeprefix("configs/")
+    candidates = [folder / name for folder in folders] + [shipped_folder() / inside]
+    for candidate in candidates:
+        for suffix in _SUFFIXES:
+            path = Path(os.path.normpath(f"{candidate}{suffix}"))
+            if _is_file(path) and not (beside is not None and same_file(path, beside)):
+                return path
+    return None
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the configurations that come with famseg."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_configs"  # where the wheel puts configs/ of the repository
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def not_found(name: str) -> str:
+    """Return the message for a name that stands for no file."""
+    if not name.strip():
+        return "the name of the configuration is empty. Give a file."
+    if _is_folder(Path(name)):
+        return f"{one_line(name)}: is a folder. Name the file in it."
+    known = _known()
+    inside = name.removeprefix("configs/")
+    meant = near(inside, [*known, *(each.removesuffix(".yaml") for each in known)])
+    advice = f"Did you mean {meant}?" if meant else f"Known: {listed(known)}."
+    return (
+        f"{one_line(name)}: no such configuration. {advice} Looked in the working folder, in "
+        f"configs/ below it and in {shipped_folder()}."
+    )
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration.
+
+    Raises:
+        InputError: If it cannot be read, is not UTF-8 or is too large.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_CHARACTERS + 1)  # UTF-8 takes four bytes a character at most
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if len(data) > 4 * MAX_CHARACTERS:  # cut within a character
+            return data.decode("utf-8-sig", errors="replace")
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text. Save the file as UTF-8.") from error
+
+
+def shown(path: Path) -> str:
+    """Return ``path`` as a user knows it: as it was given, or relative to the working folder."""
+    if path.is_absolute():
+        try:
+            return str(path.relative_to(Path.cwd()))
+        except (ValueError, OSError):
+            return str(path)
+    return str(path)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether both paths lead to the same file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _known() -> list[str]:
+    """Return the names of the configurations that can be found by name."""
+    names: set[str] = set()
+    for folder in (Path("configs"), shipped_folder()):
+        names |= {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+    return sorted(names)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()  # a pipe will do
+    except (OSError, ValueError):  # no permission, a name too long, a NUL in it
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,50 @@
+"""From a name to a checked configuration, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from famseg.config._document import Document, read
+from famseg.config._errors import InputError
+from famseg.config._near import listed
+from famseg.config._pipelines import load_pipeline, pipeline_names
+from famseg.config._strict import Strict
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:
+    """Read and check a configuration.
+
+    Args:
+        name: A path or a name, see :func:`find_config`.
+        overrides: Texts ``key=value``, see :func:`read`.
+
+    Returns:
+        The module of the pipeline that the document names and the module's checked ``Config``.
+
+    Raises:
+        InputError: With every fault, one line each.
+    """
+    document = read(name, overrides)
+    pipeline = pipeline_of(document)
+    try:
+        module = load_pipeline(pipeline)
+    except InputError as error:
+        raise document.fault(str(error), "pipeline") from error
+    config: type[Strict] = module.Config
+    return module, document.validate(config)
+
+
+def pipeline_of(document: Document) -> str:
+    """Return the name of the pipeline that a document is for: its top-level key ``pipeline``.
+
+    Raises:
+        InputError: If it names none.
+    """
+    name = document.values.get("pipeline")
+    if name is None:
+        raise document.fault(f"missing. Choose one of {listed(pipeline_names())}.", "pipeline")
+    if not isinstance(name, str):
+        message = f"must be one of {listed(pipeline_names())}, not {name!r}"
+        raise document.fault(" ".join(message.split()), "pipeline")
+    return name

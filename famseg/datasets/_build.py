@@ -1,0 +1,153 @@
+"""From phantoms or a folder to prepared skulls in three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from famseg.config import InputError
+from famseg.datasets._cache import MaskCache, Prepared
+from famseg.datasets._manifest import SkullSubject, scan_folder, split_subjects
+from famseg.datasets._phantom import PHANTOM_VERSION, phantom
+from famseg.datasets._skulls import PreparedSkull, Skulls
+
+Progress = Callable[[int, int], None]
+
+
+def phantom_skulls(
+    *,
+    subjects: int,
+    size: int,
+    spacing_mm: float,
+    validation: float,
+    test: float,
+    seed: int,
+    cache: Path,
+    progress: Progress | None = None,
+) -> Skulls:
+    """Return synthetic skulls, made once and cached.
+
+    Args:
+        subjects: How many.
+        size: Voxels along each edge.
+        spacing_mm: Edge of a voxel in mm.
+        validation: Share of the subjects for validation.
+        test: Share for the test.
+        seed: Decides shapes and splits.
+        cache: Folder of the cache.
+        progress: Told how many are ready, and of how many.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+    width = len(str(subjects - 1))
+    settings = {"phantom": PHANTOM_VERSION, "size": size, "spacing_mm": spacing_mm, "seed": seed}
+    people = [
+        SkullSubject(f"phantom_{i:0{width}d}", None, _digest({**settings, "subject": i}))
+        for i in range(subjects)
+    ]
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = -(size - 1) / 2 * spacing_mm
+
+    def prepare(index: int) -> Prepared:
+        return phantom(index, seed, size, spacing_mm), affine
+
+    people = split_subjects(people, validation, test, seed)
+    return _gather(people, settings, MaskCache(cache / "phantom"), prepare, progress)
+
+
+def folder_skulls(
+    root: Path,
+    *,
+    pattern: str,
+    size: int,
+    spacing_mm: float,
+    fit: Literal["pad", "resize"],
+    centre: Literal["head", "keep"],
+    threshold: float,
+    validation: float,
+    test: float,
+    seed: int,
+    cache: Path,
+    progress: Progress | None = None,
+) -> Skulls:
+    """Return the skulls of a folder, prepared once and cached by content and settings.
+
+    Args:
+        root: The folder; see `scan_folder`.
+        pattern: Glob of the file names to take.
+        size: Voxels along each edge.
+        spacing_mm: Edge of a voxel in mm.
+        fit: See `prepare_transform`.
+        centre: See `prepare_transform`.
+        threshold: See `prepare_transform`.
+        validation: Share of the subjects for validation, unless the manifest has splits.
+        test: Share for the test.
+        seed: Decides the splits.
+        cache: Folder of the cache.
+        progress: Told how many are ready, and of how many.
+
+    Raises:
+        InputError: One line for each file that cannot be used.
+    """
+    people = split_subjects(scan_folder(root, pattern), validation, test, seed)
+    settings: dict[str, object] = {
+        "size": size,
+        "spacing_mm": spacing_mm,
+        "fit": fit,
+        "centre": centre,
+        "threshold": threshold,
+    }
+    transform = None
+
+    def prepare(index: int) -> Prepared:
+        # MONAI takes seconds to import: only when something has to be prepared.
+        from famseg.datasets import _preparation
+
+        nonlocal transform
+        transform = transform or _preparation.prepare_transform(
+            size, spacing_mm, fit=fit, centre=centre, threshold=threshold
+        )
+        file = people[index].file
+        if file is None:
+            raise InputError(f"{people[index].id}: has no file")
+        return _preparation.prepare_file(file, transform)
+
+    settings["preparation"] = 1
+    return _gather(people, settings, MaskCache(cache / "volumes"), prepare, progress)
+
+
+def _gather(
+    people: Sequence[SkullSubject],
+    settings: Mapping[str, object],
+    cache: MaskCache,
+    prepare: Callable[[int], Prepared],
+    progress: Progress | None,
+) -> Skulls:
+    """Prepare every subject, reporting all faults at once."""
+    ready: dict[str, list[PreparedSkull]] = {"train": [], "validation": [], "test": []}
+    faults: list[str] = []
+    for index, person in enumerate(people):
+        try:
+            mask, affine = cache.get({**settings, "sha256": person.sha256}, partial(prepare, index))
+        except InputError as error:
+            faults += error.faults
+            continue
+        ready[person.split or "train"].append(PreparedSkull(person.id, mask, affine))
+        if progress is not None:
+            progress(index + 1, len(people))
+    if faults:
+        raise InputError(*faults)
+    content = sorted((p.id, p.sha256, p.split) for p in people)
+    fingerprint = _digest({**settings, "subjects": content})
+    return Skulls(ready["train"], ready["validation"], ready["test"], fingerprint, tuple(people))
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

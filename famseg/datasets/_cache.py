@@ -1,0 +1,93 @@
+"""Prepared masks on disk: packed bits in npz files, read without unpickling anything.
+
+MONAI's PersistentDataset pickles its items; ours hold one mask and one affine, so that a cache
+folder that others can write to cannot run code, and a process that is killed leaves no broken file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
+
+
+def default_cache_folder() -> Path:
+    """Return where caches go: FAMSEG_CACHE, or famseg below XDG_CACHE_HOME or ~/.cache."""
+    if named := os.environ.get("FAMSEG_CACHE"):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "famseg"
+
+
+class MaskCache:
+    """A folder of prepared masks.
+
+    Several processes may share it: a file appears whole or not at all. A folder that cannot be
+    written gives one warning, and everything is prepared anew.
+
+    Args:
+        folder: Where the files lie; made when it is first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writable = True
+
+    def get(self, key: Mapping[str, object], prepare: Callable[[], Prepared]) -> Prepared:
+        """Return what ``prepare`` gives, from the folder if it is there.
+
+        Args:
+            key: All that the result depends on, in JSON types.
+            prepare: Makes the mask (0 and 1) and its affine.
+        """
+        text = json.dumps(key, sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+        found = _load(path)
+        if found is None:
+            found = prepare()
+            self._save(path, found)
+        return found
+
+    def _save(self, path: Path, prepared: Prepared) -> None:
+        if not self._writable:
+            return
+        mask, affine = prepared
+        partial = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=self.folder, suffix=".partial")
+            with os.fdopen(handle, "wb") as stream:
+                np.savez(stream, bits=np.packbits(mask), shape=np.array(mask.shape), affine=affine)
+            Path(partial).replace(path)
+        except OSError as error:
+            self._writable = False
+            if partial is not None:
+                Path(partial).unlink(missing_ok=True)
+            warnings.warn(
+                f"{self.folder}: cannot be written ({error.strerror or error}): going on without a "
+                "cache; set data.cache or FAMSEG_CACHE to another folder",
+                stacklevel=2,
+            )
+
+
+def _load(path: Path) -> Prepared | None:
+    """Return the stored mask and affine, None if there is none or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            shape = tuple(int(n) for n in stored["shape"])
+            count = int(np.prod(shape))
+            mask = np.unpackbits(stored["bits"], count=count).reshape(shape)
+            affine = stored["affine"].astype(np.float64)
+            return (mask, affine) if affine.shape == (4, 4) else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,239 @@
+"""Configuration sections of the skull data and of the holes cut into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from famseg.config import Strict
+
+if TYPE_CHECKING:
+    from famseg.datasets._defects import Defect
+    from famseg.datasets._skulls import Skulls
+
+Range = Annotated[tuple[float, float], Field(strict=False)]
+"""Two rising numbers, written as a YAML list."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many subjects are ready, and of how many."""
+
+
+class _Rising(Strict):
+    """A section whose pairs of numbers must rise."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
+        for name, value in self:
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name}: {list(value)} must rise: swap the two numbers")
+        return self
+
+
+SizeRange = Annotated[
+    Range, Field(description="smallest and largest size in mm: diameter, or edge of a box")
+]
+ElevationRange = Annotated[
+    Range,
+    Field(
+        description="lowest and highest angle of the hole's centre above the horizontal, in "
+        "degrees, seen from the middle of the vault (90 is the vertex)"
+    ),
+]
+
+
+class _Hole(_Rising):
+    size_mm: SizeRange = (50.0, 90.0)
+    elevation_deg: ElevationRange = (15.0, 90.0)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Any:  # noqa: ANN401
+        if self.size_mm[0] <= 0:
+            raise ValueError(f"size_mm: {list(self.size_mm)} must be above 0 mm")
+        if self.elevation_deg[0] < -90 or self.elevation_deg[1] > 90:
+            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie in -90 to 90")
+        return self
+
+
+class SpheresConfig(_Hole):
+    """A union of balls with an elastically deformed outline."""
+
+    kind: Literal["spheres"] = "spheres"
+    spheres: Annotated[
+        tuple[int, int], Field(strict=False, description="fewest and most balls of a hole")
+    ] = (3, 6)
+    deformation: float = Field(
+        default=0.2, ge=0, le=0.3, description="largest elastic displacement over the radius"
+    )
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import SpheresDefect
+
+        return SpheresDefect(self.size_mm, self.elevation_deg, self.spheres, self.deformation)
+
+
+class BoxConfig(_Hole):
+    """A box, turned at random."""
+
+    kind: Literal["box"] = "box"
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import BoxDefect
+
+        return BoxDefect(self.size_mm, self.elevation_deg)
+
+
+class SphereConfig(_Hole):
+    """A ball."""
+
+    kind: Literal["sphere"] = "sphere"
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import SphereDefect
+
+        return SphereDefect(self.size_mm, self.elevation_deg)
+
+
+DefectConfig = Annotated[SpheresConfig | BoxConfig | SphereConfig, Field(discriminator="kind")]
+
+
+class DefectsConfig(Strict):
+    """The holes: cut anew for training, fixed for the two evaluation sets."""
+
+    train: DefectConfig = Field(
+        default_factory=lambda: SpheresConfig(),
+        description="holes cut in training, new in every epoch",
+    )
+    set1: DefectConfig | None = Field(
+        default=None, description="holes of evaluation set 1; like those of training by default"
+    )
+    set2: DefectConfig = Field(
+        default_factory=lambda: BoxConfig(size_mm=(30.0, 50.0), elevation_deg=(-10.0, 15.0)),
+        description="holes of evaluation set 2: other shape, size and position",
+    )
+
+    def build(self) -> dict[Literal["train", "set1", "set2"], Defect]:
+        """Return the generators of training, set 1 and set 2."""
+        return {
+            "train": self.train.build(),
+            "set1": (self.set1 or self.train).build(),
+            "set2": self.set2.build(),
+        }
+
+
+class _Data(Strict):
+    size: int = Field(default=64, ge=16, le=512, description="voxels along each edge of the grid")
+    spacing_mm: float = Field(default=3.5, gt=0, description="edge of a voxel in mm")
+    validation: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the subjects that choose the best epoch"
+    )
+    test: float = Field(
+        default=0.25, ge=0, lt=1, description="share of the subjects scored at the end"
+    )
+    mirror: bool = Field(
+        default=False, description="swap left and right in half of the training cases"
+    )
+    cache: str | None = Field(
+        default=None,
+        description="folder of prepared volumes; by default FAMSEG_CACHE, or famseg in the user's "
+        "cache folder",
+    )
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Any:  # noqa: ANN401
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} leave nothing to train "
+                "on: together they must be below 1"
+            )
+        return self
+
+    def _cache_folder(self) -> Path:
+        from famseg.datasets._cache import default_cache_folder
+
+        return Path(self.cache).expanduser() if self.cache else default_cache_folder()
+
+
+class PhantomData(_Data):
+    """Procedural skulls: the embedded data."""
+
+    kind: Literal["phantom"] = "phantom"
+    subjects: int = Field(default=100, ge=3, le=100_000, description="number of synthetic subjects")
+
+    def build(self, seed: int, progress: Progress | None = None) -> Skulls:
+        """Generate the phantoms, or read them from the cache.
+
+        Args:
+            seed: Decides shapes and splits.
+            progress: Told how many are ready.
+        """
+        from famseg.datasets._build import phantom_skulls
+
+        return phantom_skulls(
+            subjects=self.subjects,
+            size=self.size,
+            spacing_mm=self.spacing_mm,
+            validation=self.validation,
+            test=self.test,
+            seed=seed,
+            cache=self._cache_folder(),
+            progress=progress,
+        )
+
+
+class FolderData(_Data):
+    """A folder of skull masks: NIfTI, NRRD or MetaImage."""
+
+    kind: Literal["folder"] = "folder"
+    root: str = Field(
+        min_length=1,
+        description="folder of volumes, one a subject, or of sub-folders; its manifest.csv decides "
+        "where there is one",
+    )
+    pattern: str = Field(
+        default="*", min_length=1, description="glob of the file names to take, e.g. mask*.nii.gz"
+    )
+    fit: Literal["pad", "resize"] = Field(
+        default="pad",
+        description="pad: keep spacing_mm and pad with background; resize: scale each head to fill "
+        "the grid (its spacing follows from that)",
+    )
+    centre: Literal["head", "keep"] = Field(
+        default="keep",
+        description="what goes into the middle of the grid: the head, or the volume's own",
+    )
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="share of bone from which on a resampled voxel is bone"
+    )
+
+    def build(self, seed: int, progress: Progress | None = None) -> Skulls:
+        """Read, check and prepare every volume; faults of all files come in one error.
+
+        Args:
+            seed: Decides the splits, unless the manifest does.
+            progress: Told how many are ready.
+        """
+        from famseg.datasets._build import folder_skulls
+
+        return folder_skulls(
+            Path(self.root).expanduser(),
+            pattern=self.pattern,
+            size=self.size,
+            spacing_mm=self.spacing_mm,
+            fit=self.fit,
+            centre=self.centre,
+            threshold=self.threshold,
+            validation=self.validation,
+            test=self.test,
+            seed=seed,
+            cache=self._cache_folder(),
+            progress=progress,
+        )
+
+
+DataConfig = Annotated[PhantomData | FolderData, Field(discriminator="kind")]

@@ -1,0 +1,310 @@
+"""Which subjects a data set has, where their files are, and which split each belongs to."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from famseg.config import InputError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+MANIFEST_NAME = "manifest.csv"
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_COLUMNS = ("subject", "file", "sha256", "split")
+
+
+@dataclass(frozen=True)
+class SkullSubject:
+    """One subject of a data set.
+
+    Args:
+        id: Name, unique in the data set.
+        file: The volume, or None for a synthetic subject.
+        sha256: Hash of the file's bytes, or of what the subject was made from.
+        split: ``train``, ``validation`` or ``test``; None as long as nobody has decided.
+    """
+
+    id: str
+    file: Path | None
+    sha256: str
+    split: Split | None = None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a volume in hexadecimal, as ``sha256sum`` prints it.
+
+    For a header with its voxels in a file beside it (.mhd, .nhdr) it covers both files, the header
+    first.
+    """
+    digest = hashlib.sha256()
+    for part in (path, *_data_file(path)):
+        with part.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
+    """Write subjects as CSV: columns subject, file, sha256, split; whole or not at all.
+
+    Args:
+        subjects: What to write; files are written relative to the manifest where they lie below it.
+        path: The CSV file; its folder must exist.
+    """
+    folder = path.resolve().parent
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=path.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            for s in subjects:
+                writer.writerow([s.id, _relative(s.file, folder), s.sha256, s.split or ""])
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]:
+    """Read a manifest, all its faults in one error.
+
+    Args:
+        path: CSV with the columns subject, file, sha256, split (in any order); an empty file or
+            sha256 or split is allowed.
+        check_files: Also compare each file's hash with the one stated.
+
+    Returns:
+        The subjects in the order of the file; hashes filled in where they were empty.
+
+    Raises:
+        InputError: One line for each fault, with the line's number.
+    """
+    rows, faults = _read_rows(path)
+    subjects: list[SkullSubject] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        where = f"{path}:{line}"
+        subject = row["subject"].strip()
+        if not subject:
+            faults.append(f"{where}: subject is empty: name it")
+        elif subject in seen:
+            faults.append(f"{where}: subject {subject} is already in line {seen[subject]}")
+        seen.setdefault(subject, line)
+        split = row["split"].strip()
+        if split and split not in SPLITS:
+            faults.append(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+        file, sha256, more = _check_file(where, path.parent, row, check_files)
+        faults += more
+        subjects.append(SkullSubject(subject, file, sha256, cast("Split | None", split or None)))
+    if not rows and not faults:
+        faults.append(f"{path}: no subjects: it has a header line only")
+    if faults:
+        raise InputError(*faults)
+    return subjects
+
+
+def scan_folder(root: Path, pattern: str = "*") -> list[SkullSubject]:
+    """Find the subjects in a folder.
+
+    ``manifest.csv`` decides where there is one. Otherwise each volume directly in ``root`` is a
+    subject named by its file, and each sub-folder with volumes is a subject named by the folder.
+    Hidden files and folders are left out.
+
+    Args:
+        root: The folder.
+        pattern: Glob that a file's name must match, e.g. ``mask*``: for sub-folders that hold
+            several volumes.
+
+    Returns:
+        Subjects in the order of their names, with hashes, splits only from a manifest.
+
+    Raises:
+        InputError: If there is nothing, or which file is a subject's is not clear; all at once.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+        raise InputError(f"{root}: {what}: set data.root to the folder with the volumes")
+    if (root / MANIFEST_NAME).is_file():
+        return read_manifest(root / MANIFEST_NAME)
+    found: list[tuple[str, Path]] = []
+    faults: list[str] = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            files = [f for f in sorted(entry.iterdir()) if _wanted(f, pattern)]
+            if len(files) > 1:
+                names = ", ".join(f.name for f in files[:4])
+                faults.append(
+                    f"{entry}: {len(files)} volumes ({names}): one a subject; choose with "
+                    "data.pattern, e.g. data.pattern='mask*'"
+                )
+            found += [(entry.name, f) for f in files[:1]]
+        elif _wanted(entry, pattern):
+            found.append((_stem(entry), entry))
+    for subject, count in Counter(name for name, _ in found).items():
+        if count > 1:
+            faults.append(f"{root}: {count} volumes are named {subject}: rename all but one")
+    if not found and not faults:
+        faults.append(_nothing(root, pattern))
+    if faults:
+        raise InputError(*faults)
+    return [SkullSubject(name, file, file_sha256(file)) for name, file in found]
+
+
+def split_subjects(
+    subjects: Sequence[SkullSubject], validation: float, test: float, seed: int
+) -> list[SkullSubject]:
+    """Give every subject a split.
+
+    Subjects are ranked by a hash of seed and id, so the order of files does not matter and a
+    subject that is added moves few others. A split asked for gets at least one subject. Subjects
+    that have a split keep it if all have one.
+
+    Args:
+        subjects: At least one more than there are splits asked for besides training.
+        validation: Share of the subjects for validation, 0 to below 1.
+        test: Share for the test, 0 to below 1; both together below 1.
+        seed: Another seed, another split.
+
+    Returns:
+        The subjects in the given order, each with its split.
+
+    Raises:
+        InputError: If the shares are out of range, there are too few subjects, or only some have a
+            split.
+    """
+    given = [s for s in subjects if s.split is not None]
+    if given:
+        return _given_splits(subjects, len(given))
+    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise InputError(
+            f"split: validation {validation:g} and test {test:g} must be 0 or more, together "
+            "below 1"
+        )
+    count = len(subjects)
+    n_test = max(round(test * count), 1) if test > 0 else 0
+    n_validation = max(round(validation * count), 1) if validation > 0 else 0
+    if n_test + n_validation >= count:
+        raise InputError(
+            f"split: {count} subjects are too few for {n_validation} to validate and {n_test} to "
+            "test: none is left to train on; add subjects or set data.validation or data.test to 0"
+        )
+    ranked = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}\0{s.id}".encode()).hexdigest())
+    splits: dict[str, Split] = {s.id: "train" for s in subjects}
+    splits |= {s.id: "test" for s in ranked[:n_test]}
+    splits |= {s.id: "validation" for s in ranked[n_test : n_test + n_validation]}
+    return [replace(s, split=splits[s.id]) for s in subjects]
+
+
+def _given_splits(subjects: Sequence[SkullSubject], given: int) -> list[SkullSubject]:
+    if given < len(subjects):
+        first = next(s.id for s in subjects if s.split is None)
+        raise InputError(
+            f"split: {given} of {len(subjects)} subjects have a split, {first} has none: "
+            "give one to all of them or to none"
+        )
+    if not any(s.split == "train" for s in subjects):
+        raise InputError("split: no subject has the split train")
+    return list(subjects)
+
+
+def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8") from None
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    faults: list[str] = []
+    try:
+        header = next(reader, [])
+        if sorted(header) != sorted(_COLUMNS):
+            raise InputError(
+                f"{path}:1: the header must be {','.join(_COLUMNS)}, got {','.join(header)!r}"
+            )
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                faults.append(
+                    f"{path}:{reader.line_num}: {len(cells)} cells, the header has {len(header)}: "
+                    "quote cells that hold a comma"
+                )
+                continue
+            rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        faults.append(f"{path}:{reader.line_num}: not CSV ({error})")
+    return rows, faults
+
+
+def _check_file(
+    where: str, folder: Path, row: dict[str, str], check: bool
+) -> tuple[Path | None, str, list[str]]:
+    sha256 = row["sha256"].strip().lower()
+    if not row["file"].strip():
+        return None, sha256, [f"{where}: file is empty: name the volume"]
+    file = folder / row["file"]
+    if not check:
+        return file, sha256, []
+    if not file.is_file():
+        return file, sha256, [f"{where}: {file}: there is no such file"]
+    actual = file_sha256(file)
+    if sha256 and sha256 != actual:
+        fault = (
+            f"{where}: {file}: its SHA-256 is {actual[:12]}..., the manifest says "
+            f"{sha256[:12]}...: the file has changed; restore it, or empty the cell to accept it"
+        )
+        return file, sha256, [fault]
+    return file, actual, []
+
+
+def _data_file(header: Path) -> list[Path]:
+    """Return the file that a detached header names, if it is there."""
+    if header.suffix.lower() not in (".mhd", ".nhdr"):
+        return []
+    text = header.read_bytes()[: 2**16].decode("latin-1")
+    named = re.search(r"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", text, re.I | re.M)
+    file = header.parent / named[1] if named else header
+    return [file] if file != header and file.is_file() else []
+
+
+def _wanted(path: Path, pattern: str) -> bool:
+    name = path.name
+    volume = any(name.lower().endswith(s) and len(name) > len(s) for s in SUFFIXES)
+    return volume and not name.startswith(".") and fnmatchcase(name, pattern) and path.is_file()
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    ending = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
+    return name[: -len(ending)]
+
+
+def _relative(file: Path | None, folder: Path) -> str:
+    if file is None:
+        return ""
+    whole = file.resolve()
+    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
+
+
+def _nothing(root: Path, pattern: str) -> str:
+    matching = "" if pattern == "*" else f" that match {pattern!r}"
+    return (
+        f"{root}: no volumes{matching}: looked for {', '.join(SUFFIXES)} there and in its "
+        "sub-folders"
+    )

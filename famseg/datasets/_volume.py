@@ -1,0 +1,207 @@
+"""Volumes on disk: NIfTI, NRRD and MetaImage through SimpleITK, with their geometry in RAS+."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+from famseg.datasets._nifti import check_nifti, too_many_voxels, unusable_spacing
+
+MAX_VOXELS = 2**30
+"""Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Endings of the files that `read_volume` reads."""
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3D image and where it lies.
+
+    Args:
+        array: Values, shape ``(X, Y, Z)`` in the order of the file's axes.
+        affine: Maps voxel indices to mm in RAS+ (right, anterior, superior), shape ``(4, 4)``.
+        path: The file it came from, if any.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    path: Path | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along each axis of the array, in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def volume_suffix(path: Path) -> str | None:
+    """Return the ending that `read_volume` recognises, or None.
+
+    Example:
+        >>> volume_suffix(Path("head.v2.nii.gz")), volume_suffix(Path("notes.txt"))
+        ('.nii.gz', None)
+    """
+    name = path.name.lower()
+    endings = [s for s in VOLUME_SUFFIXES if name.endswith(s) and len(name) > len(s)]
+    return max(endings, key=len) if endings else None
+
+
+def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a 3D image with its geometry.
+
+    The header is checked before the voxels are read. Nothing is resampled or reoriented.
+
+    Args:
+        path: A file ending in .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd.
+        max_voxels: Larger images are refused.
+
+    Returns:
+        The volume; its affine is right-anterior-superior whatever the file's convention.
+
+    Raises:
+        InputError: If the file is missing, no 3D image, damaged, or its geometry is unusable; one
+            line that begins with the path.
+    """
+    path = Path(path)
+    suffix = volume_suffix(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: {what}")
+    if suffix is None:
+        raise InputError(
+            f"{path}: not a volume by its name: it must end in one of {', '.join(VOLUME_SUFFIXES)}"
+        )
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes): copy it again")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it")
+    if suffix in (".nii", ".nii.gz"):
+        check_nifti(path, max_voxels)
+    affine = _read_header(path, max_voxels)
+    try:
+        with _quiet():
+            image = SimpleITK.ReadImage(str(path))
+    except (RuntimeError, MemoryError) as error:
+        beside = ", or its data file is missing" if suffix in (".mhd", ".nhdr") else ""
+        raise InputError(
+            f"{path}: the header is readable, the voxels are not: the file is cut short or "
+            f"damaged{beside}"
+        ) from error
+    return Volume(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine, path)
+
+
+def write_volume(volume: Volume, path: str | Path) -> None:
+    """Write a volume so that `read_volume` gives back the same values and geometry.
+
+    Args:
+        volume: What to write; a boolean array is written as uint8.
+        path: Where to; the ending decides the format. The folder must exist.
+
+    Raises:
+        InputError: If the ending is unknown, the affine is sheared (files store a spacing and a
+            rotation), or the file cannot be written.
+    """
+    path = Path(path)
+    if volume_suffix(path) is None:
+        raise InputError(f"{path}: must end in one of {', '.join(VOLUME_SUFFIXES)}")
+    matrix = _LPS_TO_RAS @ volume.affine[:3, :3]
+    spacing = np.linalg.norm(matrix, axis=0)
+    direction = matrix / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
+        raise InputError(f"{path}: the affine is sheared: resample the volume before writing it")
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin((_LPS_TO_RAS @ volume.affine[:3, 3]).tolist())
+    try:
+        with _quiet():
+            SimpleITK.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be written: is the folder there and writable?") from error
+
+
+def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
+    """Return the RAS+ affine, or raise for a header that cannot be used."""
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with _quiet():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {_reason(error)}") from error
+    size = np.array(reader.GetSize())
+    spacing = np.array(reader.GetSpacing())
+    if len(size) < 3 or (size[:3] < 2).any():
+        raise InputError(f"{path}: {'x'.join(map(str, size))} voxels is not 3D: give a 3D volume")
+    if len(size) > 3:
+        raise InputError(
+            f"{path}: {'x'.join(map(str, size))} voxels is {len(size)}D: give one 3D volume a file"
+        )
+    kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        raise InputError(f"{path}: its voxels are of the kind {kind!r}: a mask has one number each")
+    if int(np.prod(size, dtype=object)) > max_voxels:
+        raise InputError(too_many_voxels(path, size.tolist(), max_voxels))
+    if not np.isfinite(spacing).all() or (spacing <= 0).any():
+        raise InputError(unusable_spacing(path, spacing.tolist()))
+    direction = np.array(reader.GetDirection()).reshape(3, 3)
+    origin = np.array(reader.GetOrigin())
+    if not np.isfinite(origin).all() or not np.isfinite(direction).all():
+        raise InputError(f"{path}: the header's origin or direction is not a number")
+    if abs(np.linalg.det(direction)) < 1e-3:
+        raise InputError(f"{path}: the header's direction is singular: two axes point the same way")
+    affine = np.eye(4)
+    affine[:3, :3] = _LPS_TO_RAS @ direction * spacing
+    affine[:3, 3] = _LPS_TO_RAS @ origin
+    return affine
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what ITK and its libraries print to the process's stderr to themselves.
+
+    They print their own wording of errors that are raised anyway, from C++, past `sys.stderr`.
+    """
+    sys.stderr.flush()
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an ITK message means, on one line."""
+    text = str(error)
+    if "Unable to determine ImageIO reader" in text:
+        return "its content is not in the format that its name says"
+    if "orthonormal" in text:
+        return (
+            "the header's axes are singular or not at right angles: resample it, or mend its affine"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "not readable as a volume: " + (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,0 +1,59 @@
+from ._batches import Batches as Batches
+from ._checkpoint import load_checkpoint as load_checkpoint
+from ._checkpoint import save_checkpoint as save_checkpoint
+from ._config import OptimizerConfig as OptimizerConfig
+from ._config import RunConfig as RunConfig
+from ._config import ScheduleConfig as ScheduleConfig
+from ._config import TrainingConfig as TrainingConfig
+from ._experiment import Experiment as Experiment
+from ._experiment import Observer as Observer
+from ._experiment import Picture as Picture
+from ._experiment import Row as Row
+from ._fit import Best as Best
+from ._fit import Fit as Fit
+from ._fit import FitResult as FitResult
+from ._processes import Processes as Processes
+from ._processes import processes as processes
+from ._run import RunFolder as RunFolder
+from ._run import new_run_folder as new_run_folder
+from ._run import newest_run_folder as newest_run_folder
+from ._run import open_run_folder as open_run_folder
+from ._schedule import learning_rate_factor as learning_rate_factor
+from ._session import RunReport as RunReport
+from ._session import Session as Session
+from ._signals import Interrupted as Interrupted
+from ._signals import StopRequest as StopRequest
+from ._signals import stop_on_signals as stop_on_signals
+from ._step import NonFiniteError as NonFiniteError
+from ._step import TrainStep as TrainStep
+
+__all__ = [
+    "Batches",
+    "Best",
+    "Experiment",
+    "Fit",
+    "FitResult",
+    "Interrupted",
+    "NonFiniteError",
+    "Observer",
+    "OptimizerConfig",
+    "Picture",
+    "Processes",
+    "Row",
+    "RunConfig",
+    "RunFolder",
+    "RunReport",
+    "ScheduleConfig",
+    "Session",
+    "StopRequest",
+    "TrainStep",
+    "TrainingConfig",
+    "learning_rate_factor",
+    "load_checkpoint",
+    "new_run_folder",
+    "newest_run_folder",
+    "open_run_folder",
+    "processes",
+    "save_checkpoint",
+    "stop_on_signals",
+]

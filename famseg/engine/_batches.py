@@ -1,0 +1,86 @@
+"""The order of the samples: a pure function of seed, epoch and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.utils.data import DistributedSampler, Sampler
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of all epochs one after the other, for one of several processes.
+
+    An index is ``epoch * n + sample``, so that a data set draws its randomness (defects,
+    augmentation) from seed, epoch and sample without hearing of epochs. The order is that of
+    torch's ``DistributedSampler``. One iterator serves the whole run: workers go on across epochs,
+    and a resumed run starts at any step without loading what came before.
+
+    ``batch_size`` counts over all processes: a run on N processes takes the same batches as one
+    process. Each batch is dealt out card by card. Where it is not divisible the shares differ, and
+    :meth:`share` is the factor that makes DDP's average over processes the mean over the batch;
+    a process that gets nothing repeats a sample with factor 0. ``DistributedSampler`` by itself
+    would fill the last batch with repeated samples instead, which changes the gradient.
+
+    Args:
+        samples: Size of the data set.
+        batch_size: Samples a batch, over all processes.
+        epochs: Number of epochs.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world: Number of processes.
+        start: First step to return, from 0.
+
+    Example:
+        >>> batches = Batches(3, 2, epochs=2, seed=0)
+        >>> [len(batch) for batch in batches], batches.per_epoch
+        ([2, 1, 2, 1], 2)
+        >>> list(Batches(3, 2, epochs=2, seed=0, start=3)) == list(batches)[3:]
+        True
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.rank = rank
+        self.world = world
+        self.start = start
+        self._order = DistributedSampler(range(samples), num_replicas=1, rank=0, seed=seed)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches an epoch, the last one possibly smaller."""
+        return -(-self.samples // self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Return the number of samples of a step's batch over all processes."""
+        begin = step % self.per_epoch * self.batch_size
+        return min(self.batch_size, self.samples - begin)
+
+    def share(self, step: int) -> float:
+        """Return the factor of this process's mean loss in a step."""
+        own = len(range(self.rank, self.size(step), self.world))
+        return own * self.world / self.size(step)
+
+    def __len__(self) -> int:
+        return self.epochs * self.per_epoch - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, skip = divmod(self.start, self.per_epoch)
+        for epoch in range(first, self.epochs):
+            self._order.set_epoch(epoch)
+            order = [epoch * self.samples + sample for sample in self._order]
+            begins = range(0, self.samples, self.batch_size)
+            for begin in begins[skip if epoch == first else 0 :]:
+                batch = order[begin : begin + self.batch_size]
+                yield batch[self.rank :: self.world] or batch[-1:]

@@ -1,0 +1,59 @@
+"""Checkpoints: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from famseg.config import InputError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that a kill at any moment leaves the old one or the new one.
+
+    Args:
+        path: Where to write; the folder is created.
+        state: Tensors, numbers, strings and containers of them, so that it loads with
+            ``weights_only=True``.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the state that :func:`save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        InputError: If the file is missing, damaged, holds more than plain data or is of a newer
+            format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such checkpoint. Has the run saved one?") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable checkpoint ({reason}).") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: not a checkpoint of format {FORMAT}. Use the famseg version that wrote it."
+        )
+    return state

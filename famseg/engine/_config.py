@@ -1,0 +1,222 @@
+"""Configuration sections that every pipeline shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from famseg.config import InputError, Strict
+from famseg.objectives import PenaltyConfig
+from famseg.tracking import TrackingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from famseg.engine._experiment import Experiment
+    from famseg.engine._fit import Fit
+    from famseg.engine._processes import Processes
+
+    Optimizers = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class _Optimizer(Strict):
+    learning_rate: float = Field(1e-3, gt=0, description="base learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay on all parameters")
+
+
+class AdamConfig(_Optimizer):
+    """Adam; weight decay as an L2 term of the gradient."""
+
+    kind: Literal["adam"] = "adam"
+
+    def build(self) -> Optimizers:
+        """Return what makes the optimizer of given parameters."""
+        from torch.optim import Adam
+
+        return lambda parameters: Adam(
+            parameters, lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+
+
+class AdamWConfig(_Optimizer):
+    """AdamW: Adam with decoupled weight decay."""
+
+    kind: Literal["adamw"]
+
+    def build(self) -> Optimizers:
+        """Return what makes the optimizer of given parameters."""
+        from torch.optim import AdamW
+
+        return lambda parameters: AdamW(
+            parameters, lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+
+
+class SGDConfig(_Optimizer):
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"]
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
+    nesterov: bool = Field(False, description="Nesterov's momentum")
+
+    def build(self) -> Optimizers:
+        """Return what makes the optimizer of given parameters."""
+        from torch.optim import SGD
+
+        return lambda parameters: SGD(
+            parameters,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+
+
+OptimizerConfig = Annotated[AdamConfig | AdamWConfig | SGDConfig, Field(discriminator="kind")]
+
+
+class ScheduleConfig(Strict):
+    """The course of the learning rate."""
+
+    kind: Literal["constant", "cosine", "step"] = Field(
+        "constant", description="course of the learning rate after the warm-up"
+    )
+    warmup: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
+    milestones: tuple[float, ...] = Field(
+        (), strict=False, description="step: moments as fractions of the training in (0, 1)"
+    )
+    gamma: float = Field(0.1, gt=0, description="step: factor at each milestone")
+    floor: float = Field(0.0, ge=0, le=1, description="cosine: lowest factor")
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> Self:
+        if any(not 0 < milestone < 1 for milestone in self.milestones):
+            raise ValueError("milestones are fractions of the training, between 0 and 1")
+        if self.kind == "step" and not self.milestones:
+            raise ValueError("kind step needs milestones, for example [0.3, 0.6, 0.8]")
+        return self
+
+    def build(self, epochs: int) -> Callable[[float], float]:
+        """Return what maps a moment in epochs to the factor of the base learning rate."""
+        from famseg.engine._schedule import learning_rate_factor
+
+        return partial(
+            learning_rate_factor,
+            epochs=epochs,
+            kind=self.kind,
+            warmup=self.warmup,
+            milestones=self.milestones,
+            gamma=self.gamma,
+            floor=self.floor,
+        )
+
+
+class EarlyStoppingConfig(Strict):
+    """End when the validation metric has not risen for a while."""
+
+    patience: int = Field(gt=0, description="validations without a rise before the end")
+    min_delta: float = Field(0.0, ge=0, description="a rise of at most this counts as none")
+
+
+class TrainingConfig(Strict):
+    """How long and in which way to train."""
+
+    epochs: int = Field(gt=0, description="passes over the training set")
+    batch_size: int = Field(4, gt=0, description="samples a forward pass, over all processes")
+    accumulate: int = Field(1, gt=0, description="forward passes an optimizer step")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="type of the autocast; the penalty stays in float32"
+    )
+    validate_every: int = Field(1, gt=0, description="epochs between validations")
+    picture_every: int = Field(10, gt=0, description="epochs between pictures")
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="end early; absent: train all epochs"
+    )
+    workers: int = Field(0, ge=0, description="processes that load data; 0: the main process")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, gt=0, description="CPU threads; absent: torch's default")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N, got {device}")
+        return device
+
+    def choose_device(self, processes: Processes) -> torch.device:
+        """Return the device of this process.
+
+        Raises:
+            InputError: If CUDA is asked for and there is none.
+        """
+        import torch
+
+        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        number = processes.local_rank
+        if ":" in self.device and processes.world == 1:
+            number = int(self.device.partition(":")[2])
+        if number >= torch.cuda.device_count():
+            raise InputError(
+                f"training.device: there is no CUDA device {number} "
+                f"({torch.cuda.device_count()} found). Set training.device=cpu, or see "
+                "`famseg doctor`."
+            )
+        return torch.device("cuda", number)
+
+    def build(
+        self,
+        experiment: Experiment,
+        *,
+        folder: Path,
+        processes: Processes,
+        device: torch.device,
+        seed: int,
+    ) -> Fit:
+        """Return the training of an experiment in a run folder."""
+        from famseg.engine._fit import Fit
+
+        early = self.early_stopping
+        return Fit(
+            experiment,
+            folder=folder,
+            processes=processes,
+            device=device,
+            seed=seed,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            clip_norm=self.clip_norm,
+            precision=self.precision,
+            validate_every=self.validate_every,
+            picture_every=self.picture_every,
+            patience=early and early.patience,
+            min_delta=early.min_delta if early else 0.0,
+            workers=self.workers,
+        )
+
+
+class RunConfig(Strict):
+    """What every pipeline's configuration holds."""
+
+    pipeline: str = Field(description="name of the pipeline, an entry point of famseg.pipelines")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run's folder"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    output: str = Field("runs", description="folder in which run folders are made")
+    penalty: PenaltyConfig = Field(description="what is added to the loss, times lambda")
+    optimizer: OptimizerConfig = Field(default_factory=AdamConfig, description="optimizer")
+    schedule: ScheduleConfig = Field(
+        default_factory=ScheduleConfig, description="course of the learning rate"
+    )
+    training: TrainingConfig = Field(description="length and manner of the training")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")

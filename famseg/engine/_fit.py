@@ -1,0 +1,345 @@
+"""The training of an experiment: assembled once, for every pipeline."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from famseg.config import InputError
+from famseg.engine._batches import Batches
+from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
+from famseg.engine._experiment import Experiment, Observer
+from famseg.engine._meter import Meter
+from famseg.engine._processes import Processes
+from famseg.engine._signals import Interrupted, StopRequest
+from famseg.engine._step import Precision, TrainStep
+from famseg.engine._validation import Validator
+
+
+@dataclass
+class Best:
+    """The best validation so far.
+
+    Attributes:
+        epoch: Its epoch, from 1; 0 before the first validation.
+        value: Its key metric.
+        waited: Validations since then without a rise.
+    """
+
+    epoch: int = 0
+    value: float = float("-inf")
+    waited: int = 0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended.
+
+    Attributes:
+        epochs: Epochs that were trained, in all sessions of the run.
+        best: The best validation.
+        stopped_early: Whether the validation metric had stopped rising.
+        seconds: Wall time of this session, in seconds.
+    """
+
+    epochs: int
+    best: Best
+    stopped_early: bool
+    seconds: float
+
+
+class Fit:
+    """One training: MONAI's trainer around our step, with what must survive a kill.
+
+    ``checkpoints/last.pt`` is written after every epoch and on a signal, ``checkpoints/best.pt``
+    when the validation's key metric rises. A run resumed from ``last.pt`` goes on to the same
+    weights, to the last bit on a CPU, as one that was never stopped: order, defects, dropout and
+    probes are functions of seed and step, and the rest is in the checkpoint. Checkpoints fit any
+    number of processes.
+
+    Args:
+        experiment: The task.
+        folder: The run folder.
+        processes: The processes of the run.
+        device: Where to compute.
+        seed: Seed of order, dropout and the like.
+        epochs: Passes over the training set.
+        batch_size: Samples a forward pass, over all processes.
+        accumulate: Forward passes an optimizer step.
+        clip_norm: Largest norm of the gradient, or None.
+        precision: Type of the autocast.
+        validate_every: Epochs between validations; the last epoch is always validated.
+        picture_every: Epochs between pictures.
+        patience: Validations without a rise before the training ends, or None.
+        min_delta: A rise of at most this counts as none.
+        workers: Processes that load data.
+
+    Raises:
+        InputError: If the batch is smaller than the number of processes.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        folder: Path,
+        processes: Processes,
+        device: torch.device,
+        seed: int,
+        epochs: int,
+        batch_size: int,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        precision: Precision = "fp32",
+        validate_every: int = 1,
+        picture_every: int = 10,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < processes.world:
+            raise InputError(
+                f"training.batch_size: {batch_size} samples cannot be dealt out to "
+                f"{processes.world} processes. Give at least {processes.world}."
+            )
+        self.experiment = experiment
+        self.checkpoints = folder / "checkpoints"
+        self.processes = processes
+        self.device = device
+        self.epochs = epochs
+        self.validate_every = validate_every
+        self.picture_every = picture_every
+        self.patience = patience
+        self.min_delta = min_delta
+        self.workers = workers
+        self.best = Best()
+        self.meter = Meter()
+        self.observers: Sequence[Observer] = ()
+        self._plain_seconds: float | None = None
+        self._epoch_began = 0.0
+        self.batches = Batches(
+            len(experiment.train),  # type: ignore[arg-type]  # a map-style set has a length
+            batch_size,
+            epochs=epochs,
+            seed=seed,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        objective = experiment.objective.to(device)
+        optimizer = experiment.optimizer(objective.parameters())
+        self.step = TrainStep(
+            objective
+            if processes.world == 1
+            else DistributedDataParallel(
+                objective, device_ids=None if device.type == "cpu" else [device.index]
+            ),
+            optimizer=optimizer,
+            scheduler=self._scheduler(optimizer, accumulate),
+            batches=self.batches,
+            processes=processes,
+            device=device,
+            seed=seed,
+            precision=precision,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+        )
+        self.validate = Validator(
+            experiment, objective.model, processes=processes, device=device, batch_size=batch_size
+        )
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer, accumulate: int) -> LambdaLR:
+        steps_per_epoch = -(-self.batches.per_epoch // accumulate)
+        schedule = self.experiment.schedule
+        # Half a step in: neither the first step of a warm-up nor the last of a cosine is wasted.
+        return LambdaLR(optimizer, lambda step: schedule((step + 0.5) / steps_per_epoch))
+
+    def restore(self) -> int:
+        """Load ``last.pt`` if there is one; return the epochs it has completed.
+
+        Raises:
+            InputError: If the checkpoint cannot be read or belongs to another network.
+        """
+        path = self.checkpoints / "last.pt"
+        if not path.exists():
+            return 0
+        state = load_checkpoint(path)
+        try:
+            self.experiment.objective.model.load_state_dict(state["model"])
+            self.step.optimizer.load_state_dict(state["optimizer"])
+            self.step.scheduler.load_state_dict(state["scheduler"])
+            self.step.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: belongs to another network ({reason}).") from error
+        self.best = Best(**state["best"])
+        self.meter.sums = dict(state["meter"])
+        self.batches.start = int(state["iteration"])
+        return self.batches.start // self.batches.per_epoch
+
+    def run(self, *, observers: Sequence[Observer] = (), stop: StopRequest) -> FitResult:
+        """Train from where the checkpoint left off to the end.
+
+        Args:
+            observers: Who sees the progress, in the main process.
+            stop: Whether a signal asked to end.
+
+        Raises:
+            NonFiniteError: If a total or gradient is not finite.
+            Interrupted: If a signal ended the training; the state was saved.
+        """
+        began = time.perf_counter()
+        self.observers = observers if self.processes.main else ()
+        trainer = self._trainer(stop)
+        steps = self.epochs * self.batches.per_epoch
+        for observer in self.observers:
+            observer.started(epochs=self.epochs, steps=steps, step=self.batches.start)
+        if self.batches.start < steps and not self._exhausted():
+            self._plain_seconds = self._time_plain_step(trainer)
+            with stop.deferred(), _quiet(trainer):
+                trainer.run()
+        return FitResult(
+            epochs=trainer.state.iteration // self.batches.per_epoch,
+            best=self.best,
+            stopped_early=self._exhausted(),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _time_plain_step(self, trainer: SupervisedTrainer) -> float | None:
+        """Time a step without penalty where no step of the training is one."""
+        objective = self.step.objective
+        if objective.weight == 0 or objective.every > 1:
+            return None
+        return self.step.plain_seconds(next(iter(trainer.data_loader)))
+
+    def _trainer(self, stop: StopRequest) -> SupervisedTrainer:
+        loader = DataLoader(
+            self.experiment.train,
+            batch_sampler=self.batches,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            # A generator of its own: the loader then leaves the global one alone.
+            generator=torch.Generator(),
+        )
+        trainer = SupervisedTrainer(
+            device=self.device,
+            max_epochs=self.epochs,
+            train_data_loader=loader,
+            epoch_length=self.batches.per_epoch,
+            network=self.step.wrapped,
+            optimizer=self.step.optimizer,
+            loss_function=self.step.wrapped,
+            iteration_update=self.step,
+            decollate=False,
+        )
+        trainer.load_state_dict(
+            {
+                "iteration": self.batches.start,
+                "epoch_length": self.batches.per_epoch,
+                "max_epochs": self.epochs,
+            }
+        )
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._before_epoch)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step, stop)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch, stop)
+        return trainer
+
+    def _before_epoch(self, engine: Engine) -> None:
+        self._epoch_began = time.perf_counter()
+
+    def _after_step(self, engine: Engine, stop: StopRequest) -> None:
+        output, iteration = engine.state.output, engine.state.iteration
+        self.meter.add(output)
+        penalty = None if output["penalty"] != output["penalty"] else output["penalty"]
+        for observer in self.observers:
+            observer.stepped(iteration, loss=output["loss"], penalty=penalty)
+        # Not between the forward passes of one optimizer step, whose gradients are not saved; the
+        # last step of an epoch is followed by validation and a checkpoint first.
+        if iteration - 1 == self.step.window(iteration - 1)[1] and not self._ends_epoch(iteration):
+            self._stop_if_asked(iteration, stop)
+
+    def _ends_epoch(self, iteration: int) -> bool:
+        return iteration % self.batches.per_epoch == 0
+
+    def _stop_if_asked(self, iteration: int, stop: StopRequest) -> None:
+        # All processes stop after the same step, whoever got the signal first.
+        flags = [float(stop.signum == number) for number in (signal.SIGINT, signal.SIGTERM)]
+        interrupts, terminations = self.processes.sum(flags, self.device)
+        if interrupts or terminations:
+            self._save("last.pt", iteration)
+            raise Interrupted(signal.SIGTERM if terminations else signal.SIGINT)
+
+    def _after_epoch(self, engine: Engine, stop: StopRequest) -> None:
+        epoch = engine.state.epoch
+        metrics = self.meter.metrics(self.processes)
+        metrics["train/epoch_seconds"] = time.perf_counter() - self._epoch_began
+        if self._plain_seconds is not None:
+            metrics["train/seconds_plain_step"] = self._plain_seconds
+        metrics["train/learning_rate"] = self.step.scheduler.get_last_lr()[0]
+        self.meter = Meter()
+        improved = False
+        if epoch % self.validate_every == 0 or epoch == self.epochs:
+            metrics |= self.validate()
+            improved = self._compare(epoch, metrics[f"val/{self.experiment.key_metric}"])
+        self._save("last.pt", engine.state.iteration)
+        if improved:
+            self._save("best.pt", engine.state.iteration)
+        picture = self.experiment.picture
+        for observer in self.observers:
+            observer.epoch(epoch, metrics)
+        if self.observers and picture and (epoch % self.picture_every == 0 or epoch == self.epochs):
+            drawn = picture(self.experiment.objective.model)
+            for observer in self.observers:
+                observer.picture(epoch, drawn)
+        self._stop_if_asked(engine.state.iteration, stop)
+        if self._exhausted():
+            engine.terminate()
+
+    def _compare(self, epoch: int, value: float) -> bool:
+        if value > self.best.value + self.min_delta or self.best.epoch == 0:
+            self.best = Best(epoch=epoch, value=value)
+            return True
+        self.best.waited += 1
+        return False
+
+    def _exhausted(self) -> bool:
+        return self.patience is not None and self.best.waited >= self.patience
+
+    def _save(self, name: str, iteration: int) -> None:
+        if self.processes.main:
+            save_checkpoint(self.checkpoints / name, self._state(iteration))
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        return {
+            "model": self.experiment.objective.model.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scheduler": self.step.scheduler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "best": asdict(self.best),
+            "meter": dict(self.meter.sums),
+            "iteration": iteration,
+            "epoch": iteration // self.batches.per_epoch,
+        }
+
+
+@contextmanager
+def _quiet(engine: Engine) -> Iterator[None]:
+    """Silence the engine's own log: every exception is reported once, by whoever called."""
+    level = engine.logger.level
+    engine.logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        engine.logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""Means over an epoch, over all processes, that a checkpoint can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from famseg.engine._processes import Processes
+
+_SUMS = (
+    "samples",
+    "loss",
+    "loss_squared",
+    "penalised",
+    "penalty",
+    "penalty_squared",
+    "plain_steps",
+    "plain_seconds",
+    "penalised_steps",
+    "penalised_seconds",
+    "seconds",
+)
+
+
+class Meter:
+    """Sums of one epoch, from which its means and standard deviations come.
+
+    Example:
+        >>> meter = Meter()
+        >>> for loss in (1.0, 3.0):
+        ...     meter.add({"samples": 2, "loss": loss, "penalty": float("nan"), "seconds": 0.1})
+        >>> metrics = meter.metrics(Processes())
+        >>> metrics["train/loss"], metrics["train/loss_std"], "train/penalty" in metrics
+        (2.0, 1.0, False)
+    """
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(_SUMS, 0.0)
+
+    def add(self, output: Mapping[str, float]) -> None:
+        """Add the output of a training step."""
+        sums, samples = self.sums, output["samples"]
+        sums["samples"] += samples
+        sums["loss"] += samples * output["loss"]
+        sums["loss_squared"] += samples * output["loss"] ** 2
+        sums["seconds"] += output["seconds"]
+        penalty = output["penalty"]
+        kind = "plain" if math.isnan(penalty) else "penalised"
+        sums[f"{kind}_steps"] += 1
+        sums[f"{kind}_seconds"] += output["seconds"]
+        if kind == "penalised":
+            sums["penalised"] += samples
+            sums["penalty"] += samples * penalty
+            sums["penalty_squared"] += samples * penalty**2
+
+    def metrics(self, processes: Processes) -> dict[str, float]:
+        """Return the epoch's metrics; every process must ask.
+
+        ``train/loss`` and ``train/penalty`` are means over samples, ``_std`` the standard
+        deviations over batches, ``train/seconds`` the time in training steps, mean over processes,
+        and the two ``seconds_*_step`` the mean time of a step with and without penalty.
+        """
+        total = dict(zip(_SUMS, processes.sum(list(self.sums.values())), strict=True))
+        metrics = {
+            "train/loss": total["loss"] / total["samples"],
+            "train/loss_std": _std(total["loss_squared"], total["loss"], total["samples"]),
+            "train/seconds": total["seconds"] / processes.world,
+            "train/steps": (total["plain_steps"] + total["penalised_steps"]) / processes.world,
+        }
+        if total["penalised"]:
+            metrics["train/penalty"] = total["penalty"] / total["penalised"]
+            metrics["train/penalty_std"] = _std(
+                total["penalty_squared"], total["penalty"], total["penalised"]
+            )
+        for kind in ("plain", "penalised"):
+            if total[f"{kind}_steps"]:
+                metrics[f"train/seconds_{kind}_step"] = (
+                    total[f"{kind}_seconds"] / total[f"{kind}_steps"]
+                )
+        return metrics
+
+
+def _std(squares: float, values: float, count: float) -> float:
+    return math.sqrt(max(0.0, squares / count - (values / count) ** 2))

@@ -1,0 +1,263 @@
+"""One run from configuration to evaluated result, and again after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from famseg.config import InputError, differences, read, to_yaml
+from famseg.engine._checkpoint import load_checkpoint
+from famseg.engine._config import RunConfig
+from famseg.engine._experiment import Experiment, Observer, Picture
+from famseg.engine._fit import Fit, FitResult
+from famseg.engine._processes import Processes
+from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
+from famseg.engine._signals import StopRequest
+from famseg.flatness import FlatnessError
+from famseg.tracking import (
+    LocalRecord,
+    Tracker,
+    provenance,
+    provenance_tags,
+    read_metrics,
+    run_name,
+    write_json,
+)
+
+Build = Callable[[Any, torch.device], Experiment]
+
+# What may differ on resume: it changes where and how fast a run goes, not where it arrives.
+_FREE_ON_RESUME = (
+    "output",
+    "tracking",
+    "training.workers",
+    "training.device",
+    "training.threads",
+    "training.picture_every",
+)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run left behind.
+
+    Attributes:
+        folder: The run folder.
+        fit: How the training ended.
+        history: One mapping an epoch, as in ``metrics.jsonl``.
+        summary: The evaluation's summary, as in ``evaluation/summary.json``.
+        tracking_uri: Address of the MLflow store, or None.
+        run_id: The MLflow run, or None.
+    """
+
+    folder: RunFolder
+    fit: FitResult
+    history: Sequence[Mapping[str, float | None]]
+    summary: Mapping[str, Any]
+    tracking_uri: str | None
+    run_id: str | None
+
+
+class Session:
+    """Trains, evaluates, records and tracks one run.
+
+    Args:
+        build: Makes the experiment of a configuration on a device.
+        config: The resolved configuration.
+        processes: The processes of the run.
+        stop: Whether a signal asked to end.
+
+    Raises:
+        InputError: If configuration, data or output folder are faulty.
+    """
+
+    def __init__(
+        self, build: Build, config: RunConfig, *, processes: Processes, stop: StopRequest
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        self.stop = stop
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        self.device = config.training.choose_device(processes)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.backends.cudnn.deterministic = True
+        self._build = build
+
+    def run(self, *, resume: bool, observers: Sequence[Observer] = ()) -> RunReport:
+        """Train and evaluate.
+
+        Args:
+            resume: Go on with the newest run of this name and configuration; start one if there
+                is none. A finished run is only reported.
+            observers: Who sees the progress, in the main process.
+
+        Raises:
+            InputError: If the input is faulty.
+            NonFiniteError: If the training diverges.
+            Interrupted: If a signal ends it.
+        """
+        old = self._on_main(self._run_to_resume) if resume else None
+        try:
+            experiment = self._build(self.config, self.device)
+            folder: RunFolder = old or self._on_main(self._new_folder)
+            fit = self.config.training.build(
+                experiment,
+                folder=folder.path,
+                processes=self.processes,
+                device=self.device,
+                seed=self.config.seed,
+            )
+            completed = fit.restore() if old else 0
+            recorder = self._recorder(folder, experiment, resumed=old is not None, epochs=completed)
+            with recorder.tracker:
+                result = fit.run(observers=[recorder, *observers], stop=self.stop)
+                summary = self._evaluate(experiment, fit, folder)
+                recorder.evaluated(result.best.epoch, experiment.test_metrics(summary))
+        except FlatnessError as error:
+            raise InputError(f"penalty: {error}") from error
+        return RunReport(
+            folder=folder,
+            fit=result,
+            history=read_metrics(folder.path),
+            summary=summary,
+            tracking_uri=recorder.tracker.uri,
+            run_id=recorder.tracker.run_id,
+        )
+
+    @property
+    def _name(self) -> str:
+        config = self.config
+        return f"{config.name}-lambda{config.penalty.weight:g}-seed{config.seed}"
+
+    def _on_main(self, choose: Callable[[], RunFolder | None]) -> Any:  # noqa: ANN401
+        """Let rank 0 choose; every process gets the choice, or the fault."""
+        chosen: RunFolder | InputError | None = None
+        if self.processes.main:
+            try:
+                chosen = choose()
+            except InputError as error:
+                chosen = error
+        chosen = self.processes.from_main(chosen)
+        if isinstance(chosen, InputError):
+            raise chosen
+        return chosen
+
+    def _new_folder(self) -> RunFolder:
+        return new_run_folder(Path(self.config.output), self._name)
+
+    def _run_to_resume(self) -> RunFolder | None:
+        folder = newest_run_folder(Path(self.config.output), self._name)
+        if folder is None:
+            return None
+        old = read(str(folder.config)).validate(type(self.config))
+        changed = [
+            line
+            for line in differences(old, self.config)
+            if not line.startswith(_FREE_ON_RESUME) and not self._longer(line)
+        ]
+        if changed:
+            raise InputError(
+                *(f"{folder.config}: {line}" for line in changed),
+                f"{folder.path}: a run goes on with the configuration it began with. Leave out "
+                "--resume for a new run.",
+            )
+        return folder
+
+    def _longer(self, difference: str) -> bool:
+        # The cosine's course depends on the number of epochs, a constant rate does not.
+        constant = self.config.schedule.kind == "constant"
+        return constant and difference.startswith("training.epochs")
+
+    def _recorder(
+        self, folder: RunFolder, experiment: Experiment, *, resumed: bool, epochs: int
+    ) -> _Recorder:
+        if not self.processes.main:
+            return _Recorder(folder, None, Tracker.null())
+        text = to_yaml(self.config)
+        folder.config.write_text(text)
+        origin = provenance(
+            config_text=text,
+            seed=self.config.seed,
+            device=str(self.device),
+            data_hash=experiment.data_hash,
+        )
+        write_json(folder.provenance, origin)
+        record = (
+            LocalRecord.resume(folder.path, epochs) if resumed else LocalRecord.create(folder.path)
+        )
+        weight = self.config.penalty.weight
+        tracker = self.config.tracking.build(
+            run_name=run_name(weight, self.config.seed),
+            parameters=self.config.model_dump(mode="json", by_alias=True),
+            penalty_weight=weight,
+            tags={**provenance_tags(origin), "run_folder": str(folder.path)},
+            run_id=_tracked_run(folder),
+        )
+        tracker.log_history(read_metrics(folder.path) if resumed else ())
+        tracker.log_artifact(folder.config)
+        tracker.log_artifact(folder.provenance)
+        return _Recorder(folder, record, tracker)
+
+    def _evaluate(self, experiment: Experiment, fit: Fit, folder: RunFolder) -> Mapping[str, Any]:
+        summary = folder.evaluation / "summary.json"
+        finished = self.processes.from_main(summary.is_file())
+        if not finished:
+            state = load_checkpoint(folder.checkpoint("best"))
+            model = experiment.objective.model
+            model.load_state_dict(state["model"])
+            experiment.evaluate(model, folder.evaluation, processes=self.processes)
+        text: str = self.processes.from_main(summary.read_text() if self.processes.main else "")
+        loaded: Mapping[str, Any] = json.loads(text)
+        return loaded
+
+
+class _Recorder:
+    """The observer that writes the run folder and feeds MLflow."""
+
+    def __init__(self, folder: RunFolder, record: LocalRecord | None, tracker: Tracker) -> None:
+        self.folder = folder
+        self.record = record
+        self.tracker = tracker
+
+    def started(self, *, epochs: int, steps: int, step: int) -> None:
+        pass
+
+    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
+        pass
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        if self.record is not None:
+            self.record.append(epoch, metrics)
+        self.tracker.log_epoch(epoch, metrics)
+        if self.tracker.run_id is not None and not self.folder.tracking.exists():
+            write_json(
+                self.folder.tracking, {"run_id": self.tracker.run_id, "uri": self.tracker.uri}
+            )
+
+    def picture(self, epoch: int, picture: Picture) -> None:
+        self.folder.pictures.mkdir(exist_ok=True)
+        path = self.folder.pictures / f"epoch-{epoch:05d}.png"
+        Image.fromarray(picture).save(path)
+        self.tracker.log_image(path, "validation", epoch)
+
+    def evaluated(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Track the result of the checkpoint of an epoch."""
+        self.tracker.log_epoch(epoch, metrics)
+        self.tracker.log_artifact(self.folder.evaluation, "evaluation")
+        self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
+
+
+def _tracked_run(folder: RunFolder) -> str | None:
+    """Return the MLflow run that a run folder belongs to."""
+    if not folder.tracking.is_file():
+        return None
+    run_id: str | None = json.loads(folder.tracking.read_text()).get("run_id")
+    return run_id

@@ -1,0 +1,202 @@
+"""One training step: forward, one backward on the total, optimizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from famseg.engine._batches import Batches
+from famseg.engine._processes import Processes
+from famseg.flatness import Terms
+from famseg.objectives import Objective
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteError(RuntimeError):
+    """The total or its gradient is not finite; raised before the optimizer moves.
+
+    Args:
+        step: Number of the optimizer step, from 1.
+        terms: The terms of the batch.
+        norm: Norm of the gradient, where that is what is not finite.
+    """
+
+    def __init__(self, step: int, terms: Terms, *, norm: float | None = None) -> None:
+        loss = f"loss {terms.loss.item():.6g}"
+        penalty = "none" if terms.penalty is None else f"{terms.penalty.item():.6g}"
+        what = "the objective" if norm is None else f"the gradient (norm {norm})"
+        super().__init__(
+            f"step {step}: {what} is not finite ({loss}, penalty {penalty}). The weights are those "
+            "before the step. Lower the learning rate or lambda, or set training.clip_norm."
+        )
+
+
+class TrainStep:
+    """The ``iteration_update`` of MONAI's trainer.
+
+    MONAI's own step knows neither a penalty, nor clipping, nor autocast on a CPU. A step is a pure
+    function of weights, optimizer state, batch and step number: torch's global generator is seeded
+    anew from seed, step and process, so that dropout needs no saved state to resume exactly.
+
+    Args:
+        objective: Batch to terms, wrapped in DDP where there are several processes.
+        optimizer: Optimizer of its parameters.
+        scheduler: Learning-rate schedule, moved once an optimizer step.
+        batches: Order and sizes of the batches.
+        processes: The processes of the run.
+        device: Where to compute.
+        seed: Seed of dropout and the like.
+        precision: Type of the autocast.
+        clip_norm: Largest norm of the gradient, or None.
+        accumulate: Forward passes an optimizer step.
+    """
+
+    def __init__(
+        self,
+        objective: Objective | DistributedDataParallel,
+        *,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        batches: Batches,
+        processes: Processes,
+        device: torch.device,
+        seed: int,
+        precision: Precision = "fp32",
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        self.wrapped = objective
+        ddp = isinstance(objective, DistributedDataParallel)
+        self.objective: Objective = objective.module if ddp else objective
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.batches = batches
+        self.processes = processes
+        self.device = device
+        self.seed = seed
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def __call__(self, engine: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Run one iteration; leave numbers alone in ``engine.state.output``."""
+        began = time.perf_counter()
+        iteration = engine.state.iteration - 1
+        first, last = self.window(iteration)
+        if iteration == first:
+            self.optimizer.zero_grad(set_to_none=True)
+        samples, share = self.batches.size(iteration), self.batches.share(iteration)
+        window = sum(self.batches.size(index) for index in range(first, last + 1))
+        with self._synchronised(iteration == last):
+            terms = self._forward(iteration, first, to_device(batch, self.device))
+            self._stop_unless_finite(iteration, terms)
+            self.scaler.scale(terms.total * (share * samples / window)).backward()
+        if iteration == last:
+            self._move(iteration, terms)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        if self.device.type == "cuda" and self.objective.weight > 0:
+            torch.cuda.synchronize(self.device)  # the time of this step is compared with others'
+        return {
+            "samples": samples * share / self.processes.world,
+            "loss": float(terms.loss.detach()),
+            "penalty": float("nan") if terms.penalty is None else float(terms.penalty.detach()),
+            "seconds": time.perf_counter() - began,
+        }
+
+    def plain_seconds(self, batch: Mapping[str, Any], *, repeats: int = 3) -> float:
+        """Return the seconds of a forward and backward pass without penalty, the least of a few.
+
+        Taken in evaluation mode, where an objective computes no penalty and no running statistics
+        move; gradients are dropped.
+        """
+        moved = to_device(batch, self.device)
+        self.objective.eval()
+        least = float("inf")
+        for _ in range(repeats):
+            began = time.perf_counter()
+            self.objective(moved).total.backward()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            least = min(least, time.perf_counter() - began)
+        self.optimizer.zero_grad(set_to_none=True)
+        return least
+
+    def window(self, iteration: int) -> tuple[int, int]:
+        """Return first and last iteration of the optimizer step that holds an iteration."""
+        per_epoch = self.batches.per_epoch
+        epoch, inside = divmod(iteration, per_epoch)
+        first = inside // self.accumulate * self.accumulate
+        last = min(first + self.accumulate, per_epoch) - 1
+        return epoch * per_epoch + first, epoch * per_epoch + last
+
+    def optimizer_step(self, iteration: int) -> int:
+        """Return the number of the optimizer step that holds an iteration, from 0."""
+        epoch, inside = divmod(iteration, self.batches.per_epoch)
+        return epoch * self.steps_per_epoch + inside // self.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return -(-self.batches.per_epoch // self.accumulate)
+
+    def _forward(self, iteration: int, first: int, batch: Mapping[str, Any]) -> Terms:
+        rank, world = self.processes.rank, self.processes.world
+        self.objective.seek(
+            self.optimizer_step(iteration), stream=(iteration - first) * world + rank
+        )
+        torch.manual_seed((self.seed << 32) + iteration * world + rank)
+        self.wrapped.train()
+        autocast = (
+            torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
+            if self.precision != "fp32"
+            else nullcontext()
+        )
+        with autocast:
+            terms: Terms = self.wrapped(batch)
+        return terms
+
+    def _stop_unless_finite(self, iteration: int, terms: Terms) -> None:
+        finite = bool(torch.isfinite(terms.total.detach()))
+        # All processes stop together: one that waits in an all-reduce for a stopped one hangs.
+        bad = self.processes.sum([0.0 if finite else 1.0], self.device)[0]
+        if bad:
+            raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
+
+    def _synchronised(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch's
+        ddp = isinstance(self.wrapped, DistributedDataParallel)
+        return nullcontext() if last or not ddp else self.wrapped.no_sync()
+
+    def _move(self, iteration: int, terms: Terms) -> None:
+        parameters = list(self.objective.parameters())
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # With fp16 an overflow is expected now and then: the scaler skips such a step.
+        if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            raise NonFiniteError(self.optimizer_step(iteration) + 1, terms, norm=float(norm))
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return the batch with its tensors on a device; other values as they are."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

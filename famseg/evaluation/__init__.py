@@ -1,0 +1,5 @@
+"""Evaluation: scores with units, case by case, against a baseline; tables and pictures of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

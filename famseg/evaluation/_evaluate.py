@@ -1,0 +1,235 @@
+"""The evaluation of a trained network: tables, summary and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from famseg.config import InputError
+from famseg.engine import Processes
+from famseg.evaluation._cases import CaseRow, Source, case_scores, write_cases
+from famseg.evaluation._pictures import SlicesCase, slices_picture
+from famseg.evaluation._summary import Summary, summarise
+from famseg.evaluation._surface import Mask
+from famseg.evaluation._validation import as_bool
+from famseg.evaluation._variance import VarianceRatio
+from famseg.tracking import write_json
+from famseg.tracking._record import write_atomically
+
+Predict = Callable[[Tensor], Tensor]
+Cases = Dataset[Mapping[str, Any]]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: Two rows (skull, implant) for each case and source, in the order of sets and cases.
+        summary: Aggregates of them by set, and ``variance_ratio``; see ``summarise``.
+    """
+
+    rows: tuple[CaseRow, ...]
+    summary: Summary
+
+
+def evaluate(
+    predict: Predict,
+    sets: Mapping[str, Cases],
+    mean_skull: npt.ArrayLike | None,
+    folder: Path,
+    *,
+    processes: Processes | None = None,
+    threshold: float = 0.5,
+    tolerance_mm: float | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a network and the mean skull on the same cases; write tables and a picture.
+
+    Cases are dealt out to the processes and predicted one by one, so that the result does not
+    depend on the number of processes. Every process must call this function and gets the whole
+    result; the first one writes ``cases.csv``, ``slices.png`` (best, median and worst case of each
+    set by Dice coefficient) and, last, ``summary.json``: where it is, the evaluation is complete.
+    An older one is removed first.
+
+    Args:
+        predict: Maps inputs ``(1, 1, X, Y, Z)`` to masks or probabilities of the same shape. It may
+            not talk to other processes (unwrap a module from DDP) and must be deterministic.
+        sets: Map-style data sets by name. Items hold ``image``, ``label`` and ``region`` of shape
+            ``(1, X, Y, Z)``, ``subject`` and ``spacing_mm`` (3 lengths).
+        mean_skull: The baseline, a mask of shape ``(X, Y, Z)``; None for no baseline.
+        folder: Where to write; made if it is missing.
+        processes: The processes of the run; None for one alone.
+        threshold: Probabilities above it are bone.
+        tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        progress: Called in the first process after each of its cases with the set's name, its
+            finished and all its cases of the set.
+
+    Raises:
+        ValueError: If a set is empty, or an output or item does not fit; with set and subject.
+        InputError: If the folder cannot be written to.
+    """
+    processes = processes or Processes()
+    answers = [_Answers(predict, name, cases, threshold) for name, cases in sets.items()]
+    if not answers or not all(map(len, answers)):
+        sizes = {each.name: len(each) for each in answers}
+        raise ValueError(f"every evaluation set needs a case, got sizes {sizes}.")
+    if processes.main:
+        _make(folder)
+    rows: list[CaseRow] = []
+    ratios = {}
+    for each in answers:
+        parts, ratio = _score(each, processes, mean_skull, tolerance_mm, progress)
+        dealt = [part for parts in processes.gather(parts) for part in parts]
+        rows += [row for _, part in sorted(dealt, key=lambda part: part[0]) for row in part]
+        ratio.gather(processes)
+        ratios[each.name] = ratio.compute()
+    summary = summarise(rows)
+    for name, value in ratios.items():
+        summary[name]["variance_ratio"] = value
+    if processes.main:
+        write_cases(rows, folder / "cases.csv")
+        drawn = [case for each in answers for case in _pictured(each, rows)]
+        write_atomically(folder / "slices.png", slices_picture(drawn))
+        write_json(folder / "summary.json", summary)
+    return Evaluation(tuple(rows), summary)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One case as arrays of shape (X, Y, Z), with the model's answer."""
+
+    subject: str
+    spacing_mm: tuple[float, float, float]
+    image: Mask
+    label: Mask
+    region: Mask
+    output: Mask
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The cases of one set with the model's answers, one at a time."""
+
+    predict: Predict
+    name: str
+    cases: Cases
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.cases)  # type: ignore[arg-type]  # a map-style set has a length
+
+    def __getitem__(self, index: int) -> _Case:
+        item = self.cases[index]
+        inputs = item["image"][None]
+        with torch.no_grad():
+            output = self.predict(inputs)
+        try:
+            if output.shape != inputs.shape:
+                raise ValueError(
+                    f"the output has shape {tuple(output.shape)}, the input {tuple(inputs.shape)}. "
+                    "Give one channel: the probability of bone."
+                )
+            answer = as_bool(output, self.threshold)
+        except ValueError as error:
+            raise ValueError(f"{self.name}, subject {item['subject']}: {error}") from error
+        x, y, z = (float(length) for length in item["spacing_mm"])
+        return _Case(
+            subject=str(item["subject"]),
+            spacing_mm=(x, y, z),
+            image=_mask(item["image"]),
+            label=_mask(item["label"]),
+            region=_mask(item["region"]),
+            output=_mask(answer[0]),
+        )
+
+
+def _mask(channel: Tensor) -> Mask:
+    mask: Mask = (channel[0] > 0.5).cpu().numpy()
+    return mask
+
+
+def _score(
+    answers: _Answers,
+    processes: Processes,
+    mean_skull: npt.ArrayLike | None,
+    tolerance_mm: float | None,
+    progress: Progress | None,
+) -> tuple[list[tuple[int, list[CaseRow]]], VarianceRatio]:
+    """Return this process's rows by case number, and its sums for the variance ratio."""
+    share = range(processes.rank, len(answers), processes.world)
+    parts = []
+    ratio = VarianceRatio()
+    for done, index in enumerate(share, start=1):
+        case = answers[index]
+        ratio.update(case.output, case.label)
+        candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
+        if mean_skull is not None:
+            candidates["mean_skull"] = mean_skull
+        rows = [
+            row
+            for source, answer in candidates.items()
+            for row in case_scores(
+                answer,
+                case.label,
+                case.region,
+                case.spacing_mm,
+                subject=case.subject,
+                dataset=answers.name,
+                source=source,
+                tolerance_mm=tolerance_mm,
+            )
+        ]
+        parts.append((index, rows))
+        if progress is not None and processes.main:
+            progress(answers.name, done, len(share))
+    return parts, ratio
+
+
+def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[SlicesCase]:
+    """Return the best, the median and the worst case of a set, predicted once more."""
+    of_model = [row for row in rows if row.set == answers.name and row.source == "model"]
+    skulls = [row for row in of_model if row.region == "skull"]
+    implants = [row for row in of_model if row.region == "implant"]
+    order = sorted(range(len(skulls)), key=lambda index: -skulls[index].dsc)
+    chosen = {order[0]: "best", order[-1]: "worst"}
+    if len(order) > 2:
+        chosen[order[len(order) // 2]] = "median"
+    pictured = []
+    for index in sorted(chosen, key=order.index):
+        case = answers[index]
+        skull, implant = skulls[index], implants[index]
+        title = (
+            f"{answers.name}, {chosen[index]} of {len(order)}: {case.subject}    "
+            f"skull: {_scores(skull)}    implant: {_scores(implant)}"
+        )
+        pictured.append(
+            SlicesCase(title, case.image, case.output, case.label, case.region, case.spacing_mm)
+        )
+    return pictured
+
+
+def _scores(row: CaseRow) -> str:
+    failed = " (failed)" if row.failed else ""
+    return f"DSC {row.dsc:.3f}, HD95 {row.hd95_mm:.2f} mm{failed}"
+
+
+def _make(folder: Path) -> None:
+    """Make the folder and try it before the work is done, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").unlink(missing_ok=True)
+        write_atomically(folder / "slices.png", b"")
+        (folder / "slices.png").unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}). Choose another folder."
+        ) from error

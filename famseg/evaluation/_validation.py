@@ -1,0 +1,57 @@
+"""The quick score of validation during training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def dice_rows(prediction: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the Dice coefficient of each case of a batch, computed where the tensors are.
+
+    Args:
+        prediction: Completed skulls, shape ``(B, 1, X, Y, Z)``: bool, or probabilities, which are
+            thresholded at 0.5.
+        batch: ``label`` of the same shape, 0 and 1; ``subject``, a sequence of B names.
+
+    Returns:
+        One dict for each case: ``subject`` and ``dsc``. Two empty masks score 1, one scores 0.
+
+    Raises:
+        ValueError: If the shapes differ or the prediction is neither bool nor from 0 to 1.
+
+    Example:
+        >>> label = torch.ones(1, 1, 2, 2, 2)
+        >>> dice_rows(label > 0, {"label": label, "subject": ["a"]})
+        [{'subject': 'a', 'dsc': 1.0}]
+    """
+    label, subjects = batch["label"], batch["subject"]
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)} and label {tuple(label.shape)}. "
+            "Give one channel: the probability of bone."
+        )
+    predicted = as_bool(prediction).flatten(1)
+    truth = (label > 0.5).flatten(1)
+    overlap = (predicted & truth).sum(1).tolist()
+    total = (predicted.sum(1) + truth.sum(1)).tolist()
+    return [
+        {"subject": subject, "dsc": 2 * both / either if either else 1.0}
+        for subject, both, either in zip(subjects, overlap, total, strict=True)
+    ]
+
+
+def as_bool(prediction: Tensor, threshold: float = 0.5) -> Tensor:
+    """Threshold probabilities; masks pass. Logits, NaN and infinity raise ValueError."""
+    if prediction.dtype == torch.bool:
+        return prediction
+    low, high = (float(value) for value in torch.aminmax(prediction))
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        raise ValueError(
+            f"predictions must be masks or probabilities, found {low:.3g} to {high:.3g}. "
+            "Put a sigmoid on logits."
+        )
+    return prediction > threshold

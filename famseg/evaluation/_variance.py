@@ -1,0 +1,136 @@
+"""How much the outputs vary from case to case, against how much the truth does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import zip_longest
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from famseg.engine import Processes
+
+
+def variance_ratio(
+    outputs: Iterable[npt.ArrayLike], truths: Iterable[npt.ArrayLike]
+) -> float | None:
+    """Return the variance of outputs across cases over that of the truths, both meant over voxels.
+
+    1: the outputs vary as the truth does. 0: one and the same output whatever the input, as of a
+    network that has collapsed to the mean skull, whose Dice coefficient can look respectable.
+
+    Args:
+        outputs: One array for each case, all of one shape: masks, or probabilities.
+        truths: The true masks of the same cases.
+
+    Returns:
+        The ratio; None for fewer than two cases or truths that are all equal.
+
+    Raises:
+        ValueError: If shapes or the numbers of cases differ, or a value is not finite.
+
+    Example:
+        >>> truths = [np.eye(3) == 1, np.eye(3) == 0]
+        >>> variance_ratio(truths, truths), variance_ratio([truths[0]] * 2, truths)
+        (1.0, 0.0)
+    """
+    ratio = VarianceRatio()
+    for output, truth in zip_longest(outputs, truths):
+        if output is None or truth is None:
+            raise ValueError("outputs and truths differ in number: give one of each a case.")
+        ratio.update(output, truth)
+    return ratio.compute()
+
+
+class VarianceRatio:
+    """The streaming form of ``variance_ratio``: holds two arrays, however many cases there are.
+
+    The variance over n cases, summed over the voxels v, is ``sum_v x_v^2 / n - sum_v mean_v^2``, so
+    that only sums are kept. Those of masks are whole numbers: the ratio of masks is the same to the
+    last bit in any order and on any number of processes.
+    """
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self._output = _Sums()
+        self._truth = _Sums()
+
+    def update(self, output: npt.ArrayLike, truth: npt.ArrayLike) -> None:
+        """Take in one case.
+
+        Args:
+            output: Mask or probabilities.
+            truth: The true mask, same shape.
+
+        Raises:
+            ValueError: If the shape is not that of the other array or of the cases before, or a
+                value is not finite.
+        """
+        one = np.asarray(output, dtype=np.float64)
+        other = np.asarray(truth, dtype=np.float64)
+        for name, array in (("output", one), ("truth", other)):
+            if not np.all(np.isfinite(array)):
+                raise ValueError(f"{name} holds NaN or infinity: its variance has no meaning.")
+        before = one.shape if self._output.values is None else self._output.values.shape
+        if not one.shape == other.shape == before:
+            raise ValueError(
+                f"output {one.shape}, truth {other.shape} and the cases before {before} differ in "
+                "shape. Bring them to one grid."
+            )
+        self._output.add(one)
+        self._truth.add(other)
+        self.cases += 1
+
+    def compute(self) -> float | None:
+        """Return the ratio; None for fewer than two cases or truths that are all equal."""
+        if self.cases < 2:
+            return None
+        truth = self._truth.variance(self.cases)
+        return self._output.variance(self.cases) / truth if truth > 0 else None
+
+    def gather(self, processes: Processes) -> None:
+        """Take in the cases of all processes; every process must call it, also one without cases.
+
+        Args:
+            processes: The processes of the run.
+        """
+        if processes.world == 1:
+            return
+        shapes = processes.gather(
+            None if self._output.values is None else self._output.values.shape
+        )
+        known = [shape for shape in shapes if shape is not None]
+        if not known:
+            return
+        self.cases = sum(processes.gather(self.cases))
+        self._output.gather(processes, known[0])
+        self._truth.gather(processes, known[0])
+
+
+class _Sums:
+    """Sums over cases: of the values at each voxel, and of all squares."""
+
+    def __init__(self) -> None:
+        self.values: npt.NDArray[np.float64] | None = None
+        self.squares = 0.0
+
+    def add(self, array: npt.NDArray[np.float64]) -> None:
+        self.values = array.copy() if self.values is None else self.values + array
+        self.squares += float(np.square(array).sum())
+
+    def variance(self, cases: int) -> float:
+        """Return the variance summed over the voxels; rounding does not make it negative."""
+        if self.values is None:
+            return 0.0
+        return max(0.0, self.squares / cases - float(np.square(self.values / cases).sum()))
+
+    def gather(self, processes: Processes, shape: tuple[int, ...]) -> None:
+        values = np.zeros(shape) if self.values is None else self.values
+        # Pickling the arrays of all processes to all others would need a multiple of the memory.
+        total = torch.from_numpy(values).to("cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(total)
+        self.values = total.cpu().numpy()
+        self.squares = math.fsum(processes.gather(self.squares))

@@ -1,0 +1,42 @@
+"""Bounds that keep an objective with a penalty that can be negative from running away."""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+from torch import Tensor
+
+Bound = Literal["positive", "batch_positive", "absolute", "none"]
+
+
+def bounded(kappa: Tensor, bound: Bound) -> Tensor:
+    """Return the batch value of a penalty that cannot fall below zero.
+
+    Relative flatness is negative where the loss is concave in the layer's outputs (a Dice loss
+    often is). Minimising it as it stands rewards more and more negative curvature.
+
+    Args:
+        kappa: The samples' values, shape ``(n,)``, or the value of the batch, a scalar.
+        bound: ``"positive"`` is the mean of the samples' positive parts: a mean over samples, so
+            that it does not depend on how a batch is split over processes or accumulated.
+            ``"batch_positive"`` is the positive part of the mean, ``"absolute"`` the mean of the
+            absolute values, ``"none"`` the mean.
+
+    Returns:
+        A scalar. NaN stays NaN.
+
+    Example:
+        >>> import torch
+        >>> kappa = torch.tensor([3.0, -1.0])
+        >>> bounded(kappa, "positive"), bounded(kappa, "none")
+        (tensor(1.5000), tensor(1.))
+    """
+    if bound == "positive":
+        return kappa.clamp(min=0).mean()
+    if bound == "batch_positive":
+        return kappa.mean().clamp(min=0)
+    if bound == "absolute":
+        return kappa.abs().mean()
+    if bound == "none":
+        return kappa.mean()
+    assert_never(bound)

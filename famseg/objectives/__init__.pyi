@@ -1,0 +1,29 @@
+from ._config import DiceCEConfig as DiceCEConfig
+from ._config import DiceConfig as DiceConfig
+from ._config import DiceFocalConfig as DiceFocalConfig
+from ._config import NoPenaltyConfig as NoPenaltyConfig
+from ._config import PenaltyConfig as PenaltyConfig
+from ._config import RelativeFlatnessConfig as RelativeFlatnessConfig
+from ._config import ShapeLossConfig as ShapeLossConfig
+from ._config import TverskyConfig as TverskyConfig
+from ._config import WeightDecayConfig as WeightDecayConfig
+from ._objective import LayerDecay as LayerDecay
+from ._objective import Objective as Objective
+from ._objective import PlainLoss as PlainLoss
+from ._objective import Scaled as Scaled
+
+__all__ = [
+    "DiceCEConfig",
+    "DiceConfig",
+    "DiceFocalConfig",
+    "LayerDecay",
+    "NoPenaltyConfig",
+    "Objective",
+    "PenaltyConfig",
+    "PlainLoss",
+    "RelativeFlatnessConfig",
+    "Scaled",
+    "ShapeLossConfig",
+    "TverskyConfig",
+    "WeightDecayConfig",
+]

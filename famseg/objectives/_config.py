@@ -1,0 +1,187 @@
+"""Configuration sections of losses and penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from famseg.config import InputError, Strict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from famseg.flatness import FAM
+    from famseg.objectives._objective import LayerDecay, Loss, PlainLoss
+
+Terms = TypeVar("Terms", bound="nn.Module")
+
+
+class _ShapeLoss(Strict):
+    scale: float = Field(1.0, gt=0, description="factor of the whole loss")
+
+    def _scaled(self, loss: nn.Module) -> nn.Module:
+        from famseg.objectives._objective import Scaled
+
+        return loss if self.scale == 1 else Scaled(loss, self.scale)
+
+
+class DiceConfig(_ShapeLoss):
+    """Soft Dice loss of the sigmoid of the logits, mean over samples (MONAI DiceLoss)."""
+
+    kind: Literal["dice"] = "dice"
+    squared: bool = Field(False, description="squared terms in the denominator")
+
+    def build(self) -> nn.Module:
+        """Return the loss."""
+        from monai.losses import DiceLoss
+
+        return self._scaled(DiceLoss(sigmoid=True, squared_pred=self.squared))
+
+
+class DiceCEConfig(_ShapeLoss):
+    """Weighted sum of soft Dice and binary cross-entropy (MONAI DiceCELoss)."""
+
+    kind: Literal["dice_ce"]
+    dice_weight: float = Field(1.0, ge=0, description="factor of the Dice loss")
+    ce_weight: float = Field(1.0, ge=0, description="factor of the cross-entropy")
+
+    def build(self) -> nn.Module:
+        """Return the loss."""
+        from monai.losses import DiceCELoss
+
+        return self._scaled(
+            DiceCELoss(sigmoid=True, lambda_dice=self.dice_weight, lambda_ce=self.ce_weight)
+        )
+
+
+class DiceFocalConfig(_ShapeLoss):
+    """Weighted sum of soft Dice and focal loss (MONAI DiceFocalLoss)."""
+
+    kind: Literal["dice_focal"]
+    gamma: float = Field(2.0, ge=0, description="exponent of the focal term")
+    dice_weight: float = Field(1.0, ge=0, description="factor of the Dice loss")
+    focal_weight: float = Field(1.0, ge=0, description="factor of the focal loss")
+
+    def build(self) -> nn.Module:
+        """Return the loss."""
+        from monai.losses import DiceFocalLoss
+
+        return self._scaled(
+            DiceFocalLoss(
+                sigmoid=True,
+                gamma=self.gamma,
+                lambda_dice=self.dice_weight,
+                lambda_focal=self.focal_weight,
+            )
+        )
+
+
+class TverskyConfig(_ShapeLoss):
+    """Tversky loss of the sigmoid of the logits, mean over samples (MONAI TverskyLoss)."""
+
+    kind: Literal["tversky"]
+    alpha: float = Field(0.5, ge=0, description="weight of false positives")
+    beta: float = Field(0.5, ge=0, description="weight of false negatives")
+
+    def build(self) -> nn.Module:
+        """Return the loss."""
+        from monai.losses import TverskyLoss
+
+        return self._scaled(TverskyLoss(sigmoid=True, alpha=self.alpha, beta=self.beta))
+
+
+ShapeLossConfig = Annotated[
+    DiceConfig | DiceCEConfig | DiceFocalConfig | TverskyConfig, Field(discriminator="kind")
+]
+
+
+class NoPenaltyConfig(Strict):
+    """No penalty: the plain loss."""
+
+    kind: Literal["none"]
+
+    @property
+    def weight(self) -> float:
+        """Lambda of a run without penalty."""
+        return 0.0
+
+    def build(self, model: nn.Module, loss: Loss, *, seed: int) -> PlainLoss:
+        """Return the terms of ``model`` under the plain loss."""
+        from famseg.objectives._objective import PlainLoss
+
+        return PlainLoss(model, loss=loss)
+
+
+class RelativeFlatnessConfig(Strict):
+    """lambda * kappa of one linear layer, kappa the exact relative flatness (FAM)."""
+
+    kind: Literal["relative_flatness"] = "relative_flatness"
+    layer: str = Field(description="dotted name of a linear layer, as in model.named_modules()")
+    weight: float = Field(alias="lambda", ge=0, description="factor of kappa; 0 is the baseline")
+    estimator: Literal["auto", "exact", "closed_form", "columns", "hutchinson"] = Field(
+        "auto", description="how kappa is computed; auto takes the cheapest unbiased way"
+    )
+    probes: int = Field(1, gt=0, description="random probes a step of the hutchinson estimator")
+    every: int = Field(
+        1, gt=0, description="penalise every k-th step, k-fold: the expectation stays"
+    )
+    probe_per: Literal["sample", "batch"] = Field(
+        "sample", description="hutchinson: probes for each sample, or one for the batch"
+    )
+    bound: Literal["positive", "batch_positive", "absolute", "none"] = Field(
+        "positive", description="what keeps the objective bounded where kappa is negative"
+    )
+    normalize: Literal["none", "features"] = Field(
+        "none", description="features: kappa / m, the convention of the authors' code"
+    )
+
+    def build(self, model: nn.Module, loss: Loss, *, seed: int) -> FAM:
+        """Return the terms of ``model`` under loss and flatness penalty."""
+        from famseg.flatness import FAM
+
+        return _naming_the_key(FAM, 
+            model,
+            layer=self.layer,
+            loss=loss,
+            weight=self.weight,
+            estimator=self.estimator,
+            probes=self.probes,
+            probe_per=self.probe_per,
+            every=self.every,
+            bound=self.bound,
+            normalize=None if self.normalize == "none" else self.normalize,
+            seed=seed,
+        )
+
+
+class WeightDecayConfig(Strict):
+    """lambda * ||W||^2 of one linear layer: the control for relative flatness."""
+
+    kind: Literal["weight_decay"]
+    layer: str = Field(description="dotted name of a linear layer, as in model.named_modules()")
+    weight: float = Field(alias="lambda", ge=0, description="factor of the squared norm")
+
+    def build(self, model: nn.Module, loss: Loss, *, seed: int) -> LayerDecay:
+        """Return the terms of ``model`` under loss and weight decay of one layer."""
+        from famseg.objectives._objective import LayerDecay
+
+        return _naming_the_key(LayerDecay, model, layer=self.layer, loss=loss, weight=self.weight)
+
+
+PenaltyConfig = Annotated[
+    NoPenaltyConfig | RelativeFlatnessConfig | WeightDecayConfig, Field(discriminator="kind")
+]
+
+
+def _naming_the_key(make: Callable[..., Terms], *args: object, **options: object) -> Terms:
+    """Call a constructor and say under which key a fault that it finds was written."""
+    from famseg.flatness import FlatnessError, LayerError, LayerNotFoundError
+
+    try:
+        return make(*args, **options)
+    except (LayerError, LayerNotFoundError) as error:
+        raise InputError(f"penalty.layer: {error}") from error
+    except FlatnessError as error:
+        raise InputError(f"penalty: {error}") from error

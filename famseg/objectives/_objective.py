@@ -1,0 +1,141 @@
+"""Loss plus lambda times a penalty, as one module that DDP can wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from famseg.flatness import FAM, Terms, find_layer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class PlainLoss(nn.Module):
+    """The loss alone: the baseline of every comparison.
+
+    Args:
+        model: The network.
+        loss: Maps (outputs, targets) to a scalar.
+    """
+
+    def __init__(self, model: nn.Module, *, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Terms:
+        """Return the loss as total, without a penalty."""
+        loss = self.loss(self.model(inputs), targets)
+        return Terms(total=loss, loss=loss, penalty=None)
+
+
+class LayerDecay(nn.Module):
+    """Loss plus lambda times the squared Frobenius norm of one layer's weight.
+
+    The control for relative flatness: the released code of the FAM paper lets no gradient pass
+    through the curvature, which makes its penalty an adaptive weight decay on that layer. A gain
+    of FAM counts only beyond this one.
+
+    Args:
+        model: The network.
+        layer: Dotted name of the linear layer.
+        loss: Maps (outputs, targets) to a scalar.
+        weight: lambda, the factor of ``||W||^2``.
+    """
+
+    def __init__(self, model: nn.Module, *, layer: str, loss: Loss, weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.weight = weight
+        self._layer = find_layer(model, layer)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Terms:
+        """Return total, loss and ``||W||^2``."""
+        loss = self.loss(self.model(inputs), targets)
+        penalty = self._layer.weight.square().sum()
+        return Terms(total=loss + self.weight * penalty, loss=loss, penalty=penalty)
+
+
+class Objective(nn.Module):
+    """What a training step minimises: a batch in, ``Terms(total, loss, penalty)`` out.
+
+    Wrap this module in ``DistributedDataParallel``, not the network: loss and penalty then come
+    out of one forward pass and need one backward pass, which is what DDP gets right.
+
+    Args:
+        terms: Maps (inputs, targets) to terms and holds the network as ``model``.
+        inputs: Key of the network's input in a batch.
+        targets: Key of the target in a batch.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(2, 1)
+        >>> objective = Objective(PlainLoss(net, loss=nn.functional.mse_loss))
+        >>> batch = {"image": torch.ones(3, 2), "label": torch.zeros(3, 1)}
+        >>> objective(batch).penalty is None
+        True
+    """
+
+    def __init__(
+        self,
+        terms: PlainLoss | LayerDecay | FAM,
+        *,
+        inputs: str = "image",
+        targets: str = "label",
+    ) -> None:
+        super().__init__()
+        self.terms = terms
+        self.inputs = inputs
+        self.targets = targets
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained."""
+        return self.terms.model
+
+    @property
+    def weight(self) -> float:
+        """Lambda, the factor of the penalty in the total; 0 where there is none."""
+        return 0.0 if isinstance(self.terms, PlainLoss) else self.terms.weight
+
+    @property
+    def every(self) -> int:
+        """The penalty is computed on every ``every``-th step."""
+        return self.terms.every if isinstance(self.terms, FAM) else 1
+
+    def seek(self, step: int, *, stream: int = 0) -> None:
+        """Go to an optimizer step: it alone decides about penalty and probes.
+
+        Args:
+            step: Number of the optimizer step, from 0.
+            stream: Number of the batch part within the step (process, accumulation).
+        """
+        if isinstance(self.terms, FAM):
+            self.terms.seek(step, stream=stream)
+
+    def forward(self, batch: Mapping[str, Any]) -> Terms:
+        """Return the terms of one batch; call ``backward()`` once, on the total."""
+        terms: Terms = self.terms(batch[self.inputs], batch[self.targets])
+        return terms
+
+
+class Scaled(nn.Module):
+    """A loss times a constant.
+
+    Args:
+        loss: Maps (outputs, targets) to a scalar.
+        scale: The constant.
+    """
+
+    def __init__(self, loss: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.loss = loss
+        self.scale = scale
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return ``scale * loss(outputs, targets)``."""
+        value: Tensor = self.loss(outputs, targets)
+        return self.scale * value

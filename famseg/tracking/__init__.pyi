@@ -1,0 +1,29 @@
+from ._config import TrackingConfig as TrackingConfig
+from ._names import run_name as run_name
+from ._provenance import cores as cores
+from ._provenance import cpu_name as cpu_name
+from ._provenance import provenance as provenance
+from ._provenance import provenance_tags as provenance_tags
+from ._provenance import write_json as write_json
+from ._record import LocalRecord as LocalRecord
+from ._record import read_metrics as read_metrics
+from ._store import prepare_store as prepare_store
+from ._tracker import Tracker as Tracker
+from ._uri import resolve_uri as resolve_uri
+from ._view import comparison_url as comparison_url
+
+__all__ = [
+    "LocalRecord",
+    "Tracker",
+    "TrackingConfig",
+    "comparison_url",
+    "cores",
+    "cpu_name",
+    "prepare_store",
+    "provenance",
+    "provenance_tags",
+    "read_metrics",
+    "resolve_uri",
+    "run_name",
+    "write_json",
+]

@@ -1,0 +1,99 @@
+"""The section `tracking` of a configuration; imports neither torch nor MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from famseg.config import Strict
+from famseg.tracking._uri import uri_fault
+
+if TYPE_CHECKING:
+    from famseg.tracking._tracker import Tracker
+
+
+class TrackingConfig(Strict):
+    """Where a run is tracked in MLflow.
+
+    Example:
+        >>> TrackingConfig().experiment
+        'famseg'
+    """
+
+    enabled: bool = Field(
+        default=True,
+        description="Track the run in MLflow; without it the run folder alone has the record.",
+    )
+    uri: str | None = Field(
+        default=None,
+        description="Address of the MLflow store (sqlite:///mlflow.db, http://HOST:5000, a "
+        "database). It wins over the environment variable MLFLOW_TRACKING_URI; without both: "
+        "mlflow.db in the working folder.",
+    )
+    experiment: str = Field(
+        default="famseg",
+        min_length=1,
+        max_length=500,
+        description="Name of the MLflow experiment; runs to be compared belong into one.",
+    )
+    tags: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further tags of the run, such as sweep_id.",
+    )
+    timeout_s: int = Field(
+        default=10,
+        ge=1,
+        le=600,
+        description="Seconds to wait for an answer of an MLflow server before the run goes on.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str | None) -> str | None:
+        fault = None if uri is None else uri_fault(uri)
+        if fault is not None:
+            raise ValueError(fault)
+        return uri
+
+    def build(
+        self,
+        *,
+        run_name: str,
+        parameters: Mapping[str, object],
+        penalty_weight: float | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+        rank: int = 0,
+    ) -> Tracker:
+        """Start the run; arguments as for :meth:`famseg.tracking.Tracker.start`.
+
+        Args:
+            run_name: Name of the run in MLflow.
+            parameters: The resolved configuration, nested or flat.
+            penalty_weight: Lambda, the weight of the penalty.
+            tags: Tags from the provenance; the section's own tags win.
+            run_id: The run to go on with, or None for a new one.
+            rank: Rank of this process; ranks other than 0 get a tracker that does nothing.
+
+        Returns:
+            The tracker, a silent one if tracking is off.
+
+        Raises:
+            InputError: If the address of the store is faulty or the experiment was deleted.
+        """
+        from famseg.tracking._tracker import Tracker
+
+        if not self.enabled or rank != 0:
+            return Tracker.null()
+        return Tracker.start(
+            uri=self.uri,
+            experiment=self.experiment,
+            run_name=run_name,
+            parameters=parameters,
+            penalty_weight=penalty_weight,
+            tags={**(tags or {}), **self.tags},
+            run_id=run_id,
+            timeout_s=self.timeout_s,
+        )

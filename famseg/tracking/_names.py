@@ -1,0 +1,97 @@
+"""How a run is written down in MLflow: names, texts, colours."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+
+# From dark to bright, also told apart in grey: small lambdas to large ones.
+_COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 190, 37))
+_NO_PENALTY = "#7f7f7f"
+_SMALLEST_LOG10, _LARGEST_LOG10 = -4.0, 0.0
+
+
+def run_name(penalty_weight: float, seed: int) -> str:
+    """Return the name of a run: what tells it from its neighbours in a comparison of lambdas.
+
+    Example:
+        >>> run_name(0.002, 0)
+        'lambda=0.002 seed=0'
+    """
+    return f"lambda={penalty_weight:g} seed={seed}"
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return a nested mapping as one of dotted names.
+
+    Example:
+        >>> flatten({"seed": 0, "penalty": {"lambda": 0.1, "every": 2}})
+        {'seed': 0, 'penalty.lambda': 0.1, 'penalty.every': 2}
+    """
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def text_of(value: object) -> str:
+    """Return a parameter as it stands in a YAML file.
+
+    Example:
+        >>> text_of("cpu"), text_of(None), text_of([8, 16]), text_of(True)
+        ('cpu', 'null', '[8, 16]', 'true')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def valid_name(name: str) -> str:
+    """Return a name that MLflow takes: characters that it refuses become ``_``.
+
+    Example:
+        >>> valid_name("val/dsc"), valid_name("val/dsc (mean)")
+        ('val/dsc', 'val/dsc _mean_')
+    """
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text that fits, marked where it was cut.
+
+    Example:
+        >>> cut("abcdefgh", 6)
+        'abc...'
+    """
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def milliseconds(time_s: float) -> int:
+    """Return a time in MLflow's unit."""
+    return int(time_s * 1000)
+
+
+def color(penalty_weight: float) -> str:
+    """Return the colour of a run in charts: grey without penalty, else brighter with lambda.
+
+    Runs that differ in the seed alone share it, so that their curves read as one group.
+
+    Example:
+        >>> color(0.0), color(0.0001), color(1.0)
+        ('#7f7f7f', '#440154', '#fdbe25')
+    """
+    if penalty_weight <= 0:
+        return _NO_PENALTY
+    share = (math.log10(penalty_weight) - _SMALLEST_LOG10) / (_LARGEST_LOG10 - _SMALLEST_LOG10)
+    place = min(max(share, 0.0), 1.0) * (len(_COLORS) - 1)
+    below = min(int(place), len(_COLORS) - 2)
+    mix = place - below
+    rgb = (
+        round((1 - mix) * low + mix * high)
+        for low, high in zip(_COLORS[below], _COLORS[below + 1], strict=True)
+    )
+    return "#" + "".join(f"{value:02x}" for value in rgb)

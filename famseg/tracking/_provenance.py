@@ -1,0 +1,203 @@
+"""Where a result comes from: code, versions, machine, data, seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import famseg
+from famseg.tracking._record import write_atomically
+
+_PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "SimpleITK")
+# Set by images that hold the code without its repository.
+_COMMIT_VARIABLE = "FAMSEG_COMMIT"
+
+
+def provenance(
+    *,
+    config_text: str,
+    seed: int,
+    device: str,
+    data_hash: str | None = None,
+    command: Sequence[str] | None = None,
+) -> dict[str, object]:
+    """Collect what is needed to run the same again and to explain a difference.
+
+    No personal data: neither user nor host name, and the home folder is written ``~``. Takes about
+    10 ms for git, and imports torch.
+
+    Args:
+        config_text: The resolved configuration.
+        seed: The seed of the run.
+        device: The torch device, such as ``cpu`` or ``cuda:0``.
+        data_hash: Hash of the data's manifest.
+        command: The command line; None takes this process's.
+
+    Returns:
+        A mapping that JSON can hold. ``commit`` is None if the code is not in its git repository,
+        ``dirty`` tells whether files differ from the commit.
+    """
+    commit, dirty = _commit(Path(famseg.__file__).resolve().parent)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _without_home(sys.argv if command is None else command),
+        "commit": commit,
+        "dirty": dirty,
+        "versions": versions(),
+        "machine": _machine(device),
+        "seed": seed,
+        "data_hash": data_hash,
+        "config_hash": hashlib.sha256(config_text.encode()).hexdigest(),
+    }
+
+
+def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
+    """Return what of a provenance helps to filter and group runs, as tags of an MLflow run.
+
+    Args:
+        record: The result of :func:`provenance`.
+
+    Returns:
+        Names and texts; entries that are None are left out.
+    """
+    machine = record.get("machine")
+    versions_ = record.get("versions")
+    tags: dict[str, object] = {
+        "commit": record.get("commit"),
+        # This one fills the UI's column "Version".
+        "mlflow.source.git.commit": record.get("commit"),
+        "mlflow.source.name": "famseg",
+        "dirty": record.get("dirty"),
+        "seed": record.get("seed"),
+        "data_hash": record.get("data_hash"),
+        "config_hash": record.get("config_hash"),
+    }
+    if isinstance(machine, Mapping):
+        tags["device"] = machine.get("device")
+        tags["device_name"] = machine.get("device_name")
+    if isinstance(versions_, Mapping):
+        tags.update((f"version.{name}", text) for name, text in versions_.items())
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in tags.items()
+        if value is not None
+    }
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file so that a kill leaves either the old file or the new one.
+
+    Args:
+        path: The file.
+        content: What JSON can hold; not finite floats are an error.
+
+    Raises:
+        ValueError: If a float in it is not finite.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.json"
+        >>> write_json(path, {"seed": 0})
+        >>> json.loads(path.read_text())
+        {'seed': 0}
+    """
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(Path(path), f"{text}\n".encode())
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of famseg, Python and the packages that results depend on.
+
+    Read from the installed metadata: imports none of them.
+
+    Example:
+        >>> versions()["famseg"] == famseg.__version__
+        True
+    """
+    found: dict[str, str | None] = {
+        "famseg": famseg.__version__,
+        "python": platform.python_version(),
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _commit(package: Path) -> tuple[str | None, bool | None]:
+    """Return commit and dirty flag, only if this very package is tracked by the repository.
+
+    An installed copy may lie inside somebody else's repository (``.venv`` in a project).
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return os.environ.get(_COMMIT_VARIABLE) or None, None
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package.parent, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else changes != ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - git is where PATH says
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _machine(device: str) -> dict[str, object]:
+    import torch
+
+    machine: dict[str, object] = {
+        "platform": f"{platform.system()} {platform.release()}",
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": cpu_name(),
+        "cuda": torch.version.cuda,
+    }
+    if device.startswith("cuda") and torch.cuda.is_available():
+        machine["device_name"] = torch.cuda.get_device_name(device)
+    return machine
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _without_home(command: Sequence[str]) -> str:
+    home = str(Path.home())
+    text = " ".join(command)
+    return text if home == "/" else text.replace(home, "~")

@@ -1,0 +1,219 @@
+"""The record of a run in its own folder: one line of JSON an epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from famseg.config import InputError
+
+_logger = logging.getLogger("famseg")
+
+METRICS_FILE = "metrics.jsonl"
+_RESERVED = ("epoch", "time")
+
+Record = dict[str, float | None]
+
+
+class LocalRecord:
+    """The metrics of a run in ``metrics.jsonl``, one line an epoch, on disk before the next one.
+
+    A line is flushed and synchronised when :meth:`append` returns: a killed process loses at most
+    the line it was writing. A value that is not finite is written as ``null`` (JSON has no NaN).
+    A full disk does not stop the run: lines are kept in memory and written once there is room.
+
+    Use :meth:`create` for a new run and :meth:`resume` to go on.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> record = LocalRecord.create(folder)
+        >>> record.append(1, {"train/loss": 0.5, "val/dsc": float("nan")})
+        >>> [(row["epoch"], row["train/loss"], row["val/dsc"]) for row in read_metrics(folder)]
+        [(1, 0.5, None)]
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self._size = size
+        self._waiting = b""
+        self._warned = False
+
+    @classmethod
+    def create(cls, folder: Path) -> LocalRecord:
+        """Start the record of a new run.
+
+        Args:
+            folder: The run folder; made if it is missing.
+
+        Returns:
+            The empty record.
+
+        Raises:
+            InputError: If the folder already holds a record, or cannot be written to.
+        """
+        path = Path(folder) / METRICS_FILE
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.stat().st_size:
+                raise InputError(
+                    f"{path}: holds the record of another run. Resume that run, or choose a new "
+                    "folder."
+                )
+            path.touch()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}). Choose another run folder."
+            ) from error
+        return cls(path, 0)
+
+    @classmethod
+    def resume(cls, folder: Path, last_epoch: int) -> LocalRecord:
+        """Go on with the record of a run that was stopped.
+
+        Lines of epochs after the checkpoint are removed, for these epochs will be run again.
+
+        Args:
+            folder: The run folder.
+            last_epoch: Last epoch that the checkpoint holds.
+
+        Returns:
+            The record with the epochs up to ``last_epoch``.
+
+        Raises:
+            InputError: If the folder cannot be written to.
+        """
+        path = Path(folder) / METRICS_FILE
+        kept = [row for row in read_metrics(folder) if _epoch(row) <= last_epoch]
+        text = b"".join(_line(row) for row in kept)
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}). Make room or mend its permissions."
+            ) from error
+        return cls(path, len(text))
+
+    def append(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of an epoch; several calls for one epoch are fine.
+
+        Args:
+            epoch: The epoch, as the training counts.
+            metrics: Names and values; numbers of any kind, zero-dimensional tensors too.
+
+        Raises:
+            ValueError: If a metric is called ``epoch`` or ``time``.
+        """
+        taken = sorted(set(metrics) & set(_RESERVED))
+        if taken:
+            raise ValueError(f"{taken[0]!r} is a column of its own. Give the metric another name.")
+        row: Record = {"epoch": int(epoch), "time": round(time.time(), 3)}
+        row.update((name, _finite(float(value))) for name, value in metrics.items())
+        self._waiting += _line(row)
+        try:
+            self._write()
+        except OSError as error:
+            if not self._warned:
+                _logger.warning(
+                    "%s: cannot be written (%s). The run goes on; lines are kept until it can.",
+                    self.path,
+                    error.strerror,
+                )
+            self._warned = True
+
+    def _write(self) -> None:
+        # Reopened at every call: a folder that was away for a while is found again.
+        with self.path.open("ab") as file:
+            # What an interrupted write left behind would spoil the next line.
+            self._size = min(self._size, file.seek(0, os.SEEK_END))
+            file.truncate(self._size)
+            file.write(self._waiting)
+            file.flush()
+            os.fsync(file.fileno())
+        self._size += len(self._waiting)
+        self._waiting = b""
+        self._warned = False
+
+
+def read_metrics(folder: Path) -> list[Record]:
+    """Read the record of a run; a broken last line, which a kill can leave, is left out.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        One mapping a line: ``epoch``, ``time`` (seconds since 1970) and the metrics, None where a
+        value was not finite. Empty if there is no record.
+
+    Raises:
+        InputError: If a line other than the last is broken.
+    """
+    path = Path(folder) / METRICS_FILE
+    if not path.exists():
+        return []
+    *lines, tail = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is None and number == len(lines) and tail == b"":
+            break
+        if row is None:
+            raise InputError(
+                f"{path}:{number}: is not a line of metrics. Remove this line, or restore the file."
+            )
+        rows.append(row)
+    return rows
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(row, dict) and isinstance(row.get("epoch"), int):
+        return row
+    return None
+
+
+def _line(row: Record) -> bytes:
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _epoch(row: Record) -> int:
+    return int(row["epoch"] or 0)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a kill leaves either the old content or the new one, never a part.
+
+    Args:
+        path: The file.
+        content: All that it shall hold.
+
+    Raises:
+        OSError: If it cannot be written; the old content stays.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,294 @@
+"""The MLflow run behind a tracker."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from famseg.tracking import _store
+from famseg.tracking._names import cut, milliseconds, valid_name
+from famseg.tracking._outbox import Outbox
+from famseg.tracking._view import share_comparison
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as StoredRun
+
+_logger = logging.getLogger("famseg")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+# Limits of MLflow for one request and for one value.
+_MOST_METRICS = 1000
+_MOST_PARAMETERS = 100
+_LONGEST_PARAMETER = 6000
+_LONGEST_TAG = 8000
+# Finds a run whose creation was answered too late to be heard.
+_START_TAG = "famseg.start"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run that exists in the store."""
+
+    client: MlflowClient
+    experiment_id: str
+    run_id: str
+
+
+class Run:
+    """A run in the store, or on its way there: what :class:`famseg.tracking.Tracker` sends.
+
+    Everything goes through the outbox, opening the run included.
+
+    Args:
+        uri: Address of the store.
+        experiment: Name of the experiment.
+        timeout_s: Seconds to wait for an answer of a server.
+        name: Name of the run.
+        tags: Its tags.
+        run_id: The run to go on with, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        experiment: str,
+        timeout_s: int,
+        name: str,
+        tags: Mapping[str, str],
+        run_id: str | None,
+    ) -> None:
+        self.uri = uri
+        self._box = Outbox(f"MLflow store {uri}")
+        # Files may go to another machine than the rest; if that is down, metrics still arrive.
+        self._files = Outbox(f"Artifact store of MLflow {uri}", ready=self._can_take_files)
+        self._experiment = experiment
+        self._timeout_s = timeout_s
+        self._name = name
+        self._tags = dict(tags)
+        self._resumed = run_id
+        self._start_tag = uuid.uuid4().hex
+        self._started_ms = milliseconds(time.time())
+        self._tries = 0
+        self._opened: _Opened | None = None
+        # What the run had before it was resumed: parameters, and the last step of each metric.
+        self._known_parameters: frozenset[str] = frozenset()
+        self._known_steps: dict[str, int] = {}
+        # Last step of each series of pictures; the view opens at it.
+        self._pictures: dict[str, int] = {}
+
+    def _can_take_files(self) -> bool:
+        return self._opened is not None and self._box.problem is None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._box) + len(self._files)
+
+    @property
+    def problem(self) -> str | None:
+        return self._box.problem or self._files.problem
+
+    @property
+    def run_id(self) -> str | None:
+        return self._resumed if self._opened is None else self._opened.run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        return None if self._opened is None else self._opened.experiment_id
+
+    def open(self, parameters: Mapping[str, str]) -> None:
+        """Create the run, or reopen it, and send its parameters."""
+        self._box.put("the run", self._open, essential=True)
+        self._put("the parameters", lambda run: self._send_parameters(run, parameters))
+        self._put("the comparison view", lambda run: self._share(run))
+
+    def _open(self) -> None:
+        with _store.creation_lock(self.uri):
+            client = _store.client(self.uri, self._timeout_s)
+            experiment_id = _store.experiment_id(client, self.uri, self._experiment)
+        stored = None if self._resumed is None else self._find(client, self._resumed)
+        if stored is not None:
+            self._reopen(client, stored)
+        run_id = self._create(client, experiment_id) if stored is None else stored.info.run_id
+        self._opened = _Opened(client, experiment_id, str(run_id))
+
+    def _find(self, client: MlflowClient, run_id: str) -> StoredRun | None:
+        """Return the run to go on with; None, with a warning, if the store has it no more."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            if run.info.lifecycle_stage != "deleted":
+                return run
+        self._tags["famseg.resumed_from"] = run_id
+        if self._tries == 0:
+            _logger.warning(
+                "MLflow store %s has no run %s: a new run goes on in its place.", self.uri, run_id
+            )
+        return None
+
+    def _reopen(self, client: MlflowClient, stored: StoredRun) -> None:
+        run_id = stored.info.run_id
+        client.update_run(run_id, status="RUNNING", name=self._name)
+        self._known_parameters = frozenset(stored.data.params)
+        for key in stored.data.metrics:
+            history = client.get_metric_history(run_id, key)
+            self._known_steps[key] = max(metric.step for metric in history)
+        _set_tags(client, run_id, self._tags)
+
+    def _create(self, client: MlflowClient, experiment_id: str) -> str:
+        self._tries += 1
+        if self._tries > 1:
+            mine = f"tags.`{_START_TAG}` = '{self._start_tag}'"
+            found = client.search_runs([experiment_id], mine, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+        run = client.create_run(
+            experiment_id,
+            start_time=self._started_ms,
+            tags={
+                **{key: cut(text, _LONGEST_TAG) for key, text in self._tags.items()},
+                _START_TAG: self._start_tag,
+            },
+            run_name=self._name,
+        )
+        return str(run.info.run_id)
+
+    def _put(
+        self, what: str, action: Callable[[_Opened], None], *, box: Outbox | None = None
+    ) -> None:
+        def act() -> None:
+            # The entry that opens the run stays first in the queue until it has succeeded.
+            if self._opened is None:
+                raise RuntimeError("the run is not open")
+            action(self._opened)
+
+        (self._box if box is None else box).put(what, act)
+
+    def _send_parameters(self, run: _Opened, parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        texts = {valid_name(key): cut(text, _LONGEST_PARAMETER) for key, text in parameters.items()}
+        items = [
+            Param(key, text) for key, text in texts.items() if key not in self._known_parameters
+        ]
+        for start in range(0, len(items), _MOST_PARAMETERS):
+            run.client.log_batch(run.run_id, params=items[start : start + _MOST_PARAMETERS])
+
+    def _share(self, run: _Opened) -> None:
+        share_comparison(run.client, run.experiment_id, self._pictures)
+
+    def send_metrics(self, epoch: int, metrics: Mapping[str, float], time_s: float) -> None:
+        """Send the metrics of an epoch, but those that the run already has."""
+
+        def send(run: _Opened) -> None:
+            from mlflow.entities import Metric
+
+            items = [
+                Metric(valid_name(key), float(value), milliseconds(time_s), epoch)
+                for key, value in metrics.items()
+                if epoch > self._known_steps.get(valid_name(key), -1)
+            ]
+            for start in range(0, len(items), _MOST_METRICS):
+                run.client.log_batch(run.run_id, metrics=items[start : start + _MOST_METRICS])
+
+        self._put("metrics", send)
+
+    def send_artifact(self, path: Path, folder: str | None) -> None:
+        """Copy a file or a folder to the run."""
+
+        def send(run: _Opened) -> None:
+            if path.is_dir():
+                run.client.log_artifacts(run.run_id, str(path), folder)
+            elif path.exists():
+                run.client.log_artifact(run.run_id, str(path), folder)
+            else:
+                raise FileNotFoundError(2, "no such file", str(path))
+
+        self._put(f"the file {path}", send, box=self._files)
+
+    def send_image(self, image: Path | str | np.ndarray[Any, Any], key: str, epoch: int) -> None:
+        """Send a picture of a series."""
+        time_ms = milliseconds(time.time())
+        self._pictures[key] = max(epoch, self._pictures.get(key, 0))
+
+        def send(run: _Opened) -> None:
+            run.client.log_image(
+                run.run_id,
+                _picture(image),
+                key=key,
+                step=epoch,
+                timestamp=time_ms,
+                synchronous=True,
+            )
+
+        self._put(f"the picture {key}", send, box=self._files)
+
+    def send_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
+        """Send a table, and name it in the tag by which the UI finds tables."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}
+        entry = {"path": path, "type": "table"}
+
+        def send(run: _Opened) -> None:
+            run.client.log_dict(run.run_id, table, path)
+            tags = run.client.get_run(run.run_id).data.tags
+            logged = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+            if entry not in logged:
+                text = json.dumps([*logged, entry])
+                run.client.set_tag(run.run_id, "mlflow.loggedArtifacts", text)
+
+        self._put(f"the table {path}", send, box=self._files)
+
+    def send_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._put("the tags", lambda run: _set_tags(run.client, run.run_id, tags))
+
+    def close(self, status: Status) -> None:
+        """End the run, and warn if the store still lacks a part of it."""
+        time_ms = milliseconds(time.time())
+        if self._pictures:
+            self._put("the comparison view", lambda run: self._share(run))
+        self._put("the end", lambda run: run.client.set_terminated(run.run_id, status, time_ms))
+        sent = [box.flush() for box in (self._box, self._files)]
+        if not all(sent):
+            _logger.warning(
+                "MLflow store %s still does not answer (%s): %d entries were not sent. The run "
+                "folder has them.",
+                self.uri,
+                self.problem,
+                self.waiting,
+            )
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]
+    for start in range(0, len(items), _MOST_PARAMETERS):
+        client.log_batch(run_id, tags=items[start : start + _MOST_PARAMETERS])
+
+
+def _picture(image: Path | str | np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - PIL image or array
+    from PIL import Image
+
+    if not isinstance(image, Path | str):
+        return image
+    try:
+        with Image.open(image) as file:
+            return file.convert("RGB")
+    except OSError as error:  # our own file: the store is not at fault
+        raise ValueError(str(error)) from error

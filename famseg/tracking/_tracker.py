@@ -1,0 +1,243 @@
+"""One MLflow run: started, fed once an epoch, ended; it never stops or delays a training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from famseg.tracking._names import color, flatten, text_of
+from famseg.tracking._run import Run, Status
+from famseg.tracking._uri import resolve_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_logger = logging.getLogger("famseg")
+
+
+class Tracker:
+    """A run in MLflow, or nothing at all: :meth:`start` makes the one, :meth:`null` the other.
+
+    It owns its run by id: it neither joins a run that other code has active nor leaves one active.
+    No method raises because of the store. As a context manager it ends the run: FINISHED, KILLED
+    for an interruption, FAILED for another exception.
+
+    Example:
+        >>> with Tracker.null() as tracker:
+        ...     tracker.log_epoch(1, {"train/loss": 0.5})
+        >>> tracker.run_id is None
+        True
+    """
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+        self._nonfinite = 0
+        self._warned: set[str] = set()
+        self._finished = False
+
+    @classmethod
+    def null(cls) -> Tracker:
+        """Return a tracker that does nothing: ranks other than 0, or tracking turned off."""
+        return cls(None)
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        run_name: str,
+        parameters: Mapping[str, object],
+        uri: str | None = None,
+        experiment: str = "famseg",
+        penalty_weight: float | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+        timeout_s: int = 10,
+    ) -> Tracker:
+        """Start a run, or go on with one.
+
+        Database and experiment are created if they are missing, which several processes may do at
+        once. If the store does not answer, there is one warning; the run is created later.
+
+        Args:
+            run_name: Name in the list of runs, see :func:`famseg.tracking.run_name`.
+            parameters: The configuration, nested or flat; logged under dotted names. On resume,
+                parameters that the run already has are left as they are (MLflow cannot change
+                them).
+            uri: Address of the store; None: see :func:`famseg.tracking.resolve_uri`.
+            experiment: Name of the experiment.
+            penalty_weight: Lambda. Logged as the parameter ``lambda``, and since MLflow sorts
+                parameters as text also as the metric ``lambda``; above 0 as ``log10_lambda`` too
+                (0 has no logarithm: such a run shows in charts over ``lambda``).
+            tags: Tags of the run, see :func:`famseg.tracking.provenance_tags`.
+            run_id: The run to go on with. One that the store does not know becomes a new run.
+            timeout_s: Seconds to wait for an answer of a server.
+
+        Returns:
+            The tracker.
+
+        Raises:
+            InputError: If the address is faulty or the experiment was deleted.
+        """
+        store = resolve_uri(uri)
+        flat = flatten(parameters)
+        tags = dict(tags or {})
+        metrics: dict[str, float] = {}
+        if penalty_weight is not None:
+            tags["mlflow.runColor"] = color(penalty_weight)
+            flat["lambda"] = metrics["lambda"] = float(penalty_weight)
+            if penalty_weight > 0:
+                metrics["log10_lambda"] = math.log10(penalty_weight)
+        run = Run(
+            uri=store,
+            experiment=experiment,
+            timeout_s=timeout_s,
+            name=run_name,
+            tags=tags,
+            run_id=run_id,
+        )
+        tracker = cls(run)
+        run.open({name: text_of(value) for name, value in flat.items()})
+        tracker._log(0, metrics)
+        return tracker
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run in MLflow; None as long as the store has not answered."""
+        return None if self._run is None else self._run.run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """Id of the experiment in MLflow; None as long as the store has not answered."""
+        return None if self._run is None else self._run.experiment_id
+
+    @property
+    def uri(self) -> str | None:
+        """Address of the store; None if nothing is tracked."""
+        return None if self._run is None else self._run.uri
+
+    @property
+    def waiting(self) -> int:
+        """Number of entries that the store has not taken yet."""
+        return 0 if self._run is None else self._run.waiting
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store does not answer; None if it does."""
+        return None if self._run is None else self._run.problem
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of an epoch in one request.
+
+        A value that is not finite would break the run's page: it is left out, with a warning the
+        first time, and the metric ``nonfinite`` counts the values left out so far. On resume, a
+        metric that the run already has at this epoch or later is not logged twice.
+
+        Args:
+            epoch: The epoch, the x-axis of the charts.
+            metrics: Names (letters, digits, ``_-./``, blanks) and values.
+        """
+        if self._run is None:
+            return
+        finite: dict[str, float] = {}
+        for name, value in metrics.items():
+            number = float(value)
+            if math.isfinite(number):
+                finite[name] = number
+                continue
+            self._nonfinite += 1
+            finite["nonfinite"] = self._nonfinite
+            if name not in self._warned:
+                _logger.warning("%s is %s in epoch %d: not sent to MLflow.", name, number, epoch)
+            self._warned.add(name)
+        self._log(epoch, finite)
+
+    def log_history(self, records: Iterable[Mapping[str, float | None]]) -> None:
+        """Log what a local record has and the run in MLflow lacks, after a start without a store.
+
+        Args:
+            records: The rows of :func:`famseg.tracking.read_metrics`.
+        """
+        for row in records:
+            metrics = {
+                name: value
+                for name, value in row.items()
+                if name not in ("epoch", "time") and value is not None
+            }
+            self._log(int(row["epoch"] or 0), metrics, time_s=row.get("time"))
+
+    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
+        """Copy a file, or a folder with all it holds, to the run.
+
+        Args:
+            path: The file or folder, as it is when the store takes it.
+            folder: Folder inside the run's artifacts; None is its top.
+        """
+        if self._run is not None:
+            self._run.send_artifact(Path(path), folder)
+
+    def log_image(self, image: Path | str | np.ndarray[Any, Any], key: str, epoch: int) -> None:
+        """Log a picture that the UI shows with a slider over the epochs.
+
+        Args:
+            image: A picture file, or an array ``(height, width)`` or ``(height, width, 3)`` of
+                uint8, or of floats in [0, 1].
+            key: Name of the series (letters, digits, ``_-./``, blanks).
+            epoch: The epoch.
+        """
+        if self._run is not None:
+            self._run.send_image(image, key, epoch)
+
+    def log_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
+        """Log a table that the UI shows and compares over runs; replaces an older one.
+
+        Args:
+            rows: The rows; their keys are the columns.
+            path: Where, in the run's artifacts; ends in ``.json``.
+        """
+        if self._run is not None:
+            self._run.send_table(rows, path)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run.
+
+        Args:
+            tags: Names and texts.
+        """
+        if self._run is not None:
+            self._run.send_tags(tags)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run; a second call does nothing.
+
+        Args:
+            status: How it ended.
+        """
+        if self._run is None or self._finished:
+            return
+        self._finished = True
+        self._run.close(status)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        elif issubclass(kind, Exception):
+            self.finish("FAILED")
+        else:
+            self.finish("KILLED")
+
+    def _log(self, epoch: int, metrics: Mapping[str, float], time_s: float | None = None) -> None:
+        if self._run is not None and metrics:
+            self._run.send_metrics(epoch, metrics, time.time() if time_s is None else time_s)

@@ -1,0 +1,116 @@
+"""The address of the MLflow store; imports no MLflow, so that a configuration is checked fast."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from famseg.config import InputError
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+DEFAULT_URI = "sqlite:///mlflow.db"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SQLITE = "sqlite:///"
+
+
+def uri_fault(uri: str) -> str | None:
+    """Say what is wrong with the address of an MLflow store and what to write instead.
+
+    Args:
+        uri: The address as a user wrote it.
+
+    Returns:
+        The fault in words, or None if the form of the address is good.
+
+    Example:
+        >>> uri_fault("sqlite:///mlflow.db") is None
+        True
+        >>> print(uri_fault("file:///data/mlruns"))
+        MLflow no longer writes to folders ('file:///data/mlruns'). Write \
+sqlite:////data/mlruns/mlflow.db
+        >>> print(uri_fault("localhost:5000"))
+        'localhost:5000' has no scheme. For a server write http://localhost:5000
+    """
+    if uri == "":
+        return f"is empty. Leave it out, or write {DEFAULT_URI}"
+    if uri != uri.strip():
+        return f"{uri!r} starts or ends with a blank. Remove it"
+    scheme, separator, rest = uri.partition("://")
+    if not separator and re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        return f"{uri!r} has no scheme. For a server write http://{uri}"
+    if not separator and not uri.startswith("file:"):
+        database = uri if uri.endswith((".db", ".sqlite", ".sqlite3")) else f"{uri}/mlflow.db"
+        return f"{uri!r} is a path, not a store. Write {_SQLITE}{Path(database).as_posix()}"
+    if uri.startswith("file:"):
+        folder = (rest or uri.removeprefix("file:")).rstrip("/")
+        return f"MLflow no longer writes to folders ({uri!r}). Write {_SQLITE}{folder}/mlflow.db"
+    return _scheme_fault(uri, scheme, rest)
+
+
+def _scheme_fault(uri: str, scheme: str, rest: str) -> str | None:
+    dialect = scheme.split("+")[0]
+    if scheme in ("http", "https"):
+        return None if rest.strip("/") else f"{uri!r} names no server. Write http://HOST:5000"
+    if dialect not in _DATABASES:
+        return (
+            f"unknown scheme {scheme!r}. Write {DEFAULT_URI}, http://HOST:5000 or a database "
+            "address (postgresql, mysql, mssql)"
+        )
+    if dialect == "sqlite" and not rest.startswith("/"):
+        return f"{uri!r} needs a third slash. Write {_SQLITE}{rest or 'mlflow.db'}"
+    if dialect == "sqlite" and not rest.strip("/"):
+        return f"{uri!r} names no file. Write {DEFAULT_URI}"
+    return None
+
+
+def resolve_uri(uri: str | None = None) -> str:
+    """Return the address of the store that is used, with an absolute path for SQLite.
+
+    A given ``uri`` wins over the environment variable ``MLFLOW_TRACKING_URI``; without both it is
+    ``mlflow.db`` in the working folder. Absolute, so that a later change of the working folder
+    does not split a run over two stores.
+
+    Args:
+        uri: The address from the configuration, or None.
+
+    Returns:
+        The address in MLflow's form.
+
+    Raises:
+        InputError: If the address cannot be one of a store; says what to write instead.
+
+    Example:
+        >>> resolve_uri("http://localhost:5000")
+        'http://localhost:5000'
+        >>> resolve_uri("sqlite:////data/mlflow.db")
+        'sqlite:////data/mlflow.db'
+        >>> resolve_uri("sqlite:///mlflow.db").endswith("/mlflow.db")
+        True
+    """
+    where = "tracking.uri"
+    if uri is None:
+        # MLflow itself takes an empty variable for an unset one.
+        uri = os.environ.get(VARIABLE) or DEFAULT_URI
+        where = VARIABLE
+    fault = uri_fault(uri)
+    if fault is not None:
+        raise InputError(f"{where}: {fault}")
+    path = sqlite_path(uri)
+    if path is None:
+        return uri
+    return f"{uri.partition('///')[0]}///{path.as_posix()}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the absolute path of the database file of a SQLite address, else None.
+
+    Example:
+        >>> sqlite_path("sqlite:////data/mlflow.db").as_posix()
+        '/data/mlflow.db'
+        >>> sqlite_path("http://localhost:5000") is None
+        True
+    """
+    if not uri.startswith("sqlite"):
+        return None
+    return Path(uri.partition("///")[2]).expanduser().absolute()

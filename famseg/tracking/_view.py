@@ -1,0 +1,173 @@
+"""A ready-made comparison of lambdas in the MLflow UI.
+
+The UI keeps a shared view as JSON in a tag of the experiment and opens it by its key. The fields
+are those of its ``ExperimentPageUIState``; charts of metrics that no run has are hidden by the UI,
+and it appends a chart for each metric and picture series that the view does not name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VIEW_KEY = "famseg-lambda"
+_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+
+Chart = dict[str, object]
+
+_OVER_LAMBDA = "Over lambda"
+_RESULTS = "Results"
+_CURVES = "Curves"
+_PICTURES = "Pictures"
+_SCORES = (
+    "val/dsc",
+    "test/set1/skull/dsc",
+    "test/set1/implant/dsc",
+    "test/set2/skull/dsc",
+    "test/set2/implant/dsc",
+)
+_DISTANCES = ("test/set1/skull/hd95_mm", "test/set2/skull/hd95_mm")
+
+
+def comparison_url(server: str, experiment_id: str) -> str:
+    """Return the address at which the MLflow UI compares the runs of an experiment over lambda.
+
+    Args:
+        server: Address of the UI, such as ``http://127.0.0.1:5000``.
+        experiment_id: Id of the experiment.
+
+    Returns:
+        The address to open in a browser.
+
+    Example:
+        >>> print(comparison_url("http://127.0.0.1:5000/", "1"))
+        http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=famseg-lambda\
+&compareRunsMode=CHART&workflowType=machine_learning
+    """
+    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    # Without the work flow the UI shows its side for language models.
+    view = f"viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
+    return f"{page}?{view}&workflowType=machine_learning"
+
+
+def share_comparison(
+    client: MlflowClient, experiment_id: str, pictures: Mapping[str, int] | None = None
+) -> None:
+    """Store the view behind :func:`comparison_url` in the experiment, if it is not there already.
+
+    Args:
+        client: The client of the store.
+        experiment_id: Id of the experiment.
+        pictures: Series of pictures and the step at which each shall open; those that the stored
+            view has are kept.
+    """
+    tags = client.get_experiment(experiment_id).tags
+    known = _pictures_of(tags.get(_TAG))
+    view = json.dumps(comparison_view({**known, **(pictures or {})}), separators=(",", ":"))
+    if tags.get(_TAG) != view:
+        client.set_experiment_tag(experiment_id, _TAG, view)
+
+
+def _pictures_of(view: str | None) -> dict[str, int]:
+    try:
+        charts = json.loads(view or "{}").get("compareRunCharts", [])
+        return {
+            chart["imageKeys"][0]: int(chart["step"])
+            for chart in charts
+            if chart["type"] == "IMAGE"
+        }
+    except (ValueError, KeyError, AttributeError, IndexError, TypeError):
+        return {}  # written by hand or by another version: it is replaced
+
+
+def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, object]:
+    """Return the view: columns of the list of runs, its order, and the charts beside it.
+
+    Args:
+        pictures: Series of pictures and the step at which each opens. A series that the UI adds by
+            itself opens at step 0, where there is none.
+
+    Returns:
+        What the UI reads from JSON.
+    """
+    pictures = dict(sorted((pictures or {}).items()))
+    charts = [
+        *_over_lambda(),
+        *(_chart("BAR", _RESULTS, name, metricKey=name) for name in (*_SCORES, *_DISTANCES)),
+        *(
+            _chart("LINE", _CURVES, name, metricKey=name, selectedMetricKeys=[name])
+            for name in ("train/loss", "train/penalty", "val/dsc")
+        ),
+        *(
+            _chart("IMAGE", _PICTURES, key, imageKeys=[key], step=step, showRunParams=False)
+            for key, step in pictures.items()
+        ),
+    ]
+    return {
+        "selectedColumns": [
+            "metrics.`lambda`",
+            "params.`seed`",
+            *(f"metrics.`{name}`" for name in (*_SCORES, *_DISTANCES)),
+            "tags.`sweep_id`",
+        ],
+        "orderByKey": "metrics.`lambda`",
+        "orderByAsc": True,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            _section(name) for name in (_OVER_LAMBDA, _RESULTS, _CURVES, _PICTURES)
+        ],
+        # Keeps this order, and what the UI appends after it.
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        # Raw curves: the UI would smooth them.
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+    }
+
+
+def _over_lambda() -> list[Chart]:
+    parallel = _chart(
+        "PARALLEL",
+        _OVER_LAMBDA,
+        "lambda, loss and Dice",
+        selectedParams=[],
+        # A run that lacks one of these is left out: only what every run has.
+        selectedMetrics=["lambda", "train/loss", "val/dsc"],
+        showAllRuns=True,
+    )
+    scatters = [
+        _chart(
+            "SCATTER",
+            _OVER_LAMBDA,
+            f"{name} over {over}",
+            xaxis={"key": over, "type": "METRIC"},
+            yaxis={"key": name, "type": "METRIC"},
+            runsCountToCompare=100,
+        )
+        # Lambda 0 shows in the first kind alone, small lambdas are told apart in the second.
+        for over in ("lambda", "log10_lambda")
+        for name in _SCORES[:3]
+    ]
+    return [parallel, *scatters]
+
+
+def _chart(kind: str, section: str, title: str, **settings: object) -> Chart:
+    return {
+        "type": kind,
+        "uuid": f"{kind} {title}",
+        "metricSectionId": section,
+        "displayName": title,
+        **settings,
+    }
+
+
+def _section(name: str) -> Chart:
+    return {"uuid": name, "name": name, "display": True, "isReordered": True}

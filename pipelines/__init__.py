@@ -1,0 +1,1 @@
+"""One readable module a task; found through the entry-point group ``famseg.pipelines``."""

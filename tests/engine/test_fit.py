@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy import (
+    Descent,
+    Log,
+    StopAfter,
+    largest_difference,
+    make_experiment,
+    make_fit,
+    weights,
+)
+
+from famseg.config import InputError
+from famseg.engine import Interrupted, NonFiniteError, StopRequest, load_checkpoint
+
+HERE = Path(__file__).parent
+
+
+def run_toy(folder: Path, *options: str, ranks: int = 1) -> dict[str, dict[str, torch.Tensor]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, *(launcher if ranks > 1 else [])]
+    command += [str(HERE / "train_toy.py"), str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "result.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.05])
+@pytest.mark.parametrize("step", [4, 6, 8])  # the end of an epoch, and inside one
+def test_a_resumed_run_reaches_the_same_weights_to_the_last_bit(
+    tmp_path: Path, weight: float, step: int
+) -> None:
+    whole, seen = make_experiment(weight=weight, dropout=0.2), Log()
+    make_fit(whole, tmp_path / "whole").run(observers=[seen], stop=StopRequest())
+
+    part, stop = make_experiment(weight=weight, dropout=0.2), StopRequest()
+    fit = make_fit(part, tmp_path / "parts")
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        fit.run(observers=[StopAfter(stop, step, signal.SIGTERM)], stop=stop)
+
+    rest, seen_again = make_experiment(weight=weight, dropout=0.2, seed=0), Log()
+    torch.manual_seed(123)  # nothing may depend on the global generator
+    fit = make_fit(rest, tmp_path / "parts")
+    assert fit.restore() == step // 4
+    result = fit.run(observers=[seen_again], stop=StopRequest())
+
+    assert largest_difference(weights(whole), weights(rest)) == 0
+    assert result.epochs == 3
+    for epoch, again in zip(reversed(seen.epochs), reversed(seen_again.epochs), strict=False):
+        same = [key for key in epoch if "seconds" not in key]
+        assert {key: epoch[key] for key in same} == {key: again[key] for key in same}
+
+
+def test_the_best_metric_survives_a_resume(tmp_path: Path) -> None:
+    experiment, stop = make_experiment(), StopRequest()
+    fit = make_fit(experiment, tmp_path, epochs=6)
+    with pytest.raises(Interrupted):
+        fit.run(observers=[StopAfter(stop, 10, signal.SIGINT)], stop=stop)
+    best = fit.best
+    again = make_fit(make_experiment(), tmp_path, epochs=6)
+    again.restore()
+    assert again.best == best
+    assert best.epoch > 0
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing_but_the_running_epoch(tmp_path: Path) -> None:
+    whole = run_toy(tmp_path / "whole", "weight=0.05", "epochs=20")
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, str(HERE / "train_toy.py"), str(tmp_path / "killed")]
+    command += ["weight=0.05", "epochs=20", "slow=true"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 9:  # two batches an epoch: the fifth epoch runs
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    state = load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.pt")
+    assert state["epoch"] >= 4
+    resumed = run_toy(tmp_path / "killed", "weight=0.05", "epochs=20")
+    assert largest_difference(whole["weights"], resumed["weights"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [0.0, 0.05])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, weight: float) -> None:
+    # Seven samples in batches of four: the last batch is uneven on two processes.
+    options = [f"weight={weight}", 'estimator="columns"']
+    one = run_toy(tmp_path / "one", *options)
+    two = run_toy(tmp_path / "two", *options, ranks=2)
+    assert largest_difference(one["gradients"], two["gradients"]) < 1e-6
+    assert largest_difference(one["weights"], two["weights"]) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_from_two_processes_to_one_and_back(tmp_path: Path) -> None:
+    options = ["weight=0.05", 'estimator="columns"']
+    whole = run_toy(tmp_path / "whole", *options, "epochs=3")
+    run_toy(tmp_path / "mixed", *options, "epochs=1", ranks=2)
+    run_toy(tmp_path / "mixed", *options, "epochs=2")
+    mixed = run_toy(tmp_path / "mixed", *options, "epochs=3", ranks=2)
+    assert largest_difference(whole["weights"], mixed["weights"]) < 1e-9
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.05])
+def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path, weight: float) -> None:
+    options = {
+        "weight": weight,
+        "estimator": "columns",
+        "dtype": torch.float64,
+        "optimizer": Descent,
+        "schedule": lambda epoch: 1.0,
+    }
+    whole = make_experiment(**options)
+    make_fit(whole, tmp_path / "whole", batch_size=4).run(stop=StopRequest())
+    parts = make_experiment(**options)
+    make_fit(parts, tmp_path / "parts", batch_size=2, accumulate=2).run(stop=StopRequest())
+    assert largest_difference(weights(whole), weights(parts)) < 1e-12
+
+
+def test_every_second_step_alone_carries_the_penalty(tmp_path: Path) -> None:
+    log = Log()
+    fit = make_fit(make_experiment(weight=0.05, every=2), tmp_path)
+    fit.run(observers=[log], stop=StopRequest())
+    assert [penalty is not None for _, _, penalty in log.steps] == [True, False] * 6
+
+
+def test_a_total_that_is_not_finite_stops_before_the_optimizer_moves(tmp_path: Path) -> None:
+    experiment = make_experiment(samples=2)
+    fit = make_fit(experiment, tmp_path, epochs=1)
+    with torch.no_grad():
+        experiment.objective.model.expand.bias.fill_(float("nan"))
+    before = weights(experiment)
+    message = r"step 1: the objective is not finite \(loss nan, penalty none\)\. .* learning rate"
+    with pytest.raises(NonFiniteError, match=message):
+        fit.run(stop=StopRequest())
+    after = weights(experiment)
+    assert all(torch.equal(before[k], after[k]) for k in before if "expand.bias" not in k)
+
+
+def test_training_ends_early_when_the_validation_stalls(tmp_path: Path) -> None:
+    fit = make_fit(make_experiment(), tmp_path, epochs=50, patience=2, min_delta=1.0)
+    result = fit.run(stop=StopRequest())
+    assert result.stopped_early
+    assert result.epochs == 3  # the first counts as best, two more were waited for
+    assert result.best.epoch == 1
+
+
+def test_clipping_limits_the_step(tmp_path: Path) -> None:
+    def moved(clip_norm: float | None) -> float:
+        experiment = make_experiment(samples=2, optimizer=Descent, schedule=lambda epoch: 1.0)
+        before = weights(experiment)
+        make_fit(experiment, tmp_path / str(clip_norm), epochs=1, clip_norm=clip_norm).run(
+            stop=StopRequest()
+        )
+        after = weights(experiment)
+        return float(torch.cat([(after[k] - before[k]).flatten() for k in before]).norm())
+
+    assert moved(1e-3) == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    assert moved(None) > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_with_a_penalty(tmp_path: Path, precision: str) -> None:
+    experiment = make_experiment(weight=0.01)
+    before = weights(experiment)
+    log = Log()
+    make_fit(experiment, tmp_path, precision=precision).run(observers=[log], stop=StopRequest())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(experiment).values())
+    assert largest_difference(before, weights(experiment)) > 0
+    assert all(penalty is not None for _, _, penalty in log.steps)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    make_fit(make_experiment(), tmp_path, epochs=1).run(stop=StopRequest())
+    other = make_experiment()
+    other.objective.terms.model = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"last\.pt: belongs to another network"):
+        make_fit(other, tmp_path, epochs=1).restore()
+
+
+def test_fewer_samples_than_processes_are_refused(tmp_path: Path) -> None:
+    from famseg.engine import Processes
+
+    with pytest.raises(InputError, match=r"batch_size: 2 samples cannot be dealt out to 3"):
+        make_fit(make_experiment(), tmp_path, processes=Processes(world=3))
+
+
+def test_workers_see_the_epoch_of_each_sample(tmp_path: Path) -> None:
+    alone = make_experiment()
+    make_fit(alone, tmp_path / "alone").run(stop=StopRequest())
+    helped = make_experiment()
+    make_fit(helped, tmp_path / "helped", workers=1).run(stop=StopRequest())
+    assert largest_difference(weights(alone), weights(helped)) == 0

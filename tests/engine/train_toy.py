@@ -1,0 +1,57 @@
+"""Trains the toy task as the process that a test starts: ``train_toy.py FOLDER KEY=VALUE...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from toy import Descent, Log, make_experiment, make_fit
+
+from famseg.engine import processes, stop_on_signals
+
+
+def main(folder: Path, options: dict[str, object]) -> None:
+    """Train, then write the weights and what an observer saw."""
+    torch.set_num_threads(1)
+    epochs = options.pop("epochs", 3)
+    batch_size = options.pop("batch_size", 4)
+    workers = options.pop("workers", 0)
+    slow = options.pop("slow", False)
+    with processes() as group, stop_on_signals() as stop:
+        experiment = make_experiment(dtype=torch.float64, optimizer=Descent, **options)
+        fit = make_fit(
+            experiment,
+            folder,
+            epochs=epochs,
+            batch_size=batch_size,
+            workers=workers,
+            processes=group,
+        )
+        fit.restore()
+        log = Log()
+        observers = [log, Announcer()] if slow else [log]
+        fit.run(observers=observers, stop=stop)
+        if group.main:
+            gradients = {
+                name: parameter.grad
+                for name, parameter in experiment.objective.model.named_parameters()
+            }
+            state = experiment.objective.model.state_dict()
+            torch.save({"weights": state, "gradients": gradients}, folder / "result.pt")
+            (folder / "log.json").write_text(json.dumps(log.epochs))
+
+
+class Announcer(Log):
+    """Says each step on standard output, so that a test can kill between two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
+        print(step, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), {k: json.loads(v) for k, v in (a.split("=") for a in sys.argv[2:])})

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from famseg.config import InputError
+from famseg.evaluation import case_scores, dice, read_cases, surface_scores, write_cases
+
+SPACING = (1.0, 2.0, 0.5)
+
+
+@pytest.fixture
+def rows(box):
+    region = np.zeros_like(box)
+    region[8:, :, :] = True
+    answer = np.roll(box, 1, axis=1)
+    return case_scores(answer, box, region, SPACING, subject="a", dataset="set1")
+
+
+def test_the_whole_skull_and_the_removed_region_are_scored(box, rows):
+    answer = np.roll(box, 1, axis=1)
+    skull, implant = rows
+    assert (skull.region, implant.region) == ("skull", "implant")
+    assert (skull.set, skull.subject, skull.source) == ("set1", "a", "model")
+    assert skull.dsc == dice(answer, box)
+    inside = np.zeros_like(box)
+    inside[8:] = True
+    assert implant.dsc == dice(answer & inside, box & inside)
+    wanted = surface_scores(answer & inside, box & inside, SPACING)
+    assert {name: getattr(implant, name) for name in wanted} == wanted
+    assert (skull.voxels, skull.truth_voxels) == (120, 120)
+    assert (implant.voxels, implant.truth_voxels) == (40, 40)
+    assert skull.tolerance_mm == 2.0
+    assert not skull.failed
+    assert not skull.empty_truth
+
+
+def test_an_empty_answer_has_failed_and_is_scored_by_the_rule(box):
+    skull, implant = case_scores(
+        np.zeros_like(box), box, box, (1.0, 1.0, 1.0), subject="a", dataset="set1"
+    )
+    for row in (skull, implant):
+        assert (row.failed, row.empty_truth, row.dsc, row.voxels) == (True, False, 0.0, 0)
+        assert row.hd95_mm == pytest.approx(20 * np.sqrt(3))
+
+
+def test_a_region_without_bone_is_right_when_left_empty(box):
+    region = ~box
+    _, implant = case_scores(box, box, region, SPACING, subject="a", dataset="set1")
+    assert (implant.failed, implant.empty_truth, implant.dsc, implant.hd_mm) == (False, True, 1, 0)
+    _, implant = case_scores(region, box, region, SPACING, subject="a", dataset="set1")
+    assert (implant.failed, implant.empty_truth, implant.dsc) == (True, True, 0)
+
+
+def test_a_fault_names_set_and_subject(box):
+    with pytest.raises(ValueError, match=r"^set2, subject b: prediction has shape \(2, 2, 2\)"):
+        case_scores(np.ones((2, 2, 2)), box, box, SPACING, subject="b", dataset="set2")
+
+
+def test_a_table_comes_back_as_it_was(rows, tmp_path):
+    odd = replace(rows[0], subject='b, "c"\nd', source="mean_skull", dsc=1 / 3, failed=True)
+    write_cases([*rows, odd], tmp_path / "cases.csv")
+    assert read_cases(tmp_path / "cases.csv") == [*rows, odd]
+    assert [path.name for path in tmp_path.iterdir()] == ["cases.csv"]
+
+
+def test_a_table_has_a_column_for_each_value(rows, tmp_path):
+    write_cases(rows, tmp_path / "cases.csv")
+    header, first, *_ = (tmp_path / "cases.csv").read_text().splitlines()
+    assert header.split(",") == list(asdict(rows[0]))
+    assert first.startswith("set1,a,model,skull,0.8,")
+
+
+def test_all_faults_of_a_table_come_at_once(rows, tmp_path):
+    path = tmp_path / "cases.csv"
+    write_cases([*rows, *rows, *rows], path)
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace("skull", "skul")
+    lines[2] = lines[2].replace(",0.8", ",nan")
+    lines[3] += ",7"
+    lines[4] = lines[4].rsplit(",", 1)[0]
+    lines[5] = lines[5].replace("False,False", "False,no")
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        read_cases(path)
+    assert list(caught.value.faults) == [
+        f"{path}:2: region is 'skul'. Choose from skull, implant.",
+        f"{path}:3: dsc is 'nan'. Give a finite number.",
+        f"{path}:4: does not have 21 values. Write the table again.",
+        f"{path}:5: does not have 21 values. Write the table again.",
+        f"{path}:6: empty_truth is 'no'. Choose from True, False.",
+    ]
+
+
+def test_another_table_is_refused(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(
+        InputError, match=r"cases\.csv:1: the columns are not those of a case table"
+    ):
+        read_cases(path)
+
+
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read .*Give a cases\.csv"):
+        read_cases(tmp_path / "none.csv")

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from toy_cases import Boxes, mean_box, predict, run
+
+from famseg.config import InputError
+from famseg.evaluation import dice, evaluate, read_cases, summarise, variance_ratio
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "evaluation"
+    run(folder)
+    return folder
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_model_and_baseline_are_scored_on_the_same_cases(folder):
+    rows = read_cases(folder / "cases.csv")
+    order = [(row.set, row.subject, row.source, row.region) for row in rows]
+    subjects = [("set1", f"box{index}") for index in range(3)] + [("set2", "box0")]
+    answers = product(("model", "mean_skull"), ("skull", "implant"))
+    wanted = [(*subject, *answer) for subject, answer in product(subjects, list(answers))]
+    assert order == wanted
+    item = Boxes(3)[2]
+    label, region = (item[key][0].numpy() > 0.5 for key in ("label", "region"))
+    answer = predict(item["image"][None])[0, 0].numpy() > 0.5
+    by_key = dict(zip(order, rows, strict=True))
+    assert by_key["set1", "box2", "model", "skull"].dsc == dice(answer, label)
+    assert by_key["set1", "box2", "model", "implant"].dsc == dice(answer & region, label & region)
+    assert by_key["set1", "box2", "mean_skull", "skull"].dsc == dice(mean_box(), label)
+
+
+def test_the_summary_is_that_of_the_rows(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    ratios = {name: of_set.pop("variance_ratio") for name, of_set in summary.items()}
+    assert summary == summarise(read_cases(folder / "cases.csv"))
+    assert ratios["set2"] is None  # one case does not vary
+    items = [Boxes(3)[index] for index in range(3)]
+    outputs = [predict(item["image"][None])[0] > 0.5 for item in items]
+    assert ratios["set1"] == variance_ratio(outputs, [item["label"] for item in items])
+
+
+def test_a_missed_case_is_counted(folder):
+    skull = json.loads((folder / "summary.json").read_text())["set1"]["skull"]
+    assert (skull["dsc"]["failed"], skull["dsc"]["n"], skull["dsc"]["min"]) == (1, 3, 0.0)
+    assert skull["hd95_mm"]["max"] == pytest.approx(24 * np.sqrt(3))
+
+
+def test_files_are_the_same_every_time(folder, tmp_path):
+    assert set(files(folder)) == {"cases.csv", "summary.json", "slices.png"}
+    run(tmp_path)
+    assert files(tmp_path) == files(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])  # four processes, three cases: one has none
+def test_the_number_of_processes_does_not_matter(folder, tmp_path, world):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    command = [sys.executable, str(Path(__file__).with_name("toy_cases.py")), str(tmp_path)]
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * world
+    assert len(set(outputs)) == 1  # every process has the whole result
+    assert files(tmp_path) == files(folder)
+
+
+def test_progress_is_told_case_by_case(tmp_path):
+    told = []
+    run(tmp_path, progress=lambda *news: told.append(news))
+    assert told == [("set1", done, 3) for done in range(1, 4)] + [("set2", 1, 1)]
+
+
+def test_a_threshold_decides_what_is_bone(tmp_path):
+    strict = run(tmp_path, threshold=0.9).summary["set1"]["implant"]["dsc"]["mean"]
+    assert strict == 0.0
+
+
+def test_without_a_mean_skull_there_is_no_baseline(tmp_path):
+    found = evaluate(predict, {"set1": Boxes(2)}, None, tmp_path)
+    assert {row.source for row in found.rows} == {"model"}
+    assert "mean_skull" not in found.summary["set1"]
+
+
+def test_an_old_summary_does_not_pass_for_the_new_one(folder, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+
+    def broken(images):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(broken, {"set1": Boxes(2)}, None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda x: x * 7 - 3, r"set1, subject box0: .*found -3 to 4\. Put a sigmoid on logits"),
+        (lambda x: x[:, :, 1:], r"set1, subject box0: the output has shape \(1, 1, 11, 12, 12\)"),
+        (lambda x: x / 0, "set1, subject box0: .*found nan to nan"),
+    ],
+)
+def test_outputs_that_are_no_masks_name_the_case(tmp_path, output, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(output, {"set1": Boxes(2)}, None, tmp_path)
+
+
+def test_a_mean_skull_of_another_size_names_the_case(tmp_path):
+    with pytest.raises(ValueError, match=r"set1, subject box0: prediction has shape \(3, 3, 3\)"):
+        evaluate(predict, {"set1": Boxes(2)}, np.ones((3, 3, 3)), tmp_path)
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"every evaluation set needs a case, got sizes \{'a': 0\}"
+    ):
+        evaluate(predict, {"a": Boxes(0)}, None, tmp_path)
+    with pytest.raises(ValueError, match=r"got sizes \{\}"):
+        evaluate(predict, {}, None, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def never(images):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=r"file/evaluation: cannot be written to .*Choose another"):
+        evaluate(never, {"a": Boxes(1)}, None, tmp_path / "file" / "evaluation")
+
+
+@pytest.mark.slow
+def test_real_heads(real_data, tmp_path):
+    """The mean of forty heads, and a model that knows the truth up to a voxel's shift."""
+    paths = sorted((real_data / "skulls" / "truncated64").glob("*.nii.gz"))
+    if len(paths) < 45:
+        pytest.skip(f"no 45 heads in {real_data}/skulls/truncated64")
+    heads = [np.asarray(nib.load(path).dataobj) > 0.5 for path in paths]
+    mean = np.mean(heads[5:], axis=0) > 0.3
+
+    class Heads(Boxes):
+        def __getitem__(self, index):
+            head, region = heads[index], np.zeros_like(heads[0])
+            region[20:40, 40:, 30:50] = True
+            channels = {"image": head & ~region, "label": head, "region": region}
+            item = {key: torch.from_numpy(mask)[None].float() for key, mask in channels.items()}
+            return item | {"subject": paths[index].name, "spacing_mm": torch.full((3,), 3.5)}
+
+    def shifted(images):
+        index = next(i for i in range(5) if torch.equal(Heads(5)[i]["image"], images[0]))
+        return Heads(5)[index]["label"][None].roll(1, dims=2) > 0.5
+
+    summary = evaluate(shifted, {"set1": Heads(5)}, mean, tmp_path).summary["set1"]
+    assert summary["skull"]["hd95_mm"]["max"] <= 3.5
+    assert summary["skull"]["nsd"]["min"] == 1.0
+    assert summary["variance_ratio"] == pytest.approx(1.0, abs=0.02)
+    baseline = summary["mean_skull"]["skull"]
+    assert 0.5 < baseline["dsc"]["mean"] < 0.7
+    assert 5 < baseline["hd95_mm"]["mean"] < 25

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from famseg.evaluation import SlicesCase, slices_picture
+from famseg.evaluation._pictures import _COLOURS, defect_centre
+
+
+@pytest.fixture
+def case(box):
+    region = np.zeros_like(box)
+    region[7:10, 4:8, 5:9] = True
+    return SlicesCase(
+        "a case", box & ~region, np.roll(box, 1, axis=0), box, region, (1.0, 1.0, 2.0)
+    )
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
+
+
+def test_every_colour_of_the_legend_is_in_the_picture(case):
+    shown = {tuple(pixel) for pixel in np.unique(pixels(slices_picture([case])), axis=0)}
+    for colour in _COLOURS.values():
+        assert any(np.allclose(np.array(pixel) / 255, colour, atol=0.01) for pixel in shown)
+
+
+def test_a_right_answer_shows_no_difference(case):
+    """The legend's patches alone bear the colours of a difference."""
+    right = SlicesCase(case.title, case.image, case.truth, case.truth, case.region, case.spacing_mm)
+    wrong_pixels, right_pixels = (pixels(slices_picture([each])) / 255 for each in (case, right))
+    for name in ("missing from the output", "too much in the output"):
+        wrong, left = (
+            (np.abs(each - _COLOURS[name]).max(axis=1) < 0.01).sum()
+            for each in (wrong_pixels, right_pixels)
+        )
+        assert wrong > left + 100
+
+
+def test_a_picture_is_the_same_every_time(case):
+    assert slices_picture([case, case]) == slices_picture([case, case])
+
+
+def test_more_cases_make_a_taller_picture(case):
+    one, two = (Image.open(io.BytesIO(slices_picture([case] * n))) for n in (1, 2))
+    assert one.width == two.width
+    assert one.height < two.height
+
+
+def test_planes_run_through_the_removed_bone(case, box):
+    assert defect_centre(case.truth, case.region) == (8, 6, 6)
+    empty = np.zeros_like(box)
+    assert defect_centre(empty, case.region) == (8, 6, 6)
+    assert defect_centre(empty, empty) == (10, 10, 10)
+
+
+def test_a_region_everywhere_or_nowhere_can_be_drawn(case):
+    for region in (np.ones_like(case.region), np.zeros_like(case.region)):
+        bare = SlicesCase("t", case.image, case.output, case.truth, region, case.spacing_mm)
+        assert slices_picture([bare]).startswith(b"\x89PNG")
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="there is no case to draw: give at least one"):
+        slices_picture([])

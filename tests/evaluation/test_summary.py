@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from famseg.evaluation import case_scores, flat_metrics, summarise, table
+
+
+@pytest.fixture
+def rows(box):
+    """Three cases of one set: two hits, one missed; and the baseline on the same three."""
+    answers = {"a": box, "b": np.roll(box, 1, axis=0), "c": np.zeros_like(box)}
+    rows = []
+    for subject, answer in answers.items():
+        for source, mask in (("model", answer), ("mean_skull", np.roll(box, 2, axis=0))):
+            rows += case_scores(
+                mask, box, box, (2.0,) * 3, subject=subject, dataset="set1", source=source
+            )
+    return rows
+
+
+def test_figures_by_hand(rows):
+    dsc = summarise(rows)["set1"]["skull"]["dsc"]
+    values = [1.0, 5 / 6, 0.0]
+    assert dsc["mean"] == pytest.approx(np.mean(values))
+    assert dsc["std"] == pytest.approx(np.std(values))
+    assert (dsc["median"], dsc["min"], dsc["max"]) == (5 / 6, 0.0, 1.0)
+    assert (dsc["n"], dsc["failed"]) == (3, 1)
+
+
+def test_a_missed_case_stays_in_the_mean_of_the_distances(rows):
+    hd95 = summarise(rows)["set1"]["skull"]["hd95_mm"]
+    assert hd95["max"] == pytest.approx(40 * np.sqrt(3))  # the image's diagonal
+    assert hd95["mean"] == pytest.approx((0 + 2 + 40 * np.sqrt(3)) / 3)
+
+
+def test_all_missed_is_no_perfect_score(rows):
+    missed = [row for row in rows if row.failed]
+    figures = summarise(missed)["set1"]["skull"]["hd95_mm"]
+    assert figures["mean"] == pytest.approx(40 * np.sqrt(3))
+    assert figures["failed"] == figures["n"] == 1
+
+
+def test_the_baseline_stands_beside_the_model(rows):
+    baseline = summarise(rows)["set1"]["mean_skull"]
+    assert baseline["skull"]["dsc"]["mean"] == pytest.approx(4 / 6)
+    assert baseline["skull"]["dsc"]["std"] == 0
+    assert baseline["implant"]["dsc"]["n"] == 3
+
+
+def test_without_a_baseline_there_is_none(rows):
+    summary = summarise(row for row in rows if row.source == "model")
+    assert set(summary["set1"]) == {"skull", "implant"}
+
+
+def test_the_order_of_the_rows_does_not_matter(rows):
+    assert summarise(rows[::-1]) == summarise(rows)
+
+
+def test_a_summary_is_json(rows):
+    summary = summarise(rows + [replace(row, set="set2") for row in rows])
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert list(summary) == ["set1", "set2"]
+
+
+def test_flat_names_for_trackers(rows):
+    summary = summarise(rows)
+    summary["set1"]["variance_ratio"] = 0.9
+    flat = flat_metrics(summary)
+    assert flat["test/set1/skull/dsc"] == summary["set1"]["skull"]["dsc"]["mean"]
+    assert flat["test/set1/implant/hd95_mm_std"] == summary["set1"]["implant"]["hd95_mm"]["std"]
+    assert flat["test/set1/mean_skull/skull/dsc"] == pytest.approx(4 / 6)
+    assert (flat["test/set1/skull/n"], flat["test/set1/skull/failed"]) == (3, 1)
+    assert flat["test/set1/variance_ratio"] == 0.9
+
+
+def test_an_undefined_ratio_is_not_tracked():
+    assert flat_metrics({"set1": {"variance_ratio": None}}) == {}
+
+
+def test_the_table_shows_units_baseline_failures_and_ratio(rows):
+    summary = summarise(rows)
+    summary["set1"]["variance_ratio"] = 0.1234
+    text = table(summary)
+    header, *lines = text.splitlines()
+    assert [" ".join(line.split()[:4]) for line in lines[:4]] == [
+        "set1 skull model 0.611",
+        "set1 skull mean skull",
+        "set1 implant model 0.636",
+        "set1 implant mean skull",
+    ]
+    assert "HD95 mm" in header
+    assert "0.611 ± 0.437" in lines[0]
+    assert lines[0].split()[-2:] == ["3", "1"]
+    assert "set1 0.123 (1: varies as the truth; 0: one skull for every input)" in text
+    assert "Failed: the answer is empty" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_the_table_explains_nothing_that_did_not_happen(rows):
+    text = table(summarise(row for row in rows if row.subject == "a"))
+    assert "Failed" not in text
+    assert "variance" not in text
+
+
+def test_the_table_says_where_the_ratio_is_undefined(rows):
+    summary = summarise(rows)
+    summary["set1"]["variance_ratio"] = None
+    assert "truth variance: set1 undefined" in table(summary)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from famseg.flatness import FAM, LayerError, LayerNotFoundError, find_layer
+
+
+class Bottleneck(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.latent, self.expand = nn.Linear(4, 3), nn.Linear(3, 4)
+        self.norm = nn.GroupNorm(1, 4)
+
+    def forward(self, x):
+        return self.norm(self.expand(self.latent(x)))
+
+
+def test_finds_a_layer_by_its_dotted_name():
+    model = nn.Sequential(Bottleneck())
+    assert find_layer(model, "0.expand") is model[0].expand
+
+
+def test_an_empty_name_is_the_model_itself():
+    layer = nn.Linear(2, 2)
+    assert find_layer(layer, "") is layer
+
+
+def test_an_unknown_name_lists_near_ones():
+    with pytest.raises(
+        LayerNotFoundError,
+        match=r"no layer is called 'expnad'\. Did you mean 'expand'\? Linear: 'latent', 'expand'\.",
+    ):
+        FAM(Bottleneck(), layer="expnad", loss=nn.MSELoss(), weight=1)
+
+
+def test_a_list_of_many_layers_is_cut():
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(11)))
+    with pytest.raises(LayerNotFoundError, match=r"Linear: '3', .*'10' and 3 more\."):
+        find_layer(model, "head")
+
+
+def test_a_module_that_is_not_linear_is_refused():
+    with pytest.raises(
+        LayerError, match=r"'norm' is a GroupNorm, not a linear.*'latent', 'expand'"
+    ):
+        find_layer(Bottleneck(), "norm")
+
+
+def test_a_model_without_linear_layers_says_so():
+    with pytest.raises(LayerError, match="None of the 2 modules is linear"):
+        find_layer(nn.Sequential(nn.ReLU()), "0")
+
+
+def test_a_shared_weight_is_refused():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    with pytest.raises(LayerError, match=r"'1' is shared \('0\.weight', '1\.weight'\)"):
+        find_layer(model, "1")
+
+
+def test_a_module_in_two_places_is_refused():
+    layer = nn.Linear(3, 3)
+    with pytest.raises(LayerError, match=r"is shared \('0\.weight', '1\.weight'\)"):
+        find_layer(nn.Sequential(layer, layer), "0")
+
+
+def test_a_parametrized_weight_is_refused():
+    with pytest.raises(LayerError, match="computed from other parameters"):
+        find_layer(nn.Sequential(weight_norm(nn.Linear(3, 3))), "0")
+
+
+def test_a_half_precision_weight_is_refused():
+    with pytest.raises(LayerError, match=r"is torch\.bfloat16: too coarse .* torch\.autocast"):
+        find_layer(nn.Sequential(nn.Linear(3, 3).bfloat16()), "0")
+
+
+def test_a_lazy_layer_is_refused():
+    with pytest.raises(LayerError, match="'0' is lazy: run the model once"):
+        find_layer(nn.Sequential(nn.LazyLinear(3)), "0")
+
+
+class Uses(nn.Module):
+    def __init__(self, times):
+        super().__init__()
+        self.fc, self.times = nn.Linear(3, 3), times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.fc(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [(0, "'fc' was not called"), (2, "'fc' was called 2 times"), (3, "'fc' was called 3 times")],
+)
+def test_a_layer_used_never_or_more_than_once_is_refused(times, message):
+    fam = FAM(Uses(times), layer="fc", loss=nn.MSELoss(), weight=1)
+    with pytest.raises(LayerError, match=message):
+        fam(torch.ones(2, 3, requires_grad=True), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((0, 3), "'fc' got an empty batch"),
+        ((3,), r"shape \(3,\): it needs a batch dimension.*inputs\[None\]"),
+        ((2, 0, 3), r"empty input of shape \(2, 0, 3\)"),
+    ],
+)
+def test_inputs_without_samples_are_refused(shape, message):
+    fam = FAM(Uses(1), layer="fc", loss=lambda z, y: z.square().sum(), weight=1)
+    with pytest.raises(LayerError, match=message):
+        fam(torch.ones(shape), None)
+
+
+@pytest.mark.parametrize("estimator", ["columns", "hutchinson", "closed_form"])
+def test_positions_are_refused_where_each_sample_needs_one(estimator):
+    model = nn.Linear(3, 2)
+    fam = FAM(model, layer="", loss=nn.CrossEntropyLoss(), weight=1, estimator=estimator)
+    with pytest.raises(ValueError, match=r"got \(4, 2, 3\).*probe_per=\"batch\""):
+        fam(torch.ones(4, 2, 3), torch.zeros(4, 2, dtype=torch.long))
+
+
+def test_exact_is_refused_for_a_large_layer():
+    fam = FAM(nn.Linear(100, 50), layer="", loss=nn.MSELoss(), weight=1, estimator="exact")
+    with pytest.raises(LayerError, match=r"50 x 100 = 5000 weights.*at most 4096.*\"columns\""):
+        fam(torch.ones(2, 100), torch.zeros(2, 50))

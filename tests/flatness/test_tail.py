@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from famseg.flatness import FAM, LossError, SampleInteractionError, UnsupportedTailError
+
+INPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TARGETS = torch.randn(6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+class Net(nn.Module):
+    """A body, the penalised layer, and a tail on (n, 4, 2)."""
+
+    def __init__(self, tail, body=None):
+        super().__init__()
+        self.body = body or nn.Tanh()
+        self.layer = nn.Linear(3, 8)
+        self.tail = tail
+
+    def forward(self, x):
+        return self.tail(self.layer(self.body(x)).unflatten(1, (4, 2))).flatten(1)
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def fam_of(model, estimator="columns", loss=None, **options):
+    return FAM(
+        model.double(),
+        layer="layer",
+        loss=loss or (lambda z, y: (z - y).tanh().square().mean()),
+        weight=1,
+        estimator=estimator,
+        bound="none",
+        **options,
+    )
+
+
+WRONG = {
+    "batch norm": (nn.BatchNorm1d(4), r"'tail', BatchNorm1d"),
+    "instance norm": (nn.InstanceNorm1d(4), r"'tail', InstanceNorm1d"),
+    "layer norm": (nn.LayerNorm(2), r"'tail', LayerNorm"),
+    "deep": (nn.Sequential(nn.Tanh(), nn.LayerNorm(2)), r"'tail\.1', LayerNorm"),
+    "functional layer norm": (Call(lambda z: F.layer_norm(z, (2,))), "layer norm runs after"),
+    "functional instance norm": (Call(F.instance_norm), "batch or instance norm runs after"),
+}
+
+
+@pytest.mark.parametrize(("tail", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("estimator", ["auto", "columns", "hutchinson", "exact"])
+def test_norms_with_wrong_third_derivatives_are_refused_by_name(tail, message, estimator):
+    with pytest.raises(UnsupportedTailError, match=rf"{message}.*wrong in torch.*GroupNorm"):
+        fam_of(Net(tail), estimator)(INPUTS, TARGETS)
+
+
+def test_torch_still_computes_them_wrongly(monkeypatch):
+    """When this fails, torch has mended layer norm: lift the refusal."""
+    monkeypatch.setattr("famseg.flatness._pass.check_operations", lambda *_: None)
+    model = Net(nn.LayerNorm(2))
+    fam = fam_of(model)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def penalty(*values):
+        arguments = {f"model.{n}": v for n, v in zip(names, values, strict=True)}
+        return torch.func.functional_call(fam, arguments, (INPUTS, TARGETS)).penalty
+
+    assert not torch.autograd.gradcheck(penalty, values, raise_exception=False)
+
+
+class Attention(nn.Module):
+    def forward(self, z):
+        return F.scaled_dot_product_attention(z, z.sin(), z.cos())
+
+
+class Residual(nn.Module):
+    def forward(self, z):
+        return z + z.tanh().flip(1)
+
+
+RIGHT = {
+    "identity": nn.Identity(),
+    "group norm": nn.GroupNorm(2, 4),
+    "group norm as instance norm": nn.GroupNorm(4, 4),
+    "rms norm": nn.RMSNorm(2),
+    "batch norm in evaluation": nn.BatchNorm1d(4).eval(),
+    "instance norm in evaluation": nn.InstanceNorm1d(4, track_running_stats=True).eval(),
+    "attention": Attention(),
+    "residual": Residual(),
+    "relu, in place": nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2)),
+    "prelu": nn.Sequential(nn.PReLU(), nn.Linear(2, 2)),
+    "gelu": nn.GELU(),
+    "elu": nn.ELU(),
+    "silu": nn.SiLU(),
+    "softplus": nn.Softplus(),
+    "softmax": nn.Softmax(2),
+    "convolution": nn.Conv1d(4, 4, 2, padding=1, stride=2),
+    "transposed convolution": nn.Sequential(nn.ConvTranspose1d(4, 4, 2), nn.AvgPool1d(2, 1)),
+    "max pool": nn.Sequential(nn.Tanh(), nn.MaxPool1d(2), nn.Upsample(scale_factor=2)),
+    "checkpoint": Call(lambda z: checkpoint(torch.sin, z, use_reentrant=False)),
+}
+
+
+@pytest.mark.parametrize("tail", RIGHT.values(), ids=RIGHT)
+def test_value_and_gradient_of_a_supported_tail(tail, oracle, check_gradient):
+    model = Net(tail, body=nn.Linear(3, 3))
+    tail_mode = tail.training
+    fam = fam_of(model)
+    assert tail.training == tail_mode
+    value = fam(INPUTS, TARGETS).penalty.item()
+    assert value == pytest.approx(oracle(model, "layer", fam.loss, INPUTS, TARGETS), rel=1e-4)
+    check_gradient(lambda: fam(INPUTS, TARGETS).penalty, model, step=1e-4)
+
+
+def test_norms_before_the_layer_are_fine_and_updated_once(check_gradient):
+    body = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.LayerNorm(3))
+    plain, model = Net(nn.Tanh(), body).double(), Net(nn.Tanh(), body)
+    fam = fam_of(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    wanted = fam.loss(plain(INPUTS), TARGETS)
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    model.load_state_dict(before)
+    assert torch.equal(fam(INPUTS, TARGETS).loss, wanted)
+    assert all(torch.equal(v, buffers[k]) for k, v in model.named_buffers())
+    check_gradient(lambda: fam(INPUTS, TARGETS).penalty, model)
+
+
+def test_a_norm_beside_the_tail_is_fine():
+    class Beside(Net):
+        def forward(self, x):
+            z = self.layer(x)
+            return z.tanh() + self.tail(x).mean()  # runs later, does not depend on the layer
+
+    fam_of(Beside(nn.LayerNorm(3)))(INPUTS, TARGETS).total.backward()
+
+
+def test_batch_norm_is_checked_anew_when_its_mode_changes():
+    model = Net(nn.BatchNorm1d(4).eval())
+    fam = fam_of(model)
+    fam(INPUTS, TARGETS)
+    model.tail.train()
+    with pytest.raises(UnsupportedTailError):
+        fam(INPUTS, TARGETS)
+
+
+def test_a_reentrant_checkpoint_is_refused():
+    fam = fam_of(Net(Call(lambda z: checkpoint(torch.sin, z, use_reentrant=True))))
+    with pytest.raises(UnsupportedTailError, match="reentrant checkpoint.*use_reentrant=False"):
+        fam(INPUTS, TARGETS)
+
+
+def test_an_operation_without_second_derivative_is_refused_in_words():
+    fam = fam_of(
+        Net(nn.Identity()),
+        loss=lambda z, y: F.multi_margin_loss(z, torch.zeros(6, dtype=torch.long)),
+        estimator="exact",
+    )
+    with pytest.raises(UnsupportedTailError, match="cannot be differentiated twice.*Replace it"):
+        fam(INPUTS, TARGETS)
+
+
+def test_another_fault_of_torch_is_passed_on():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("the user's own")
+
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fam_of(Net(Call(Broken.apply)))(INPUTS, TARGETS)
+
+
+def pair_loss(first, second):
+    return lambda z, y: z.square().mean() + (z[first] * z[second]).sum() / 100
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (2, 3), (0, 4), (1, 5), (4, 5), (2, 5)])
+@pytest.mark.parametrize("estimator", ["columns", "hutchinson"])
+def test_any_pair_of_samples_that_interacts_is_found(pair, estimator):
+    fam = fam_of(Net(nn.Tanh()), estimator, loss=pair_loss(*pair))
+    with pytest.raises(SampleInteractionError, match='influence each other.*probe_per="batch"'):
+        fam(INPUTS, TARGETS)
+
+
+def test_auto_takes_probes_for_the_batch_where_samples_interact():
+    fam = fam_of(Net(nn.Tanh()), "auto", loss=pair_loss(0, 1))
+    fam(INPUTS[:1], TARGETS[:1].T)  # one sample cannot show it
+    fam(INPUTS, TARGETS)
+    assert "batch_probes, unbiased: the samples of a batch interact" in fam.explain()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda z, y: z.square().mean(1), r"one scalar for the batch, got shape \(6,\)"),
+        (lambda z, y: 1.0, "must return a tensor, got float"),
+        (lambda z, y: y.mean(), "does not depend on layer 'layer'"),
+        (lambda z, y: z.detach().mean(), "does not depend on layer 'layer'"),
+    ],
+)
+def test_losses_that_cannot_be_penalised_are_refused(loss, message):
+    with pytest.raises(LossError, match=message):
+        fam_of(Net(nn.Identity()), loss=loss)(INPUTS, TARGETS)

@@ -1,0 +1,37 @@
+"""A ready SQLite store: its tables are made once and copied, for making them takes seconds."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from famseg.tracking import _store, resolve_uri
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow import MlflowClient
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with _store.quiet():
+        _store.client(f"sqlite:///{path}", 10)
+    return path
+
+
+@pytest.fixture
+def uri(empty_database: Path, tmp_path: Path) -> str:
+    """The address of a store with tables and nothing in them."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return resolve_uri(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    """A client of that store, to see what arrived."""
+    with _store.quiet():
+        return _store.client(uri, 10)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from famseg.config import InputError
+from famseg.tracking._outbox import Outbox
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+    now = [1000.0]
+    monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
+    return now
+
+
+class Store:
+    """A store that can be away; keeps what it was given, in order."""
+
+    def __init__(self):
+        self.away = False
+        self.tries = 0
+        self.got = []
+
+    def take(self, item):
+        def action():
+            self.tries += 1
+            if self.away:
+                raise ConnectionRefusedError(111, "Connection refused")
+            self.got.append(item)
+
+        return action
+
+
+@pytest.fixture(autouse=True)
+def record_log(caplog):
+    caplog.set_level(logging.INFO, "famseg")
+
+
+def test_entries_pass_through_at_once(clock):
+    store, outbox = Store(), Outbox("S")
+    outbox.put("a", store.take(1))
+    assert store.got == [1]
+    assert len(outbox) == 0
+    assert outbox.problem is None
+
+
+def test_an_outage_warns_once_and_keeps_the_order(clock, caplog):
+    store, outbox = Store(), Outbox("S")
+    store.away = True
+    for item in range(5):
+        outbox.put("a", store.take(item))
+        clock[0] += 20
+    assert outbox.problem == "Connection refused"
+    store.away = False
+    clock[0] += 1000
+    outbox.put("a", store.take(5))
+    assert store.got == [0, 1, 2, 3, 4, 5]
+    assert caplog.messages == [
+        "S does not answer (Connection refused). The run goes on with its local record; what "
+        "waits is sent once it is back.",
+        "S is back: 6 entries sent.",
+    ]
+
+
+def test_a_second_outage_warns_again(clock, caplog):
+    store, outbox = Store(), Outbox("S")
+    for away in (True, False, True):
+        store.away = away
+        clock[0] += 1000
+        outbox.put("a", store.take(0))
+    assert sum("does not answer" in message for message in caplog.messages) == 2
+
+
+def test_a_dead_store_is_asked_ever_less(clock):
+    store, outbox = Store(), Outbox("S")
+    store.away = True
+    for _ in range(3600):
+        outbox.put("a", store.take(0))
+        clock[0] += 1
+    # at 0, 15, 45, 105, 225, 465, 945, then every 600 s
+    assert store.tries == 11
+
+
+def test_flush_asks_without_waiting(clock):
+    store, outbox = Store(), Outbox("S")
+    store.away = True
+    outbox.put("a", store.take(0))
+    store.away = False
+    assert outbox.flush()
+    assert store.got == [0]
+
+
+def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
+    store, outbox = Store(), Outbox("S")
+
+    def refused():
+        raise ValueError("no such\ncolour")
+
+    outbox.put("the picture x", refused)
+    outbox.put("the picture x", refused)
+    outbox.put("a", store.take(1))
+    assert store.got == [1]
+    assert caplog.messages == ["S does not take the picture x (no such colour): left out."]
+
+
+def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):
+    store, outbox = Store(), Outbox("S")
+
+    def refused():
+        raise ValueError("name too long")
+
+    outbox.put("the run", refused, essential=True)
+    outbox.put("a", store.take(1))
+    assert store.got == []
+    assert len(outbox) == 0
+    assert caplog.messages == ["S does not take the run (name too long): it is not tracked there."]
+
+
+def test_a_fault_of_the_user_is_raised_at_the_start_and_a_warning_later(clock, caplog):
+    def deleted():
+        raise InputError("tracking.experiment: 'x' was deleted.")
+
+    with pytest.raises(InputError, match="was deleted"):
+        Outbox("S").put("the run", deleted, essential=True)
+
+    store, outbox = Store(), Outbox("S")
+    store.away = True
+    outbox.put("first", store.take(0))
+    outbox.put("the run", deleted, essential=True)
+    store.away = False
+    outbox.flush()
+    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-2]
+
+
+def test_memory_is_bounded_and_the_first_entry_stays(clock, monkeypatch):
+    monkeypatch.setattr("famseg.tracking._outbox._MOST_ENTRIES", 10)
+    store, outbox = Store(), Outbox("S")
+    store.away = True
+    for item in range(100):
+        outbox.put("a", store.take(item))
+    store.away = False
+    outbox.flush()
+    assert store.got == [0, *range(91, 100)]
+
+
+def test_nothing_is_tried_or_said_before_it_is_ready(clock, caplog):
+    store, ready = Store(), []
+    outbox = Outbox("S", ready=lambda: bool(ready))
+    outbox.put("a", store.take(1))
+    assert not outbox.flush()
+    assert (store.tries, outbox.problem, caplog.messages) == (0, None, [])
+    ready.append(True)
+    outbox.put("a", store.take(2))
+    assert store.got == [1, 2]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from famseg.config import InputError
+from famseg.tracking import _store, prepare_store
+
+FIRST_WRITER = """
+import sys
+from famseg.tracking import Tracker
+with Tracker.start(uri=sys.argv[1], run_name=sys.argv[2], parameters={"seed": sys.argv[2]}) as t:
+    t.log_epoch(1, {"train/loss": 1.0})
+print(t.run_id, t.waiting, t.problem)
+"""
+
+
+@pytest.mark.slow
+def test_several_first_writers_do_not_hurt_each_other(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_WRITER, uri, str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    said = [writer.communicate(timeout=120) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 4, said
+    assert all(out.endswith(" 0 None\n") for out, _ in said), said
+    assert all(error == "" for _, error in said), said
+    with _store.quiet():
+        client = _store.client(uri, 10)
+        (experiment,) = client.search_experiments(filter_string="name = 'famseg'")
+        runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.params["seed"] for run in runs) == list("0123")
+
+
+def test_the_lock_is_held_by_one_at_a_time(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    inside, order = threading.Event(), []
+
+    def other():
+        inside.wait()
+        with _store.creation_lock(uri):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with _store.creation_lock(uri):
+        inside.set()
+        time.sleep(0.15)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
+def test_a_lock_that_stays_held_is_an_error_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, "_LOCK_SECONDS", 0.1)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with (
+        _store.creation_lock(uri),
+        pytest.raises(TimeoutError, match=r"mlflow\.db\.lock has been held for a minute"),
+        _store.creation_lock(uri),
+    ):
+        pass
+
+
+def test_other_stores_need_no_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with _store.creation_lock("http://localhost:5000"):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_artifacts_lie_beside_the_database(uri, client, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    found = client.get_experiment(_store.experiment_id(client, uri, "a study: 1"))
+    path = Path(unquote(urlparse(found.artifact_location).path))
+    assert path == tmp_path / "mlruns" / "a_study__1"
+
+
+def test_an_experiment_is_found_again(uri, client):
+    assert _store.experiment_id(client, uri, "x") == _store.experiment_id(client, uri, "x")
+
+
+def test_a_deleted_experiment_is_refused_with_both_ways_out(uri, client):
+    number = _store.experiment_id(client, uri, "old")
+    client.delete_experiment(number)
+    with pytest.raises(InputError) as caught:
+        _store.experiment_id(client, uri, "old")
+    assert str(caught.value) == (
+        "tracking.experiment: 'old' was deleted. Choose another name, or run "
+        f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {number}"
+    )
+
+
+def test_quiet_is_over_afterwards():
+    before = logging.getLogger("mlflow").level
+    with _store.quiet():
+        warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+        assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
+    assert logging.getLogger("mlflow").level == before
+    with pytest.raises(DeprecationWarning, match="shown"):
+        warnings.warn("shown", DeprecationWarning, stacklevel=1)
+
+
+def test_a_users_own_limits_stay(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with _store.quiet():
+        _store.client(uri, 5)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def test_a_client_does_not_change_the_address_of_others(uri, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with _store.quiet():
+        import mlflow
+
+        before = mlflow.get_tracking_uri()
+        _store.client(uri, 5)
+        assert mlflow.get_tracking_uri() == before
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_prepare_finds_an_experiment_and_makes_none(uri, client):
+    assert prepare_store(uri, "x") is None
+    assert client.get_experiment_by_name("x") is None
+    number = _store.experiment_id(client, uri, "x")
+    assert prepare_store(uri, "x") == number
+    assert "mlflow.sharedViewState.famseg-lambda" in client.get_experiment(number).tags
+
+
+def test_prepare_says_why_a_store_cannot_be_opened(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"no database " * 100)
+    with pytest.raises(InputError, match=r"cannot be opened \(.*file is not a database"):
+        prepare_store(f"sqlite:///{path}", "x")
+
+
+def test_the_reason_is_the_innermost_cause_on_one_short_line():
+    outer = RuntimeError("request failed")
+    outer.__cause__ = OSError(28, "No space left on device")
+    assert _store.reason(outer) == "No space left on device"
+    assert _store.reason(ValueError("a\n  b")) == "a b"
+    assert len(_store.reason(ValueError("x" * 500))) == 120
+    assert _store.reason(KeyError()) == "KeyError"
