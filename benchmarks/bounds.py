@@ -3,12 +3,12 @@
     python benchmarks/bounds.py            # all tables, about three minutes on one core
     python benchmarks/bounds.py --steps 40 # a quick look
 
-Relative flatness of a Dice loss can be negative. A small 3D autoencoder completes spherical shells
-with a hole, Dice loss plus lambda times the relative flatness of the layer behind its bottleneck, once
-for each bound and several lambdas. Every run starts from the same weights and sees the same batches.
-Printed: training loss and test Dice at the end, exact relative flatness on the test set (mean, smallest
-sample, share of negative samples), the lowest training objective seen, and, at the weights of
-two of the runs, bias and noise of the bounded estimate with one probe.
+Relative flatness of a Dice loss can be negative. A small 3D autoencoder completes spherical
+shells with a hole, Dice loss plus lambda times the relative flatness of the layer behind its
+bottleneck, once for each bound and several lambdas. Every run starts from the same weights and sees
+the same batches. Printed: training loss and test Dice at the end, exact relative flatness on the
+test set (mean, smallest sample, share of negative samples), the lowest training objective seen, and, at
+the weights of two of the runs, bias and noise of the bounded estimate with one probe.
 """
 
 from __future__ import annotations
@@ -128,11 +128,10 @@ def compare(steps: int, lambdas: list[float]) -> None:
             with torch.no_grad():
                 loss = fam(*learn).loss.item()
             kappa = exact_kappa(fam, test)
-            print(
-                f"{weight:<7g} {bound:<16} {loss:.4f} {dice(fam, test):.4f}    {kappa.mean():<+10.4g} "
-                f"{kappa.min():<+10.4g} {(kappa < 0).float().mean():<9.2f} {lowest:<+13.4g} {seconds:.1f}",
-                flush=True,
-            )
+            row = [weight, bound, f"{loss:.4f}", f"{dice(fam, test):.4f}"]
+            row += [f"{x:+.4g}" for x in (kappa.mean(), kappa.min())]
+            row += [f"{(kappa < 0).float().mean():.2f}", f"{lowest:+.4g}", f"{seconds:.1f}"]
+            print(*(f"{cell!s:<15}" for cell in row), flush=True)
 
 
 def noise(steps: int, draws: int, weight: float) -> None:
@@ -144,9 +143,17 @@ def noise(steps: int, draws: int, weight: float) -> None:
     parts = exact.measure(*batch).per_sample
     print(
         f"\nweights of lambda {weight:g}, batch of 8: kappa {parts.mean():+.4g}, "
-        f"samples {parts.min():+.3g} to {parts.max():+.3g}, one probe, {draws} draws\n"
-        "bound            of exact   mean of estimates  std/|mean|  cosine of mean gradient  noise"
+        f"samples {parts.min():+.3g} to {parts.max():+.3g}, one probe, {draws} draws"
     )
+    head = (
+        "bound",
+        "of exact",
+        "mean estimate",
+        "std/|mean|",
+        "gradient cosine",
+        "gradient std/norm",
+    )
+    print(*(f"{cell:<17}" for cell in head))
     for bound in BOUNDS:
         exact.bound = bound
         _, truth = _value_and_gradient(exact, batch)
@@ -157,11 +164,9 @@ def noise(steps: int, draws: int, weight: float) -> None:
         value, gradient = (torch.stack(part) for part in zip(*found, strict=True))
         mean = gradient.mean(0)
         scatter = (gradient - mean).norm(dim=1).square().mean().sqrt() / mean.norm()
-        print(
-            f"{bound:<16} {bounded(parts, bound):<+10.4g} {value.mean():<+18.4g} "
-            f"{value.std() / value.mean().abs():<11.2f} {torch.cosine_similarity(mean, truth, 0):<24.3f} "
-            f"{scatter:.2f}"
-        )
+        numbers = (bounded(parts, bound), value.mean(), value.std() / value.mean().abs())
+        numbers += (torch.cosine_similarity(mean, truth, 0), scatter)
+        print(f"{bound:<17}", *(f"{x:<+17.4g}" for x in numbers))
 
 
 def _value_and_gradient(fam: FAM, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -172,14 +177,12 @@ def _value_and_gradient(fam: FAM, batch: tuple[Tensor, Tensor]) -> tuple[Tensor,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--draws", type=int, default=50)
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[0, 0.01, 0.1, 1, 10])
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--lambdas", type=float, nargs="+", default=[0, 0.1, 1, 10])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, {platform.machine()}, one thread, {options.steps} steps, batch 8"
-    )
+    print(f"torch {torch.__version__}, {platform.machine()}, one thread, {options.steps} steps")
     compare(options.steps, options.lambdas)
     for weight in (0.0, 0.1):
         noise(options.steps, options.draws, weight)

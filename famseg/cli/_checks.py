@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from famseg.config import InputError
-from famseg.tracking import cores, cpu_name, resolve_uri
+from famseg.tracking import cores, cpu_name, resolve_uri, without_password
 
 _GIB = 1024**3
 
@@ -165,17 +165,18 @@ def store() -> Check:
         uri = resolve_uri()
     except InputError as error:
         return Check("fault", "mlflow store", str(error))
+    shown = without_password(uri)
     if uri.startswith("sqlite"):
         return _sqlite_store(uri, Path(uri.partition("///")[2]))
     if not uri.startswith("http"):
-        return Check("ok", "mlflow store", f"{uri} (a database: not tried)")
+        return Check("ok", "mlflow store", f"{shown} (a database: not tried)")
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3):  # noqa: S310 - http
-            return Check("ok", "mlflow store", f"{uri} answers")
+            return Check("ok", "mlflow store", f"{shown} answers")
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         advice = "Start the server; trainings run without it and keep their own record."
-        return Check("warning", "mlflow store", f"{uri} does not answer ({why})", advice)
+        return Check("warning", "mlflow store", f"{shown} does not answer ({why})", advice)
 
 
 def _sqlite_store(uri: str, path: Path) -> Check:

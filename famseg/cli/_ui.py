@@ -23,7 +23,13 @@ from typing import IO, Annotated
 import typer
 
 from famseg.config import InputError, load
-from famseg.tracking import TrackingConfig, comparison_url, prepare_store, resolve_uri
+from famseg.tracking import (
+    TrackingConfig,
+    comparison_url,
+    prepare_store,
+    resolve_uri,
+    without_password,
+)
 
 EXAMPLES = """
 Examples:
@@ -79,7 +85,7 @@ def ui(
     with _stopped_by_signals(), _server(uri, host, port) as process:
         _announce(server, uri, experiment, browser=browser, as_json=as_json)
         process.wait()
-        raise InputError(f"the MLflow server of {uri} has ended by itself. Start it again.")
+        raise InputError(f"the MLflow server on port {port} has ended by itself. Start it again.")
 
 
 ui.__doc__ = f"{inspect.cleandoc(ui.__doc__ or '')}\n{EXAMPLES}"
@@ -222,14 +228,14 @@ def _stopped_by_signals() -> Iterator[None]:
 def _announce(
     server: str, uri: str, experiment: str | None, *, browser: bool, as_json: bool
 ) -> None:
-    compare = None if experiment is None else comparison_url(server, experiment)
+    uri, compare = without_password(uri), experiment and comparison_url(server, experiment)
     if as_json:
         typer.echo(json.dumps({"url": server, "compare": compare, "store": uri}))
     else:
         typer.echo(f"MLflow UI        {server}")
         typer.echo(f"Compare lambdas  {compare or 'once there are runs'}")
         typer.echo(f"Store            {uri}")
-        if server != uri:
+        if not uri.startswith("http"):
             typer.echo("Ctrl-C ends it.")
     sys.stdout.flush()
     if browser and sys.stdout.isatty() and _has_display():

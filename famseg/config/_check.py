@@ -85,11 +85,8 @@ def describe(value: object) -> str:
     if isinstance(value, str):
         return f"the text {one_line(repr(value), _LONGEST)}"
     if isinstance(value, Mapping):
-        return (
-            f"keys with values ({one_line(', '.join(value), _LONGEST)})"
-            if value
-            else "empty braces"
-        )
+        names_of_keys = one_line(", ".join(value), _LONGEST)
+        return f"keys with values ({names_of_keys})" if value else "empty braces"
     if isinstance(value, list):
         return f"the list {one_line(json.dumps(value), _LONGEST)}"
     return one_line(str(value).lower(), _LONGEST)  # true, inf, 1e-05
@@ -142,7 +139,7 @@ def _message(spot: Spot, error: ErrorDetails, config: type[Strict]) -> tuple[Key
     elif kind == "extra_forbidden":
         message = _unknown_key(spot, config)
     elif kind in ("value_error", "assertion_error"):
-        message = " ".join(str(context.get("error", error["msg"])).split())
+        message = one_line(" ".join(str(context.get("error", error["msg"])).split()), 1000)
     elif kind in _SIZES and context.get("min_length") == 1:
         message = "must not be empty"
     elif kind in _SIZES:
@@ -155,7 +152,7 @@ def _message(spot: Spot, error: ErrorDetails, config: type[Strict]) -> tuple[Key
     elif kind in _TYPES:
         message = f"expected {_TYPES[kind]}, got {describe(value)}{_type_advice(spot, error)}"
     else:
-        message = f"{error['msg']}, got {describe(value)}"
+        message = one_line(f"{error['msg']}, got {describe(value)}", 1000)
     return spot.key, message
 
 

@@ -43,7 +43,7 @@ def ellipsoid(centre: Point, radii: Point) -> Body:
             + (v / np.float32(radii[1])) ** 2
             + (w / np.float32(radii[2])) ** 2
         )
-        # In the very centre both are 0; the ratio's limit lies between the smallest and largest radius.
+        # In the very centre both are 0; the limit lies between the smallest and largest radius.
         ratio = np.where(slope > 0, value / np.where(slope > 0, slope, 1), np.float32(min(radii)))
         return np.asarray((value - 1) * ratio, dtype=np.float32)
 

@@ -1,4 +1,7 @@
-"""What ITK lets pass in a NIfTI file: missing voxels (read as zeros), unusable spacing, no axes."""
+"""What ITK lets pass in a NIfTI file.
+
+It reads missing voxels and NaN as 0, and takes 1 mm for a spacing of 0 or NaN.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,10 @@ def check_nifti(path: Path, max_voxels: int) -> None:
             "copy it again"
         )
     _check_geometry(path, header)
+    if header.get_data_dtype().kind == "f":
+        voxels = nibabel.load(path).dataobj.get_unscaled()
+        if not np.isfinite(voxels).all():
+            raise InputError(not_finite(path))
 
 
 def _unpack(path: Path, limit: int) -> tuple[bytes, int]:
@@ -106,6 +113,11 @@ def too_many_voxels(path: Path, shape: list[int], max_voxels: int) -> str:
         f"{path}: the header announces {'x'.join(map(str, shape))} voxels, more than {max_voxels}: "
         "it is damaged, or the volume must be resampled first"
     )
+
+
+def not_finite(path: Path) -> str:
+    """Return the message for voxels that are no numbers."""
+    return f"{path}: the volume holds NaN or infinite values: repair it or mask them out"
 
 
 def unusable_spacing(path: Path, spacing: list[float]) -> str:

@@ -77,7 +77,7 @@ def prepare_transform(
         )
     return Compose(
         [
-            LoadImaged(key, reader=VolumeReader(), image_only=True),
+            LoadVolumed(key),
             EnsureChannelFirstd(key),
             BinariseBoned(key),
             Orientationd(key, axcodes="RAS", labels=None),
@@ -106,7 +106,7 @@ def prepare_file(path: Path, transform: Compose) -> tuple[NDArray[np.uint8], NDA
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
-    """`read_volume` for MONAI: ``LoadImaged(keys, reader=VolumeReader())``."""
+    """`read_volume` as a reader of MONAI's; `LoadVolumed` uses it."""
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
         """Return whether every file has an ending that `read_volume` reads."""
@@ -131,6 +131,27 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
             "space": "RAS",
         }
         return img.array, meta
+
+
+class LoadVolumed(LoadImaged):  # type: ignore[misc]
+    """Load volumes with `VolumeReader` alone.
+
+    MONAI's ``LoadImaged(reader=...)`` goes on to its own readers where the given one refuses a
+    file, and those read damaged files without a word.
+
+    Args:
+        keys: Keys of the paths.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable]) -> None:
+        super().__init__(keys, image_only=True)
+
+    def __call__(
+        self, data: Mapping[Hashable, Any], reader: ImageReader | None = None
+    ) -> dict[Hashable, Any]:
+        """Load each file."""
+        loaded: dict[Hashable, Any] = super().__call__(data, reader=reader or VolumeReader())
+        return loaded
 
 
 class BinariseBoned(MapTransform):  # type: ignore[misc]
@@ -257,8 +278,6 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
 
 def _bone(image: Tensor) -> Tensor:
     """Return uint8 0 and 1; InputError for what is no mask."""
-    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
-        raise InputError("the volume holds NaN or infinite values: repair it or mask them out")
     low, high = float(image.min()), float(image.max())
     if low < 0:
         raise InputError(

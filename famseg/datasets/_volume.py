@@ -15,7 +15,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.config import InputError
-from famseg.datasets._nifti import check_nifti, too_many_voxels, unusable_spacing
+from famseg.datasets._nifti import check_nifti, not_finite, too_many_voxels, unusable_spacing
 
 MAX_VOXELS = 2**30
 """Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""
@@ -100,7 +100,10 @@ def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
             f"{path}: the header is readable, the voxels are not: the file is cut short or "
             f"damaged{beside}"
         ) from error
-    return Volume(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine, path)
+    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(not_finite(path))
+    return Volume(array, affine, path)
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

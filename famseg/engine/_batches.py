@@ -55,7 +55,13 @@ class Batches(Sampler[list[int]]):
         self.rank = rank
         self.world = world
         self.start = start
-        self._order = DistributedSampler(range(samples), num_replicas=1, rank=0, seed=seed)
+        # All it asks of a data set is its length.
+        self._order: DistributedSampler[int] = DistributedSampler(
+            range(samples),  # type: ignore[arg-type]
+            num_replicas=1,
+            rank=0,
+            seed=seed,
+        )
 
     @property
     def per_epoch(self) -> int:

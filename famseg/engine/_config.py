@@ -198,7 +198,7 @@ class TrainingConfig(Strict):
             precision=self.precision,
             validate_every=self.validate_every,
             picture_every=self.picture_every,
-            patience=early and early.patience,
+            patience=early.patience if early else None,
             min_delta=early.min_delta if early else 0.0,
             workers=self.workers,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from ignite.engine import Engine
@@ -78,8 +78,11 @@ class TrainStep:
         accumulate: int = 1,
     ) -> None:
         self.wrapped = objective
-        ddp = isinstance(objective, DistributedDataParallel)
-        self.objective: Objective = objective.module if ddp else objective
+        self.objective: Objective = (
+            cast("Objective", objective.module)
+            if isinstance(objective, DistributedDataParallel)
+            else objective
+        )
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.batches = batches
@@ -103,7 +106,8 @@ class TrainStep:
         with self._synchronised(iteration == last):
             terms = self._forward(iteration, first, to_device(batch, self.device))
             self._stop_unless_finite(iteration, terms)
-            self.scaler.scale(terms.total * (share * samples / window)).backward()
+            total = self.scaler.scale(terms.total * (share * samples / window))
+            total.backward()  # type: ignore[no-untyped-call]
         if iteration == last:
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -176,8 +180,9 @@ class TrainStep:
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
 
     def _synchronised(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch's
-        ddp = isinstance(self.wrapped, DistributedDataParallel)
-        return nullcontext() if last or not ddp else self.wrapped.no_sync()
+        if last or not isinstance(self.wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
 
     def _move(self, iteration: int, terms: Terms) -> None:
         parameters = list(self.objective.parameters())

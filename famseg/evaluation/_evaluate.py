@@ -88,7 +88,7 @@ def evaluate(
     ratios = {}
     for each in answers:
         parts, ratio = _score(each, processes, mean_skull, tolerance_mm, progress)
-        dealt = [part for parts in processes.gather(parts) for part in parts]
+        dealt = [part for share in processes.gather(parts) for part in share]
         rows += [row for _, part in sorted(dealt, key=lambda part: part[0]) for row in part]
         ratio.gather(processes)
         ratios[each.name] = ratio.compute()

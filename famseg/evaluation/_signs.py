@@ -40,7 +40,7 @@ def failure_signs(
     Example:
         >>> history = [{"epoch": 1, "train/loss": 0.5, "train/penalty": 0.1}]
         >>> failure_signs(history, weight=0.001, variance_ratios={})[0][:50]
-        'penalty without effect: lambda * kappa is 0.02 % o'
+        'penalty without effect: lambda * kappa is 0.02% of'
     """
     return [
         *_collapse(variance_ratios, weight),

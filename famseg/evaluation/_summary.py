@@ -11,8 +11,8 @@ from famseg.evaluation._cases import METRICS, REGIONS, SOURCES, CaseRow
 Summary = dict[str, dict[str, Any]]
 Statistics = dict[str, float | int]
 
-# The table's columns: metric, header with unit, decimals.
-_COLUMNS = (
+# The table's rows: metric, header with unit, decimals.
+_ROWS = (
     ("dsc", "DSC", 3),
     ("hd_mm", "HD mm", 2),
     ("hd95_mm", "HD95 mm", 2),
@@ -83,59 +83,52 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Return the summary as plain text: a line for each set, region and source.
+    """Return the summary as plain text: a block for each set, the baseline beside the model.
 
     Args:
         summary: As ``evaluate`` returns it.
 
     Returns:
-        Lines of mean ± standard deviation, cases, and failed cases; without a newline at the end.
+        Mean ± standard deviation by metric with its unit, and failed cases, for the whole skull and
+        for the implant; without a newline at the end. Fits 88 columns while distances stay below
+        100 mm.
     """
-    lines = [["set", "region", "source", *(header for _, header, _ in _COLUMNS), "n", "failed"]]
-    for name, of_set in summary.items():
-        for source, region, metrics in sorted(
-            _blocks(of_set), key=lambda block: block[1] != "skull"
-        ):
-            cells = [
-                f"{metrics[metric]['mean']:.{digits}f} ± {metrics[metric]['std']:.{digits}f}"
-                for metric, _, digits in _COLUMNS
-            ]
-            counts = [str(metrics["dsc"][count]) for count in ("n", "failed")]
-            lines.append([name, region, source.replace("_", " "), *cells, *counts])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join(text + _notes(summary))
-
-
-def _notes(summary: Mapping[str, Any]) -> list[str]:
-    blocks = [block for of_set in summary.values() for block in _blocks(of_set)]
+    blocks = [_block(name, of_set) for name, of_set in summary.items()]
     notes = []
-    ratios = [
-        f"{name} {_ratio(of_set['variance_ratio'])}"
-        for name, of_set in summary.items()
-        if "variance_ratio" in of_set
+    if any("variance_ratio" in of_set for of_set in summary.values()):
+        notes.append(
+            "variance ratio: outputs over truths; 1 varies as the truth, 0 is one skull for all"
+        )
+    if any(m["dsc"]["failed"] for of_set in summary.values() for _, _, m in _blocks(of_set)):
+        notes.append(
+            "failed: no bone in the answer, or in the truth alone; the means count it with DSC 0,\n"
+            "NSD 0 and the image's diagonal as distance"
+        )
+    return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
+
+
+def _block(name: str, of_set: Mapping[str, Any]) -> str:
+    columns = sorted(_blocks(of_set), key=lambda block: REGIONS.index(block[1]))
+    cases = max((metrics["dsc"]["n"] for _, _, metrics in columns), default=0)
+    title = f"{name}: {cases} case{'s' * (cases != 1)}"
+    if "variance_ratio" in of_set:
+        ratio = of_set["variance_ratio"]
+        title += f", variance ratio {'undefined' if ratio is None else format(ratio, '.3f')}"
+    lines = [
+        ["", *(region if source == "model" else "mean skull" for source, region, _ in columns)]
     ]
-    if ratios:
-        notes.append(
-            f"Output variance / truth variance: {', '.join(ratios)} "
-            "(1: varies as the truth; 0: one skull for every input)"
-        )
-    if any(metrics["dsc"]["failed"] for _, _, metrics in blocks):
-        notes.append(
-            "Failed: the answer is empty. Counted in the means with DSC 0, NSD 0 and the image's "
-            "diagonal as distance."
-        )
-    return ["", *notes] if notes else []
+    for metric, header, digits in _ROWS:
+        figures = [metrics[metric] for _, _, metrics in columns]
+        cells = [f"{each['mean']:.{digits}f} ± {each['std']:.{digits}f}" for each in figures]
+        lines.append([header, *cells])
+    lines.append(["failed", *(str(metrics["dsc"]["failed"]) for _, _, metrics in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join([title, *(_aligned(line, widths) for line in lines)])
 
 
-def _ratio(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return ("  " + "  ".join(padded)).rstrip()
 
 
 def _blocks(of_set: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Statistics]]]:

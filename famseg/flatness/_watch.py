@@ -61,13 +61,14 @@ def watched(layer: nn.Linear, name: str) -> Iterator[Site]:
     """
     site = Site(name)
     device = layer.weight.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = torch.amp.is_autocast_available(device)
 
     def before(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         site.calls += 1
-        if not autocast:
+        # Asked here and not before the pass: a network may enter autocast by itself.
+        if not (autocast and torch.is_autocast_enabled(device)):
             return None
         torch.set_autocast_enabled(device, False)
         dtype = layer.weight.dtype
@@ -85,8 +86,8 @@ def watched(layer: nn.Linear, name: str) -> Iterator[Site]:
     with ExitStack() as stack:
         if autocast:
             # Restores the caller's autocast state whatever the hook and the network did to it.
-            dtype = torch.get_autocast_dtype(device)
-            stack.enter_context(torch.autocast(device, dtype=dtype))
+            enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(layer.register_forward_hook(after, with_kwargs=True).remove)

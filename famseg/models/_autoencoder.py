@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from famseg.models._norms import replace_instance_norm
 
 
-class ShapeAutoencoder(AutoEncoder):
+class ShapeAutoencoder(AutoEncoder):  # type: ignore[misc]  # MONAI ships no types
     """Convolutional autoencoder whose code passes two linear layers, ``latent`` and ``expand``.
 
     The network of the FAM paper's skull experiment (arXiv 2307.02337, section 4.3): strided

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -43,4 +41,4 @@ def replace_instance_norm(module: nn.Module) -> nn.Module:
         group = nn.GroupNorm(channels, channels, eps=child.eps, affine=child.affine)
         group.load_state_dict(child.state_dict())
         setattr(module, name, group)
-    return cast("nn.Module", module)
+    return module

@@ -10,6 +10,7 @@ from ._record import read_metrics as read_metrics
 from ._store import prepare_store as prepare_store
 from ._tracker import Tracker as Tracker
 from ._uri import resolve_uri as resolve_uri
+from ._uri import without_password as without_password
 from ._view import comparison_url as comparison_url
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "read_metrics",
     "resolve_uri",
     "run_name",
+    "without_password",
     "write_json",
 ]

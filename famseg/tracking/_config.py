@@ -30,7 +30,8 @@ class TrackingConfig(Strict):
         default=None,
         description="Address of the MLflow store (sqlite:///mlflow.db, http://HOST:5000, a "
         "database). It wins over the environment variable MLFLOW_TRACKING_URI; without both: "
-        "mlflow.db in the working folder.",
+        "mlflow.db in the working folder. An address with a password belongs into the variable: "
+        "the configuration is kept with the run.",
     )
     experiment: str = Field(
         default="famseg",

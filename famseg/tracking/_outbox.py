@@ -47,7 +47,7 @@ class Outbox:
         self._wait_s = _FIRST_WAIT_S
         self._next_try = 0.0
         self._refused: set[str] = set()
-        self._closed = False
+        self.closed = False
         self.problem: str | None = None
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Outbox:
             InputError: If an action finds a fault of the user's at its first try; later it is a
                 warning.
         """
-        if self._closed:
+        if self.closed:
             return
         self._entries.append(_Entry(what, action, essential))
         if len(self._entries) > _MOST_ENTRIES:
@@ -131,7 +131,7 @@ class Outbox:
                 entry.what,
                 _store.reason(error),
             )
-            self._closed = True
+            self.closed = True
             self._entries.clear()
             return
         if entry.what not in self._refused:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import famseg
 from famseg.tracking._record import write_atomically
+from famseg.tracking._uri import without_password
 
 _PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "SimpleITK")
 # Set by images that hold the code without its repository.
@@ -31,7 +32,8 @@ def provenance(
 ) -> dict[str, object]:
     """Collect what is needed to run the same again and to explain a difference.
 
-    No personal data: neither user nor host name, and the home folder is written ``~``. Takes about
+    No personal data: neither user nor host name, no password of an address, and the home folder is
+    written ``~``. Takes about
     10 ms for git, and imports torch.
 
     Args:
@@ -48,7 +50,7 @@ def provenance(
     commit, dirty = _commit(Path(famseg.__file__).resolve().parent)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _without_home(sys.argv if command is None else command),
+        "command": _impersonal(sys.argv if command is None else command),
         "commit": commit,
         "dirty": dirty,
         "versions": versions(),
@@ -197,7 +199,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _without_home(command: Sequence[str]) -> str:
+def _impersonal(command: Sequence[str]) -> str:
     home = str(Path.home())
-    text = " ".join(command)
+    text = without_password(" ".join(command))
     return text if home == "/" else text.replace(home, "~")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from famseg.tracking import _store
 from famseg.tracking._names import cut, milliseconds, valid_name
 from famseg.tracking._outbox import Outbox
+from famseg.tracking._uri import without_password
 from famseg.tracking._view import share_comparison
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ class Run:
         tags: Mapping[str, str],
         run_id: str | None,
     ) -> None:
-        self.uri = uri
-        self._box = Outbox(f"MLflow store {uri}")
+        self.uri = without_password(uri)
+        self._uri = uri
+        self._box = Outbox(f"MLflow store {self.uri}")
         # Files may go to another machine than the rest; if that is down, metrics still arrive.
-        self._files = Outbox(f"Artifact store of MLflow {uri}", ready=self._can_take_files)
+        self._files = Outbox(f"Artifact store of MLflow {self.uri}", ready=self._can_take_files)
         self._experiment = experiment
         self._timeout_s = timeout_s
         self._name = name
@@ -112,9 +114,9 @@ class Run:
         self._put("the comparison view", lambda run: self._share(run))
 
     def _open(self) -> None:
-        with _store.creation_lock(self.uri):
-            client = _store.client(self.uri, self._timeout_s)
-            experiment_id = _store.experiment_id(client, self.uri, self._experiment)
+        with _store.creation_lock(self._uri):
+            client = _store.client(self._uri, self._timeout_s)
+            experiment_id = _store.experiment_id(client, self._uri, self._experiment)
         stored = None if self._resumed is None else self._find(client, self._resumed)
         if stored is not None:
             self._reopen(client, stored)
@@ -176,12 +178,16 @@ class Run:
                 raise RuntimeError("the run is not open")
             action(self._opened)
 
-        (self._box if box is None else box).put(what, act)
+        if not self._box.closed:
+            (self._box if box is None else box).put(what, act)
 
     def _send_parameters(self, run: _Opened, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        texts = {valid_name(key): cut(text, _LONGEST_PARAMETER) for key, text in parameters.items()}
+        texts = {
+            valid_name(key): cut(without_password(text), _LONGEST_PARAMETER)
+            for key, text in parameters.items()
+        }
         items = [
             Param(key, text) for key, text in texts.items() if key not in self._known_parameters
         ]

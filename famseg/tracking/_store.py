@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famseg.config import InputError
-from famseg.tracking._uri import sqlite_path
+from famseg.tracking._uri import sqlite_path, without_password
 from famseg.tracking._view import share_comparison
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment.lifecycle_stage == "deleted":
         raise InputError(
             f"tracking.experiment: {name!r} was deleted. Choose another name, or run "
-            f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment.experiment_id}"
+            f"MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
 
@@ -164,7 +164,7 @@ def prepare_store(uri: str, experiment: str, *, timeout_s: int = 10) -> str | No
                 share_comparison(store, found.experiment_id)
     except Exception as error:
         raise InputError(
-            f"{uri}: the MLflow store cannot be opened ({reason(error)}). Check the address, and "
+            f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check the address, and "
             "that it may be read and written; famseg doctor tells more."
         ) from error
     return None if found is None else str(found.experiment_id)
@@ -182,7 +182,7 @@ def reason(error: BaseException) -> str:
         seen.add(id(cause))
         error = cause
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = " ".join(text.split())
+    line = without_password(" ".join(text.split()))
     return line if len(line) <= 120 else f"{line[:117]}..."
 
 

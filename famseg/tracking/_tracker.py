@@ -117,7 +117,7 @@ class Tracker:
 
     @property
     def uri(self) -> str | None:
-        """Address of the store; None if nothing is tracked."""
+        """Address of the store, its password not shown; None if nothing is tracked."""
         return None if self._run is None else self._run.uri
 
     @property

@@ -95,7 +95,7 @@ def resolve_uri(uri: str | None = None) -> str:
         where = VARIABLE
     fault = uri_fault(uri)
     if fault is not None:
-        raise InputError(f"{where}: {fault}")
+        raise InputError(f"{where}: {without_password(fault)}")
     path = sqlite_path(uri)
     if path is None:
         return uri
@@ -114,3 +114,15 @@ def sqlite_path(uri: str) -> Path | None:
     if not uri.startswith("sqlite"):
         return None
     return Path(uri.partition("///")[2]).expanduser().absolute()
+
+
+def without_password(text: str) -> str:
+    """Return a text in which the password of an address is not shown.
+
+    Example:
+        >>> without_password("postgresql://ann:secret@host/db")
+        'postgresql://ann:***@host/db'
+        >>> without_password("http://localhost:5000")
+        'http://localhost:5000'
+    """
+    return re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", text)

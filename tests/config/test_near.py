@@ -10,7 +10,7 @@ KNOWN = ["learning_rate", "weight_decay", "lambda", "layer", "Kind"]
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("lamda", "lambda"),
+        ("lambd", "lambda"),
         ("LAYER", "layer"),
         ("kind", "Kind"),
         ("lr", "learning_rate"),

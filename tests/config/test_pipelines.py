@@ -52,8 +52,8 @@ def test_pipelines_of_other_packages_are_found():
 
 
 def test_an_unknown_pipeline_lists_those_installed():
-    (line,) = refusal(load_pipeline, "sampel")
-    assert line.startswith("no pipeline is called 'sampel'. Installed: broken, no_config, ")
+    (line,) = refusal(load_pipeline, "samplee")
+    assert line.startswith("no pipeline is called 'samplee'. Installed: broken, no_config, ")
     assert line.endswith(" Did you mean sample?")
 
 
@@ -99,7 +99,7 @@ def test_the_pipeline_of_a_document(write):
         ("seed: 1\n", "a.yaml: pipeline: missing. Choose one of broken, no_config, "),
         ("seed: 1\npipeline:\n", "a.yaml:2: pipeline: missing. Choose one of broken, "),
         ("pipeline: [a]\n", "a.yaml:1: pipeline: must be one of broken, no_config, odd_config, "),
-        ("pipeline: sampel\n", "a.yaml:1: pipeline: no pipeline is called 'sampel'. Installed: "),
+        ("pipeline: samplee\n", "a.yaml:1: pipeline: no pipeline is called 'samplee'. Installed: "),
     ],
 )
 def test_a_document_without_a_usable_pipeline(write, text, start):
@@ -108,7 +108,7 @@ def test_a_document_without_a_usable_pipeline(write, text, start):
 
 
 def test_faults_found_before_are_reported_with_the_pipeline(write):
-    found = refusal(load, write("a.yaml", "pipeline: sampel\nseed: 1\nseed: 2\n"), ["foo"])
+    found = refusal(load, write("a.yaml", "pipeline: samplee\nseed: 1\nseed: 2\n"), ["foo"])
     assert [line[:18] for line in found] == [
         "a.yaml:1: pipeline",
         "a.yaml:3: seed: gi",

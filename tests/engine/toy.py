@@ -63,9 +63,9 @@ def make_experiment(
 ) -> Experiment:
     """Return the toy task around a small skull autoencoder."""
     torch.manual_seed(seed)
-    model = ShapeAutoencoder(
-        size=8, channels=(4, 4), strides=(2, 2), latent=3, dropout=dropout
-    ).to(dtype)
+    model = ShapeAutoencoder(size=8, channels=(4, 4), strides=(2, 2), latent=3, dropout=dropout).to(
+        dtype
+    )
     terms: nn.Module = (
         FAM(
             model,
@@ -80,9 +80,7 @@ def make_experiment(
         else PlainLoss(model, loss=soft_dice)
     )
 
-    def evaluate(
-        model: nn.Module, folder: Path, *, processes: Processes
-    ) -> Mapping[str, Any]:
+    def evaluate(model: nn.Module, folder: Path, *, processes: Processes) -> Mapping[str, Any]:
         raise AssertionError("training alone is tested here")
 
     return Experiment(

@@ -84,29 +84,33 @@ def test_an_undefined_ratio_is_not_tracked():
 def test_the_table_shows_units_baseline_failures_and_ratio(rows):
     summary = summarise(rows)
     summary["set1"]["variance_ratio"] = 0.1234
-    text = table(summary)
-    header, *lines = text.splitlines()
-    assert [" ".join(line.split()[:4]) for line in lines[:4]] == [
-        "set1 skull model 0.611",
-        "set1 skull mean skull",
-        "set1 implant model 0.636",
-        "set1 implant mean skull",
-    ]
-    assert "HD95 mm" in header
-    assert "0.611 ± 0.437" in lines[0]
-    assert lines[0].split()[-2:] == ["3", "1"]
-    assert "set1 0.123 (1: varies as the truth; 0: one skull for every input)" in text
-    assert "Failed: the answer is empty" in text
-    assert all(line == line.rstrip() for line in text.splitlines())
+    lines = table(summary).splitlines()
+    assert lines[0] == "set1: 3 cases, variance ratio 0.123"
+    assert lines[1].split() == ["skull", "mean", "skull", "implant", "mean", "skull"]
+    assert lines[2].split()[:7] == ["DSC", "0.611", "±", "0.437", "0.667", "±", "0.000"]
+    assert lines[2].split()[7:] == ["0.636", "±", "0.452", "0.800", "±", "0.000"]
+    headers = [line[2:20].split("  ")[0] for line in lines[3:9]]
+    assert headers[:3] == ["HD mm", "HD95 mm", "HD95 directed mm"]
+    assert headers[3:] == ["HD95 pooled mm", "ASSD mm", "NSD"]
+    assert lines[9].split() == ["failed", "1", "0", "1", "0"]
+    assert "variance ratio: outputs over truths" in lines[11]
+    assert lines[12].startswith("failed: no bone in the answer")
+    assert all(line == line.rstrip() and len(line) <= 88 for line in lines)
+
+
+def test_the_table_has_a_block_for_each_set(rows):
+    rows = [*rows, *(replace(row, set="set2") for row in rows if row.subject == "a")]
+    titles = [line for line in table(summarise(rows)).splitlines() if line.startswith("set")]
+    assert titles == ["set1: 3 cases", "set2: 1 case"]
 
 
 def test_the_table_explains_nothing_that_did_not_happen(rows):
     text = table(summarise(row for row in rows if row.subject == "a"))
-    assert "Failed" not in text
+    assert "no bone" not in text
     assert "variance" not in text
 
 
 def test_the_table_says_where_the_ratio_is_undefined(rows):
     summary = summarise(rows)
     summary["set1"]["variance_ratio"] = None
-    assert "truth variance: set1 undefined" in table(summary)
+    assert "set1: 3 cases, variance ratio undefined" in table(summary)

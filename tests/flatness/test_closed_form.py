@@ -97,7 +97,7 @@ def test_another_loss_is_refused_with_advice(net, batch, loss):
 
 def test_a_layer_that_is_not_the_last_is_refused(net, batch):
     fam = FAM(net, layer="2", loss=nn.CrossEntropyLoss(), weight=1, estimator="closed_form")
-    with pytest.raises(NotApplicableError, match="'2' to be what the loss gets.*Name its last"):
+    with pytest.raises(NotApplicableError, match=r"'2' to be what the loss gets.*Name its last"):
         fam(*batch)
 
 

@@ -11,7 +11,7 @@ from famseg.flatness import LayerError, LossError, relative_flatness
 def loss_of(net, layer):
     inputs = torch.randn(3, 4, dtype=torch.float64)
     targets = torch.randn(3, 3, dtype=torch.float64)
-    weight = net.get_submodule(layer).weight.detach().requires_grad_()
+    weight = net.get_submodule(layer).weight.detach().clone().requires_grad_()
 
     def loss(w):
         return nn.functional.mse_loss(

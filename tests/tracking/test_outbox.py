@@ -103,7 +103,7 @@ def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
     outbox.put("the picture x", refused)
     outbox.put("a", store.take(1))
     assert store.got == [1]
-    assert caplog.messages == ["S does not take the picture x (no such colour): left out."]
+    assert caplog.messages == ["MLflow does not take the picture x (no such colour): left out."]
 
 
 def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):

@@ -294,6 +294,17 @@ def test_a_refused_connection_costs_one_line_and_no_time(tmp_path, caplog):
     ]
 
 
+def test_a_password_is_neither_logged_nor_printed(uri, client, caplog):
+    secret = "http://ann:secret@127.0.0.1:9"
+    away = start(secret, parameters={"tracking": {"uri": secret}})
+    away.finish()
+    assert away.uri == "http://ann:***@127.0.0.1:9"
+    with start(uri, parameters={"tracking": {"uri": secret}}) as tracker:
+        pass
+    assert client.get_run(tracker.run_id).data.params == {"tracking.uri": away.uri}
+    assert "secret" not in caplog.text
+
+
 def test_a_store_that_goes_in_mid_run_gets_everything_once_it_is_back(
     uri, client, tmp_path, caplog, monkeypatch
 ):
@@ -374,7 +385,8 @@ def test_a_deleted_experiment_is_refused_before_anything_is_trained(uri, client)
 def test_a_name_too_long_for_mlflow_is_a_warning(uri, caplog):
     with start(uri, experiment="x" * 600) as tracker:
         tracker.log_epoch(1, {"a": 1.0})
-    assert tracker.run_id is None
+        tracker.log_artifact(__file__)
+    assert (tracker.run_id, tracker.waiting) == (None, 0)
     (message,) = caplog.messages
     assert "does not take the run" in message
     assert message.endswith("it is not tracked there.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from famseg.config import InputError
-from famseg.tracking import resolve_uri
+from famseg.tracking import resolve_uri, without_password
 from famseg.tracking._uri import sqlite_path, uri_fault
 
 
@@ -80,3 +80,23 @@ def test_a_fault_of_the_environment_is_blamed_on_it(monkeypatch):
 def test_a_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert sqlite_path("sqlite:///~/mlflow.db") == Path("/home/somebody/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("postgresql://ann@host:5432/db", "postgresql://ann@host:5432/db"),
+        ("http://ann:s3cret!@host:5000/a", "http://ann:***@host:5000/a"),
+        ("famseg ui tracking.uri=mysql+pymysql://a:b@c/d", None),
+        ("sqlite:////data/a@b:c/mlflow.db", "sqlite:////data/a@b:c/mlflow.db"),
+    ],
+)
+def test_passwords_are_not_shown(text, shown):
+    assert without_password(text) == (shown or text.replace(":b@", ":***@"))
+
+
+def test_a_fault_does_not_show_a_password():
+    with pytest.raises(InputError) as caught:
+        resolve_uri("file://ann:secret@host/x")
+    assert "secret" not in str(caught.value)

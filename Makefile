@@ -1,0 +1,47 @@
+# Two commands do all the set-up: `make train` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint check clean
+
+help:
+	@echo "make train   install, then train and evaluate on the embedded skulls"
+	@echo "make test    install, then run the whole test suite"
+	@echo "make check   what CI runs: lint, types, import rules, spelling, tests"
+	@echo "make clean   remove the virtual environment and caches, not the runs"
+
+install: $(READY)
+
+# Installs again only when the list of packages has changed. torch goes first and alone: its version
+# is pinned, so that nothing else can draw in another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "famseg needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# --resume: an interrupted training goes on, a finished one is reported.
+train: $(READY)
+	$(BIN)/famseg train --config skull.yaml --resume
+	@echo
+	@echo "Compare runs in the MLflow UI:  $(BIN)/famseg ui"
+
+test: $(READY)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from famseg.cli._progress import Bar, Lines
+
+METRICS = {
+    "train/loss": 0.25,
+    "train/loss_std": 0.01,
+    "train/penalty": 0.5,
+    "train/penalty_std": 0.1,
+    "val/dsc": 0.7,
+    "val/dsc_std": 0.02,
+    "val/n": 5.0,
+    "train/epoch_seconds": 1.5,
+}
+
+
+def test_a_log_gets_one_line_an_epoch_with_mean_spread_and_count() -> None:
+    text = io.StringIO()
+    with Lines(Console(file=text, width=40), "dsc") as lines:
+        lines.started(epochs=2, steps=4, step=0)
+        for step in range(1, 5):
+            lines.stepped(step, loss=0.25, penalty=None)
+            if step % 2 == 0:
+                lines.epoch(step // 2, METRICS)
+    first, second = text.getvalue().splitlines()
+    expected = "loss 0.2500 ± 0.0100  penalty 0.5 ± 0.1  val dsc 0.7000 ± 0.0200 (n = 5)  1.5 s"
+    assert first.startswith(f"epoch 1/2  {expected}  left ")
+    assert second.endswith("left 0 s")
+
+
+def test_a_resumed_run_says_where_it_goes_on() -> None:
+    text = io.StringIO()
+    with Lines(Console(file=text), "dsc") as lines:
+        lines.started(epochs=2, steps=4, step=3)
+    assert text.getvalue() == "resumed at step 3 of 4\n"
+
+
+def test_a_terminal_gets_a_bar_with_loss_penalty_and_validation() -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+    with Bar(console, "dsc") as bar:
+        bar.started(epochs=2, steps=4, step=0)
+        bar.epoch(1, METRICS)
+        bar.stepped(3, loss=0.25, penalty=0.125)
+    assert "3/4 steps  loss 0.2500  penalty 0.125  val dsc 0.7000" in text.getvalue()

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command import TINY, Run, environment
+
+TRAIN = ("train", "--config", "skull", *TINY)
+
+
+def faults(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()
+
+
+@pytest.mark.slow
+def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
+    famseg: Run, tmp_path: Path
+) -> None:
+    done = famseg(*TRAIN, "lambda=0.05", "seed=3")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "penalty" in lines[0]
+    folder = tmp_path / "runs" / "skull-lambda0.05-seed3"
+    assert str(folder.relative_to(tmp_path)) in done.stdout
+    assert "mean skull" in done.stdout
+
+    summary = json.loads((folder / "evaluation" / "summary.json").read_text())
+    assert summary["set1"]["implant"]["hd95_mm"]["n"] == 2
+    with (folder / "evaluation" / "cases.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2 * 2 * 2  # sets, cases, regions, sources
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert [run.info.run_name for run in runs] == ["lambda=0.05 seed=3"]
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.metrics["lambda"] == 0.05
+    assert runs[0].data.metrics["test/set1/skull/dsc"] == pytest.approx(
+        summary["set1"]["skull"]["dsc"]["mean"]
+    )
+
+    again = famseg("evaluate", str(folder), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == summary
+    reported = famseg(*TRAIN, "lambda=0.05", "seed=3", "--resume")
+    assert reported.returncode == 0, reported.stderr
+    assert "epoch" not in reported.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+
+    changed = famseg(*TRAIN, "lambda=0.05", "seed=3", "optimizer.learning_rate=0.5", "--resume")
+    assert "optimizer.learning_rate" in faults(changed)[0]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: Path) -> None:
+    arguments = [*TRAIN, "training.epochs=40"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "famseg", *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 3/"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "ended by SIGTERM; go on with the same command and --resume" in rest
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [run.info.status for run in client.search_runs(["1"])] == ["KILLED"]
+
+    done = famseg(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(point.step for point in history) == list(range(1, 41))
+    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()]
+    assert epochs == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "famseg", *TRAIN, "lambda=0"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environment(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    two = tmp_path / "runs" / "skull-lambda0-seed0" / "evaluation" / "summary.json"
+    one = famseg(*TRAIN, "lambda=0", "output=one", "--json")
+    assert one.returncode == 0, one.stderr
+    alone, both = json.loads(one.stdout)["summary"], json.loads(two.read_text())
+    assert both["set1"]["skull"]["dsc"]["mean"] == pytest.approx(
+        alone["set1"]["skull"]["dsc"]["mean"], abs=0.02
+    )
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert len(runs) == 2
+
+
+def volume(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint8)), str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--config", "nosuch"), "nosuch: no such configuration"),
+        (("--config", "skull", "penalty.layer=expnd"), "penalty.layer: .*'?expnd.*expand"),
+        (("--config", "skull", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
+        (("--config", "skull", "training.epochs=many"), "training.epochs: .*many"),
+        (("--config", "skull", "traning.epochs=2"), "traning.*did you mean training"),
+        (("--config", "skull_folder", "data.root=empty"), "empty: .*no volumes"),
+        (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+@pytest.mark.slow
+def test_faulty_arguments_get_one_line(
+    famseg: Run, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    import re
+
+    (tmp_path / "empty").mkdir()
+    lines = faults(famseg("train", *arguments, *TINY[:6]))
+    assert len(lines) == 1
+    assert re.search(expected, lines[0], re.IGNORECASE), lines[0]
+
+
+@pytest.mark.slow
+def test_every_faulty_volume_is_named_in_one_go(famseg: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    volume(tmp_path / "in" / "a_truncated.nii.gz", rng.random((16, 16, 16)) > 0.5)
+    whole = (tmp_path / "in" / "a_truncated.nii.gz").read_bytes()
+    (tmp_path / "in" / "a_truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
+    volume(tmp_path / "in" / "b_empty.nii.gz", np.zeros((16, 16, 16)))
+    volume(tmp_path / "in" / "c_flat.nii.gz", np.ones((16, 16)))
+    lines = faults(famseg("train", "--config", "skull_folder", "data.root=in"))
+    assert [name for name in ("a_trunc", "b_empty", "c_flat") if name in "".join(lines)] == [
+        "a_trunc",
+        "b_empty",
+        "c_flat",
+    ]
+    assert len(lines) == 3
+
+
+@pytest.mark.slow
+def test_without_a_server_the_run_goes_on_with_a_warning(famseg: Run, tmp_path: Path) -> None:
+    done = famseg(*TRAIN, "tracking.uri=http://127.0.0.1:9", "tracking.timeout_s=1")
+    assert done.returncode == 0, done.stderr
+    assert "127.0.0.1:9" in done.stderr
+    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_diverging_run_stops_with_its_numbers_and_status_one(famseg: Run, tmp_path: Path) -> None:
+    done = famseg(*TRAIN, "optimizer={kind: sgd, learning_rate: 1e30}", "schedule.warmup=0")
+    assert done.returncode == 1, done.stderr
+    assert "is not finite (loss" in done.stderr
+    assert "Traceback" not in done.stderr
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FAILED"]

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from famseg.cli._ui import ui
+from famseg.config import InputError
+from famseg.tracking import Tracker, run_name
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LAMBDAS = (0.0, 0.002, 0.01)
+
+
+def track_three_lambdas(uri):
+    """What three trainings send, with a picture that differs from step to step."""
+    for weight in LAMBDAS:
+        with Tracker.start(
+            uri=uri,
+            run_name=run_name(weight, 0),
+            parameters={"seed": 0, "penalty": {"lambda": weight}},
+            penalty_weight=weight,
+        ) as tracker:
+            for epoch in range(1, 7):
+                loss = 1 / epoch + weight
+                tracker.log_epoch(epoch, {"train/loss": loss, "val/dsc": 0.8 - loss / 10})
+                if epoch % 2 == 0:
+                    picture = np.full((32, 96), 40 * epoch, np.uint8)
+                    tracker.log_image(picture, "validation", epoch)
+            tracker.log_epoch(0, {"test/set1/skull/dsc": 0.7 + weight})
+
+
+@contextlib.contextmanager
+def running_ui(uri, *arguments, folder):
+    """Start the command as a user does; give its process and what it printed."""
+    command = [sys.executable, "-m", "famseg", "ui", f"tracking.uri={uri}", "--json", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert process.stderr is not None
+            assert line, process.stderr.read()
+            yield process, json.loads(line)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The addresses of a running UI with three runs."""
+    folder = tmp_path_factory.mktemp("ui")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    track_three_lambdas(uri)
+    with running_ui(uri, "--port", "0", folder=folder) as (_, addresses):
+        yield addresses
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1700, "height": 2600})
+    page.set_default_timeout(30_000)
+    yield page
+    page.close()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_request_to_end_leaves_status_0_and_no_process(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with running_ui(uri, "--port", "0", folder=tmp_path) as (process, addresses):
+        with urllib.request.urlopen(addresses["url"]) as answer:  # noqa: S310
+            assert "MLflow" in answer.read().decode()
+        assert addresses["compare"] is None  # nothing to compare yet
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert 1 <= len(children) <= 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "mlflow.db",
+        "mlflow.db.lock",
+        "mlartifacts",
+    }
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch):
+    """The server is killed in mid-run and comes back: one warning, and nothing is lost."""
+    caplog.set_level(logging.INFO, "famseg")
+    now = [1000.0]
+    monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
+    uri, port = f"sqlite:///{tmp_path}/mlflow.db", str(free_port())
+    with running_ui(uri, "--port", port, folder=tmp_path) as (_, addresses):
+        tracker = Tracker.start(uri=addresses["url"], run_name="a", parameters={"seed": 0})
+        tracker.log_epoch(1, {"a": 1.0})
+        tracker.log_image(np.zeros((4, 4), np.uint8), "x", 1)
+        assert tracker.waiting == 0, caplog.messages
+    for epoch in (2, 3):
+        tracker.log_epoch(epoch, {"a": float(epoch)})
+        tracker.log_image(np.zeros((4, 4), np.uint8), "x", epoch)
+    assert tracker.waiting == 4
+    with running_ui(uri, "--port", port, folder=tmp_path) as (_, addresses):
+        now[0] += 100
+        tracker.log_epoch(4, {"a": 4.0})
+        tracker.finish()
+        client = tracker._run._opened.client  # what the server has, asked through it
+        steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "a")]
+        assert steps == [1, 2, 3, 4]
+        pictures = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
+        assert sum(name.endswith(".png") for name in pictures) == 3
+        assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert tracker.waiting == 0
+    first, second = caplog.messages
+    assert "does not answer (Connection refused)" in first
+    assert f"MLflow store http://127.0.0.1:{port} is back" in second
+
+
+@pytest.mark.slow
+def test_runs_are_listed_by_lambda_as_a_number(shown, page):
+    page.goto(shown["compare"].replace("&compareRunsMode=CHART", ""))
+    page.get_by_text("lambda=0.01 seed=0").first.wait_for()
+    page.wait_for_timeout(1000)
+    names = page.get_by_text(re.compile(r"^lambda=[\d.]+ seed=0$")).all_inner_texts()
+    assert names == [run_name(weight, 0) for weight in LAMBDAS]
+    assert page.get_by_role("columnheader", name="lambda").count() >= 1
+
+
+@pytest.mark.slow
+def test_the_comparison_opens_with_its_charts(shown, page):
+    page.goto(shown["compare"])
+    for section in ("Over lambda", "Results", "Curves", "Pictures"):
+        page.get_by_text(section, exact=True).first.wait_for()
+    page.get_by_text("Parallel Coordinates").first.wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
+    points = page.locator(".js-plotly-plot").filter(has_text="val/dsc").first
+    assert points.locator(".scatterlayer .point").count() == len(LAMBDAS)
+
+
+@pytest.mark.slow
+def test_pictures_have_a_slider_over_the_steps_and_open_at_the_last(shown, page):
+    page.goto(shown["compare"])
+    slider = page.get_by_role("slider").first
+    slider.scroll_into_view_if_needed()
+    slider.wait_for()
+    images = page.locator("img[src*='validation']")
+    images.first.wait_for()
+    assert slider.get_attribute("aria-valuenow") == "6"
+    last = images.first.get_attribute("src")
+    assert "step%2B6" in last or "step+6" in last
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function(
+        "old => !Array.from(document.images).some(image => image.src.endsWith(old))", arg=last
+    )
+    assert int(slider.get_attribute("aria-valuenow")) < 6
+
+
+def test_a_server_elsewhere_is_only_pointed_to(monkeypatch, capsys):
+    monkeypatch.setattr("famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: "3")
+    ui(overrides=["tracking.uri=http://host:5000"], port=5000, host="127.0.0.1", browser=False)
+    assert capsys.readouterr().out == (
+        "MLflow UI        http://host:5000\n"
+        "Compare lambdas  http://host:5000/#/experiments/3/runs?viewStateShareKey=famseg-lambda"
+        "&compareRunsMode=CHART&workflowType=machine_learning\n"
+        "Store            http://host:5000\n"
+    )
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    override = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError) as caught:
+            ui(overrides=[override], port=port, host="127.0.0.1")
+    assert str(caught.value) == (
+        f"command line: port {port} is in use. Choose another (--port {port + 1}), or --port 0 "
+        "for any."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_interface_is_one_line():
+    with pytest.raises(InputError, match=r"203\.0\.113\.1 is no interface of this machine\. Leave"):
+        ui(overrides=["tracking.uri=sqlite:////tmp/x.db"], port=0, host="203.0.113.1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lambda=1", "command line: lambda=1: without --config FILE this takes tracking.uri=ADDR"),
+        ("tracking.uri=", "command line: tracking.uri=: without --config FILE this takes"),
+        ("tracking.uri=file:///x", "tracking.uri: MLflow no longer writes to folders"),
+    ],
+)
+def test_a_faulty_argument_is_one_line(override, message):
+    with pytest.raises(InputError) as caught:
+        ui(overrides=[override], port=0, host="127.0.0.1")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_store_that_cannot_be_opened_is_one_line(tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(b"no database " * 100)
+    with pytest.raises(InputError, match=r"cannot be opened \(.*file is not a database\)\. Check"):
+        ui(overrides=[f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"], port=0, host="127.0.0.1")
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_at_once_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr("famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: None)
+    with pytest.raises(InputError, match=r"^the MLflow server did not start: .+"):
+        ui(
+            overrides=["tracking.uri=postgresql://nobody@127.0.0.1:9/none"],
+            port=0,
+            host="127.0.0.1",
+            browser=False,
+        )

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from famseg.config import InputError
+from famseg.datasets import (
+    SkullSubject,
+    read_manifest,
+    scan_folder,
+    split_subjects,
+    write_manifest,
+)
+from famseg.datasets._manifest import SUFFIXES, file_sha256
+from famseg.datasets._volume import VOLUME_SUFFIXES
+
+
+def touch(path: Path, content: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def people(count: int) -> list[SkullSubject]:
+    return [SkullSubject(f"p{i}", None, "") for i in range(count)]
+
+
+def faults(function, *arguments, **options) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        function(*arguments, **options)
+    return caught.value.faults
+
+
+def sizes(subjects: list[SkullSubject]) -> dict[str | None, int]:
+    splits = [s.split for s in subjects]
+    return {split: splits.count(split) for split in set(splits)}
+
+
+def test_the_two_lists_of_endings_are_the_same() -> None:
+    assert SUFFIXES == VOLUME_SUFFIXES  # two, so that finding files does not import SimpleITK
+
+
+# --- the manifest
+
+
+def test_a_manifest_survives_the_round_trip(tmp_path: Path) -> None:
+    files = [touch(tmp_path / "a, b.nii"), touch(tmp_path / "sub" / 'c"d.mha', "y")]
+    subjects = [
+        SkullSubject("one, two", files[0], file_sha256(files[0]), "train"),
+        SkullSubject('"\u00e4"', files[1], file_sha256(files[1]), None),
+    ]
+    write_manifest(subjects, tmp_path / "manifest.csv")
+    assert read_manifest(tmp_path / "manifest.csv") == subjects
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_files_are_relative_to_the_manifest(tmp_path: Path) -> None:
+    inside = touch(tmp_path / "m" / "sub" / "a.nii")
+    outside = touch(tmp_path / "b.nii")
+    write_manifest(
+        [SkullSubject("a", inside, "1"), SkullSubject("b", outside, "2")],
+        tmp_path / "m" / "manifest.csv",
+    )
+    lines = (tmp_path / "m" / "manifest.csv").read_text().splitlines()
+    assert lines == ["subject,file,sha256,split", "a,sub/a.nii,1,", f"b,{outside},2,"]
+
+
+def test_a_synthetic_subject_has_no_file(tmp_path: Path) -> None:
+    write_manifest([SkullSubject("a", None, "1", "test")], tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text() == "subject,file,sha256,split\na,,1,test\n"
+
+
+def test_a_manifest_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", "old")
+
+    def broken():
+        yield SkullSubject("a", None, "1")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_manifest(broken(), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_hashes_are_filled_in_and_columns_may_be_swapped(tmp_path: Path) -> None:
+    file = touch(tmp_path / "a.nii")
+    path = touch(tmp_path / "m.csv", "split,subject,sha256,file\ntest,a,,a.nii\n\n")
+    assert read_manifest(path) == [SkullSubject("a", file, file_sha256(file), "test")]
+
+
+def test_a_manifest_from_a_spreadsheet_with_a_byte_order_mark(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii")
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"\xef\xbb\xbfsubject,file,sha256,split\r\na,a.nii,,\r\n")
+    assert [s.id for s in read_manifest(path)] == ["a"]
+
+
+def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
+    file = touch(tmp_path / "a.nii")
+    digest = file_sha256(file)
+    path = touch(
+        tmp_path / "m.csv",
+        "subject,file,sha256,split\n"
+        f"a,a.nii,{digest.upper()},train\n"
+        f"a,a.nii,{'0' * 64},trian\n"
+        ",gone.nii,,test\n"
+        "c,,,\n"
+        "d,a.nii,\n",
+    )
+    assert sorted(faults(read_manifest, path)) == sorted(
+        [
+            f"{path}:6: 3 cells, the header has 4: quote cells that hold a comma",
+            f"{path}:3: subject a is already in line 2",
+            f"{path}:3: split 'trian' is none of train, validation, test",
+            f"{path}:3: {file}: its SHA-256 is {digest[:12]}..., the manifest says "
+            "000000000000...: the file has changed; restore it, or empty the cell to accept it",
+            f"{path}:4: subject is empty: name it",
+            f"{path}:4: {tmp_path / 'gone.nii'}: there is no such file",
+            f"{path}:5: file is empty: name the volume",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ":1: the header must be subject,file,sha256,split, got ''"),
+        ("a,b\n", ":1: the header must be subject,file,sha256,split, got 'a,b'"),
+        ("subject,file,sha256,split\n", ": no subjects: it has a header line only"),
+        ('subject,file,sha256,split\na,"b,c,d\n', ":2: not CSV (unexpected end of data)"),
+    ],
+)
+def test_a_file_that_is_no_manifest(content: str, message: str, tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", content)
+    assert faults(read_manifest, path) == (f"{path}{message}",)
+
+
+def test_a_missing_and_a_binary_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    assert faults(read_manifest, path) == (f"{path}: there is no such file",)
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    assert faults(read_manifest, path) == (f"{path}: not a text file in UTF-8",)
+
+
+# --- hashes
+
+
+def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
+    file = touch(tmp_path / "a.nii", "hello")
+    assert file_sha256(file) == hashlib.sha256(b"hello").hexdigest()
+
+
+@pytest.mark.parametrize(("header", "data"), [("a.mhd", "a.raw"), ("a.nhdr", "a.raw")])
+def test_the_hash_of_a_header_covers_its_voxels(header: str, data: str, tmp_path: Path) -> None:
+    SimpleITK.WriteImage(
+        SimpleITK.GetImageFromArray(np.zeros((3, 3, 3), np.uint8)), str(tmp_path / header)
+    )
+    before = file_sha256(tmp_path / header)
+    (tmp_path / data).write_bytes(b"\x01" * 27)
+    assert file_sha256(tmp_path / header) != before
+
+
+# --- the folder
+
+
+def test_one_file_a_subject(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "a.NRRD", "c.v2.mha", "notes.txt", ".hidden.nii", "a.raw"):
+        touch(tmp_path / name, name)
+    subjects = scan_folder(tmp_path)
+    assert [s.id for s in subjects] == ["a", "b", "c.v2"]
+    assert [s.file for s in subjects] == [tmp_path / n for n in ("a.NRRD", "b.nii.gz", "c.v2.mha")]
+    assert subjects[0].sha256 == hashlib.sha256(b"a.NRRD").hexdigest()
+    assert {s.split for s in subjects} == {None}
+
+
+def test_one_folder_a_subject(tmp_path: Path) -> None:
+    touch(tmp_path / "p2" / "mask.nii")
+    touch(tmp_path / "p1" / "skull.mha")
+    touch(tmp_path / "empty" / "readme.txt")
+    touch(tmp_path / ".git" / "mask.nii")
+    assert [(s.id, s.file) for s in scan_folder(tmp_path)] == [
+        ("p1", tmp_path / "p1" / "skull.mha"),
+        ("p2", tmp_path / "p2" / "mask.nii"),
+    ]
+
+
+def test_several_files_in_a_folder_need_a_pattern(tmp_path: Path) -> None:
+    for subject in ("p1", "p2"):
+        for name in ("ct.nii.gz", "mask_v1.nii.gz"):
+            touch(tmp_path / subject / name)
+    assert faults(scan_folder, tmp_path) == tuple(
+        f"{tmp_path / subject}: 2 volumes (ct.nii.gz, mask_v1.nii.gz): one a subject; choose with "
+        "data.pattern, e.g. data.pattern='mask*'"
+        for subject in ("p1", "p2")
+    )
+    subjects = scan_folder(tmp_path, pattern="mask*")
+    assert [s.file for s in subjects] == [tmp_path / p / "mask_v1.nii.gz" for p in ("p1", "p2")]
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii")
+    touch(tmp_path / "a.mha")
+    assert faults(scan_folder, tmp_path) == (
+        f"{tmp_path}: 2 volumes are named a: rename all but one",
+    )
+
+
+def test_an_empty_folder_names_what_was_looked_for(tmp_path: Path) -> None:
+    touch(tmp_path / "a.stl")
+    assert faults(scan_folder, tmp_path) == (
+        f"{tmp_path}: no volumes: looked for .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd there and in "
+        "its sub-folders",
+    )
+    touch(tmp_path / "a.nii")
+    assert faults(scan_folder, tmp_path, "mask*") == (
+        f"{tmp_path}: no volumes that match 'mask*': looked for .nii, .nii.gz, .nrrd, .nhdr, .mha, "
+        ".mhd there and in its sub-folders",
+    )
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    assert faults(scan_folder, tmp_path / "x") == (
+        f"{tmp_path / 'x'}: there is no such folder: set data.root to the folder with the volumes",
+    )
+    file = touch(tmp_path / "f")
+    assert faults(scan_folder, file) == (
+        f"{file}: is a file, not a folder: set data.root to the folder with the volumes",
+    )
+
+
+def test_a_manifest_in_the_folder_decides(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii")
+    file = touch(tmp_path / "b.nii")
+    touch(tmp_path / "manifest.csv", "subject,file,sha256,split\nme,b.nii,,train\n")
+    assert scan_folder(tmp_path) == [SkullSubject("me", file, file_sha256(file), "train")]
+
+
+# --- splits
+
+
+def test_shares_are_exact_and_disjoint() -> None:
+    subjects = split_subjects(people(100), 0.1, 0.25, seed=0)
+    assert sizes(subjects) == {"train": 65, "validation": 10, "test": 25}
+    assert [s.id for s in subjects] == [s.id for s in people(100)], "order is kept"
+
+
+def test_a_split_depends_on_seed_and_names_not_on_order() -> None:
+    subjects = people(30)
+    shuffled = random.Random(3).sample(subjects, 30)
+    first = {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=1)}
+    assert {s.id: s.split for s in split_subjects(shuffled, 0.2, 0.2, seed=1)} == first
+    assert {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=2)} != first
+
+
+def test_a_split_is_the_same_in_every_version() -> None:
+    subjects = split_subjects(people(8), 0.25, 0.25, seed=0)
+    assert [s.id for s in subjects if s.split == "test"] == SAME_TEST
+    assert [s.id for s in subjects if s.split == "validation"] == SAME_VALIDATION
+
+
+SAME_TEST = ["p0", "p1"]
+SAME_VALIDATION = ["p2", "p3"]
+
+
+def test_a_new_subject_moves_few_others() -> None:
+    before = {s.id: s.split for s in split_subjects(people(50), 0.2, 0.2, seed=0)}
+    after = {s.id: s.split for s in split_subjects(people(51), 0.2, 0.2, seed=0)}
+    assert sum(before[i] != after[i] for i in before) <= 3
+
+
+def test_each_split_asked_for_gets_someone() -> None:
+    assert sizes(split_subjects(people(3), 0.01, 0.01, 0)) == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
+    assert sizes(split_subjects(people(3), 0.0, 0.4, 0)) == {"train": 2, "test": 1}
+    assert sizes(split_subjects(people(2), 0.0, 0.0, 0)) == {"train": 2}
+
+
+def test_too_few_subjects() -> None:
+    assert faults(split_subjects, people(2), 0.1, 0.2, 0) == (
+        "split: 2 subjects are too few for 1 to validate and 1 to test: none is left to train on; "
+        "add subjects or set data.validation or data.test to 0",
+    )
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (0.0, 1.0)])
+def test_shares_out_of_range(shares: tuple[float, float]) -> None:
+    assert faults(split_subjects, people(9), *shares, 0) == (
+        f"split: validation {shares[0]:g} and test {shares[1]:g} must be 0 or more, together "
+        "below 1",
+    )
+
+
+def test_splits_of_a_manifest_are_kept() -> None:
+    given = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "", "train")]
+    assert split_subjects(given, 0.3, 0.3, 0) == given
+
+
+def test_splits_for_some_only() -> None:
+    some = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "")]
+    assert faults(split_subjects, some, 0.1, 0.1, 0) == (
+        "split: 1 of 2 subjects have a split, b has none: give one to all of them or to none",
+    )
+    none = [SkullSubject("a", None, "", "test")]
+    assert faults(split_subjects, none, 0.1, 0.1, 0) == ("split: no subject has the split train",)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from famseg.evaluation import failure_signs, penalty_effect_share, penalty_time_share
+
+
+def history(
+    *,
+    losses: list[float],
+    validations: list[float],
+    penalty: float | None = 1.0,
+    plain: float = 0.1,
+    seconds: float = 1.2,
+) -> list[dict[str, float | None]]:
+    rows: list[dict[str, float | None]] = []
+    for epoch, (loss, validation) in enumerate(zip(losses, validations, strict=True), start=1):
+        row: dict[str, float | None] = {
+            "epoch": epoch,
+            "train/loss": loss,
+            "val/dsc": validation,
+            "train/seconds": seconds,
+            "train/steps": 10.0,
+            "train/seconds_plain_step": plain,
+        }
+        if penalty is not None:
+            row |= {"train/penalty": penalty, "train/seconds_penalised_step": 0.2}
+        rows.append(row)
+    return rows
+
+
+FALLING = [0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+STALLED = [0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 0.49, 0.48]
+VARIED = {"set1": 0.9, "set2": 0.8}
+
+
+def signs(rows: list[dict[str, float | None]], weight: float = 0.1, **options: object) -> str:
+    settings: dict[str, object] = {"variance_ratios": VARIED} | options
+    return "\n".join(failure_signs(rows, weight=weight, **settings))
+
+
+def test_a_good_run_shows_nothing() -> None:
+    assert signs(history(losses=FALLING, validations=RISING)) == ""
+
+
+def test_a_collapse_is_said_with_its_ratios() -> None:
+    text = signs(history(losses=FALLING, validations=RISING), variance_ratios={"set1": 0.01})
+    assert text.startswith("collapse: ")
+    assert "set1 0.010" in text
+    assert "Lower lambda" in text
+
+
+def test_a_stalled_validation_under_a_falling_loss_is_said() -> None:
+    text = signs(history(losses=FALLING, validations=STALLED))
+    assert "over-regularised, or overfitting" in text
+    assert "from 0.4000 to 0.1000" in text
+    assert "+0.0000" in text
+
+
+def test_the_same_without_a_penalty_is_overfitting() -> None:
+    text = signs(history(losses=FALLING, validations=STALLED, penalty=None), weight=0.0)
+    assert text.startswith("overfitting: ")
+
+
+def test_an_expensive_penalty_is_said_with_its_share() -> None:
+    rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
+    assert penalty_time_share(rows) == 0.75
+    assert "penalty too expensive: it takes 75% of the training time" in signs(rows)
+
+
+def test_a_penalty_without_effect_is_said_with_its_share() -> None:
+    rows = history(losses=FALLING, validations=RISING, penalty=1e-3)
+    assert penalty_effect_share(rows, 0.1) == 1e-3
+    assert "penalty without effect: lambda * kappa is 0.10% of the loss" in signs(rows)
+
+
+def test_a_layer_that_cannot_matter_is_said() -> None:
+    assert "kappa was 0 throughout" in signs(history(losses=FALLING, validations=RISING, penalty=0))

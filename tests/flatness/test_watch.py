@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.flatness import FAM
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+DATA = (
+    torch.randn(6, 4, generator=torch.Generator().manual_seed(1)),
+    torch.tensor([0, 1, 2, 0, 1, 2]),
+)
+
+
+def objective(model, **options):
+    options = {"layer": "2", "estimator": "columns", "loss": nn.CrossEntropyLoss()} | options
+    return FAM(model, weight=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "estimator"), [("2", "columns"), ("2", "hutchinson"), ("4", "closed_form")]
+)
+def test_under_autocast_the_tail_stays_in_float32(model, layer, estimator):
+    fam = objective(model, layer=layer, estimator=estimator)
+    wanted = fam(*DATA)
+    gradient = torch.autograd.grad(wanted.total, model.parameters())
+    fam.seek(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fam(*DATA)
+        assert torch.is_autocast_enabled("cpu")
+        assert model[0](DATA[0]).dtype == torch.bfloat16  # the caller's autocast goes on
+    assert found.loss.dtype == found.penalty.dtype == torch.float32
+    torch.testing.assert_close(found.penalty, wanted.penalty, rtol=0.03, atol=0)
+    again = torch.autograd.grad(found.total, model.parameters())
+    flat, other = (torch.cat([g.flatten() for g in part]) for part in (gradient, again))
+    assert torch.cosine_similarity(flat, other, 0) > 0.998
+
+
+def test_the_body_still_runs_in_the_callers_precision(model):
+    seen = []
+    model[0].register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    model[2].register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(model)(*DATA)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+class OwnAutocast(nn.Module):
+    """A model that enters autocast by itself, as many of transformers do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(x)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_autocast_is_restored_whatever_the_model_did(model, outer):
+    fam = objective(OwnAutocast(model), layer="model.2")
+    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
+        terms = fam(*DATA)
+        assert torch.is_autocast_enabled("cpu") == outer
+    assert not torch.is_autocast_enabled("cpu")
+    assert terms.penalty.dtype == torch.float32
+
+
+def test_autocast_is_restored_after_an_exception(model):
+    def broken(z, y):
+        raise ArithmeticError
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ArithmeticError):
+            objective(model, loss=broken)(*DATA)
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def test_attention_backends_are_restored(model):
+    before = (
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+    )
+    objective(model)(*DATA)
+    after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert before == after

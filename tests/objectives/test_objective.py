@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.config import InputError
+from famseg.flatness import FAM
+from famseg.objectives import (
+    DiceCEConfig,
+    DiceConfig,
+    DiceFocalConfig,
+    LayerDecay,
+    NoPenaltyConfig,
+    Objective,
+    PlainLoss,
+    RelativeFlatnessConfig,
+    TverskyConfig,
+    WeightDecayConfig,
+)
+
+BATCH = {"image": torch.randn(5, 3), "label": torch.randn(5, 2)}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def mse(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.mse_loss(outputs, targets)
+
+
+def test_the_plain_objective_is_the_loss() -> None:
+    model = net()
+    terms = Objective(PlainLoss(model, loss=mse))(BATCH)
+    assert terms.total is terms.loss
+    assert terms.loss.item() == pytest.approx(mse(model(BATCH["image"]), BATCH["label"]).item())
+
+
+def test_lambda_zero_is_exactly_the_baseline() -> None:
+    def trained(objective: Objective) -> torch.Tensor:
+        objective(BATCH).total.backward()
+        return torch.cat([p.grad.flatten() for p in objective.parameters()])
+
+    plain = trained(Objective(PlainLoss(net(), loss=mse)))
+    zero = trained(Objective(FAM(net(), layer="2", loss=mse, weight=0.0)))
+    assert torch.equal(plain, zero)
+
+
+def test_layer_decay_adds_the_squared_norm_and_its_gradient() -> None:
+    model = net()
+    objective = Objective(LayerDecay(model, layer="2", loss=mse, weight=0.5))
+    terms = objective(BATCH)
+    norm = model[2].weight.detach().square().sum()
+    assert terms.penalty.item() == pytest.approx(float(norm))
+    assert terms.total.item() == pytest.approx((terms.loss + 0.5 * norm).item())
+    (decay,) = torch.autograd.grad(terms.total - terms.loss, model[2].weight)
+    torch.testing.assert_close(decay, model[2].weight.detach())
+
+
+def test_the_objective_knows_weight_and_period() -> None:
+    objective = Objective(FAM(net(), layer="2", loss=mse, weight=0.1, every=4))
+    assert (objective.weight, objective.every) == (0.1, 4)
+    assert Objective(PlainLoss(net(), loss=mse)).weight == 0
+
+
+def test_seek_decides_which_steps_are_penalised() -> None:
+    objective = Objective(FAM(net(), layer="2", loss=mse, weight=0.1, every=3))
+    seen = []
+    for step in (0, 1, 3, 5, 6):
+        objective.seek(step)
+        seen.append(objective(BATCH).penalty is not None)
+    assert seen == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["relative_flatness", "weight_decay"])
+def test_an_unknown_layer_names_its_key_and_near_names(kind: str) -> None:
+    section = {"relative_flatness": RelativeFlatnessConfig, "weight_decay": WeightDecayConfig}[kind]
+    config = section.model_validate({"kind": kind, "layer": "expnd", "lambda": 0.1})
+    model = nn.Sequential()
+    model.add_module("expand", nn.Linear(3, 2))
+    with pytest.raises(InputError, match=r"penalty\.layer: .*expnd.*expand"):
+        config.build(model, mse, seed=0)
+
+
+def test_no_penalty_builds_the_plain_loss() -> None:
+    terms = NoPenaltyConfig(kind="none").build(net(), mse, seed=0)
+    assert isinstance(terms, PlainLoss)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DiceConfig(),
+        DiceConfig(squared=True),
+        DiceCEConfig(kind="dice_ce", ce_weight=0.5),
+        DiceFocalConfig(kind="dice_focal"),
+        TverskyConfig(kind="tversky", alpha=0.3, beta=0.7),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_losses_fall_towards_the_truth_and_scale(config: DiceConfig) -> None:
+    truth = (torch.rand(2, 1, 4, 4, 4) > 0.5).float()
+    loss = config.build()
+    good, bad = loss(6 * (2 * truth - 1), truth), loss(6 * (1 - 2 * truth), truth)
+    assert float(good) < 0.1 < float(bad)
+    scaled = config.model_copy(update={"scale": 80.0}).build()
+    assert float(scaled(-truth, truth)) == pytest.approx(80 * float(loss(-truth, truth)))
+
+
+def test_tversky_with_equal_halves_is_dice() -> None:
+    truth = (torch.rand(2, 1, 4, 4, 4) > 0.5).float()
+    logits = torch.randn(2, 1, 4, 4, 4)
+    tversky = TverskyConfig(kind="tversky").build()(logits, truth)
+    assert float(tversky) == pytest.approx(float(DiceConfig().build()(logits, truth)), rel=1e-4)
