@@ -5,10 +5,10 @@
 
 Relative flatness of a Dice loss can be negative. A small 3D autoencoder completes spherical
 shells with a hole, Dice loss plus lambda times the relative flatness of the layer behind its
-bottleneck, once for each bound and several lambdas. Every run starts from the same weights and sees
-the same batches. Printed: training loss and test Dice at the end, exact relative flatness on the
-test set (mean, smallest sample, share of negative samples), the lowest training objective seen, and, at
-the weights of two of the runs, bias and noise of the bounded estimate with one probe.
+bottleneck, once for each bound and several lambdas. Every run starts from the same weights and
+sees the same batches. Printed: training loss and test Dice at the end, exact relative flatness on
+the test set (mean, smallest sample, share of negative samples), the lowest training objective seen,
+and, at the weights of two of the runs, bias and noise of the bounded estimate with one probe.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def dice(fam: FAM, data: tuple[Tensor, Tensor]) -> float:
 def compare(steps: int, lambdas: list[float]) -> None:
     """Print the table of trainings, then that of noise and bias."""
     learn, test = shells(64, 1), shells(64, 2)
-    print(
-        "lambda  bound            loss   test DSC  kappa      min        negative  lowest total  s"
-    )
+    head = ("lambda", "bound", "loss", "test DSC", "kappa", "smallest kappa", "share < 0")
+    print(*(f"{cell:<15}" for cell in (*head, "lowest total", "seconds")))
+
     for weight in lambdas:
         for bound in BOUNDS if weight else ("none",):
             start = time.perf_counter()

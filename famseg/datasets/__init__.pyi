@@ -16,12 +16,10 @@ from ._inject import inject as inject
 from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
 from ._manifest import scan_folder as scan_folder
-from ._manifest import split_subjects as split_subjects
 from ._manifest import write_manifest as write_manifest
 from ._phantom import phantom as phantom
 from ._phantom import phantom_from as phantom_from
 from ._phantom_parameters import PhantomParameters as PhantomParameters
-from ._preparation import VolumeReader as VolumeReader
 from ._preparation import prepare_transform as prepare_transform
 from ._sets import EvaluationSet as EvaluationSet
 from ._sets import Item as Item
@@ -30,6 +28,8 @@ from ._skulls import PreparedSkull as PreparedSkull
 from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
+from ._split import split_subjects as split_subjects
+from ._transforms import VolumeReader as VolumeReader
 from ._volume import Volume as Volume
 from ._volume import read_volume as read_volume
 from ._volume import write_volume as write_volume

@@ -13,11 +13,15 @@ import numpy as np
 
 from famseg.config import InputError
 from famseg.datasets._cache import MaskCache, Prepared
-from famseg.datasets._manifest import SkullSubject, scan_folder, split_subjects
+from famseg.datasets._manifest import SkullSubject, scan_folder
 from famseg.datasets._phantom import PHANTOM_VERSION, phantom
 from famseg.datasets._skulls import PreparedSkull, Skulls
+from famseg.datasets._split import split_subjects
 
 Progress = Callable[[int, int], None]
+
+# Part of every cache key: raised when the same arguments give another mask.
+_PREPARATION_VERSION = 1
 
 
 def phantom_skulls(
@@ -98,6 +102,7 @@ def folder_skulls(
     """
     people = split_subjects(scan_folder(root, pattern), validation, test, seed)
     settings: dict[str, object] = {
+        "preparation": _PREPARATION_VERSION,
         "size": size,
         "spacing_mm": spacing_mm,
         "fit": fit,
@@ -119,7 +124,6 @@ def folder_skulls(
             raise InputError(f"{people[index].id}: has no file")
         return _preparation.prepare_file(file, transform)
 
-    settings["preparation"] = 1
     return _gather(people, settings, MaskCache(cache / "volumes"), prepare, progress)
 
 

@@ -83,7 +83,8 @@ class MaskCache:
 def _load(path: Path) -> Prepared | None:
     """Return the stored mask and affine, None if there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: np.load leaves a file open that turns out to be damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             shape = tuple(int(n) for n in stored["shape"])
             count = int(np.prod(shape))
             mask = np.unpackbits(stored["bits"], count=count).reshape(shape)

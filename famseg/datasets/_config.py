@@ -68,6 +68,12 @@ class SpheresConfig(_Hole):
         default=0.2, ge=0, le=0.3, description="largest elastic displacement over the radius"
     )
 
+    @model_validator(mode="after")
+    def _count(self) -> Any:  # noqa: ANN401
+        if self.spheres[0] < 1 or self.spheres[1] > 64:
+            raise ValueError(f"spheres: {list(self.spheres)} must lie in 1 to 64")
+        return self
+
     def build(self) -> Defect:
         """Return the generator of such holes."""
         from famseg.datasets._defects import SpheresDefect

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from famseg.config import InputError
 from famseg.datasets._defects import Defect
 from famseg.datasets._inject import inject
 from famseg.datasets._skulls import PreparedSkull
@@ -35,41 +36,65 @@ class Item(TypedDict):
 
 
 class _HoledSkulls(Dataset[Item]):
-    """Skulls held as one uint8 tensor, so that worker processes share its memory."""
+    """Skulls held as bytes and turned into floats item by item.
 
-    def __init__(self, skulls: Sequence[PreparedSkull], defect: Defect, seed: int) -> None:
+    Worker processes that are forked share the masks: nothing ever writes to them.
+    """
+
+    def __init__(
+        self, skulls: Sequence[PreparedSkull], defect: Defect, seed: int, *, first: tuple[int, ...]
+    ) -> None:
         if not skulls:
             raise ValueError("a data set needs at least one skull: this split is empty.")
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}.")
+        for skull in skulls:
+            if skull.mask.shape != skulls[0].mask.shape:
+                raise ValueError(
+                    f"skull {skull.id} has the grid {skull.mask.shape}, others have "
+                    f"{skulls[0].mask.shape}."
+                )
         self.subjects = tuple(skull.id for skull in skulls)
-        self._masks = torch.from_numpy(np.stack([skull.mask for skull in skulls]))
-        self._affines = torch.from_numpy(np.stack([skull.affine for skull in skulls]))
-        self._keys = np.array([_subject_key(skull.id) for skull in skulls], dtype=np.int64)
+        self._skulls = tuple(skulls)
+        self._keys = tuple(_subject_key(skull.id) for skull in skulls)
         self._defect = defect
         self._seed = seed
+        self._check_holes(first)
+
+    def __len__(self) -> int:
+        return len(self._skulls)
 
     def __iter__(self) -> Iterator[Item]:
         # Without this, iteration would go on from epoch to epoch: an index has no upper end.
-        return (self[index] for index in range(len(self.subjects)))
+        return (self[index] for index in range(len(self)))
+
+    def _generator(self, index: int, entropy: Sequence[int]) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *entropy, self._keys[index]])
 
     def _item(self, index: int, entropy: Sequence[int], *, flip: bool = False) -> Item:
-        mask = self._masks[index].numpy()
-        affine = self._affines[index]
-        spacing = torch.linalg.vector_norm(affine[:3, :3], dim=0)
-        if flip:
-            mask = np.ascontiguousarray(mask[::-1])
-        rng = np.random.default_rng([self._seed, *entropy, int(self._keys[index])])
-        x, y, z = spacing.tolist()
-        holed, region = inject(mask, self._defect, (x, y, z), rng)
+        skull = self._skulls[index]
+        mask = np.ascontiguousarray(skull.mask[::-1]) if flip else skull.mask
+        rng = self._generator(index, entropy)
+        holed, region = inject(mask, self._defect, skull.spacing_mm, rng)
         return Item(
             image=_channel(holed),
             label=_channel(mask),
             region=torch.from_numpy(region)[None],
-            subject=self.subjects[index],
-            spacing_mm=spacing.float(),
-            affine=affine.clone(),
+            subject=skull.id,
+            spacing_mm=torch.tensor(skull.spacing_mm, dtype=torch.float32),
+            affine=torch.tensor(skull.affine, dtype=torch.float64),
         )
+
+    def _check_holes(self, entropy: tuple[int, ...]) -> None:
+        """Report every skull that no hole can be cut into now, not in the middle of an epoch."""
+        faults = []
+        for index, skull in enumerate(self._skulls):
+            try:
+                inject(skull.mask, self._defect, skull.spacing_mm, self._generator(index, entropy))
+            except InputError as error:
+                faults += [f"subject {skull.id}: {fault}" for fault in error.faults]
+        if faults:
+            raise InputError(*faults)
 
 
 class TrainingSet(_HoledSkulls):
@@ -86,17 +111,15 @@ class TrainingSet(_HoledSkulls):
         mirror: Swap left and right in half of the draws (the same pure function decides).
 
     Raises:
-        ValueError: If there is no skull or the seed is negative.
+        ValueError: If there is no skull, the grids differ or the seed is negative.
+        InputError: One line for each skull that no hole can be cut into.
     """
 
     def __init__(
         self, skulls: Sequence[PreparedSkull], defect: Defect, seed: int, *, mirror: bool = False
     ) -> None:
-        super().__init__(skulls, defect, seed)
+        super().__init__(skulls, defect, seed, first=(0,))
         self._mirror = mirror
-
-    def __len__(self) -> int:
-        return len(self.subjects)
 
     def __getitem__(self, index: int) -> Item:
         if index < 0:
@@ -104,7 +127,7 @@ class TrainingSet(_HoledSkulls):
         epoch, subject = divmod(index, len(self))
         flip = False
         if self._mirror:
-            key = [self._seed, epoch, int(self._keys[subject]), 1]
+            key = [self._seed, epoch, self._keys[subject], 1]
             flip = bool(np.random.default_rng(key).integers(2))
         return self._item(subject, [epoch], flip=flip)
 
@@ -119,7 +142,8 @@ class EvaluationSet(_HoledSkulls):
         name: ``set1`` for holes like those trained on, ``set2`` for others.
 
     Raises:
-        ValueError: If there is no skull or the seed is negative.
+        ValueError: If there is no skull, the grids differ or the seed is negative.
+        InputError: One line for each skull that no hole can be cut into.
     """
 
     def __init__(
@@ -129,17 +153,14 @@ class EvaluationSet(_HoledSkulls):
         seed: int,
         name: Literal["set1", "set2"] = "set1",
     ) -> None:
-        super().__init__(skulls, defect, seed)
         self.name = name
-        self._set_key = zlib.crc32(name.encode())
-
-    def __len__(self) -> int:
-        return len(self.subjects)
+        self._entropy = (zlib.crc32(name.encode()), 2)
+        super().__init__(skulls, defect, seed, first=self._entropy)
 
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0 to {len(self) - 1}.")
-        return self._item(index, [self._set_key, 2])
+        return self._item(index, self._entropy)
 
 
 def _subject_key(subject: str) -> int:

@@ -287,7 +287,7 @@ class Fit:
         metrics["train/epoch_seconds"] = time.perf_counter() - self._epoch_began
         if self._plain_seconds is not None:
             metrics["train/seconds_plain_step"] = self._plain_seconds
-        metrics["train/learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
+        metrics["train/learning_rate"] = engine.state.output["learning_rate"]
         self.meter = Meter()
         improved = False
         if epoch % self.validate_every == 0 or epoch == self.epochs:

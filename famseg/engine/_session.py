@@ -106,6 +106,7 @@ class Session:
         """
         old = self._on_main(self._run_to_resume) if resume else None
         try:
+            torch.manual_seed(self.config.seed)  # the initial weights
             experiment = self._build(self.config, self.device)
             folder: RunFolder = old or self._on_main(self._new_folder)
             fit = self.config.training.build(

@@ -108,6 +108,7 @@ class TrainStep:
             self._stop_unless_finite(iteration, terms)
             total = self.scaler.scale(terms.total * (share * samples / window))
             total.backward()  # type: ignore[no-untyped-call]
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if iteration == last:
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -117,6 +118,7 @@ class TrainStep:
             "samples": samples * share / self.processes.world,
             "loss": float(terms.loss.detach()),
             "penalty": float("nan") if terms.penalty is None else float(terms.penalty.detach()),
+            "learning_rate": learning_rate,
             "seconds": time.perf_counter() - began,
         }
 

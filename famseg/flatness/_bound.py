@@ -13,12 +13,17 @@ def bounded(kappa: Tensor, bound: Bound) -> Tensor:
     """Return the batch value of a penalty that cannot fall below zero.
 
     Relative flatness is negative where the loss is concave in the layer's outputs (a Dice loss
-    often is). Minimising it as it stands rewards more and more negative curvature.
+    often is). Minimising it as it stands rewards more and more negative curvature: in
+    ``benchmarks/bounds.py`` (3D autoencoder, Dice, lambda 1) it ran off to a value of -234 and an
+    objective of -2044, and the test Dice fell to 0.27. The three bounds hold the same run at 0.57
+    to 0.60. They differ little; ``"positive"`` is the default since the batch value is a mean over
+    samples. Under the noise of one probe it is biased upwards where samples lie around zero (0.212
+    for 0.198 there, 7 %) and not at all where they are positive.
 
     Args:
         kappa: The samples' values, shape ``(n,)``, or the value of the batch, a scalar.
-        bound: ``"positive"`` is the mean of the samples' positive parts: a mean over samples, so
-            that it does not depend on how a batch is split over processes or accumulated.
+        bound: ``"positive"`` is the mean of the samples' positive parts, which does not depend on
+            how a batch is split over processes or accumulated; of a batch value, its positive part.
             ``"batch_positive"`` is the positive part of the mean, ``"absolute"`` the mean of the
             absolute values, ``"none"`` the mean.
 

@@ -45,6 +45,11 @@ class FAM(nn.Module):
 
     In evaluation mode, or where gradients are off, it returns the plain loss.
 
+    The layer must be called once in a forward pass, and its weight must act through that call
+    alone. Cost of a penalised step against a plain one, on the skull autoencoder at 64^3 and
+    ``"expand"`` (64 x 8), one thread: hutchinson 3.9 times the time and 3.4 times the memory,
+    columns 17 and 13; see ``every``.
+
     Args:
         model: The network; ``model(inputs)``, ``model(*inputs)`` for a tuple or list,
             ``model(**inputs)`` for a mapping.
@@ -57,7 +62,8 @@ class FAM(nn.Module):
             interact (this is checked); ``"batch"``: for the whole batch, always unbiased.
         every: Penalise each ``every``-th step alone, ``every`` times as strongly, so that the mean
             gradient stays.
-        bound: See `famseg.flatness.bounded`.
+        bound: What becomes of negative flatness, see `famseg.flatness.bounded`. The default keeps
+            the objective at or above the loss.
         normalize: ``"features"`` divides by the number of features ``m``, the convention of the
             authors' code.
         seed: Seed of the probes. They depend on seed, step and stream alone (see `seek`).
@@ -268,11 +274,12 @@ class FAM(nn.Module):
         return exact(run, create_graph=create_graph)
 
     def _interact(self, run: Pass, state: tuple[bool, ...]) -> bool:
-        """Whether samples interact; found out once, on the first batch of two or more."""
-        if len(run.shift) < 2:
-            return self._interacting.get(state, False)
+        """Whether samples interact; found out once, on the first batch that can tell."""
         if state not in self._interacting:
-            self._interacting[state] = samples_interact(run.loss, run.shift)
+            found = samples_interact(run.loss, run.shift)
+            if found is None:
+                return False  # nothing couples in this batch, whatever the next one shows
+            self._interacting[state] = found
         return self._interacting[state]
 
     def _draw_at(self, purpose: str, step: int) -> Draw:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from famseg.flatness._errors import LayerError, LayerNotFoundError
@@ -50,12 +50,6 @@ def find_layer(model: nn.Module, name: str) -> nn.Linear:
         )
     _check_weight(model, layer, name)
     return layer
-
-
-def matrix_shape(weight: Tensor) -> tuple[int, int]:
-    """Return ``(d, m)`` of a layer's weight: neurons and features."""
-    d, m = weight.shape
-    return d, m
 
 
 def _check_weight(model: nn.Module, layer: nn.Linear, name: str) -> None:

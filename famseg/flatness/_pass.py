@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ def forward_pass(
     Raises:
         FlatnessError: If layer, loss or an operation after the layer cannot be penalised.
     """
-    with watched(layer, name) as site, norms_noted(model, layer) as norms:
+    noted = norms_noted(model, layer) if check else nullcontext(())
+    with watched(layer, name) as site, noted as norms:
         prediction = call_model(model, inputs)
         site.check_called_once()
         is_output = site.is_output(prediction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -43,7 +43,7 @@ def norms_noted(model: nn.Module, layer: nn.Module) -> Iterator[list[str]]:
         yield seen
 
 
-def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: list[str]) -> None:
+def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: Sequence[str]) -> None:
     """Refuse operations between a leaf and a loss whose third derivatives are wrong in torch.
 
     Native batch, instance and layer normalisation have a right second derivative, but the gradient
@@ -77,7 +77,7 @@ def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: list[str]) -
         )
 
 
-def samples_interact(loss: Tensor, shift: Tensor) -> bool:
+def samples_interact(loss: Tensor, shift: Tensor) -> bool | None:
     """Return whether the second derivative of a loss couples two samples.
 
     Every two samples differ in some bit of their index, so ``ceil(log2 n)`` products with the
@@ -86,6 +86,9 @@ def samples_interact(loss: Tensor, shift: Tensor) -> bool:
     Args:
         loss: The scalar loss.
         shift: A leaf of zeros that was added to the layer's outputs, shape ``(n, d)``.
+
+    Returns:
+        ``None`` where this batch cannot tell: one sample, no curvature at all, or not finite.
     """
     n, d = shift.shape
     slope = gradient(loss, shift, create_graph=True)
@@ -99,8 +102,11 @@ def samples_interact(loss: Tensor, shift: Tensor) -> bool:
         row = gradient((slope * direction)[chosen].sum(), shift, create_graph=False).abs()
         inside = torch.maximum(inside, row[chosen].max())
         outside = torch.maximum(outside, row[~chosen].max())
-    # Rounding alone where convolutions mix the samples of a batch in their sums.
-    return bool(outside > 1e3 * torch.finfo(shift.dtype).eps * inside)
+    seen = torch.maximum(inside, outside)
+    if not (seen > 0 and seen.isfinite()):
+        return None
+    # Samples that do not interact give zeros here, or rounding where a kernel mixes their sums.
+    return bool(outside > 1e2 * torch.finfo(shift.dtype).eps * inside)
 
 
 def _path(loss: Tensor, leaf: Tensor) -> list[Node]:

@@ -50,14 +50,20 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def valid_name(name: str) -> str:
+def valid_name(name: str, *, ascii_only: bool = False) -> str:
     """Return a name that MLflow takes: characters that it refuses become ``_``.
+
+    Args:
+        name: The name of a metric, a parameter or a series of pictures.
+        ascii_only: Whether letters of other alphabets are refused too, as for pictures.
 
     Example:
         >>> valid_name("val/dsc"), valid_name("val/dsc (mean)")
         ('val/dsc', 'val/dsc _mean_')
+        >>> valid_name("Schädel"), valid_name("Schädel", ascii_only=True)
+        ('Schädel', 'Sch_del')
     """
-    return re.sub(r"[^\w./ -]", "_", name)
+    return re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII if ascii_only else 0)
 
 
 def cut(text: str, longest: int) -> str:

@@ -21,6 +21,10 @@ _MOST_ENTRIES = 20_000
 Action = Callable[[], None]
 
 
+class RefusedError(Exception):
+    """An entry is at fault itself (a missing file): raised by its action, it is not tried again."""
+
+
 class _Entry(NamedTuple):
     what: str
     action: Action
@@ -144,7 +148,7 @@ class Outbox:
 
 def _is_final(error: Exception) -> bool:
     """Tell whether to try again is useless: the request itself is at fault, not the store."""
-    if isinstance(error, FileNotFoundError | TypeError | ValueError):
+    if isinstance(error, RefusedError):
         return True
     return getattr(error, "error_code", None) in (
         "INVALID_PARAMETER_VALUE",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from famseg.tracking import _store
 from famseg.tracking._names import cut, milliseconds, valid_name
-from famseg.tracking._outbox import Outbox
+from famseg.tracking._outbox import Outbox, RefusedError
+from famseg.tracking._pictures import cell, to_picture
 from famseg.tracking._uri import without_password
 from famseg.tracking._view import share_comparison
 
@@ -222,23 +223,20 @@ class Run:
             elif path.exists():
                 run.client.log_artifact(run.run_id, str(path), folder)
             else:
-                raise FileNotFoundError(2, "no such file", str(path))
+                raise RefusedError("no such file")
 
         self._put(f"the file {path}", send, box=self._files)
 
     def send_image(self, image: Path | str | np.ndarray[Any, Any], key: str, epoch: int) -> None:
         """Send a picture of a series."""
         time_ms = milliseconds(time.time())
-        self._pictures[key] = max(epoch, self._pictures.get(key, 0))
+        name = valid_name(key, ascii_only=True)
+        self._pictures[name] = max(epoch, self._pictures.get(name, 0))
 
         def send(run: _Opened) -> None:
+            picture = to_picture(image)
             run.client.log_image(
-                run.run_id,
-                _picture(image),
-                key=key,
-                step=epoch,
-                timestamp=time_ms,
-                synchronous=True,
+                run.run_id, picture, key=name, step=epoch, timestamp=time_ms, synchronous=True
             )
 
         self._put(f"the picture {key}", send, box=self._files)
@@ -246,7 +244,8 @@ class Run:
     def send_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Send a table, and name it in the tag by which the UI finds tables."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}
+        data = [[cell(row.get(key)) for key in columns] for row in rows]
+        table = {"columns": columns, "data": data}
         entry = {"path": path, "type": "table"}
 
         def send(run: _Opened) -> None:
@@ -286,15 +285,3 @@ def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> Non
     items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]
     for start in range(0, len(items), _MOST_PARAMETERS):
         client.log_batch(run_id, tags=items[start : start + _MOST_PARAMETERS])
-
-
-def _picture(image: Path | str | np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - PIL image or array
-    from PIL import Image
-
-    if not isinstance(image, Path | str):
-        return image
-    try:
-        with Image.open(image) as file:
-            return file.convert("RGB")
-    except OSError as error:  # our own file: the store is not at fault
-        raise ValueError(str(error)) from error

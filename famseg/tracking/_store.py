@@ -40,6 +40,8 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     # Read when MLflow is imported; a training tool does not call home unasked.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow would print addresses between a program's own output.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     # The registry would default to MLFLOW_TRACKING_URI, which may name another store.
@@ -137,7 +139,8 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment.lifecycle_stage == "deleted":
         raise InputError(
             f"tracking.experiment: {name!r} was deleted. Choose another name, or run "
-            f"MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore -x {experiment.experiment_id}"
+            f"MLFLOW_TRACKING_URI={without_password(uri)} "
+            f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
 
@@ -164,8 +167,8 @@ def prepare_store(uri: str, experiment: str, *, timeout_s: int = 10) -> str | No
                 share_comparison(store, found.experiment_id)
     except Exception as error:
         raise InputError(
-            f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check the address, and "
-            "that it may be read and written; famseg doctor tells more."
+            f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check "
+            "the address, and that it may be read and written; famseg doctor tells more."
         ) from error
     return None if found is None else str(found.experiment_id)
 

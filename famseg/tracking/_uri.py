@@ -125,4 +125,4 @@ def without_password(text: str) -> str:
         >>> without_password("http://localhost:5000")
         'http://localhost:5000'
     """
-    return re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", text)
+    return re.sub(r"(:/+[^/\s:@]*:)[^/\s@]+@", r"\1***@", text)

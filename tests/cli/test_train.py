@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813  # its own name for itself
 from command import TINY, Run, environment
+
+from famseg.tracking import read_metrics
 
 TRAIN = ("train", "--config", "skull", *TINY)
 
@@ -90,8 +93,7 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == list(range(1, 41))
     folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
-    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()]
-    assert epochs == list(range(1, 41))
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, 41))
 
 
 @pytest.mark.slow
@@ -111,10 +113,16 @@ def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> Non
     two = tmp_path / "runs" / "skull-lambda0-seed0" / "evaluation" / "summary.json"
     one = famseg(*TRAIN, "lambda=0", "output=one", "--json")
     assert one.returncode == 0, one.stderr
-    alone, both = json.loads(one.stdout)["summary"], json.loads(two.read_text())
-    assert both["set1"]["skull"]["dsc"]["mean"] == pytest.approx(
-        alone["set1"]["skull"]["dsc"]["mean"], abs=0.02
-    )
+    alone, both = tmp_path / "one" / "skull-lambda0-seed0", two.parents[1]
+    losses = [[row["train/loss"] for row in read_metrics(run)] for run in (alone, both)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    scores = [
+        json.loads((run / "evaluation" / "summary.json").read_text()) for run in (alone, both)
+    ]
+    dsc, dsc_of_both = (score["set1"]["skull"]["dsc"] for score in scores)
+    # Nearly untrained outputs lie close to the threshold: rounding moves some voxels over it.
+    assert dsc["mean"] == pytest.approx(dsc_of_both["mean"], abs=0.02)
+    assert dsc["n"] == dsc_of_both["n"]
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert len(runs) == 2
 
@@ -132,7 +140,6 @@ def volume(path: Path, array: np.ndarray) -> None:
         (("--config", "skull", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
         (("--config", "skull", "training.epochs=many"), "training.epochs: .*many"),
         (("--config", "skull", "traning.epochs=2"), "traning.*did you mean training"),
-        (("--config", "skull_folder", "data.root=empty"), "empty: .*no volumes"),
         (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -141,12 +148,17 @@ def volume(path: Path, array: np.ndarray) -> None:
 def test_faulty_arguments_get_one_line(
     famseg: Run, tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
-    import re
-
-    (tmp_path / "empty").mkdir()
-    lines = faults(famseg("train", *arguments, *TINY[:6]))
+    lines = faults(famseg("train", *arguments, *TINY))
     assert len(lines) == 1
     assert re.search(expected, lines[0], re.IGNORECASE), lines[0]
+
+
+@pytest.mark.slow
+def test_an_empty_folder_is_said_with_the_formats_looked_for(famseg: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (line,) = faults(famseg("train", "--config", "skull_folder", "data.root=empty"))
+    assert "empty" in line
+    assert ".nii.gz" in line
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_request_to_end_leaves_status_0_and_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch):
+def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
     """The server is killed in mid-run and comes back: one warning, and nothing is lost."""
     caplog.set_level(logging.INFO, "famseg")
     now = [1000.0]
@@ -151,6 +151,7 @@ def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch):
         assert sum(name.endswith(".png") for name in pictures) == 3
         assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert tracker.waiting == 0
+    assert capsys.readouterr().out == ""
     first, second = caplog.messages
     assert "does not answer (Connection refused)" in first
     assert f"MLflow store http://127.0.0.1:{port} is back" in second

@@ -50,10 +50,10 @@ def test_a_box_has_the_edges_drawn_in_a_random_attitude() -> None:
 def test_spheres_without_deformation_fit_into_a_ball_of_the_size_drawn() -> None:
     defect = SpheresDefect(size_mm=(60.0, 60.0), deformation=0.0)
     for seed in range(10):
-        points = grid(40)
+        points = grid(34, 2.0)
         inside = defect.draw(np.random.default_rng(seed), UP).inside(points)
         assert np.linalg.norm(points, axis=-1)[inside].max() <= 30.0
-        assert inside.sum() >= 4 / 3 * np.pi * 18**3 * 0.99, "the ball in the middle at least"
+        assert inside.sum() * 8 >= 4 / 3 * np.pi * 18**3 * 0.95, "the ball in the middle at least"
 
 
 def test_spheres_spread_along_the_wall() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from famseg.datasets import (
     SkullSubject,
     read_manifest,
     scan_folder,
-    split_subjects,
     write_manifest,
 )
 from famseg.datasets._manifest import SUFFIXES, file_sha256
@@ -108,7 +106,7 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
         tmp_path / "m.csv",
         "subject,file,sha256,split\n"
         f"a,a.nii,{digest.upper()},train\n"
-        f"a,a.nii,{'0' * 64},trian\n"
+        f"a,a.nii,{'0' * 64},tests\n"
         ",gone.nii,,test\n"
         "c,,,\n"
         "d,a.nii,\n",
@@ -117,7 +115,7 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
         [
             f"{path}:6: 3 cells, the header has 4: quote cells that hold a comma",
             f"{path}:3: subject a is already in line 2",
-            f"{path}:3: split 'trian' is none of train, validation, test",
+            f"{path}:3: split 'tests' is none of train, validation, test",
             f"{path}:3: {file}: its SHA-256 is {digest[:12]}..., the manifest says "
             "000000000000...: the file has changed; restore it, or empty the cell to accept it",
             f"{path}:4: subject is empty: name it",
@@ -239,75 +237,3 @@ def test_a_manifest_in_the_folder_decides(tmp_path: Path) -> None:
     file = touch(tmp_path / "b.nii")
     touch(tmp_path / "manifest.csv", "subject,file,sha256,split\nme,b.nii,,train\n")
     assert scan_folder(tmp_path) == [SkullSubject("me", file, file_sha256(file), "train")]
-
-
-# --- splits
-
-
-def test_shares_are_exact_and_disjoint() -> None:
-    subjects = split_subjects(people(100), 0.1, 0.25, seed=0)
-    assert sizes(subjects) == {"train": 65, "validation": 10, "test": 25}
-    assert [s.id for s in subjects] == [s.id for s in people(100)], "order is kept"
-
-
-def test_a_split_depends_on_seed_and_names_not_on_order() -> None:
-    subjects = people(30)
-    shuffled = random.Random(3).sample(subjects, 30)
-    first = {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=1)}
-    assert {s.id: s.split for s in split_subjects(shuffled, 0.2, 0.2, seed=1)} == first
-    assert {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=2)} != first
-
-
-def test_a_split_is_the_same_in_every_version() -> None:
-    subjects = split_subjects(people(8), 0.25, 0.25, seed=0)
-    assert [s.id for s in subjects if s.split == "test"] == SAME_TEST
-    assert [s.id for s in subjects if s.split == "validation"] == SAME_VALIDATION
-
-
-SAME_TEST = ["p0", "p1"]
-SAME_VALIDATION = ["p2", "p3"]
-
-
-def test_a_new_subject_moves_few_others() -> None:
-    before = {s.id: s.split for s in split_subjects(people(50), 0.2, 0.2, seed=0)}
-    after = {s.id: s.split for s in split_subjects(people(51), 0.2, 0.2, seed=0)}
-    assert sum(before[i] != after[i] for i in before) <= 3
-
-
-def test_each_split_asked_for_gets_someone() -> None:
-    assert sizes(split_subjects(people(3), 0.01, 0.01, 0)) == {
-        "train": 1,
-        "validation": 1,
-        "test": 1,
-    }
-    assert sizes(split_subjects(people(3), 0.0, 0.4, 0)) == {"train": 2, "test": 1}
-    assert sizes(split_subjects(people(2), 0.0, 0.0, 0)) == {"train": 2}
-
-
-def test_too_few_subjects() -> None:
-    assert faults(split_subjects, people(2), 0.1, 0.2, 0) == (
-        "split: 2 subjects are too few for 1 to validate and 1 to test: none is left to train on; "
-        "add subjects or set data.validation or data.test to 0",
-    )
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (0.0, 1.0)])
-def test_shares_out_of_range(shares: tuple[float, float]) -> None:
-    assert faults(split_subjects, people(9), *shares, 0) == (
-        f"split: validation {shares[0]:g} and test {shares[1]:g} must be 0 or more, together "
-        "below 1",
-    )
-
-
-def test_splits_of_a_manifest_are_kept() -> None:
-    given = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "", "train")]
-    assert split_subjects(given, 0.3, 0.3, 0) == given
-
-
-def test_splits_for_some_only() -> None:
-    some = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "")]
-    assert faults(split_subjects, some, 0.1, 0.1, 0) == (
-        "split: 1 of 2 subjects have a split, b has none: give one to all of them or to none",
-    )
-    none = [SkullSubject("a", None, "", "test")]
-    assert faults(split_subjects, none, 0.1, 0.1, 0) == ("split: no subject has the split train",)

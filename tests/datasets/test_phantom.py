@@ -115,7 +115,7 @@ def test_the_wall_is_as_thick_as_drawn() -> None:
 
 @pytest.mark.slow
 def test_marrow_shows_in_fine_voxels_alone() -> None:
-    slices = [phantom_from(mean_parameters(), size)[:, :, int(0.7 * size)] for size in (256, 128)]
+    slices = [phantom_from(mean_parameters(), size)[:, :, int(0.7 * size)] for size in (224, 112)]
     rooms = [ndimage.label(bone == 0)[1] for bone in slices]
     assert rooms[0] > 20
     assert rooms[1] == 2, "outside and inside"

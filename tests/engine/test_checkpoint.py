@@ -59,5 +59,5 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"format": 99}, path)
-    with pytest.raises(InputError, match="not a checkpoint of format 1. Use the famseg version"):
+    with pytest.raises(InputError, match=r"not a checkpoint of format 1\. Use the famseg version"):
         load_checkpoint(path)

@@ -61,6 +61,7 @@ def test_a_missed_case_is_counted(folder):
     assert skull["hd95_mm"]["max"] == pytest.approx(24 * np.sqrt(3))
 
 
+@pytest.mark.slow
 def test_files_are_the_same_every_time(folder, tmp_path):
     assert set(files(folder)) == {"cases.csv", "summary.json", "slices.png"}
     run(tmp_path)

@@ -202,6 +202,16 @@ def test_auto_takes_probes_for_the_batch_where_samples_interact():
     assert "batch_probes, unbiased: the samples of a batch interact" in fam.explain()
 
 
+@pytest.mark.parametrize("first", [0.0, float("nan")])
+def test_a_batch_that_cannot_show_an_interaction_settles_nothing(first):
+    scale = [first]
+    fam = fam_of(Net(nn.Identity()), loss=lambda z, y: z.mean() + scale[0] * pair_loss(0, 1)(z, y))
+    fam(INPUTS, TARGETS)
+    scale[0] = 1.0
+    with pytest.raises(SampleInteractionError):
+        fam(INPUTS, TARGETS)
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

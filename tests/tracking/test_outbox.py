@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from famseg.config import InputError
-from famseg.tracking._outbox import Outbox
+from famseg.tracking._outbox import Outbox, RefusedError
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
     store, outbox = Store(), Outbox("S")
 
     def refused():
-        raise ValueError("no such\ncolour")
+        raise RefusedError("no such\ncolour")
 
     outbox.put("the picture x", refused)
     outbox.put("the picture x", refused)
@@ -110,7 +110,7 @@ def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):
     store, outbox = Store(), Outbox("S")
 
     def refused():
-        raise ValueError("name too long")
+        raise RefusedError("name too long")
 
     outbox.put("the run", refused, essential=True)
     outbox.put("a", store.take(1))

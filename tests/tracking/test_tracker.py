@@ -121,9 +121,11 @@ def test_more_than_the_limits_of_one_request(uri, client, caplog):
 def test_names_that_mlflow_refuses_are_mended(uri, client, caplog):
     with start(uri, parameters={"a=b": 1}) as tracker:
         tracker.log_epoch(1, {"test/Straße (A)!/dsc": 0.5})
+        tracker.log_image(np.zeros((2, 2)), "Straße (A)", 1)
     data = client.get_run(tracker.run_id).data
     assert data.params == {"a_b": "1"}
     assert data.metrics == {"test/Straße _A__/dsc": 0.5}
+    assert any(name.startswith("images/Stra_e _A_+step+1") for name in artifacts(client, tracker))
     assert caplog.messages == []
 
 
@@ -295,11 +297,11 @@ def test_a_refused_connection_costs_one_line_and_no_time(tmp_path, caplog):
 
 
 def test_a_password_is_neither_logged_nor_printed(uri, client, caplog):
-    secret = "http://ann:secret@127.0.0.1:9"
-    away = start(secret, parameters={"tracking": {"uri": secret}})
+    address = "http://ann:secret@127.0.0.1:9"
+    away = start(address, parameters={"tracking": {"uri": address}})
     away.finish()
     assert away.uri == "http://ann:***@127.0.0.1:9"
-    with start(uri, parameters={"tracking": {"uri": secret}}) as tracker:
+    with start(uri, parameters={"tracking": {"uri": address}}) as tracker:
         pass
     assert client.get_run(tracker.run_id).data.params == {"tracking.uri": away.uri}
     assert "secret" not in caplog.text

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from famseg.datasets import (
+    BoxConfig,
+    BoxDefect,
+    DataConfig,
+    DefectConfig,
+    DefectsConfig,
+    FolderData,
+    PhantomData,
+    SphereConfig,
+    SphereDefect,
+    SpheresConfig,
+    SpheresDefect,
+)
+
+SECTIONS = [PhantomData, FolderData, DefectsConfig, SpheresConfig, BoxConfig, SphereConfig]
+
+
+def faults(section: type[BaseModel], values: dict[str, object]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        section.model_validate(values)
+    return [error["msg"].removeprefix("Value error, ") for error in caught.value.errors()]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_is_described(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        assert field.description or name == "kind", f"{section.__name__}.{name}"
+
+
+def test_sections_read_from_yaml_types() -> None:
+    data = TypeAdapter(DataConfig).validate_python({"kind": "folder", "root": "x", "fit": "resize"})
+    assert isinstance(data, FolderData)
+    defect = TypeAdapter(DefectConfig).validate_python({"kind": "box", "size_mm": [20, 30.5]})
+    assert isinstance(defect, BoxConfig)
+    assert defect.size_mm == (20.0, 30.5)
+    defects = DefectsConfig.model_validate(
+        {"train": {"kind": "spheres", "spheres": [2, 4]}, "set2": {"kind": "sphere"}}
+    )
+    assert defects.train.spheres == (2, 4)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_survives_its_own_output(section: type[BaseModel]) -> None:
+    one = section(**({"root": "x"} if section is FolderData else {}))
+    assert section.model_validate(one.model_dump(mode="json", by_alias=True)) == one
+
+
+def test_what_the_sections_build() -> None:
+    assert SphereConfig(size_mm=(10.0, 20.0), elevation_deg=(0.0, 5.0)).build() == SphereDefect(
+        size_mm=(10.0, 20.0), elevation_deg=(0.0, 5.0)
+    )
+    assert BoxConfig().build() == BoxDefect()
+    assert SpheresConfig(spheres=(2, 3), deformation=0.1).build() == SpheresDefect(
+        spheres=(2, 3), deformation=0.1
+    )
+
+
+def test_set_1_is_like_training_unless_told_otherwise() -> None:
+    built = DefectsConfig(train=SphereConfig()).build()
+    assert built["set1"] == built["train"] == SphereDefect()
+    assert isinstance(built["set2"], BoxDefect)
+    assert DefectsConfig(set1=BoxConfig()).build()["set1"] == BoxDefect()
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (BoxConfig, {"size_mm": [30, 20]}, "size_mm: [30.0, 20.0] must rise: swap the two numbers"),
+        (BoxConfig, {"size_mm": [0, 20]}, "size_mm: [0.0, 20.0] must be above 0 mm"),
+        (
+            SphereConfig,
+            {"elevation_deg": [0, 100]},
+            "elevation_deg: [0.0, 100.0] must lie in -90 to 90",
+        ),
+        (SpheresConfig, {"spheres": [5, 3]}, "spheres: [5, 3] must rise: swap the two numbers"),
+        (SpheresConfig, {"spheres": [0, 3]}, "spheres: [0, 3] must lie in 1 to 64"),
+        (
+            PhantomData,
+            {"validation": 0.5, "test": 0.5},
+            "validation 0.5 and test 0.5 leave nothing to train on: together they must be below 1",
+        ),
+        (PhantomData, {"subjects": 1}, "Input should be greater than or equal to 3"),
+        (FolderData, {}, "Field required"),
+        (FolderData, {"root": "x", "spacing_mm": 0}, "Input should be greater than 0"),
+        (FolderData, {"root": "x", "size": "64"}, "Input should be a valid integer"),
+        (FolderData, {"root": "x", "fit": "crop"}, "Input should be 'pad' or 'resize'"),
+        (FolderData, {"root": "x", "rot": "y"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_faulty_values(section: type[BaseModel], values: dict[str, object], message: str) -> None:
+    assert faults(section, values) == [message]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from famseg.config import InputError
+from famseg.datasets import SkullSubject, split_subjects
+
+
+def people(count: int) -> list[SkullSubject]:
+    return [SkullSubject(f"p{i}", None, "") for i in range(count)]
+
+
+def faults(function, *arguments, **options) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        function(*arguments, **options)
+    return caught.value.faults
+
+
+def sizes(subjects: list[SkullSubject]) -> dict[str | None, int]:
+    splits = [s.split for s in subjects]
+    return {split: splits.count(split) for split in set(splits)}
+
+
+def test_shares_are_exact_and_disjoint() -> None:
+    subjects = split_subjects(people(100), 0.1, 0.25, seed=0)
+    assert sizes(subjects) == {"train": 65, "validation": 10, "test": 25}
+    assert [s.id for s in subjects] == [s.id for s in people(100)], "order is kept"
+
+
+def test_a_split_depends_on_seed_and_names_not_on_order() -> None:
+    subjects = people(30)
+    shuffled = [subjects[i] for i in np.random.default_rng(3).permutation(30)]
+    first = {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=1)}
+    assert {s.id: s.split for s in split_subjects(shuffled, 0.2, 0.2, seed=1)} == first
+    assert {s.id: s.split for s in split_subjects(subjects, 0.2, 0.2, seed=2)} != first
+
+
+def test_a_split_is_the_same_in_every_version() -> None:
+    subjects = split_subjects(people(8), 0.25, 0.25, seed=0)
+    assert [s.id for s in subjects if s.split == "test"] == ["p1", "p2"]
+    assert [s.id for s in subjects if s.split == "validation"] == ["p3", "p5"]
+
+
+def test_a_new_subject_moves_few_others() -> None:
+    before = {s.id: s.split for s in split_subjects(people(50), 0.2, 0.2, seed=0)}
+    after = {s.id: s.split for s in split_subjects(people(51), 0.2, 0.2, seed=0)}
+    assert sum(before[i] != after[i] for i in before) <= 3
+
+
+def test_each_split_asked_for_gets_someone() -> None:
+    assert sizes(split_subjects(people(3), 0.01, 0.01, 0)) == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
+    assert sizes(split_subjects(people(3), 0.0, 0.4, 0)) == {"train": 2, "test": 1}
+    assert sizes(split_subjects(people(2), 0.0, 0.0, 0)) == {"train": 2}
+
+
+def test_too_few_subjects() -> None:
+    assert faults(split_subjects, people(2), 0.1, 0.2, 0) == (
+        "split: 2 subjects are too few for 1 to validate and 1 to test: none is left to train on; "
+        "add subjects or set data.validation or data.test to 0",
+    )
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (0.0, 1.0)])
+def test_shares_out_of_range(shares: tuple[float, float]) -> None:
+    assert faults(split_subjects, people(9), *shares, 0) == (
+        f"split: validation {shares[0]:g} and test {shares[1]:g} must be 0 or more, together "
+        "below 1",
+    )
+
+
+def test_splits_of_a_manifest_are_kept() -> None:
+    given = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "", "train")]
+    assert split_subjects(given, 0.3, 0.3, 0) == given
+
+
+def test_splits_for_some_only() -> None:
+    some = [SkullSubject("a", None, "", "test"), SkullSubject("b", None, "")]
+    assert faults(split_subjects, some, 0.1, 0.1, 0) == (
+        "split: 1 of 2 subjects have a split, b has none: give one to all of them or to none",
+    )
+    none = [SkullSubject("a", None, "", "test")]
+    assert faults(split_subjects, none, 0.1, 0.1, 0) == ("split: no subject has the split train",)
