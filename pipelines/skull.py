@@ -53,14 +53,16 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     objective = objectives.Objective(
         config.penalty.build(model, config.loss.build(), seed=config.seed)
     )
-    skulls = config.data.build(config.seed)
+    skulls = config.data.build(config.data.seed)
     defects = config.defects.build()
     train = datasets.TrainingSet(
         skulls.train, defects["train"], config.seed, mirror=config.data.mirror
     )
-    validation = datasets.EvaluationSet(skulls.validation, defects["set1"], config.seed, "set1")
+    validation = datasets.EvaluationSet(
+        skulls.validation, defects["set1"], config.data.seed, "set1"
+    )
     tests = {
-        name: datasets.EvaluationSet(skulls.test, defects[name], config.seed, name)
+        name: datasets.EvaluationSet(skulls.test, defects[name], config.data.seed, name)
         for name in ("set1", "set2")
     }
     mean_skull = datasets.mean_skull_mask(skulls.train)

@@ -49,7 +49,8 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
         f"checkpoint   {folder.checkpoint('best')}",
     ]
     if report.tracking_uri:
-        lines.append(f"MLflow       {report.tracking_uri}; look at it with: famseg ui")
+        store = f" tracking.uri={shlex.quote(config.tracking.uri)}" if config.tracking.uri else ""
+        lines.append(f"MLflow       {report.tracking_uri}; look at it with: famseg ui{store}")
     lines.append(f"again        famseg evaluate {shlex.quote(str(folder.path))}")
     return "\n".join(lines)
 

@@ -21,8 +21,8 @@ class InputError(Exception):
     """
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = tuple(dict.fromkeys(faults))  # one line for a fault that many files share
+        super().__init__("\n".join(self.faults))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
         # An exception is rebuilt from its one text, which would join the faults on their way from

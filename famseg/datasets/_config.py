@@ -133,6 +133,13 @@ class DefectsConfig(Strict):
 
 
 class _Data(Strict):
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="seed of splits, phantoms and evaluation holes; another seed of the run keeps "
+        "the test cases",
+    )
     size: int = Field(default=64, ge=16, le=512, description="voxels along each edge of the grid")
     spacing_mm: float = Field(default=3.5, gt=0, description="edge of a voxel in mm")
     validation: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -24,16 +25,22 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             ``weights_only=True``.
 
     Raises:
-        OSError: If the disk is full or the folder is not writable; the old file stays.
+        OSError: If the disk is full or the folder is not writable, with the path; the old file
+            stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Through memory: writing to a full disk, torch hides the system's error behind one of its own.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

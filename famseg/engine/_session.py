@@ -121,7 +121,7 @@ class Session:
             with recorder.tracker:
                 result = fit.run(observers=[recorder, *observers], stop=self.stop)
                 summary = self._evaluate(experiment, fit, folder)
-                recorder.evaluated(result.best.epoch, experiment.test_metrics(summary))
+                recorder.evaluated(experiment.test_metrics(summary))
         except FlatnessError as error:
             raise InputError(f"penalty: {error}") from error
         return RunReport(
@@ -199,7 +199,7 @@ class Session:
             run_name=run_name(weight, self.config.seed),
             parameters=self.config.model_dump(mode="json", by_alias=True),
             penalty_weight=weight,
-            tags={**provenance_tags(origin), "run_folder": str(folder.path)},
+            tags={**provenance_tags(origin), "run_folder": folder.path.name},
             run_id=_tracked_run(folder),
         )
         tracker.log_history(read_metrics(folder.path) if resumed else ())
@@ -249,9 +249,9 @@ class _Recorder:
         Image.fromarray(picture).save(path)
         self.tracker.log_image(path, "validation", epoch)
 
-    def evaluated(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Track the result of the checkpoint of an epoch."""
-        self.tracker.log_epoch(epoch, metrics)
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Track the result; at epoch 0, where MLflow draws bars instead of curves."""
+        self.tracker.log_epoch(0, metrics)
         self.tracker.log_artifact(self.folder.evaluation, "evaluation")
         self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
 

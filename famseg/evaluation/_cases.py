@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from famseg.config import InputError
 from famseg.evaluation._metrics import as_masks, as_spacing, dice, surface_scores
-from famseg.tracking._record import write_atomically
+from famseg.tracking import write_atomically
 
 Source = Literal["model", "mean_skull"]
 Region = Literal["skull", "implant"]

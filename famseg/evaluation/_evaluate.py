@@ -20,8 +20,7 @@ from famseg.evaluation._summary import Summary, summarise
 from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
-from famseg.tracking import write_json
-from famseg.tracking._record import write_atomically
+from famseg.tracking import write_atomically, write_json
 
 Predict = Callable[[Tensor], Tensor]
 Cases = Dataset[Mapping[str, Any]]

@@ -141,7 +141,8 @@ class RelativeFlatnessConfig(Strict):
         """Return the terms of ``model`` under loss and flatness penalty."""
         from famseg.flatness import FAM
 
-        return _naming_the_key(FAM,
+        return _naming_the_key(
+            FAM,
             model,
             layer=self.layer,
             loss=loss,

@@ -7,6 +7,7 @@ from ._provenance import provenance_tags as provenance_tags
 from ._provenance import write_json as write_json
 from ._record import LocalRecord as LocalRecord
 from ._record import read_metrics as read_metrics
+from ._record import write_atomically as write_atomically
 from ._store import prepare_store as prepare_store
 from ._tracker import Tracker as Tracker
 from ._uri import resolve_uri as resolve_uri
@@ -27,5 +28,6 @@ __all__ = [
     "resolve_uri",
     "run_name",
     "without_password",
+    "write_atomically",
     "write_json",
 ]

@@ -99,7 +99,8 @@ def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, obje
         *_over_lambda(),
         *(_chart("BAR", _RESULTS, name, metricKey=name) for name in (*_SCORES, *_DISTANCES)),
         *(
-            _chart("LINE", _CURVES, name, metricKey=name, selectedMetricKeys=[name])
+            # Raw curves: the UI smooths a chart that does not say so.
+            _chart("LINE", _CURVES, name, metricKey=name, lineSmoothness=0, xAxisKey="step")
             for name in ("train/loss", "train/penalty", "val/dsc")
         ),
         *(
@@ -124,12 +125,6 @@ def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, obje
         # Keeps this order, and what the UI appends after it.
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
-        # Raw curves: the UI would smooth them.
-        "globalLineChartConfig": {
-            "xAxisKey": "step",
-            "lineSmoothness": 0,
-            "selectedXAxisMetricKey": "",
-        },
     }
 
 

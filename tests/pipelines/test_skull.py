@@ -72,8 +72,9 @@ def test_lambda_weighs_the_penalty(build) -> None:
 
 def test_the_data_hash_tells_data_apart(build) -> None:
     assert build().data_hash == build("training.epochs=2").data_hash
-    assert build().data_hash != build("seed=1").data_hash
-    assert build().data_hash != build("data.spacing_mm=13").data_hash
+    assert build().data_hash == build("seed=1").data_hash
+    assert build().data_hash != build("data.seed=1").data_hash
+    assert build().data_hash != build("data.spacing_mm=15").data_hash
 
 
 def test_the_evaluation_scores_both_sets_beside_the_mean_skull(build, tmp_path: Path) -> None:
