@@ -9,11 +9,11 @@ from ._experiment import Experiment as Experiment
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
 from ._experiment import Row as Row
-from ._fit import Best as Best
 from ._fit import Fit as Fit
-from ._fit import FitResult as FitResult
 from ._processes import Processes as Processes
 from ._processes import processes as processes
+from ._result import Best as Best
+from ._result import FitResult as FitResult
 from ._run import RunFolder as RunFolder
 from ._run import new_run_folder as new_run_folder
 from ._run import newest_run_folder as newest_run_folder

@@ -48,6 +48,7 @@ class Experiment:
         test_metrics: Maps the evaluation's summary to flat names and numbers for tracking.
         picture: Draws the network's present state, an RGB image of shape ``(h, w, 3)``; or None.
         data_hash: Fingerprint of the data and its preparation.
+        write_manifest: Writes the subjects, their files and splits to a CSV file.
     """
 
     objective: Objective
@@ -61,6 +62,7 @@ class Experiment:
     test_metrics: Callable[[Mapping[str, Any]], Mapping[str, float]]
     picture: Callable[[nn.Module], Picture] | None
     data_hash: str
+    write_manifest: Callable[[Path], None]
 
 
 class Observer(Protocol):

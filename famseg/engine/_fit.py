@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +24,10 @@ from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._meter import Meter
 from famseg.engine._processes import Processes
+from famseg.engine._result import Best, FitResult
 from famseg.engine._signals import Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
 from famseg.engine._validation import Validator
-
-
-@dataclass
-class Best:
-    """The best validation so far.
-
-    Attributes:
-        epoch: Its epoch, from 1; 0 before the first validation.
-        value: Its key metric.
-        waited: Validations since then without a rise.
-    """
-
-    epoch: int = 0
-    value: float = float("-inf")
-    waited: int = 0
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a training ended.
-
-    Attributes:
-        epochs: Epochs that were trained, in all sessions of the run.
-        best: The best validation.
-        stopped_early: Whether the validation metric had stopped rising.
-        seconds: Wall time of this session, in seconds.
-    """
-
-    epochs: int
-    best: Best
-    stopped_early: bool
-    seconds: float
 
 
 class Fit:

@@ -16,6 +16,7 @@ class RunFolder:
 
     Attributes:
         config: The resolved configuration.
+        manifest: Subjects, files, hashes and splits.
         provenance: Commit, versions, device, data hash, seed.
         tracking: Identity of the MLflow run.
         evaluation: Tables and pictures of the final evaluation.
@@ -25,6 +26,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.manifest = path / "manifest.csv"
         self.provenance = path / "provenance.json"
         self.tracking = path / "tracking.json"
         self.evaluation = path / "evaluation"

@@ -15,8 +15,9 @@ from famseg.config import InputError, differences, read, to_yaml
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Observer, Picture
-from famseg.engine._fit import Fit, FitResult
+from famseg.engine._fit import Fit
 from famseg.engine._processes import Processes
+from famseg.engine._result import FitResult
 from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
 from famseg.engine._signals import StopRequest
 from famseg.flatness import FlatnessError
@@ -191,6 +192,7 @@ class Session:
             data_hash=experiment.data_hash,
         )
         write_json(folder.provenance, origin)
+        experiment.write_manifest(folder.manifest)
         record = (
             LocalRecord.resume(folder.path, epochs) if resumed else LocalRecord.create(folder.path)
         )
@@ -205,6 +207,7 @@ class Session:
         tracker.log_history(read_metrics(folder.path) if resumed else ())
         tracker.log_artifact(folder.config)
         tracker.log_artifact(folder.provenance)
+        tracker.log_artifact(folder.manifest)
         return _Recorder(folder, record, tracker)
 
     def _evaluate(self, experiment: Experiment, fit: Fit, folder: RunFolder) -> Mapping[str, Any]:

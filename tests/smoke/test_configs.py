@@ -30,5 +30,11 @@ def test_every_smoke_configuration_runs(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / json.loads(done.stdout)["folder"]
-    for name in ("config.yaml", "provenance.json", "metrics.jsonl", "checkpoints/best.pt"):
+    for name in (
+        "config.yaml",
+        "manifest.csv",
+        "provenance.json",
+        "metrics.jsonl",
+        "checkpoints/best.pt",
+    ):
         assert (folder / name).is_file(), name
