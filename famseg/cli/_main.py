@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import warnings
 
@@ -15,7 +16,7 @@ from famseg.cli._doctor import doctor
 from famseg.cli._evaluate import evaluate
 from famseg.cli._train import train
 from famseg.cli._ui import ui
-from famseg.config import InputError
+from famseg.config import InputError, RunError
 
 app = typer.Typer(
     help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
@@ -60,7 +61,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("famseg").setLevel(logging.INFO)
+    logging.getLogger("famseg").setLevel(logging.INFO if _speaks() else logging.ERROR)
     if not debug:
         warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
     try:
@@ -69,10 +70,10 @@ def main() -> None:
         _end(error, list(error.faults), 2, debug=debug)
     except OSError as error:
         _end(error, [_system_fault(error)], 1, debug=debug)
-    except RuntimeError as error:
+    except RunError as error:
         _end(error, [str(error)], 1, debug=debug)
-    except Exception as error:  # the last resort: a defect of ours
-        _end(error, [_defect(error)], 1, debug=debug)
+    except Exception as error:
+        _end(error, [_memory_fault(error) or _defect(error)], 1, debug=debug)
     except BaseException as error:
         signum = getattr(error, "signum", None)
         if signum is None:
@@ -80,11 +81,22 @@ def main() -> None:
         _end(error, [f"{error}; go on with the same command and --resume"], 128 + signum)
 
 
+def _speaks() -> bool:
+    """Whether this process talks to the user: the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _system_fault(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full. Make room, then go on with --resume."
     return f"{where}{error.strerror or error}"
+
+
+def _memory_fault(error: Exception) -> str | None:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory. Lower training.batch_size (and raise training.accumulate)."
+    return None
 
 
 def _defect(error: Exception) -> str:
@@ -97,6 +109,6 @@ def _defect(error: Exception) -> str:
 def _end(error: BaseException, lines: list[str], status: int, *, debug: bool = False) -> None:
     if debug:
         raise error
-    for line in lines:
+    for line in lines if _speaks() else ():
         typer.echo(f"famseg: {line}", err=True)
     sys.exit(status)

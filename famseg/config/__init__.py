@@ -1,7 +1,7 @@
 """Configuration: YAML files read into strict sections (pydantic); imports no torch."""
 
 from famseg.config._document import Document, read
-from famseg.config._errors import InputError
+from famseg.config._errors import InputError, RunError
 from famseg.config._files import find_config
 from famseg.config._load import load, pipeline_of
 from famseg.config._pipelines import load_pipeline, pipeline_names
@@ -11,6 +11,7 @@ from famseg.config._write import differences, flatten, schema, to_yaml
 __all__ = [
     "Document",
     "InputError",
+    "RunError",
     "Strict",
     "differences",
     "find_config",

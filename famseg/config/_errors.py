@@ -1,4 +1,4 @@
-"""The one error for faulty input."""
+"""The two errors that a user meets: faulty input, and a run that failed."""
 
 from __future__ import annotations
 
@@ -28,3 +28,10 @@ class InputError(Exception):
         # An exception is rebuilt from its one text, which would join the faults on their way from
         # one process to another.
         return InputError, self.faults
+
+
+class RunError(Exception):
+    """A run that failed in its course, on input without fault: a training that diverged.
+
+    The command prints the message, one line, and ends with exit status 1.
+    """

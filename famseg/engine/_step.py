@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from famseg.config import RunError
 from famseg.engine._batches import Batches
 from famseg.engine._processes import Processes
 from famseg.flatness import Terms
@@ -24,7 +25,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """The total or its gradient is not finite; raised before the optimizer moves.
 
     Args:
