@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from famseg.config import Strict
 
@@ -249,4 +249,16 @@ class FolderData(_Data):
         )
 
 
-DataConfig = Annotated[PhantomData | FolderData, Field(discriminator="kind")]
+def _root_means_folder(data: object) -> object:
+    """Let ``data.root=FOLDER`` alone turn a configuration of phantoms into one of own volumes."""
+    if not isinstance(data, dict) or data.get("kind") != "phantom" or "root" not in data:
+        return data
+    kept = {key: value for key, value in data.items() if key != "subjects"}
+    return {**kept, "kind": "folder"}
+
+
+DataConfig = Annotated[
+    PhantomData | FolderData,
+    Field(discriminator="kind"),
+    BeforeValidator(_root_means_folder),
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,10 @@ class Session:
             Interrupted: If a signal ends it.
         """
         old = self._on_main(self._run_to_resume) if resume else None
+        # Before the data are prepared, which can take long: a faulty output folder is said at once.
+        folder: RunFolder = old or self._on_main(self._new_folder)
         try:
-            torch.manual_seed(self.config.seed)  # the initial weights
-            experiment = self._build(self.config, self.device)
-            folder: RunFolder = old or self._on_main(self._new_folder)
+            experiment = self._experiment(folder)
             fit = self.config.training.build(
                 experiment,
                 folder=folder.path,
@@ -133,6 +134,16 @@ class Session:
             tracking_uri=recorder.tracker.uri,
             run_id=recorder.tracker.run_id,
         )
+
+    def _experiment(self, folder: RunFolder) -> Experiment:
+        torch.manual_seed(self.config.seed)  # the initial weights
+        try:
+            return self._build(self.config, self.device)
+        except BaseException:
+            if self.processes.main:
+                with suppress(OSError):  # a folder with files in it is an older run's
+                    folder.path.rmdir()
+            raise
 
     @property
     def _name(self) -> str:

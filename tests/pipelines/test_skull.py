@@ -116,3 +116,8 @@ def test_real_volumes_make_an_experiment(build, real_data: Path) -> None:
     item = experiment.train[0]
     assert item["image"].shape == (1, 64, 64, 64)
     assert item["spacing_mm"].tolist() == pytest.approx([3.5, 3.5, 3.5])
+
+
+def test_a_root_turns_a_configuration_of_phantoms_into_one_of_own_volumes() -> None:
+    _, config = load("smoke/skull", ["data.root=somewhere"])
+    assert (config.data.kind, config.data.root, config.data.size) == ("folder", "somewhere", 32)

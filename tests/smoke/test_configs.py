@@ -38,3 +38,14 @@ def test_every_smoke_configuration_runs(path: Path, tmp_path: Path) -> None:
         "checkpoints/best.pt",
     ):
         assert (folder / name).is_file(), name
+
+
+@pytest.mark.slow
+def test_the_smoke_configuration_takes_real_volumes(real_data: Path, tmp_path: Path) -> None:
+    root = (real_data / "skulls" / "truncated64").resolve()
+    command = [sys.executable, "-m", "famseg", "train", "--config", "smoke/skull", "--json"]
+    done = subprocess.run(
+        [*command, f"data.root={root}"], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["summary"]["set1"]["skull"]["dsc"]["n"] == 13
