@@ -27,7 +27,6 @@ _PACKAGES = {
     "SimpleITK": "SimpleITK",
     "numpy": "numpy",
     "scipy": "scipy",
-    "scikit-image": "scikit-image",
     "nibabel": "nibabel",
     "pydantic": "pydantic",
 }

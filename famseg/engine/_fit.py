@@ -177,8 +177,11 @@ class Fit:
             observer.started(epochs=self.epochs, steps=steps, step=self.batches.start)
         if self.batches.start < steps and not self._exhausted():
             self._plain_seconds = self._time_plain_step(trainer)
-            with stop.deferred(), _quiet(trainer):
-                trainer.run()
+            try:
+                with stop.deferred(), _quiet(trainer):
+                    trainer.run()
+            finally:
+                self.step.unwrap()
         return FitResult(
             epochs=trainer.state.iteration // self.batches.per_epoch,
             best=self.best,
@@ -207,9 +210,9 @@ class Fit:
             max_epochs=self.epochs,
             train_data_loader=loader,
             epoch_length=self.batches.per_epoch,
-            network=self.step.wrapped,
+            network=self.step.objective,
             optimizer=self.step.optimizer,
-            loss_function=self.step.wrapped,
+            loss_function=self.step.objective,
             iteration_update=self.step,
             decollate=False,
         )

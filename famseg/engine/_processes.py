@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,5 +81,11 @@ def processes() -> Iterator[Processes]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), world=world, local_rank=local_rank)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # what they hold may be DDP's, see below
+        raise
     finally:
+        # A DDP module that outlives the group holds its last reference. It is then taken down under
+        # Python's lock, for which the group's threads may be waiting: the process hangs.
+        gc.collect()
         dist.destroy_process_group()

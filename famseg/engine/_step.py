@@ -78,7 +78,7 @@ class TrainStep:
         clip_norm: float | None = None,
         accumulate: int = 1,
     ) -> None:
-        self.wrapped = objective
+        self.wrapped: Objective | DistributedDataParallel = objective
         self.objective: Objective = (
             cast("Objective", objective.module)
             if isinstance(objective, DistributedDataParallel)
@@ -140,6 +140,10 @@ class TrainStep:
             least = min(least, time.perf_counter() - began)
         self.optimizer.zero_grad(set_to_none=True)
         return least
+
+    def unwrap(self) -> None:
+        """Let go of DDP: it must not outlive the process group."""
+        self.wrapped = self.objective
 
     def window(self, iteration: int) -> tuple[int, int]:
         """Return first and last iteration of the optimizer step that holds an iteration."""

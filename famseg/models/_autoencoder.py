@@ -36,6 +36,7 @@ class ShapeAutoencoder(AutoEncoder):  # type: ignore[misc]  # MONAI ships no typ
         ValueError: If the sizes do not fit together.
 
     Example:
+        >>> import torch
         >>> net = ShapeAutoencoder(size=16, channels=(4, 8, 4), strides=(2, 2, 2), latent=3)
         >>> net(torch.zeros(2, 1, 16, 16, 16)).shape
         torch.Size([2, 1, 16, 16, 16])

@@ -148,7 +148,7 @@ def volume(path: Path, array: np.ndarray) -> None:
 def test_faulty_arguments_get_one_line(
     famseg: Run, tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
-    lines = faults(famseg("train", *arguments, *TINY))
+    lines = faults(famseg("train", *TINY, *arguments))
     assert len(lines) == 1
     assert re.search(expected, lines[0], re.IGNORECASE), lines[0]
 
