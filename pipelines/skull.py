@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives
+from famseg.config import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,13 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     objective = objectives.Objective(
         config.penalty.build(model, config.loss.build(), seed=config.seed)
     )
-    skulls = config.data.build(config.data.seed)
+    skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
+    for split in ("train", "validation", "test"):
+        if not getattr(skulls, split):
+            raise InputError(
+                f"data: no subject is left to the split {split}. Add subjects, or change "
+                "data.validation and data.test; a manifest must name all three splits."
+            )
     defects = config.defects.build()
     train = datasets.TrainingSet(
         skulls.train, defects["train"], config.seed, mirror=config.data.mirror
@@ -71,7 +77,15 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         model: nn.Module, folder: Path, *, processes: engine.Processes
     ) -> Mapping[str, Any]:
         predict = Completion(model, device)
-        result = evaluation.evaluate(predict, tests, mean_skull, folder, processes=processes)
+        logs = {name: engine.log_progress(f"evaluating {name}") for name in tests}
+        result = evaluation.evaluate(
+            predict,
+            tests,
+            mean_skull,
+            folder,
+            processes=processes,
+            progress=lambda name, done, of: logs[name](done, of),
+        )
         return result.summary
 
     return engine.Experiment(
@@ -115,6 +129,7 @@ def picture(predict: Completion, cases: datasets.EvaluationSet, count: int = 3) 
     """Draw the first validation cases: input, output and truth through the defect."""
     import io
 
+    import numpy as np
     from PIL import Image
 
     drawn = []

@@ -12,6 +12,7 @@ from ._experiment import Row as Row
 from ._fit import Fit as Fit
 from ._processes import Processes as Processes
 from ._processes import processes as processes
+from ._progress import log_progress as log_progress
 from ._result import Best as Best
 from ._result import FitResult as FitResult
 from ._run import RunFolder as RunFolder
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingConfig",
     "learning_rate_factor",
     "load_checkpoint",
+    "log_progress",
     "new_run_folder",
     "newest_run_folder",
     "open_run_folder",

@@ -21,5 +21,7 @@ def test_a_run_without_a_checkpoint_is_said(famseg: Run, tmp_path: Path) -> None
     (tmp_path / "run" / "config.yaml").write_text(shown.stdout)
     done = famseg("evaluate", "run", "--checkpoint", "last")
     assert done.returncode == 2
-    expected = "famseg: run/checkpoints/last.pt: there is no such checkpoint. Has the run saved one?"
+    expected = (
+        "famseg: run/checkpoints/last.pt: there is no such checkpoint. Has the run saved one?"
+    )
     assert done.stderr.strip() == expected

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from famseg.config import load
+from famseg.config import InputError, load
 from famseg.engine import Experiment, Processes
 
 TINY = [
@@ -94,6 +94,11 @@ def test_the_evaluation_scores_both_sets_beside_the_mean_skull(build, tmp_path: 
         "summary.json",
         "slices.png",
     }
+
+
+def test_a_split_without_subjects_is_refused(build) -> None:
+    with pytest.raises(InputError, match="no subject is left to the split validation"):
+        build("data.validation=0")
 
 
 def test_the_picture_is_rgb(build) -> None:
