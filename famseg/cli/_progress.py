@@ -48,7 +48,9 @@ class Lines:
         self._epochs, self._steps = epochs, steps
         self._first_step = self._step = step
         self._began = time.monotonic()
-        if step:
+        if step == steps:
+            self._print("the training is complete; nothing is left to train")
+        elif step:
             self._print(f"resumed at step {step} of {steps}")
 
     def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:

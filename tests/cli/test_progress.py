@@ -39,6 +39,13 @@ def test_a_resumed_run_says_where_it_goes_on() -> None:
     assert text.getvalue() == "resumed at step 3 of 4\n"
 
 
+def test_a_finished_run_says_that_nothing_is_left() -> None:
+    text = io.StringIO()
+    with Lines(Console(file=text), "dsc") as lines:
+        lines.started(epochs=2, steps=4, step=4)
+    assert text.getvalue() == "the training is complete; nothing is left to train\n"
+
+
 def test_a_terminal_gets_a_bar_with_loss_penalty_and_validation() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=160)
