@@ -265,9 +265,11 @@ class Fit:
         if epoch % self.validate_every == 0 or epoch == self.epochs:
             metrics |= self.validate()
             improved = self._compare(epoch, metrics[f"val/{self.experiment.key_metric}"])
-        self._save("last.pt", engine.state.iteration)
+        # In this order: after a kill between the two the epoch is run again to the same best.pt,
+        # whereas a last.pt alone would know of a best epoch that was never saved.
         if improved:
             self._save("best.pt", engine.state.iteration)
+        self._save("last.pt", engine.state.iteration)
         picture = self.experiment.picture
         for observer in self.observers:
             observer.epoch(epoch, metrics)

@@ -16,7 +16,6 @@ from famseg.config import InputError, differences, read, to_yaml
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Observer, Picture
-from famseg.engine._fit import Fit
 from famseg.engine._processes import Processes
 from famseg.engine._result import FitResult
 from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
@@ -122,7 +121,8 @@ class Session:
             recorder = self._recorder(folder, experiment, resumed=old is not None, epochs=completed)
             with recorder.tracker:
                 result = fit.run(observers=[recorder, *observers], stop=self.stop)
-                summary = self._evaluate(experiment, fit, folder)
+                trained = result.epochs > completed
+                summary = self._evaluate(experiment, folder, again=trained)
                 recorder.evaluated(experiment.test_metrics(summary))
         except FlatnessError as error:
             raise InputError(f"penalty: {error}") from error
@@ -221,10 +221,11 @@ class Session:
         tracker.log_artifact(folder.manifest)
         return _Recorder(folder, record, tracker)
 
-    def _evaluate(self, experiment: Experiment, fit: Fit, folder: RunFolder) -> Mapping[str, Any]:
+    def _evaluate(
+        self, experiment: Experiment, folder: RunFolder, *, again: bool
+    ) -> Mapping[str, Any]:
         summary = folder.evaluation / "summary.json"
-        finished = self.processes.from_main(summary.is_file())
-        if not finished:
+        if again or not self.processes.from_main(summary.is_file()):
             state = load_checkpoint(folder.checkpoint("best"))
             model = experiment.objective.model
             model.load_state_dict(state["model"])

@@ -51,18 +51,14 @@ def failure_signs(
 
 def penalty_time_share(history: History) -> float | None:
     """Return the penalty's share of the training time, in [0, 1]; None if it was not measured."""
-    plain = penalised = count = 0.0
+    plain = penalised = 0.0
     for row in history:
         base, seconds = row.get("train/seconds_plain_step"), row.get("train/seconds")
-        if base is None or seconds is None or row.get("train/seconds_penalised_step") is None:
-            continue
-        steps = row.get("train/steps")
-        if steps is None:
-            continue
-        plain += base * steps
-        penalised += seconds
-        count += 1
-    return max(0.0, 1 - plain / penalised) if count and penalised else None
+        steps, measured = row.get("train/steps"), row.get("train/seconds_penalised_step")
+        if base is not None and seconds is not None and steps is not None and measured is not None:
+            plain += base * steps
+            penalised += seconds
+    return max(0.0, 1 - plain / penalised) if penalised else None
 
 
 def penalty_effect_share(history: History, weight: float) -> float | None:

@@ -97,6 +97,20 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
 
 
 @pytest.mark.slow
+def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
+    famseg: Run, tmp_path: Path
+) -> None:
+    constant = [*TRAIN, "schedule={kind: constant}", "--resume"]
+    assert famseg(*constant).returncode == 0
+    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    before = (folder / "evaluation" / "summary.json").stat().st_mtime_ns
+    done = famseg(*constant, "training.epochs=4")
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3, 4]
+    assert (folder / "evaluation" / "summary.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.slow
 def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node=2", "-m", "famseg", *TRAIN, "lambda=0"]
