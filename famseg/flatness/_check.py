@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from famseg.flatness._errors import FlatnessError
@@ -14,10 +15,30 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise FlatnessError(f"{name} must be one of {listed}, got {value!r}.")
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse what is not a whole number of at least 1."""
+def check_count(name: str, value: object, *words: str) -> None:
+    """Refuse what is neither a whole number of at least 1 nor one of some words."""
+    if isinstance(value, str) and value in words:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise FlatnessError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        others = "".join(f" or {word!r}" for word in words)
+        raise FlatnessError(f"{name} must be a whole number of at least 1{others}, got {value!r}.")
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse wrappers that must lie around the objective, and sharded parameters."""
+    if isinstance(model, DistributedDataParallel):
+        raise FlatnessError(
+            "the model is a DistributedDataParallel: wrap the objective instead, "
+            "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
+        )
+    for name, module in model.named_modules():
+        # By name: importing either class takes a second, and whoever uses it has imported it.
+        names = {kind.__name__ for kind in type(module).__mro__}
+        if names & {"FullyShardedDataParallel", "FSDPModule"}:
+            raise FlatnessError(
+                f"module {name!r} is sharded (FSDP): a process holds a part of the weight only. "
+                "Use DistributedDataParallel(FAM(model, ...))."
+            )
 
 
 def check_ddp() -> None:
@@ -27,4 +48,28 @@ def check_ddp() -> None:
         raise FlatnessError(
             "DistributedDataParallel(static_graph=True) gives wrong gradients with a penalty of "
             "second derivatives, in silence. Leave static_graph at False."
+        )
+
+
+def check_together(
+    estimator: str, quantity: str, gradient: str, *, as_released: bool, antithetic: bool
+) -> None:
+    """Refuse options that do not go together."""
+    if antithetic and estimator != "noise":
+        raise FlatnessError(f'antithetic is for estimator="noise", got {estimator!r}.')
+    if quantity == "max_eigenvalue":
+        if estimator != "auto":
+            raise FlatnessError(
+                f'quantity="max_eigenvalue" has a method of its own: leave estimator at "auto", '
+                f"got {estimator!r}."
+            )
+        if as_released:
+            raise FlatnessError(
+                'as_released=True is for the quantities "relative_flatness" and "simplified": the '
+                "authors' largest eigenvalue does not run."
+            )
+    if estimator == "noise" and (gradient != "full" or as_released):
+        raise FlatnessError(
+            'estimator="noise" trains a noisy network, whose gradient is the full one: use '
+            'gradient="full" without as_released, or another estimator.'
         )

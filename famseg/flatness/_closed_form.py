@@ -1,17 +1,47 @@
-"""Relative flatness in closed form: a linear head under softmax cross-entropy."""
+r"""Relative flatness in closed form: the outputs of a linear layer under a common loss.
+
+For a loss whose Hessian in the outputs of sample ``i`` is :math:`H_i / n`,
+
+.. math:: \kappa_i = \lVert\phi_i\rVert^2 \operatorname{tr}(W^\top H_i W), \qquad
+    \lVert W\rVert_F^2\, \lVert\phi_i\rVert^2 \operatorname{tr} H_i
+
+are relative flatness (Petzka et al., NeurIPS 2021, definition 3) and its simplified form
+(Petzka et al. 2019). Where :math:`H_i` is known, no derivative is taken at all.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import Protocol
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famseg.flatness._errors import LayerError, NotApplicableError
+from famseg.flatness._closed_form_checks import (
+    check_classes,
+    check_elements,
+    check_options,
+    check_shapes,
+    over,
+)
+from famseg.flatness._estimators import Gradient
+from famseg.flatness._factor import Quantity
 
-ClosedForm = Callable[..., Tensor]
+
+class ClosedForm(Protocol):
+    """The closed form of a loss."""
+
+    def __call__(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        targets: object,
+        weight: Tensor,
+        *,
+        quantity: Quantity = "relative_flatness",
+        gradient: Gradient = "full",
+    ) -> Tensor:
+        """Return each sample's value, shape ``(n,)``; the mean is the batch's value."""
 
 
 def cross_entropy_flatness(
@@ -24,16 +54,19 @@ def cross_entropy_flatness(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    quantity: Quantity = "relative_flatness",
+    gradient: Gradient = "full",
 ) -> Tensor:
     r"""Return each sample's relative flatness of a linear head under softmax cross-entropy.
 
     .. math:: \kappa_i = a_i \lVert\phi_i\rVert^2
         \Bigl(\sum_s p_s \lVert w_s\rVert^2 - \lVert W^\top p\rVert^2\Bigr)
 
-    with :math:`p = \operatorname{softmax}(z_i)` (Petzka et al., NeurIPS 2021, definition 3, with
-    the Hessian of cross-entropy, :math:`\operatorname{diag}(p) - pp^\top`). :math:`a_i` is what
-    the options of the loss make of sample ``i``: 1 without any, class weights over their mean, 0
-    where it is ignored. No Hessian is formed: time ``O(n d m)``, memory ``O(n (d + m))``.
+    with :math:`p = \operatorname{softmax}(z_i)` and the Hessian :math:`\operatorname{diag}(p) -
+    pp^\top`. :math:`a_i` is what the options of the loss make of sample ``i``: 1 without any, class
+    weights over their mean, 0 where it is ignored. The simplified form has
+    :math:`\lVert W\rVert_F^2 (1 - \sum_s p_s^2)` in place of the bracket. Time ``O(n d m)``, memory
+    ``O(n (d + m))``.
 
     The bracket is the spread of the rows of ``W`` under ``p``. It is computed around the row of the
     likeliest class, which keeps its digits where the network is sure and the bracket is tiny.
@@ -47,44 +80,205 @@ def cross_entropy_flatness(
         ignore_index: As in `torch.nn.CrossEntropyLoss`.
         label_smoothing: As in `torch.nn.CrossEntropyLoss`.
         reduction: ``"mean"`` or ``"sum"``, as the loss has it.
+        quantity: ``"relative_flatness"`` or ``"simplified"``.
+        gradient: ``"full"``, or ``"weights_only"``: all but ``weight`` is held constant.
 
     Returns:
-        Shape ``(n,)``; the mean is the batch's value. Differentiable in features, logits, weight.
+        Shape ``(n,)``; the mean is the batch's value. Differentiable in features, logits, weight
+        and, where they are probabilities, targets.
 
     Raises:
-        LayerError: If the shapes do not fit.
-        NotApplicableError: If ``reduction`` is neither of the two.
+        FlatnessError: If shapes do not fit, or an option is none of those above.
 
     Example:
+        >>> import torch
         >>> phi, w = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> cross_entropy_flatness(phi, torch.zeros(1, 2), torch.tensor([0]), w)  # p = 1/2, 1/2
         tensor([2.5000])
     """
-    _check_shapes(features, logits, weight)
+    check_options(reduction, quantity, gradient)
+    check_shapes(features, logits, weight)
+    check_classes(targets, logits)
+    if gradient == "weights_only":
+        features, logits, targets = features.detach(), logits.detach(), targets.detach()
     scale = _sample_scale(logits, targets, class_weights, ignore_index, label_smoothing, reduction)
     p = logits.softmax(1)
     top = logits.argmax(1, keepdim=True)
-    centre = weight[top[:, 0]]  # (n, m)
     # p without its largest entry, whose part follows from the others: 1 - p would lose digits.
     rest = p.scatter(1, top, 0.0)
-    energy = weight.square().sum(1)
-    distance = (energy + energy[top] - 2 * centre @ weight.T).clamp(min=0)  # (n, d)
-    offset = rest @ weight - rest.sum(1, keepdim=True) * centre
-    spread = (rest * distance).sum(1) - offset.square().sum(1)
+    if quantity == "simplified":
+        uncertain = p.gather(1, top)[:, 0] * rest.sum(1) + (rest * (1 - rest)).sum(1)
+        spread = weight.square().sum() * uncertain
+    else:
+        # What all rows have in common has no spread, and its digits would drown the others.
+        weight = weight - weight.mean(0)
+        centre = weight[top[:, 0]]  # (n, m)
+        energy = weight.square().sum(1)
+        distance = (energy + energy[top] - 2 * centre @ weight.T).clamp(min=0)  # (n, d)
+        offset = rest @ weight - rest.sum(1, keepdim=True) * centre
+        spread = (rest * distance).sum(1) - offset.square().sum(1)
     return scale * features.square().sum(1) * spread
 
 
-def _check_shapes(features: Tensor, logits: Tensor, weight: Tensor) -> None:
-    shapes = [tuple(x.shape) for x in (features, logits, weight)]
-    if any(len(shape) != 2 for shape in shapes) or shapes != [
-        (len(logits), weight.shape[1]),
-        (len(logits), weight.shape[0]),
-        tuple(weight.shape),
-    ]:
-        raise LayerError(
-            "features, logits and weight must have shapes (n, m), (n, d) and (d, m), got "
-            f"{shapes[0]}, {shapes[1]} and {shapes[2]}."
+def squared_error_flatness(
+    features: Tensor,
+    weight: Tensor,
+    *,
+    reduction: str = "mean",
+    quantity: Quantity = "relative_flatness",
+    gradient: Gradient = "full",
+) -> Tensor:
+    r"""Return each sample's relative flatness of a linear layer under squared error.
+
+    .. math:: \kappa_i = \lVert\phi_i\rVert^2\, \tfrac{2}{d} \lVert W\rVert_F^2
+
+    and ``d`` times as much for the simplified form, for the mean over all ``n * d`` elements; the
+    sum is ``n * d`` times as much. It depends on neither outputs nor targets: the penalty shrinks
+    features and weight, whatever is learnt. Time ``O(n m + d m)``.
+
+    Args:
+        features: Inputs of the layer, shape ``(n, m)``.
+        weight: The layer's weight, shape ``(d, m)``.
+        reduction: ``"mean"`` or ``"sum"``, as `torch.nn.MSELoss` has it.
+        quantity: ``"relative_flatness"`` or ``"simplified"``.
+        gradient: ``"full"``, or ``"weights_only"``: all but ``weight`` is held constant.
+
+    Returns:
+        Shape ``(n,)``; the mean is the batch's value. Differentiable in features and weight.
+
+    Raises:
+        FlatnessError: If shapes do not fit, or an option is none of those above.
+
+    Example:
+        >>> import torch
+        >>> squared_error_flatness(torch.tensor([[3.0, 4.0]]), torch.ones(1, 2))  # 25 * 2/1 * 2
+        tensor([100.])
+    """
+    check_options(reduction, quantity, gradient)
+    check_shapes(features, None, weight)
+    if gradient == "weights_only":
+        features = features.detach()
+    curvature = 2.0 * len(features) if reduction == "sum" else 2.0 / len(weight)
+    if quantity == "simplified":
+        curvature *= len(weight)
+    return features.square().sum(1) * (curvature * weight.square().sum())
+
+
+def logistic_flatness(
+    features: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    *,
+    element_weights: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+    quantity: Quantity = "relative_flatness",
+    gradient: Gradient = "full",
+) -> Tensor:
+    r"""Return each sample's relative flatness of a linear layer under binary cross-entropy.
+
+    .. math:: \kappa_i = \lVert\phi_i\rVert^2\, \tfrac{1}{d} \sum_s a_{is}\, p_{is} (1 - p_{is})
+        \lVert w_s\rVert^2, \qquad a_{is} = u_{is} (1 + (q_s - 1) y_{is})
+
+    with :math:`p = \sigma(z)`, element weights ``u``, positive weights ``q`` and targets ``y``. The
+    simplified form has :math:`\lVert W\rVert_F^2` in place of each :math:`\lVert w_s\rVert^2`. That
+    is for the mean over all ``n * d`` elements; the sum is ``n * d`` times as much. Without
+    positive weights the targets do not matter. Time ``O(n d + n m + d m)``.
+
+    :math:`p (1 - p)` is computed as :math:`\sigma(z)\, \sigma(-z)`, which keeps its digits where
+    the network is sure.
+
+    Args:
+        features: Inputs of the layer, shape ``(n, m)``.
+        logits: Its outputs, bias included, shape ``(n, d)``.
+        targets: Probabilities, shape ``(n, d)``.
+        weight: The layer's weight, shape ``(d, m)``.
+        element_weights: As ``weight`` of `torch.nn.BCEWithLogitsLoss`, broadcast to ``(n, d)``.
+        pos_weight: As in `torch.nn.BCEWithLogitsLoss`, broadcast to ``(n, d)``.
+        reduction: ``"mean"`` or ``"sum"``, as the loss has it.
+        quantity: ``"relative_flatness"`` or ``"simplified"``.
+        gradient: ``"full"``, or ``"weights_only"``: all but ``weight`` is held constant.
+
+    Returns:
+        Shape ``(n,)``; the mean is the batch's value. Differentiable in features, logits, weight
+        and, with positive weights, targets.
+
+    Raises:
+        FlatnessError: If shapes do not fit, or an option is none of those above.
+
+    Example:
+        >>> import torch
+        >>> phi, w = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        >>> logistic_flatness(phi, torch.zeros(1, 2), torch.ones(1, 2), w)  # 25 * 1/2 * 1/4 * 2
+        tensor([6.2500])
+    """
+    check_options(reduction, quantity, gradient)
+    check_shapes(features, logits, weight)
+    check_elements(targets, logits)
+    if gradient == "weights_only":
+        features, logits, targets = features.detach(), logits.detach(), targets.detach()
+    curvature = logits.sigmoid() * (-logits).sigmoid()
+    if pos_weight is not None:
+        curvature = over(pos_weight - 1, curvature, "pos_weight") * targets * curvature + curvature
+    if element_weights is not None:
+        curvature = over(element_weights, curvature, "element_weights") * curvature
+    energy = weight.square().sum(1)
+    if quantity == "simplified":
+        energy = energy.sum().expand(len(weight))
+    share = len(logits) if reduction == "sum" else 1 / len(weight)
+    return share * features.square().sum(1) * (curvature @ energy)
+
+
+def closed_form(loss: object) -> ClosedForm | None:
+    """Return the closed form of a loss: ``f(features, logits, targets, weight)``, or ``None``.
+
+    There is one for cross-entropy, squared error and binary cross-entropy on logits: the functions,
+    and the classes with reduction "mean" or "sum". A subclass may compute anything: it has none.
+    """
+    if loss is F.cross_entropy:
+        return cross_entropy_flatness  # type: ignore[return-value]  # it checks its targets itself
+    if loss is F.mse_loss:
+        return _squared_error
+    if loss is F.binary_cross_entropy_with_logits:
+        return logistic_flatness  # type: ignore[return-value]
+    if getattr(loss, "reduction", None) not in ("mean", "sum"):
+        return None
+    if type(loss) is nn.CrossEntropyLoss:
+        return functools.partial(
+            cross_entropy_flatness,
+            class_weights=loss.weight,
+            ignore_index=loss.ignore_index,
+            label_smoothing=loss.label_smoothing,
+            reduction=loss.reduction,
         )
+    if type(loss) is nn.MSELoss:
+        return functools.partial(_squared_error, reduction=loss.reduction)
+    if type(loss) is nn.BCEWithLogitsLoss:
+        return functools.partial(
+            logistic_flatness,
+            element_weights=loss.weight,
+            pos_weight=loss.pos_weight,
+            reduction=loss.reduction,
+        )
+    return None
+
+
+def _squared_error(
+    features: Tensor,
+    logits: Tensor,
+    targets: object,
+    weight: Tensor,
+    *,
+    reduction: str = "mean",
+    quantity: Quantity = "relative_flatness",
+    gradient: Gradient = "full",
+) -> Tensor:
+    check_shapes(features, logits, weight)
+    check_elements(targets, logits)
+    return squared_error_flatness(
+        features, weight, reduction=reduction, quantity=quantity, gradient=gradient
+    )
 
 
 def _sample_scale(
@@ -96,8 +290,6 @@ def _sample_scale(
     reduction: str,
 ) -> Tensor:
     """Return n times the weight of sample i's terms -log p_s in the reduced loss."""
-    if reduction not in ("mean", "sum"):
-        raise NotApplicableError(f'reduction must be "mean" or "sum", got {reduction!r}.')
     n, d = logits.shape
     w = logits.new_ones(d) if class_weights is None else class_weights.to(logits)
     if targets.ndim == 2:
@@ -105,22 +297,6 @@ def _sample_scale(
         total = (soft * w).sum(1)
         return total if reduction == "mean" else n * total
     kept = targets != ignore_index
-    own = w[targets.where(kept, torch.zeros_like(targets))] * kept
+    own = w[targets.masked_fill(~kept, 0).long()] * kept
     total = (1 - label_smoothing) * own + label_smoothing * w.mean() * kept
     return n * total / own.sum() if reduction == "mean" else n * total
-
-
-def closed_form(loss: object) -> ClosedForm | None:
-    """Return the closed form of a loss, if any: ``f(features, logits, targets, weight)``."""
-    if loss is F.cross_entropy:
-        return cross_entropy_flatness
-    # A subclass may compute anything: the very class alone.
-    if type(loss) is not torch.nn.CrossEntropyLoss or loss.reduction == "none":
-        return None
-    return functools.partial(
-        cross_entropy_flatness,
-        class_weights=loss.weight,
-        ignore_index=loss.ignore_index,
-        label_smoothing=loss.label_smoothing,
-        reduction=loss.reduction,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,19 +20,49 @@ _REFUSALS = (
 
 
 def gradient(value: Tensor, leaf: Tensor, *, create_graph: bool) -> Tensor:
-    """Return d value / d leaf, zeros where value does not depend on leaf."""
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
+    """Return d value / d leaf of a scalar, zeros where it does not depend on the leaf."""
+    return pullback([value], [leaf], [torch.ones_like(value)], create_graph=create_graph)[0]
+
+
+def pullback(
+    outputs: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    create_graph: bool,
+) -> tuple[Tensor, ...]:
+    """Return sum of d output / d leaf times cotangent, for each leaf, zeros where nothing depends.
+
+    Cotangents are taken as they are: what they depend on is not differentiated here, though it is
+    when the result is.
+
+    Args:
+        outputs: What is differentiated.
+        leaves: What it is differentiated in.
+        cotangents: One for each output, of its shape.
+        create_graph: Whether the result can be differentiated.
+
+    Raises:
+        UnsupportedTailError: If torch has no derivative of an operation.
+    """
+    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+    if not pairs:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    differentiable, weights = zip(*pairs, strict=True)
     try:
-        (slope,) = torch.autograd.grad(
-            value, leaf, create_graph=create_graph, retain_graph=True, materialize_grads=True
+        return torch.autograd.grad(
+            differentiable,
+            leaves,
+            weights,
+            create_graph=create_graph,
+            retain_graph=True,
+            materialize_grads=True,
         )
     except RuntimeError as error:
         if not any(refusal in str(error) for refusal in _REFUSALS):
             raise
         raise UnsupportedTailError(
             "an operation after the penalised layer cannot be differentiated twice in torch "
-            f"({str(error).splitlines()[0]}). Replace it, penalise a layer behind it, or run a "
-            'compiled module under torch.compiler.set_stance("force_eager").'
+            f"({str(error).splitlines()[0]}). Replace it, penalise a layer behind it, or, for an "
+            'operation that is compiled, run it under torch.compiler.set_stance("force_eager").'
         ) from error
-    return slope

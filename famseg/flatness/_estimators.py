@@ -1,159 +1,280 @@
-r"""Estimators of relative flatness by second derivatives in the outputs of the layer.
+r"""Estimators of relative flatness by second derivatives in the outputs of the layers.
 
-The layer computes :math:`z = W\phi`, and during the pass a leaf of zeros is added to :math:`z`.
-With :math:`H` the Hessian of the batch loss in that leaf,
+A layer computes :math:`z = W\phi`, and during the pass a leaf of zeros is added to :math:`z`. With
+:math:`J` the map from a weight to the outputs it makes of the features and :math:`H` the Hessian of
+the batch loss in that leaf,
 
-.. math:: \kappa = \sum_{i,j} \langle\phi_i, \phi_j\rangle \operatorname{tr}(W^\top H_{ij} W)
+.. math:: \kappa = \operatorname{tr}\bigl((WW^\top \otimes I_m)\, J^\top H J\bigr)
 
-which is the definition after the chain rule. So the loss is the loss of training and the body
-runs once. Directions are made of ``W`` and the features themselves, nothing is detached: one
-``backward`` on a result gives the full gradient (the paper's terms I and II) in every parameter.
+which is the definition after the chain rule, for every layer that is linear in its weight. So the
+loss is the loss of training and the body runs once. With :math:`A` in place of :math:`W` (see
+`Factor`) it is the simplified measure.
+
+The full gradient (the paper's terms I and II) of :math:`q = v^\top H v` comes from
+:math:`2\, r^\top v - r^\top \bar v` with :math:`r = H \bar v` and :math:`\bar v` the direction
+held constant: its value is :math:`q` and its derivative
+:math:`2\, r^\top dv + \bar v^\top dH\, \bar v`. Without the graph of ``r``, and from features held
+constant, the same expression has the gradient of term I alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from famseg.flatness._derivatives import gradient
+from famseg.flatness._derivatives import gradient, pullback
+from famseg.flatness._errors import NotApplicableError
+from famseg.flatness._factor import Factor
+from famseg.flatness._operator import Operator
 
 Draw = Callable[[tuple[int, ...], Tensor], Tensor]
-"""Draws signs of a shape, in the type and on the device of the tensor given beside it."""
+"""Draws independent numbers of mean 0 and variance 1: of a shape, with the type and on the device
+of the tensor given beside it."""
+
+Gradient = Literal["full", "weights_only"]
 
 
 @dataclass(frozen=True, eq=False)
+class Use:
+    """One penalised layer in one forward pass.
+
+    Attributes:
+        name: Its name.
+        features: Inputs of the layer, shape ``(n, ...)``.
+        output: Its outputs as the rest of the network received them, shape ``(n, ...)``.
+        weight: Its weight.
+        shift: The leaf of zeros that was added to its outputs.
+        operator: What it does with features and weight, apart from its bias.
+        is_output: Whether its output is, unchanged, what the loss was given.
+    """
+
+    name: str
+    features: Tensor
+    output: Tensor
+    weight: Tensor
+    shift: Tensor
+    operator: Operator
+    is_output: bool
+
+    def with_constant_features(self) -> Use:
+        """Return the use with features that no gradient goes through."""
+        return replace(self, features=self.features.detach())
+
+
+@dataclass(eq=False)
 class Pass:
     """One forward pass, ready to be differentiated.
 
     Attributes:
         loss: The batch loss, a scalar.
-        features: Inputs of the layer, shape ``(n, ..., m)``.
-        output: Outputs of the layer as the rest of the network received them, ``(n, ..., d)``.
-        weight: Its weight, shape ``(d, m)``.
-        shift: The leaf of zeros that was added to its outputs, ``(n, ..., d)``.
-        is_output: Whether the layer's output is, unchanged, what the loss was given.
+        prediction: What the loss was given, if that is one tensor.
+        uses: The penalised layers.
     """
 
     loss: Tensor
-    features: Tensor
-    output: Tensor
-    weight: Tensor
-    shift: Tensor
-    is_output: bool
+    prediction: Tensor | None
+    uses: tuple[Use, ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of the batch."""
+        return len(self.uses[0].features)
 
 
-def columns(run: Pass, *, create_graph: bool = True) -> Tensor:
+class Product(Protocol):
+    """A curvature times directions, both in the outputs of the layers."""
+
+    def __call__(self, directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return one tensor for each direction, of its shape."""
+
+
+def hessian(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Product:
+    """Return the product with the Hessian of the loss: one reverse pass through its gradient."""
+    shifts = [use.shift for use in uses]
+    slopes = pullback([run.loss], shifts, [torch.ones_like(run.loss)], create_graph=True)
+
+    def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        return pullback(slopes, shifts, directions, create_graph=create_graph)
+
+    return product
+
+
+def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Product:
+    r"""Return the product with the Gauss-Newton curvature.
+
+    .. math:: \hat H = J^\top \nabla^2_{\mathrm{out}} L\, J
+
+    with ``J`` the Jacobian of the model's output (Schraudolph 2002). It equals the Hessian where
+    the network between layer and output is piecewise linear, and it is positive semidefinite where
+    the loss is convex in the output; elsewhere it is another quantity, a biased estimate. Only the
+    loss is ever differentiated three times.
+
+    Raises:
+        NotApplicableError: If the model's output is not one tensor.
+    """
+    prediction = run.prediction
+    if prediction is None:
+        raise NotApplicableError(
+            'estimator "gauss_newton" needs one tensor between model and loss. Name it by output=, '
+            'or use estimator="hutchinson".'
+        )
+    shifts = [use.shift for use in uses]
+    slope = gradient(run.loss, prediction, create_graph=True)
+    dual = torch.zeros_like(prediction, requires_grad=True)
+    pulled = pullback([prediction], shifts, [dual], create_graph=True)
+
+    def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        # J v is the derivative of J^T u in u.
+        (moved,) = pullback(pulled, [dual], directions, create_graph=create_graph)
+        (bent,) = pullback([slope], [prediction], [moved], create_graph=create_graph)
+        return pullback([prediction], shifts, [bent], create_graph=create_graph)
+
+    return product
+
+
+def columns(run: Pass, use: Use, factor: Factor, product: Product) -> Tensor:
     r"""Return the exact values of samples that do not interact.
 
-    .. math:: \kappa_i = \lVert\phi_i\rVert^2 \operatorname{tr}(W^\top H_i W),
+    .. math:: \kappa_i = \lVert\phi_i\rVert^2 \operatorname{tr}(A^\top H_i A),
         \qquad H_i = n\, \partial^2 L / \partial z_i^2
 
     from ``min(d, m)`` Hessian-vector products, each for all samples at once: along the columns of
-    ``W``, or, where there are fewer neurons than features, along the neurons, contracted with
-    ``W W^T``.
+    ``A``, or, where there are fewer neurons than columns, along the neurons, contracted with
+    ``A A^T``.
 
     Args:
-        run: The pass; features of shape ``(n, m)``.
-        create_graph: Whether the result can be differentiated.
+        run: The pass.
+        use: The layer; features of shape ``(n, m)``.
+        factor: Its factor.
+        product: The curvature.
 
     Returns:
         Shape ``(n,)``; the mean is the batch's value.
     """
-    d, m = run.weight.shape
-    slope = gradient(run.loss, run.shift, create_graph=True)
-    if m <= d:
-        directions = readers = run.weight.T
+    _, d, m = factor.shape
+    matrix, gram = factor.matrix, factor.gram
+    trace = use.shift.new_zeros(len(use.shift))
+    if matrix is not None and m <= d:
+        for column in matrix[0].T:
+            (row,) = product([column.detach().expand_as(use.shift)])
+            trace = trace + row @ (2 * column - column.detach())
     else:
-        directions = torch.eye(d, dtype=slope.dtype, device=slope.device)
-        readers = run.weight @ run.weight.T
-    trace = slope.new_zeros(len(slope))
-    for direction, reader in zip(directions, readers, strict=True):
-        row = gradient((slope @ direction).sum(), run.shift, create_graph=create_graph)  # (n, d)
-        trace = trace + row @ reader
-    return len(slope) * run.features.square().sum(1) * trace
+        for s, axis in enumerate(torch.eye(d, dtype=trace.dtype, device=trace.device)):
+            (row,) = product([axis.expand_as(use.shift)])
+            trace = trace + (row[:, s] if gram is None else row @ gram[0, s])
+    return factor.scaled(run.samples * use.features.square().sum(1) * trace)
 
 
-def sample_probes(run: Pass, draw: Draw, *, probes: int = 1, create_graph: bool = True) -> Tensor:
-    r"""Return unbiased estimates for samples that do not interact, each with probes of its own.
-
-    .. math:: \kappa_i \approx \lVert\phi_i\rVert^2\, \xi_i^\top W^\top H_i W \xi_i
-
-    with signs :math:`\xi_i \in \{-1, 1\}^m`, one Hessian-vector product a probe. The expectation is
-    that of `columns` since :math:`E\,\xi\xi^\top = I` (Hutchinson 1990); the errors of the samples
-    are independent and average out.
-
-    Args:
-        run: The pass; features of shape ``(n, m)``.
-        draw: Draws the signs.
-        probes: Number of probes, their mean is taken.
-        create_graph: Whether the result can be differentiated.
-
-    Returns:
-        Shape ``(n,)``; the mean is the batch's estimate.
-    """
-    slope = gradient(run.loss, run.shift, create_graph=True)
-    curvature = slope.new_zeros(len(slope))
-    for xi in draw((probes, *run.features.shape), slope):
-        direction = xi @ run.weight.T  # (n, d)
-        row = gradient((slope * direction).sum(), run.shift, create_graph=create_graph)
-        curvature = curvature + (row * direction).sum(1)
-    return len(slope) * run.features.square().sum(1) * curvature / probes
-
-
-def batch_probes(run: Pass, draw: Draw, *, probes: int = 1, create_graph: bool = True) -> Tensor:
-    r"""Return an unbiased estimate of the batch's value, whether or not samples interact.
-
-    .. math:: \kappa \approx \operatorname{vec}(WZ)^\top \nabla^2_W L \operatorname{vec}(WZ)
-
-    with ``Z`` an ``m x m`` matrix of signs: the outputs move along :math:`W Z \phi`. One
-    Hessian-vector product a probe. All positions that the layer is applied to count, so features
-    may have any leading shape.
-
-    Args:
-        run: The pass; features of shape ``(n, ..., m)``.
-        draw: Draws the signs.
-        probes: Number of probes, their mean is taken.
-        create_graph: Whether the result can be differentiated.
-
-    Returns:
-        A scalar.
-    """
-    m = run.weight.shape[1]
-    slope = gradient(run.loss, run.shift, create_graph=True)
-    curvature = torch.zeros_like(run.loss)
-    for z in draw((probes, m, m), slope):
-        direction = run.features @ (run.weight @ z).T  # (n, ..., d)
-        row = gradient((slope * direction).sum(), run.shift, create_graph=create_graph)
-        curvature = curvature + (row * direction).sum()
-    return curvature / probes
-
-
-def exact(run: Pass, *, create_graph: bool = True) -> Tensor:
+def exact(use: Use, factor: Factor, product: Product) -> Tensor:
     r"""Return the batch's exact value, whether or not samples interact.
 
-    .. math:: \kappa = \sum_{s,k} \langle (WW^\top)_s,\; (H v_{sk})^\top \phi_{\cdot k} \rangle,
-        \qquad v_{sk} = \phi_{\cdot k} e_s^\top
+    .. math:: \kappa = \sum_{s,k} \langle J\, G e_{sk},\; H J e_{sk} \rangle
 
-    from ``d * m`` Hessian-vector products: for small layers, and as a reference that runs on the
-    very pass of training.
+    with ``G = A A^T`` acting on the neurons, from ``d * m`` Hessian-vector products: for small
+    layers, and as a reference that runs on the very pass of training.
 
     Args:
-        run: The pass; features of shape ``(n, ..., m)``.
-        create_graph: Whether the result can be differentiated.
+        use: The layer.
+        factor: Its factor.
+        product: The curvature.
 
     Returns:
         A scalar.
     """
-    d, m = run.weight.shape
-    slope = gradient(run.loss, run.shift, create_graph=True).reshape(-1, d)
-    features = run.features.reshape(-1, m)
-    gram = run.weight @ run.weight.T
-    kappa = torch.zeros_like(run.loss)
-    for s in range(d):
-        for k in range(m):
-            row = gradient(slope[:, s] @ features[:, k], run.shift, create_graph=create_graph)
-            kappa = kappa + gram[s] @ (row.reshape(-1, d).T @ features[:, k])
-    return kappa
+    operator, gram = use.operator, factor.gram
+    kappa = use.shift.new_zeros(())
+    for g, s, k in itertools.product(*map(range, factor.shape)):
+        unit = use.weight.new_zeros(factor.shape)
+        unit[g, s, k] = 1
+        image = operator.apply(use.features, operator.kernel(unit))
+        (row,) = product([image])
+        if gram is not None:
+            moved = torch.zeros_like(unit).index_put(_at(g, k, unit), gram[g, :, s])
+            image = operator.apply(use.features, operator.kernel(moved))
+        kappa = kappa + (row * image).sum()
+    return factor.scaled(kappa)
+
+
+def quadratic(product: Product, directions: Sequence[Tensor], *, per_sample: bool) -> Tensor:
+    """Return the quadratic form of one direction in all layers together.
+
+    Args:
+        product: The curvature.
+        directions: A direction for each layer, shape ``(n, ...)``.
+        per_sample: Whether samples do not interact, and each one's value is wanted.
+
+    Returns:
+        Shape ``(n,)`` with the batch's value as the mean, or that value, a scalar.
+    """
+    rows = product([v.detach() for v in directions])
+    values = sum(
+        (row * (2 * v - v.detach())).flatten(1).sum(1)
+        for row, v in zip(rows, directions, strict=True)
+    )
+    assert isinstance(values, Tensor)  # noqa: S101 - sum() of at least one tensor
+    return len(values) * values if per_sample else values.sum()
+
+
+def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
+    r"""Return a direction of the outputs with probes of its own for each sample.
+
+    .. math:: v_i = \lVert\phi_i\rVert\, A\, \xi_i \quad\text{or}\quad v_i = (A\, Z_i) \phi_i
+
+    for layers that see one feature vector a sample, and for others. Its quadratic form is unbiased
+    where samples do not interact (Hutchinson 1990), and the errors of the samples are independent
+    and average out.
+
+    Args:
+        use: The layer.
+        factor: Its factor; its scale is left to the caller.
+        draw: Draws the probes.
+    """
+    groups, d, m = factor.shape
+    matrix = factor.reduced
+    n, columns = len(use.features), d if matrix is None else matrix.shape[2]
+    if use.operator.single:
+        xi = draw((n, columns), use.weight)
+        # Not the norm itself, which has no derivative at zero.
+        norm = use.features.square().sum(1, keepdim=True).clamp(min=_TINY).sqrt()
+        return norm * (xi if matrix is None else xi @ matrix[0].T)
+    z = draw((n, groups, columns, m), use.weight)
+    kernels = use.operator.kernel(z if matrix is None else matrix @ z)
+    return use.operator.apply_each(use.features, kernels)
+
+
+def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
+    r"""Return a direction of the outputs with one probe for the whole batch.
+
+    .. math:: v = (A Z)\, \phi
+
+    with independent entries of ``Z``. Its quadratic form is unbiased whether or not samples
+    interact, and whatever positions of a sample the layer is applied to.
+
+    Args:
+        use: The layer.
+        factor: Its factor; its scale is left to the caller.
+        draw: Draws the probes.
+    """
+    groups, d, m = factor.shape
+    matrix = factor.reduced
+    z = draw((groups, d if matrix is None else matrix.shape[2], m), use.weight)
+    kernel = use.operator.kernel(z if matrix is None else matrix @ z)
+    return use.operator.apply(use.features, kernel)
+
+
+_TINY = 1e-38  # the square of what float32 cannot tell from zero
+
+
+def _at(group: int, column: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    d = like.shape[1]
+    neurons = torch.arange(d, device=like.device)
+    return (
+        torch.full_like(neurons, group),
+        neurons,
+        torch.full_like(neurons, column),
+    )

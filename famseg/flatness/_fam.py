@@ -1,67 +1,102 @@
-"""The FAM objective as one module: loss plus weighted relative flatness of one layer."""
+"""The FAM objective as one module: loss plus weighted relative flatness of its layers."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from famseg.flatness._bound import Bound, bounded
-from famseg.flatness._check import check_choice, check_count, check_ddp
-from famseg.flatness._choice import EstimatorName, Plan, ProbePer, plan
+from famseg.flatness._check import (
+    check_choice,
+    check_count,
+    check_ddp,
+    check_model,
+    check_together,
+)
+from famseg.flatness._choice import EstimatorName, Plan, ProbePer, Request
 from famseg.flatness._closed_form import closed_form
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._estimators import Draw, Pass, batch_probes, columns, exact, sample_probes
+from famseg.flatness._estimate import Rule
+from famseg.flatness._estimators import Draw, Gradient
+from famseg.flatness._factor import Quantity
 from famseg.flatness._layer import find_layer
-from famseg.flatness._pass import Inputs, Loss, call_model, evaluating, forward_pass, scalar
-from famseg.flatness._probes import position_generator, signs
-from famseg.flatness._tail import samples_interact
+from famseg.flatness._operator import matrix_shape
+from famseg.flatness._pass import Inputs, Loss, Task, has_several
+from famseg.flatness._probes import Distribution, normals, part_of, position_generator, signs
+from famseg.flatness._settle import settle
+from famseg.flatness._state import evaluating, undone_on_error, untouched
+from famseg.flatness._step import noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
-from famseg.flatness._watch import without_autocast
 
 _logger = logging.getLogger("famseg.flatness")
 
 
 class FAM(nn.Module):
-    r"""Loss plus relative flatness of one layer, in one forward pass and for one ``backward``.
+    r"""Loss plus relative flatness of one or more layers, for one forward and one ``backward``.
 
     .. math:: \mathrm{total} = L + \lambda\, b(\kappa)
 
-    with :math:`\kappa` the relative flatness of the named layer (Adilova et al., *FAM*, 2023) under
-    the very loss of the step, and :math:`b` a bound that keeps the objective from running away
-    where :math:`\kappa` is negative. The gradient is the full one, in every parameter of the model.
-    The module holds the model: ``DistributedDataParallel(FAM(...))`` trains on several processes.
-
-    Estimators: ``"closed_form"`` (cross-entropy on the outputs of the layer: exact, about free),
-    ``"columns"`` (exact; ``min(d, m)`` Hessian-vector products; samples must not interact),
-    ``"hutchinson"`` (unbiased; one product a probe), ``"exact"`` (``d * m`` products; a reference
-    for small layers), ``"auto"``: the cheapest of them that holds, never a biased one; see
-    `explain`.
+    with :math:`\kappa` the relative flatness of the named layers (Adilova et al., *FAM*, 2023,
+    equation 1) under the very loss of the step, summed over them, and :math:`b` a bound that keeps
+    the objective from running away where :math:`\kappa` is negative. The gradient is the full one,
+    in every parameter of the model. The module holds the model:
+    ``DistributedDataParallel(FAM(...))`` trains on several processes.
 
     In evaluation mode, or where gradients are off, it returns the plain loss.
 
-    The layer must be called once in a forward pass, and its weight must act through that call
-    alone. Cost of a penalised step against a plain one, on the skull autoencoder at 64^3 and
-    ``"expand"`` (64 x 8), one thread: hutchinson 3.9 times the time and 3.4 times the memory,
-    columns 17 and 13; see ``every``.
+    Estimators, with what a penalised step costs beside a plain one (``benchmarks/flatness.py``):
+
+    - ``"closed_form"``: exact, about free; the layer's outputs under cross-entropy, squared error
+      or binary cross-entropy.
+    - ``"columns"``: exact; ``min(d, m)`` Hessian-vector products; linear layers, samples that do
+      not interact.
+    - ``"hutchinson"``: unbiased; one product a probe; any layer and loss.
+    - ``"exact"``: the definition; ``d * m`` products; a reference for small layers.
+    - ``"gauss_newton"``: one product a probe with the Gauss-Newton curvature: never negative under
+      a convex loss; another value where the network behind the layer is not piecewise linear.
+    - ``"finite_difference"``: two more runs of the network behind the layer a probe; for operations
+      without third derivatives. Its error is of second order in a small step.
+    - ``"noise"``: relative noise on the outputs of the layer; the expected total is that of FAM up
+      to terms of fourth order in its size ``sqrt(2 lambda)``; about a plain step. No penalty is
+      computed, and the loss is that of the noisy network.
+    - ``"auto"``: the cheapest of the first three that holds, never a biased one; see `explain`.
+
+    A layer must be called once in a forward pass, and its weight must act through that call alone.
 
     Args:
         model: The network; ``model(inputs)``, ``model(*inputs)`` for a tuple or list,
             ``model(**inputs)`` for a mapping.
-        layer: Dotted name of an `nn.Linear` of the model, as in ``model.named_modules()``.
+        layer: Dotted name, as in ``model.named_modules()``, of a linear or convolution layer, or
+            several of them.
         loss: ``loss(prediction, targets)``, a scalar.
         weight: Lambda, at least 0. With 0 no penalty is computed: the step is the plain step.
+        output: Key or attribute of the model's output that the loss takes, ``"logits"`` say.
         estimator: See above.
-        probes: Probes of ``"hutchinson"``; their mean is taken.
+        quantity: ``"relative_flatness"``; ``"simplified"``,
+            :math:`\lVert W\rVert^2 \operatorname{tr} H` (Petzka et al. 2019); or ``"max_eigenvalue"``, :math:`\sum_s \lVert w_s\rVert^2
+            \lambda_{\max}(H_{ss})`, at ``d`` Hessian-vector products and more.
+        gradient: ``"full"``, or ``"weights_only"``: the curvature is held constant, so that the
+            penalty moves its own layer alone, as in the authors' code (term I of the gradient).
+        as_released: Do as the authors' code does: :math:`\kappa / m`, or :math:`\lVert W\rVert
+            \operatorname{tr} H`, and term I of the gradient alone.
+        standardize: Measure features in units of their standard deviation over the batch.
+        probes: Probes of the estimators that draw them; their mean is taken.
         probe_per: ``"sample"``: probes for each sample, less noise, for samples that do not
             interact (this is checked); ``"batch"``: for the whole batch, always unbiased.
+        distribution: Of the probes: ``"rademacher"`` (signs) or ``"gaussian"``.
+        antithetic: Take the noise of ``"noise"`` both ways, for another run of the network.
         every: Penalise each ``every``-th step alone, ``every`` times as strongly, so that the mean
-            gradient stays.
+            gradient stays. ``"auto"``: 1 where a step costs nothing, 3 where a part of the batch
+            is enough, else 10.
+        samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
+            ``"auto"``: a quarter of the batch where their mean is unbiased, else all.
         bound: What becomes of negative flatness, see `famseg.flatness.bounded`. The default keeps
             the objective at or above the loss.
         normalize: ``"features"`` divides by the number of features ``m``, the convention of the
@@ -82,21 +117,30 @@ class FAM(nn.Module):
         >>> terms.total.backward()
         >>> bool(terms.total == terms.loss + 0.1 * terms.penalty)
         True
-        >>> objective.explain()
-        "layer '2' (3 x 8): closed_form, exact and free: cross-entropy on the outputs of the layer"
+        >>> print(objective.explain())
+        layer '2' (3 x 8): closed_form, exact and free: the loss has a closed form on the outputs \
+of the layer
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        layer: str,
+        layer: str | Sequence[str],
         loss: Loss,
         weight: float,
+        output: str | None = None,
         estimator: EstimatorName = "auto",
+        quantity: Quantity = "relative_flatness",
+        gradient: Gradient = "full",
+        as_released: bool = False,
+        standardize: bool = False,
         probes: int = 1,
         probe_per: ProbePer = "sample",
-        every: int = 1,
+        distribution: Distribution = "rademacher",
+        antithetic: bool = False,
+        every: int | Literal["auto"] = "auto",
+        samples: int | Literal["auto", "all"] = "auto",
         bound: Bound = "positive",
         normalize: Literal["features"] | None = None,
         seed: int = 0,
@@ -104,34 +148,47 @@ class FAM(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("estimator", estimator, get_args(EstimatorName))
+        check_choice("quantity", quantity, get_args(Quantity))
+        check_choice("gradient", gradient, get_args(Gradient))
         check_choice("probe_per", probe_per, get_args(ProbePer))
+        check_choice("distribution", distribution, get_args(Distribution))
         check_choice("bound", bound, get_args(Bound))
         check_choice("normalize", normalize, ("features", None))
         check_count("probes", probes)
-        check_count("every", every)
-        if isinstance(model, DistributedDataParallel):
-            raise FlatnessError(
-                "the model is a DistributedDataParallel: wrap the objective instead, "
-                "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
-            )
-        find_layer(model, layer)
+        check_count("every", every, "auto")
+        check_count("samples", samples, "auto", "all")
+        check_model(model)
+        check_together(
+            estimator, quantity, gradient, as_released=as_released, antithetic=antithetic
+        )
+        self.layers = (layer,) if isinstance(layer, str) else tuple(layer)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise FlatnessError(f"layer must name one or more layers, each once, got {layer!r}.")
+        for name in self.layers:
+            find_layer(model, name)
         self.model = model
         self.loss = loss
+        self.output = output
         self.weight = weight
-        self.layer = layer
         self.estimator = estimator
+        self.quantity = quantity
+        self.gradient: Gradient = "weights_only" if as_released else gradient
+        self.as_released = as_released
+        self.standardize = standardize
         self.probes = probes
         self.probe_per = probe_per
+        self.distribution = distribution
+        self.antithetic = antithetic
         self.every = every
+        self.samples = samples
         self.bound = bound
         self.normalize = normalize
         self.seed = seed
         self._generator = generator
         self._position, self._stream = 0, 0
         self._plan: Plan | None = None
-        # What was found out about a tail, by the training flags of the modules it was found under.
-        self._interacting: dict[tuple[bool, ...], bool] = {}
-        self._checked: set[tuple[bool, ...]] = set()
+        # Plans, by the training flags of the modules and by whether a batch has several samples.
+        self._plans: dict[tuple[bool, ...], Plan] = {}
 
     @property
     def weight(self) -> float:
@@ -156,46 +213,80 @@ class FAM(nn.Module):
 
         Raises:
             LossError: If the loss is no scalar, or does not depend on the layer.
-            FlatnessError: If the penalty cannot be computed correctly; see its subclasses.
+            FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
+                random state and position are then what they were before.
         """
+        task = self._task()
         if not (self.training and torch.is_grad_enabled()):
-            return self._plain(inputs, targets)
-        step, self._position = self._position, self._position + 1
-        if self.weight == 0 or step % self.every:
-            return self._plain(inputs, targets)
-        check_ddp()
-        draw = self._draw_at("train", step)
-        loss, kappa = self._penalised(inputs, targets, draw, create_graph=True)
-        penalty = bounded(kappa, self.bound)
-        return Terms(loss + self.weight * self.every * penalty, loss, penalty)
+            return _plain(task, inputs, targets)
+        step = self._position
+        if self.weight == 0 or (self.every != "auto" and step % self.every):
+            terms = _plain(task, inputs, targets)
+        else:
+            check_ddp()
+            with undone_on_error(self.model, task.device):
+                terms = self._step(task, inputs, targets, step)
+        self._position = step + 1
+        return terms
 
     def measure(self, inputs: Inputs, targets: object) -> Measurement:
-        """Measure the relative flatness on a batch, in evaluation mode and without a trace.
+        """Measure the flatness on a whole batch, in evaluation mode and without a trace.
 
         Parameters, their ``.grad``, buffers, training flags, random state and position are what
-        they were before. The result carries no graph and is not bounded.
+        they were before. The result carries no graph and is not bounded. With
+        ``estimator="noise"`` it is the difference that noise of the size in training makes, whose
+        bias is of the order of lambda.
 
         Args:
             inputs: As in `forward`.
             targets: As in `forward`.
 
         Returns:
-            The measurement, with the spread over the samples where the estimator knows it.
+            The measurement, with the spread over the samples or the probes where there is one.
 
         Raises:
             FlatnessError: As in `forward`.
         """
-        draw = self._draw_at("measure", self._position)
-        with evaluating(self), torch.inference_mode(False), torch.enable_grad():
-            loss, kappa = self._penalised(inputs, targets, draw, create_graph=False)
-        kappa = kappa.detach()
-        return Measurement(kappa.mean(), kappa if kappa.ndim else None, loss.detach())
+        task = self._task()
+        draw = self._draw("measure", self._position)
+        with (
+            evaluating(self),
+            untouched(self.model, task.device),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            plan = self._settle(task, inputs, targets)
+            task = replace(task, eager=plan.eager)
+            if plan.curvature == "noise":
+                if self.weight == 0:
+                    raise FlatnessError(
+                        'measure with estimator="noise" needs a weight: noise of size '
+                        "sqrt(2 weight) is compared with none."
+                    )
+                size = math.sqrt(2 * self.weight)
+                loss, found = noise_measured(
+                    task, self._rule, plan, inputs, targets, draw=draw, size=size
+                )
+            else:
+                loss, found = penalised(
+                    task,
+                    self._rule,
+                    plan,
+                    inputs,
+                    targets,
+                    draw=draw,
+                    choose=None,
+                    create_graph=False,
+                )
+        values = found.values.detach()
+        per_sample = values if values.ndim else None
+        return Measurement(values.mean(), per_sample, loss.detach(), found.probes)
 
     def seek(self, step: int, *, stream: int = 0) -> None:
         """Set the position: the next forward in training is this step.
 
-        Step and stream decide which steps carry a penalty and, with the seed, which probes they
-        draw, so that a resumed run goes on as if it had not stopped.
+        Step and stream decide which steps carry a penalty and, with the seed, which probes and
+        parts they draw, so that a resumed run goes on as if it had not stopped.
 
         Args:
             step: Number of the next step, from 0.
@@ -204,12 +295,18 @@ class FAM(nn.Module):
         self._position, self._stream = int(step), int(stream)
 
     def explain(self) -> str:
-        """Say in one line which estimator is at work and why."""
-        d, m = find_layer(self.model, self.layer).weight.shape
-        head = f"layer {self.layer!r} ({d} x {m})"
-        if self._plan is None:
-            return f"{head}: {self.estimator}, not settled before the first penalised step"
-        return f"{head}: {self._plan.method}, {self._plan.reason}"
+        """Say which estimator is at work for each layer, how often, on how much, and why."""
+        lines = []
+        for index, name in enumerate(self.layers):
+            d, m = matrix_shape(find_layer(self.model, name))
+            head = f"layer {name!r} ({d} x {m})"
+            if self._plan is None:
+                lines.append(
+                    f"{head}: {self.estimator}, not settled before the first penalised step"
+                )
+            else:
+                lines.append(f"{head}: {self._plan.describe(index)}")
+        return "\n".join(lines)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the position, and the state of a generator that was passed in."""
@@ -222,68 +319,89 @@ class FAM(nn.Module):
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"].cpu())
 
-    def _plain(self, inputs: Inputs, targets: object) -> Terms:
-        loss = scalar(self.loss(call_model(self.model, inputs), targets))
-        return Terms(loss, loss, None)
+    @property
+    def _rule(self) -> Rule:
+        return Rule(
+            quantity=self.quantity,
+            gradient=self.gradient,
+            as_released=self.as_released,
+            per_feature=self.normalize == "features"
+            or (self.as_released and self.quantity == "relative_flatness"),
+            standardize=self.standardize,
+            probes=self.probes,
+            # The authors' norm is not the one in the closed form of the simplified measure.
+            closed_form=None if self.as_released else closed_form(self.loss),
+        )
 
-    def _penalised(
-        self, inputs: Inputs, targets: object, draw: Draw, *, create_graph: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and relative flatness: the samples' values, or that of the batch."""
-        layer = find_layer(self.model, self.layer)
-        # Batch norm in evaluation mode is another tail than in training.
-        state = tuple(module.training for module in self.model.modules())
-        run = forward_pass(
-            self.model,
-            layer,
-            self.layer,
-            self.loss,
+    def _task(self) -> Task:
+        # Found anew each time, so that a weight that was tied or replaced meanwhile is noticed.
+        layers = {name: find_layer(self.model, name) for name in self.layers}
+        return Task(self.model, layers, self.loss, self.output)
+
+    def _step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
+        plan = self._settle(task, inputs, targets)
+        if step % plan.every:
+            return _plain(task, inputs, targets)
+        task, strength = replace(task, eager=plan.eager), self.weight * plan.every
+        draw = self._draw("train", step)
+        if plan.curvature == "noise":
+            return noise_step(
+                task,
+                self._rule,
+                plan,
+                inputs,
+                targets,
+                draw=draw,
+                size=math.sqrt(2 * strength),
+                antithetic=self.antithetic,
+            )
+        loss, found = penalised(
+            task,
+            self._rule,
+            plan,
             inputs,
             targets,
-            check=state not in self._checked,
+            draw=draw,
+            choose=functools.partial(part_of, generator=self._source("part", step)),
+            create_graph=True,
         )
-        self._checked.add(state)
-        with without_autocast(layer.weight.device.type):
-            kappa = self._kappa(run, targets, draw, state, create_graph=create_graph)
-        return run.loss, kappa / run.weight.shape[1] if self.normalize else kappa
+        penalty = bounded(found.values, self.bound)
+        return Terms(loss + strength * penalty, loss, penalty)
 
-    def _kappa(
-        self, run: Pass, targets: object, draw: Draw, state: tuple[bool, ...], *, create_graph: bool
-    ) -> Tensor:
-        formula = closed_form(self.loss)
-        chosen = plan(
-            self.estimator,
-            run,
-            layer=self.layer,
-            closed_form=formula is not None,
-            probes=self.probes,
-            probe_per=self.probe_per,
-            interact=lambda: self._interact(run, state),
-        )
+    def _settle(self, task: Task, inputs: Inputs, targets: object) -> Plan:
+        """The plan: made once, on the first batch that can tell, for each state of the model."""
+        # Batch norm in evaluation mode is another tail than in training.
+        state = (*(module.training for module in self.model.modules()), has_several(inputs))
+        if state in self._plans:
+            chosen = self._plans[state]
+        else:
+            request = Request(
+                self.estimator,
+                self.quantity,
+                self._rule.closed_form is not None,
+                self.probes,
+                self.probe_per,
+                self.every,
+                self.samples,
+            )
+            chosen, final = settle(task, request, inputs, targets)
+            if final:
+                self._plans[state] = chosen
         if chosen != self._plan:
             self._plan = chosen
             _logger.info("%s", self.explain())
-        if formula is not None and chosen.method == "closed_form":
-            return formula(run.features, run.output, targets, run.weight)
-        if chosen.method == "columns":
-            return columns(run, create_graph=create_graph)
-        if chosen.method == "sample_probes":
-            return sample_probes(run, draw, probes=self.probes, create_graph=create_graph)
-        if chosen.method == "batch_probes":
-            return batch_probes(run, draw, probes=self.probes, create_graph=create_graph)
-        return exact(run, create_graph=create_graph)
+        return chosen
 
-    def _interact(self, run: Pass, state: tuple[bool, ...]) -> bool:
-        """Whether samples interact; found out once, on the first batch that can tell."""
-        if state not in self._interacting:
-            found = samples_interact(run.loss, run.shift)
-            if found is None:
-                return False  # nothing couples in this batch, whatever the next one shows
-            self._interacting[state] = found
-        return self._interacting[state]
+    def _source(self, purpose: str, step: int) -> torch.Generator:
+        if self._generator is not None:
+            return self._generator
+        return position_generator(self.seed, purpose, step, self._stream)
 
-    def _draw_at(self, purpose: str, step: int) -> Draw:
-        generator = self._generator
-        if generator is None:
-            generator = position_generator(self.seed, purpose, step, self._stream)
-        return functools.partial(signs, generator=generator)
+    def _draw(self, purpose: str, step: int) -> Draw:
+        numbers = signs if self.distribution == "rademacher" else normals
+        return functools.partial(numbers, generator=self._source(purpose, step))
+
+
+def _plain(task: Task, inputs: Inputs, targets: object) -> Terms:
+    loss = task.plain(inputs, targets)
+    return Terms(loss, loss, None)

@@ -1,30 +1,38 @@
-"""Find the layer to penalise, and refuse by name what cannot be penalised."""
+"""Find the layers to penalise, and refuse by name what cannot be penalised."""
 
 from __future__ import annotations
 
 import difflib
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from famseg.flatness._errors import LayerError, LayerNotFoundError
+from famseg.flatness._operator import Layer
 
 _SHOWN = 8
+_KINDS = (nn.Linear, _ConvNd)
+# What torch.compile puts between a model and the names of its parts.
+_COMPILED = "_orig_mod."
 
 
-def find_layer(model: nn.Module, name: str) -> nn.Linear:
-    """Return the linear layer that a dotted name stands for.
+def find_layer(model: nn.Module, name: str) -> Layer:
+    """Return the linear or convolution layer that a dotted name stands for.
 
     Args:
-        model: The network.
-        name: Dotted name as in ``model.named_modules()``; ``""`` is the model itself.
+        model: The network, compiled or not.
+        name: Dotted name as in ``model.named_modules()``, with or without the ``_orig_mod.`` of
+            compiled modules; ``""`` is the model itself.
 
     Returns:
-        The layer: an `torch.nn.Linear` whose weight is a parameter that no other module holds.
+        The layer: an `torch.nn.Linear`, ``Conv1d`` to ``Conv3d`` or ``ConvTranspose1d`` to
+        ``ConvTranspose3d`` whose weight is a parameter that no other module holds.
 
     Raises:
         LayerNotFoundError: If there is no such module; the message lists near names.
-        LayerError: If the module is no plain linear layer, or if its weight is shared.
+        LayerError: If the module is no such layer, or if its weight is shared or computed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
@@ -32,28 +40,51 @@ def find_layer(model: nn.Module, name: str) -> nn.Linear:
         Linear(in_features=3, out_features=2, bias=True)
         >>> find_layer(net, "1")
         Traceback (most recent call last):
-        famseg.flatness._errors.LayerError: layer '1' is a ReLU, not a linear layer. Linear: '0'.
+        famseg.flatness._errors.LayerError: layer '1' is a ReLU, neither linear nor a convolution. \
+Linear or convolution: '0'.
     """
-    modules = dict(model.named_modules())
-    linear = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
-    if name not in modules:
-        near = difflib.get_close_matches(name, linear, n=3, cutoff=0.4)
+    modules = {key.replace(_COMPILED, ""): module for key, module in model.named_modules()}
+    candidates = [key for key, module in modules.items() if isinstance(module, _KINDS)]
+    plain = name.replace(_COMPILED, "")
+    if plain not in modules:
+        near = difflib.get_close_matches(plain, candidates, n=3, cutoff=0.4)
         hint = f" Did you mean {_listed(near)}?" if near else ""
         raise LayerNotFoundError(
-            f"no layer is called {name!r}.{hint} {_listed_linear(linear, len(modules))}"
+            f"no layer is called {name!r}.{hint} {_listed_candidates(candidates, len(modules))}"
         )
-    layer = modules[name]
-    if not isinstance(layer, nn.Linear):
+    layer = modules[plain]
+    if hasattr(layer, "_orig_mod"):
+        layer = layer._orig_mod
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         raise LayerError(
-            f"layer {name!r} is a {type(layer).__name__}, not a linear layer. "
-            f"{_listed_linear(linear, len(modules))}"
+            f"layer {name!r} is an embedding: its inputs are indices, so there are no features to "
+            f"be relative to. {_listed_candidates(candidates, len(modules))}"
+        )
+    if not isinstance(layer, nn.Linear | _ConvNd):
+        raise LayerError(
+            f"layer {name!r} is a {type(layer).__name__}, neither linear nor a convolution. "
+            f"{_listed_candidates(candidates, len(modules))}"
         )
     _check_weight(model, layer, name)
     return layer
 
 
-def _check_weight(model: nn.Module, layer: nn.Linear, name: str) -> None:
-    if isinstance(layer, nn.LazyLinear):
+def penalisable_layers(model: nn.Module) -> list[str]:
+    """Return the names of the linear and convolution layers of a model, in its own order.
+
+    Example:
+        >>> penalisable_layers(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2)))
+        ['0', '2']
+    """
+    return [
+        key.replace(_COMPILED, "")
+        for key, module in model.named_modules()
+        if isinstance(module, _KINDS)
+    ]
+
+
+def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
+    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         raise LayerError(f"layer {name!r} is lazy: run the model once before you penalise it.")
     if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
         raise LayerError(
@@ -61,6 +92,8 @@ def _check_weight(model: nn.Module, layer: nn.Linear, name: str) -> None:
             "such as weight or spectral norm). Remove it, or penalise another layer."
         )
     weight = layer.weight
+    if weight.is_complex():
+        raise LayerError(f"the weight of layer {name!r} is complex: flatness is of real weights.")
     if weight.dtype.itemsize < 4:
         raise LayerError(
             f"the weight of layer {name!r} is {weight.dtype}: too coarse for second derivatives. "
@@ -80,9 +113,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _listed_linear(linear: list[str], modules: int) -> str:
-    if not linear:
-        return f"None of the {modules} modules is linear."
-    more = f" and {len(linear) - _SHOWN} more" if len(linear) > _SHOWN else ""
+def _listed_candidates(names: list[str], modules: int) -> str:
+    if not names:
+        return f"None of the {modules} modules is linear or a convolution."
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     # The last ones: heads and bottlenecks are what people penalise.
-    return f"Linear: {_listed(linear[-_SHOWN:])}{more}."
+    return f"Linear or convolution: {_listed(names[-_SHOWN:])}{more}."

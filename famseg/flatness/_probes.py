@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Distribution = Literal["rademacher", "gaussian"]
 
 
 def position_generator(seed: int, *position: int | str) -> torch.Generator:
@@ -31,3 +34,16 @@ def signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> T
     """Return independent signs, +1 or -1 with probability 1/2 each (Rademacher)."""
     coins = torch.randint(0, 2, shape, generator=generator, device=generator.device)
     return (2 * coins - 1).to(device=like.device, dtype=like.dtype)
+
+
+def normals(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return independent standard normal numbers."""
+    # Drawn in one precision, so that a float64 check sees the probes of a float32 run.
+    numbers = torch.randn(shape, generator=generator, device=generator.device)
+    return numbers.to(device=like.device, dtype=like.dtype)
+
+
+def part_of(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return ``size`` of the numbers below ``n``, all choices equally likely, in order."""
+    chosen = torch.randperm(n, generator=generator, device=generator.device)[:size]
+    return chosen.sort().values

@@ -1,17 +1,17 @@
-"""Checks on what lies between the penalised layer and the loss."""
+"""Checks on what lies between the penalised layers and the loss."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from famseg.flatness._derivatives import gradient
 from famseg.flatness._errors import LossError, UnsupportedTailError
+from famseg.flatness._estimators import Pass, hessian
 
 _NORMS = {
     "NativeLayerNormBackward": "layer norm",
@@ -22,20 +22,27 @@ _NORMS = {
     "MkldnnBatchNormBackward": "batch or instance norm",
     "SyncBatchNorm": "synchronised batch norm",
 }
+_REENTRANT = "CheckpointFunctionBackward"
 _NORM_MODULES = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
 
 @contextmanager
-def norms_noted(model: nn.Module, layer: nn.Module) -> Iterator[list[str]]:
-    """Collect the names of the normalisation layers that run after a layer, for the messages."""
+def norms_noted(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Collect the names of normalisation layers that run after the first of some layers."""
     seen: list[str] = []
+    begun = False
+
+    def begin(*_: object) -> None:
+        nonlocal begun
+        begun = True
 
     def note(name: str, module: nn.Module) -> None:
-        if module.training or getattr(module, "running_mean", None) is None:
+        if begun and (module.training or getattr(module, "running_mean", None) is None):
             seen.append(f"{name!r}, {type(module).__name__}")
 
     with ExitStack() as stack:
-        stack.callback(layer.register_forward_pre_hook(lambda *_: seen.clear()).remove)
+        for layer in layers.values():
+            stack.callback(layer.register_forward_pre_hook(begin).remove)
         for name, module in model.named_modules():
             if isinstance(module, _NORM_MODULES):
                 hook = functools.partial(lambda name, module, _: note(name, module), name)
@@ -43,12 +50,21 @@ def norms_noted(model: nn.Module, layer: nn.Module) -> Iterator[list[str]]:
         yield seen
 
 
-def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: Sequence[str]) -> None:
+def check_operations(
+    loss: Tensor, leaf: Tensor, layer: str, norms: Sequence[str], *, derivatives: bool = True
+) -> None:
     """Refuse operations between a leaf and a loss whose third derivatives are wrong in torch.
 
     Native batch, instance and layer normalisation have a right second derivative, but the gradient
     of it is off by 10 % to 400 %, in silence. The autograd graph shows them wherever they come
     from, functional calls included.
+
+    Args:
+        loss: The loss.
+        leaf: The leaf of zeros that was added to the layer's output.
+        layer: The layer's name.
+        norms: Names of normalisation layers that ran, for the message.
+        derivatives: Whether third derivatives are needed at all.
 
     Raises:
         UnsupportedTailError: Naming the operation, the modules that may hold it, and what to do.
@@ -56,10 +72,15 @@ def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: Sequence[str
     """
     path = _path(loss, leaf)
     if not path:
+        if any(node.name().startswith(_REENTRANT) for node in _reached(loss.grad_fn, but=None)):
+            raise UnsupportedTailError(
+                f"layer {layer!r} seems to run inside a reentrant checkpoint, which hides it. "
+                "Call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
         raise LossError(f"the loss does not depend on layer {layer!r}: it has no flatness there.")
-    for node in path:
+    for node in path if derivatives else ():
         name = node.name()
-        if "CheckpointFunctionBackward" in name:
+        if name.startswith(_REENTRANT):
             raise UnsupportedTailError(
                 f"a reentrant checkpoint runs after layer {layer!r}: it has no second derivative. "
                 "Call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
@@ -70,50 +91,92 @@ def check_operations(loss: Tensor, leaf: Tensor, layer: str, norms: Sequence[str
             continue
         among = f" (among those that ran: {', '.join(norms)})" if norms else ""
         raise UnsupportedTailError(
-            f"{kind} runs after layer {layer!r}{among}: its third derivatives are wrong in torch, "
-            "and so would be the penalty's gradient. Use nn.GroupNorm: GroupNorm(C, C) is instance "
-            "norm, GroupNorm(1, C) layer norm over a volume; nn.RMSNorm is right too; or penalise "
-            "a layer behind it."
+            f"{kind} runs after layer {layer!r}{among} in a form that cannot be replaced: its "
+            "third derivatives are wrong in torch, and so would be the penalty's gradient. Use "
+            "nn.GroupNorm: GroupNorm(C, C) is instance norm, GroupNorm(1, C) layer norm over a "
+            "volume; or penalise a layer behind it."
         )
 
 
-def samples_interact(loss: Tensor, shift: Tensor) -> bool | None:
+def is_compiled(loss: Tensor, leaf: Tensor) -> bool:
+    """Return whether compiled code lies between a loss and a leaf, or hides the leaf from it."""
+    path = _path(loss, leaf)
+    return not path or any(node.name().startswith("CompiledFunction") for node in path)
+
+
+def samples_interact(run: Pass) -> bool | None:
     """Return whether the second derivative of a loss couples two samples.
 
     Every two samples differ in some bit of their index, so ``ceil(log2 n)`` products with the
     Hessian, each taken on the samples whose bit is one and read on the others, see every pair.
 
     Args:
-        loss: The scalar loss.
-        shift: A leaf of zeros that was added to the layer's outputs, shape ``(n, d)``.
+        run: The pass; the shifts of its layers have shape ``(n, ...)``.
 
     Returns:
         ``None`` where this batch cannot tell: one sample, no curvature at all, or not finite.
     """
-    n, d = shift.shape
-    slope = gradient(loss, shift, create_graph=True)
+    uses, n = run.uses, run.samples
+    if any(len(use.shift) != n for use in uses):
+        return True  # the layers do not even agree on what a sample is
     # Any direction will do that is no accident of the network: fixed, and never a run's own probes.
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(n, d, generator=generator, dtype=torch.float64).to(shift)
-    index = torch.arange(n, device=shift.device)
-    inside, outside = shift.new_zeros(()), shift.new_zeros(())
+    directions = [
+        torch.randn(use.shift.shape, generator=generator, dtype=torch.float64).to(use.shift)
+        for use in uses
+    ]
+    product = hessian(run, uses, create_graph=False)
+    index = torch.arange(n, device=run.loss.device)
+    inside, outside = run.loss.new_zeros(()), run.loss.new_zeros(())
     for bit in range((n - 1).bit_length()):
         chosen = (index >> bit & 1).bool()
-        row = gradient((slope * direction)[chosen].sum(), shift, create_graph=False).abs()
-        inside = torch.maximum(inside, row[chosen].max())
-        outside = torch.maximum(outside, row[~chosen].max())
+        rows = product([_where(chosen, v) for v in directions])
+        for row in rows:
+            size = row.abs().flatten(1).amax(1)
+            inside = torch.maximum(inside, size[chosen].max())
+            outside = torch.maximum(outside, size[~chosen].max())
     seen = torch.maximum(inside, outside)
     if not (seen > 0 and seen.isfinite()):
         return None
     # Samples that do not interact give zeros here, or rounding where a kernel mixes their sums.
-    return bool(outside > 1e2 * torch.finfo(shift.dtype).eps * inside)
+    return bool(outside > 1e2 * torch.finfo(seen.dtype).eps * inside)
+
+
+def cuts(loss: Tensor, output: Node | None, features: Tensor) -> bool:
+    """Return whether every way from a loss back to what made the features goes through a node.
+
+    Args:
+        loss: The loss.
+        output: The operation that gave the layer's output.
+        features: Inputs of the layer.
+    """
+    around = _reached(loss.grad_fn, but=output)
+    return not any(node in around for node in _reached(features.grad_fn, but=None))
+
+
+def _reached(start: Node | None, *, but: Node | None) -> set[Node]:
+    """The operations that one leads back to; parameters may be used on both sides of a layer."""
+    found: set[Node] = set()
+    stack = [start]
+    while stack:
+        node = stack.pop()
+        if node is None or node is but or node in found or node.name().endswith("AccumulateGrad"):
+            continue
+        found.add(node)
+        stack.extend(following for following, _ in node.next_functions)
+    return found
+
+
+def _where(chosen: Tensor, values: Tensor) -> Tensor:
+    return values * chosen.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _path(loss: Tensor, leaf: Tensor) -> list[Node]:
     """The operations on any way from ``loss`` back to ``leaf``."""
     if loss.grad_fn is None:
         return []
-    leads: dict[Node, bool] = {get_gradient_edge(leaf).node: True}
+    start = get_gradient_edge(leaf).node
+    leads: dict[Node, bool] = {start: True}
     stack = [loss.grad_fn]
     while stack:  # depth first: a node is settled once all that it leads to is
         following = [f for f, _ in stack[-1].next_functions if f is not None]
@@ -124,4 +187,4 @@ def _path(loss: Tensor, leaf: Tensor) -> list[Node]:
         node = stack.pop()
         if node not in leads:
             leads[node] = any(leads[f] for f in following)
-    return [node for node, does in leads.items() if does]
+    return [node for node, does in leads.items() if does and node is not start]

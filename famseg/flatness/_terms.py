@@ -14,7 +14,8 @@ class Terms(NamedTuple):
     Attributes:
         total: What to call ``backward()`` on, once: the loss, plus the weighted penalty on the
             steps that carry one. A scalar.
-        loss: The loss alone. A scalar.
+        loss: The loss alone (with ``estimator="noise"`` that of the noisy network, which is all
+            that such a step computes). A scalar.
         penalty: The penalty before it is weighted (for FAM the bounded relative flatness), a
             scalar; ``None`` on a step that carries none.
     """
@@ -24,23 +25,44 @@ class Terms(NamedTuple):
     penalty: Tensor | None
 
 
+class Estimate(NamedTuple):
+    """A value as an estimator found it.
+
+    Attributes:
+        values: The samples' values, shape ``(n,)``, whose mean is the batch's, or that value alone.
+        probes: The batch's value by each probe, shape ``(probes,)``; ``None`` without probes.
+    """
+
+    values: Tensor
+    probes: Tensor | None = None
+
+
 class Measurement(NamedTuple):
-    """Relative flatness of one layer on one batch.
+    """Relative flatness of one or more layers on one batch.
 
     Attributes:
         kappa: The relative flatness as defined, without any bound: a scalar that may be negative.
         per_sample: The samples' parts, shape ``(n,)``, whose mean is `kappa`; ``None`` where the
             estimator knows the batch alone.
         loss: The loss of the same forward pass. A scalar.
+        per_probe: The estimates of `kappa` by each probe, shape ``(probes,)``; ``None`` without
+            probes.
     """
 
     kappa: Tensor
     per_sample: Tensor | None
     loss: Tensor
+    per_probe: Tensor | None = None
 
     @property
     def standard_error(self) -> Tensor:
-        """Standard error of `kappa` over samples and probes; NaN where there is no spread."""
-        if self.per_sample is None or len(self.per_sample) < 2:
+        """Standard error of `kappa`; NaN where there is no spread to tell it from.
+
+        Over the samples, the noise of their probes included, where samples have values; over the
+        probes, for this very batch, where there are two or more of them; of an exact value of the
+        batch there is none.
+        """
+        spread = self.per_sample if self.per_sample is not None else self.per_probe
+        if spread is None or len(spread) < 2:
             return self.kappa.new_full((), float("nan"))
-        return self.per_sample.std() / math.sqrt(len(self.per_sample))
+        return spread.std() / math.sqrt(len(spread))

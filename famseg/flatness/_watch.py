@@ -1,78 +1,135 @@
-"""One forward pass with the penalised layer under observation."""
+"""A forward pass with the penalised layers under observation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from famseg.flatness._composite import composite_norms
 from famseg.flatness._errors import LayerError
+from famseg.flatness._operator import Layer, Operator
+
+Edit = Callable[["Site"], Tensor]
+"""Takes a site with features and own output, returns what the rest of the network gets instead."""
 
 
 class Site:
-    """What the layer saw and gave during one pass: `features`, `output`, and the added `shift`."""
+    """What a layer saw and gave during one pass.
+
+    Attributes:
+        layer: The layer.
+        features: Its input.
+        own: Its own output.
+        output: The output as the rest of the network received it.
+        operator: What it does.
+        shift: The leaf of zeros that was added to its output, if an edit added one.
+        node: The operation behind `output` when the layer returned.
+        calls: How often it was called.
+    """
 
     features: Tensor
+    own: Tensor
     output: Tensor
-    shift: Tensor
+    operator: Operator
+    node: Node | None
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, layer: Layer, name: str) -> None:
+        self.layer = layer
+        self.name = name
         self.calls = 0
+        self.shift: Tensor | None = None
 
-    def record(self, features: Tensor, output: Tensor) -> Tensor:
-        """Keep the tensors of a call; return its output with a leaf of zeros added."""
-        self.features = features
-        self.shift = torch.zeros_like(output, requires_grad=True)
-        self.output = output + self.shift
-        self._version = self.output._version
+    def record(self, features: Tensor, output: Tensor, edit: Edit) -> Tensor:
+        """Keep the tensors of a call and return what the edit makes of its output."""
+        self.features, self.own = features, output
+        self.operator = Operator(self.layer, features, output)
+        self.output = edit(self)
+        self.node = self.output.grad_fn
+        self._versions = features._version, self.output._version
         return self.output
 
     def is_output(self, prediction: object) -> bool:
         """Return whether the model returned the layer's output itself, unchanged."""
-        return prediction is self.output and self.output._version == self._version
+        return prediction is self.output and self.output._version == self._versions[1]
 
-    def check_called_once(self) -> None:
-        """Refuse a pass that used the layer never or more than once."""
-        if self.calls == 1:
-            return
+    def check(self) -> None:
+        """Refuse a pass that used the layer never, or more than once, or that spoilt its input."""
         if self.calls == 0:
             raise LayerError(
-                f"layer {self._name!r} was not called in the forward pass: penalise one that is "
-                "(layers inside nn.MultiheadAttention or a compiled block are never called)."
+                f"layer {self.name!r} was not called in the forward pass: penalise one that is "
+                "(layers inside nn.MultiheadAttention are never called)."
             )
-        raise LayerError(
-            f"layer {self._name!r} was called {self.calls} times in one forward pass: its flatness "
-            "would have to count every use. Penalise a layer that is called once."
-        )
+        if self.calls > 1:
+            raise LayerError(
+                f"layer {self.name!r} was called {self.calls} times in one forward pass: its "
+                "flatness would have to count every use. Penalise a layer that is called once."
+            )
+        if self.features._version != self._versions[0]:
+            raise LayerError(
+                f"the input of layer {self.name!r} was changed in place after the layer had used "
+                "it: its features are lost. Use the out-of-place form of that operation."
+            )
+
+
+def add_shift(site: Site) -> Tensor:
+    """Add a leaf of zeros to the layer's output: what derivatives are taken in."""
+    site.shift = torch.zeros_like(site.own, requires_grad=True)
+    return site.own + site.shift
+
+
+def leave(site: Site) -> Tensor:
+    """Leave the layer's output as it is."""
+    return site.own
 
 
 @contextmanager
-def watched(layer: nn.Linear, name: str) -> Iterator[Site]:
+def watched(
+    layers: Mapping[str, Layer], edit: Edit, *, second_order: bool, as_written: bool = False
+) -> Iterator[dict[str, Site]]:
     """Run a forward pass, loss included, inside this context.
 
-    Within it the layer's output gets a leaf of zeros added, the network from the layer on
-    runs in the precision of its weight (autocast ends there), and attention uses the one kernel
-    that has second derivatives. All of it is undone on leaving, exceptions included.
+    Within it each layer's output goes through the edit. With ``second_order`` the network from the
+    first of the layers on runs in the precision of its weight (autocast ends there), attention uses
+    the one kernel that has second derivatives, and normalisation is made of operations whose third
+    derivatives are right. Compiled modules run eagerly. All of it is undone on leaving, exceptions
+    included.
     """
-    site = Site(name)
-    device = layer.weight.device.type
-    autocast = torch.amp.is_autocast_available(device)
+    sites = {name: Site(layer, name) for name, layer in layers.items()}
+    device = next(iter(layers.values())).weight.device.type
+    island = second_order and torch.amp.is_autocast_available(device)
+    with ExitStack() as stack:
+        if as_written:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if island:
+            # Restores the caller's autocast state whatever the hook and the network did to it.
+            enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+        if second_order:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(composite_norms(lambda: any(site.calls for site in sites.values())))
+        for site in sites.values():
+            _hook(stack, site, edit, island=device if island else None)
+        yield sites
+
+
+def _hook(stack: ExitStack, site: Site, edit: Edit, *, island: str | None) -> None:
+    layer = site.layer
 
     def before(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         site.calls += 1
         # Asked here and not before the pass: a network may enter autocast by itself.
-        if not (autocast and torch.is_autocast_enabled(device)):
+        if island is None or not torch.is_autocast_enabled(island):
             return None
-        torch.set_autocast_enabled(device, False)
-        dtype = layer.weight.dtype
-        return tuple(a.to(dtype) for a in args), {k: a.to(dtype) for k, a in kwargs.items()}
+        torch.set_autocast_enabled(island, False)
+        return tuple(_cast(a, layer) for a in args), {k: _cast(a, layer) for k, a in kwargs.items()}
 
     def after(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -80,18 +137,17 @@ def watched(layer: nn.Linear, name: str) -> Iterator[Site]:
         if site.calls > 1:
             return None  # refused as soon as the pass is over
         features: Tensor = args[0] if args else kwargs["input"]
-        _check_features(features, name)
-        return site.record(features, output)
+        check_features(features, layer, site.name)
+        return site.record(features, output, edit)
 
-    with ExitStack() as stack:
-        if autocast:
-            # Restores the caller's autocast state whatever the hook and the network did to it.
-            enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
-        stack.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
-        yield site
+    stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+    stack.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+
+
+def _cast(argument: Any, layer: Layer) -> Any:  # noqa: ANN401
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.to(layer.weight.dtype)
+    return argument
 
 
 @contextmanager
@@ -104,8 +160,10 @@ def without_autocast(device: str) -> Iterator[None]:
         yield
 
 
-def _check_features(features: Tensor, name: str) -> None:
-    if features.ndim < 2:
+def check_features(features: Tensor, layer: Layer, name: str) -> None:
+    """Refuse an input without samples."""
+    needed = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
+    if features.ndim < needed:
         raise LayerError(
             f"layer {name!r} got an input of shape {tuple(features.shape)}: it needs a batch "
             "dimension. Feed a batch of one as inputs[None]."

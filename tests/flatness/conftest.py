@@ -1,9 +1,9 @@
-"""Small float64 networks, and an oracle of kappa that uses no derivative of torch."""
+"""Small float64 networks, and oracles of kappa that use no derivative of torch."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Kappa = Callable[[], Tensor]
+Loss = Callable[[object, object], Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -30,35 +31,98 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
 
 
+def matrices(layer: nn.Module) -> list[Tensor]:
+    """Views of a layer's weight as matrices (d, m), one a group, that share its memory."""
+    weight = layer.weight.detach()
+    groups = getattr(layer, "groups", 1)
+    if type(layer).__name__.startswith("ConvTranspose"):
+        return [part.transpose(0, 1) for part in weight.chunk(groups)]
+    return list(weight.chunk(groups))
+
+
+def along_columns(layer: nn.Module) -> Iterator[Tensor]:
+    """All W E_jk, E_jk a unit matrix (m, m): kappa is the sum of second derivatives along them."""
+    for group, matrix in enumerate(matrices(layer)):
+        m = matrix[0].numel()
+        for j, k in itertools.product(range(m), repeat=2):
+            yield _in_group(layer, group, lambda flat, j=j, k=k: _column(flat, j, k))
+
+
+def along_entries(layer: nn.Module) -> Iterator[Tensor]:
+    """All unit matrices of the weight's shape: the trace is the sum along them."""
+    for index in range(layer.weight.numel()):
+        unit = torch.zeros_like(layer.weight).flatten()
+        unit[index] = 1
+        yield unit.reshape(layer.weight.shape)
+
+
+def _in_group(layer: nn.Module, group: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    direction = torch.zeros_like(layer.weight.detach())
+    groups = getattr(layer, "groups", 1)
+    target = direction.chunk(groups)[group]
+    if type(layer).__name__.startswith("ConvTranspose"):
+        target = target.transpose(0, 1)
+    flat = matrices(layer)[group].flatten(1)
+    target.copy_(change(flat).reshape(target.shape))
+    return direction
+
+
+def _column(flat: Tensor, j: int, k: int) -> Tensor:
+    moved = torch.zeros_like(flat)
+    moved[:, k] = flat[:, j]
+    return moved
+
+
+def second_differences(
+    model: nn.Module,
+    layer: str,
+    loss: Loss,
+    inputs: object,
+    targets: object,
+    directions: Iterator[Tensor],
+    step: float = 4e-3,
+) -> float:
+    """Sum of the loss's second derivatives along directions, by differences of its values."""
+    name = f"{layer}.weight" if layer else "weight"
+    weight = model.get_submodule(layer).weight.detach()
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+
+    @torch.no_grad()
+    def at(direction: Tensor, by: float) -> float:
+        moved = {name: weight + by * direction}
+        return loss(functional_call(model, moved, arguments), targets).item()
+
+    def second(direction: Tensor, by: float) -> float:
+        return (at(direction, by) + at(direction, -by) - 2 * at(direction, 0)) / by**2
+
+    return sum((4 * second(v, step) - second(v, 2 * step)) / 3 for v in directions)
+
+
 @pytest.fixture
 def oracle() -> Callable[..., float]:
-    """Kappa from values of the loss alone.
+    """Kappa of one layer from values of the loss alone.
 
     kappa is the sum over unit matrices E_jk of the second derivative of the loss along W E_jk, here
-    by central differences of the loss with Richardson extrapolation.
+    by central differences of the loss with Richardson extrapolation; a convolution's kernel is
+    flattened to one row a channel, and its groups are added up.
     """
 
-    def kappa(
-        model: nn.Module, layer: str, loss: Callable, inputs: Tensor, targets: object
-    ) -> float:
-        weight = model.get_submodule(layer).weight.detach()
-
-        @torch.no_grad()
-        def at(direction: Tensor, step: float) -> float:
-            moved = {f"{layer}.weight": weight + step * direction}
-            return loss(functional_call(model, moved, (inputs,)), targets).item()
-
-        def second(direction: Tensor, step: float) -> float:
-            return (at(direction, step) + at(direction, -step) - 2 * at(direction, 0)) / step**2
-
-        total = 0.0
-        for j, k in itertools.product(range(weight.shape[1]), repeat=2):
-            direction = torch.zeros_like(weight)
-            direction[:, k] = weight[:, j]
-            total += (4 * second(direction, 4e-3) - second(direction, 8e-3)) / 3
-        return total
+    def kappa(model: nn.Module, layer: str, loss: Loss, inputs: object, targets: object) -> float:
+        directions = along_columns(model.get_submodule(layer))
+        return second_differences(model, layer, loss, inputs, targets, directions)
 
     return kappa
+
+
+@pytest.fixture
+def trace_oracle() -> Callable[..., float]:
+    """The trace of one layer's Hessian from values of the loss alone."""
+
+    def trace(model: nn.Module, layer: str, loss: Loss, inputs: object, targets: object) -> float:
+        directions = along_entries(model.get_submodule(layer))
+        return second_differences(model, layer, loss, inputs, targets, directions)
+
+    return trace
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def objective(network, layer="expand", estimator="columns", loss=None):
         weight=1,
         estimator=estimator,
         bound="none",
+        every=1,
+        samples="all",
     )
 
 

@@ -18,8 +18,8 @@ def smooth(z, y):
 
 
 def objective(net, **options):
-    options = {"estimator": "hutchinson", "bound": "none"} | options
-    return FAM(net, **({"layer": "2", "loss": smooth, "weight": 0.5} | options))
+    fixed = {"layer": "2", "loss": smooth, "weight": 0.5, "every": 1, "samples": "all"}
+    return FAM(net, **(fixed | {"estimator": "hutchinson", "bound": "none"} | options))
 
 
 def run(fam, batch, steps):
@@ -314,8 +314,8 @@ def test_auto_takes_the_cheapest_that_holds_and_says_so(net, batch, caplog, opti
         ({"probe_per": "pixel"}, "probe_per must be one of 'sample', 'batch', got 'pixel'"),
         ({"normalize": "rows"}, "normalize must be one of 'features', None, got 'rows'"),
         ({"probes": 0}, "probes must be a whole number of at least 1, got 0"),
-        ({"every": 1.5}, r"every must be a whole number of at least 1, got 1\.5"),
-        ({"every": True}, "every must be a whole number of at least 1, got True"),
+        ({"every": 1.5}, r"every must be a whole number of at least 1 or 'auto', got 1\.5"),
+        ({"every": True}, "every must be a whole number of at least 1 or 'auto', got True"),
     ],
 )
 def test_wrong_arguments_are_refused(net, options, message):

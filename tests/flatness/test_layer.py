@@ -31,26 +31,26 @@ def test_an_empty_name_is_the_model_itself():
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(
         LayerNotFoundError,
-        match=r"no layer is called 'expnad'\. Did you mean 'expand'\? Linear: 'latent', 'expand'\.",
+        match=r"'expnad'\. Did you mean 'expand'\? Linear or convolution: 'latent', 'expand'\.",
     ):
         FAM(Bottleneck(), layer="expnad", loss=nn.MSELoss(), weight=1)
 
 
 def test_a_list_of_many_layers_is_cut():
     model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(11)))
-    with pytest.raises(LayerNotFoundError, match=r"Linear: '3', .*'10' and 3 more\."):
+    with pytest.raises(LayerNotFoundError, match=r"convolution: '3', .*'10' and 3 more\."):
         find_layer(model, "head")
 
 
 def test_a_module_that_is_not_linear_is_refused():
     with pytest.raises(
-        LayerError, match=r"'norm' is a GroupNorm, not a linear.*'latent', 'expand'"
+        LayerError, match=r"'norm' is a GroupNorm, neither linear nor a conv.*'latent', 'expand'"
     ):
         find_layer(Bottleneck(), "norm")
 
 
 def test_a_model_without_linear_layers_says_so():
-    with pytest.raises(LayerError, match="None of the 2 modules is linear"):
+    with pytest.raises(LayerError, match="None of the 2 modules is linear or a convolution"):
         find_layer(nn.Sequential(nn.ReLU()), "0")
 
 
@@ -117,7 +117,7 @@ def test_inputs_without_samples_are_refused(shape, message):
         fam(torch.ones(shape), None)
 
 
-@pytest.mark.parametrize("estimator", ["columns", "hutchinson", "closed_form"])
+@pytest.mark.parametrize("estimator", ["columns", "closed_form"])
 def test_positions_are_refused_where_each_sample_needs_one(estimator):
     model = nn.Linear(3, 2)
     fam = FAM(model, layer="", loss=nn.CrossEntropyLoss(), weight=1, estimator=estimator)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -44,11 +45,13 @@ def fam_of(model, estimator="columns", loss=None, **options):
         weight=1,
         estimator=estimator,
         bound="none",
+        every=1,
+        samples="all",
         **options,
     )
 
 
-WRONG = {
+NORMS = {
     "batch norm": (nn.BatchNorm1d(4), r"'tail', BatchNorm1d"),
     "instance norm": (nn.InstanceNorm1d(4), r"'tail', InstanceNorm1d"),
     "layer norm": (nn.LayerNorm(2), r"'tail', LayerNorm"),
@@ -58,16 +61,52 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("tail", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("tail", [tail for tail, _ in NORMS.values()], ids=NORMS)
+@pytest.mark.parametrize("estimator", ["exact", "hutchinson"])
+def test_norms_are_computed_in_a_form_whose_third_derivatives_are_right(
+    tail, estimator, oracle, check_gradient
+):
+    model = Net(copy.deepcopy(tail), body=nn.Linear(3, 3))
+    options = {"probe_per": "batch", "probes": 2} if estimator == "hutchinson" else {}
+    fam = fam_of(model, estimator, **options)
+
+    def value():
+        fam.seek(0)
+        return fam(INPUTS, TARGETS).penalty
+
+    if estimator == "exact":
+        wanted = oracle(model, "layer", fam.loss, INPUTS, TARGETS)
+        assert value().item() == pytest.approx(wanted, rel=1e-4)
+    check_gradient(value, model, step=3e-5)
+
+
+def test_the_statistics_of_batch_norm_behind_the_layer_are_updated_once():
+    model = Net(nn.BatchNorm1d(4))
+    fam = fam_of(model, "hutchinson", probe_per="batch")
+    plain = copy.deepcopy(model)
+    wanted = fam.loss(plain(INPUTS), TARGETS)
+    torch.testing.assert_close(fam(INPUTS, TARGETS).loss, wanted, rtol=1e-14, atol=0)
+    for found, once in zip(model.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(found, once)
+
+
+@contextmanager
+def native(active):
+    yield
+
+
+@pytest.mark.parametrize(("tail", "message"), NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize("estimator", ["auto", "columns", "hutchinson", "exact"])
-def test_norms_with_wrong_third_derivatives_are_refused_by_name(tail, message, estimator):
+def test_norms_that_stay_native_are_refused_by_name(monkeypatch, tail, message, estimator):
+    monkeypatch.setattr("famseg.flatness._watch.composite_norms", native)
     with pytest.raises(UnsupportedTailError, match=rf"{message}.*wrong in torch.*GroupNorm"):
         fam_of(Net(tail), estimator)(INPUTS, TARGETS)
 
 
 def test_torch_still_computes_them_wrongly(monkeypatch):
-    """When this fails, torch has mended layer norm: lift the refusal."""
-    monkeypatch.setattr("famseg.flatness._pass.check_operations", lambda *_: None)
+    """When this fails, torch has mended layer norm: the composite version is not needed."""
+    monkeypatch.setattr("famseg.flatness._watch.composite_norms", native)
+    monkeypatch.setattr("famseg.flatness._pass.check_operations", lambda *_, **__: None)
     model = Net(nn.LayerNorm(2))
     fam = fam_of(model)
     names, values = zip(*model.named_parameters(), strict=True)
@@ -149,7 +188,7 @@ def test_batch_norm_is_checked_anew_when_its_mode_changes():
     fam = fam_of(model)
     fam(INPUTS, TARGETS)
     model.tail.train()
-    with pytest.raises(UnsupportedTailError):
+    with pytest.raises(SampleInteractionError, match="batch statistics"):
         fam(INPUTS, TARGETS)
 
 
@@ -157,6 +196,31 @@ def test_a_reentrant_checkpoint_is_refused():
     fam = fam_of(Net(Call(lambda z: checkpoint(torch.sin, z, use_reentrant=True))))
     with pytest.raises(UnsupportedTailError, match=r"reentrant checkpoint.*use_reentrant=False"):
         fam(INPUTS, TARGETS)
+
+
+def test_a_reentrant_checkpoint_around_the_layer_is_refused():
+    class Inside(Net):
+        def forward(self, x):
+            hidden = self.body(x)
+            return checkpoint(self.layer, hidden, use_reentrant=True).tanh()
+
+    fam = fam_of(Inside(nn.Identity(), body=nn.Linear(3, 3)))
+    with pytest.raises(UnsupportedTailError, match=r"inside a reentrant checkpoint.*=False"):
+        fam(INPUTS, TARGETS)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_any_part_may_be_checkpointed_without_reentrance(first, check_gradient):
+    class Checkpointed(Net):
+        def forward(self, x):
+            parts = [self.body, self.layer, self.tail]
+            for index, part in enumerate(parts):
+                x = checkpoint(part, x, use_reentrant=False) if index == first else part(x)
+            return x
+
+    model = Checkpointed(nn.Sequential(nn.Tanh(), nn.Linear(8, 8)), body=nn.Linear(3, 3))
+    fam = fam_of(model)
+    check_gradient(lambda: fam(INPUTS, TARGETS).penalty, model, step=1e-4)
 
 
 def test_an_operation_without_second_derivative_is_refused_in_words():

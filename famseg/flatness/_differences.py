@@ -1,0 +1,95 @@
+r"""Relative flatness by finite steps: of the derivative along a direction, or of the loss itself.
+
+Both run the network behind the layer again with its outputs moved along a direction ``v``:
+
+.. math:: H v \approx \frac{g(z + h v) - g(z - h v)}{2h}, \qquad
+    E_v\, L(z + s v) = L(z) + \frac{s^2}{2} \kappa + O(s^4)
+
+with ``g`` the gradient of the loss in the outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._derivatives import pullback
+from famseg.flatness._estimators import Product
+from famseg.flatness._pass import Recorded, Task, replay
+from famseg.flatness._watch import Edit, Site, add_shift
+
+
+def difference(
+    task: Task,
+    recorded: Recorded,
+    names: Sequence[str],
+    *,
+    part: Tensor | None,
+    cut: bool,
+    create_graph: bool,
+) -> Product:
+    """Return the product with the Hessian by central differences of the gradient.
+
+    Two more runs of the network behind the layer, each differentiated once; the gradient of the
+    result needs second derivatives alone, whose correctness does not hang on torch's third ones.
+    The step is the cube root of the precision, relative to the outputs; the error is of second
+    order in it.
+
+    Args:
+        task: What to run.
+        recorded: The pass to run again.
+        names: The layers that directions are for.
+        part: Numbers of the samples to run; all by default.
+        cut: Whether the body can be left out.
+        create_graph: Whether the result can be differentiated.
+    """
+    sites = [recorded.sites[name] for name in names]
+
+    def gradient_at(moves: Sequence[Tensor]) -> Sequence[Tensor]:
+        move = dict(zip(names, moves, strict=True))
+
+        def moved(site: Site) -> Tensor:
+            shifted = add_shift(site)
+            return shifted + move[site.name] if site.name in move else shifted
+
+        run = replay(task, recorded, part=part, edit=moved, whole=not cut)
+        shifts = {use.name: use.shift for use in run.uses}
+        one = torch.ones_like(run.loss)
+        return pullback(
+            [run.loss], [shifts[name] for name in names], [one], create_graph=create_graph
+        )
+
+    def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        step = _step([s.own if part is None else s.own[part] for s in sites], directions)
+        ahead = gradient_at([step * v for v in directions])
+        behind = gradient_at([-step * v for v in directions])
+        return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+
+    return product
+
+
+def noisy(direction: Callable[[Site], Tensor], scale: float) -> Edit:
+    """Return an edit that adds noise to the outputs: a direction, and how far along it."""
+
+    def edit(site: Site) -> Tensor:
+        return site.own + scale * direction(site).to(site.own.dtype)
+
+    return edit
+
+
+def _step(outputs: Sequence[Tensor], directions: Sequence[Tensor]) -> float:
+    """How far to go: the outputs change by the cube root of the precision of their size."""
+    with torch.no_grad():
+        size, change = _rms(outputs), _rms(directions)
+    root: float = torch.finfo(directions[0].dtype).eps ** (1 / 3)
+    if not change > 0:
+        return root
+    return root * (size if size > 0 else 1.0) / change
+
+
+def _rms(tensors: Sequence[Tensor]) -> float:
+    total: float = sum(t.double().square().sum().item() for t in tensors)
+    return math.sqrt(total / sum(t.numel() for t in tensors))

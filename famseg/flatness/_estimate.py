@@ -1,0 +1,181 @@
+"""Compute what a plan says, on a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._choice import LayerPlan, Plan
+from famseg.flatness._closed_form import ClosedForm
+from famseg.flatness._eigenvalue import max_eigenvalue
+from famseg.flatness._errors import NotApplicableError
+from famseg.flatness._estimators import (
+    Draw,
+    Gradient,
+    Pass,
+    Product,
+    Use,
+    batch_direction,
+    columns,
+    exact,
+    quadratic,
+    sample_direction,
+)
+from famseg.flatness._factor import Factor, Quantity, factor
+from famseg.flatness._terms import Estimate
+
+ProductOf = Callable[[Sequence[Use]], Product]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is computed, whatever the estimator.
+
+    Attributes:
+        quantity: Which measure.
+        gradient: Which part of its gradient.
+        as_released: Whether norms are those of the authors' code.
+        per_feature: Whether the value is divided by the number of features.
+        standardize: Whether features count in units of their deviation.
+        probes: Number of probes, where there are any.
+        closed_form: The closed form of the loss, if any.
+    """
+
+    quantity: Quantity
+    gradient: Gradient
+    as_released: bool
+    per_feature: bool
+    standardize: bool
+    probes: int
+    closed_form: ClosedForm | None
+
+    def factor(self, use: Use) -> Factor:
+        """Return the factor of a layer."""
+        plain = factor(
+            use.weight, use.operator, quantity=self.quantity, as_released=self.as_released
+        )
+        if not self.per_feature:
+            return plain
+        share = use.weight.new_tensor(1 / plain.shape[2])
+        return Factor(plain.matrix, plain.scaled(share), plain.shape)
+
+
+def estimate(
+    rule: Rule,
+    plan: Plan,
+    run: Pass,
+    targets: object,
+    draw: Draw,
+    product_of: ProductOf,
+    *,
+    create_graph: bool,
+) -> Estimate:
+    """Return the sum of the layers' values.
+
+    Args:
+        rule: What to compute.
+        plan: How.
+        run: The pass.
+        targets: What the loss took, for closed forms.
+        draw: Draws probes.
+        product_of: Returns the curvature's product for some of the layers.
+        create_graph: Whether the curvature itself can be differentiated.
+    """
+    found: list[Estimate] = []
+    probed: list[tuple[LayerPlan, Use]] = []
+    for one, use in zip(plan.layers, run.uses, strict=True):
+        if rule.gradient == "weights_only":
+            use = use.with_constant_features()
+        if one.method in ("sample_probes", "batch_probes"):
+            probed.append((one, use))
+        elif one.method == "closed_form":
+            found.append(Estimate(_closed(rule, use, targets)))
+        elif one.method == "columns":
+            product = product_of([use])
+            found.append(Estimate(columns(run, use, rule.factor(use), product)))
+        elif one.method == "exact":
+            found.append(Estimate(exact(use, rule.factor(use), product_of([use]))))
+        else:
+            found.append(Estimate(_eigenvalues(rule, plan, run, use, create_graph=create_graph)))
+    found += _probed(rule, probed, draw, product_of)
+    return _sum(found)
+
+
+def directions(
+    uses: Sequence[tuple[LayerPlan, Use]], factors: Sequence[Factor], draw: Draw
+) -> list[Tensor]:
+    """Draw a direction for each layer, by the method of its plan."""
+    return [
+        (sample_direction if one.method == "sample_probes" else batch_direction)(use, f, draw)
+        for (one, use), f in zip(uses, factors, strict=True)
+    ]
+
+
+def _probed(
+    rule: Rule, uses: Sequence[tuple[LayerPlan, Use]], draw: Draw, product_of: ProductOf
+) -> list[Estimate]:
+    """Layers that are probed together share their Hessian-vector products.
+
+    The terms that couple two layers have mean zero, since their probes are independent.
+    """
+    factors = [rule.factor(use) for _, use in uses]
+    together = all(f.scale is None for f in factors)
+    groups = [range(len(uses))] if together and uses else [[i] for i in range(len(uses))]
+    found = []
+    for group in groups:
+        chosen, scales = [uses[i] for i in group], [factors[i] for i in group]
+        product = product_of([use for _, use in chosen])
+        per_sample = all(one.method == "sample_probes" for one, _ in chosen)
+        values = [
+            scales[0].scaled(
+                quadratic(product, directions(chosen, scales, draw), per_sample=per_sample)
+            )
+            for _ in range(rule.probes)
+        ]
+        stacked = torch.stack(values)  # (probes, n) or (probes,)
+        found.append(
+            Estimate(
+                stacked.mean(0),
+                stacked.detach().flatten(1).mean(1) if per_sample else stacked.detach(),
+            )
+        )
+    return found
+
+
+def _closed(rule: Rule, use: Use, targets: object) -> Tensor:
+    if rule.closed_form is None:
+        raise NotApplicableError("the loss has no closed form.")
+    values = rule.closed_form(
+        use.features,
+        use.output,
+        targets,
+        use.weight,
+        quantity=rule.quantity,
+        gradient=rule.gradient,
+    )
+    return values / use.features.shape[1] if rule.per_feature else values
+
+
+def _eigenvalues(rule: Rule, plan: Plan, run: Pass, use: Use, *, create_graph: bool) -> Tensor:
+    value: Tensor = max_eigenvalue(
+        run,
+        use,
+        interact=plan.interact,
+        gradient=rule.gradient,
+        create_graph=create_graph,
+    )
+    return value / rule.factor(use).shape[2] if rule.per_feature else value
+
+
+def _sum(found: Sequence[Estimate]) -> Estimate:
+    if len(found) == 1:
+        return found[0]
+    values = [one.values for one in found]
+    if len({v.shape for v in values}) > 1:
+        values = [v.mean() for v in values]
+    drawn = [one.probes for one in found if one.probes is not None]
+    # Where some layers are exact, the spread of the probes is that of the others.
+    return Estimate(torch.stack(values).sum(0), torch.stack(drawn).sum(0) if drawn else None)

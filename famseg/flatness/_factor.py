@@ -1,0 +1,83 @@
+r"""What makes a curvature relative: a factor of the layer's weight.
+
+Relative flatness and its simplified form are both traces of the Hessian after a change of scale,
+
+.. math:: c \operatorname{tr}\bigl((A A^\top \otimes I_m) H\bigr)
+
+with :math:`A = W, c = 1` for :math:`\kappa` and :math:`A = I, c = \lVert W\rVert^2` for the
+simplified measure. All estimators take ``A`` and ``c`` and know nothing of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._operator import Operator
+
+Quantity = Literal["relative_flatness", "simplified", "max_eigenvalue"]
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """The factor of one layer.
+
+    Attributes:
+        matrix: ``A`` in rows, shape ``(g, d, m)``; ``None`` for the identity.
+        scale: ``c``, a scalar; ``None`` for 1.
+        shape: Shape ``(g, d, m)`` of the layer's rows.
+    """
+
+    matrix: Tensor | None
+    scale: Tensor | None
+    shape: tuple[int, int, int]
+
+    @property
+    def gram(self) -> Tensor | None:
+        """``A A^T`` of each group, shape ``(g, d, d)``; ``None`` for the identity."""
+        return None if self.matrix is None else self.matrix @ self.matrix.mT
+
+    @property
+    def reduced(self) -> Tensor | None:
+        """A factor of the same Gram matrix with at most ``d`` columns, shape ``(g, d, r)``.
+
+        With an orthonormal basis ``Q`` of the span of its rows, held constant, ``A Q`` has the Gram
+        matrix of ``A`` and the derivative of it, since ``A Q Q^T = A``. So no probe needs more
+        than ``d * m`` numbers, however many features there are.
+        """
+        if self.matrix is None or self.shape[2] <= self.shape[1]:
+            return self.matrix
+        with torch.no_grad():
+            basis, triangle = torch.linalg.qr(self.matrix.mT)
+            # One basis of the many: the same probes on every device.
+            flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
+            basis = basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
+        reduced: Tensor = self.matrix @ basis
+        return reduced
+
+    def scaled(self, value: Tensor) -> Tensor:
+        """Return a trace times ``c``."""
+        return value if self.scale is None else self.scale * value
+
+
+def factor(
+    weight: Tensor, operator: Operator, *, quantity: Quantity, as_released: bool = False
+) -> Factor:
+    """Return the factor of a layer's weight.
+
+    Args:
+        weight: The weight, of the layer's shape.
+        operator: What the layer does with it.
+        quantity: ``"relative_flatness"`` or ``"simplified"``.
+        as_released: Whether the simplified measure takes the norm as the authors' code does, not
+            squared.
+    """
+    rows = operator.rows(weight)
+    groups, d, m = rows.shape
+    if quantity == "relative_flatness":
+        return Factor(rows, None, (groups, d, m))
+    scale = torch.linalg.vector_norm(weight) if as_released else weight.square().sum()
+    return Factor(None, scale, (groups, d, m))

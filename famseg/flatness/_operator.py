@@ -1,0 +1,144 @@
+"""What a penalised layer does to its features: a map that is linear in the weight."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Layer: TypeAlias = nn.Linear | _ConvNd
+"""A layer that has relative flatness: linear, convolution or transposed convolution."""
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+
+class Operator:
+    r"""The map of a layer, free of its bias: :math:`z = W \phi`, for any ``W`` of its shape.
+
+    A weight is also seen as rows: shape ``(g, d, m)`` with ``g`` groups of ``d`` neurons that see
+    the same ``m`` inputs. The groups of a convolution are layers side by side: neurons of two of
+    them share no input, so there is nothing to be flat about between them.
+
+    Args:
+        layer: The layer.
+        features: What it was called with, shape ``(n, ...)``.
+        output: What it returned, shape ``(n, ...)``.
+
+    Attributes:
+        single: Whether a sample is one feature vector, shape ``(m,)``, used once.
+    """
+
+    def __init__(self, layer: Layer, features: Tensor, output: Tensor) -> None:
+        self.single = isinstance(layer, nn.Linear) and features.ndim == 2
+        self._shape = layer.weight.shape
+        self._transposed = isinstance(layer, _ConvTransposeNd)
+        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        self._map = _map(layer, features, output)
+
+    def apply(self, features: Tensor, weight: Tensor) -> Tensor:
+        """Return the outputs for any features and any weight of the layer's shape, bias excluded.
+
+        Args:
+            features: Shape ``(n, ...)``, as the layer takes them.
+            weight: A weight of the layer's shape.
+        """
+        return self._map(features, weight)
+
+    def apply_each(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Return the outputs with a weight for each sample.
+
+        Args:
+            features: Shape ``(n, ...)``.
+            weights: Shape ``(n, *shape of the weight)``.
+        """
+        each: Tensor = torch.vmap(self._map)(features[:, None], weights)
+        return each[:, 0]
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return a weight as rows, shape ``(g, d, m)``."""
+        groups = self.groups
+        if self._transposed:  # (in, out / g, *k): a neuron is a column
+            inputs, outputs = weight.shape[:2]
+            split = weight.reshape(groups, inputs // groups, outputs, -1)
+            return split.transpose(1, 2).flatten(2)
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+    def kernel(self, rows: Tensor) -> Tensor:
+        """Return rows, shape ``(..., g, d, m)``, as weights of the layer's shape."""
+        lead = rows.shape[:-3]
+        if self._transposed:
+            inputs, outputs = self._shape[:2]
+            split = rows.reshape(*lead, self.groups, outputs, inputs // self.groups, -1)
+            return split.transpose(-3, -2).reshape(*lead, *self._shape)
+        return rows.reshape(*lead, *self._shape)
+
+
+def matrix_shape(layer: Layer) -> tuple[int, int]:
+    """Return ``(d, m)``: the number of neurons, and the number of inputs that each one sees.
+
+    Example:
+        >>> matrix_shape(nn.Conv2d(6, 8, 3, groups=2)), matrix_shape(nn.ConvTranspose1d(6, 8, 3))
+        ((8, 27), (8, 18))
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    inputs = layer.in_channels // layer.groups
+    return layer.out_channels, inputs * math.prod(layer.kernel_size)
+
+
+def channels(features: Tensor, layer: Layer) -> int:
+    """Return the dimension of the features that holds their channels."""
+    return features.ndim - 1 if isinstance(layer, nn.Linear) else 1
+
+
+def _map(layer: Layer, features: Tensor, output: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    if isinstance(layer, nn.Linear):
+        return F.linear
+    options: dict[str, Any] = {
+        "stride": layer.stride,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+    }
+    dimensions = len(layer.kernel_size)
+    if isinstance(layer, _ConvTransposeNd):
+        padding = _numbers(layer)
+        # The caller may have asked for an output size: what came out says which.
+        options["output_padding"] = tuple(
+            out - ((size - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
+            for out, size, stride, pad, dilation, kernel in zip(
+                output.shape[2:],
+                features.shape[2:],
+                layer.stride,
+                padding,
+                layer.dilation,
+                layer.kernel_size,
+                strict=True,
+            )
+        )
+        return functools.partial(_TRANSPOSED[dimensions], padding=padding, **options)
+    convolution = _CONVOLUTIONS[dimensions]
+    if layer.padding_mode == "zeros":
+        return functools.partial(convolution, padding=layer.padding, **options)
+    around, mode = layer._reversed_padding_repeated_twice, layer.padding_mode
+
+    def padded(features: Tensor, weight: Tensor) -> Tensor:
+        return convolution(F.pad(features, around, mode=mode), weight, **options)
+
+    return padded
+
+
+def _numbers(layer: _ConvTransposeNd) -> tuple[int, ...]:
+    if isinstance(layer.padding, str):
+        raise TypeError(f"a transposed convolution has no padding {layer.padding!r}")
+    return tuple(layer.padding)

@@ -1,0 +1,110 @@
+"""Find out, once and without a trace, how a model can be penalised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
+from famseg.flatness._errors import LayerError, UnsupportedTailError
+from famseg.flatness._estimators import Pass
+from famseg.flatness._pass import Inputs, Recorded, Task, checked, record, replay
+from famseg.flatness._state import untouched
+from famseg.flatness._tail import cuts, is_compiled, samples_interact
+from famseg.flatness._watch import add_shift, without_autocast
+
+
+def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tuple[Plan, bool]:
+    """Choose a plan by a pass on a batch that leaves no trace, and say whether it can be kept.
+
+    Args:
+        task: What to run.
+        request: What was asked for.
+        inputs: The model's arguments.
+        targets: Those of the loss.
+
+    Returns:
+        The plan, and whether later batches need no new one.
+
+    Raises:
+        FlatnessError: If the penalty cannot be computed as asked.
+    """
+    task = replace(task, eager=_needs_eager(task, inputs, targets))
+    rough = request.estimator in ("noise", "finite_difference")
+    run = checked(task, inputs, targets, derivatives=not rough)
+    layers = {
+        use.name: LayerFacts(
+            (use.operator.groups, *use.operator.rows(use.weight).shape[1:]),
+            use.operator.single,
+            use.is_output,
+            tuple(use.features.shape),
+        )
+        for use in run.uses
+    }
+    facts = Facts(layers, interact=False, cut=False, additive=False)
+    if _by_layer_alone(request, facts):
+        return plan(request, facts, eager=task.eager), True
+    with without_autocast(task.device.type):
+        interact = _interact(run, rough=rough)
+    facts = replace(facts, interact=interact)
+    wanted = interact is not True and run.samples > 1 and request.samples != "all"
+    if wanted or rough:
+        with untouched(task.model, task.device):
+            recorded = record(task, inputs, targets)
+        first = recorded.first
+        cut = cuts(recorded.loss, first.node, first.features)
+        additive = wanted and cut and _is_mean_of_samples(task, recorded)
+        facts = replace(facts, cut=cut, additive=additive)
+    return plan(request, facts, eager=task.eager), interact is not None or run.samples == 1
+
+
+def _by_layer_alone(request: Request, facts: Facts) -> bool:
+    """Whether nothing but the layers themselves decides on the plan."""
+    if request.estimator in ("exact", "closed_form"):
+        return request.quantity != "max_eigenvalue"
+    return (
+        request.estimator == "auto"
+        and request.quantity != "max_eigenvalue"
+        and request.closed_form
+        and all(layer.single and layer.is_output for layer in facts.layers.values())
+    )
+
+
+def _interact(run: Pass, *, rough: bool) -> bool | None:
+    try:
+        return samples_interact(run)
+    except UnsupportedTailError:
+        if not rough:
+            raise
+        return True  # nothing is known: what holds in any case
+
+
+def _needs_eager(task: Task, inputs: Inputs, targets: object) -> bool:
+    """Whether compiled code holds a layer or lies behind it: such code has no second derivative."""
+    compiled = any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in task.model.modules()
+    )
+    if not compiled:
+        return False
+    try:
+        with untouched(task.model, task.device):
+            loss, _, sites = task.run(inputs, targets, add_shift, second_order=True)
+    except LayerError:  # not called, as far as one can see from outside
+        return True
+    return any(site.shift is None or is_compiled(loss, site.shift) for site in sites.values())
+
+
+def _is_mean_of_samples(task: Task, recorded: Recorded) -> bool:
+    """Whether the losses of parts, run alone, average to the loss of the batch."""
+    n = len(recorded.first.features)
+    index = torch.arange(n, device=task.device)
+    parts = [index[k :: min(n, 4)] for k in range(min(n, 4))]
+    whole = replay(task, recorded, part=index).loss
+    try:
+        losses = [len(part) / n * replay(task, recorded, part=part).loss for part in parts]
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False  # the model or the loss cannot take a part of these arguments
+    total = torch.stack(losses).sum()
+    return bool((total - whole).abs() <= 1e-4 * whole.abs() + 1e-12)

@@ -1,0 +1,164 @@
+"""One penalised step, as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._choice import Plan
+from famseg.flatness._differences import difference, noisy
+from famseg.flatness._estimate import Rule, directions, estimate
+from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
+from famseg.flatness._pass import (
+    Inputs,
+    Task,
+    deviation,
+    differentiable,
+    record,
+    replay,
+    rows_of,
+    standardized,
+    uses_of,
+)
+from famseg.flatness._terms import Estimate, Terms
+from famseg.flatness._watch import Edit, Site, add_shift, without_autocast
+
+Choose = Callable[[int, int], Tensor]
+"""Returns so many, the second number, of the numbers below the first."""
+
+
+def penalised(
+    task: Task,
+    rule: Rule,
+    plan: Plan,
+    inputs: Inputs,
+    targets: object,
+    *,
+    draw: Draw,
+    choose: Choose | None,
+    create_graph: bool,
+) -> tuple[Tensor, Estimate]:
+    """Return the loss of a batch and the flatness of all of it, or of a part.
+
+    Args:
+        task: What to run.
+        rule: What to compute.
+        plan: How.
+        inputs: The model's arguments.
+        targets: Those of the loss.
+        draw: Draws probes.
+        choose: Chooses a part; ``None`` for the whole batch.
+        create_graph: Whether the flatness can be differentiated.
+    """
+    graph = create_graph and rule.gradient == "full"
+    part = None
+    if plan.curvature == "finite_difference" or (choose is not None and plan.part != "all"):
+        recorded = record(task, inputs, targets)
+        loss, n = recorded.loss, len(recorded.first.features)
+        if choose is not None and plan.size(n) < n:
+            part = choose(n, plan.size(n)).to(task.device)
+        if plan.curvature == "finite_difference":
+            uses = uses_of(task, recorded, part, standardize=rule.standardize)
+            run = Pass(loss, None, uses)
+        else:
+            run = replay(task, recorded, part=part, standardize=rule.standardize)
+        targets = rows_of(targets, part, n)
+    else:
+        run = differentiable(task, inputs, targets, standardize=rule.standardize)
+        loss, recorded = run.loss, None
+
+    def product_of(uses: Sequence[Use]) -> Product:
+        if recorded is not None and plan.curvature == "finite_difference":
+            names = [use.name for use in uses]
+            return difference(task, recorded, names, part=part, cut=plan.cut, create_graph=graph)
+        curvature = gauss_newton if plan.curvature == "gauss_newton" else hessian
+        return curvature(run, uses, create_graph=graph)
+
+    with without_autocast(task.device.type):
+        found = estimate(rule, plan, run, targets, draw, product_of, create_graph=graph)
+    return loss, found
+
+
+def noise_step(
+    task: Task,
+    rule: Rule,
+    plan: Plan,
+    inputs: Inputs,
+    targets: object,
+    *,
+    draw: Draw,
+    size: float,
+    antithetic: bool,
+) -> Terms:
+    """Return the loss of a network with relative noise on the outputs of its layers."""
+    noise = _Noise(rule, plan, draw)
+    recorded = record(task, inputs, targets, edit=noisy(noise, size))
+    total = recorded.loss
+    if antithetic:
+        other = replay(task, recorded, edit=_both(noisy(noise, -size)), whole=not plan.cut)
+        total = (total + other.loss) / 2
+    return Terms(total, total, None)
+
+
+def noise_measured(
+    task: Task,
+    rule: Rule,
+    plan: Plan,
+    inputs: Inputs,
+    targets: object,
+    *,
+    draw: Draw,
+    size: float,
+) -> tuple[Tensor, Estimate]:
+    """Return the loss and the flatness as noise of a size shows it, from forward passes alone."""
+    with torch.no_grad():
+        recorded = record(task, inputs, targets)
+        values = []
+        for _ in range(rule.probes):
+            noise = _Noise(rule, plan, draw)
+            ahead, behind = (
+                replay(task, recorded, edit=_both(noisy(noise, sign * size)), whole=not plan.cut)
+                for sign in (1, -1)
+            )
+            values.append((ahead.loss + behind.loss - 2 * recorded.loss) / size**2)
+    probes = torch.stack(values)
+    return recorded.loss, Estimate(probes.mean(), probes)
+
+
+class _Noise:
+    """Directions of the layers, drawn at the first call and the same at the next."""
+
+    def __init__(self, rule: Rule, plan: Plan, draw: Draw) -> None:
+        self._rule, self._draw = rule, draw
+        self._plans = {one.name: one for one in plan.layers}
+        self._drawn: dict[str, Tensor] = {}
+
+    def __call__(self, site: Site) -> Tensor:
+        features, weight = site.features, site.layer.weight
+        if self._rule.standardize:
+            features, weight = standardized(features, site, deviation(features, site.layer))
+        use = Use(site.name, features, site.own, weight, site.own, site.operator, is_output=False)
+        factor = self._rule.factor(use)
+        one = self._plans[site.name]
+
+        def draw(shape: tuple[int, ...], like: Tensor) -> Tensor:
+            if site.name not in self._drawn:
+                self._drawn[site.name] = self._draw(shape, like)
+            return self._drawn[site.name]
+
+        (direction,) = directions([(one, use)], [factor], draw)
+        return (
+            direction if factor.scale is None else factor.scale.clamp(min=1e-38).sqrt() * direction
+        )
+
+
+def _both(edit: Edit) -> Edit:
+    """An edit for a replay, whose passes carry a shift."""
+
+    def shifted(site: Site) -> Tensor:
+        add_shift(site)
+        return edit(site)
+
+    return shifted

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.flatness._operator import Operator, matrix_shape
+
+LAYERS = {
+    "linear": (nn.Linear(4, 3), (5, 4)),
+    "linear at positions": (nn.Linear(4, 3), (5, 2, 4)),
+    "strided": (nn.Conv2d(2, 4, 3, padding=1, stride=2), (3, 2, 5, 5)),
+    "dilated": (nn.Conv1d(2, 4, 3, dilation=2), (3, 2, 9)),
+    "grouped": (nn.Conv2d(4, 6, 2, groups=2), (3, 4, 5, 5)),
+    "depthwise": (nn.Conv3d(2, 2, 2, groups=2), (3, 2, 3, 3, 3)),
+    "reflected": (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (3, 2, 4, 4)),
+    "circular": (nn.Conv1d(2, 2, 3, padding=2, padding_mode="circular"), (3, 2, 4)),
+    "same": (nn.Conv2d(2, 2, (3, 5), padding="same"), (3, 2, 4, 4)),
+    "transposed": (nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1), (3, 2, 4, 4)),
+    "transposed, output padding": (
+        nn.ConvTranspose3d(2, 2, 2, stride=2, output_padding=1),
+        (3, 2, 2, 2, 2),
+    ),
+    "transposed, grouped": (nn.ConvTranspose1d(4, 6, 3, groups=2, dilation=2), (3, 4, 5)),
+}
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS)
+def used(request):
+    layer, shape = request.param
+    layer.double()
+    features = torch.randn(shape, dtype=torch.float64)
+    output = layer(features)
+    return layer, features, output, Operator(layer, features, output)
+
+
+def test_the_map_is_the_layer_without_its_bias(used):
+    layer, features, output, operator = used
+    # The bias is what the layer makes of zeros.
+    torch.testing.assert_close(
+        operator.apply(features, layer.weight), output - layer(torch.zeros_like(features))
+    )
+
+
+def test_the_map_takes_a_weight_for_each_sample(used):
+    layer, features, _, operator = used
+    weights = torch.randn(len(features), *layer.weight.shape, dtype=torch.float64)
+    alone = [operator.apply(x[None], w)[0] for x, w in zip(features, weights, strict=True)]
+    torch.testing.assert_close(operator.apply_each(features, weights), torch.stack(alone))
+
+
+def test_rows_and_kernels_are_each_others_inverse(used):
+    layer, _, _, operator = used
+    rows = operator.rows(layer.weight)
+    assert (rows.shape[0] * rows.shape[1], rows.shape[2]) == matrix_shape(layer)
+    assert torch.equal(operator.kernel(rows), layer.weight)
+    stack = torch.randn(5, *rows.shape)
+    assert torch.equal(operator.kernel(stack)[3], operator.kernel(stack[3]))
+
+
+def test_a_row_is_what_one_neuron_reads(used):
+    layer, features, output, operator = used
+    rows = operator.rows(layer.weight).detach().clone()
+    rows[-1, 0] += 1
+    moved = operator.apply(features, operator.kernel(rows))
+    changed = (moved - operator.apply(features, layer.weight)).abs() > 1e-9
+    channel = 1 if output.ndim > 2 and not isinstance(layer, nn.Linear) else output.ndim - 1
+    channels = changed.movedim(channel, 0).flatten(1).any(1)
+    assert channels.nonzero().flatten().tolist() == [(rows.shape[0] - 1) * rows.shape[1]]
+
+
+def test_a_transposed_convolution_keeps_the_output_size_that_was_asked_for():
+    layer = nn.ConvTranspose2d(1, 1, 3, stride=2).double()
+    features = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    output = layer(features, output_size=(8, 7))
+    operator = Operator(layer, features, output)
+    assert operator.apply(features, layer.weight).shape == output.shape == (2, 1, 8, 7)
