@@ -107,6 +107,11 @@ class Plan:
     interact: bool
     eager: bool
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is differentiated for the penalty."""
+        return _is_free(self.layers)
+
     def describe(self, index: int) -> str:
         """Say in words how a layer is penalised, by its number."""
         _, method, reason = self.layers[index]
@@ -136,9 +141,13 @@ def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
     part = _part(request, facts, layers, curvature)
     every = request.every
     if every == "auto":
-        free = curvature == "noise" or all(one.method == "closed_form" for one in layers)
+        free = curvature == "noise" or _is_free(layers)
         every = 1 if free else _EVERY_WHOLE if part == "all" else _EVERY
     return Plan(layers, curvature, every, part, facts.cut, bool(facts.interact), eager)
+
+
+def _is_free(layers: Sequence[LayerPlan]) -> bool:
+    return all(one.method == "closed_form" for one in layers)
 
 
 def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
@@ -171,7 +180,7 @@ def _cheapest(request: Request, facts: Facts, name: str) -> LayerPlan:
     layer = facts.layers[name]
     _, d, m = layer.rows
     if request.closed_form and layer.is_output and layer.single:
-        reason = "exact and free: the loss has a closed form on the outputs of the layer"
+        reason = "exact and free: the loss has a closed form there"
         return LayerPlan(name, "closed_form", reason)
     if facts.interact:
         reason = "unbiased: the samples of a batch interact after the layer"
@@ -202,7 +211,7 @@ def _part(
     if asked == "all":
         return "all"
     reason = None
-    if curvature == "noise" or all(one.method == "closed_form" for one in layers):
+    if curvature == "noise" or _is_free(layers):
         reason = "the penalty costs nothing that a part would save"
     elif whole := [one for one in layers if one.method not in _SAMPLEWISE]:
         reason = f"the value belongs to the whole batch ({whole[0].method}, {whole[0].reason})"

@@ -68,8 +68,8 @@ def cross_entropy_flatness(
     :math:`\lVert W\rVert_F^2 (1 - \sum_s p_s^2)` in place of the bracket. Time ``O(n d m)``, memory
     ``O(n (d + m))``.
 
-    The bracket is the spread of the rows of ``W`` under ``p``. It is computed around the row of the
-    likeliest class, which keeps its digits where the network is sure and the bracket is tiny.
+    The bracket is the spread of the rows of ``W`` under ``p``, computed around the row of the
+    likeliest class: that keeps its digits where the network is sure and the bracket is tiny.
 
     Args:
         features: Inputs of the layer, shape ``(n, m)``.
@@ -186,8 +186,7 @@ def logistic_flatness(
     is for the mean over all ``n * d`` elements; the sum is ``n * d`` times as much. Without
     positive weights the targets do not matter. Time ``O(n d + n m + d m)``.
 
-    :math:`p (1 - p)` is computed as :math:`\sigma(z)\, \sigma(-z)`, which keeps its digits where
-    the network is sure.
+    :math:`p (1 - p)` is computed as :math:`\sigma(z)\, \sigma(-z)`, which keeps its digits.
 
     Args:
         features: Inputs of the layer, shape ``(n, m)``.
@@ -231,10 +230,9 @@ def logistic_flatness(
 
 
 def closed_form(loss: object) -> ClosedForm | None:
-    """Return the closed form of a loss: ``f(features, logits, targets, weight)``, or ``None``.
+    """Return the closed form of a loss, or ``None``.
 
-    There is one for cross-entropy, squared error and binary cross-entropy on logits: the functions,
-    and the classes with reduction "mean" or "sum". A subclass may compute anything: it has none.
+    Functions, and classes with the reduction "mean" or "sum"; a subclass may compute anything.
     """
     if loss is F.cross_entropy:
         return cross_entropy_flatness  # type: ignore[return-value]  # it checks its targets itself

@@ -86,7 +86,9 @@ def estimate(
     """
     found: list[Estimate] = []
     probed: list[tuple[LayerPlan, Use]] = []
-    for one, use in zip(plan.layers, run.uses, strict=True):
+    uses = {use.name: use for use in run.uses}  # a recorded pass has them in order of running
+    for one in plan.layers:
+        use = uses[one.name]
         if rule.gradient == "weights_only":
             use = use.with_constant_features()
         if one.method in ("sample_probes", "batch_probes"):

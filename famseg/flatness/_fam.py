@@ -79,9 +79,9 @@ class FAM(nn.Module):
         weight: Lambda, at least 0. With 0 no penalty is computed: the step is the plain step.
         output: Key or attribute of the model's output that the loss takes, ``"logits"`` say.
         estimator: See above.
-        quantity: ``"relative_flatness"``; ``"simplified"``,
-            :math:`\lVert W\rVert^2 \operatorname{tr} H` (Petzka et al. 2019); or ``"max_eigenvalue"``, :math:`\sum_s \lVert w_s\rVert^2
-            \lambda_{\max}(H_{ss})`, at ``d`` Hessian-vector products and more.
+        quantity: ``"relative_flatness"``; ``"simplified"``: :math:`\lVert W\rVert^2` times the
+            trace of ``H`` (Petzka et al. 2019); or ``"max_eigenvalue"``:
+            :math:`\sum_s \lVert w_s\rVert^2 \lambda_{\max}(H_{ss})`, at ``d`` products and more.
         gradient: ``"full"``, or ``"weights_only"``: the curvature is held constant, so that the
             penalty moves its own layer alone, as in the authors' code (term I of the gradient).
         as_released: Do as the authors' code does: :math:`\kappa / m`, or :math:`\lVert W\rVert
@@ -118,8 +118,7 @@ class FAM(nn.Module):
         >>> bool(terms.total == terms.loss + 0.1 * terms.penalty)
         True
         >>> print(objective.explain())
-        layer '2' (3 x 8): closed_form, exact and free: the loss has a closed form on the outputs \
-of the layer
+        layer '2' (3 x 8): closed_form, exact and free: the loss has a closed form there
     """
 
     def __init__(

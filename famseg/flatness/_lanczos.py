@@ -80,7 +80,7 @@ def largest_pair(
         value, coordinates = values[-1].item(), vectors[:, -1]
         residual = length * abs(coordinates[-1].item())
         floor = rounding * values.abs().max().item()
-        done = residual <= max(tolerance * abs(value), floor) or length <= floor or used == size
+        done = residual <= max(tolerance * abs(value), floor) or used == size
         if done or iteration == max_iterations:
             break
         following = rest / length

@@ -14,7 +14,7 @@ from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._operator import Layer, channels
 from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
 from famseg.flatness._tail import check_operations, norms_noted
-from famseg.flatness._watch import Edit, Site, add_shift, leave, watched, without_autocast
+from famseg.flatness._watch import Care, Edit, Site, add_shift, leave, watched, without_autocast
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -52,14 +52,14 @@ class Task:
         return scalar(self.loss(self.predict(inputs), targets))
 
     def run(
-        self, inputs: Inputs, targets: object, edit: Edit, *, second_order: bool
+        self, inputs: Inputs, targets: object, edit: Edit, *, care: Care
     ) -> tuple[Tensor, object, dict[str, Site]]:
         """Run model and loss with the layers watched; return loss, prediction and sites."""
-        with watched(self.layers, edit, second_order=second_order, as_written=self.eager) as sites:
+        with watched(self.layers, edit, care=care, as_written=self.eager) as sites:
             prediction = self.predict(inputs)
             for site in sites.values():
                 site.check()
-            if second_order:
+            if care != "none":
                 # A network may have entered autocast anew by itself.
                 with without_autocast(self.device.type):
                     loss = scalar(self.loss(prediction, targets))
@@ -93,10 +93,15 @@ class Recorded:
 
 
 def differentiable(
-    task: Task, inputs: Inputs, targets: object, *, standardize: bool = False
+    task: Task,
+    inputs: Inputs,
+    targets: object,
+    *,
+    standardize: bool = False,
+    care: Care = "derivatives",
 ) -> Pass:
     """Run a pass that can be differentiated in the outputs of the layers."""
-    loss, prediction, sites = task.run(inputs, targets, add_shift, second_order=True)
+    loss, prediction, sites = task.run(inputs, targets, add_shift, care=care)
     return _pass(loss, prediction, sites, {}, standardize=standardize)
 
 
@@ -109,7 +114,7 @@ def record(task: Task, inputs: Inputs, targets: object, *, edit: Edit = leave) -
         order.append(site.name)
         return edit(site)
 
-    loss, _, sites = task.run(inputs, targets, noting, second_order=False)
+    loss, _, sites = task.run(inputs, targets, noting, care="none")
     return Recorded(loss, {name: sites[name] for name in order}, inputs, targets, state)
 
 
@@ -161,7 +166,7 @@ def replay(
                 rows_of(recorded.inputs, part, n),
                 rows_of(recorded.targets, part, n),
                 again,
-                second_order=True,
+                care="derivatives",
             )
     return _pass(loss, prediction, sites, scales, standardize=standardize)
 
@@ -196,7 +201,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
         FlatnessError: If a layer, the loss or an operation after a layer cannot be penalised.
     """
     with untouched(task.model, task.device), norms_noted(task.model, task.layers) as norms:
-        loss, prediction, sites = task.run(inputs, targets, add_shift, second_order=True)
+        loss, prediction, sites = task.run(inputs, targets, add_shift, care="derivatives")
     for site in sites.values():
         assert site.shift is not None  # noqa: S101 - add_shift set it
         check_operations(loss, site.shift, site.name, norms, derivatives=derivatives)

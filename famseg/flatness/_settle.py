@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 
 from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
-from famseg.flatness._errors import LayerError, UnsupportedTailError
+from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimators import Pass
 from famseg.flatness._pass import Inputs, Recorded, Task, checked, record, replay
 from famseg.flatness._state import untouched
-from famseg.flatness._tail import cuts, is_compiled, samples_interact
-from famseg.flatness._watch import add_shift, without_autocast
+from famseg.flatness._tail import cuts, samples_interact
+from famseg.flatness._watch import compiled_noted, without_autocast
 
 
 def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tuple[Plan, bool]:
@@ -30,9 +30,12 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
     Raises:
         FlatnessError: If the penalty cannot be computed as asked.
     """
-    task = replace(task, eager=_needs_eager(task, inputs, targets))
     rough = request.estimator in ("noise", "finite_difference")
-    run = checked(task, inputs, targets, derivatives=not rough)
+    with compiled_noted(task.model, task.layers) as behind:
+        run = checked(replace(task, eager=True), inputs, targets, derivatives=not rough)
+    # Compiled code has no second derivative and hides the layers in it; what only runs before them
+    # may stay compiled.
+    task = replace(task, eager=bool(behind))
     layers = {
         use.name: LayerFacts(
             (use.operator.groups, *use.operator.rows(use.weight).shape[1:]),
@@ -78,22 +81,6 @@ def _interact(run: Pass, *, rough: bool) -> bool | None:
         if not rough:
             raise
         return True  # nothing is known: what holds in any case
-
-
-def _needs_eager(task: Task, inputs: Inputs, targets: object) -> bool:
-    """Whether compiled code holds a layer or lies behind it: such code has no second derivative."""
-    compiled = any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in task.model.modules()
-    )
-    if not compiled:
-        return False
-    try:
-        with untouched(task.model, task.device):
-            loss, _, sites = task.run(inputs, targets, add_shift, second_order=True)
-    except LayerError:  # not called, as far as one can see from outside
-        return True
-    return any(site.shift is None or is_compiled(loss, site.shift) for site in sites.values())
 
 
 def _is_mean_of_samples(task: Task, recorded: Recorded) -> bool:

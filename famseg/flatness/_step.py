@@ -23,7 +23,7 @@ from famseg.flatness._pass import (
     uses_of,
 )
 from famseg.flatness._terms import Estimate, Terms
-from famseg.flatness._watch import Edit, Site, add_shift, without_autocast
+from famseg.flatness._watch import Care, Edit, Site, add_shift, without_autocast
 
 Choose = Callable[[int, int], Tensor]
 """Returns so many, the second number, of the numbers below the first."""
@@ -66,7 +66,8 @@ def penalised(
             run = replay(task, recorded, part=part, standardize=rule.standardize)
         targets = rows_of(targets, part, n)
     else:
-        run = differentiable(task, inputs, targets, standardize=rule.standardize)
+        care: Care = "precision" if plan.is_free else "derivatives"
+        run = differentiable(task, inputs, targets, standardize=rule.standardize, care=care)
         loss, recorded = run.loss, None
 
     def product_of(uses: Sequence[Use]) -> Product:

@@ -98,12 +98,6 @@ def check_operations(
         )
 
 
-def is_compiled(loss: Tensor, leaf: Tensor) -> bool:
-    """Return whether compiled code lies between a loss and a leaf, or hides the leaf from it."""
-    path = _path(loss, leaf)
-    return not path or any(node.name().startswith("CompiledFunction") for node in path)
-
-
 def samples_interact(run: Pass) -> bool | None:
     """Return whether the second derivative of a loss couples two samples.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from famseg.flatness._operator import Layer, Operator
 
 Edit = Callable[["Site"], Tensor]
 """Takes a site with features and own output, returns what the rest of the network gets instead."""
+
+Care = Literal["none", "precision", "derivatives"]
 
 
 class Site:
@@ -90,19 +92,19 @@ def leave(site: Site) -> Tensor:
 
 @contextmanager
 def watched(
-    layers: Mapping[str, Layer], edit: Edit, *, second_order: bool, as_written: bool = False
+    layers: Mapping[str, Layer], edit: Edit, *, care: Care, as_written: bool = False
 ) -> Iterator[dict[str, Site]]:
     """Run a forward pass, loss included, inside this context.
 
-    Within it each layer's output goes through the edit. With ``second_order`` the network from the
-    first of the layers on runs in the precision of its weight (autocast ends there), attention uses
-    the one kernel that has second derivatives, and normalisation is made of operations whose third
-    derivatives are right. Compiled modules run eagerly. All of it is undone on leaving, exceptions
-    included.
+    Within it each layer's output goes through the edit. With care for ``"precision"`` the network
+    from the first of the layers on runs in the precision of its weight (autocast ends there). With
+    care for ``"derivatives"`` as well attention uses the one kernel that has second derivatives,
+    and normalisation is made of operations whose third derivatives are right. With ``as_written``
+    compiled modules run eagerly. All of it is undone on leaving, exceptions included.
     """
     sites = {name: Site(layer, name) for name, layer in layers.items()}
     device = next(iter(layers.values())).weight.device.type
-    island = second_order and torch.amp.is_autocast_available(device)
+    island = care != "none" and torch.amp.is_autocast_available(device)
     with ExitStack() as stack:
         if as_written:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -110,12 +112,39 @@ def watched(
             # Restores the caller's autocast state whatever the hook and the network did to it.
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
-        if second_order:
+        if care == "derivatives":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(composite_norms(lambda: any(site.calls for site in sites.values())))
         for site in sites.values():
             _hook(stack, site, edit, island=device if island else None)
         yield sites
+
+
+@contextmanager
+def compiled_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[set[nn.Module]]:
+    """Collect the compiled modules that hold one of some layers or run after the first of them."""
+    behind: set[nn.Module] = set()
+    begun = False
+
+    def begin(*_: object) -> None:
+        nonlocal begun
+        begun = True
+
+    def note(module: nn.Module, _: object) -> None:
+        if begun:
+            behind.add(module)
+
+    with ExitStack() as stack:
+        for layer in layers.values():
+            stack.callback(layer.register_forward_pre_hook(begin).remove)
+        for module in model.modules():
+            inner = getattr(module, "_orig_mod", None)
+            if inner is None and getattr(module, "_compiled_call_impl", None) is None:
+                continue
+            if any(layer in set(module.modules()) for layer in layers.values()):
+                behind.add(module)
+            stack.callback((inner or module).register_forward_pre_hook(note).remove)
+        yield behind
 
 
 def _hook(stack: ExitStack, site: Site, edit: Edit, *, island: str | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from famseg.flatness import FAM, FlatnessError, LayerError, bounded
+from famseg.flatness import FAM, FlatnessError, LayerError, LossError, bounded
 
 
 def smooth(z, y):
@@ -284,6 +284,96 @@ def test_models_with_several_arguments_and_a_mapping_as_output(batch, kind):
     inputs = {"tuple": tuple(named.values()), "list": list(named.values()), "mapping": named}[kind]
     assert fam(inputs, batch[1]).penalty > 0
     assert "sample_probes" in fam.explain()
+
+
+class Output:
+    """What models of other libraries return: attributes."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.model, self.wrap = model, wrap
+
+    def forward(self, x):
+        return self.wrap(self.model(x))
+
+
+@pytest.mark.parametrize("wrap", [lambda z: {"logits": z}, Output], ids=["mapping", "attribute"])
+def test_the_loss_takes_a_part_of_the_output_by_name(net, batch, wrap):
+    named = FAM(
+        Wrapped(net, wrap),
+        layer="model.4",
+        loss=nn.CrossEntropyLoss(),
+        weight=1,
+        output="logits",
+        estimator="closed_form",
+    )
+    plain = FAM(net, layer="4", loss=nn.CrossEntropyLoss(), weight=1)
+    assert torch.equal(named(*batch).total, plain(*batch).total)
+    named.weight = 0
+    assert torch.equal(named(*batch).total, plain(*batch).loss)
+    assert torch.equal(named.eval()(*batch).total, plain(*batch).loss)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda z: {"scores": z, "x": 1}, r"a dict, has no 'logits'\. It has 'scores', 'x'\."),
+        (lambda z: z, r"a Tensor, has no 'logits'\.$"),
+    ],
+)
+def test_an_output_without_that_part_is_refused(net, batch, wrap, message):
+    fam = objective(Wrapped(net, wrap), layer="model.2", output="logits")
+    with pytest.raises(LossError, match=message):
+        fam(*batch)
+
+
+@pytest.mark.parametrize("scaler", [True, False])
+def test_float16_and_a_gradient_scaler(scaler):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+    inputs, targets = torch.randn(6, 4), torch.tensor([0, 2, 1, 1, 0, 2])
+    fam = FAM(model, layer="2", loss=nn.CrossEntropyLoss(), weight=0.1, every=1, samples="all")
+    fam(inputs, targets).total.backward()
+    wanted = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    fam.seek(0)
+    scale = torch.amp.GradScaler("cpu", enabled=scaler)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with torch.autocast("cpu", torch.float16):
+        total = fam(inputs, targets).total
+    scale.scale(total).backward()
+    scale.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+    for p, g in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=0.02, atol=2e-3)
+    scale.step(optimizer)
+
+
+def test_a_sharded_model_is_refused_by_name(net):
+    class FullyShardedDataParallel(nn.Module):
+        """Told by its name, since the real one needs a process group."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    with pytest.raises(FlatnessError, match=r"module '' is sharded \(FSDP\).*DistributedDataPar"):
+        objective(FullyShardedDataParallel(net), layer="module.2")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("estimator", ["columns", "hutchinson", "finite_difference", "noise"])
+def test_a_cuda_device_draws_and_finds_what_the_cpu_does(net, batch, estimator):
+    values = []
+    for device in ("cpu", "cuda"):
+        fam = objective(net.to(device), estimator=estimator, weight=1e-3, samples=2)
+        values.append(fam(batch[0].to(device), batch[1].to(device)).total.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(

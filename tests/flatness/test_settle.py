@@ -1,0 +1,249 @@
+"""How a penalty is computed is settled once, by a look at the network that leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.flatness import FAM, NotApplicableError, SampleInteractionError, UnsupportedTailError
+
+
+def smooth(z, y):
+    return (z.sin() * (1.5 * y.reshape(-1, *[1] * (z.ndim - 1)) - 1)).mean()
+
+
+INPUTS = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TARGETS = torch.tensor([0, 2, 1, 1, 0, 2, 0, 1])
+
+
+def objective(model, **options):
+    fixed = {"layer": "2", "loss": smooth, "weight": 0.5, "bound": "none", "every": 1}
+    return FAM(model, **(fixed | options))
+
+
+def gradients(terms, model):
+    return torch.autograd.grad(terms.total, list(model.parameters()), materialize_grads=True)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 8])
+@pytest.mark.parametrize("estimator", ["columns", "hutchinson", "gauss_newton"])
+def test_a_part_of_the_batch_is_that_part_alone(net, samples, estimator):
+    fam = objective(net, samples=samples, estimator=estimator)
+    chosen = []
+    fam.train()
+    terms = fam(INPUTS, TARGETS)
+    found = gradients(terms, net)
+    assert torch.equal(terms.loss, smooth(net(INPUTS), TARGETS))
+    # The same probes on the part, by itself.
+    generator = fam._source("part", 0)
+    chosen = torch.randperm(8, generator=generator)[:samples].sort().values
+    alone = objective(net, samples="all", estimator=estimator)
+    part = alone(INPUTS[chosen], TARGETS[chosen])
+    torch.testing.assert_close(terms.penalty, part.penalty)
+    wanted = torch.autograd.grad(
+        terms.loss.detach() + smooth(net(INPUTS), TARGETS) + 0.5 * part.penalty,
+        list(net.parameters()),
+    )
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, w)
+
+
+def test_parts_average_to_the_batch(net):
+    whole = objective(net, samples="all", estimator="columns")(INPUTS, TARGETS).penalty
+    fam = objective(net, samples=2, estimator="columns")
+    parts = torch.stack([fam(INPUTS, TARGETS).penalty.detach() for _ in range(400)])
+    assert abs(parts.mean() - whole) < 3.5 * parts.std() / 20
+    assert len(parts.unique()) == 28  # all pairs of eight
+
+
+def test_by_default_a_quarter_of_the_batch_each_third_step(net):
+    fam = objective(net, every="auto")
+    terms = [fam(INPUTS, TARGETS) for _ in range(6)]
+    assert [t.penalty is not None for t in terms] == [True, False, False] * 2
+    assert terms[0].total.item() == pytest.approx((terms[0].loss + 1.5 * terms[0].penalty).item())
+    assert fam.explain().endswith("a probe; each 3 steps, on a quarter of the batch")
+
+
+def test_by_default_a_closed_form_takes_every_step_and_all_samples(net):
+    fam = objective(net, layer="4", loss=nn.CrossEntropyLoss(), every="auto")
+    assert all(fam(INPUTS, TARGETS).penalty is not None for _ in range(3))
+    assert fam.explain().endswith("the loss has a closed form there")
+
+
+class Skip(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.detach = model, False
+
+    def forward(self, x):
+        body = self.model[:2](x)
+        return self.model[2:](body) + body[:, :3]
+
+
+def test_a_skip_connection_needs_the_whole_batch(net):
+    fam = objective(Skip(net), layer="model.2", every="auto")
+    fam(INPUTS, TARGETS)
+    assert fam.explain().endswith("one Hessian-vector product a probe; each 10 steps")
+    with pytest.raises(NotApplicableError, match=r"samples=2 .* leads around layer 'model\.2'"):
+        objective(Skip(net), layer="model.2", samples=2)(INPUTS, TARGETS)
+
+
+def weighted():
+    return nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda net: net, {"loss": weighted()}),
+        (lambda net: nn.Sequential(*net, nn.Dropout(0.5)), {}),
+    ],
+    ids=["class weights", "dropout"],
+)
+def test_a_loss_that_is_no_mean_over_samples_needs_the_whole_batch(net, change, options):
+    model = change(net)
+    fam = objective(model, **options)
+    fam(INPUTS, TARGETS)
+    assert "quarter" not in fam.explain()
+    with pytest.raises(NotApplicableError, match=r"not the mean of its samples' losses.*\"all\""):
+        objective(model, samples=2, **options)(INPUTS, TARGETS)
+
+
+def test_probes_for_the_batch_need_the_whole_batch(net):
+    with pytest.raises(NotApplicableError, match=r"belongs to the whole batch \(batch_probes"):
+        objective(net, samples=2, estimator="hutchinson", probe_per="batch")(INPUTS, TARGETS)
+
+
+def test_weights_used_before_and_behind_the_layer_get_both_gradients():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.outer, self.fc = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.outer(self.fc(self.outer(x).tanh()).tanh())
+
+    model = Shared().double()
+    part = objective(model, layer="fc", samples=8, estimator="columns")
+    whole = objective(model, layer="fc", samples="all", estimator="columns")
+    found, wanted = (gradients(f(INPUTS, TARGETS), model) for f in (part, whole))
+    assert part._plan.part == 8
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, w)
+
+
+def test_arguments_of_several_kinds_are_cut_to_the_part():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc, self.tail = nn.Linear(4, 4), nn.Linear(4, 3), nn.Tanh()
+
+        def forward(self, x, gain, factor):
+            return {"logits": self.tail(self.fc(self.body(x) * factor)) * gain[:, None]}
+
+    model = Named().double()
+    inputs = {"x": INPUTS, "gain": INPUTS[:, 0], "factor": 2.0}
+    targets = (TARGETS, torch.tensor(3.0))
+    options = {
+        "layer": "fc",
+        "output": "logits",
+        "loss": lambda z, y: smooth(z, y[0]) * y[1],
+        "estimator": "columns",
+    }
+    part = objective(model, samples=8, **options)(inputs, targets)
+    whole = objective(model, samples="all", **options)(inputs, targets)
+    torch.testing.assert_close(part.penalty, whole.penalty)
+
+
+def test_a_resumed_run_takes_the_parts_of_the_uninterrupted_one(net):
+    fam = objective(net, every="auto")
+    terms = [fam(INPUTS, TARGETS) for _ in range(7)]
+    again = objective(copy.deepcopy(net), every="auto")
+    again.seek(4)
+    for wanted in terms[4:]:
+        assert torch.equal(again(INPUTS, TARGETS).total, wanted.total)
+
+
+def test_what_was_settled_is_kept_for_the_state_of_the_model(net):
+    model = nn.Sequential(*net, nn.BatchNorm1d(3).double().eval())
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    fam = objective(model, estimator="hutchinson")
+    fam(INPUTS, TARGETS)
+    first = len(calls)
+    fam(INPUTS, TARGETS)
+    assert len(calls) - first == 2  # the pass, and the network behind the layer for a part
+    model[5].train()
+    with pytest.raises(SampleInteractionError):
+        fam(INPUTS, TARGETS)
+
+
+def counted(model):
+    """Running statistics that count how often the network ran."""
+    return nn.Sequential(nn.BatchNorm1d(4).double(), *model)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": "all"}, {"estimator": "finite_difference"}])
+def test_statistics_before_the_layer_are_updated_once_a_step(net, options):
+    model = counted(net)
+    plain = copy.deepcopy(model)
+    fam = objective(model, layer="3", **options)
+    rng = torch.get_rng_state()
+    for _ in range(3):
+        fam(INPUTS, TARGETS)
+        plain(INPUTS)
+    for found, wanted in zip(model.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_a_step_that_is_refused_leaves_no_trace(net):
+    model = counted(net)
+    fam = objective(model, layer="3", loss=lambda z, y: z.mean(1))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="one scalar for the batch"):
+        fam(INPUTS, TARGETS)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert fam.get_extra_state()["position"] == 0
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def compiled(module):
+    return torch.compile(module, backend="aot_eager")
+
+
+COMPILED = {
+    "whole": (lambda n: compiled(n), "2", True),
+    "body": (lambda n: nn.Sequential(compiled(n[:2]), *n[2:]), "1", False),
+    "layer": (lambda n: nn.Sequential(n[0], n[1], compiled(n[2]), n[3], n[4]), "2", True),
+    "tail": (lambda n: nn.Sequential(*n[:3], compiled(n[3:])), "2", True),
+}
+
+
+@pytest.mark.slow
+# Raised inside torch when any compiled module is given a hidden activation.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize(("wrap", "layer", "eager"), COMPILED.values(), ids=COMPILED)
+def test_compiled_modules_run_as_written_where_they_must(net, wrap, layer, eager):
+    torch._dynamo.reset()
+    plain = objective(net, samples="all")
+    wanted = gradients(plain(INPUTS, TARGETS), net)
+    model = wrap(net)
+    fam = objective(model, layer=layer, samples="all")
+    found = gradients(fam(INPUTS, TARGETS), net)
+    assert fam._plan.eager == eager
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, w)
+    fam.weight = 0
+    fam(INPUTS, TARGETS).total.backward()  # the plain step runs compiled
+
+
+def test_an_operation_without_third_derivatives_is_refused_before_anything_moves(net):
+    def loss(z, y):
+        return nn.functional.multi_margin_loss(z, y)
+
+    with pytest.raises(UnsupportedTailError, match="cannot be differentiated twice"):
+        objective(net, loss=loss)(INPUTS, TARGETS)
