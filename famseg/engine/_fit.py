@@ -192,7 +192,7 @@ class Fit:
     def _time_plain_step(self, trainer: SupervisedTrainer) -> float | None:
         """Time a step without penalty where no step of the training is one."""
         objective = self.step.objective
-        if objective.weight == 0 or objective.every > 1:
+        if objective.weight == 0 or objective.period > 1:
             return None
         return self.step.plain_seconds(next(iter(trainer.data_loader)))
 

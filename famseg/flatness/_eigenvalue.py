@@ -80,7 +80,7 @@ def max_eigenvalue(
     if use.operator.single and not interact:
         eigenvalues = _separate(use, product)[None]
     else:
-        search = hessian(run, [use], create_graph=False)
+        search = hessian(run, [use], create_graph=False) if create_graph else product
         eigenvalues = _blocks(use, search, product, tolerance, max_iterations)
     return (energy * eigenvalues).sum()
 
@@ -115,10 +115,10 @@ def largest_eigenvalue(
             f"largest_eigenvalue needs a tolerance above 0 and max_iterations of at least 1, got "
             f"{tolerance} and {max_iterations}."
         )
-    layer = _Layer(use, hessian(run, [use], create_graph=False))
+    layer = WeightHessian(use, hessian(run, [use], create_graph=False))
     pair = largest_pair(
         lambda v: layer.product(v.view_as(use.weight)).flatten(),
-        _start(use.weight.numel(), use.weight, generator),
+        start_vector(use.weight.numel(), use.weight, generator),
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
@@ -175,9 +175,9 @@ def _blocks(
     use: Use, search: Product, product: Product, tolerance: float, max_iterations: int
 ) -> Tensor:
     """Return the largest eigenvalue of each neuron's block by Lanczos' method, ``(g, d)``."""
-    layer = _Layer(use, search)
+    layer = WeightHessian(use, search)
     groups, d, m = use.operator.rows(use.weight).shape
-    start = _start(m, use.weight, None)
+    start = start_vector(m, use.weight, None)
     found, worst = [], 0.0
     for neuron in range(groups * d):
         place = divmod(neuron, d)
@@ -201,7 +201,7 @@ def _blocks(
     return torch.stack(found).reshape(groups, d)
 
 
-class _Layer:
+class WeightHessian:
     """A layer's Hessian in its weight, made of one in its outputs, without graph."""
 
     def __init__(self, use: Use, product: Product) -> None:
@@ -228,7 +228,7 @@ class _Layer:
         return self._use.operator.kernel(rows)
 
 
-def _start(size: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+def start_vector(size: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     source = torch.Generator().manual_seed(0) if generator is None else generator
     numbers = torch.randn(size, generator=source, device=source.device)
     return numbers.to(device=like.device, dtype=like.dtype)

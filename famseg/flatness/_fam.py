@@ -200,6 +200,13 @@ class FAM(nn.Module):
             raise FlatnessError(f"weight must be a finite number of at least 0, got {value}.")
         self._weight = float(value)
 
+    @property
+    def period(self) -> int:
+        """Each how manieth step is penalised; with ``every="auto"`` 1 until that is settled."""
+        if self.every != "auto":
+            return self.every
+        return 1 if self._plan is None else self._plan.every
+
     def forward(self, inputs: Inputs, targets: object) -> Terms:
         """Return the terms of one step and, in training, advance the position by one.
 

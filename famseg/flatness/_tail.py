@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
+from famseg.flatness._derivatives import pullback
 from famseg.flatness._errors import LossError, UnsupportedTailError
 from famseg.flatness._estimators import Pass, hessian
 
@@ -23,6 +24,7 @@ _NORMS = {
     "SyncBatchNorm": "synchronised batch norm",
 }
 _REENTRANT = "CheckpointFunctionBackward"
+_ONCE = "torch::autograd::Error"
 _NORM_MODULES = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
 
@@ -96,6 +98,26 @@ def check_operations(
             "nn.GroupNorm: GroupNorm(C, C) is instance norm, GroupNorm(1, C) layer norm over a "
             "volume; or penalise a layer behind it."
         )
+
+
+def check_slopes(run: Pass) -> None:
+    """Refuse operations that are marked as differentiable once.
+
+    In the graph of a first derivative torch leaves a node of theirs that would raise, but a second
+    derivative in chosen leaves does not pass it and comes out as zero, in silence.
+
+    Raises:
+        UnsupportedTailError: If there is one.
+    """
+    shifts = [use.shift for use in run.uses]
+    slopes = pullback([run.loss], shifts, [torch.ones_like(run.loss)], create_graph=True)
+    for use, slope in zip(run.uses, slopes, strict=True):
+        if any(node.name() == _ONCE for node in _reached(slope.grad_fn, but=None)):
+            raise UnsupportedTailError(
+                f"an operation after layer {use.name!r} is marked once_differentiable: its second "
+                "derivative does not exist, and would count as zero. Give its autograd.Function a "
+                "differentiable backward, or penalise a layer behind it."
+            )
 
 
 def samples_interact(run: Pass) -> bool | None:

@@ -114,21 +114,56 @@ class NoPenaltyConfig(Strict):
         return PlainLoss(model, loss=loss)
 
 
+Layers = str | Annotated[list[str], Field(min_length=1)]
+
+
 class RelativeFlatnessConfig(Strict):
-    """lambda * kappa of one linear layer, kappa the exact relative flatness (FAM)."""
+    """lambda * kappa of one or more layers, kappa the exact relative flatness (FAM)."""
 
     kind: Literal["relative_flatness"] = "relative_flatness"
-    layer: str = Field(description="dotted name of a linear layer, as in model.named_modules()")
+    layer: Layers = Field(
+        description="dotted name, as in model.named_modules(), of a linear or convolution layer; "
+        "or a list of them, whose kappas are added up"
+    )
     weight: float = Field(alias="lambda", ge=0, description="factor of kappa; 0 is the baseline")
-    estimator: Literal["auto", "exact", "closed_form", "columns", "hutchinson"] = Field(
-        "auto", description="how kappa is computed; auto takes the cheapest unbiased way"
+    estimator: Literal[
+        "auto",
+        "exact",
+        "closed_form",
+        "columns",
+        "hutchinson",
+        "gauss_newton",
+        "finite_difference",
+        "noise",
+    ] = Field("auto", description="how kappa is computed; auto takes the cheapest unbiased way")
+    quantity: Literal["relative_flatness", "simplified", "max_eigenvalue"] = Field(
+        "relative_flatness",
+        description="simplified: ||W||^2 Tr(H); max_eigenvalue: sum of ||w_s||^2 lambda_max(H_ss)",
     )
-    probes: int = Field(1, gt=0, description="random probes a step of the hutchinson estimator")
-    every: int = Field(
-        1, gt=0, description="penalise every k-th step, k-fold: the expectation stays"
+    gradient: Literal["full", "weights_only"] = Field(
+        "full", description="weights_only holds the curvature constant: term I of the gradient"
     )
+    as_released: bool = Field(
+        False, description="norms and gradient of the authors' code, for reproduction"
+    )
+    standardize: bool = Field(
+        False, description="features in units of their standard deviation over the batch"
+    )
+    probes: int = Field(1, gt=0, description="random probes a step of estimators that draw them")
     probe_per: Literal["sample", "batch"] = Field(
         "sample", description="hutchinson: probes for each sample, or one for the batch"
+    )
+    distribution: Literal["rademacher", "gaussian"] = Field(
+        "rademacher", description="of the probes: signs or normal numbers"
+    )
+    antithetic: bool = Field(False, description="noise: both ways, for another run of the network")
+    every: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="penalise every k-th step, k-fold: the expectation stays"
+    )
+    samples: Annotated[int, Field(gt=0)] | Literal["auto", "all"] = Field(
+        "auto",
+        description="how many samples of a batch the penalty looks at; auto: a quarter "
+        "where their mean is unbiased, else all",
     )
     bound: Literal["positive", "batch_positive", "absolute", "none"] = Field(
         "positive", description="what keeps the objective bounded where kappa is negative"
@@ -141,20 +176,9 @@ class RelativeFlatnessConfig(Strict):
         """Return the terms of ``model`` under loss and flatness penalty."""
         from famseg.flatness import FAM
 
-        return _naming_the_key(
-            FAM,
-            model,
-            layer=self.layer,
-            loss=loss,
-            weight=self.weight,
-            estimator=self.estimator,
-            probes=self.probes,
-            probe_per=self.probe_per,
-            every=self.every,
-            bound=self.bound,
-            normalize=None if self.normalize == "none" else self.normalize,
-            seed=seed,
-        )
+        options = self.model_dump(by_alias=False, exclude={"kind", "normalize"})
+        normalize = None if self.normalize == "none" else self.normalize
+        return _naming_the_key(FAM, model, loss=loss, seed=seed, normalize=normalize, **options)
 
 
 class WeightDecayConfig(Strict):

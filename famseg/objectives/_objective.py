@@ -102,9 +102,9 @@ class Objective(nn.Module):
         return 0.0 if isinstance(self.terms, PlainLoss) else self.terms.weight
 
     @property
-    def every(self) -> int:
-        """The penalty is computed on every ``every``-th step."""
-        return self.terms.every if isinstance(self.terms, FAM) else 1
+    def period(self) -> int:
+        """The penalty is computed on every ``period``-th step."""
+        return self.terms.period if isinstance(self.terms, FAM) else 1
 
     def seek(self, step: int, *, stream: int = 0) -> None:
         """Go to an optimizer step: it alone decides about penalty and probes.

@@ -74,6 +74,7 @@ def make_experiment(
             weight=weight,
             estimator=estimator,
             every=every,
+            samples="all",
             seed=seed,
         )
         if weight

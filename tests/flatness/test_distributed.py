@@ -28,14 +28,14 @@ net.load_state_dict(given["net"])
 rows = slice(4 * rank, 4 * rank + 4)
 batch = given["inputs"][rows], given["targets"][rows]
 found = {}
-for estimator in ("columns", "hutchinson"):
-    fam = FAM(net, layer="2", loss=nn.CrossEntropyLoss(), weight=0.5, estimator=estimator, every=2)
+for name, options in given["options"].items():
+    fam = FAM(net, loss=nn.CrossEntropyLoss(), weight=0.5, every=2, **options)
     ddp = DistributedDataParallel(fam)
     for step in range(3):  # the last one is penalised again, after one that is not
         fam.seek(step, stream=rank)
         net.zero_grad()
         ddp(*batch).total.backward()
-    found[estimator] = [p.grad for p in net.parameters()]
+    found[name] = [p.grad for p in net.parameters()]
 static = DistributedDataParallel(FAM(net, layer="2", loss=nn.CrossEntropyLoss(), weight=1),
                                  static_graph=True)
 try:
@@ -49,12 +49,33 @@ dist.destroy_process_group()
 """
 
 
+OPTIONS = {
+    "closed form": {"layer": "4"},
+    "columns": {"layer": "2", "estimator": "columns", "samples": "all"},
+    "hutchinson": {"layer": "2", "estimator": "hutchinson", "samples": "all"},
+    "batch": {"layer": "2", "estimator": "hutchinson", "probe_per": "batch"},
+    "part": {"layer": "2", "samples": 1},
+    "gauss newton": {"layer": "2", "estimator": "gauss_newton"},
+    "finite difference": {"layer": "2", "estimator": "finite_difference"},
+    "noise": {"layer": "2", "estimator": "noise"},
+    "several": {"layer": ["0", "2", "4"]},
+    "simplified": {"layer": "4", "quantity": "simplified"},
+}
+EXACT = ("closed form", "columns", "simplified")
+
+
+def net():
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)
+    return nn.Sequential(*layers).double()
+
+
 @pytest.fixture(scope="module")
 def given():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = net()
     inputs, targets = torch.randn(8, 4, dtype=torch.float64), torch.randint(0, 3, (8,))
-    return {"net": net.double().state_dict(), "inputs": inputs, "targets": targets}
+    data = {"inputs": inputs, "targets": targets}
+    return {"net": model.state_dict(), "options": OPTIONS, **data}
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +92,28 @@ def found(given, tmp_path_factory):
     return torch.load(folder / "found.pt", weights_only=True)
 
 
-def one_process(given, parts, estimator):
+def one_process(given, parts, options):
     """Mean gradient over parts of the batch, each with the probes of its stream."""
-    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
-    net.double().load_state_dict(given["net"])
-    fam = FAM(net, layer="2", loss=nn.CrossEntropyLoss(), weight=0.5, estimator=estimator, every=2)
+    model = net()
+    fam = FAM(model, loss=nn.CrossEntropyLoss(), weight=0.5, every=2, **options)
     batches = zip(given["inputs"].chunk(parts), given["targets"].chunk(parts), strict=True)
     for stream, batch in enumerate(batches):
         fam.seek(2, stream=stream)
         (fam(*batch).total / parts).backward()
-    return [p.grad for p in net.parameters()]
+    return [p.grad for p in model.parameters()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "parts"), [("columns", 1), ("hutchinson", 2)])
-def test_gradients_are_those_of_one_process(given, found, estimator, parts):
-    for two, one in zip(found[estimator], one_process(given, parts, estimator), strict=True):
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradients_are_those_of_the_streams_in_one_process(given, found, name):
+    for two, one in zip(found[name], one_process(given, 2, OPTIONS[name]), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_gradients_are_those_of_the_whole_batch_in_one_process(given, found, name):
+    for two, one in zip(found[name], one_process(given, 1, OPTIONS[name]), strict=True):
         torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -231,6 +232,29 @@ def test_an_operation_without_second_derivative_is_refused_in_words():
     )
     with pytest.raises(UnsupportedTailError, match=r"cannot be differentiated twice.*Replace it"):
         fam(INPUTS, TARGETS)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z.sin()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (z,) = ctx.saved_tensors
+        return gradient * z.cos()
+
+
+@pytest.mark.parametrize("estimator", ["auto", "columns", "hutchinson", "exact"])
+def test_an_operation_that_is_differentiable_once_is_refused(estimator):
+    with pytest.raises(UnsupportedTailError, match=r"marked once_differentiable.*count as zero"):
+        fam_of(Net(Call(Once.apply)), estimator)(INPUTS, TARGETS)
+
+
+def test_before_the_layer_it_is_fine():
+    fam_of(Net(nn.Tanh(), body=nn.Sequential(nn.Linear(3, 3), Call(Once.apply))))(INPUTS, TARGETS)
 
 
 def test_another_fault_of_torch_is_passed_on():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.flatness import FAM
+from famseg.flatness import FAM, LayerError
 
 
 @pytest.fixture
@@ -92,3 +92,53 @@ def test_attention_backends_are_restored(model):
     objective(model)(*DATA)
     after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
     assert before == after
+
+
+def test_an_input_that_is_changed_in_place_is_refused():
+    class Spoils(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            return self.fc(hidden) + hidden.mul_(2)[:, :3]
+
+    with pytest.raises(LayerError, match=r"input of layer 'fc' was changed in place.*out-of-place"):
+        objective(Spoils(), layer="fc")(*DATA)
+
+
+def test_an_output_may_be_changed_in_place(model):
+    wanted = objective(model)(*DATA)
+    in_place = nn.Sequential(model[0], nn.Tanh(), model[2], Tanh_(), model[4])
+    found = objective(in_place)(*DATA)
+    torch.testing.assert_close(found.penalty, wanted.penalty)
+    assert "closed_form" not in explained(nn.Sequential(*model, Tanh_()), layer="4")
+
+
+class Tanh_(nn.Module):  # noqa: N801 - as torch names what works in place
+    def forward(self, x):
+        return x.tanh_()
+
+
+def explained(model, **options):
+    fam = objective(model, estimator="auto", **options)
+    fam(*DATA)
+    return fam.explain()
+
+
+class Adapted(nn.Linear):
+    """A linear layer with a second, hidden map: its weight is not all that it does."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.second = nn.Linear(*shape)
+
+    def forward(self, x):
+        return super().forward(x) + self.second(x)
+
+
+def test_a_layer_that_computes_something_else_is_refused(model):
+    model[2] = Adapted(16, 8)
+    with pytest.raises(LayerError, match="'2', a Adapted, computes something else than its weight"):
+        objective(model)(*DATA)

@@ -61,7 +61,7 @@ def test_layer_decay_adds_the_squared_norm_and_its_gradient() -> None:
 
 def test_the_objective_knows_weight_and_period() -> None:
     objective = Objective(FAM(net(), layer="2", loss=mse, weight=0.1, every=4))
-    assert (objective.weight, objective.every) == (0.1, 4)
+    assert (objective.weight, objective.period) == (0.1, 4)
     assert Objective(PlainLoss(net(), loss=mse)).weight == 0
 
 
