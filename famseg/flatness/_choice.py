@@ -56,12 +56,14 @@ class Facts:
         interact: Whether the samples of a batch interact there; ``None`` if it cannot tell.
         cut: Whether all that the loss gets from the body goes through the first layer.
         additive: Whether the loss is the mean of its samples' losses.
+        twice: Whether it has second derivatives at all.
     """
 
     layers: Mapping[str, LayerFacts]
     interact: bool | None
     cut: bool
     additive: bool
+    twice: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Plan:
         cut: Whether the tail can be run without the body.
         interact: Whether samples may interact.
         eager: Whether compiled modules must run as they were written.
+        twice: Whether the loss has second derivatives in the layers' outputs.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -106,6 +109,7 @@ class Plan:
     cut: bool
     interact: bool
     eager: bool
+    twice: bool
 
     @property
     def is_free(self) -> bool:
@@ -143,7 +147,7 @@ def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
     if every == "auto":
         free = curvature == "noise" or _is_free(layers)
         every = 1 if free else _EVERY_WHOLE if part == "all" else _EVERY
-    return Plan(layers, curvature, every, part, facts.cut, bool(facts.interact), eager)
+    return Plan(layers, curvature, every, part, facts.cut, bool(facts.interact), eager, facts.twice)
 
 
 def _is_free(layers: Sequence[LayerPlan]) -> bool:
@@ -168,6 +172,9 @@ def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
         "gauss_newton": "biased where the tail is not piecewise linear: Gauss-Newton curvature",
         "finite_difference": "differences of the first derivative",
     }.get(estimator, "unbiased")
+    if not facts.twice:  # whether samples interact cannot be told
+        reason = f"{kind}, probes for the whole batch: the loss is differentiated once alone"
+        return LayerPlan(name, "batch_probes", reason)
     if estimator != "columns" and request.probe_per == "batch":
         return LayerPlan(name, "batch_probes", f"as asked: {kind}, probes for the whole batch")
     _check_samples(layer, facts, name, estimator)

@@ -36,7 +36,7 @@ _ATTENTION = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_f
 
 
 @contextmanager
-def composite_norms(active: Callable[[], bool]) -> Iterator[None]:
+def composites(active: Callable[[], bool]) -> Iterator[None]:
     r"""Replace what torch differentiates wrongly, while a condition holds.
 
     The third derivatives of torch's batch norm (with statistics of the batch), instance norm and
@@ -64,7 +64,7 @@ def composite_norms(active: Callable[[], bool]) -> Iterator[None]:
 
     Example:
         >>> x = torch.randn(4, 3, requires_grad=True)
-        >>> with composite_norms(lambda: True):
+        >>> with composites(lambda: True):
         ...     y = F.layer_norm(x, (3,))
         >>> y.grad_fn.name(), F.layer_norm(x, (3,)).grad_fn.name()
         ('MulBackward0', 'NativeLayerNormBackward0')
@@ -122,7 +122,7 @@ def _computed_again_alike(mode: _Composites) -> Iterator[None]:
 
         def again(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             answers = iter(mode.asked[start:])
-            with composite_norms(lambda: next(answers, True)):
+            with composites(lambda: next(answers, True)):
                 return function(*args, **kwargs)
 
         return original(again, *args, **kwargs)

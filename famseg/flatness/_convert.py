@@ -28,7 +28,7 @@ def convert_weight(
     weight_norm: float | None = None,
     ratio: float | None = None,
 ) -> float:
-    r"""Return the lambda that weighs a layer as much in another convention.
+    r"""Return the lambda, or size of noise, that weighs a layer as much in another convention.
 
     What is added to the loss, for a layer of ``d`` neurons that see ``m`` features each:
 
@@ -79,18 +79,17 @@ def convert_weight(
         >>> round(s, 4)
         0.0559
 
-        Their skulls had 0.002 on a layer of 64 x 8, whose weight has norm 4.6 at initialisation.
-        The rows of so tall a weight are far from orthogonal, and the ratio is a measured one:
+        Their skulls had 0.002 on a layer of 64 x 8. Norm and ratio as measured in a training:
 
         >>> found = convert_weight(
         ...     0.002,
         ...     source="simplified_as_released",
         ...     target="relative_flatness",
         ...     weight_norm=4.6,
-        ...     ratio=0.016,
+        ...     ratio=0.021,
         ... )
-        >>> round(found, 4)  # 0.002 / 4.6 / 0.016
-        0.0272
+        >>> round(found, 4)  # 0.002 / 4.6 / 0.021
+        0.0207
     """
     _check(value, source, target, features, weight_norm, ratio)
 

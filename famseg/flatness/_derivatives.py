@@ -63,6 +63,7 @@ def pullback(
             raise
         raise UnsupportedTailError(
             "an operation after the penalised layer cannot be differentiated twice in torch "
-            f"({str(error).splitlines()[0]}). Replace it, penalise a layer behind it, or, for an "
-            'operation that is compiled, run it under torch.compiler.set_stance("force_eager").'
+            f"({str(error).splitlines()[0]}). Replace it, penalise a layer behind it, use "
+            'estimator="noise", which needs none, or, for an operation that is compiled, run it '
+            'under torch.compiler.set_stance("force_eager").'
         ) from error

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from famseg.flatness._bound import Bound, bounded
+from famseg.flatness._bound import BOUNDS, Bound, bounded
 from famseg.flatness._check import (
     check_choice,
     check_count,
@@ -22,7 +22,7 @@ from famseg.flatness._check import (
 )
 from famseg.flatness._choice import EstimatorName, Plan, ProbePer, Request
 from famseg.flatness._closed_form import closed_form
-from famseg.flatness._errors import FlatnessError
+from famseg.flatness._errors import FlatnessError, UnsupportedTailError
 from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Draw, Gradient
 from famseg.flatness._factor import Quantity
@@ -43,11 +43,11 @@ class FAM(nn.Module):
 
     .. math:: \mathrm{total} = L + \lambda\, b(\kappa)
 
-    with :math:`\kappa` the relative flatness of the named layers (Adilova et al., *FAM*, 2023,
-    equation 1) under the very loss of the step, summed over them, and :math:`b` a bound that keeps
-    the objective from running away where :math:`\kappa` is negative. The gradient is the full one,
-    in every parameter of the model. The module holds the model:
-    ``DistributedDataParallel(FAM(...))`` trains on several processes.
+    with :math:`\kappa` the relative flatness of the named layers (Adilova et al., *FAM*, 2023)
+    under the very loss of the step, summed over them, and :math:`b` a bound that keeps the
+    objective from running away where :math:`\kappa` is negative. The gradient is the full one, in
+    every parameter of the model. The module holds the model: ``DistributedDataParallel(FAM(...))``
+    trains on several processes.
 
     In evaluation mode, or where gradients are off, it returns the plain loss.
 
@@ -93,8 +93,8 @@ class FAM(nn.Module):
         distribution: Of the probes: ``"rademacher"`` (signs) or ``"gaussian"``.
         antithetic: Take the noise of ``"noise"`` both ways, for another run of the network.
         every: Penalise each ``every``-th step alone, ``every`` times as strongly, so that the mean
-            gradient stays. ``"auto"``: 1 where a step costs nothing, 3 where a part of the batch
-            is enough, else 10.
+            gradient stays. A step is a forward pass in training, unless `seek` says otherwise.
+            ``"auto"``: 1 where a step costs nothing, 3 where a part of the batch is enough, else 10.
         samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
             ``"auto"``: a quarter of the batch where their mean is unbiased, else all.
         bound: What becomes of negative flatness, see `famseg.flatness.bounded`. The default keeps
@@ -311,8 +311,14 @@ class FAM(nn.Module):
                     f"{head}: {self.estimator}, not settled before the first penalised step"
                 )
             else:
-                lines.append(f"{head}: {self._plan.describe(index)}")
+                lines.append(f"{head}: {self._plan.describe(index)}{self._bound_in_words()}")
         return "\n".join(lines)
+
+    def _bound_in_words(self) -> str:
+        # A closed form is never negative, and noise knows no value.
+        if self._plan is None or self._plan.is_free or self._plan.curvature == "noise":
+            return ""
+        return f"; {BOUNDS[self.bound]}" if self.bound != "none" else ""
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the position, and the state of a generator that was passed in."""
@@ -348,6 +354,12 @@ class FAM(nn.Module):
         plan = self._settle(task, inputs, targets)
         if step % plan.every:
             return _plain(task, inputs, targets)
+        if not plan.twice and plan.curvature != "noise":
+            raise UnsupportedTailError(
+                'estimator "finite_difference" trains through second derivatives, and an operation '
+                'after the layer has none: it can only measure here. Use estimator="noise", which '
+                "needs none."
+            )
         task, strength = replace(task, eager=plan.eager), self.weight * plan.every
         draw = self._draw("train", step)
         if plan.curvature == "noise":

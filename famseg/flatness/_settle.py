@@ -11,7 +11,7 @@ from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimators import Pass
 from famseg.flatness._pass import Inputs, Recorded, Task, checked, record, replay
 from famseg.flatness._state import untouched
-from famseg.flatness._tail import cuts, samples_interact
+from famseg.flatness._tail import check_slopes, cuts, samples_interact
 from famseg.flatness._watch import compiled_noted, without_autocast
 
 
@@ -49,8 +49,8 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
     if _by_layer_alone(request, facts):
         return plan(request, facts, eager=task.eager), True
     with without_autocast(task.device.type):
-        interact = _interact(run, rough=rough)
-    facts = replace(facts, interact=interact)
+        interact, twice = _interact(run, rough=rough)
+    facts = replace(facts, interact=interact, twice=twice)
     wanted = interact is not True and run.samples > 1 and request.samples != "all"
     if wanted or rough:
         with untouched(task.model, task.device):
@@ -74,13 +74,16 @@ def _by_layer_alone(request: Request, facts: Facts) -> bool:
     )
 
 
-def _interact(run: Pass, *, rough: bool) -> bool | None:
+def _interact(run: Pass, *, rough: bool) -> tuple[bool | None, bool]:
+    """Whether samples interact, and whether there are second derivatives to tell it from."""
     try:
-        return samples_interact(run)
+        if rough:
+            check_slopes(run)
+        return samples_interact(run), True
     except UnsupportedTailError:
         if not rough:
             raise
-        return True  # nothing is known: what holds in any case
+        return True, False  # nothing is known: what holds in any case
 
 
 def _is_mean_of_samples(task: Task, recorded: Recorded) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from famseg.flatness._composite import composite_norms
+from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
 from famseg.flatness._operator import Layer, Operator
 
@@ -114,7 +114,7 @@ def watched(
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(composite_norms(lambda: any(site.calls for site in sites.values())))
+            stack.enter_context(composites(lambda: any(site.calls for site in sites.values())))
         for site in sites.values():
             _hook(stack, site, edit, island=device if island else None)
         yield sites

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils import checkpoint as checkpoints
 from torch.utils.checkpoint import checkpoint
 
-from famseg.flatness._composite import composite_norms
+from famseg.flatness._composite import composites
 
 
 def numbers(*shape, seed=0, dtype=torch.float64):
@@ -18,7 +18,7 @@ def numbers(*shape, seed=0, dtype=torch.float64):
 
 
 def on():
-    return composite_norms(lambda: True)
+    return composites(lambda: True)
 
 
 def first_order(function, *inputs):
@@ -189,7 +189,7 @@ def test_running_statistics_are_updated_once_and_bit_by_bit(module, x, dtype):
             found += [b.clone() for b in module.buffers()]
         return found
 
-    wanted = states(lambda: composite_norms(lambda: False))
+    wanted = states(lambda: composites(lambda: False))
     found = states(on)
     assert len(wanted) == 3 * len(list(module.buffers()))
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
@@ -312,7 +312,7 @@ def test_the_memory_format_is_kept(function):
 def test_nothing_is_replaced_before_it_is_time():
     begun = False
     x = X3.clone().requires_grad_()
-    with composite_norms(lambda: begun):
+    with composites(lambda: begun):
         assert torch.equal(F.layer_norm(x, (5,)), F.layer_norm(x, (5,)))
         assert name(F.layer_norm(x, (5,))).startswith("NativeLayerNorm")
         begun = True
@@ -326,7 +326,7 @@ def test_torch_is_itself_again_after_an_exception_and_when_nested():
         raise ZeroDivisionError
     assert name(F.layer_norm(x, (5,))).startswith("Native")
     with on():
-        with composite_norms(lambda: False):
+        with composites(lambda: False):
             assert not name(F.layer_norm(x, (5,))).startswith("Native")  # the outer one replaces
         assert not name(F.layer_norm(x, (5,))).startswith("Native")
     assert name(F.layer_norm(x, (5,))).startswith("Native")
@@ -348,7 +348,7 @@ def test_attention_takes_the_kernel_that_has_second_derivatives():
         )
     with pytest.raises(RuntimeError, match="not implemented"):
         curvature(attention)(x)
-    with composite_norms(lambda: False), pytest.raises(RuntimeError, match="not implemented"):
+    with composites(lambda: False), pytest.raises(RuntimeError, match="not implemented"):
         curvature(attention)(x)
 
 
@@ -383,7 +383,7 @@ def test_a_checkpoint_that_was_half_native_computes_again_half_natively():
         begun = True
         return F.layer_norm(z, (5,)).sin()
 
-    with composite_norms(lambda: begun):
+    with composites(lambda: begun):
         value = checkpoint(begin, x, use_reentrant=False).square().sum()
         free = checkpoint(begin, x, use_reentrant=False, debug=True).square().sum()
     (found,) = torch.autograd.grad(value, x)
@@ -404,7 +404,7 @@ def test_a_compiled_body_keeps_its_native_norms():
     body = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5)).double()
     compiled = torch.compile(body, backend="eager")
     wanted = body(X3)
-    with composite_norms(lambda: False):
+    with composites(lambda: False):
         found = compiled(X3)
     assert torch.equal(found, wanted)
     assert name(found).startswith("NativeLayerNorm")

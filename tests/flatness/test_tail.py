@@ -99,14 +99,14 @@ def native(active):
 @pytest.mark.parametrize(("tail", "message"), NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize("estimator", ["auto", "columns", "hutchinson", "exact"])
 def test_norms_that_stay_native_are_refused_by_name(monkeypatch, tail, message, estimator):
-    monkeypatch.setattr("famseg.flatness._watch.composite_norms", native)
+    monkeypatch.setattr("famseg.flatness._watch.composites", native)
     with pytest.raises(UnsupportedTailError, match=rf"{message}.*wrong in torch.*GroupNorm"):
         fam_of(Net(tail), estimator)(INPUTS, TARGETS)
 
 
 def test_torch_still_computes_them_wrongly(monkeypatch):
     """When this fails, torch has mended layer norm: the composite version is not needed."""
-    monkeypatch.setattr("famseg.flatness._watch.composite_norms", native)
+    monkeypatch.setattr("famseg.flatness._watch.composites", native)
     monkeypatch.setattr("famseg.flatness._pass.check_operations", lambda *_, **__: None)
     model = Net(nn.LayerNorm(2))
     fam = fam_of(model)
@@ -222,6 +222,24 @@ def test_any_part_may_be_checkpointed_without_reentrance(first, check_gradient):
     model = Checkpointed(nn.Sequential(nn.Tanh(), nn.Linear(8, 8)), body=nn.Linear(3, 3))
     fam = fam_of(model)
     check_gradient(lambda: fam(INPUTS, TARGETS).penalty, model, step=1e-4)
+
+
+class SyncBatchNorm(torch.autograd.Function):
+    """Named as torch's, which needs several processes to appear in a graph."""
+
+    @staticmethod
+    def forward(ctx, z):
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_synchronised_batch_norm_over_processes_is_refused():
+    fam = fam_of(Net(Call(lambda z: SyncBatchNorm.apply(z).sin())))
+    with pytest.raises(UnsupportedTailError, match=r"synchronised batch norm runs after layer"):
+        fam(INPUTS, TARGETS)
 
 
 def test_an_operation_without_second_derivative_is_refused_in_words():
