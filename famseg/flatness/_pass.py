@@ -13,7 +13,7 @@ from famseg.flatness._errors import LayerError, LossError
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._operator import Layer, channels
 from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
-from famseg.flatness._tail import check_operations, check_slopes, norms_noted
+from famseg.flatness._tail import check_operations, check_slopes, check_sole_use, norms_noted
 from famseg.flatness._watch import Care, Edit, Site, add_shift, leave, watched, without_autocast
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -206,6 +206,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
         assert site.shift is not None  # noqa: S101 - add_shift set it
         check_operations(loss, site.shift, site.name, norms, derivatives=derivatives)
         _check_map(site)
+        check_sole_use(loss, site.own.grad_fn, site.features, site.layer.weight, site.name)
     run = _pass(loss, prediction, sites, {}, standardize=False)
     if derivatives:
         check_slopes(run)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from famseg.flatness._derivatives import pullback
-from famseg.flatness._errors import LossError, UnsupportedTailError
+from famseg.flatness._errors import LayerError, LossError, UnsupportedTailError
 from famseg.flatness._estimators import Pass, hessian
 
 _NORMS = {
@@ -97,6 +97,33 @@ def check_operations(
             "third derivatives are wrong in torch, and so would be the penalty's gradient. Use "
             "nn.GroupNorm: GroupNorm(C, C) is instance norm, GroupNorm(1, C) layer norm over a "
             "volume; or penalise a layer behind it."
+        )
+
+
+def check_sole_use(
+    loss: Tensor, output: Node | None, features: Tensor, weight: Tensor, layer: str
+) -> None:
+    """Refuse a weight that reaches the loss by another way than the call of its layer.
+
+    Args:
+        loss: The loss.
+        output: The operation of the layer.
+        features: Inputs of the layer.
+        weight: Its weight.
+        layer: Its name.
+
+    Raises:
+        LayerError: If there is such a way.
+    """
+    if not (weight.is_leaf and weight.requires_grad):
+        return
+    own = get_gradient_edge(weight).node
+    around = _reached(loss.grad_fn, but=output) | _reached(features.grad_fn, but=None)
+    if any(following is own for node in around for following, _ in node.next_functions):
+        raise LayerError(
+            f"the weight of layer {layer!r} also reaches the loss beside the layer's own call (a "
+            "functional call with it, or a term of the loss): its flatness would have to count "
+            "every use. Penalise a layer whose weight is used once."
         )
 
 

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from famseg.flatness import FAM, LossError, SampleInteractionError, UnsupportedTailError
+from famseg.flatness import FAM, LayerError, LossError, SampleInteractionError, UnsupportedTailError
 
 INPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGETS = torch.randn(6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -191,6 +191,25 @@ def test_batch_norm_is_checked_anew_when_its_mode_changes():
     model.tail.train()
     with pytest.raises(SampleInteractionError, match="batch statistics"):
         fam(INPUTS, TARGETS)
+
+
+@pytest.mark.parametrize("where", ["before", "behind", "loss"])
+def test_a_weight_that_is_also_used_by_itself_is_refused(where):
+    class Twice(Net):
+        def forward(self, x):
+            if where == "before":
+                x = F.linear(x, self.layer.weight)[:, :3]
+            z = self.layer(x)
+            return z + F.linear(x, self.layer.weight).tanh() if where == "behind" else z
+
+    model = Twice(nn.Identity())
+
+    def loss(z, y):
+        extra = model.layer.weight.square().sum() if where == "loss" else 0
+        return (z - y).tanh().square().mean() + extra
+
+    with pytest.raises(LayerError, match=r"weight of layer 'layer' also reaches the loss beside"):
+        fam_of(model, loss=loss)(INPUTS, TARGETS)
 
 
 def test_a_reentrant_checkpoint_is_refused():
