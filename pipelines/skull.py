@@ -101,6 +101,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         picture=lambda model: picture(Completion(model, device), validation),
         data_hash=skulls.fingerprint,
         write_manifest=lambda path: datasets.write_manifest(skulls.subjects, path),
+        tests=tests,
     )
 
 

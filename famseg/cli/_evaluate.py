@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from famseg.config import load
-
-if TYPE_CHECKING:
-    from famseg.engine import RunConfig
+from famseg.cli._opened import Which, open_run
 
 EXAMPLES = """
 Examples:
@@ -21,13 +17,6 @@ Examples:
 
   famseg evaluate runs/skull-lambda0.002-seed0 --checkpoint last --json
 """
-
-
-class Which(StrEnum):
-    """The checkpoints that a run keeps."""
-
-    best = "best"
-    last = "last"
 
 
 def evaluate(
@@ -43,26 +32,20 @@ def evaluate(
     """Evaluate a trained run on its test sets; rewrites the run's evaluation folder."""
     from famseg.engine import open_run_folder
 
-    folder = open_run_folder(run)
-    pipeline, loaded = load(str(folder.config))
-    config = cast("RunConfig", loaded)
+    folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
-    from famseg.engine import load_checkpoint, processes
+    from famseg.engine import processes
     from famseg.evaluation import table
 
     with processes() as group:
-        state = load_checkpoint(folder.checkpoint(checkpoint))
-        device = config.training.choose_device(group)
-        experiment = pipeline.build(config, device)
-        model = experiment.objective.to(device).model
-        model.load_state_dict(state["model"])
-        summary = experiment.evaluate(model, folder.evaluation, processes=group)
+        opened = open_run(folder, checkpoint, group)
+        summary = opened.experiment.evaluate(opened.model, folder.evaluation, processes=group)
         if not group.main:
             return
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
-            typer.echo(f"{folder.checkpoint(checkpoint)}, epoch {state['epoch']}\n")
+            typer.echo(f"{opened.checkpoint}, epoch {opened.epoch}\n")
             typer.echo(table(summary))
             typer.echo(f"\nper case     {folder.evaluation / 'cases.csv'}")
 

@@ -14,6 +14,7 @@ import famseg
 from famseg.cli import _config
 from famseg.cli._doctor import doctor
 from famseg.cli._evaluate import evaluate
+from famseg.cli._measure import measure
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(measure)
 app.add_typer(_config.app, name="config")
 app.command()(doctor)
 app.command()(ui)

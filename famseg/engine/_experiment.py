@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,7 @@ class Experiment:
         picture: Draws the network's present state, an RGB image of shape ``(h, w, 3)``; or None.
         data_hash: Fingerprint of the data and its preparation.
         write_manifest: Writes the subjects, their files and splits to a CSV file.
+        tests: Map-style data sets of the final evaluation, by name.
     """
 
     objective: Objective
@@ -63,6 +64,7 @@ class Experiment:
     picture: Callable[[nn.Module], Picture] | None
     data_hash: str
     write_manifest: Callable[[Path], None]
+    tests: Mapping[str, Dataset[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class Observer(Protocol):

@@ -21,6 +21,7 @@ class RunFolder:
         tracking: Identity of the MLflow run.
         evaluation: Tables and pictures of the final evaluation.
         pictures: Pictures of the training.
+        flatness: Relative flatness of the layers: tables and a plot.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +32,7 @@ class RunFolder:
         self.tracking = path / "tracking.json"
         self.evaluation = path / "evaluation"
         self.pictures = path / "pictures"
+        self.flatness = path / "flatness"
 
     def checkpoint(self, which: str) -> Path:
         """Return the path of a checkpoint, ``best`` or ``last``."""

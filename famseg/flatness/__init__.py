@@ -6,7 +6,12 @@ total.backward()
 """
 
 from famseg.flatness._bound import bounded
-from famseg.flatness._closed_form import cross_entropy_flatness
+from famseg.flatness._closed_form import (
+    cross_entropy_flatness,
+    logistic_flatness,
+    squared_error_flatness,
+)
+from famseg.flatness._convert import convert_weight
 from famseg.flatness._errors import (
     FlatnessError,
     LayerError,
@@ -19,21 +24,36 @@ from famseg.flatness._errors import (
 from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer
+from famseg.flatness._report import report
+from famseg.flatness._rescaling import rescaled, rescaled_layer
+from famseg.flatness._robustness import FeatureRobustness, feature_robustness
+from famseg.flatness._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._terms import Measurement, Terms
 
 __all__ = [
     "FAM",
+    "FeatureRobustness",
     "FlatnessError",
     "LayerError",
     "LayerNotFoundError",
+    "LayerRow",
     "LossError",
     "Measurement",
     "NotApplicableError",
+    "Report",
+    "RescalingRow",
     "SampleInteractionError",
     "Terms",
     "UnsupportedTailError",
     "bounded",
+    "convert_weight",
     "cross_entropy_flatness",
+    "feature_robustness",
     "find_layer",
+    "logistic_flatness",
     "relative_flatness",
+    "report",
+    "rescaled",
+    "rescaled_layer",
+    "squared_error_flatness",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +32,25 @@ _COMPOSITES: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (torch.pdist, own.pdist),
 )
 _REPLACED = {native: (function, inspect.signature(function)) for native, function in _COMPOSITES}
-_ATTENTION = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_forward))
+
+
+def _math_kernel() -> AbstractContextManager[None]:
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _without_cudnn() -> AbstractContextManager[None]:
+    return torch.backends.cudnn.flags(enabled=False)
+
+
+# Functions with several kernels of which some have no second derivative.
+_CONTEXTS: dict[Any, Callable[[], AbstractContextManager[None]]] = {
+    F.scaled_dot_product_attention: _math_kernel,
+    F.multi_head_attention_forward: _math_kernel,
+    torch.lstm: _without_cudnn,
+    torch.gru: _without_cudnn,
+    torch.rnn_tanh: _without_cudnn,
+    torch.rnn_relu: _without_cudnn,
+}
 
 
 @contextmanager
@@ -51,8 +69,8 @@ def composites(active: Callable[[], bool]) -> Iterator[None]:
     affine map, which torch has right, and stays native; so does every call with arguments that
     torch refuses, so that its message is torch's. Likewise for RMS norm (fused on accelerators),
     weight norm of computed weights, hard sigmoid and Euclidean ``cdist`` and ``pdist``. Attention
-    takes the one kernel that has second derivatives. What a non-reentrant checkpoint records here
-    it computes again in the same way, after this context too.
+    and recurrent layers take the kernels that have second derivatives. What a non-reentrant
+    checkpoint records here it computes again in the same way, after this context too.
 
     A normalisation costs about three times the memory and the time of the native one.
 
@@ -88,12 +106,13 @@ class _Composites(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
-        replaced, attention = _REPLACED.get(func), func in _ATTENTION
-        if (replaced is None and not attention) or not self._asks():
+        replaced, context = _REPLACED.get(func), _CONTEXTS.get(func)
+        if (replaced is None and context is None) or not self._asks():
             return func(*args, **kwargs)
-        if replaced is None:
-            with sdpa_kernel(SDPBackend.MATH):
+        if context is not None:
+            with context():
                 return func(*args, **kwargs)
+        assert replaced is not None  # noqa: S101 - one of the two is there
         composite, signature = replaced
         try:
             bound = signature.bind(*args, **kwargs)

@@ -43,8 +43,11 @@ def find_layer(model: nn.Module, name: str) -> Layer:
         famseg.flatness._errors.LayerError: layer '1' is a ReLU, neither linear nor a convolution. \
 Linear or convolution: '0'.
     """
-    modules = {key.replace(_COMPILED, ""): module for key, module in model.named_modules()}
-    candidates = [key for key, module in modules.items() if isinstance(module, _KINDS)]
+    modules = {
+        key.replace(_COMPILED, ""): module
+        for key, module in model.named_modules(remove_duplicate=False)
+    }
+    candidates = penalisable_layers(model)
     plain = name.replace(_COMPILED, "")
     if plain not in modules:
         near = difflib.get_close_matches(plain, candidates, n=3, cutoff=0.4)
@@ -99,8 +102,12 @@ def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
             f"the weight of layer {name!r} is {weight.dtype}: too coarse for second derivatives. "
             "Keep the weights in float32 and run under torch.autocast."
         )
+    # A module with two names is one holder; how often it is called shows in a pass.
     holders = [
-        key for key, other in model.named_parameters(remove_duplicate=False) if other is weight
+        f"{key}.{name}" if key else name
+        for key, module in model.named_modules()
+        for name, other in module._parameters.items()
+        if other is weight
     ]
     if len(holders) > 1:
         raise LayerError(

@@ -22,6 +22,8 @@ _NORMS = {
     "MiopenBatchNormBackward": "batch or instance norm",
     "MkldnnBatchNormBackward": "batch or instance norm",
     "SyncBatchNorm": "synchronised batch norm",
+    "FusedRmsNormBackward": "fused RMS norm",
+    "WeightNormInterfaceBackward": "weight norm of a computed weight",
 }
 _REENTRANT = "CheckpointFunctionBackward"
 _ONCE = "torch::autograd::Error"

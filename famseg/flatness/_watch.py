@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
@@ -98,8 +97,8 @@ def watched(
 
     Within it each layer's output goes through the edit. With care for ``"precision"`` the network
     from the first of the layers on runs in the precision of its weight (autocast ends there). With
-    care for ``"derivatives"`` as well attention uses the one kernel that has second derivatives,
-    and normalisation is made of operations whose third derivatives are right. With ``as_written``
+    care for ``"derivatives"`` as well what torch differentiates wrongly there is replaced, see
+    `composites`. With ``as_written``
     compiled modules run eagerly. All of it is undone on leaving, exceptions included.
     """
     sites = {name: Site(layer, name) for name, layer in layers.items()}
@@ -113,7 +112,6 @@ def watched(
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(composites(lambda: any(site.calls for site in sites.values())))
         for site in sites.values():
             _hook(stack, site, edit, island=device if island else None)

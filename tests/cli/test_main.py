@@ -9,7 +9,9 @@ from command import Run
 HEAVY = ("torch", "monai", "mlflow", "pandas", "matplotlib")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["measure", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from famseg.cli import main\n"
@@ -34,7 +36,7 @@ def test_a_configuration_is_checked_without_torch() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "doctor", "ui", "config"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "measure", "doctor", "ui", "config"])
 def test_every_command_shows_examples(famseg: Run, command: str) -> None:
     done = famseg(command, "--help")
     assert done.returncode == 0

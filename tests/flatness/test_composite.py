@@ -352,6 +352,29 @@ def test_attention_takes_the_kernel_that_has_second_derivatives():
         curvature(attention)(x)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_keep_away_from_cudnn(kind, monkeypatch):
+    seen = []
+
+    class Flags:
+        def __init__(self, *, enabled):
+            seen.append(enabled)
+
+        def __enter__(self):
+            seen.append("in")
+
+        def __exit__(self, *_):
+            seen.append("out")
+
+    module = kind(5, 4).double()
+    wanted, _ = module(X3)
+    monkeypatch.setattr(torch.backends.cudnn, "flags", Flags)
+    with on():
+        found, _ = module(X3)
+    assert seen == [False, "in", "out"]
+    assert torch.equal(found, wanted)
+
+
 def block(x):
     return attention(F.layer_norm(x, x.shape[-1:]).tanh())
 

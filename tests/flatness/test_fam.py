@@ -211,7 +211,8 @@ def test_memory_does_not_grow(net, batch):
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
     tensors(2)  # whatever other tests left behind is collected by then
-    assert tensors(20) <= tensors(2)
+    before = tensors(2)
+    assert tensors(20) <= before
 
 
 def test_a_batch_of_one(net, batch):

@@ -61,10 +61,18 @@ def test_a_shared_weight_is_refused():
         find_layer(model, "1")
 
 
-def test_a_module_in_two_places_is_refused():
+def test_a_module_with_two_names_is_refused_where_it_is_called_twice():
     layer = nn.Linear(3, 3)
-    with pytest.raises(LayerError, match=r"is shared \('0\.weight', '1\.weight'\)"):
-        find_layer(nn.Sequential(layer, layer), "0")
+    fam = FAM(nn.Sequential(layer, layer), layer="1", loss=nn.MSELoss(), weight=1)
+    with pytest.raises(LayerError, match="'1' was called 2 times"):
+        fam(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_a_module_with_two_names_may_be_called_once():
+    model = Bottleneck()
+    model.alias = model.expand
+    fam = FAM(model, layer="alias", loss=nn.MSELoss(), weight=1)
+    assert fam(torch.ones(2, 4), torch.zeros(2, 4)).penalty is not None
 
 
 def test_a_parametrized_weight_is_refused():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from famseg.flatness import FAM, LayerError
 
@@ -82,6 +85,39 @@ def test_autocast_is_restored_after_an_exception(model):
             objective(model, loss=broken)(*DATA)
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+class Attentive(nn.Module):
+    """Attention before and behind the layer, checkpointed on request."""
+
+    def __init__(self, checkpointed):
+        super().__init__()
+        self.query, self.fc, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.run = functools.partial(checkpoint, use_reentrant=False) if checkpointed else call
+
+    def attend(self, x):
+        z = x.unflatten(1, (1, 4, 2))
+        return nn.functional.scaled_dot_product_attention(z, z.sin(), z.cos()).flatten(1)
+
+    def forward(self, x):
+        z = self.run(self.attend, self.query(x))
+        return self.head(self.run(self.attend, self.fc(z)))
+
+
+def call(function, x):
+    return function(x)
+
+
+def test_attention_may_be_checkpointed_before_and_behind_the_layer():
+    torch.manual_seed(0)
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = Attentive(checkpointed)
+        terms = objective(model, layer="fc")(*DATA)
+        terms.total.backward()
+        found.append([terms.penalty.detach(), *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
 def test_attention_backends_are_restored(model):

@@ -1,0 +1,282 @@
+"""``famseg measure``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from famseg.cli._opened import Opened, Which, open_run
+from famseg.config import InputError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from famseg.flatness import Report
+
+EXAMPLES = """
+Examples:
+
+  famseg measure runs/skull-lambda0.002-seed0
+
+  famseg measure runs/skull-lambda0.002-seed0 --layers expand,latent --samples 64
+
+  famseg measure runs/skull-lambda0.002-seed0 --layers 'decode.*' --no-eigenvalues
+
+  famseg measure runs/skull-lambda0.002-seed0 --split test/set2 --checkpoint last --json
+"""
+
+_SPLITS = ("validation", "test", "train")
+
+
+class _Sample(NamedTuple):
+    """What is measured: a split's name, how many cases it has, those drawn, and their batches."""
+
+    split: str
+    cases: int
+    subjects: list[str]
+    batches: list[tuple[Tensor, Tensor]]
+
+
+def measure(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            "-l",
+            metavar="NAME,...",
+            help="Layers or patterns such as 'decode.*'; all linear and convolution layers if "
+            "left out.",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="validation, test (the first set), test/SET or train.")
+    ] = "validation",
+    samples: Annotated[int, typer.Option(min=1, help="Cases, drawn at random by --seed.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; by default as in training.")
+    ] = None,
+    probes: Annotated[
+        int, typer.Option(min=1, help="Random probes where a value is not exact.")
+    ] = 4,
+    eigenvalues: Annotated[
+        bool, typer.Option(help="Also the largest eigenvalues, which take most of the time.")
+    ] = True,
+    checkpoint: Annotated[
+        Which,
+        typer.Option(help="best: highest validation metric; last: end of the training."),
+    ] = Which.best,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N; by default as in training.")
+    ] = None,
+    double: Annotated[bool, typer.Option("--double", help="Measure in float64.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of cases and probes.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Measure the relative flatness of a trained run, layer by layer.
+
+    Prints kappa with its standard error, kappa/m, |W|^2 Tr(H), Tr(H) and largest eigenvalues, and
+    checks that kappa stays when a layer is rescaled. Writes report.json, layers.csv and
+    flatness.png to the run's folder flatness.
+    """
+    _check_split(split)
+    from famseg.engine import open_run_folder
+
+    folder = open_run_folder(run)  # before torch is imported, which takes seconds
+
+    from famseg.engine import processes
+
+    with processes() as group:
+        overrides = [] if device is None else [f"training.device={device}"]
+        opened = open_run(folder, checkpoint, group, overrides=overrides)
+        if not group.main:
+            return
+        if opened.config.training.threads is not None:
+            import torch
+
+            torch.set_num_threads(opened.config.training.threads)
+        sample = _sample(opened, split, samples, batch_size, seed=seed, double=double)
+        _prepare(opened)
+        report = _report(
+            opened,
+            sample,
+            layers=[name for text in layers or () for name in text.split(",")] or None,
+            probes=probes,
+            eigenvalues=eigenvalues,
+            seed=seed,
+            double=double,
+        )
+        content = {
+            "checkpoint": str(opened.checkpoint),
+            "epoch": opened.epoch,
+            "split": sample.split,
+            "cases": sample.cases,
+            "subjects": sample.subjects,
+            "device": str(opened.device),
+            "precision": "float64" if double else "float32",
+            **report.to_dict(),
+        }
+        _write(opened, report, content)
+        _show(opened, sample, report, content, as_json=as_json)
+        if all(row.failure is not None for row in report.rows):
+            raise RunError("no layer could be measured; the table says why.")
+
+
+measure.__doc__ = f"{measure.__doc__}\n{EXAMPLES}"
+
+
+def _check_split(split: str) -> None:
+    """Say what is wrong with a split before anything is loaded."""
+    kind, slash, name = split.partition("/")
+    if kind not in _SPLITS or (slash and (kind != "test" or not name)):
+        raise InputError(
+            f"--split: there is no split {split!r}.{_meant(kind, _SPLITS)} Choose validation, "
+            "test, test/SET or train."
+        )
+
+
+def _meant(name: str, known: tuple[str, ...]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _sample(
+    opened: Opened, split: str, samples: int, batch_size: int | None, *, seed: int, double: bool
+) -> _Sample:
+    """Draw cases of a split and put them into batches on the device."""
+    import torch
+    from torch.utils.data import DataLoader, Subset
+
+    experiment, objective = opened.experiment, opened.experiment.objective
+    name, data = split, experiment.validation
+    if split == "train":
+        data = experiment.train
+    elif split != "validation":
+        name, data = _test_set(opened, split)
+    cases = len(data)  # type: ignore[arg-type]  # a map-style set has a length
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sorted(torch.randperm(cases, generator=generator)[:samples].tolist())
+    size = batch_size or opened.config.training.batch_size
+    subjects: list[str] = []
+    batches = []
+    for batch in DataLoader(Subset(data, drawn), batch_size=size):
+        subjects += batch.get("subject", ())
+        tensors = (batch[objective.inputs], batch[objective.targets])
+        inputs, targets = (tensor.to(opened.device) for tensor in tensors)
+        if double:
+            inputs = inputs.double()
+            targets = targets.double() if targets.is_floating_point() else targets
+        batches.append((inputs, targets))
+    return _Sample(name, cases, subjects, batches)
+
+
+def _test_set(opened: Opened, split: str) -> tuple[str, Any]:
+    tests = opened.experiment.tests
+    wanted = split.partition("/")[2] or next(iter(tests), "")
+    if wanted not in tests:
+        raise InputError(
+            f"--split: the run has no test set {wanted!r}.{_meant(wanted, tuple(tests))} It has: "
+            f"{', '.join(tests) or 'none'}."
+        )
+    return f"test/{wanted}", tests[wanted]
+
+
+def _prepare(opened: Opened) -> None:
+    """Make the folder, and remove an older report, before the work is done and not after."""
+    folder = opened.folder.flatness
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / "report.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}). Mend its permissions."
+        ) from error
+
+
+def _report(
+    opened: Opened,
+    sample: _Sample,
+    *,
+    layers: list[str] | None,
+    probes: int,
+    eigenvalues: bool,
+    seed: int,
+    double: bool,
+) -> Report:
+    from famseg.engine import log_progress
+    from famseg.flatness import FAM, FlatnessError, LayerError, LayerNotFoundError, report
+
+    log = log_progress("measuring flatness, steps")
+    # Each measurement tells how it is done, which the table says once for all.
+    logger = logging.getLogger("famseg.flatness")
+    level, terms = logger.level, opened.experiment.objective.terms
+    logger.setLevel(logging.WARNING)
+    try:
+        return report(
+            opened.model.double() if double else opened.model,
+            sample.batches,
+            terms.loss,
+            layers=layers,
+            output=terms.output if isinstance(terms, FAM) else None,
+            quantities=None if eigenvalues else ("simplified",),
+            probes=probes,
+            seed=seed,
+            progress=lambda _, done, of: log(done, of),
+        )
+    except (LayerError, LayerNotFoundError) as error:
+        raise InputError(f"--layers: {error}") from error
+    except FlatnessError as error:
+        raise InputError(f"{opened.checkpoint}: {error}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
+    """Write the files; report.json last: where it is, the report is complete."""
+    import csv
+    import io
+
+    from famseg.tracking import write_atomically, write_json
+
+    folder, rows = opened.folder.flatness, report.records()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "layers.csv", text.getvalue().encode())
+    write_atomically(folder / "flatness.png", report.picture())
+    write_json(folder / "report.json", content)
+
+
+def _show(
+    opened: Opened, sample: _Sample, report: Report, content: dict[str, Any], *, as_json: bool
+) -> None:
+    if as_json:
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    for line in _lines(opened, sample, report):
+        typer.echo(line)
+
+
+def _lines(opened: Opened, sample: _Sample, report: Report) -> Iterator[str]:
+    yield (
+        f"{opened.checkpoint}, epoch {opened.epoch}; {report.samples} of {sample.cases} cases of "
+        f"{sample.split}"
+    )
+    yield f"\n{report.table()}\n"
+    folder = opened.folder.flatness
+    for what, name in (
+        ("report", "report.json"),
+        ("layers", "layers.csv"),
+        ("plot", "flatness.png"),
+    ):
+        yield f"{what:13}{folder / name}"

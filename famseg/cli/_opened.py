@@ -1,0 +1,80 @@
+"""A run folder opened for use: its experiment with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from famseg.config import InputError, load
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from famseg.engine import Experiment, Processes, RunConfig, RunFolder
+
+
+class Which(StrEnum):
+    """The checkpoints that a run keeps."""
+
+    best = "best"
+    last = "last"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run, ready to be used.
+
+    Attributes:
+        folder: Its folder.
+        checkpoint: The file that the weights are from.
+        epoch: The epoch of the weights.
+        config: The configuration.
+        experiment: What the pipeline built.
+        model: The trained network, on the device.
+        device: Where it computes.
+    """
+
+    folder: RunFolder
+    checkpoint: Path
+    epoch: int
+    config: RunConfig
+    experiment: Experiment
+    model: nn.Module
+    device: torch.device
+
+
+def open_run(
+    folder: RunFolder, which: Which, processes: Processes, *, overrides: Sequence[str] = ()
+) -> Opened:
+    """Build a run's experiment again and load a checkpoint into its network.
+
+    Args:
+        folder: The run folder.
+        which: The checkpoint.
+        processes: The processes of the command.
+        overrides: Changes of the configuration, ``key=value``.
+
+    Raises:
+        InputError: If there is no such checkpoint, or it does not fit the run.
+    """
+    from famseg.engine import load_checkpoint
+
+    pipeline, loaded = load(str(folder.config), overrides)
+    config = cast("RunConfig", loaded)
+    checkpoint = folder.checkpoint(which)
+    state = load_checkpoint(checkpoint)
+    device = config.training.choose_device(processes)
+    experiment = pipeline.build(config, device)
+    model = experiment.objective.to(device).model
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{checkpoint}: does not fit the network of {folder.config}. Were they copied from "
+            "different runs?"
+        ) from error
+    return Opened(folder, checkpoint, state["epoch"], config, experiment, model, device)
