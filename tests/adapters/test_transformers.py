@@ -227,6 +227,7 @@ def test_bf16(hand_written, assert_same, tmp_path):
     wanted = hand_written(own, stacked(data), adam(own), autocast=torch.bfloat16)
     assert_same(fam.parameters(), wanted, rtol=1e-4, atol=1e-6)
     assert "closed_form" in fam.explain()
+    assert "_original_forward" not in vars(fam.model)  # where accelerate keeps what it wraps
     plain = Trainer(
         model=own.model, args=arguments(tmp_path, bf16=True), eval_dataset=data
     ).evaluate()["eval_loss"]
@@ -252,6 +253,23 @@ def test_terms_are_logged(tmp_path):
     for row in logs:
         wanted = row["loss"] + 0.5 * 2 * row.get("penalty", 0)
         assert row["total"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_an_optimizer_of_ones_own_is_made_for_the_model(tmp_path):
+    class Mine(FAMTrainer):
+        def create_optimizer(self, model=None):
+            if self.optimizer is None:
+                names = [name for name, _ in self.model.named_parameters()]
+                assert names[0].startswith("bert.embeddings")
+                groups = [{"params": self.model.classifier.parameters(), "lr": 0.1}]
+                self.optimizer = torch.optim.SGD(groups)
+            return self.optimizer
+
+    fam = FAM(bert(), layer="classifier", output="logits", loss=LOSS, weight=0.3)
+    before = {name: value.clone() for name, value in fam.model.named_parameters()}
+    Mine(objective=fam, args=arguments(tmp_path), train_dataset=classes()).train()
+    moved = {n for n, v in fam.model.named_parameters() if not torch.equal(v, before[n])}
+    assert moved == {"classifier.weight", "classifier.bias"}
 
 
 def test_several_labels_come_as_a_mapping(tmp_path):
