@@ -28,7 +28,7 @@ _EXACT_LIMIT = 4096  # entries of a weight: one Hessian-vector product each, wit
 _SAMPLE_LIMIT = 2**24  # numbers: 64 MB of probes in float32
 _PART = 4  # a quarter of the batch pays a quarter of the second derivatives
 _SAMPLEWISE = ("closed_form", "columns", "sample_probes")
-_EVERY, _EVERY_WHOLE = 3, 10  # measured: see benchmarks/flatness.py
+_EVERY, _EVERY_WHOLE = 4, 10  # measured: see benchmarks/flatness.py
 
 
 class LayerFacts(NamedTuple):

@@ -94,7 +94,7 @@ class FAM(nn.Module):
         antithetic: Take the noise of ``"noise"`` both ways, for another run of the network.
         every: Penalise each ``every``-th step alone, ``every`` times as strongly, so that the mean
             gradient stays. A step is a forward pass in training, unless `seek` says otherwise.
-            ``"auto"``: 1 where a step costs nothing, 3 where a part of the batch does, else 10.
+            ``"auto"``: 1 where a step costs nothing, 4 where a part of the batch does, else 10.
         samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
             ``"auto"``: a quarter of the batch where their mean is unbiased, else all.
         bound: What becomes of negative flatness, see `famseg.flatness.bounded`. The default keeps
