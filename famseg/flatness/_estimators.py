@@ -29,7 +29,7 @@ from torch import Tensor
 
 from famseg.flatness._derivatives import gradient, pullback
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._factor import Factor
+from famseg.flatness._factor import Factor, span
 from famseg.flatness._operator import Operator
 
 Draw = Callable[[tuple[int, ...], Tensor], Tensor]
@@ -235,8 +235,10 @@ def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
         draw: Draws the probes.
     """
     groups, d, m = factor.shape
-    matrix = factor.reduced
-    n, columns = len(use.features), d if matrix is None else matrix.shape[2]
+    n = len(use.features)
+    # The basis of many rows costs more than the layer itself, and n probes of length m are few.
+    matrix = factor.matrix if use.operator.single and d > n else factor.reduced
+    columns = d if matrix is None else matrix.shape[2]
     if use.operator.single:
         xi = draw((n, columns), use.weight)
         # Not the norm itself, which has no derivative at zero.
@@ -261,6 +263,14 @@ def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
         draw: Draws the probes.
     """
     groups, d, m = factor.shape
+    n = len(use.features)
+    if use.operator.single and n < min(d, m):
+        # Few features: Z acts on their span alone, which is cheaper than the span of the rows.
+        basis = span(use.features.detach())
+        z = draw((1, d if factor.matrix is None else m, n), use.weight)[0]
+        image = z if factor.matrix is None else factor.matrix[0] @ z
+        direction: Tensor = (use.features @ basis) @ image.mT
+        return direction
     matrix = factor.reduced
     z = draw((groups, d if matrix is None else matrix.shape[2], m), use.weight)
     kernel = use.operator.kernel(z if matrix is None else matrix @ z)

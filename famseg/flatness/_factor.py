@@ -46,21 +46,29 @@ class Factor:
 
         With an orthonormal basis ``Q`` of the span of its rows, held constant, ``A Q`` has the Gram
         matrix of ``A`` and the derivative of it, since ``A Q Q^T = A``. So no probe needs more
-        than ``d * m`` numbers, however many features there are.
+        than ``d * m`` numbers, however many features there are. The basis costs ``O(d^2 m)``.
         """
         if self.matrix is None or self.shape[2] <= self.shape[1]:
             return self.matrix
-        with torch.no_grad():
-            basis, triangle = torch.linalg.qr(self.matrix.mT)
-            # One basis of the many: the same probes on every device.
-            flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
-            basis = basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
-        reduced: Tensor = self.matrix @ basis
+        reduced: Tensor = self.matrix @ span(self.matrix)
         return reduced
 
     def scaled(self, value: Tensor) -> Tensor:
         """Return a trace times ``c``."""
         return value if self.scale is None else self.scale * value
+
+
+@torch.no_grad()
+def span(rows: Tensor) -> Tensor:
+    """Return an orthonormal basis of the span of rows, ``(..., n, m)``: ``(..., m, min(n, m))``.
+
+    It is held constant: where it is used, ``rows @ basis @ basis.T`` equals ``rows``, so that the
+    Gram matrix of ``rows @ basis`` and its derivative are those of the rows.
+    """
+    basis, triangle = torch.linalg.qr(rows.mT)
+    # One basis of the many: the same probes on every device.
+    flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
+    return basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
 
 
 def factor(
