@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
+from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimators import Pass
 from famseg.flatness._pass import Inputs, Recorded, Task, checked, record, replay
@@ -59,6 +60,8 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
         cut = cuts(recorded.loss, first.node, first.features)
         additive = wanted and cut and _is_mean_of_samples(task, recorded)
         facts = replace(facts, cut=cut, additive=additive)
+        if request.estimator == "finite_difference":
+            check_differences(task, recorded, cut=cut)
     return plan(request, facts, eager=task.eager), interact is not None or run.samples == 1
 
 

@@ -104,6 +104,27 @@ def test_noise_trains_through_what_is_differentiated_once(net):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
+def kinked(dtype):
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 8), nn.Linear(8, 64), nn.PReLU(), nn.Linear(64, 64), nn.ReLU()
+    return nn.Sequential(*layers, nn.Linear(64, 3)).to(dtype)
+
+
+def test_differences_over_kinks_are_refused_in_single_precision():
+    fam = objective(kinked(torch.float32), "finite_difference", layer="1")
+    with pytest.raises(NotApplicableError, match=r"half the step changes it by \d+%.*float64"):
+        fam.measure(INPUTS.float(), TARGETS)
+
+
+def test_differences_over_kinks_are_right_in_double_precision():
+    model = kinked(torch.float64)
+    found, wanted = (
+        objective(model, e, layer="1", probes=5).measure(INPUTS, TARGETS).kappa
+        for e in ("finite_difference", "hutchinson")
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
 def noise(model, weight, **options):
     return objective(model, "noise", weight=weight, **options)
 
