@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,15 +10,23 @@ from typing import NamedTuple
 
 import torch
 from _flatness_steps import balls, bottleneck_network
-from _measure import Memory, Step, missing, peak
+from _measure import Step, missing, say
+from _memory import Memory, peak
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from famseg.flatness import FAM
+from famseg.flatness import FAM, FlatnessError
 
-CURVLINOPS_PACKAGE = "curvlinops-for-pytorch==3.0.1"
+HESSIAN_LIMIT = 4 * 2**30  # bytes that the whole Hessian may have beside the libraries
+_ENOUGH = 4.0  # seconds of timing one way
+# Without --no-deps it brings torchvision and another torch.
+CURVLINOPS_PACKAGES = (
+    "--no-deps curvlinops-for-pytorch==3.0.1 backpack-for-pytorch==1.7.1 linear_operator==0.6.1 "
+    "einconv==0.1.0 unfoldNd==0.2.3 einops==0.8.2 opt_einsum==3.4.0"
+)
 ESTIMATORS: dict[str, dict[str, object]] = {
+    "plain step": {"weight": 0},
     "closed form": {"estimator": "closed_form"},
     "hutchinson, per sample": {"estimator": "hutchinson"},
     "hutchinson, per batch": {"estimator": "hutchinson", "probe_per": "batch"},
@@ -64,7 +73,7 @@ def bottleneck(size: int = 16, *, device: str = "cpu") -> Layer:
 
 
 def penalised(d: int, m: int, options: dict[str, object], device: str) -> Step:
-    """Return a penalised step, backward included, on a head of a size."""
+    """Return a step, backward included, on a head of a size."""
     layer = head(d, m, 32, device=device)
     objective = _objective(layer, options)
 
@@ -94,8 +103,18 @@ def contracted(layer: Layer) -> Tensor:
 
 
 class Growth(NamedTuple):
-    """Cost of one step on a layer of one size; ``None`` where it does not fit into memory."""
+    """Cost of one step on a layer of one size; ``None`` where it does not fit into memory.
 
+    Attributes:
+        varied: Which of the two sizes is varied: ``"d"`` or ``"m"``.
+        estimator: Whose cost.
+        d: Outputs of the layer.
+        m: Features.
+        seconds: Fastest of some runs.
+        memory: Peak.
+    """
+
+    varied: str
     estimator: str
     d: int
     m: int
@@ -103,31 +122,35 @@ class Growth(NamedTuple):
     memory: Memory | None
 
 
-def growth(
-    sizes: list[tuple[int, int]], device: str, threads: int, limit: int, say: Callable[[str], None]
-) -> list[Growth]:
-    """Return the costs of all estimators at all sizes, and of the whole Hessian while it fits."""
+def growth(varied: str, sizes: list[tuple[int, int]], device: str, threads: int) -> list[Growth]:
+    """Return the costs of all estimators at sizes, and of the whole Hessian while it fits.
+
+    Args:
+        varied: Which of the two is varied: ``"d"`` or ``"m"``.
+        sizes: Outputs and features, ascending.
+        device: Where it lies.
+        threads: How many a process may use.
+    """
     found, fits = [], True
     for d, m in sizes:
         say(f"  {d} x {m}")
         for name, options in ESTIMATORS.items():
             build = partial(penalised, d, m, options, device)
             memory = peak(build, device, threads, before=partial(penalised, 4, 4, options, device))
-            found.append(Growth(name, d, m, _fastest(build()), memory))
+            found.append(Growth(varied, name, d, m, _fastest(build()), memory))
         if fits:
             build = partial(full_hessian, d, m, device)
             before = partial(full_hessian, 4, 4, device)
-            memory = peak(build, device, threads, before=before, limit=limit)
+            memory = peak(build, device, threads, before=before, limit=HESSIAN_LIMIT)
             fits = memory is not None
-            found.append(
-                Growth("torch.func.hessian", d, m, _fastest(build(), 3) if fits else None, memory)
-            )
+            seconds = _fastest(build(), 3) if fits else None
+            found.append(Growth(varied, "torch.func.hessian", d, m, seconds, memory))
     return found
 
 
 def exponent(pairs: list[tuple[float, float]]) -> float:
-    """Return the slope of a line through the upper half of points on logarithmic axes."""
-    upper = sorted(pairs)[len(pairs) // 2 :]
+    """Return the slope of a line through the three largest points on logarithmic axes."""
+    upper = sorted(pairs)[-3:]
     x, y = torch.tensor(upper, dtype=torch.float64).log().T
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / x.square().sum())
@@ -141,9 +164,12 @@ class Peer(NamedTuple):
         way: How.
         quantity: What comes out.
         differentiable: Whether it can be trained on.
-        value: The number; ``None`` if it was not computed.
-        error: How far it is from the exact one, relative to that.
+        value: The number, the mean over draws; ``None`` if it was not computed.
+        error: How far that is from the exact one, relative to that.
+        noise: Standard deviation of one draw, relative to the exact one; ``None`` without draws.
+        standard_error: That of the mean over draws, relative to the exact one.
         seconds: Fastest of some runs, value alone.
+        memory: Peak of the value alone, in a process of its own.
         missing: Why it was not computed.
     """
 
@@ -153,38 +179,52 @@ class Peer(NamedTuple):
     differentiable: bool
     value: float | None = None
     error: float | None = None
+    noise: float | None = None
+    standard_error: float | None = None
     seconds: float | None = None
+    memory: Memory | None = None
     missing: str | None = None
 
 
-def peers(words: str, layer: Layer, estimators: list[str], *, hessian: bool) -> list[Peer]:
+def peers(
+    words: str,
+    make: Callable[[], Layer],
+    estimators: list[str],
+    device: str,
+    threads: int,
+    draws: int,
+) -> list[Peer]:
     """Return what we and others find on a layer.
 
     Args:
         words: Its name in the table.
-        layer: The layer.
-        estimators: Those of ours that hold there.
-        hessian: Whether the whole Hessian fits.
+        make: Makes the layer; can be sent to another process.
+        estimators: Those of ours that hold there; the first is exact.
+        device: Where it lies.
+        threads: How many a process may use.
+        draws: How many to take of a random way, at least 2.
     """
-    exact_way = "closed_form" if "closed_form" in estimators else "columns"
-    exact = _kappa(layer, exact_way)
-    trace = _objective(layer, {"estimator": exact_way, "quantity": "simplified"})
+    layer = make()
+    exact = _kappa(estimators[0], layer)
+    trace = _objective(layer, {"estimator": estimators[0], "quantity": "simplified"})
     exact_trace = trace.measure(layer.inputs, layer.targets).kappa.item()
     exact_trace /= layer.weight.square().sum().item()
-    found = []
-    for name in estimators:
-        run = partial(_kappa, layer, name)
-        found.append(_peer(words, f"famseg {name}", "kappa", True, run, exact))
-    if hessian:
-        way = "torch.func.hessian, contracted"
-        found.append(_peer(words, way, "kappa", True, lambda: contracted(layer).item(), exact))
-    else:
-        found.append(Peer(words, "torch.func.hessian", "kappa", True, missing="does not fit"))
-    reason = missing("curvlinops", CURVLINOPS_PACKAGE)
-    way, quantity = "curvlinops, Hutchinson, 20 products", "Tr(H), not kappa"
+    ways: list[tuple[Peer, Callable[..., float], float]] = [
+        (Peer(words, f"famseg {name}", "kappa", True), partial(_kappa, name), exact)
+        for name in estimators
+    ]
+    way = "torch.func.hessian, contracted"
+    ways.append((Peer(words, way, "kappa", True), _whole, exact))
+    reason = missing("curvlinops", CURVLINOPS_PACKAGES)
+    trace_peer = Peer(words, "curvlinops, Hutchinson, 20 products", "Tr(H), not kappa", False)
+    if reason is None:
+        ways.append((trace_peer, _trace, exact_trace))
+    found = [
+        _measured(*way, layer, draws, partial(_weighed, make, device, threads)) for way in ways
+    ]
     if reason is not None:
-        return [*found, Peer(words, way, quantity, False, missing=f"not installed: {reason}")]
-    return [*found, _peer(words, way, quantity, False, lambda: _trace(layer, 20), exact_trace)]
+        found.append(trace_peer._replace(missing=f"not installed: {reason}"))
+    return found
 
 
 def _objective(layer: Layer, options: dict[str, object]) -> FAM:
@@ -192,20 +232,27 @@ def _objective(layer: Layer, options: dict[str, object]) -> FAM:
     return FAM(layer.model, layer=layer.name, loss=layer.loss, **(fixed | options))  # type: ignore[arg-type]
 
 
-def _kappa(layer: Layer, estimator: str) -> float:
+def _kappa(estimator: str, layer: Layer, draw: int = 0) -> float:
     # A new one each time would look at the network anew.
     key = (id(layer.model), estimator)
     if key not in _OBJECTIVES:
         _OBJECTIVES[key] = _objective(layer, {"estimator": estimator})
+    # Probes depend on the position: without this all draws would be one and the same.
+    _OBJECTIVES[key].seek(draw)
     return _OBJECTIVES[key].measure(layer.inputs, layer.targets).kappa.item()
 
 
 _OBJECTIVES: dict[tuple[int, str], FAM] = {}
 
 
-def _trace(layer: Layer, products: int) -> float:
+def _whole(layer: Layer, draw: int = 0) -> float:
+    return contracted(layer).item()
+
+
+def _trace(layer: Layer, draw: int = 0) -> float:
     from curvlinops import HessianLinearOperator, hutchinson_trace
 
+    torch.manual_seed(draw)
     operator = HessianLinearOperator(
         layer.model,
         layer.loss,
@@ -213,24 +260,46 @@ def _trace(layer: Layer, products: int) -> float:
         [(layer.inputs, layer.targets)],
         check_deterministic=False,
     )
-    return float(hutchinson_trace(operator, products))
+    return float(hutchinson_trace(operator, 20))
 
 
-def _peer(
-    words: str,
-    way: str,
-    quantity: str,
-    differentiable: bool,
-    run: Callable[[], float],
+def _measured(
+    peer: Peer,
+    value: Callable[..., float],
     exact: float,
+    layer: Layer,
+    count: int,
+    weigh: Callable[[Callable[..., float]], Memory | None],
 ) -> Peer:
     try:
-        value = run()
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        why = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
-        return Peer(words, way, quantity, differentiable, missing=why)
-    error = abs(value - exact) / abs(exact)
-    return Peer(words, way, quantity, differentiable, value, error, _fastest(Step(run), 5))
+        draws = [value(layer, k) for k in range(2)]
+        if draws[0] != draws[1]:
+            draws += [value(layer, k) for k in range(2, count)]
+    except FlatnessError as error:
+        return peer._replace(missing=f"refused: {str(error).partition('. ')[0]}.")
+    except RuntimeError as error:  # of torch, under functional transforms
+        return peer._replace(missing=f"failed: {str(error).splitlines()[0][:120]}")
+    mean, noise = statistics.fmean(draws), statistics.stdev(draws) / abs(exact)
+    random = draws[0] != draws[1]
+    return peer._replace(
+        value=mean,
+        error=abs(mean - exact) / abs(exact),
+        noise=noise if random else None,
+        standard_error=noise / len(draws) ** 0.5 if random else None,
+        seconds=_fastest(Step(lambda: value(layer)), 5),
+        memory=weigh(value),
+    )
+
+
+def _weighed(
+    make: Callable[[], Layer], device: str, threads: int, value: Callable[..., float]
+) -> Memory | None:
+    small = partial(_valued, value, partial(head, 8, 8, device=device))
+    return peak(partial(_valued, value, make), device, threads, before=small)
+
+
+def _valued(value: Callable[..., float], make: Callable[[], Layer]) -> Step:
+    return Step(partial(value, make()))
 
 
 def _fastest(step: Step, count: int = 20) -> float:
@@ -243,4 +312,6 @@ def _fastest(step: Step, count: int = 20) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
+        if sum(times) > _ENOUGH:
+            break
     return min(times)

@@ -16,6 +16,7 @@ from famseg.flatness import FAM
 from famseg.models import ShapeAutoencoder
 
 SAM_PACKAGE = "pytorch_optimizer==4.1.0"
+SAM_MISSING = missing("pytorch_optimizer", SAM_PACKAGE)
 Network = Literal["resnet", "autoencoder"]
 
 
@@ -154,9 +155,9 @@ def resnet_contestants(device: str, *, quick: bool) -> list[Contestant]:
     """Return who trains the classifier; the first is the one that others are compared with."""
     make = partial(_make, "resnet", device, quick)
     return [
-        Contestant("plain step", partial(make, plain), repeat=2),
-        Contestant("FAM, closed form", partial(make, fam, weight=0.1), repeat=2),
-        Contestant("SAM", partial(make, sam), missing=missing("pytorch_optimizer", SAM_PACKAGE)),
+        Contestant("plain step", partial(make, plain)),
+        Contestant("FAM, closed form", partial(make, fam, weight=0.1)),
+        Contestant("SAM", partial(make, sam), each=4, missing=SAM_MISSING),
     ]
 
 
@@ -166,18 +167,15 @@ def autoencoder_contestants(device: str, *, quick: bool) -> list[Contestant]:
     one = partial(make, fam, weight=0.002)
     whole = partial(one, every=1, samples="all")
     return [
-        Contestant("plain step", partial(make, plain), repeat=2),
+        Contestant("plain step", partial(make, plain)),
         Contestant("FAM, default: mean over the steps", one),
         Contestant("FAM, noise", partial(one, estimator="noise"), repeat=2),
         Contestant("FAM, noise both ways", partial(one, estimator="noise", antithetic=True)),
         Contestant("FAM, penalised step on a quarter", partial(one, every=1), each=2),
         Contestant("FAM, penalised step on all samples", whole, each=2),
         Contestant("FAM, Gauss-Newton on all", partial(whole, estimator="gauss_newton"), each=2),
-        Contestant(
-            "FAM, finite difference on all", partial(whole, estimator="finite_difference"), each=2
-        ),
         Contestant("FAM, columns (exact) on all", partial(whole, estimator="columns"), each=4),
-        Contestant("SAM", partial(make, sam), missing=missing("pytorch_optimizer", SAM_PACKAGE)),
+        Contestant("SAM", partial(make, sam), missing=SAM_MISSING),
         Contestant("naive double backward", partial(make, naive, weight=0.002), each=2),
     ]
 

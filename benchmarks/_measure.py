@@ -1,28 +1,23 @@
-"""Time and peak memory of contestants: in turns, and each in a process of its own."""
+"""Time of contestants that take turns, and what is said about the machine."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
-import multiprocessing
+import importlib.util
 import os
 import platform
-import resource
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import torch
-
-_P, _R = ParamSpec("_P"), TypeVar("_R")
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Contestant:
     Attributes:
         name: Its name in the tables.
         build: Makes its step, model and data included; can be sent to another process.
-        repeat: How many cycles of it a round takes.
+        repeat: How many cycles of it are timed in one go.
         each: It takes part in every so manieth round.
         missing: What to install, where that is why it cannot take part.
     """
@@ -59,34 +54,19 @@ class Contestant:
 
 @dataclass
 class Timing:
-    """Seconds a step, the mean over whole cycles, by round.
+    """What a step took, the mean over whole cycles, each time it had its turn.
 
     Attributes:
-        first: Wall time of the very first step.
-        wall: Wall time.
-        cpu: Time on the processor, which a busy neighbour adds less to.
+        first: Seconds of the very first step.
+        seconds: Wall time.
+        ratios: The same, in units of the plain steps before and after.
+        cpu_ratios: The same of time on the processor, which a busy neighbour adds less to.
     """
 
     first: float = float("nan")
-    wall: dict[int, float] = field(default_factory=dict)
-    cpu: dict[int, float] = field(default_factory=dict)
-
-
-class Memory(NamedTuple):
-    """Peaks in bytes above what the process held before the first step.
-
-    Attributes:
-        first: Of the first step, checks included.
-        later: Of the steps behind it.
-    """
-
-    first: int
-    later: int
-
-    @property
-    def peak(self) -> int:
-        """Of all steps."""
-        return max(self)
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    cpu_ratios: list[float] = field(default_factory=list)
 
 
 class Spread(NamedTuple):
@@ -110,71 +90,37 @@ class Spread(NamedTuple):
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g}, {self.count})"
 
 
-def ratio(of: dict[int, float], to: dict[int, float]) -> Spread:
-    """Summarise the ratios of two contestants, each taken within one round."""
-    return Spread.of(of[k] / to[k] for k in of if k in to)
-
-
 def timings(contestants: Sequence[Contestant], rounds: int, device: str) -> dict[str, Timing]:
-    """Time contestants in turns, so that what disturbs the machine disturbs them alike.
+    """Time contestants in turns, each between two runs of the first of them, the plain step.
 
-    The first step and one more cycle are not counted. The order turns by one each round.
+    A machine changes its speed within seconds, so a ratio is taken to the mean of those two runs
+    and not to one at another end of the round. That of the plain step is taken to its own run
+    before: how far it spreads around 1 is what such a ratio can tell. The order is drawn anew for
+    each round. The first step and one more cycle are not counted.
     """
     present = [one for one in contestants if one.missing is None]
-    steps, found = {}, {}
+    steps, found = {}, {one.name: Timing() for one in present}
     for one in present:
         say(f"  {one.name}: warm-up")
         step = steps[one.name] = one.build()
-        found[one.name] = Timing(first=_seconds(step.run, 1, device)[0])
+        found[one.name].first = _seconds(step.run, 1, device)[0]
         _seconds(step.run, step.cycle(), device)
+
+    def timed(one: Contestant) -> tuple[float, float]:
+        step = steps[one.name]
+        return _seconds(step.run, one.repeat * step.cycle(), device)
+
+    plain, *others = present
+    before = timed(plain)
     for k in range(rounds):
         say(f"  round {k + 1} of {rounds}")
-        turn = k % len(present)
-        for one in present[turn:] + present[:turn]:
-            if k % one.each == 0:
-                step, timing = steps[one.name], found[one.name]
-                count = one.repeat * step.cycle()
-                timing.wall[k], timing.cpu[k] = _seconds(step.run, count, device)
+        turns = [one for one in others if k % one.each == 0]
+        for one in random.Random(k).sample(turns, len(turns)):  # noqa: S311 - an order of turns
+            own, after = timed(one), timed(plain)
+            _note(found[one.name], own, before, after)
+            _note(found[plain.name], after, before, before)
+            before = after
     return found
-
-
-def peak(
-    build: Callable[[], Step],
-    device: str,
-    threads: int,
-    *,
-    before: Callable[[], Step] | None = None,
-    limit: int | None = None,
-) -> Memory | None:
-    """Return the peak memory of steps in a new process; ``None`` if they do not fit.
-
-    Args:
-        build: Makes the step.
-        device: Where it runs. On a GPU what counts is the memory of its allocator.
-        threads: How many the process may use.
-        before: A small step that loads the libraries, where they would hide what is measured.
-        limit: How many bytes of addresses the process may have.
-    """
-    return alone(_peak, build, device, threads, before, limit)
-
-
-def alone(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
-    """Call a function in a new process that has only imported; ``None`` if it ran out of memory."""
-    try:
-        return _pool().submit(function, *args, **kwargs).result()
-    except BrokenProcessPool:
-        _pool.cache_clear()
-        return None
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
-            return None
-        raise
-
-
-def limit_memory(limit: int | None) -> None:
-    """Let this process have so many bytes of addresses and no more."""
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def missing(module: str, package: str) -> str | None:
@@ -213,71 +159,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _peak(
-    build: Callable[[], Step],
-    device: str,
-    threads: int,
-    before: Callable[[], Step] | None,
-    limit: int | None,
-) -> Memory:
-    torch.set_num_threads(threads)
-    limit_memory(limit)
-    if before is not None:
-        step = before()
-        for _ in range(step.cycle() + 1):
-            step.run()
-    step = build()
-    held, gauge = _held(device), _Gauge(device)
-    step.run()
-    first = gauge.peak() - held
-    gauge.reset()
-    for _ in range(2 * step.cycle()):
-        step.run()
-    return Memory(first, gauge.peak() - held)
-
-
-class _Gauge:
-    """The highest memory of this process since it was made or reset."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self.reset()
-
-    def reset(self) -> None:
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-            return torch.cuda.max_memory_allocated()
-        # Not resource.getrusage: a new process may inherit the peak of the one that started it.
-        return _status("VmHWM")
-
-
-def _held(device: str) -> int:
-    return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-@functools.cache
-def _pool() -> ProcessPoolExecutor:
-    """Processes that are forked from one that has imported what takes long, and run nothing."""
-    context = multiprocessing.get_context("forkserver")
-    # The server imports by the path of a new Python, without this folder.
-    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-    context.set_forkserver_preload(["_flatness_layers"])
-    return ProcessPoolExecutor(max_workers=1, mp_context=context, max_tasks_per_child=1)
-
-
 def _seconds(run: Callable[[], object], count: int, device: str) -> tuple[float, float]:
     """Wall time and processor time of one run, the mean of some."""
     _wait(device)
@@ -286,6 +167,18 @@ def _seconds(run: Callable[[], object], count: int, device: str) -> tuple[float,
         run()
     _wait(device)
     return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+
+
+def _note(
+    timing: Timing,
+    own: tuple[float, float],
+    before: tuple[float, float],
+    after: tuple[float, float],
+) -> None:
+    wall, cpu = (2 * a / (b + c) for a, b, c in zip(own, before, after, strict=True))
+    timing.seconds.append(own[0])
+    timing.ratios.append(wall)
+    timing.cpu_ratios.append(cpu)
 
 
 def _wait(device: str) -> None:

@@ -2,9 +2,9 @@
 
 python benchmarks/flatness.py --out benchmarks/results/flatness.md
 
-Contestants take turns, so that what disturbs the machine disturbs them alike; a ratio is the median
-of the rounds' ratios. Peak memory is that of a process of its own. Takes about ten minutes on two
-cores; ``--quick`` shows in one that everything runs.
+Contestants take turns between plain steps, so that what disturbs the machine disturbs both alike; a
+ratio is the median over the turns. Peak memory is that of a process of its own. Takes about twenty
+minutes on two cores, which nothing else should use; ``--quick`` shows in one that everything runs.
 """
 
 from __future__ import annotations
@@ -13,33 +13,15 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from _flatness_layers import (
-    CURVLINOPS_PACKAGE,
-    Growth,
-    Peer,
-    bottleneck,
-    exponent,
-    growth,
-    head,
-    peers,
-)
+from _flatness_layers import CURVLINOPS_PACKAGES, bottleneck, growth, head, peers
+from _flatness_page import Row, page
 from _flatness_steps import SAM_PACKAGE, autoencoder_contestants, resnet_contestants
-from _measure import (
-    MIB,
-    Contestant,
-    Memory,
-    Spread,
-    Timing,
-    environment,
-    peak,
-    ratio,
-    say,
-    table,
-    timings,
-)
+from _measure import Contestant, Spread, environment, say, timings
+from _memory import peak
 
 # Ratios to the plain step that are promised: time, and peak memory.
 TARGETS = {
@@ -47,50 +29,41 @@ TARGETS = {
     "FAM, default: mean over the steps": (1.35, 2.0),
     "FAM, noise": (1.05, None),
 }
-_GRID = [(10, 64), (10, 256), (10, 1024), (40, 1024), (160, 1024), (160, 4096), (640, 4096)]
-_QUICK_GRID = [(4, 16), (8, 32), (16, 64)]
-_HESSIAN_LIMIT = 4 * 2**30  # bytes of addresses beside those of the libraries
-_LIBRARIES = 4 * 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One contestant beside the plain step."""
-
-    name: str
-    missing: str | None = None
-    first: float | None = None
-    seconds: Spread | None = None
-    ratio: Spread | None = None
-    cpu_ratio: Spread | None = None
-    memory: Memory | None = None
-    memory_ratio: float | None = None
-    target: tuple[float, float | None] | None = None
-
-    def verdict(self) -> str:
-        """Say whether what is promised was held."""
-        if self.target is None or self.ratio is None:
-            return ""
-        time, memory = self.target
-        held = [f"time <= {time:g}: {'held' if self.ratio.median <= time else 'missed'}"]
-        if memory is not None and self.memory_ratio is not None:
-            word = "held" if self.memory_ratio <= memory else "missed"
-            held.append(f"memory <= {memory:g}: {word}")
-        return ", ".join(held)
+_GROWTH = {
+    "m": [(8, m) for m in (64, 256, 1024, 4096, 16384)],
+    "d": [(d, 1024) for d in (8, 32, 128, 512)],
+}
+_QUICK_GROWTH = {"m": [(4, m) for m in (8, 16, 32)], "d": [(d, 16) for d in (4, 8, 16)]}
+_DRAWS = 64  # of a random way: a mean shows bias, one draw shows luck
 
 
 def compared(
-    title: str, contestants: Sequence[Contestant], rounds: int, device: str, threads: int
+    title: str,
+    contestants: Sequence[Contestant],
+    rounds: int,
+    device: str,
+    threads: int,
+    *,
+    processes: int = 1,
 ) -> list[Row]:
-    """Time and weigh contestants; the first is the plain step."""
+    """Time and weigh contestants; the first is the plain step.
+
+    Args:
+        title: What is reported while it runs.
+        contestants: Who takes part.
+        rounds: How many.
+        device: Where they run.
+        threads: How many a process may use.
+        processes: In how many the memory is measured.
+    """
     say(title)
-    timed: dict[str, Timing] = timings(contestants, rounds, device)
-    plain = timed[contestants[0].name]
-    weighed: dict[str, Memory | None] = {}
+    timed = timings(contestants, rounds, device)
+    weighed = {}
     for one in contestants:
         if one.missing is None:
             say(f"  {one.name}: memory")
-            weighed[one.name] = peak(one.build, device, threads)
+            times = processes if one.each < 4 else 1
+            weighed[one.name] = peak(one.build, device, threads, times=times)
     base = weighed[contestants[0].name]
     rows = []
     for one in contestants:
@@ -102,94 +75,15 @@ def compared(
             Row(
                 one.name,
                 first=timing.first,
-                seconds=Spread.of(timing.wall.values()),
-                ratio=ratio(timing.wall, plain.wall),
-                cpu_ratio=ratio(timing.cpu, plain.cpu),
+                seconds=Spread.of(timing.seconds),
+                ratio=Spread.of(timing.ratios),
+                cpu_ratio=None if device == "cuda" else Spread.of(timing.cpu_ratios),
                 memory=memory,
                 memory_ratio=memory.peak / base.peak if memory and base else None,
                 target=TARGETS.get(one.name),
             )
         )
     return rows
-
-
-def steps_table(rows: Sequence[Row]) -> str:
-    """Return the table of contestants."""
-    lines: list[list[object]] = []
-    for row in rows:
-        if row.missing is not None:
-            lines.append([row.name, row.missing, "", "", "", "", "", ""])
-            continue
-        memory = row.memory
-        lines.append(
-            [
-                row.name,
-                row.seconds,
-                row.ratio,
-                row.cpu_ratio,
-                f"{row.first:.3g}",
-                "-" if memory is None else f"{memory.first / MIB:.0f} / {memory.later / MIB:.0f}",
-                "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
-                row.verdict(),
-            ]
-        )
-    return table(
-        [
-            "step",
-            "seconds",
-            "time ratio",
-            "CPU time ratio",
-            "first step, s",
-            "peak MiB, first / later",
-            "memory ratio",
-            "promised",
-        ],
-        lines,
-    )
-
-
-def growth_tables(found: Sequence[Growth]) -> str:
-    """Return costs by size, and the exponents that were fitted to them."""
-    lines = [
-        [
-            one.estimator,
-            f"{one.d} x {one.m}",
-            one.d * one.m,
-            "does not fit" if one.seconds is None else f"{one.seconds * 1e3:.3g}",
-            "does not fit" if one.memory is None else f"{one.memory.peak / MIB:.3g}",
-        ]
-        for one in found
-    ]
-    fits: list[list[object]] = []
-    for name in dict.fromkeys(one.estimator for one in found):
-        time = [(one.d * one.m, one.seconds) for one in found if _is(one, name) and one.seconds]
-        memory = [
-            (one.d * one.m, one.memory.peak)
-            for one in found
-            if _is(one, name) and one.memory and one.memory.peak
-        ]
-        fits.append([name, _slope(time), _slope(memory)])
-    costs = table(["one penalised step", "d x m", "d m", "ms (fastest)", "peak MiB"], lines)
-    slopes = table(["one penalised step", "time ~ (d m)^", "memory ~ (d m)^"], fits)
-    return f"{slopes}\n\n{costs}"
-
-
-def peers_table(found: Sequence[Peer]) -> str:
-    """Return what we and others find on the same layers."""
-    lines = [
-        [
-            one.layer,
-            one.way,
-            one.quantity,
-            "yes" if one.differentiable else "no",
-            one.missing or f"{one.value:.5g}",
-            "" if one.error is None else f"{one.error:.1e}",
-            "" if one.seconds is None else f"{one.seconds * 1e3:.3g}",
-        ]
-        for one in found
-    ]
-    names = ["layer", "way", "quantity", "gradient", "value", "relative error", "ms (fastest)"]
-    return table(names, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -199,29 +93,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device, quick, threads = options.device, options.quick, options.threads
     packages = ["torch", "monai", "pytorch_optimizer", "curvlinops-for-pytorch"]
     surroundings = environment(device, threads, packages)
-    rounds = 2 if quick else options.rounds
-    resnet = compared(
-        "ResNet18", resnet_contestants(device, quick=quick), max(2, rounds // 2), device, threads
-    )
+    rounds, draws = (2, 4) if quick else (options.rounds, _DRAWS)
+    resnet = compared("ResNet18", resnet_contestants(device, quick=quick), rounds, device, threads)
     autoencoder = compared(
-        "autoencoder", autoencoder_contestants(device, quick=quick), rounds, device, threads
+        "autoencoder",
+        autoencoder_contestants(device, quick=quick),
+        rounds,
+        device,
+        threads,
+        processes=1 if quick else 3,
     )
     say("growth")
-    grid = _QUICK_GRID if quick else _GRID
-    grown = growth(grid, device, threads, _LIBRARIES + _HESSIAN_LIMIT, say)
-    say("peers")
-    ours = ["closed_form", "columns", "hutchinson"]
-    beside = [
-        *peers("head 10 x 64, n = 128", head(10, 64, device=device), ours, hessian=True),
-        *peers("head 10 x 512, n = 128", head(10, 512, device=device), ours, hessian=not quick),
-        *peers(
-            "bottleneck 64 x 8, 16^3",
-            bottleneck(device=device),
-            ["columns", "hutchinson", "finite_difference"],
-            hessian=True,
-        ),
+    grown = [
+        cost
+        for varied, sizes in (_QUICK_GROWTH if quick else _GROWTH).items()
+        for cost in growth(varied, sizes, device, threads)
     ]
-    text = _page(surroundings, resnet, autoencoder, grown, beside)
+    say("peers")
+    small, large = (partial(head, 10, m, device=device) for m in (64, 512))
+    ours = ["closed_form", "columns", "hutchinson"]
+    middle = ["columns", "exact", "hutchinson", "finite_difference"]
+    layers = [
+        ("head 10 x 64, n = 128", small, [*ours, "exact"]),
+        ("head 10 x 512, n = 128", large, ours),
+        ("bottleneck 64 x 8, 16^3", partial(bottleneck, device=device), middle),
+    ]
+    beside = [row for layer in layers for row in peers(*layer, device, threads, draws)]
+    surroundings["command"] = _command(options)
+    text = page(surroundings, resnet, autoencoder, grown, beside, draws)
     print(text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -236,63 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
 
 
-def _page(
-    surroundings: dict[str, str],
-    resnet: Sequence[Row],
-    autoencoder: Sequence[Row],
-    grown: Sequence[Growth],
-    beside: Sequence[Peer],
-) -> str:
-    lines = "\n".join(f"- {key}: {value}" for key, value in surroundings.items())
-    return f"""# What a flatness penalty costs
-
-Written by `python benchmarks/flatness.py --out benchmarks/results/flatness.md`, in one run:
-
-{lines}
-
-Spreads are `median (lower to upper quartile, number of rounds)`. Time and CPU time ratios are those
-of each round to the plain step of the same round; a cell of seconds is the mean over whole cycles
-of `every`. Memory is the peak above what the process held before the first step; the first step of
-FAM looks at the network once and is reported by itself.
-
-## ResNet18, head 10 x 512, batch 128 of 32 x 32, SGD
-
-{steps_table(resnet)}
-
-## Autoencoder of the paper, 64^3, batch 4, layer 64 x 8, Dice, Adam
-
-{steps_table(autoencoder)}
-
-## Growth with the size of the layer
-
-A head of d classes on m features under cross-entropy, 32 samples; one penalised step with backward.
-Slopes are fitted to the larger half of the sizes: 1 is linear in the number of weights, 2 is the
-d m x d m Hessian.
-
-{growth_tables(grown)}
-
-## Beside other libraries on the same layer
-
-Values of one batch, without backward; the exact value is that of the closed form, or of the
-columns. An estimate of one probe is off by its own noise. The trace is another quantity than kappa
-and is compared with the exact trace.
-
-{peers_table(beside)}"""
-
-
-def _is(one: Growth, name: str) -> bool:
-    return one.estimator == name
-
-
-def _slope(pairs: list[tuple[int, float]] | list[tuple[int, int]]) -> str:
-    points = [(float(x), float(y)) for x, y in pairs]
-    return f"{exponent(points):.2f}" if len(points) >= 4 else "too few sizes"
+def _command(options: argparse.Namespace) -> str:
+    # As it was run: rounds and threads change what the numbers mean.
+    parts = [f"--rounds {options.rounds} --threads {options.threads} --device {options.device}"]
+    parts += ["--quick"] if options.quick else []
+    return " ".join(["python benchmarks/flatness.py", *parts])
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
-        epilog=f"Peers: pip install {SAM_PACKAGE} {CURVLINOPS_PACKAGE}",
+        epilog=f"Peers: pip install {SAM_PACKAGE}; pip install {CURVLINOPS_PACKAGES}",
     )
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the autoencoder")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
