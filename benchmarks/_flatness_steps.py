@@ -105,10 +105,7 @@ def fam(setting: Scene, **arguments: Any) -> Step:
         objective(setting.inputs, setting.targets).total.backward()
         optimizer.step()
 
-    def cycle() -> int:
-        return 1 if objective._plan is None else objective._plan.every
-
-    return Step(run, cycle)
+    return Step(run, lambda: objective.period)
 
 
 def sam(setting: Scene) -> Step:
