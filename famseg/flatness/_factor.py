@@ -68,7 +68,8 @@ def span(rows: Tensor) -> Tensor:
     basis, triangle = torch.linalg.qr(rows.mT)
     # One basis of the many: the same probes on every device.
     flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
-    return basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
+    signed: Tensor = basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
+    return signed
 
 
 def factor(
