@@ -7,13 +7,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from famseg.config import InputError
-from famseg.evaluation._metrics import as_masks, as_spacing, dice, surface_scores
+from famseg.evaluation._masks import as_masks, as_spacing, as_tolerance
+from famseg.evaluation._metrics import dice, surface_scores
+from famseg.evaluation._pair import Pair, measure
 from famseg.tracking import write_atomically
 
 Source = Literal["model", "mean_skull"]
@@ -27,7 +29,7 @@ REGIONS: tuple[Region, ...] = get_args(Region)
 class CaseRow:
     """The scores of one answer to one case in one region.
 
-    ``surface_scores`` defines the distances and ``nsd``.
+    ``surface_scores`` defines the distances and ``nsd``, ``score`` the rest.
 
     Attributes:
         set: Evaluation set, as ``set1``.
@@ -35,11 +37,15 @@ class CaseRow:
         source: Who answered: the ``model``, or the one ``mean_skull`` that ignores the input.
         region: ``skull``: everywhere; ``implant``: inside the removed region alone.
         dsc: Dice coefficient.
+        bdsc: Border Dice, within 10 mm of the bone that was left; None for the whole skull.
+        volume_difference_ml: Answer minus truth.
+        components: Pieces of the answer.
+        roughness_mm: Roughness of the answer's surface; None for the whole skull.
         tolerance_mm: What ``nsd`` tolerates.
         voxels: Size of the answer in the region.
         truth_voxels: Size of the truth in the region.
         failed: Answer or truth is empty and the other is not. Scored all the same: Dice 0, ``nsd``
-            0, every distance the image's diagonal.
+            0, every distance the image's diagonal, the roughness its radius.
         empty_truth: There was nothing to find.
     """
 
@@ -48,12 +54,16 @@ class CaseRow:
     source: Source
     region: Region
     dsc: float
+    bdsc: float | None
     hd_mm: float
     hd95_mm: float
     hd95_directed_mm: float
     hd95_pooled_mm: float
     assd_mm: float
     nsd: float
+    volume_difference_ml: float
+    components: int
+    roughness_mm: float | None
     hd_voxels: float
     hd95_voxels: float
     hd95_directed_voxels: float
@@ -67,7 +77,12 @@ class CaseRow:
 
 
 _KINDS: Mapping[str, str] = {field.name: str(field.type) for field in fields(CaseRow)}
-METRICS = tuple(n for n, kind in _KINDS.items() if kind == "float" and n != "tolerance_mm")
+_OTHERS = ("bdsc", "volume_difference_ml", "components", "roughness_mm")
+METRICS = tuple(
+    name
+    for name, kind in _KINDS.items()
+    if name in _OTHERS or (kind == "float" and name != "tolerance_mm")
+)
 
 
 def case_scores(
@@ -104,35 +119,43 @@ def case_scores(
         predicted, truth = as_masks(prediction, label)
         removed, _ = as_masks(region, label)
         spacing = as_spacing(spacing_mm)
-        tolerance = max(spacing) if tolerance_mm is None else tolerance_mm
-        rows = []
-        for name, inside in (("skull", np.ones_like(removed)), ("implant", removed)):
-            answer, wanted = predicted & inside, truth & inside
-            rows.append(
-                CaseRow(
-                    set=dataset,
-                    subject=subject,
-                    source=source,
-                    region=name,  # type: ignore[arg-type]  # mypy widens the literal in a tuple
-                    dsc=dice(answer, wanted),
-                    **surface_scores(answer, wanted, spacing, tolerance_mm=tolerance),
-                    tolerance_mm=tolerance,
-                    voxels=int(answer.sum()),
-                    truth_voxels=int(wanted.sum()),
-                    failed=bool(answer.any()) != bool(wanted.any()),
-                    empty_truth=not wanted.any(),
-                )
-            )
+        tolerance = as_tolerance(tolerance_mm, spacing)
+        implants = predicted & removed, truth & removed
+        bone = truth & ~removed
+        pairs: dict[Region, Pair] = {
+            "skull": Pair(predicted, truth, spacing, tolerance, "diagonal", None, None),
+            "implant": Pair(*implants, spacing, tolerance, "diagonal", implants, bone),
+        }
+        return [
+            CaseRow(set=dataset, subject=subject, source=source, region=name, **_measured(pair))
+            for name, pair in pairs.items()
+        ]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return rows
+
+
+def _measured(pair: Pair) -> dict[str, Any]:
+    """Return the values of a row but for its names."""
+    answer, wanted = pair.prediction, pair.truth
+    return (
+        {"dsc": dice(answer, wanted)}
+        | surface_scores(answer, wanted, pair.spacing, tolerance_mm=pair.tolerance)
+        | measure(pair, _OTHERS)
+        | {
+            "tolerance_mm": pair.tolerance,
+            "voxels": int(np.count_nonzero(answer)),
+            "truth_voxels": int(np.count_nonzero(wanted)),
+            "failed": pair.failed,
+            "empty_truth": bool(not wanted.any()),
+        }
+    )
 
 
 def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
     """Write rows as CSV; a kill leaves the old file or the new one, never a part.
 
     Args:
-        rows: What to write; floats keep every digit.
+        rows: What to write; floats keep every digit, a value that is None is left empty.
         path: The file.
 
     Raises:
@@ -182,14 +205,16 @@ def _row(line: Mapping[str | None, str | None]) -> CaseRow:
     return CaseRow(**{name: _value(name, line[name] or "") for name in _KINDS})  # type: ignore[arg-type]  # _value checks
 
 
-def _value(name: str, text: str) -> str | int | float | bool:
+def _value(name: str, text: str) -> str | int | float | bool | None:
     choices = {"Source": SOURCES, "Region": REGIONS, "bool": ("True", "False")}
     kind = _KINDS[name]
     if kind in choices and text not in choices[kind]:
         raise ValueError(f"{name} is {text!r}. Choose from {', '.join(choices[kind])}.")
     if kind == "bool":
         return text == "True"
-    if kind in ("int", "float"):
+    if kind == "float | None" and not text:
+        return None
+    if kind in ("int", "float", "float | None"):
         try:
             value = int(text) if kind == "int" else float(text)
         except ValueError:

@@ -14,12 +14,16 @@ Statistics = dict[str, float | int]
 # The table's rows: metric, header with unit, decimals.
 _ROWS = (
     ("dsc", "DSC", 3),
+    ("bdsc", "border DSC", 3),
     ("hd_mm", "HD mm", 2),
     ("hd95_mm", "HD95 mm", 2),
     ("hd95_directed_mm", "HD95 directed mm", 2),
     ("hd95_pooled_mm", "HD95 pooled mm", 2),
     ("assd_mm", "ASSD mm", 2),
     ("nsd", "NSD", 3),
+    ("volume_difference_ml", "volume diff. ml", 2),
+    ("components", "components", 1),
+    ("roughness_mm", "roughness mm", 2),
 )
 
 
@@ -33,7 +37,8 @@ def summarise(rows: Iterable[CaseRow]) -> Summary:
         ``{set: {region: {metric: figures}, "mean_skull": {region: {metric: figures}}}}``: the
         model's regions stand directly under the set, the baseline's under ``mean_skull``. Figures
         are ``mean``, ``std`` (of the population: divided by n), ``median``, ``min``, ``max``, ``n``
-        and ``failed``. The order of the rows does not matter. All is finite: it fits JSON.
+        and ``failed``. A metric that a region does not have is left out of it. The order of the
+        rows does not matter. All is finite: it fits JSON.
 
     Example:
         >>> from famseg.evaluation import case_scores
@@ -102,7 +107,7 @@ def table(summary: Mapping[str, Any]) -> str:
     if any(m["dsc"]["failed"] for of_set in summary.values() for _, _, m in _blocks(of_set)):
         notes.append(
             "failed: no bone in the answer, or in the truth alone; the means count it with DSC 0,\n"
-            "NSD 0 and the image's diagonal as distance"
+            "NSD 0, the image's diagonal as distance and the largest roughness"
         )
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
@@ -118,12 +123,16 @@ def _block(name: str, of_set: Mapping[str, Any]) -> str:
         ["", *(region if source == "model" else "mean skull" for source, region, _ in columns)]
     ]
     for metric, header, digits in _ROWS:
-        figures = [metrics[metric] for _, _, metrics in columns]
-        cells = [f"{each['mean']:.{digits}f} ± {each['std']:.{digits}f}" for each in figures]
-        lines.append([header, *cells])
+        figures = [metrics.get(metric) for _, _, metrics in columns]
+        if any(figures):
+            lines.append([header, *(_cell(each, digits) for each in figures)])
     lines.append(["failed", *(str(metrics["dsc"]["failed"]) for _, _, metrics in columns)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join([title, *(_aligned(line, widths) for line in lines)])
+
+
+def _cell(figures: Statistics | None, digits: int) -> str:
+    return f"{figures['mean']:.{digits}f} ± {figures['std']:.{digits}f}" if figures else "-"
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -146,9 +155,11 @@ def _regions(rows: Sequence[CaseRow]) -> dict[str, Any]:
         inside = [row for row in rows if row.region == region]
         if inside:
             failed = sum(row.failed for row in inside)
+            values = {metric: [getattr(row, metric) for row in inside] for metric in METRICS}
             regions[region] = {
-                metric: _figures([getattr(row, metric) for row in inside], failed)
-                for metric in METRICS
+                metric: _figures(of_cases, failed)
+                for metric, of_cases in values.items()
+                if None not in of_cases
             }
     return regions
 

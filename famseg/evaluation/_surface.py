@@ -9,93 +9,107 @@ Two discrete surfaces of a mask are in use, and they do not measure the same thi
   that passes between them, so that a statistic over elements is an integral over the surface. An
   oblique wall has more elements to the square millimetre than one along the grid: hence weights.
 
-Area of an element
-    Name the voxels of a group by bits, ``b = dx + 2 dy + 4 dz``; the bits of the foreground voxels
-    make a code from 0 to 255. The surface cuts each of the cube's 12 edges whose ends differ, at
-    its middle (masks carry no finer information). On a face of the cube with two cut edges it
-    leaves a segment between them. With four, the two foreground corners are diagonal, and the face
-    allows two readings: cut off each foreground corner, or each background corner. The reading
-    depends on the face alone, so neighbouring groups always agree on it and the surface is closed.
-    Every cut edge belongs to two faces, so the segments join into closed loops. A loop spans the
-    fan of triangles from its centroid: exact for a flat loop, and independent of where a loop
-    starts, so the area has every symmetry of the cube. The table holds the mean over the two
-    readings, which makes the areas of a mask and of its complement equal. A voxel of size
-    (sx, sy, sz) stretches a triangle's area vector n to (sy sz nx, sx sz ny, sx sy nz).
-
-    Flat surfaces along the grid and at 45 degrees have their true area; a sphere comes out 7 % too
-    large with cubic voxels and 23 % with voxels six times as long as wide, as any surface through
-    edge middles does. A common factor drops out of weighted means and percentiles.
-
-Distances are Euclidean and exact, from Maurer's linear-time transform (IEEE PAMI 25, 2003) in the
-joint bounding box of both masks. Time and memory depend on that box alone: a nearest-neighbour
-tree, which is as fast on masks that are close, takes a hundred times longer on a prediction that
-is foreground everywhere or noise, as that of an untrained network.
+Distances are Euclidean and exact. Both masks are cut to their joint bounding box, and all is done
+in slabs of it: beside the masks it takes little more than a byte a voxel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Spacing = tuple[float, float, float]
-_Edge = tuple[int, int]
+from famseg.evaluation._areas import Floats, Spacing, area_table
+from famseg.evaluation._distances import (
+    UNIT,
+    Bytes,
+    Field,
+    Mask,
+    fill_gaps,
+    slabs,
+    squared_distances,
+)
+from famseg.evaluation._profile import Profile, Tally
 
-_CODES = 256
+__all__ = [
+    "Distances",
+    "Floats",
+    "Mask",
+    "Spacing",
+    "area_table",
+    "border",
+    "bounding_box",
+    "distances_at",
+    "distances_mm_and_voxels",
+    "elements",
+    "surface_distances",
+]
+
+_FULL = 255  # code of a group that is foreground alone
+# Labels of a border: 1 where a voxel belongs to it, and counts once.
+_ONCE: Floats = np.repeat([0.0, 1.0, 0.0], (1, 1, 254))
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Directed distances between the surfaces of a prediction and of the truth, in one unit.
+    """Distances between the surfaces of a prediction and of the truth, in one unit.
 
     Args:
-        border_to_truth: From every border voxel of the prediction to the truth's border.
+        border_to_truth: From the border voxels of the prediction to the truth's border, each voxel
+            counting once.
         border_to_prediction: The other way round.
-        element_to_truth: From every surface element of the prediction to the truth's elements.
+        element_to_truth: From the surface elements of the prediction to the truth's elements, by
+            area in the unit squared.
         element_to_prediction: The other way round.
-        prediction_areas: Area of each of the prediction's elements, unit squared.
-        truth_areas: Area of each of the truth's elements.
     """
 
-    border_to_truth: Floats
-    border_to_prediction: Floats
-    element_to_truth: Floats
-    element_to_prediction: Floats
-    prediction_areas: Floats
-    truth_areas: Floats
+    border_to_truth: Profile
+    border_to_prediction: Profile
+    element_to_truth: Profile
+    element_to_prediction: Profile
+
+    def scaled(self, length: float) -> Distances:
+        """Return them in another unit, of which the present one is ``length``."""
+        return Distances(
+            self.border_to_truth.scaled(length),
+            self.border_to_prediction.scaled(length),
+            self.element_to_truth.scaled(length, length**2),
+            self.element_to_prediction.scaled(length, length**2),
+        )
 
 
 def surface_distances(prediction: Mask, truth: Mask, spacing: Spacing) -> Distances:
     """Measure both surfaces of two masks against each other.
 
-    Four distance transforms of the joint bounding box: time and memory are linear in it.
+    Time and memory are linear in the joint bounding box.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``, not empty.
         truth: Mask of the same shape, not empty.
         spacing: Edge lengths of a voxel; distances come out in their unit.
     """
-    box = bounding_box(prediction | truth)
-    # Padding closes a surface that touches the border of the image.
-    prediction, truth = np.pad(prediction[box], 1), np.pad(truth[box], 1)
-    p_border, t_border = border(prediction), border(truth)
-    p_codes, t_codes = _codes(prediction), _codes(truth)
-    p_elements, t_elements = _cut(p_codes), _cut(t_codes)
-    areas = area_table(spacing)
-    return Distances(
-        border_to_truth=distances_at(t_border, p_border, spacing),
-        border_to_prediction=distances_at(p_border, t_border, spacing),
-        element_to_truth=distances_at(t_elements, p_elements, spacing),
-        element_to_prediction=distances_at(p_elements, t_elements, spacing),
-        prediction_areas=areas[p_codes[p_elements]],
-        truth_areas=areas[t_codes[t_elements]],
-    )
+    return _measured(prediction, truth, [spacing])[0]
+
+
+def distances_mm_and_voxels(
+    prediction: Mask, truth: Mask, spacing_mm: Spacing
+) -> tuple[Distances, Distances]:
+    """Measure both surfaces of two masks against each other, in mm and in voxels.
+
+    Cubic voxels are measured once, in voxels, where squared distances are whole numbers.
+
+    Args:
+        prediction: Mask, shape ``(X, Y, Z)``, not empty.
+        truth: Mask of the same shape, not empty.
+        spacing_mm: Edge lengths of a voxel.
+    """
+    if max(spacing_mm) - min(spacing_mm) < 1e-6 * max(spacing_mm):
+        in_voxels = surface_distances(prediction, truth, UNIT)
+        return in_voxels.scaled(max(spacing_mm)), in_voxels
+    in_mm, in_voxels = _measured(prediction, truth, [spacing_mm, UNIT])
+    return in_mm, in_voxels
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
@@ -140,7 +154,7 @@ def elements(mask: Mask, spacing: Spacing) -> tuple[Mask, Floats]:
         81.19
     """
     codes = _codes(np.pad(mask, 1))
-    where = _cut(codes)
+    where: Mask = (codes != 0) & (codes != _FULL)
     return where, area_table(spacing)[codes[where]]
 
 
@@ -158,105 +172,111 @@ def distances_at(features: Mask, queries: Mask, spacing: Spacing) -> Floats:
     """
     if not queries.any():
         return np.zeros(0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(features).view(np.uint8))
-    image.SetSpacing(spacing[::-1])  # the array's last axis is the image's first
-    transform = sitk.SignedMaurerDistanceMapImageFilter()
-    # Cases are dealt out to processes; threads on top of them nearly double the time under load.
-    transform.SetNumberOfThreads(1)
-    transform.InsideIsPositiveOff()
-    transform.SquaredDistanceOn()
-    transform.UseImageSpacingOn()
-    squares = transform.Execute(image)
-    found: Floats = sitk.GetArrayViewFromImage(squares)[queries].astype(np.float64)
-    found[features[queries]] = 0.0  # the map is signed: negative or undefined inside
+    found: Floats = squared_distances(features, spacing)[queries].astype(np.float64)
     return np.sqrt(found, out=found)
 
 
-@lru_cache(maxsize=64)
-def area_table(spacing: Spacing) -> Floats:
-    """Return the area of the surface through a group of voxels for each of its 256 codes.
+class _Surface(Protocol):
+    """Points of one kind on a grid, worked out slab by slab."""
 
-    Args:
-        spacing: Edge lengths of a voxel (sx, sy, sz).
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid."""
 
-    Example:
-        >>> table = area_table((1.0, 1.0, 1.0))
-        >>> float(table[0b00001111])  # four voxels below, four above: a unit square
-        1.0
-        >>> bool(np.allclose(table, table[::-1]))  # mask and complement
-        True
-    """
-    codes, vectors = _triangles()
-    sx, sy, sz = spacing
-    areas = np.linalg.norm(vectors * (sy * sz, sx * sz, sx * sy), axis=1)
-    one_reading = np.bincount(codes, weights=areas, minlength=_CODES)
-    # The complement's code is 255 - code; its foreground corners are this code's background.
-    table: Floats = (one_reading + one_reading[::-1]) / 2
-    table.setflags(write=False)  # it is cached
-    return table
+    def labels(self, slab: slice) -> Bytes:
+        """Return what is at each place of a slab: 0 for nothing."""
+
+    def weights(self, spacing: Spacing) -> Floats:
+        """Return the weight of a point with each of 256 labels."""
 
 
-def _codes(padded: Mask) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class _Border:
+    mask: Mask
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mask.shape
+
+    def labels(self, slab: slice) -> Bytes:
+        near = _padded(self.mask, slab.start, slab.stop + 2)
+        centre = near[1:-1, 1:-1, 1:-1]
+        inner = near[:-2, 1:-1, 1:-1] & near[2:, 1:-1, 1:-1]
+        inner &= near[1:-1, :-2, 1:-1]
+        inner &= near[1:-1, 2:, 1:-1]
+        inner &= near[1:-1, 1:-1, :-2]
+        inner &= near[1:-1, 1:-1, 2:]
+        return (centre & ~inner).view(np.uint8)
+
+    def weights(self, spacing: Spacing) -> Floats:
+        return _ONCE
+
+
+@dataclass(frozen=True)
+class _Elements:
+    mask: Mask
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(length + 1 for length in self.mask.shape)
+
+    def labels(self, slab: slice) -> Bytes:
+        codes = _codes(_padded(self.mask, slab.start, slab.stop + 1))
+        codes *= (codes != _FULL).view(np.uint8)
+        return codes
+
+    def weights(self, spacing: Spacing) -> Floats:
+        return area_table(spacing)
+
+
+def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> list[Distances]:
+    box = bounding_box(prediction | truth)
+    prediction, truth = prediction[box], truth[box]
+    found: list[list[Profile]] = [[] for _ in spacings]
+    for kind in (_Border, _Elements):
+        one, other = kind(prediction), kind(truth)
+        for start, end in ((one, other), (other, one)):
+            for profiles, profile in zip(found, _profiles(start, end, spacings), strict=True):
+                profiles.append(profile)
+    return [Distances(*profiles) for profiles in found]
+
+
+def _profiles(start: _Surface, end: _Surface, spacings: Sequence[Spacing]) -> list[Profile]:
+    """Return the distances from the points of one surface to the other's, for each spacing."""
+    gaps = _gaps(end)
+    fields = [Field(gaps, spacing) for spacing in spacings]
+    tallies = [Tally(start.weights(spacing)) for spacing in spacings]
+    for slab in slabs(start.shape):
+        labels = start.labels(slab).reshape(-1)
+        places = np.flatnonzero(labels != 0)
+        if len(places):
+            for field, tally in zip(fields, tallies, strict=True):
+                tally.add(field.squares(slab, places), labels[places])
+    return [tally.profile() for tally in tallies]
+
+
+def _gaps(surface: _Surface) -> Bytes:
+    """Return the steps to the nearest point of a surface along the first axis."""
+    gaps = np.empty(surface.shape, dtype=np.uint8)
+    for slab in slabs(surface.shape):
+        np.negative((surface.labels(slab) == 0).view(np.uint8), out=gaps[slab])
+    fill_gaps(gaps)
+    return gaps
+
+
+def _padded(mask: Mask, start: int, stop: int) -> Mask:
+    """Return planes of a mask that is padded by one background voxel on every side."""
+    planes, rows, length = mask.shape
+    padded = np.zeros((stop - start, rows + 2, length + 2), dtype=np.bool_)
+    first, last = max(start - 1, 0), min(stop - 1, planes)
+    padded[first + 1 - start : last + 1 - start, 1:-1, 1:-1] = mask[first:last]
+    return padded
+
+
+def _codes(padded: Mask) -> Bytes:
     """Return the code of each 2 x 2 x 2 group, shape one less along each axis."""
     one, two, four = np.uint8(1), np.uint8(2), np.uint8(4)
     bits = padded.view(np.uint8)
     bits = bits[:-1] | (bits[1:] << one)
     bits = bits[:, :-1] | (bits[:, 1:] << two)
     return bits[:, :, :-1] | (bits[:, :, 1:] << four)
-
-
-def _cut(codes: npt.NDArray[np.uint8]) -> Mask:
-    mixed: Mask = (codes != 0) & (codes != _CODES - 1)
-    return mixed
-
-
-@lru_cache(maxsize=1)
-def _triangles() -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the triangles of every code: their codes ``(T,)`` and area vectors ``(T, 3)``."""
-    corner = np.array([(b & 1, b >> 1 & 1, b >> 2 & 1) for b in range(8)], dtype=float)
-    codes, vectors = [], []
-    for code in range(_CODES):
-        for loop in _loops(code):
-            points = np.array([corner[list(edge)].mean(axis=0) for edge in loop])
-            spokes = points - points.mean(axis=0)
-            vectors.append(np.cross(spokes, np.roll(spokes, -1, axis=0)) / 2)
-            codes += [code] * len(loop)
-    return np.array(codes), np.concatenate(vectors)
-
-
-def _loops(code: int) -> list[list[_Edge]]:
-    """Return the closed loops of cut edges, every foreground corner cut off on ambiguous faces."""
-    links = _links(code)
-    loops = []
-    while links:
-        edge = next(iter(links))
-        loop = []
-        while edge in links:
-            loop.append(edge)
-            first, second = links.pop(edge)
-            edge = first if first in links else second
-        loops.append(loop)
-    return loops
-
-
-def _links(code: int) -> dict[_Edge, list[_Edge]]:
-    """Return the two neighbours of each cut edge: one on either face that shares the edge."""
-    links: dict[_Edge, list[_Edge]] = {}
-    for axis, side in product(range(3), (0, 1)):
-        u, v = (1 << other for other in range(3) if other != axis)
-        ring = [(side << axis) + offset for offset in (0, u, u + v, v)]
-        inside = [bool(code >> corner & 1) for corner in ring]
-        edges = [_edge(ring[i], ring[(i + 1) % 4]) for i in range(4)]
-        cut = [edges[i] for i in range(4) if inside[i] != inside[(i + 1) % 4]]
-        if len(cut) == 4:
-            pairs = [(edges[i - 1], edges[i]) for i in range(4) if inside[i]]
-        else:
-            pairs = [(cut[0], cut[1])] if cut else []
-        for one, other_edge in pairs:
-            links.setdefault(one, []).append(other_edge)
-            links.setdefault(other_edge, []).append(one)
-    return links
-
-
-def _edge(one: int, other: int) -> _Edge:
-    return (min(one, other), max(one, other))

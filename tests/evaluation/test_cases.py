@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from famseg.config import InputError
-from famseg.evaluation import case_scores, dice, read_cases, surface_scores, write_cases
+from famseg.evaluation import (
+    border_dice,
+    case_scores,
+    dice,
+    read_cases,
+    surface_roughness,
+    surface_scores,
+    write_cases,
+)
 
 SPACING = (1.0, 2.0, 0.5)
 
@@ -37,6 +45,19 @@ def test_the_whole_skull_and_the_removed_region_are_scored(box, rows):
     assert not skull.empty_truth
 
 
+def test_border_and_roughness_are_those_of_the_implant(box, rows):
+    answer = np.roll(box, 1, axis=1)
+    inside = np.zeros_like(box)
+    inside[8:] = True
+    skull, implant = rows
+    assert (skull.bdsc, skull.roughness_mm) == (None, None)
+    bone = box & ~inside
+    assert implant.bdsc == border_dice(answer & inside, box & inside, bone, SPACING)
+    assert implant.roughness_mm == surface_roughness(answer & inside, SPACING)
+    assert (skull.components, implant.components) == (1, 1)
+    assert skull.volume_difference_ml == 0.0
+
+
 def test_an_empty_answer_has_failed_and_is_scored_by_the_rule(box):
     skull, implant = case_scores(
         np.zeros_like(box), box, box, (1.0, 1.0, 1.0), subject="a", dataset="set1"
@@ -44,6 +65,8 @@ def test_an_empty_answer_has_failed_and_is_scored_by_the_rule(box):
     for row in (skull, implant):
         assert (row.failed, row.empty_truth, row.dsc, row.voxels) == (True, False, 0.0, 0)
         assert row.hd95_mm == pytest.approx(20 * np.sqrt(3))
+        assert (row.components, row.volume_difference_ml) == (0, pytest.approx(-0.12))
+    assert (implant.bdsc, implant.roughness_mm) == (0.0, 5.0)
 
 
 def test_a_region_without_bone_is_right_when_left_empty(box):
@@ -88,8 +111,8 @@ def test_all_faults_of_a_table_come_at_once(rows, tmp_path):
     assert list(caught.value.faults) == [
         f"{path}:2: region is 'skul'. Choose from skull, implant.",
         f"{path}:3: dsc is 'nan'. Give a finite number.",
-        f"{path}:4: does not have 21 values. Write the table again.",
-        f"{path}:5: does not have 21 values. Write the table again.",
+        f"{path}:4: does not have 25 values. Write the table again.",
+        f"{path}:5: does not have 25 values. Write the table again.",
         f"{path}:6: empty_truth is 'no'. Choose from True, False.",
     ]
 

@@ -7,7 +7,6 @@ from monai.metrics import compute_hausdorff_distance
 from scipy.spatial.distance import cdist
 
 from famseg.evaluation import dice, surface_scores
-from famseg.evaluation._metrics import _percentile_by_area
 from famseg.evaluation._surface import border, elements
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 0.7), (0.5, 1.3, 4.0)]
@@ -117,14 +116,6 @@ def test_a_mask_agrees_with_itself(blob):
     scores = surface_scores(blob(0), blob(0), (0.5, 1.3, 4.0))
     assert scores.pop("nsd") == 1.0
     assert set(scores.values()) == {0.0}
-
-
-def test_no_more_than_a_twentieth_of_the_area_is_left_out():
-    assert _percentile_by_area(np.array([2.0, 0.0, 1.0]), np.array([4.0, 90.0, 6.0])) == 1.0
-    assert _percentile_by_area(np.array([0.0, 7.0]), np.array([95.0, 5.0])) == 0.0
-    assert _percentile_by_area(np.array([0.0, 7.0]), np.array([94.9, 5.1])) == 7.0
-    # The sum of thirds is rounded up past the hundredth that it should reach.
-    assert _percentile_by_area(np.arange(100.0), np.full(100, 1 / 3)) == 94.0
 
 
 def test_area_and_number_of_voxels_weigh_differently(box):

@@ -37,6 +37,24 @@ def test_a_missed_case_stays_in_the_mean_of_the_distances(rows):
     assert hd95["mean"] == pytest.approx((0 + 2 + 40 * np.sqrt(3)) / 3)
 
 
+def test_a_missed_implant_stays_in_the_means_of_border_and_roughness(rows):
+    implant = summarise(rows)["set1"]["implant"]
+    assert implant["bdsc"]["min"] == 0.0
+    assert implant["roughness_mm"]["max"] == 6.0  # the radius: three voxels of 2 mm
+    assert implant["components"]["mean"] == pytest.approx(2 / 3)
+    assert implant["volume_difference_ml"]["min"] == pytest.approx(-0.96)  # 120 voxels of 8 mm3
+    assert {implant[name]["n"] for name in ("bdsc", "roughness_mm")} == {3}
+
+
+def test_a_region_without_a_metric_has_no_figures_of_it(rows):
+    summary = summarise(rows)["set1"]
+    assert "bdsc" not in summary["skull"]
+    assert "roughness_mm" not in summary["skull"]
+    assert summary["skull"]["components"]["n"] == 3
+    assert "test/set1/skull/bdsc" not in flat_metrics({"set1": summary})
+    assert "test/set1/implant/bdsc" in flat_metrics({"set1": summary})
+
+
 def test_all_missed_is_no_perfect_score(rows):
     missed = [row for row in rows if row.failed]
     figures = summarise(missed)["set1"]["skull"]["hd95_mm"]
@@ -89,12 +107,14 @@ def test_the_table_shows_units_baseline_failures_and_ratio(rows):
     assert lines[1].split() == ["skull", "mean", "skull", "implant", "mean", "skull"]
     assert lines[2].split()[:7] == ["DSC", "0.611", "±", "0.437", "0.667", "±", "0.000"]
     assert lines[2].split()[7:] == ["0.636", "±", "0.452", "0.800", "±", "0.000"]
-    headers = [line[2:20].split("  ")[0] for line in lines[3:9]]
-    assert headers[:3] == ["HD mm", "HD95 mm", "HD95 directed mm"]
-    assert headers[3:] == ["HD95 pooled mm", "ASSD mm", "NSD"]
-    assert lines[9].split() == ["failed", "1", "0", "1", "0"]
-    assert "variance ratio: outputs over truths" in lines[11]
-    assert lines[12].startswith("failed: no bone in the answer")
+    headers = [line[2:20].split("  ")[0] for line in lines[3:13]]
+    assert headers[:4] == ["border DSC", "HD mm", "HD95 mm", "HD95 directed mm"]
+    assert headers[4:7] == ["HD95 pooled mm", "ASSD mm", "NSD"]
+    assert headers[7:] == ["volume diff. ml", "components", "roughness mm"]
+    assert lines[3].split()[:3] == ["border", "DSC", "-"]  # the whole skull has no border
+    assert lines[13].split() == ["failed", "1", "0", "1", "0"]
+    assert "variance ratio: outputs over truths" in lines[15]
+    assert lines[16].startswith("failed: no bone in the answer")
     assert all(line == line.rstrip() and len(line) <= 88 for line in lines)
 
 

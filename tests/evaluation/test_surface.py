@@ -8,9 +8,8 @@ import scipy.ndimage as ndi
 from scipy.spatial.distance import cdist
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from famseg.evaluation._areas import _links, area_table
 from famseg.evaluation._surface import (
-    _links,
-    area_table,
     border,
     bounding_box,
     distances_at,
@@ -132,14 +131,14 @@ def test_areas_belong_to_their_distances(box):
     longer = box.copy()
     longer[10:12, 4:9, 4:8] = True
     found = surface_distances(longer, box, FLAT)
-    assert len(found.prediction_areas) == len(found.element_to_truth)
-    assert found.prediction_areas.sum() == pytest.approx(elements(longer, FLAT)[1].sum())
-    far = found.element_to_truth > 0.99  # the end face, two voxels of 0.5 away
+    profile = found.element_to_truth
+    assert profile.weights.sum() == pytest.approx(elements(longer, FLAT)[1].sum())
+    far = profile.values > 0.99  # the end face, two voxels of 0.5 away
     sx, sy, sz = FLAT
     face = 4 * 3 * sy * sz
     bevels = sy * 4 * np.hypot(sx, sz) + sz * 3 * np.hypot(sx, sy)
     corners = 0.5 * np.linalg.norm([sy * sz, sx * sz, sx * sy])
-    assert found.prediction_areas[far].sum() == pytest.approx(face + bevels + corners)
+    assert profile.weights[far].sum() == pytest.approx(face + bevels + corners)
 
 
 def test_the_box_is_the_smallest(box):

@@ -1,0 +1,178 @@
+"""What ``famseg metrics`` says: a bar or lines while it works, a table at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from famseg.engine import log_progress
+from famseg.evaluation import SCORES
+from famseg.evaluation.statistics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from famseg.evaluation import Scores
+
+# Header and decimals of each score, in the order of the table.
+_COLUMNS = {
+    "dsc": ("DSC", 3),
+    "bdsc": ("bDSC", 3),
+    "hd_mm": ("HD", 2),
+    "hd95_mm": ("HD95", 2),
+    "assd_mm": ("ASSD", 2),
+    "nsd": ("NSD", 3),
+    "volume_difference_ml": ("volume", 2),
+    "components": ("pieces", 0),
+    "roughness_mm": ("rough", 2),
+}
+_DIGITS = {name: digits or 1 for name, (_, digits) in _COLUMNS.items()} | {
+    "volume_difference_relative": 3
+}
+
+
+@dataclass
+class Results:
+    """What was scored, as case, label and scores; and a line for each case that was not."""
+
+    undone: list[str] = field(default_factory=list)
+    cases: list[tuple[str, int | None, Scores]] = field(default_factory=list)
+
+    def values(self, label: int | None, name: str) -> list[float | None]:
+        """Return one score of all cases."""
+        return [getattr(scores, name) for _, each, scores in self.cases if each == label]
+
+    def labels(self) -> list[int | None]:
+        """Return the labels that were scored; None for a mask."""
+        return list(dict.fromkeys(label for _, label, _ in self.cases))
+
+
+@contextmanager
+def progress(cases: int) -> Iterator[Callable[[], None]]:
+    """Show on standard error how far the work is: a bar for a terminal, lines for a log."""
+    console = Console(stderr=True)
+    done = 0
+    log = log_progress("scoring")
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        log(done, cases)
+
+    if not console.is_terminal or cases == 1:
+        yield count
+        return
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("scoring", total=cases)
+        yield lambda: bar.advance(task)
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """Write a row a case and label; all digits, NaN as ``nan``, what does not apply left empty."""
+    import csv
+    import io
+
+    from famseg.tracking import write_atomically
+
+    text = io.StringIO()
+    rows = _records(results)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def show(results: Results, *, as_json: bool) -> None:
+    """Print the scores on standard output."""
+    if as_json:
+        content = {
+            "cases": _finite(_records(results)),
+            "summary": [_finite(each) for each in _summary(results)],
+            "not_scored": results.undone,
+        }
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for line in _table(results):
+        typer.echo(line)
+
+
+def _records(results: Results) -> list[dict[str, Any]]:
+    return [
+        {"case": name, "label": label, **asdict(scores)} for name, label, scores in results.cases
+    ]
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  # any JSON value
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _summary(results: Results) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each label and score; failed cases are in every one of them."""
+    for label in results.labels():
+        failed = [scores.failed for _, each, scores in results.cases if each == label]
+        for name in SCORES:
+            of_cases = results.values(label, name)
+            values = [value for value in of_cases if value is not None]
+            if len(values) < len(of_cases):
+                continue
+            undefined = sum(map(math.isnan, values))
+            figures: dict[str, Any] = {"n": len(values), "failed": sum(failed)}
+            if undefined:
+                counts = f"(n {len(values)}, failed {sum(failed)})"
+                text = f"no mean: undefined in {undefined} {counts}"
+                figures |= {"undefined": undefined, "mean": None, "text": text}
+            else:
+                found = bootstrap_interval(values, failed)
+                figures |= {"mean": found.estimate, "low": found.low, "high": found.high}
+                figures["text"] = found.text(_DIGITS.get(name, 2))
+            yield {"label": label, "metric": name, **figures}
+
+
+def _table(results: Results) -> Iterator[str]:
+    """Yield the lines of the table and of the figures at its end."""
+    shown = [name for name in _COLUMNS if _applies(results, name)]
+    labelled = results.labels() != [None]
+    header = ["case", *(["label"] if labelled else []), *(_COLUMNS[name][0] for name in shown)]
+    lines = [[*header, ""]]
+    for case, label, scores in results.cases:
+        cells = [_cell(getattr(scores, name), _COLUMNS[name][1]) for name in shown]
+        mark = "failed" if scores.failed else ""
+        lines.append([case, *([str(label)] if labelled else []), *cells, mark])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    yield from (_aligned(line, widths) for line in lines)
+    yield ""
+    yield "mean with 95 % confidence interval; distances in mm, volume difference in ml"
+    figures = list(_summary(results))
+    width = max(len(each["metric"]) for each in figures)
+    for each in figures:
+        front = f"label {each['label']}  " if labelled else ""
+        yield f"  {front}{each['metric']:{width}}  {each['text']}"
+    if any(scores.failed for _, _, scores in results.cases):
+        yield ""
+        yield "failed: one of the masks is empty; it counts with the worst value, and in the means"
+
+
+def _applies(results: Results, name: str) -> bool:
+    return any(getattr(scores, name) is not None for _, _, scores in results.cases)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    rest = [cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:-1], strict=True)]
+    return "  ".join([first, *rest, cells[-1]]).rstrip()

@@ -1,0 +1,193 @@
+"""Bootstrap intervals of scores, in which a failed case counts as a failure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Generator = np.random.Generator | int
+Failed = Sequence[bool] | npt.ArrayLike | None
+Statistic = Literal["mean", "median"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval.
+
+    Attributes:
+        estimate: Mean or median of the cases, failed ones included.
+        low: Lower end; NaN for one case, which tells nothing of the spread.
+        high: Upper end.
+        confidence: Its level, as 0.95.
+        n: Number of cases, failed ones included.
+        failed: How many of them failed.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+    failed: int
+
+    def text(self, digits: int = 3) -> str:
+        """Return ``mean +up -down (n, failed)``: both arms, for the interval is not symmetric.
+
+        Example:
+            >>> Interval(0.9, 0.85, 0.92, 0.95, 10, 1).text(2)
+            '0.90 +0.02 -0.05 (n 10, failed 1)'
+        """
+        arms = ""
+        if not math.isnan(self.low):
+            up, down = self.high - self.estimate, self.estimate - self.low
+            arms = f" +{up:.{digits}f} -{down:.{digits}f}"
+        return f"{self.estimate:.{digits}f}{arms} (n {self.n}, failed {self.failed})"
+
+
+def with_failures(
+    values: npt.ArrayLike,
+    failed: Failed = None,
+    *,
+    worst: float | None = None,
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return scores with every failed case at its worst value, and which failed.
+
+    Args:
+        values: One score a case, shape ``(n,)``, n at least 1.
+        failed: Which cases failed, shape ``(n,)``; None for none.
+        worst: What a failed case counts: 0 for a Dice coefficient, an image diagonal for a
+            distance. None for the score it has.
+
+    Returns:
+        Scores, shape ``(n,)``, and ``failed`` as bool.
+
+    Raises:
+        ValueError: If the shapes do not fit, a score is not finite without ``worst`` and
+            ``failed`` to say what it counts, or a case that did not fail makes ``worst`` no worst.
+
+    Example:
+        >>> with_failures([0.9, float("nan")], [False, True], worst=0.0)[0]
+        array([0.9, 0. ])
+    """
+    scores = np.array(values, dtype=np.float64)
+    lost = np.zeros(scores.shape, dtype=bool) if failed is None else np.array(failed, dtype=bool)
+    if scores.ndim != 1 or not scores.size or lost.shape != scores.shape:
+        raise ValueError(
+            f"values must have shape (n,), one score a case, and failed the same; got "
+            f"{scores.shape} and {lost.shape}."
+        )
+    if worst is not None:
+        others = scores[~lost]
+        if others.size and others.min() < worst < others.max():
+            raise ValueError(
+                f"worst is {worst:g}, and scores lie on both sides of it. Give the end of the "
+                "scale: 0 for dsc, bdsc and nsd, the largest possible distance for distances."
+            )
+        scores[lost] = worst
+    if not np.isfinite(scores).all():
+        place = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(
+            f"the score of case {place} is {scores[place]}. Mark the case in failed and say in "
+            "worst what a failure counts: cases are never dropped."
+        )
+    return scores, lost
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike,
+    failed: Failed = None,
+    *,
+    worst: float | None = None,
+    statistic: Statistic = "mean",
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    generator: Generator = 0,
+) -> Interval:
+    """Return mean or median with its bootstrap confidence interval over cases.
+
+    Bias-corrected and accelerated (Efron 1987). Where all cases score the same, it is that point. A
+    failed case is resampled like any other, with its worst score. Below about 20 cases the interval
+    is somewhat too short: 95 % ones of the mean of 10 normal scores cover about 90 %.
+
+    Args:
+        values: One score a case.
+        failed: Which cases failed.
+        worst: What a failed case counts; None for the score it has.
+        statistic: What to estimate.
+        confidence: Level of the interval.
+        resamples: Number of bootstrap samples.
+        generator: A generator, or the seed of a new one.
+
+    Raises:
+        ValueError: As ``with_failures``, or if ``confidence`` is not between 0 and 1.
+
+    Example:
+        >>> bootstrap_interval([0.8, 0.9, 0.85, 0.95, 0.0], [0, 0, 0, 0, 1]).text()
+        '0.700 +0.190 -0.524 (n 5, failed 1)'
+    """
+    from scipy import stats
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}. Give 0.95.")
+    scores, lost = with_failures(values, failed, worst=worst)
+    function: Callable[..., Any] = np.mean if statistic == "mean" else np.median
+    estimate = float(function(scores))
+    low, high = (math.nan, math.nan) if len(scores) == 1 else (estimate, estimate)
+    if np.ptp(scores) > 0:
+        rng = np.random.default_rng(generator)
+        # The median of few cases can leave BCa without an acceleration; percentiles remain.
+        for method in ("BCa", "percentile"):
+            with np.errstate(all="ignore"):
+                found = stats.bootstrap(
+                    (scores,),
+                    function,
+                    n_resamples=resamples,
+                    confidence_level=confidence,
+                    method=method,
+                    vectorized=True,
+                    rng=rng,
+                ).confidence_interval
+            low, high = float(found.low), float(found.high)
+            if math.isfinite(low) and math.isfinite(high):
+                break
+    return Interval(estimate, low, high, confidence, len(scores), int(lost.sum()))
+
+
+def table_row(
+    name: str,
+    values: npt.ArrayLike,
+    failed: Failed = None,
+    *,
+    worst: float | None = None,
+    confidence: float = 0.95,
+    digits: int = 3,
+    generator: Generator = 0,
+) -> str:
+    """Return a row of a results table: name, mean with interval, n and failed cases.
+
+    Args:
+        name: What stands in front.
+        values: One score a case.
+        failed: Which cases failed; they are in the mean and counted.
+        worst: What a failed case counts; None for the score it has.
+        confidence: Level of the interval.
+        digits: Decimals.
+        generator: A generator, or the seed of a new one.
+
+    Raises:
+        ValueError: As ``bootstrap_interval``.
+
+    Example:
+        >>> table_row("HD95 mm", [2.0, 2.5, 3.0, 2.2], digits=1)
+        'HD95 mm  2.4 +0.5 -0.3 (n 4, failed 0)'
+    """
+    found = bootstrap_interval(
+        values, failed, worst=worst, confidence=confidence, generator=generator
+    )
+    return f"{name}  {found.text(digits)}"

@@ -1,0 +1,175 @@
+"""All scores of a predicted mask against the true one, by one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from famseg.evaluation._masks import Empty, check_shapes
+from famseg.evaluation._pair import SCORES, Kind, as_pair, measure
+from famseg.evaluation._shape import count_components, volume_ml
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What there is to say about a predicted mask. ``docs/metrics.md`` has the formulas.
+
+    Attributes:
+        dsc: Dice coefficient.
+        bdsc: Border Dice of the implants, within 10 mm of the defective skull; None without it.
+        hd_mm: Hausdorff distance between voxel borders.
+        hd95_mm: 95th percentile by surface area, the larger of both directions.
+        hd95_directed_mm: 95th percentile over border voxels, the larger of both directions; MONAI.
+        hd95_pooled_mm: The same over both directions together; medpy and AutoImplant.
+        assd_mm: Mean distance by surface area over both surfaces.
+        nsd: Share of both surfaces within ``tolerance_mm`` of the other.
+        volume_difference_ml: Prediction minus truth.
+        volume_difference_relative: The same over the truth's volume; 1 where the truth alone is
+            empty.
+        components: Pieces of the prediction that hang together through voxel faces.
+        roughness_mm: Roughness of the predicted implant's surface; None where nothing says which
+            part of the mask is an implant.
+        volume_ml: Volume of the prediction.
+        truth_volume_ml: Volume of the truth.
+        truth_components: Pieces of the truth.
+        tolerance_mm: What ``nsd`` tolerates.
+        failed: One of the two is empty and the other is not; of skulls, also the implant in them.
+        empty_truth: There was nothing to find.
+    """
+
+    dsc: float
+    bdsc: float | None
+    hd_mm: float
+    hd95_mm: float
+    hd95_directed_mm: float
+    hd95_pooled_mm: float
+    assd_mm: float
+    nsd: float
+    volume_difference_ml: float
+    volume_difference_relative: float
+    components: int
+    roughness_mm: float | None
+    volume_ml: float
+    truth_volume_ml: float
+    truth_components: int
+    tolerance_mm: float
+    failed: bool
+    empty_truth: bool
+
+
+def score(
+    prediction: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    spacing_mm: Sequence[float],
+    *,
+    defective: npt.ArrayLike | None = None,
+    kind: Kind = "auto",
+    tolerance_mm: float | None = None,
+    empty: Empty = "diagonal",
+) -> Scores:
+    """Score a predicted skull, implant or other mask with every metric there is.
+
+    Args:
+        prediction: Mask, shape ``(X, Y, Z)``: bool, or numbers that are all 0 or 1; an array or a
+            tensor, which is copied to the CPU once.
+        truth: Mask of the same shape.
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
+        defective: The skull with the hole, same shape, for ``bdsc`` and ``roughness_mm``. Of whole
+            skulls these two are taken of what they add to it.
+        kind: What the masks are. ``auto``: with ``defective``, whole skulls if the truth holds at
+            least half of it and implants if it holds at most a tenth; without it, the answer makes
+            no difference but for ``roughness_mm``, which implants alone have.
+        tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        empty: What an empty mask scores. ``diagonal``: if one is empty ``dsc``, ``bdsc`` and
+            ``nsd`` are 0, distances the image's diagonal and ``roughness_mm`` its radius, the most
+            that each can be; if both are, they agree. ``nan``: NaN where a formula has no value.
+            ``raise``: an error. ``failed`` counts the first case under each rule.
+
+    Raises:
+        ValueError: If the masks do not fit together, a length is not positive, or a mask is empty
+            and must not be.
+
+    Example:
+        >>> truth = np.zeros((16, 16, 16))
+        >>> truth[4:10, 4:10, 4:10] = 1
+        >>> found = score(np.roll(truth, 1, axis=2), truth, (0.5, 0.5, 2.0))
+        >>> round(found.dsc, 3), round(found.hd_mm, 3), found.components, found.failed
+        (0.833, 2.0, 1, False)
+    """
+    pair = as_pair(
+        prediction,
+        truth,
+        spacing_mm,
+        defective=defective,
+        kind=kind,
+        tolerance_mm=tolerance_mm,
+        empty=empty,
+    )
+    return Scores(
+        **measure(pair, SCORES),  # type: ignore[arg-type]  # components is the one int
+        volume_ml=volume_ml(pair.prediction, pair.spacing),
+        truth_volume_ml=volume_ml(pair.truth, pair.spacing),
+        truth_components=count_components(pair.truth),
+        tolerance_mm=pair.tolerance,
+        failed=pair.failed,
+        empty_truth=not pair.truth.any(),
+    )
+
+
+def score_labels(
+    prediction: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    spacing_mm: Sequence[float],
+    *,
+    labels: Sequence[int] | None = None,
+    tolerance_mm: float | None = None,
+    empty: Empty = "diagonal",
+) -> dict[int, Scores]:
+    """Score each label of two label maps by itself.
+
+    Args:
+        prediction: Label map, shape ``(X, Y, Z)``, whole numbers; an array or a tensor.
+        truth: Label map of the same shape.
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
+        labels: Which to score; None for all but 0 that either map holds. Give them where a set of
+            cases is scored, so that a label that both maps miss counts too.
+        tolerance_mm: As in ``score``.
+        empty: As in ``score``.
+
+    Returns:
+        Scores by label, in rising order.
+
+    Raises:
+        ValueError: As ``score``, or if a label map holds a number that is not whole.
+
+    Example:
+        >>> truth = np.zeros((8, 8, 8), dtype=int)
+        >>> truth[1:4], truth[4:7] = 1, 2
+        >>> {label: found.dsc for label, found in score_labels(truth, truth, (1, 1, 1)).items()}
+        {1: 1.0, 2: 1.0}
+    """
+    maps = {"prediction": _labels(prediction, "prediction"), "truth": _labels(truth, "truth")}
+    check_shapes("prediction", maps["prediction"], "truth", maps["truth"])
+    if labels is None:
+        labels = [int(each) for each in np.union1d(*map(np.unique, maps.values())) if each != 0]
+    return {
+        label: score(
+            maps["prediction"] == label,
+            maps["truth"] == label,
+            spacing_mm,
+            tolerance_mm=tolerance_mm,
+            empty=empty,
+        )
+        for label in sorted(labels)
+    }
+
+
+def _labels(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
+    tensor = hasattr(values, "detach")
+    array = np.asarray(values.detach().cpu() if tensor else values)  # type: ignore[union-attr]
+    if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
+        raise ValueError(f"{name} must hold whole numbers, one a label. Take the argmax first.")
+    return array
