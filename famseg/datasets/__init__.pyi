@@ -1,17 +1,32 @@
 from ._cache import MaskCache as MaskCache
 from ._cache import default_cache_folder as default_cache_folder
-from ._config import BoxConfig as BoxConfig
 from ._config import DataConfig as DataConfig
-from ._config import DefectConfig as DefectConfig
-from ._config import DefectsConfig as DefectsConfig
 from ._config import FolderData as FolderData
 from ._config import PhantomData as PhantomData
-from ._config import SphereConfig as SphereConfig
-from ._config import SpheresConfig as SpheresConfig
 from ._defects import BoxDefect as BoxDefect
 from ._defects import Defect as Defect
 from ._defects import SphereDefect as SphereDefect
 from ._defects import SpheresDefect as SpheresDefect
+from ._defects_area import opening_area_cm2 as opening_area_cm2
+from ._defects_config import BoxConfig as BoxConfig
+from ._defects_config import DefectConfig as DefectConfig
+from ._defects_config import DefectsConfig as DefectsConfig
+from ._defects_config import EvaluationDefectConfig as EvaluationDefectConfig
+from ._defects_config import FilesConfig as FilesConfig
+from ._defects_config import RegionConfig as RegionConfig
+from ._defects_config import SkullBreakConfig as SkullBreakConfig
+from ._defects_config import SphereConfig as SphereConfig
+from ._defects_config import SpheresConfig as SpheresConfig
+from ._defects_region import AREAS_CM2 as AREAS_CM2
+from ._defects_region import WHERES as WHERES
+from ._defects_region import RegionDefect as RegionDefect
+from ._defects_region import SkullBreakDefect as SkullBreakDefect
+from ._defects_region import Where as Where
+from ._fixed_sets import FixedCase as FixedCase
+from ._fixed_sets import FixedSet as FixedSet
+from ._fixed_sets import read_fixed_set as read_fixed_set
+from ._fixed_write import FixedSetReport as FixedSetReport
+from ._fixed_write import write_fixed_set as write_fixed_set
 from ._inject import inject as inject
 from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
@@ -29,25 +44,37 @@ from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
 from ._split import split_subjects as split_subjects
+from ._split import strata_of as strata_of
 from ._transforms import VolumeReader as VolumeReader
 from ._volume import Volume as Volume
 from ._volume import read_volume as read_volume
 from ._volume import write_volume as write_volume
 
 __all__ = [
+    "AREAS_CM2",
+    "WHERES",
     "BoxConfig",
     "BoxDefect",
     "DataConfig",
     "Defect",
     "DefectConfig",
     "DefectsConfig",
+    "EvaluationDefectConfig",
     "EvaluationSet",
+    "FilesConfig",
+    "FixedCase",
+    "FixedSet",
+    "FixedSetReport",
     "FolderData",
     "Item",
     "MaskCache",
     "PhantomData",
     "PhantomParameters",
     "PreparedSkull",
+    "RegionConfig",
+    "RegionDefect",
+    "SkullBreakConfig",
+    "SkullBreakDefect",
     "SkullSubject",
     "Skulls",
     "SphereConfig",
@@ -57,17 +84,22 @@ __all__ = [
     "TrainingSet",
     "Volume",
     "VolumeReader",
+    "Where",
     "default_cache_folder",
     "inject",
     "mean_skull",
     "mean_skull_mask",
+    "opening_area_cm2",
     "phantom",
     "phantom_from",
     "prepare_transform",
+    "read_fixed_set",
     "read_manifest",
     "read_volume",
     "scan_folder",
     "split_subjects",
+    "strata_of",
+    "write_fixed_set",
     "write_manifest",
     "write_volume",
 ]

@@ -1,4 +1,4 @@
-"""Configuration sections of the skull data and of the holes cut into them."""
+"""Configuration sections of the skull data."""
 
 from __future__ import annotations
 
@@ -11,125 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from famseg.config import Strict
 
 if TYPE_CHECKING:
-    from famseg.datasets._defects import Defect
     from famseg.datasets._skulls import Skulls
-
-Range = Annotated[tuple[float, float], Field(strict=False)]
-"""Two rising numbers, written as a YAML list."""
 
 Progress = Callable[[int, int], None]
 """Called with how many subjects are ready, and of how many."""
-
-
-class _Rising(Strict):
-    """A section whose pairs of numbers must rise."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
-        for name, value in self:
-            if isinstance(value, tuple) and value[0] > value[1]:
-                raise ValueError(f"{name}: {list(value)} must rise: swap the two numbers")
-        return self
-
-
-SizeRange = Annotated[
-    Range, Field(description="smallest and largest size in mm: diameter, or edge of a box")
-]
-ElevationRange = Annotated[
-    Range,
-    Field(
-        description="lowest and highest angle of the hole's centre above the horizontal, in "
-        "degrees, seen from the middle of the vault (90 is the vertex)"
-    ),
-]
-
-
-class _Hole(_Rising):
-    size_mm: SizeRange = (50.0, 90.0)
-    elevation_deg: ElevationRange = (15.0, 90.0)
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Any:  # noqa: ANN401
-        if self.size_mm[0] <= 0:
-            raise ValueError(f"size_mm: {list(self.size_mm)} must be above 0 mm")
-        if self.elevation_deg[0] < -90 or self.elevation_deg[1] > 90:
-            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie in -90 to 90")
-        return self
-
-
-class SpheresConfig(_Hole):
-    """A union of balls with an elastically deformed outline."""
-
-    kind: Literal["spheres"] = "spheres"
-    spheres: Annotated[
-        tuple[int, int], Field(strict=False, description="fewest and most balls of a hole")
-    ] = (3, 6)
-    deformation: float = Field(
-        default=0.2, ge=0, le=0.3, description="largest elastic displacement over the radius"
-    )
-
-    @model_validator(mode="after")
-    def _count(self) -> Any:  # noqa: ANN401
-        if self.spheres[0] < 1 or self.spheres[1] > 64:
-            raise ValueError(f"spheres: {list(self.spheres)} must lie in 1 to 64")
-        return self
-
-    def build(self) -> Defect:
-        """Return the generator of such holes."""
-        from famseg.datasets._defects import SpheresDefect
-
-        return SpheresDefect(self.size_mm, self.elevation_deg, self.spheres, self.deformation)
-
-
-class BoxConfig(_Hole):
-    """A box, turned at random."""
-
-    kind: Literal["box"] = "box"
-
-    def build(self) -> Defect:
-        """Return the generator of such holes."""
-        from famseg.datasets._defects import BoxDefect
-
-        return BoxDefect(self.size_mm, self.elevation_deg)
-
-
-class SphereConfig(_Hole):
-    """A ball."""
-
-    kind: Literal["sphere"] = "sphere"
-
-    def build(self) -> Defect:
-        """Return the generator of such holes."""
-        from famseg.datasets._defects import SphereDefect
-
-        return SphereDefect(self.size_mm, self.elevation_deg)
-
-
-DefectConfig = Annotated[SpheresConfig | BoxConfig | SphereConfig, Field(discriminator="kind")]
-
-
-class DefectsConfig(Strict):
-    """The holes: cut anew for training, fixed for the two evaluation sets."""
-
-    train: DefectConfig = Field(
-        default_factory=lambda: SpheresConfig(),
-        description="holes cut in training, new in every epoch",
-    )
-    set1: DefectConfig | None = Field(
-        default=None, description="holes of evaluation set 1; like those of training by default"
-    )
-    set2: DefectConfig = Field(
-        default_factory=lambda: BoxConfig(size_mm=(30.0, 50.0), elevation_deg=(-10.0, 15.0)),
-        description="holes of evaluation set 2: other shape, size and position",
-    )
-
-    def build(self) -> dict[Literal["train", "set1", "set2"], Defect]:
-        """Return the generators of training, set 1 and set 2."""
-        return {
-            "train": self.train.build(),
-            "set1": (self.set1 or self.train).build(),
-            "set2": self.set2.build(),
-        }
 
 
 class _Data(Strict):

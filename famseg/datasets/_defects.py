@@ -1,4 +1,7 @@
-"""Shapes of the holes that are cut into a skull: balls, boxes, deformed unions of balls."""
+"""The holes that are cut into a skull: balls, boxes, deformed unions of balls, and openings.
+
+The openings, by region and area, stand in modules of their own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from famseg.config import InputError
+from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
 
 Points = NDArray[np.float64]
 Inside = Callable[[Points], NDArray[np.bool_]]
@@ -29,8 +33,8 @@ class Body:
     reach_mm: float
 
 
-class Defect(Protocol):
-    """A family of holes: where they sit and what shape they have."""
+class BodyDefect(Protocol):
+    """A family of holes with the shape of a body: where they sit and what shape they have."""
 
     @property
     def elevation_deg(self) -> tuple[float, float]:
@@ -38,6 +42,10 @@ class Defect(Protocol):
 
     def draw(self, rng: np.random.Generator, normal: NDArray[np.float64]) -> Body:
         """Draw a body; ``normal`` points outwards through the wall."""
+
+
+Defect = BodyDefect | RegionDefect | SkullBreakDefect
+"""A family of holes."""
 
 
 @dataclass(frozen=True)

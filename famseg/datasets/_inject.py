@@ -1,6 +1,6 @@
 """Cutting a hole through the vault of a skull.
 
-A hole is a pure function of the generator it is given. Its body is evaluated in its own box of
+A hole is a pure function of the generator it is given. A body is evaluated in its own box of
 voxels: 2 to 4 ms at 64^3.
 """
 
@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
-from famseg.datasets._defects import Body, Defect
+from famseg.datasets._defects import Body, BodyDefect, Defect
+from famseg.datasets._defects_chart import vault_middle
+from famseg.datasets._defects_opening import open_region
+from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
 
 _MAX_ATTEMPTS = 32
 _RAYS_PER_ATTEMPT = 16
@@ -20,7 +23,6 @@ _MAX_WALL_MM = 20.0  # a longer way through bone is the base or the face, not th
 _MARROW_MM = 5.0  # a gap up to this length lies between the two tables of one wall
 _MIN_BONE_VOXELS = 8
 _MAX_BONE_SHARE = 0.5
-_VAULT_FROM = 0.6  # of the height of all bone, from below
 
 
 class _Wall(NamedTuple):
@@ -50,6 +52,10 @@ def inject(
     8 voxels of bone and no more than half of it. Up to 32 draws are made; then the draw that
     removed most bone without removing more than half is taken.
 
+    A `RegionDefect` or `SkullBreakDefect` is an opening of a stated area instead: it takes the
+    whole wall, the bone that it takes is one piece (two where there are two openings), and no bone
+    is left loose. Up to 32 draws are made, after every 8 with another area.
+
     Args:
         skull: Complete skull, 0 and 1, shape ``(X, Y, Z)``, axes to the right, front and top.
         defect: Shape, size and position to draw from.
@@ -61,7 +67,7 @@ def inject(
         implant is ``skull & region``.
 
     Raises:
-        InputError: If no draw met the vault, e.g. as the mask holds no skull.
+        InputError: If no draw met the vault, e.g. as the mask holds no skull or its top is cut off.
 
     Example:
         >>> from famseg.datasets import SphereDefect, phantom
@@ -73,6 +79,9 @@ def inject(
     if skull.ndim != 3 or skull.dtype != np.uint8:
         raise InputError(f"inject: skull must be a 3D uint8 mask, got {skull.shape} {skull.dtype}")
     spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if isinstance(defect, (RegionDefect, SkullBreakDefect)):
+        region = _open(skull, defect, spacing, rng)
+        return skull * ~region, region
     hole = _draw(skull, defect, spacing, rng)
     region = np.zeros(skull.shape, dtype=bool)
     region[hole.box] = hole.inside
@@ -81,14 +90,31 @@ def inject(
     return defective, region
 
 
+def _open(
+    skull: NDArray[np.uint8],
+    defect: RegionDefect | SkullBreakDefect,
+    spacing: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """Return the region of the first class that the skull has a place for."""
+    classes = [defect] if isinstance(defect, RegionDefect) else defect.draw_classes(rng)
+    faults: list[str] = []
+    for one in classes:
+        try:
+            return open_region(skull, one, spacing, rng).region
+        except InputError as error:
+            faults += error.faults
+    raise InputError(*faults)
+
+
 def _draw(
     skull: NDArray[np.uint8],
-    defect: Defect,
+    defect: BodyDefect,
     spacing: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> _Hole:
     """Return the first hole that counts, or the best of all draws."""
-    middle = _vault_middle(skull)
+    middle = vault_middle(skull)
     bone = int(np.count_nonzero(skull))
     best: _Hole | None = None
     for _ in range(_MAX_ATTEMPTS):
@@ -108,24 +134,6 @@ def _draw(
             "the mask, or change elevation_deg or size_mm of the defect"
         )
     return best
-
-
-def _vault_middle(skull: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the voxel that rays start from: the middle of the vault.
-
-    It lies at 0.6 of the height of all bone (above the orbits with a face or a jaw in the volume),
-    in the middle of what is above it.
-    """
-    heights = np.flatnonzero(skull.any(axis=(0, 1)))
-    if heights.size == 0:
-        raise InputError("inject: the mask is empty, there is no skull to cut a hole into")
-    low_z = round(heights[0] + _VAULT_FROM * (heights[-1] - heights[0]))
-    above = np.asarray(skull[:, :, low_z:].any(axis=2))
-    middle = []
-    for axis in (0, 1):
-        hits = np.flatnonzero(np.any(above, axis=1 - axis))
-        middle.append((int(hits[0]) + int(hits[-1])) / 2)
-    return np.array([*middle, low_z], dtype=np.float64)
 
 
 def _find_wall(

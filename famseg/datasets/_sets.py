@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 
 from famseg.config import InputError
 from famseg.datasets._defects import Defect
+from famseg.datasets._fixed_place import PlacedHole, place
+from famseg.datasets._fixed_sets import FixedSet
 from famseg.datasets._inject import inject
 from famseg.datasets._skulls import PreparedSkull
 
@@ -35,15 +37,13 @@ class Item(TypedDict):
     affine: Tensor
 
 
-class _HoledSkulls(Dataset[Item]):
+class _Skulls(Dataset[Item]):
     """Skulls held as bytes and turned into floats item by item.
 
     Worker processes that are forked share the masks: nothing ever writes to them.
     """
 
-    def __init__(
-        self, skulls: Sequence[PreparedSkull], defect: Defect, seed: int, *, first: tuple[int, ...]
-    ) -> None:
+    def __init__(self, skulls: Sequence[PreparedSkull], seed: int) -> None:
         if not skulls:
             raise ValueError("a data set needs at least one skull: this split is empty.")
         if seed < 0:
@@ -57,9 +57,7 @@ class _HoledSkulls(Dataset[Item]):
         self.subjects = tuple(skull.id for skull in skulls)
         self._skulls = tuple(skulls)
         self._keys = tuple(_subject_key(skull.id) for skull in skulls)
-        self._defect = defect
         self._seed = seed
-        self._check_holes(first)
 
     def __len__(self) -> int:
         return len(self._skulls)
@@ -71,38 +69,34 @@ class _HoledSkulls(Dataset[Item]):
     def _generator(self, index: int, entropy: Sequence[int]) -> np.random.Generator:
         return np.random.default_rng([self._seed, *entropy, self._keys[index]])
 
-    def _item(self, index: int, entropy: Sequence[int], *, flip: bool = False) -> Item:
+    def _cut(
+        self, index: int, defect: Defect, entropy: Sequence[int], *, flip: bool = False
+    ) -> Item:
         skull = self._skulls[index]
         mask = np.ascontiguousarray(skull.mask[::-1]) if flip else skull.mask
         rng = self._generator(index, entropy)
-        holed, region = inject(mask, self._defect, skull.spacing_mm, rng)
-        return Item(
-            image=_channel(holed),
-            label=_channel(mask),
-            region=torch.from_numpy(region)[None],
-            subject=skull.id,
-            spacing_mm=torch.tensor(skull.spacing_mm, dtype=torch.float32),
-            affine=torch.tensor(skull.affine, dtype=torch.float64),
-        )
+        holed, region = inject(mask, defect, skull.spacing_mm, rng)
+        return _item(skull, skull.id, mask, holed, region)
 
-    def _check_holes(self, entropy: tuple[int, ...]) -> None:
+    def _check_holes(self, defect: Defect, entropy: Sequence[int]) -> None:
         """Report every skull that no hole can be cut into now, not in the middle of an epoch."""
         faults = []
         for index, skull in enumerate(self._skulls):
             try:
-                inject(skull.mask, self._defect, skull.spacing_mm, self._generator(index, entropy))
+                inject(skull.mask, defect, skull.spacing_mm, self._generator(index, entropy))
             except InputError as error:
                 faults += [f"subject {skull.id}: {fault}" for fault in error.faults]
         if faults:
             raise InputError(*faults)
 
 
-class TrainingSet(_HoledSkulls):
+class TrainingSet(_Skulls):
     """Complete skulls, each with a fresh hole in every epoch.
 
     An index of ``n`` or more asks for a later epoch: ``epoch, subject = divmod(index, n)``. The
     hole is a pure function of (seed, epoch, subject), so a resumed run sees the holes that an
-    uninterrupted one would have seen, whatever the number of worker processes.
+    uninterrupted one would have seen, whatever the number of worker processes. Where a later epoch
+    finds no place for a hole, the subject gets the hole of the first one, which is tried at once.
 
     Args:
         skulls: The training split.
@@ -118,8 +112,10 @@ class TrainingSet(_HoledSkulls):
     def __init__(
         self, skulls: Sequence[PreparedSkull], defect: Defect, seed: int, *, mirror: bool = False
     ) -> None:
-        super().__init__(skulls, defect, seed, first=(0,))
+        super().__init__(skulls, seed)
+        self._defect = defect
         self._mirror = mirror
+        self._check_holes(defect, (0,))
 
     def __getitem__(self, index: int) -> Item:
         if index < 0:
@@ -129,38 +125,62 @@ class TrainingSet(_HoledSkulls):
         if self._mirror:
             key = [self._seed, epoch, self._keys[subject], 1]
             flip = bool(np.random.default_rng(key).integers(2))
-        return self._item(subject, [epoch], flip=flip)
+        try:
+            return self._cut(subject, self._defect, [epoch], flip=flip)
+        except InputError:
+            # Rare, on skulls with little wall: a run of hours must not end for one draw.
+            return self._cut(subject, self._defect, [0])
 
 
-class EvaluationSet(_HoledSkulls):
-    """Complete skulls with one fixed hole each: a pure function of (seed, name, subject).
+class EvaluationSet(_Skulls):
+    """Complete skulls with fixed holes.
+
+    Holes that are drawn: one a skull, a pure function of (seed, name, subject). Holes of a fixed
+    set: all that it has for the skulls; where a subject has several, the item's ``subject`` is
+    ``ID/CLASS`` (``ID/CLASS-N``), so that every case has a name of its own.
 
     Args:
         skulls: The validation or test split.
-        defect: What holes to cut.
+        defect: What holes to cut, or the set that holds them.
         seed: Seed of the holes, 0 or more.
         name: ``set1`` for holes like those trained on, ``set2`` for others.
 
     Raises:
         ValueError: If there is no skull, the grids differ or the seed is negative.
-        InputError: One line for each skull that no hole can be cut into.
+        InputError: One line for each skull that no hole can be cut into, or that a hole of the
+            fixed set does not fit.
     """
 
     def __init__(
         self,
         skulls: Sequence[PreparedSkull],
-        defect: Defect,
+        defect: Defect | FixedSet,
         seed: int,
         name: Literal["set1", "set2"] = "set1",
     ) -> None:
+        super().__init__(skulls, seed)
         self.name = name
         self._entropy = (zlib.crc32(name.encode()), 2)
-        super().__init__(skulls, defect, seed, first=self._entropy)
+        self._holes: list[PlacedHole] = []
+        self._defect: Defect | None = None
+        if isinstance(defect, FixedSet):
+            self._holes = place(defect, skulls)
+        else:
+            self._defect = defect
+            self._check_holes(defect, self._entropy)
+
+    def __len__(self) -> int:
+        return len(self._holes) if self._defect is None else len(self._skulls)
 
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0 to {len(self) - 1}.")
-        return self._item(index, self._entropy)
+        if self._defect is not None:
+            return self._cut(index, self._defect, self._entropy)
+        hole = self._holes[index]
+        skull = self._skulls[hole.skull]
+        region = hole.region(skull.mask.shape)
+        return _item(skull, hole.name, skull.mask, skull.mask * ~region, region)
 
 
 def _subject_key(subject: str) -> int:
@@ -169,3 +189,20 @@ def _subject_key(subject: str) -> int:
 
 def _channel(mask: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(mask.astype(np.float32))[None]
+
+
+def _item(
+    skull: PreparedSkull,
+    name: str,
+    mask: NDArray[np.uint8],
+    holed: NDArray[np.uint8],
+    region: NDArray[np.bool_],
+) -> Item:
+    return Item(
+        image=_channel(holed),
+        label=_channel(mask),
+        region=torch.from_numpy(region)[None],
+        subject=name,
+        spacing_mm=torch.tensor(skull.spacing_mm, dtype=torch.float32),
+        affine=torch.tensor(skull.affine, dtype=torch.float64),
+    )

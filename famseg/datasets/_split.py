@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 
 from famseg.config import InputError
 from famseg.datasets._manifest import SkullSubject, Split
 
+_MOST_CATEGORIES = 4  # numbers with more values than quartiles are put into quartiles
+
 
 def split_subjects(
-    subjects: Sequence[SkullSubject], validation: float, test: float, seed: int
+    subjects: Sequence[SkullSubject],
+    validation: float,
+    test: float,
+    seed: int,
+    *,
+    strata: Mapping[str, str] | None = None,
 ) -> list[SkullSubject]:
     """Give every subject a split.
 
@@ -19,11 +30,16 @@ def split_subjects(
     subject that is added moves few others. A split asked for gets at least one subject. Subjects
     that have a split keep it if all have one.
 
+    With strata, each stratum's subjects are ranked by themselves, and the ranks spread evenly from
+    0 to 1: the lowest of all go to the test, the next to validation. Each stratum gives its share,
+    give or take one subject, and the totals are the same as without.
+
     Args:
         subjects: At least one more than there are splits asked for besides training.
         validation: Share of the subjects for validation, 0 to below 1.
         test: Share for the test, 0 to below 1; both together below 1.
         seed: Another seed, another split.
+        strata: The stratum of each subject, by id, as `strata_of` makes them.
 
     Returns:
         The subjects in the given order, each with its split.
@@ -48,11 +64,61 @@ def split_subjects(
             f"split: {count} subjects are too few for {n_validation} to validate and {n_test} to "
             "test: none is left to train on; add subjects or set data.validation or data.test to 0"
         )
-    ranked = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}\0{s.id}".encode()).hexdigest())
+    ranked = _ranked([s.id for s in subjects], seed, strata or {})
     splits: dict[str, Split] = {s.id: "train" for s in subjects}
-    splits |= {s.id: "test" for s in ranked[:n_test]}
-    splits |= {s.id: "validation" for s in ranked[n_test : n_test + n_validation]}
+    splits |= dict.fromkeys(ranked[:n_test], "test")
+    splits |= dict.fromkeys(ranked[n_test : n_test + n_validation], "validation")
     return [replace(s, split=splits[s.id]) for s in subjects]
+
+
+def strata_of(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the stratum of each subject from one column of a table.
+
+    Numbers of more than four values are cut at their quartiles; all else is taken as it stands, an
+    empty cell as a stratum of its own.
+
+    Args:
+        values: The column's cell, by subject.
+
+    Returns:
+        The stratum, by subject.
+
+    Example:
+        >>> strata_of({"a": "f", "b": "m", "c": ""})
+        {'a': 'f', 'b': 'm', 'c': '(empty)'}
+        >>> strata_of({name: name for name in "12345678"})["3"]
+        '2.75 to 4.5'
+    """
+    stripped = {subject: value.strip() for subject, value in values.items()}
+    filled = [value for value in stripped.values() if value]
+    numbers = [_number(value) for value in filled]
+    finite = [n for n in numbers if n is not None]
+    if len(finite) < len(filled) or len(set(finite)) <= _MOST_CATEGORIES:
+        return {subject: value or "(empty)" for subject, value in stripped.items()}
+    edges = np.quantile(finite, [0, 0.25, 0.5, 0.75, 1])
+    names = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
+    return {
+        subject: names[int(np.searchsorted(edges[1:-1], float(value)))] if value else "(empty)"
+        for subject, value in stripped.items()
+    }
+
+
+def _ranked(ids: Sequence[str], seed: int, strata: Mapping[str, str]) -> list[str]:
+    """Return the ids in the order in which they are drawn."""
+    hashes = {i: hashlib.sha256(f"{seed}\0{i}".encode()).hexdigest() for i in ids}
+    members: dict[str | None, list[str]] = defaultdict(list)
+    for i in sorted(ids, key=hashes.__getitem__):
+        members[strata.get(i)].append(i)
+    place = {i: (n + 0.5) / len(own) for own in members.values() for n, i in enumerate(own)}
+    return sorted(ids, key=lambda i: (place[i], hashes[i]))
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
 
 
 def _given_splits(subjects: Sequence[SkullSubject], given: int) -> list[SkullSubject]:

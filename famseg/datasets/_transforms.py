@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from monai.data import ImageReader, MetaTensor
-from monai.transforms import LoadImaged, MapTransform, SpatialResample
+from monai.transforms import MapTransform, SpatialResample
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -51,25 +51,29 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
         return img.array, meta
 
 
-class LoadVolumed(LoadImaged):  # type: ignore[misc]
+class LoadVolumed(MapTransform):  # type: ignore[misc]
     """Load volumes with `VolumeReader` alone.
 
     MONAI's ``LoadImaged(reader=...)`` goes on to its own readers where the given one refuses a
-    file, and those read damaged files without a word.
+    file, and those read damaged files without a word; it also makes them all, and some warn.
 
     Args:
         keys: Keys of the paths.
     """
 
     def __init__(self, keys: Hashable | Sequence[Hashable]) -> None:
-        super().__init__(keys, image_only=True)
+        super().__init__(keys)
+        self._reader = VolumeReader()
 
-    def __call__(
-        self, data: Mapping[Hashable, Any], reader: ImageReader | None = None
-    ) -> dict[Hashable, Any]:
-        """Load each file."""
-        loaded: dict[Hashable, Any] = super().__call__(data, reader=reader or VolumeReader())
-        return loaded
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load each file as float32, shape ``(X, Y, Z)``."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = result[key]
+            array, meta = self._reader.get_data(self._reader.read(path))
+            meta["filename_or_obj"] = str(path)
+            result[key] = MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32), meta)
+        return result
 
 
 class BinariseBoned(MapTransform):  # type: ignore[misc]

@@ -9,15 +9,35 @@ from famseg.datasets import (
     DataConfig,
     DefectConfig,
     DefectsConfig,
+    FilesConfig,
     FolderData,
     PhantomData,
+    RegionConfig,
+    RegionDefect,
+    SkullBreakConfig,
+    SkullBreakDefect,
     SphereConfig,
     SphereDefect,
     SpheresConfig,
     SpheresDefect,
 )
 
-SECTIONS = [PhantomData, FolderData, DefectsConfig, SpheresConfig, BoxConfig, SphereConfig]
+SECTIONS = [
+    PhantomData,
+    FolderData,
+    DefectsConfig,
+    SpheresConfig,
+    BoxConfig,
+    SphereConfig,
+    RegionConfig,
+    SkullBreakConfig,
+    FilesConfig,
+]
+NEEDED = {
+    FolderData: {"root": "x"},
+    FilesConfig: {"root": "x"},
+    RegionConfig: {"where": "random_1"},
+}
 
 
 def faults(section: type[BaseModel], values: dict[str, object]) -> list[str]:
@@ -46,7 +66,7 @@ def test_sections_read_from_yaml_types() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_survives_its_own_output(section: type[BaseModel]) -> None:
-    one = section(**({"root": "x"} if section is FolderData else {}))
+    one = section(**NEEDED.get(section, {}))
     assert section.model_validate(one.model_dump(mode="json", by_alias=True)) == one
 
 
@@ -55,6 +75,11 @@ def test_what_the_sections_build() -> None:
         size_mm=(10.0, 20.0), elevation_deg=(0.0, 5.0)
     )
     assert BoxConfig().build() == BoxDefect()
+    assert RegionConfig(where="bilateral", area_cm2=(20.0, 80.0)).build() == RegionDefect(
+        "bilateral", area_cm2=(20.0, 80.0)
+    )
+    section = SkullBreakConfig(classes=("random_1",), spread="lognormal", roughness_mm=2.0)
+    assert section.build() == SkullBreakDefect(("random_1",), None, "lognormal", 2.0)
     assert SpheresConfig(spheres=(2, 3), deformation=0.1).build() == SpheresDefect(
         spheres=(2, 3), deformation=0.1
     )
@@ -65,6 +90,13 @@ def test_set_1_is_like_training_unless_told_otherwise() -> None:
     assert built["set1"] == built["train"] == SphereDefect()
     assert isinstance(built["set2"], BoxDefect)
     assert DefectsConfig(set1=BoxConfig()).build()["set1"] == BoxDefect()
+
+
+def test_training_takes_no_fixed_set() -> None:
+    section = {"kind": "files", "root": "x"}
+    assert isinstance(DefectsConfig.model_validate({"set1": section}).set1, FilesConfig)
+    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
+        DefectsConfig.model_validate({"train": section})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +110,17 @@ def test_set_1_is_like_training_unless_told_otherwise() -> None:
             "elevation_deg: [0.0, 100.0] must lie in -90 to 90",
         ),
         (SpheresConfig, {"spheres": [5, 3]}, "spheres: [5, 3] must rise: swap the two numbers"),
+        (
+            SkullBreakConfig,
+            {"area_cm2": [80, 20]},
+            "area_cm2: [80.0, 20.0] must rise: swap the two numbers",
+        ),
+        (
+            SkullBreakConfig,
+            {"area_cm2": [20, 800]},
+            "area_cm2: [20.0, 800.0] must be above 0 and up to 200 cm2",
+        ),
+        (RegionConfig, {}, "Field required"),
         (SpheresConfig, {"spheres": [0, 3]}, "spheres: [0, 3] must lie in 1 to 64"),
         (
             PhantomData,

@@ -41,6 +41,8 @@ def bone_in_world(mask: np.ndarray, affine: np.ndarray) -> set[tuple[float, ...]
     return {tuple(p) for p in points.round(3)}
 
 
+# Raised inside LoadImaged, which makes all readers of MONAI's, also for what is not installed.
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 def test_loadimaged_takes_the_reader(save: Save, blob: np.ndarray) -> None:
     path = save(blob, "a.mha", np.diag([1.0, 2.0, 3.0, 1.0]))
     image = LoadImaged("image", image_only=True)({"image": path}, reader=VolumeReader())["image"]

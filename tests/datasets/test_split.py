@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from famseg.config import InputError
-from famseg.datasets import SkullSubject, split_subjects
+from famseg.datasets import SkullSubject, split_subjects, strata_of
 
 
 def people(count: int) -> list[SkullSubject]:
@@ -85,3 +85,71 @@ def test_splits_for_some_only() -> None:
     )
     none = [SkullSubject("a", None, "", "test")]
     assert faults(split_subjects, none, 0.1, 0.1, 0) == ("split: no subject has the split train",)
+
+
+def test_each_stratum_gives_its_share_and_the_totals_stay() -> None:
+    subjects = people(60)
+    strata = {s.id: "ab"[i % 3 == 0] for i, s in enumerate(subjects)}  # 40 and 20
+    for seed in range(5):
+        split = split_subjects(subjects, 0.1, 0.25, seed, strata=strata)
+        assert sizes(split) == {"train": 39, "validation": 6, "test": 15}
+        counts = {name: sizes([s for s in split if strata[s.id] == name]) for name in ("a", "b")}
+        assert counts["a"] == {"train": 26, "validation": 4, "test": 10}
+        assert counts["b"] == {"train": 13, "validation": 2, "test": 5}
+
+
+def test_strata_of_uneven_size_are_off_by_one_at_most() -> None:
+    subjects = people(83)
+    strata = {s.id: ("x", "x", "x", "y", "z")[i % 5] for i, s in enumerate(subjects)}
+    split = split_subjects(subjects, 0.15, 0.2, 0, strata=strata)
+    for name in "xyz":
+        own = [s for s in split if strata[s.id] == name]
+        assert abs(sizes(own)["test"] - 0.2 * len(own)) <= 1
+        assert abs(sizes(own)["validation"] - 0.15 * len(own)) <= 1
+
+
+def test_a_stratified_split_depends_on_seed_and_names_not_on_order() -> None:
+    subjects = people(40)
+    strata = {s.id: "ab"[i % 2] for i, s in enumerate(subjects)}
+    shuffled = [subjects[i] for i in np.random.default_rng(3).permutation(40)]
+
+    def split(given: list[SkullSubject], seed: int) -> dict[str, str | None]:
+        return {s.id: s.split for s in split_subjects(given, 0.2, 0.2, seed, strata=strata)}
+
+    assert split(shuffled, 1) == split(subjects, 1)
+    assert split(subjects, 2) != split(subjects, 1)
+
+
+def test_one_stratum_is_the_split_without_strata() -> None:
+    subjects = people(30)
+    plain = split_subjects(subjects, 0.2, 0.2, 4)
+    assert split_subjects(subjects, 0.2, 0.2, 4, strata=dict.fromkeys("ab", "x")) == plain
+    alone = {s.id: s.id for s in subjects}  # every stratum has one subject
+    assert split_subjects(subjects, 0.2, 0.2, 4, strata=alone) == plain
+
+
+def test_words_and_few_numbers_are_strata_as_they_stand() -> None:
+    assert strata_of({"a": " f ", "b": "m", "c": "", "d": "7"}) == {
+        "a": "f",
+        "b": "m",
+        "c": "(empty)",
+        "d": "7",
+    }
+    assert strata_of({"a": "0", "b": "1", "c": "2", "d": "3"})["c"] == "2"
+    assert strata_of({"a": "nan", "b": "1"}) == {"a": "nan", "b": "1"}
+
+
+def test_many_numbers_are_cut_at_their_quartiles() -> None:
+    strata = strata_of({f"p{i}": str(i) for i in range(100)} | {"x": ""})
+    assert [strata[f"p{i}"] for i in (0, 24, 25, 49, 50, 74, 75, 99)] == [
+        "0 to 24.75",
+        "0 to 24.75",
+        "24.75 to 49.5",
+        "24.75 to 49.5",
+        "49.5 to 74.25",
+        "49.5 to 74.25",
+        "74.25 to 99",
+        "74.25 to 99",
+    ]
+    assert strata["x"] == "(empty)"
+    assert len(set(strata_of({f"p{i}": str(i**3) for i in range(9)}).values())) == 4

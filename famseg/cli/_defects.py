@@ -1,0 +1,193 @@
+"""``famseg defects``."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+import shlex
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from famseg.config import InputError, RunError
+
+if TYPE_CHECKING:
+    from famseg.datasets import FixedSetReport, SkullSubject, Where
+
+EXAMPLES = """
+Examples:
+
+  famseg defects prepared --out holes
+
+  famseg defects skulls --out holes --classes frontoorbital,bilateral --per-subject 3 --seed 1
+
+  famseg defects prepared/manifest.csv --out small --area-cm2 10,30 --roughness-mm 2 --json
+
+  famseg train --config skull_folder data.root=prepared 'defects.set1={kind: files, root: holes}'
+"""
+
+
+class SpreadName(StrEnum):
+    """How areas are drawn."""
+
+    uniform = "uniform"
+    lognormal = "lognormal"
+
+
+def defects(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of complete skulls, or a manifest.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the set.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="bilateral, frontoorbital, parietotemporal, random_1, random_2; all if left out.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other holes.")] = 0,
+    per_subject: Annotated[
+        int, typer.Option(min=1, help="Holes of each class in every skull.")
+    ] = 1,
+    area_cm2: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Areas; each class has its own range by default."),
+    ] = None,
+    spread: Annotated[
+        SpreadName, typer.Option(help="How areas are drawn from the range.")
+    ] = SpreadName.uniform,
+    roughness_mm: Annotated[
+        float, typer.Option(help="Root mean square displacement of the edge.")
+    ] = 1.0,
+    pattern: Annotated[
+        str, typer.Option(metavar="GLOB", help="File names to take where there is no manifest.")
+    ] = "*",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Cut holes into complete skulls and write them as a fixed set, with a SHA-256 of each file.
+
+    Writes complete, defective, implant and region volumes and defects.csv to DIR. The same command
+    writes the same bytes, and goes on where an earlier one stopped. Exit status: 0 all done, 1 some
+    holes could not be cut (each is listed with the reason), 2 none could.
+    """
+    area = _area(area_cm2)
+    names = cast("list[Where]", [part for text in classes or () for part in text.split(",")])
+
+    from famseg.datasets import WHERES, write_fixed_set
+    from famseg.engine import Interrupted, log_progress, stop_on_signals
+
+    try:
+        with stop_on_signals():
+            report = write_fixed_set(
+                _subjects(folder, pattern),
+                out,
+                classes=names or WHERES,
+                seed=seed,
+                per_subject=per_subject,
+                area_cm2=area,
+                spread=spread.value,
+                roughness_mm=roughness_mm,
+                progress=log_progress("cutting holes, skulls"),
+            )
+    except Interrupted as stop:
+        again = "what is finished is kept; go on with the same command"
+        typer.echo(f"famseg: {stop}; {again}", err=True)
+        raise typer.Exit(128 + stop.signum) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"{out}: the disk is full. Make room, then go on with the same command."
+        ) from error
+    _end(report, as_json=as_json)
+
+
+defects.__doc__ = f"{inspect.cleandoc(defects.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _area(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--area-cm2: {text!r} is not two numbers as 20,80") from None
+    return low, high
+
+
+def _subjects(folder: Path, pattern: str) -> list[SkullSubject]:
+    from famseg.datasets import read_manifest, scan_folder
+
+    return read_manifest(folder) if folder.is_file() else scan_folder(folder, pattern)
+
+
+def _end(report: FixedSetReport, *, as_json: bool) -> None:
+    """Say what was written and what was not, and end with the status for it."""
+    failed = [f"{f.subject}{f' {f.where}' if f.where else ''}: {f.reason}" for f in report.failed]
+    if not report.cases:
+        raise InputError(*(failed or ["there is no skull to cut a hole into"]))
+    if as_json:
+        typer.echo(json.dumps(_as_dict(report), indent=2, ensure_ascii=False))
+    else:
+        for line in _lines(report):
+            typer.echo(line)
+    for line in failed:
+        typer.echo(f"famseg: not cut: {line}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _by_class(report: FixedSetReport) -> dict[str, dict[str, Any]]:
+    """Return number, areas and volumes of the holes of each class."""
+    import numpy as np
+
+    found: dict[str, dict[str, Any]] = {}
+    for where in dict.fromkeys(case.where for case in report.cases):
+        cases = [case for case in report.cases if case.where == where]
+        found[where] = {"n": len(cases)}
+        for name in ("area_cm2", "volume_ml"):
+            values = np.array([getattr(case, name) for case in cases])
+            found[where][name] = {
+                "mean": round(float(values.mean()), 3),
+                "std": round(float(values.std()), 3),
+                "min": round(float(values.min()), 3),
+                "max": round(float(values.max()), 3),
+            }
+    return found
+
+
+def _as_dict(report: FixedSetReport) -> dict[str, Any]:
+    return {
+        "folder": str(report.root),
+        "sha256": report.sha256,
+        "holes": len(report.cases),
+        "kept": report.kept,
+        "classes": _by_class(report),
+        "failed": [{"subject": s, "class": where, "reason": r} for s, where, r in report.failed],
+    }
+
+
+def _lines(report: FixedSetReport) -> Iterator[str]:
+    subjects = len({case.subject for case in report.cases})
+    yield f"{'class':17}{'n':>5}   {'area / cm2':30}{'volume / ml'}"
+    for where, found in _by_class(report).items():
+        area, volume = (
+            f"{v['mean']:.1f} ± {v['std']:.1f} ({v['min']:.1f} to {v['max']:.1f})"
+            for v in (found["area_cm2"], found["volume_ml"])
+        )
+        yield f"{where:17}{found['n']:5}   {area:30}{volume}"
+    kept = f", {report.kept} of them were there already" if report.kept else ""
+    yield (
+        f"\n{len(report.cases)} holes in {subjects} skull{'s' * (subjects != 1)}{kept}; not cut: {len(report.failed)}"
+    )
+    root = shlex.quote(f"{{kind: files, root: {report.root}}}")
+    yield f"table        {report.root / 'defects.csv'}"
+    yield f"SHA-256      {report.sha256}"
+    yield f"use          famseg train --config ... defects.set1={root}"

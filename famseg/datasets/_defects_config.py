@@ -1,0 +1,234 @@
+"""Configuration sections of the holes that are cut into skulls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from pydantic import Field, model_validator
+
+from famseg.config import Strict
+from famseg.datasets._defects_region import (
+    LARGEST_AREA_CM2,
+    LARGEST_ROUGHNESS_MM,
+    WHERES,
+    Spread,
+    Where,
+)
+
+if TYPE_CHECKING:
+    from famseg.datasets._defects import Defect
+    from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
+    from famseg.datasets._fixed_sets import FixedSet
+
+Range = Annotated[tuple[float, float], Field(strict=False)]
+"""Two rising numbers, written as a YAML list."""
+
+
+class _Rising(Strict):
+    """A section whose pairs of numbers must rise."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
+        for name, value in self:
+            if name != "classes" and isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name}: {list(value)} must rise: swap the two numbers")
+        return self
+
+
+SizeRange = Annotated[
+    Range, Field(description="smallest and largest size in mm: diameter, or edge of a box")
+]
+ElevationRange = Annotated[
+    Range,
+    Field(
+        description="lowest and highest angle of the hole's centre above the horizontal, in "
+        "degrees, seen from the middle of the vault (90 is the vertex)"
+    ),
+]
+
+
+class _Hole(_Rising):
+    size_mm: SizeRange = (50.0, 90.0)
+    elevation_deg: ElevationRange = (15.0, 90.0)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Any:  # noqa: ANN401
+        if self.size_mm[0] <= 0:
+            raise ValueError(f"size_mm: {list(self.size_mm)} must be above 0 mm")
+        if self.elevation_deg[0] < -90 or self.elevation_deg[1] > 90:
+            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie in -90 to 90")
+        return self
+
+
+class SpheresConfig(_Hole):
+    """A union of balls with an elastically deformed outline."""
+
+    kind: Literal["spheres"] = "spheres"
+    spheres: Annotated[
+        tuple[int, int], Field(strict=False, description="fewest and most balls of a hole")
+    ] = (3, 6)
+    deformation: float = Field(
+        default=0.2, ge=0, le=0.3, description="largest elastic displacement over the radius"
+    )
+
+    @model_validator(mode="after")
+    def _count(self) -> Any:  # noqa: ANN401
+        if self.spheres[0] < 1 or self.spheres[1] > 64:
+            raise ValueError(f"spheres: {list(self.spheres)} must lie in 1 to 64")
+        return self
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import SpheresDefect
+
+        return SpheresDefect(self.size_mm, self.elevation_deg, self.spheres, self.deformation)
+
+
+class BoxConfig(_Hole):
+    """A box, turned at random."""
+
+    kind: Literal["box"] = "box"
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import BoxDefect
+
+        return BoxDefect(self.size_mm, self.elevation_deg)
+
+
+class SphereConfig(_Hole):
+    """A ball."""
+
+    kind: Literal["sphere"] = "sphere"
+
+    def build(self) -> Defect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects import SphereDefect
+
+        return SphereDefect(self.size_mm, self.elevation_deg)
+
+
+Classes = Annotated[tuple[Where, ...], Field(strict=False, min_length=1)]
+
+
+class _Opening(_Rising):
+    area_cm2: Range | None = Field(
+        default=None,
+        description="smallest and largest area of the opening on the outer surface in cm2; by "
+        "default the range of its class",
+    )
+    spread: Spread = Field(
+        default="uniform",
+        description="how areas are drawn from area_cm2: uniform, or lognormal (small ones more "
+        "often; the range is two standard deviations to either side)",
+    )
+    roughness_mm: float = Field(
+        default=1.0,
+        ge=0,
+        le=LARGEST_ROUGHNESS_MM,
+        description="root mean square displacement of the opening's edge in mm",
+    )
+
+    @model_validator(mode="after")
+    def _area(self) -> Any:  # noqa: ANN401
+        if self.area_cm2 and not 0 < self.area_cm2[0] <= self.area_cm2[1] <= LARGEST_AREA_CM2:
+            raise ValueError(
+                f"area_cm2: {list(self.area_cm2)} must be above 0 and up to {LARGEST_AREA_CM2:g} "
+                "cm2"
+            )
+        return self
+
+
+class RegionConfig(_Opening):
+    """An opening in a named region of the vault, with an area in cm2."""
+
+    kind: Literal["region"] = "region"
+    where: Where = Field(
+        description="frontoorbital: low in front; parietotemporal: left or right; bilateral: "
+        "across the midline, or one opening on each side; random_1 and random_2: anywhere"
+    )
+
+    def build(self) -> RegionDefect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects_region import RegionDefect
+
+        return RegionDefect(self.where, self.area_cm2, self.spread, self.roughness_mm)
+
+
+class SkullBreakConfig(_Opening):
+    """An opening of one of the five classes of SkullBreak, drawn anew for each hole."""
+
+    kind: Literal["skullbreak"] = "skullbreak"
+    classes: Classes = Field(default=WHERES, description="classes to draw from, as likely as each")
+
+    def build(self) -> SkullBreakDefect:
+        """Return the generator of such holes."""
+        from famseg.datasets._defects_region import SkullBreakDefect
+
+        return SkullBreakDefect(self.classes, self.area_cm2, self.spread, self.roughness_mm)
+
+
+class FilesConfig(Strict):
+    """A fixed set of holes, written by `famseg defects`."""
+
+    kind: Literal["files"] = "files"
+    root: str = Field(min_length=1, description="folder of the set, with its defects.csv")
+    classes: Classes | None = Field(
+        default=None, description="classes of the set to take; all by default"
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of defects.csv: any other set is refused",
+    )
+
+    def build(self) -> FixedSet:
+        """Read the set and check its files."""
+        from famseg.datasets._fixed_sets import read_fixed_set
+
+        return read_fixed_set(
+            Path(self.root).expanduser(), classes=self.classes, sha256=self.sha256
+        )
+
+
+DefectConfig = Annotated[
+    SpheresConfig | BoxConfig | SphereConfig | RegionConfig | SkullBreakConfig,
+    Field(discriminator="kind"),
+]
+EvaluationDefectConfig = Annotated[
+    SpheresConfig | BoxConfig | SphereConfig | RegionConfig | SkullBreakConfig | FilesConfig,
+    Field(discriminator="kind"),
+]
+
+
+class Defects(TypedDict):
+    """What training and the two evaluation sets cut."""
+
+    train: Defect
+    set1: Defect | FixedSet
+    set2: Defect | FixedSet
+
+
+class DefectsConfig(Strict):
+    """The holes: cut anew for training, fixed for the two evaluation sets."""
+
+    train: DefectConfig = Field(
+        default_factory=lambda: SpheresConfig(),
+        description="holes cut in training, new in every epoch",
+    )
+    set1: EvaluationDefectConfig | None = Field(
+        default=None, description="holes of evaluation set 1; like those of training by default"
+    )
+    set2: EvaluationDefectConfig = Field(
+        default_factory=lambda: BoxConfig(size_mm=(30.0, 50.0), elevation_deg=(-10.0, 15.0)),
+        description="holes of evaluation set 2: other shape, size and position",
+    )
+
+    def build(self) -> Defects:
+        """Return the generators of training, set 1 and set 2, or the fixed sets."""
+        return {
+            "train": self.train.build(),
+            "set1": (self.set1 or self.train).build(),
+            "set2": self.set2.build(),
+        }

@@ -1,0 +1,80 @@
+"""The outline of an opening: a smooth star-shaped curve with a rough edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_BINS = 720  # of the tables over the angle
+_WAVES_MM = (6.0, 25.0)  # shortest and longest waves of the rough edge
+_LOWEST, _HIGHEST = 3, 5  # waves around that make a smooth outline lopsided
+_LOPSIDED = 0.05
+_STRETCH = (0.0, 0.25)  # logarithm of the root of length over width
+_STRETCH_ACROSS = (0.2, 0.4)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A family of outlines that grow with one number, the scale in mm.
+
+    A point at the angle ``a`` and the distance ``d`` mm from the centre lies inside the outline of
+    a scale of ``(d - rough(a)) / shape(a)`` or more. So outlines of rising scales lie in each
+    other, every one is star-shaped, and the rough edge has the same height in mm at any scale.
+
+    Args:
+        shape: Distance of the smooth outline over the scale, one value an angle from -pi to pi.
+        rough_mm: Displacement of the edge.
+    """
+
+    shape: Array
+    rough_mm: Array
+
+    def scale(self, across_mm: Array, up_mm: Array) -> Array:
+        """Return the scale from which on points lie inside, mm."""
+        angle = (np.arctan2(up_mm, across_mm) / (2 * np.pi) + 0.5) * _BINS
+        index = angle.astype(np.intp) % _BINS
+        distance = np.hypot(across_mm, up_mm)
+        return np.asarray((distance - self.rough_mm[index]) / self.shape[index])
+
+    def displacement_mm(self, across_mm: Array, up_mm: Array) -> Array:
+        """Return the displacement of the edge in the direction of points, mm."""
+        angle = (np.arctan2(up_mm, across_mm) / (2 * np.pi) + 0.5) * _BINS
+        return np.asarray(self.rough_mm[angle.astype(np.intp) % _BINS])
+
+
+def draw_outline(
+    rng: np.random.Generator, area_cm2: float, roughness_mm: float, *, across: bool
+) -> Outline:
+    """Draw the outline of an opening.
+
+    The edge is a sum of waves of 6 to 25 mm with random heights and phases, scaled so that its root
+    mean square is ``roughness_mm``. How many go around follows from the area.
+
+    Args:
+        rng: The source of randomness.
+        area_cm2: Area that the outline will be grown to.
+        roughness_mm: Root mean square of the displacement.
+        across: The long axis lies along the first axis of the map.
+    """
+    angle = -np.pi + (np.arange(_BINS) + 0.5) * 2 * np.pi / _BINS
+    stretch = rng.uniform(*(_STRETCH_ACROSS if across else _STRETCH))
+    turn = rng.uniform(-0.2, 0.2) if across else rng.uniform(-np.pi, np.pi)
+    smooth = stretch * np.cos(2 * (angle - turn))
+    smooth += _waves(rng, angle, np.arange(_LOWEST, _HIGHEST + 1)) * _LOPSIDED
+    around_mm = 2 * np.sqrt(np.pi * area_cm2 * 100)
+    counts = np.arange(
+        max(int(np.ceil(around_mm / _WAVES_MM[1])), 2), max(int(around_mm / _WAVES_MM[0]), 3) + 1
+    )
+    rough = _waves(rng, angle, counts)
+    rough *= roughness_mm / np.sqrt(np.mean(rough**2))
+    return Outline(np.exp(smooth), rough)
+
+
+def _waves(rng: np.random.Generator, angle: Array, counts: NDArray[np.int64]) -> Array:
+    height = rng.normal(size=len(counts))
+    phase = rng.uniform(0, 2 * np.pi, size=len(counts))
+    return np.asarray(height @ np.cos(counts[:, None] * angle + phase[:, None]))

@@ -1,0 +1,102 @@
+"""What a fixed set of holes is made with, and the folder that it is written to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.datasets._defects_opening import OPENING_VERSION
+from famseg.datasets._defects_region import WHERES, Pair, RegionDefect, Spread, Where
+from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, read_table
+from famseg.datasets._manifest import SkullSubject
+
+SETTINGS_NAME = "defects.json"
+_FILE_NAME = re.compile(r"[^\W.][\w.+-]*")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fixed set is made with; see `write_fixed_set`."""
+
+    classes: tuple[Where, ...]
+    seed: int
+    per_subject: int
+    area_cm2: Pair | None
+    spread: Spread
+    roughness_mm: float
+
+    def defect(self, where: Where) -> RegionDefect:
+        """Return the generator of a class."""
+        return RegionDefect(where, self.area_cm2, self.spread, self.roughness_mm)
+
+    def content(self) -> dict[str, object]:
+        """Return what two calls must share to write one set, in JSON types."""
+        area = None if self.area_cm2 is None else list(self.area_cm2)
+        return vars(self) | {
+            "classes": list(self.classes),
+            "area_cm2": area,
+            "version": OPENING_VERSION,
+        }
+
+
+def check_settings(settings: Settings, subjects: Sequence[SkullSubject]) -> None:
+    """Raise InputError for what is out of range, all faults at once."""
+    faults = []
+    if not settings.classes or not set(settings.classes) <= set(WHERES):
+        given = ", ".join(settings.classes) or "none"
+        faults.append(f"classes: {given}: choose from {', '.join(WHERES)}")
+    elif len(set(settings.classes)) < len(settings.classes):
+        faults.append(f"classes: {', '.join(settings.classes)}: name each once")
+    if settings.seed < 0 or settings.per_subject < 1:
+        faults.append(
+            f"seed {settings.seed} must be 0 or more, per_subject {settings.per_subject} 1 or more"
+        )
+    faults += [
+        f"subject {subject.id!r}: is no file name: use letters, digits and . _ + - alone"
+        for subject in subjects
+        if not _FILE_NAME.fullmatch(subject.id)
+    ]
+    if faults:
+        raise InputError(*faults)
+    settings.defect(settings.classes[0])  # checks area and roughness
+
+
+def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
+    """Make the folder, or take up the set in it; return the rows that are there."""
+    path = root / SETTINGS_NAME
+    wanted = settings.content()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            found = json.loads(path.read_text())
+            other = [name for name in wanted if found.get(name) != wanted[name]]
+            if other:
+                raise InputError(
+                    f"{root}: holds a set that was made with other settings ({', '.join(other)}; "
+                    f"see {SETTINGS_NAME}): choose another folder"
+                )
+            return read_table(root / TABLE_NAME).cases if (root / TABLE_NAME).is_file() else ()
+        if (root / TABLE_NAME).exists():
+            raise InputError(f"{path}: is missing beside {TABLE_NAME}: choose another folder")
+        write_whole(path, (json.dumps(wanted, indent=2) + "\n").encode())
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read or written ({error})") from error
+    return ()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)

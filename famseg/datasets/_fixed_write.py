@@ -1,0 +1,246 @@
+"""Writing fixed sets of holes: for every skull, holes of every class, as volumes with hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+from famseg.datasets._defects_opening import open_region
+from famseg.datasets._defects_region import WHERES, Pair, Spread, Where
+from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
+from famseg.datasets._fixed_settings import Settings, check_settings, open_set, write_whole
+from famseg.datasets._manifest import SkullSubject, file_sha256
+from famseg.datasets._volume import Volume, write_volume
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+
+Progress = Callable[[int, int], None]
+
+
+class Failure(NamedTuple):
+    """A hole, or all holes of a subject, that could not be made."""
+
+    subject: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FixedSetReport:
+    """What was written.
+
+    Args:
+        root: The folder.
+        cases: All holes of the set.
+        kept: How many of them were there already.
+        failed: What could not be made, with the reason.
+        sha256: Hash of the table, which names the set.
+    """
+
+    root: Path
+    cases: tuple[FixedCase, ...]
+    kept: int
+    failed: tuple[Failure, ...]
+    sha256: str
+
+
+def write_fixed_set(
+    subjects: Sequence[SkullSubject],
+    root: Path,
+    *,
+    classes: Sequence[Where] = WHERES,
+    seed: int = 0,
+    per_subject: int = 1,
+    area_cm2: Pair | None = None,
+    spread: Spread = "uniform",
+    roughness_mm: float = 1.0,
+    progress: Progress | None = None,
+) -> FixedSetReport:
+    """Cut holes of every class into every skull and write them, with a table of hashes.
+
+    The folder gets ``complete/SUBJECT.nii.gz``, and ``defective``, ``implant`` and ``region`` with
+    ``CLASS/SUBJECT.nii.gz`` (``SUBJECT-N`` with several holes of a class), ``defects.csv`` with a
+    row a hole, and ``defects.json`` with the settings. Volumes keep the spacing of their source and
+    are turned to right-anterior-superior axes. A hole is a pure function of skull, settings,
+    class, number and subject: the same call writes the same bytes.
+
+    A call that was interrupted is gone on with by the same call: what is there, unchanged and from
+    an unchanged source, is kept.
+
+    Args:
+        subjects: Complete skulls, as `scan_folder` finds them.
+        root: Where to write; made if it is missing.
+        classes: Classes to cut.
+        seed: Another seed, other holes.
+        per_subject: Holes of each class a subject.
+        area_cm2: As of `RegionDefect`.
+        spread: As of `RegionDefect`.
+        roughness_mm: As of `RegionDefect`.
+        progress: Told how many subjects are done, and of how many.
+
+    Returns:
+        What was written, and what failed: that does not stop the rest.
+
+    Raises:
+        InputError: If an argument is out of range, the folder cannot be written to, or it holds a
+            set that was made with other settings.
+    """
+    settings = Settings(tuple(classes), seed, per_subject, area_cm2, spread, roughness_mm)
+    check_settings(settings, subjects)
+    writer = _Writer(root, settings, open_set(root, settings))
+    for done, subject in enumerate(subjects, start=1):
+        writer.add(subject)
+        if progress is not None:
+            progress(done, len(subjects))
+    content = table_bytes(writer.cases)
+    write_whole(root / TABLE_NAME, content)
+    return FixedSetReport(
+        root,
+        tuple(writer.cases),
+        writer.kept,
+        tuple(writer.failed),
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+class _Writer:
+    """The set as it grows.
+
+    Args:
+        root: Its folder.
+        settings: What it is made with.
+        known: Rows of an earlier call.
+    """
+
+    def __init__(self, root: Path, settings: Settings, known: Sequence[FixedCase]) -> None:
+        self.root, self.settings = root, settings
+        self.known = {case.key: case for case in known}
+        self.cases: list[FixedCase] = []
+        self.failed: list[Failure] = []
+        self.kept = 0
+
+    def add(self, subject: SkullSubject) -> None:
+        """Write the holes of a subject; those that are there stay."""
+        skull: Volume | None = None
+        complete = f"complete/{subject.id}.nii.gz"
+        for where in self.settings.classes:
+            for number in range(1, self.settings.per_subject + 1):
+                case = self.known.get((subject.id, where, number))
+                if case is not None and self._unchanged(case, subject):
+                    self.cases.append(case)
+                    self.kept += 1
+                    continue
+                try:
+                    if skull is None:
+                        skull = load_skull(subject)
+                        self._save(skull.array, skull, complete)
+                    self.cases.append(self._write(subject, skull, where, number))
+                except InputError as error:
+                    if skull is None:  # unreadable: no class of it can be cut
+                        self.failed.append(Failure(subject.id, "", str(error.faults[0])))
+                        return
+                    self.failed.append(Failure(subject.id, where, str(error.faults[0])))
+        self._save_table()
+
+    def _unchanged(self, case: FixedCase, subject: SkullSubject) -> bool:
+        return case.source_sha256 == subject.sha256 and not any(
+            file_fault(self.root / name, digest) for name, digest in case.files().items()
+        )
+
+    def _write(self, subject: SkullSubject, skull: Volume, where: Where, number: int) -> FixedCase:
+        mask, spacing = skull.array, skull.spacing_mm
+        seed = hole_seed(self.settings.seed, where, number, subject.id)
+        opening = open_region(
+            mask, self.settings.defect(where), np.asarray(spacing), np.random.default_rng(seed)
+        )
+        region = opening.region
+        file = subject.id if self.settings.per_subject == 1 else f"{subject.id}-{number}"
+        names = {"complete": f"complete/{subject.id}.nii.gz"}
+        implant = mask * region
+        for role, array in (
+            ("defective", mask * ~region),
+            ("implant", implant),
+            ("region", region),
+        ):
+            names[role] = f"{role}/{where}/{file}.nii.gz"
+            self._save(array, skull, names[role])
+        hashes = {f"{role}_sha256": file_sha256(self.root / name) for role, name in names.items()}
+        return FixedCase(
+            subject=subject.id,
+            where=where,
+            number=number,
+            seed=seed,
+            area_target_cm2=round(opening.target_cm2, 3),
+            area_cm2=round(opening.area_cm2, 3),
+            volume_ml=round(int(implant.sum()) * float(np.prod(spacing)) / 1000, 3),
+            source_sha256=subject.sha256,
+            **names,
+            **hashes,
+        )
+
+    def _save(self, array: NDArray[np.generic], skull: Volume, name: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{os.getpid()}.part.{path.name}")
+        try:
+            write_volume(Volume(array, skull.affine), part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _save_table(self) -> None:
+        """Write the table as far as it is; rows of an earlier call stay until their turn."""
+        done = {case.key for case in self.cases}
+        rest = [case for key, case in self.known.items() if key not in done]
+        write_whole(self.root / TABLE_NAME, table_bytes([*self.cases, *rest]))
+
+
+def hole_seed(seed: int, where: str, number: int, subject: str) -> int:
+    """Return the seed of one hole of a set, below 2^48.
+
+    Example:
+        >>> hole_seed(0, "bilateral", 1, "head7") == hole_seed(0, "bilateral", 2, "head7")
+        False
+    """
+    text = f"{seed}\0{where}\0{number}\0{subject}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def load_skull(subject: SkullSubject) -> Volume:
+    """Return a complete skull as 0 and 1 (uint8) on its own grid, turned to RAS+ axes.
+
+    Raises:
+        InputError: If the file cannot be used.
+    """
+    from famseg.datasets._preparation import prepare_file
+
+    if subject.file is None:
+        raise InputError(f"{subject.id}: has no file")
+    return Volume(*prepare_file(subject.file, _transform()))
+
+
+@cache
+def _transform() -> Compose:
+    # MONAI takes seconds to import: only when something has to be read.
+    from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
+
+    from famseg.datasets._transforms import BinariseBoned, LoadVolumed
+
+    return Compose(
+        [
+            LoadVolumed("image"),
+            EnsureChannelFirstd("image"),
+            BinariseBoned("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+        ]
+    )
