@@ -12,9 +12,13 @@ import typer
 
 import famseg
 from famseg.cli import _config
+from famseg.cli._defects import defects
 from famseg.cli._doctor import doctor
 from famseg.cli._evaluate import evaluate
 from famseg.cli._measure import measure
+from famseg.cli._metrics import metrics
+from famseg.cli._prepare import prepare
+from famseg.cli._split import split
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
@@ -30,6 +34,10 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(measure)
+app.command()(defects)
+app.command()(metrics)
+app.command()(prepare)
+app.command()(split)
 app.add_typer(_config.app, name="config")
 app.command()(doctor)
 app.command()(ui)

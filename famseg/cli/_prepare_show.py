@@ -1,0 +1,160 @@
+"""What ``famseg prepare`` says: a bar or lines while it works, a summary at the end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from famseg.cli._progress import duration
+from famseg.preparation import needs_a_look, report_row
+
+if TYPE_CHECKING:
+    from famseg.preparation import Outcome, Plan, Record, RunProgress
+
+
+@contextmanager
+def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
+    """Show on standard error how far a run is: a bar for a terminal, lines for a log."""
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for line in _opening(plan, workers):
+        say(line)
+    if not console.is_terminal:
+        yield _lines(say)
+        return
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("preparing", total=len(plan.todo))
+
+        def moved(record: Record, count: int, of: int) -> None:
+            if record.status != "done":
+                say(f"{record.subject}  {record.status}: {record.reason}")
+            bar.update(task, completed=count, total=of)
+
+        yield moved
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print what a run would do."""
+    if as_json:
+        content: dict[str, Any] = {
+            "folder": str(plan.folder.path),
+            "layout": plan.layout,
+            "prepare": [{"subject": s.subject, "origin": s.origin} for s in plan.todo],
+            "unchanged": [r.subject for r in plan.unchanged],
+            "refused": [_refusal(r) for r in plan.refused if r.status == "refused"],
+            "left_out": [_refusal(r) for r in plan.refused if r.status == "left out"],
+            "gone": list(plan.gone),
+        }
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    for source in plan.todo:
+        extra = f", with {len(source.companions)} more volumes" if source.companions else ""
+        typer.echo(f"prepare    {source.subject}  ({source.origin}{extra})")
+    for record in plan.unchanged:
+        typer.echo(f"unchanged  {record.subject}")
+    for record in plan.refused:
+        typer.echo(f"{record.status:9}  {record.subject}  ({record.origin}): {record.reason}")
+    refused = sum(record.status == "refused" for record in plan.refused)
+    typer.echo(
+        f"\nlayout {plan.layout}: {len(plan.todo)} to prepare, {len(plan.unchanged)} unchanged, "
+        f"{refused} refused, {len(plan.refused) - refused} left out; nothing was written"
+    )
+
+
+def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
+    """Print what a run did."""
+    if as_json:
+        typer.echo(json.dumps(_as_dict(outcome, seconds), indent=2, ensure_ascii=False))
+        return
+    folder = outcome.plan.folder
+    typer.echo(_summary(outcome, seconds))
+    typer.echo(f"\nreport       {folder.report}")
+    typer.echo(f"table        {folder.table}")
+    if not outcome.done:
+        return
+    typer.echo(f"manifest     {folder.manifest}")
+    root = shlex.quote(str(folder.path))
+    typer.echo(f"split        famseg split {root}")
+    typer.echo(f"train        famseg train --config skull_folder.yaml data.root={root}")
+
+
+def _opening(plan: Plan, workers: int) -> Iterator[str]:
+    for record in plan.refused:
+        yield f"{record.subject}  {record.status}: {record.reason}"
+    if plan.gone:
+        few = ", ".join(plan.gone[:3]) + (" ..." if len(plan.gone) > 3 else "")
+        yield (
+            f"{len(plan.gone)} subjects of an earlier run are not in the source ({few}): they are "
+            "left out of manifest and report, their files stay"
+        )
+    processes = "1 process" if workers == 1 else f"{workers} processes"
+    ready = f", {len(plan.unchanged)} are ready" if plan.unchanged else ""
+    yield f"layout {plan.layout}: {len(plan.todo)} to prepare in {processes}{ready}"
+
+
+def _lines(say: Any) -> RunProgress:  # noqa: ANN401 - prints a text
+    began = time.monotonic()
+
+    def line(record: Record, count: int, of: int) -> None:
+        left = (time.monotonic() - began) / count * (of - count)
+        say(f"{count}/{of}  {record.subject}  {_said(record)}  left {duration(left)}")
+
+    return line
+
+
+def _said(record: Record) -> str:
+    if record.quality is None:
+        return f"{record.status}: {record.reason}"
+    look = "  look at it" if needs_a_look(record) else ""
+    return f"{record.quality.volume_ml:.0f} ml{look}"
+
+
+def _counts(outcome: Outcome) -> dict[str, int]:
+    records = outcome.records
+    return {
+        "subjects": len(outcome.done) + len(outcome.undone),
+        "done": len(outcome.done),
+        "unchanged": len(outcome.plan.unchanged),
+        "failed": sum(r.status == "failed" for r in records),
+        "refused": sum(r.status == "refused" for r in records),
+        "left_out": sum(r.status == "left out" for r in records),
+        "worth_a_look": sum(needs_a_look(r) for r in outcome.done),
+    }
+
+
+def _summary(outcome: Outcome, seconds: float) -> str:
+    counts = _counts(outcome)
+    return (
+        f"prepared {counts['done']} of {counts['subjects']} (unchanged: {counts['unchanged']}), "
+        f"failed: {counts['failed']}, refused: {counts['refused']}, left out: "
+        f"{counts['left_out']}, worth a look: {counts['worth_a_look']}; took {duration(seconds)}"
+    )
+
+
+def _as_dict(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    folder = outcome.plan.folder
+    return {
+        "folder": str(folder.path),
+        "layout": outcome.plan.layout,
+        "counts": _counts(outcome),
+        "seconds": round(seconds, 1),
+        "manifest": str(folder.manifest) if outcome.done else None,
+        "report": str(folder.report),
+        "subjects": [report_row(record) for record in outcome.records],
+    }
+
+
+def _refusal(record: Record) -> dict[str, str]:
+    return {"subject": record.subject, "origin": record.origin, "reason": record.reason}

@@ -1,0 +1,138 @@
+"""``famseg split``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from famseg.preparation import Splitting
+
+EXAMPLES = """
+Examples:
+
+  famseg split prepared --validation 0.1 --test 0.25
+
+  famseg split prepared --stratify truncated_vault
+
+  famseg split prepared --stratify age --table patients.csv --seed 1 --force
+
+  famseg split prepared --allow-duplicates --json
+"""
+
+_SPLITS = ("train", "validation", "test")
+
+
+def split(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of prepared skulls, or of volumes.")
+    ],
+    validation: Annotated[
+        float, typer.Option(help="Share of the subjects that choose the best epoch.")
+    ] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the subjects scored at the end.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+    stratify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Give each split its share of every value of this column of report.csv; numbers "
+            "count by quartile.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV with a column subject to take COLUMN from instead."),
+    ] = None,
+    allow_duplicates: Annotated[
+        bool,
+        typer.Option("--allow-duplicates", help="Keep subjects that are one skull in one split."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Split anew where there is a split.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the splits as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Split a data set into train, validation and test by subject, in its manifest.csv.
+
+    Refuses to when two subjects are one skull: the same file, or a near-duplicate. The same seed
+    and subjects give the same split. A split that is there stays.
+    """
+    from famseg.engine import log_progress
+    from famseg.preparation import split_folder
+
+    result = split_folder(
+        folder,
+        validation=validation,
+        test=test,
+        seed=seed,
+        stratify=stratify,
+        table=table,
+        allow_duplicates=allow_duplicates,
+        force=force,
+        progress=log_progress("comparing skulls"),
+    )
+    if as_json:
+        typer.echo(json.dumps(_as_dict(result), indent=2, ensure_ascii=False))
+        return
+    for line in _lines(result):
+        typer.echo(line)
+
+
+split.__doc__ = f"{inspect.cleandoc(split.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _counts(result: Splitting) -> dict[str, Counter[str]]:
+    """Return how many subjects of each stratum each split has."""
+    counts = {name: Counter[str]() for name in _SPLITS}
+    for subject in result.subjects:
+        counts[subject.split or "train"][result.strata.get(subject.id, "")] += 1
+    return counts
+
+
+def _as_dict(result: Splitting) -> dict[str, Any]:
+    counts = _counts(result)
+    return {
+        "manifest": str(result.manifest),
+        "kept": result.kept,
+        "subjects": {name: counts[name].total() for name in _SPLITS},
+        "strata": {
+            stratum: {name: counts[name][stratum] for name in _SPLITS}
+            for stratum in sorted(set(result.strata.values()))
+        },
+        "duplicates": [
+            {"first": p.first, "second": p.second, "kind": p.kind, "dice": round(p.dice, 4)}
+            for p in result.pairs
+        ],
+        "splits": {s.id: s.split for s in result.subjects},
+    }
+
+
+def _lines(result: Splitting) -> Iterator[str]:
+    counts, strata = _counts(result), sorted(set(result.strata.values()))
+    header = ["split", "subjects", *strata]
+    rows = [
+        [name, str(counts[name].total()), *(str(counts[name][stratum]) for stratum in strata)]
+        for name in _SPLITS
+    ]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for cells in (header, *rows):
+        first, *others = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        yield "  ".join((first, *others))
+    for pair in result.pairs:
+        yield f"in one split: {pair.first} and {pair.second} ({pair.kind}, Dice {pair.dice:.3f})"
+    if result.kept:
+        yield "\nThe split that was there is kept; --force splits anew."
+    else:
+        yield f"\nwritten to {result.manifest}"

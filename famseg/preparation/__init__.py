@@ -1,0 +1,5 @@
+"""From CT and challenge archives to aligned, checked binary skulls with a manifest."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

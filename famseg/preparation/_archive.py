@@ -1,0 +1,171 @@
+"""Unpacking of archives that nobody has vouched for."""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from famseg.config import InputError
+
+MAX_MEMBER_BYTES = 4 * 2**30
+"""Members that are larger than this, as announced or when unpacked, are refused."""
+
+MAX_RATIO = 500
+"""Members above 256 MiB that shrank by more than this are refused. Masks reach 200."""
+
+_RATIO_FROM_BYTES = 2**28
+_CHUNK = 2**20
+
+
+def unsafe_name(name: str) -> str | None:
+    """Return what is wrong with the name of a member, or None.
+
+    Example:
+        >>> unsafe_name("A0001/A0001.nrrd"), unsafe_name("../../etc/passwd")
+        (None, 'a member leads out of the folder (..)')
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
+        return "a member has an absolute path"
+    if ".." in path.parts:
+        return "a member leads out of the folder (..)"
+    return "a member's name holds a zero byte" if "\0" in name else None
+
+
+def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the files in an archive.
+
+    Raises:
+        InputError: If any member is unsafe; the message has no place in front.
+    """
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    for info in archive.infolist():
+        fault = unsafe_name(info.filename)
+        if stat.S_ISLNK(info.external_attr >> 16):
+            fault = "a member is a symbolic link"
+        if fault is not None:
+            raise InputError(f"the archive is not safe to unpack: {fault}; leave it aside")
+    for info in members:
+        _check_size(info)
+        if info.flag_bits & 1:
+            raise InputError("the archive is encrypted: unpack it first")
+    return members
+
+
+def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> list[Path]:
+    """Unpack members of ZIP archives, each under a name of its own.
+
+    Args:
+        wanted: Archive and member; a file that is in no archive has None and stays where it is.
+        folder: Where to.
+
+    Returns:
+        A path for each.
+
+    Raises:
+        InputError: If one cannot be unpacked; the message has no place in front.
+    """
+    paths: list[Path] = []
+    archives: dict[Path, zipfile.ZipFile] = {}
+    try:
+        for number, (file, member) in enumerate(wanted):
+            if member is None:
+                paths.append(file)
+                continue
+            if file not in archives:
+                archives[file] = zipfile.ZipFile(file)
+                safe_members(archives[file])
+            below = folder / f"{number}"
+            below.mkdir()
+            target = below / PurePosixPath(member.replace("\\", "/")).name
+            with archives[file].open(member) as source:
+                _copy(source, target, MAX_MEMBER_BYTES)
+            paths.append(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError) as error:
+        raise InputError("the archive is damaged: copy it again") from error
+    finally:
+        for archive in archives.values():
+            archive.close()
+    return paths
+
+
+def extract_tar(path: Path, folder: Path, endings: Iterable[str]) -> dict[str, Path]:
+    """Unpack the files of a tar archive that have certain endings.
+
+    Args:
+        path: A tar archive, compressed or not.
+        folder: Where to; all files land in it, whatever folder they are in inside the archive.
+        endings: Of the files that are wanted; all of them together may have 4 GiB.
+
+    Returns:
+        Paths by the files' own names.
+
+    Raises:
+        InputError: If the archive is damaged or unsafe; the message has no place in front.
+    """
+    found: dict[str, Path] = {}
+    left = MAX_MEMBER_BYTES
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                fault = unsafe_name(member.name)
+                if not (member.isreg() or member.isdir()):
+                    fault = "a member is a link or a device"
+                if fault is not None:
+                    raise InputError(f"the archive is not safe to unpack: {fault}; leave it aside")
+                name = PurePosixPath(member.name).name
+                source = archive.extractfile(member) if name.endswith(tuple(endings)) else None
+                if source is not None:
+                    found[name] = folder / name
+                    with source:
+                        left -= _copy(source, folder / name, left)
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise InputError("not a tar archive, cut short or damaged: copy it again") from error
+    except OSError as error:
+        if error.errno is None:  # gzip's own
+            raise InputError("not a tar archive, or damaged: copy it again") from error
+        raise
+    return found
+
+
+def _check_size(info: zipfile.ZipInfo) -> None:
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise InputError(_too_large(info.file_size, MAX_MEMBER_BYTES))
+    large = info.file_size > _RATIO_FROM_BYTES
+    if large and info.file_size > MAX_RATIO * max(info.compress_size, 1):
+        raise InputError(
+            f"a member unpacks to {info.file_size} bytes, {MAX_RATIO} times its size or more: "
+            "an archive made to fill the disk; leave it aside"
+        )
+
+
+def _too_large(size: int, limit: int) -> str:
+    return (
+        f"a member has {size} bytes or more, more than {limit}: an archive made to fill the disk, "
+        "or to be unpacked by hand"
+    )
+
+
+def _copy(source: IO[bytes], target: Path, limit: int) -> int:
+    """Copy at most a number of bytes, however few are announced, and return how many."""
+    size = 0
+    try:
+        with target.open("wb") as stream:
+            while chunk := source.read(_CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise InputError(_too_large(size, limit))
+                stream.write(chunk)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise InputError(
+            f"cannot be unpacked to the temporary folder ({error.strerror}): make room or set "
+            "TMPDIR to another folder"
+        ) from error
+    return size

@@ -1,0 +1,214 @@
+"""Which voxels are bone: by Hounsfield units, by Otsu's method, or by what a mask says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.preparation._settings import Settings
+from famseg.preparation._types import Kind
+
+Mask = NDArray[np.bool_]
+
+_TISSUE_HU = -300.0  # skin and foam rubber lie far on either side of it
+_SOFT_HU = 40.0  # brain and muscle
+_SOLID_HU = 1000.0  # cortical bone, somewhat blurred
+_WORKING_MM = 2.0  # fine enough for what is decided on tissue: the table, the threshold
+_SOLID_CORE_MM = 6.0  # a radius: thicker than shells of tables, skulls and plastics
+_SOLID_SHARE = 0.3  # of the tissue lies in solid cores: 0.9 in a head, 0.1 in a dry skull
+_MOST_BONE = 0.6  # of all voxels; tight boxes around skulls hold a quarter
+
+
+class Scale(NamedTuple):
+    """What the values of a scan mean.
+
+    Args:
+        tissue: Above it lies the body, below it air.
+        soft: What bone is embedded in.
+        threshold: Bone lies above it.
+        solid: Bone without anything else in its voxel.
+    """
+
+    tissue: float
+    soft: float
+    threshold: float
+    solid: float
+
+
+class Bone(NamedTuple):
+    """Bone as it stands in a scan.
+
+    Args:
+        mask: Shape of the scan.
+        scale: What values mean; None for masks.
+        notes: What looked strange, one sentence each.
+    """
+
+    mask: Mask
+    scale: Scale | None
+    notes: tuple[str, ...]
+
+
+def find_bone(
+    values: NDArray[Any], kind: Kind, spacing_mm: tuple[float, float, float], settings: Settings
+) -> Bone:
+    """Tell bone from everything else.
+
+    Args:
+        values: The scan, shape ``(X, Y, Z)``, finite.
+        kind: What its values are.
+        spacing_mm: Edge of a voxel along each axis.
+        settings: Thresholds.
+
+    Returns:
+        Bone, not cleaned. Masks: the rule of `famseg.datasets.prepare_transform`, and a background
+        other than 0 is noted.
+
+    Raises:
+        InputError: If there is no bone, or hardly anything else.
+    """
+    if kind == "mask":
+        mask, notes = mask_of(values)
+        return Bone(_plausible(mask), None, notes)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        raise InputError(f"every voxel is {low:g}: the scan is empty")
+    scale, notes = (
+        _hounsfield(settings)
+        if kind == "hounsfield"
+        else _otsu_scale(values, spacing_mm, settings.threshold)
+    )
+    if high <= scale.threshold:
+        raise InputError(
+            f"no bone: the highest value is {high:g}, the threshold {scale.threshold:g}; lower it "
+            "if this is a CT of a head"
+        )
+    return Bone(_plausible(values > scale.threshold), scale, notes)
+
+
+def mask_of(values: NDArray[Any]) -> tuple[Mask, tuple[str, ...]]:
+    """Return where a mask is set, and what is odd about its coding.
+
+    Whole numbers: all but the background, which is 0 or, where 0 does not occur or two values are
+    all there is, the lowest value. Fractions: above half of the highest.
+
+    Example:
+        >>> mask_of(np.array([[[0, 255, 255]]]))[0].tolist()
+        [[[False, True, True]]]
+        >>> mask_of(np.array([[[-1, -1, 1]]]))
+        (array([[[False, False,  True]]]), ('The mask is coded as -1 and 1.',))
+    """
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        what = "all zero: there is no bone in it" if low == 0 else f"full: every voxel is {low:g}"
+        raise InputError(f"the mask is {what}")
+    if values.dtype.kind == "f" and not _whole(values):
+        if low < 0:
+            raise InputError(
+                f"fractions from {low:g} to {high:g}: a mask has nothing below 0; threshold it, "
+                "or name the scan a CT"
+            )
+        return values > high / 2, (f"The mask has fractions: bone is above {high / 2:g}.",)
+    if low == 0:
+        return values != 0, ()
+    if not ((values == low) | (values == high)).all():
+        if low < 0:
+            raise InputError(
+                f"labels from {low:g} to {high:g}: a mask has 0 for background and nothing below"
+            )
+        return values != low, (f"The background of the mask is {low:g}.",)
+    return values == high, (f"The mask is coded as {low:g} and {high:g}.",)
+
+
+def _whole(values: NDArray[Any]) -> bool:
+    # In slabs: a copy of the whole volume is not needed for this.
+    return all(bool((slab == np.round(slab)).all()) for slab in values)
+
+
+def _plausible(mask: Mask) -> Mask:
+    share = np.count_nonzero(mask) / mask.size
+    if share > _MOST_BONE:
+        raise InputError(
+            f"{100 * share:.0f} % of the voxels are bone: a skull fills less than "
+            f"{100 * _MOST_BONE:.0f} %; is the mask inverted, or the threshold too low?"
+        )
+    return mask
+
+
+def _hounsfield(settings: Settings) -> tuple[Scale, tuple[str, ...]]:
+    threshold = settings.threshold_hu
+    return Scale(_TISSUE_HU, _SOFT_HU, threshold, max(_SOLID_HU, 2 * threshold)), ()
+
+
+def _otsu_scale(
+    values: NDArray[Any], spacing_mm: tuple[float, float, float], threshold: float | None
+) -> tuple[Scale, tuple[str, ...]]:
+    """Return the scale of values without one.
+
+    Otsu's threshold of all values parts the head from air, whatever lies in it. A second one among
+    the values of the head parts bone from soft tissue. It is not used for a dry skull, whose head
+    is bone alone: there it would part dense from less dense bone.
+    """
+    steps = working_steps(spacing_mm)
+    sample = np.asarray(values[:: steps[0], :: steps[1], :: steps[2]], dtype=np.float32)
+    tissue = _otsu(sample)
+    body = sample > tissue
+    soft, bone, found = sample[~body], sample[body], tissue
+    if solid_core(body, [n * s for n, s in zip(steps, spacing_mm, strict=True)]).any():
+        found = _otsu(sample[body])
+        soft, bone = sample[body & (sample <= found)], sample[sample > found]
+    if threshold is None:
+        how = f"{found:.4g}, found by Otsu's method: look at the result"
+    else:
+        found, how = threshold, f"the given {threshold:g}"
+    # A given threshold may lie outside of what was found.
+    scale = Scale(
+        min(tissue, found),
+        min(float(np.median(soft)), np.nextafter(found, -np.inf)),
+        found,
+        max(float(np.median(bone)), np.nextafter(found, np.inf)),
+    )
+    return scale, (f"Values have no known unit: bone is what lies above {how}.",)
+
+
+def working_steps(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Return how many voxels along each axis make about 2 mm.
+
+    Example:
+        >>> working_steps((0.5, 0.5, 3.0))
+        (4, 4, 1)
+    """
+    x, y, z = (max(1, round(_WORKING_MM / s)) for s in spacing_mm)
+    return x, y, z
+
+
+def solid_core(body: Mask, spacing_mm: Sequence[float]) -> Mask:
+    """Return where a ball of 6 mm fits into the body; nothing if the body is all shells.
+
+    Outside the volume the body is taken to go on.
+    """
+    empty = np.zeros_like(body)
+    if not body.any() or body.all():
+        return body
+    core = ndimage.distance_transform_edt(body, sampling=spacing_mm) > _SOLID_CORE_MM
+    if not core.any():
+        return empty
+    opened = np.asarray(
+        ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= _SOLID_CORE_MM
+    )
+    return opened if opened.sum() > _SOLID_SHARE * body.sum() else empty
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.SetNumberOfThreads(1)
+    # Rare bright voxels (metal) would squeeze all else into a few of the histogram's bins.
+    low, high = np.percentile(values, [0.1, 99.9])
+    otsu.Execute(sitk.GetImageFromArray(np.clip(values, low, high).reshape(1, -1)))
+    return float(otsu.GetThreshold())

@@ -1,0 +1,195 @@
+"""What to look at in a prepared skull: a cut vault, a hole in it, implausible sizes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.spatial import KDTree
+
+from famseg.datasets._defects_chart import vault_middle
+from famseg.preparation._bone import Mask
+from famseg.preparation._clean import Spacing
+
+_EXPOSED_CM2 = 1.0  # of bone at the border of the scan
+_DRY_SHARE = 0.5  # of the columns end in bone: there is no skin
+_FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
+_RAYS = 6000
+_LOWEST_DEG = 10.0  # orbits and nose lie below
+_NEIGHBOURS = 8
+_BOX_MM = ((100.0, 190.0), (120.0, 240.0), (60.0, 400.0))  # along right, front and top
+_VOLUME_ML = (200.0, 1600.0)
+
+
+class Hole(NamedTuple):
+    """The largest hole in a vault.
+
+    Args:
+        area_cm2: Its area on the vault.
+        elevation_deg: Angle of its middle above the horizontal, seen from the vault's middle.
+        azimuth_deg: Angle of its middle from the front, positive to the right.
+    """
+
+    area_cm2: float
+    elevation_deg: float
+    azimuth_deg: float
+
+    @property
+    def where(self) -> str:
+        """Where it is, in words.
+
+        Example:
+            >>> Hole(9.0, 30.0, -100.0).where
+            'left, 30 degrees up'
+        """
+        right = ("at the front", "front right", "right", "back right")
+        sides = (*right, "at the back", "back left", "left", "front left")
+        if self.elevation_deg > 70:
+            return "at the top"
+        side = sides[round(self.azimuth_deg / 45) % 8]
+        return f"{side}, {self.elevation_deg:.0f} degrees up"
+
+
+def truncated_vault(
+    skull: Mask, spacing_mm: Spacing, values: NDArray[Any] | None = None, tissue: float = 0.0
+) -> bool:
+    """Return whether the vault is cut off by the border of the scan.
+
+    In a CT of a head, skin covers the bone: where 1 cm2 or more of bone is the highest tissue of
+    its columns, or reaches the sides of the scan above the middle of the skull, the scan ends in
+    bone. It does not matter where in the volume the scan ends (after a correction for tilt that
+    is a slope).
+
+    In a mask or a dry skull, a whole vault ends in a cap. A layer one voxel deep of a cap with a
+    radius of curvature r and the thickness s has an area of 2 pi r s at most, for r = 120 mm here;
+    a vault whose topmost layer (with what it encloses) is more than twice as large has been cut.
+
+    Args:
+        skull: The cleaned skull in the voxels of the scan, axes to the right, front and top.
+        spacing_mm: Edge of a voxel along each axis.
+        values: The scan, where it shows tissue.
+        tissue: Above it lies the body.
+    """
+    if values is not None:
+        body = values > tissue
+        columns = body.any(axis=2)
+        highest = body.shape[2] - 1 - np.argmax(body[:, :, ::-1], axis=2)
+        del body
+        exposed = columns & np.take_along_axis(skull, highest[:, :, None], axis=2)[:, :, 0]
+        if exposed.sum() < _DRY_SHARE * columns.sum():
+            pixel_cm2 = spacing_mm[0] * spacing_mm[1] / 100
+            return bool(exposed.sum() * pixel_cm2 >= _EXPOSED_CM2) or _cut_at_side(
+                skull, spacing_mm
+            )
+    top = int(np.flatnonzero(skull.any(axis=(0, 1)))[-1])
+    layer = ndimage.binary_fill_holes(skull[:, :, top])
+    area_mm2 = layer.sum() * spacing_mm[0] * spacing_mm[1]
+    return bool(area_mm2 > 2 * 2 * np.pi * _FLATTEST_RADIUS_MM * spacing_mm[2])
+
+
+def _cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
+    heights = np.flatnonzero(skull.any(axis=(0, 1)))
+    upper = skull[:, :, (int(heights[0]) + int(heights[-1])) // 2 :]
+    for axis, edge in ((0, spacing_mm[1]), (1, spacing_mm[0])):
+        for end in (0, -1):
+            face = np.take(upper, end, axis=axis)
+            if face.sum() * edge * spacing_mm[2] / 100 >= _EXPOSED_CM2:
+                return True
+    return False
+
+
+def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool) -> Hole | None:
+    """Return the largest hole that no anatomy explains, None if the vault is closed.
+
+    Rays go from the middle of the vault to all sides above 10 degrees, where a whole vault has no
+    opening. Neighbouring rays that meet no bone make a hole. Its area is the sum over its rays of
+    their solid angle times the squared distance of the nearest bone around.
+
+    Args:
+        skull: 0 and 1 on the final grid, axes to the right, front and top.
+        spacing_mm: Edge of a voxel along each axis.
+        truncated: The top is cut off: rays that leave through it are not counted.
+    """
+    middle = vault_middle(skull)
+    rays = _dome()
+    spacing = np.asarray(spacing_mm)
+    radius = _first_bone(skull, middle, rays, spacing)
+    met = np.isfinite(radius)
+    if not met.any():
+        return None
+    _, near = KDTree(rays[met]).query(rays, k=min(_NEIGHBOURS, int(met.sum())))
+    expected = radius[met][near].reshape(len(rays), -1).mean(axis=1)
+    if truncated:
+        top = np.flatnonzero(skull.any(axis=(0, 1)))[-1]
+        met |= expected * rays[:, 2] > (top - 1 - middle[2]) * spacing[2]
+    missed = np.flatnonzero(~met)
+    if missed.size == 0:
+        return None
+    solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_LOWEST_DEG))) / len(rays)
+    pairs = KDTree(rays[missed]).query_pairs(2 * np.sqrt(solid_angle), output_type="ndarray")
+    links = sparse.coo_array(
+        (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(missed.size, missed.size)
+    )
+    _, patch = sparse.csgraph.connected_components(links, directed=False)
+    areas = np.bincount(patch, weights=solid_angle * expected[missed] ** 2) / 100
+    x, y, z = rays[missed[patch == np.argmax(areas)]].mean(axis=0)
+    up, around = np.arctan2(z, np.hypot(x, y)), np.arctan2(x, y)
+    return Hole(float(areas.max()), float(np.rad2deg(up)), float(np.rad2deg(around)))
+
+
+def _dome() -> NDArray[np.float64]:
+    """Return directions spread evenly over the upper dome, shape ``(N, 3)``."""
+    lowest = np.sin(np.deg2rad(_LOWEST_DEG))
+    up = lowest + (1 - lowest) * (np.arange(_RAYS) + 0.5) / _RAYS
+    around = np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS)  # the golden angle
+    flat = np.sqrt(1 - up**2)
+    return np.stack([flat * np.cos(around), flat * np.sin(around), up], axis=1)
+
+
+def _first_bone(
+    skull: NDArray[np.uint8],
+    middle: NDArray[np.float64],
+    rays: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the distance in mm to the first bone on each ray, infinite where there is none."""
+    step = float(spacing.min()) / 2
+    reach = float(np.linalg.norm(np.array(skull.shape) * spacing))
+    distances = np.arange(0, reach, step)
+    found = np.full(len(rays), np.inf)
+    for start in range(0, len(rays), 500):  # in parts: 500 rays hold a million places on 256^3
+        part = rays[start : start + 500]
+        places = middle + part[:, None, :] * distances[None, :, None] / spacing
+        index = np.rint(places).astype(np.intp)
+        valid = np.asarray(np.all((index >= 0) & (index < skull.shape), axis=-1))
+        i, j, k = np.where(valid[..., None], index, 0).transpose(2, 0, 1)
+        bone = np.logical_and(skull[i, j, k] != 0, valid)
+        hit = bone.any(axis=1)
+        found[start : start + 500][hit] = distances[np.argmax(bone[hit], axis=1)]
+    return found
+
+
+def implausible(volume_ml: float, box_mm: tuple[float, float, float]) -> list[str]:
+    """Return a sentence for each size that a skull hardly has.
+
+    The bounds hold for the vault and face of children and adults; what lies outside of them is
+    more often a wrong spacing, threshold or file than a head.
+
+    Args:
+        volume_ml: Bone.
+        box_mm: Edges of the box around it along right, front and top.
+    """
+    notes = []
+    low, high = _VOLUME_ML
+    if not low <= volume_ml <= high:
+        notes.append(f"{volume_ml:.0f} ml of bone: skulls have {low:.0f} to {high:.0f} ml.")
+    names = ("wide", "long", "high")
+    for name, edge, (low, high) in zip(names, box_mm, _BOX_MM, strict=True):
+        if not low <= edge <= high:
+            notes.append(
+                f"The skull is {edge:.0f} mm {name}: {low:.0f} to {high:.0f} mm are usual; is the "
+                "spacing right?"
+            )
+    return notes

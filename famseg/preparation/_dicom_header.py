@@ -1,0 +1,220 @@
+"""What the headers of DICOM files say, read without their pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pydicom
+from pydicom.uid import UID, ImplicitVRLittleEndian, UID_dictionary
+
+from famseg.preparation._dicom_enhanced import frames_of
+from famseg.preparation._dicom_slice import Slice, as_list, geometry_fault, numbers
+from famseg.preparation._items import Item, Opener
+
+_MODALITIES = (
+    *(
+        "CT",
+        "MR",
+        "PT",
+        "NM",
+        "US",
+        "CR",
+        "DX",
+        "DR",
+        "MG",
+        "RF",
+        "XA",
+        "SC",
+        "SR",
+        "PR",
+        "KO",
+    ),
+    *("KO", "SEG", "REG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "DOC", "ES", "XC", "OP", "IO"),
+)
+_PERSONAL = (
+    *("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName"),
+    *("PatientMotherBirthName", "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber"),
+    *("MedicalRecordLocator", "ResponsiblePerson"),
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName"),
+    *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
+    *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "RequestingPhysician"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"),
+)
+# "1" and "CT" are usual here and tell nobody anything.
+_PERSONAL_IF_LONG = ("StudyID", "StationName", "IssuerOfPatientID")
+_LONG = 4
+_DATES = (
+    *("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
+    *("InstanceCreationDate", "PerformedProcedureStepStartDate"),
+)
+_NEEDED = (
+    *("SOPClassUID", "Modality", "ImageType", "SeriesNumber", "Rows", "Columns"),
+    *("SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
+    *("PixelRepresentation", "GantryDetectorTilt", "NumberOfTemporalPositions"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a file before its pixels are read.
+
+    Args:
+        item: The file.
+        series: Which series it belongs to: its UID, or the folder where there is none.
+        instance: UID of the image.
+        number: Number of the series.
+        kind: Name of the SOP class in the standard; empty for one that is not in it.
+        modality: As in the header if it is one of the standard's, else ``unknown``.
+        image_type: Words such as ``ORIGINAL``, ``LOCALIZER``.
+        syntax: UID of the transfer syntax.
+        samples: Numbers a pixel.
+        has_image: Whether there are pixels at all.
+        tilt_deg: Tilt of the gantry that the header names.
+        times: Points in time in the series.
+        rescaled: Whether the header says how to get HU.
+        slices: Its slices; empty where ``fault`` says why.
+        fault: What is missing or wrong, or None.
+        texts: Personal texts.
+        dates: Personal dates.
+    """
+
+    item: Item
+    series: str
+    instance: str
+    number: int
+    kind: str
+    modality: str
+    image_type: tuple[str, ...]
+    syntax: UID
+    samples: int
+    has_image: bool
+    tilt_deg: float
+    times: int
+    rescaled: bool
+    slices: tuple[Slice, ...]
+    fault: str | None
+    texts: frozenset[str]
+    dates: frozenset[str]
+
+
+def read_header(item: Item, opener: Opener) -> Header | None:
+    """Return what a file says of itself; None where it cannot be read as DICOM."""
+    tags = [*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATES]
+    try:
+        with silent(), opener.open(item) as stream:
+            data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
+            return _header(item, data)
+    except Exception:  # malformed files make pydicom raise whatever, with values in the message
+        return None
+
+
+def pixel_digest(slices: Sequence[Slice]) -> str:
+    """Return a hash of the pixels, as they are stored, of slices in their order."""
+    digest = hashlib.sha256()
+    with Opener() as opener, silent():
+        for item in dict.fromkeys(part.item for part in slices):
+            try:
+                with opener.open(item) as stream:
+                    data = pydicom.dcmread(stream, force=True, specific_tags=["PixelData"])
+                digest.update(data.PixelData)
+            except Exception:  # as above; without its pixels a slice is like no other
+                digest.update(item.place.as_posix().encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep pydicom from printing values of headers, which may be personal."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _header(item: Item, data: pydicom.Dataset) -> Header | None:
+    if "SOPClassUID" not in data and "Rows" not in data:
+        return None
+    modality = str(data.get("Modality") or "").strip().upper()
+    frames = int(data.get("NumberOfFrames") or 1)
+    many = frames > 1 or "PerFrameFunctionalGroupsSequence" in data
+    slices, fault = frames_of(item, data, frames) if many else _slice(item, data)
+    return Header(
+        item=item,
+        series=str(data.get("SeriesInstanceUID") or f"folder {item.place.parent}"),
+        instance=str(data.get("SOPInstanceUID") or item.place),
+        number=int(data.get("SeriesNumber") or 0),
+        kind=standard_name(str(data.get("SOPClassUID", ""))),
+        modality=modality if modality in _MODALITIES else "unknown",
+        image_type=_words(data.get("ImageType")),
+        syntax=_syntax(data),
+        samples=int(data.get("SamplesPerPixel") or 1),
+        has_image="Rows" in data and "Columns" in data,
+        tilt_deg=float(data.get("GantryDetectorTilt") or 0),
+        times=int(data.get("NumberOfTemporalPositions") or 1),
+        rescaled=many or "RescaleIntercept" in data,
+        slices=slices,
+        fault=fault,
+        texts=frozenset(_personal(data)),
+        dates=frozenset(text for tag in _DATES for text in _texts(data.get(tag))),
+    )
+
+
+def standard_name(uid: str) -> str:
+    """Return what the standard calls a UID; an empty text for one that is not in it."""
+    return UID(uid).name if uid in UID_dictionary else ""
+
+
+def _syntax(data: pydicom.Dataset) -> UID:
+    """Return the transfer syntax; files without a preamble have the first of all syntaxes."""
+    meta = getattr(data, "file_meta", None)
+    return UID(str(getattr(meta, "TransferSyntaxUID", ImplicitVRLittleEndian)))
+
+
+def _slice(item: Item, data: pydicom.Dataset) -> tuple[tuple[Slice, ...], str | None]:
+    position = numbers(data.get("ImagePositionPatient"), 3)
+    orientation = numbers(data.get("ImageOrientationPatient"), 6)
+    spacing = numbers(data.get("PixelSpacing"), 2)
+    fault = geometry_fault(position, orientation, spacing)
+    if fault is not None or position is None or orientation is None or spacing is None:
+        return (), fault
+    padding = data.get("PixelPaddingValue")
+    part = Slice(
+        item=item,
+        frame=None,
+        position_mm=(position[0], position[1], position[2]),
+        row=(orientation[0], orientation[1], orientation[2]),
+        column=(orientation[3], orientation[4], orientation[5]),
+        spacing_mm=(spacing[1], spacing[0]),  # the header has that down a column first
+        size=(int(data.get("Columns", 0)), int(data.get("Rows", 0))),
+        slope=float(data.get("RescaleSlope") or 1),
+        intercept=float(data.get("RescaleIntercept") or 0),
+        padding=float(padding) if isinstance(padding, int) else None,
+        syntax=str(_syntax(data)),
+    )
+    return (part,), None
+
+
+def _personal(data: pydicom.Dataset) -> list[str]:
+    always = [text for tag in _PERSONAL for text in _texts(data.get(tag))]
+    long = [text for tag in _PERSONAL_IF_LONG for text in _texts(data.get(tag))]
+    return [*always, *(text for text in long if len(text.strip()) >= _LONG)]
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(str(word).strip().upper() for word in as_list(value))
+
+
+def _texts(value: object) -> list[str]:
+    return [str(text) for text in as_list(value) if str(text).strip()]

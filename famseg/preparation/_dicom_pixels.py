@@ -1,0 +1,133 @@
+"""Pixels of a planned series, in HU on the plan's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.datasets import Volume
+from famseg.datasets._volume import _quiet
+from famseg.preparation._dicom_geometry import Plan
+from famseg.preparation._dicom_header import silent, standard_name
+from famseg.preparation._dicom_slice import Slice
+from famseg.preparation._items import Item, local, told_as
+from famseg.preparation._read import AIR_HU, check_memory
+from famseg.preparation._types import Kind, Scan
+
+_HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
+_HARDLY = 1e-3  # weights below it are rounding
+
+
+def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool) -> Scan:
+    """Read the slices of a series onto the grid of its plan.
+
+    Each slice is decoded, brought to HU with its own slope and intercept, moved within its plane
+    (linear interpolation) and, between two slices, interpolated along the normal. Two slices are in
+    memory at a time, beside the volume as int16.
+
+    Args:
+        plan: From `make_plan`.
+        origin: What error messages begin with.
+        notes: What was noticed when the headers were read.
+        rescaled: Whether the headers say how to get HU.
+
+    Returns:
+        The scan; padding and what lies below air is -1024.
+
+    Raises:
+        InputError: If a slice cannot be decoded, or the volume does not fit into memory.
+    """
+    with told_as(origin), silent(), ExitStack() as stack:
+        check_memory(plan.shape, np.dtype(np.int16).itemsize)
+        items = list(dict.fromkeys(part.item for part in plan.slices))
+        paths = dict(zip(items, stack.enter_context(local(items)), strict=True))
+        out = np.full(plan.shape[::-1], AIR_HU, dtype=np.int16)
+        slices = _moved(plan, paths)
+        _fill(out, plan, slices)
+    array = out.transpose(2, 1, 0)
+    kind: Kind = "hounsfield"
+    if not rescaled and float(np.mean(array < -200)) < 1e-3:
+        kind = "intensity"
+        notes += ("The headers do not say how to get CT numbers, and there is no air.",)
+    return Scan(Volume(array, plan.affine), kind, (*notes, *plan.notes))
+
+
+def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float32]]) -> None:
+    """Put each level of the grid between the two slices around it."""
+    heights = plan.heights_mm
+    below, above = next(slices), next(slices)
+    upper = 1
+    for level, height in enumerate(plan.levels_mm):
+        while upper < len(heights) - 1 and height > heights[upper]:
+            below, above = above, next(slices)
+            upper += 1
+        weight = (height - heights[upper - 1]) / (heights[upper] - heights[upper - 1])
+        if weight < _HARDLY:
+            values = below
+        elif weight > 1 - _HARDLY:
+            values = above
+        else:
+            values = (1 - np.float32(weight)) * below + np.float32(weight) * above
+        out[level] = np.clip(np.round(values), AIR_HU, np.iinfo(np.int16).max)
+
+
+def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]:
+    """Yield the slices in their order, in HU, each where it belongs in its plane."""
+    across, down, _ = plan.shape
+    for part, (right, low) in zip(plan.slices, plan.shifts, strict=True):
+        pixels = _hounsfield(part, paths[part.item])
+        canvas = np.full((down, across), AIR_HU, dtype=np.float32)
+        whole = int(np.floor(low)), int(np.floor(right))
+        rest = low - whole[0], right - whole[1]
+        if max(rest) > _HARDLY:
+            padded = np.pad(pixels, ((0, 1), (0, 1)), constant_values=AIR_HU)
+            pixels = ndimage.shift(padded, rest, order=1, mode="nearest", prefilter=False)
+        rows = min(pixels.shape[0], down - whole[0])
+        columns = min(pixels.shape[1], across - whole[1])
+        canvas[whole[0] : whole[0] + rows, whole[1] : whole[1] + columns] = pixels[:rows, :columns]
+        yield canvas
+
+
+def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
+    """Return a slice in HU, ``(rows, columns)``, padding as air."""
+    if part.frame is None:
+        pixels = _decoded(part, path)  # GDCM applies slope and intercept
+    else:
+        stored = pydicom.pixels.pixel_array(path, index=part.frame)
+        pixels = stored.astype(np.float32) * part.slope + part.intercept
+    across, down = part.size
+    if pixels.size != across * down:
+        raise InputError(
+            f"a slice has {pixels.size} pixels, its header announces {across} x {down}: the file "
+            "is damaged; copy it again"
+        )
+    pixels = pixels.reshape(down, across).astype(np.float32)
+    if part.padding is not None:
+        nothing = part.padding * part.slope + part.intercept
+        if nothing > _HIGHEST_HU:
+            pixels[pixels == np.float32(nothing)] = AIR_HU
+    return np.maximum(pixels, np.float32(AIR_HU))
+
+
+def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        with _quiet():
+            image = reader.Execute()
+    except RuntimeError:
+        name = standard_name(part.syntax) or "an unknown transfer syntax"
+        raise InputError(
+            f"the pixels of a slice cannot be decoded ({name}): it is cut short or damaged; copy "
+            "it again"
+        ) from None
+    return np.asarray(SimpleITK.GetArrayFromImage(image), dtype=np.float32)

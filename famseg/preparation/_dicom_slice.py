@@ -1,0 +1,81 @@
+"""A slice of a series and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.multival import MultiValue
+
+from famseg.preparation._items import Item
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of a series.
+
+    Args:
+        item: The file.
+        frame: Number of the frame in a file of many.
+        position_mm: Centre of its first pixel, LPS+.
+        row: Unit vector along a row, from the first pixel to the next.
+        column: Unit vector down a column.
+        spacing_mm: Distance of pixels along a row and down a column.
+        size: Pixels along a row and down a column.
+        slope: HU are ``slope`` times stored values
+        intercept: plus ``intercept``.
+        padding: Stored value that stands for no value.
+        syntax: UID of the transfer syntax.
+    """
+
+    item: Item
+    frame: int | None
+    position_mm: Vector
+    row: Vector
+    column: Vector
+    spacing_mm: tuple[float, float]
+    size: tuple[int, int]
+    slope: float
+    intercept: float
+    padding: float | None = None
+    syntax: str = ""
+
+
+def numbers(value: object, count: int) -> tuple[float, ...] | None:
+    """Return a header's numbers, or None where there are not exactly so many."""
+    try:
+        found = tuple(float(x) for x in as_list(value))
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(abs(x) < 1e7 for x in found) else None
+
+
+def geometry_fault(
+    position: tuple[float, ...] | None,
+    orientation: tuple[float, ...] | None,
+    spacing: tuple[float, ...] | None,
+) -> str | None:
+    """Return what is wrong with where a slice lies, or None."""
+    if spacing is None:
+        return "PixelSpacing is missing or no pair of numbers"
+    if min(spacing) <= 0:
+        return f"PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm"
+    if position is None:
+        return "ImagePositionPatient is missing or no three numbers"
+    if orientation is None:
+        return "ImageOrientationPatient is missing or no six numbers"
+    row, column = orientation[:3], orientation[3:]
+    lengths = [sum(x * x for x in v) for v in (row, column)]
+    turned = abs(sum(a * b for a, b in zip(row, column, strict=True)))
+    if any(abs(length - 1) > 0.01 for length in lengths) or turned > 0.01:
+        return "ImageOrientationPatient is no rotation: rows and columns are not at right angles"
+    return None
+
+
+def as_list(value: object) -> list[Any]:
+    """Return what a header holds as a list: one value, several, or none."""
+    if isinstance(value, list | tuple | MultiValue):
+        return list(value)
+    return [] if value is None else [value]

@@ -1,0 +1,161 @@
+"""What can be prepared in a folder, a file or an archive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeVar, get_args
+
+from famseg.config import InputError
+from famseg.datasets._volume import VOLUME_SUFFIXES
+from famseg.preparation._cases import find_cases, read_any
+from famseg.preparation._dicom import find_series
+from famseg.preparation._inv3 import find_project
+from famseg.preparation._items import Item, fit_name
+from famseg.preparation._layouts import Challenge, pieces_of, recognise
+from famseg.preparation._names import PersonalWords
+from famseg.preparation._types import Found, Refused, Source
+from famseg.preparation._walk import MESH_SUFFIXES, Tree, walk
+
+Layout = Literal["auto", "folder", "dicom", "skullfix", "skullbreak", "mug500", "scidata2021"]
+"""Layouts of collections; ``folder`` takes each volume, mesh and project as a subject."""
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+_Named = TypeVar("_Named", Source, Refused)
+
+
+def find_sources(root: Path, *, layout: Layout = "auto") -> Found:
+    """Find the subjects below a folder, in a file or in a ZIP archive.
+
+    Only names and headers are read; voxels are read by the sources.
+
+    Args:
+        root: A folder with anything in it (ZIP archives are looked into), one file, or one archive.
+        layout: ``auto`` recognises the collections and otherwise takes whatever is there.
+
+    Returns:
+        The subjects, those that cannot be used with the reason, and the layout.
+
+    Raises:
+        InputError: If there is no such file or folder, or nothing in it for the layout.
+    """
+    root = Path(root)
+    if layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    tree = walk(root)
+    challenge = recognise(tree) if layout == "auto" else _as_challenge(layout)
+    if challenge is not None:
+        sources, refused = _collection(tree, challenge)
+        name: str = challenge
+        refused += tree.refused
+    else:
+        sources, refused = [], []
+        if layout != "dicom":
+            sources, refused = _files(tree)
+        if layout != "folder":
+            series, more, words = find_series(tree.files["dicom"], tree.name)
+            name = "folder" if sources or refused else "dicom"
+            more = [_hidden(each, words) for each in (*more, *tree.refused)]
+            sources, refused = [*sources, *series], [*refused, *more]
+        else:
+            name, refused = "folder", [*refused, *tree.refused]
+    if not sources and not refused:
+        raise InputError(_nothing(root, layout))
+    unique_sources = _unique(sources, set())
+    taken = {source.subject for source in unique_sources}
+    return Found(name, tuple(unique_sources), tuple(_unique(refused, taken)))
+
+
+def _as_challenge(layout: Layout) -> Challenge | None:
+    for challenge in get_args(Challenge):
+        if layout == challenge:
+            return challenge  # type: ignore[no-any-return]  # get_args forgets the literals
+    return None
+
+
+def _collection(tree: Tree, layout: Challenge) -> tuple[list[Source], list[Refused]]:
+    """Return the cases of a collection; files that do not belong to it are refused."""
+    pieces = pieces_of(tree, layout)
+    sources, refused = find_cases(pieces, layout)
+    known = {piece.item for piece in pieces}
+    if not pieces:
+        return sources, refused
+    others = [*tree.files["volume"], *tree.files["mesh"], *tree.files["project"]]
+    for item in others:
+        if item not in known:
+            reason = f"not a part of the layout {layout}: prepare it apart"
+            refused.append(Refused(item.subject, item.place.as_posix(), reason))
+    return sources, refused
+
+
+def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
+    """Return each file as a subject, named by its folder where it is alone in it."""
+    volumes = {(i.place.parent, i.subject) for i in tree.files["volume"]}
+    twins = [i for i in tree.files["mesh"] if (i.place.parent, i.subject) in volumes]
+    refused = [
+        Refused(
+            item.subject,
+            item.place.as_posix(),
+            "a mesh beside a volume of the same name: the volume is used",
+            left_out=True,
+        )
+        for item in twins
+    ]
+    items = [*tree.files["volume"], *(i for i in tree.files["mesh"] if i not in twins)]
+    alone = Counter(item.place.parent for item in (*items, *tree.files["project"]))
+    sources: list[Source] = []
+    for item in items:
+        folder = item.place.parent
+        single = alone[folder] == 1 and folder.parts and not folder.name.endswith(".zip")
+        subject = fit_name(folder.as_posix()) if single else item.subject
+        origin = item.place.as_posix()
+        files = (item.file, *_beside(item))
+        sources.append(Source(subject, origin, files, partial(read_any, item, origin)))
+    for item in tree.files["project"]:
+        found = find_project(item)
+        sources += [found] if isinstance(found, Source) else []
+        refused += [found] if isinstance(found, Refused) else []
+    return sorted(sources, key=lambda source: source.origin), refused
+
+
+def _beside(item: Item) -> list[Path]:
+    """Return the files with the voxels of a header: its name with other endings."""
+    if item.member is not None or not item.name.lower().endswith((".mhd", ".nhdr")):
+        return []
+    endings = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".img", ".dat")
+    found = (item.file.with_name(item.stem + ending) for ending in endings)
+    return [file for file in found if file.is_file()]
+
+
+def _unique(found: list[_Named], taken: set[str]) -> list[_Named]:
+    """Return sources or refusals with a number added to names that are there already."""
+    names = set(taken)
+    unique: list[_Named] = []
+    for each in found:
+        name, number = each.subject, 2
+        while name.casefold() in {n.casefold() for n in names}:
+            name, number = f"{each.subject}_{number}", number + 1
+        names.add(name)
+        unique.append(replace(each, subject=name))
+    return unique
+
+
+def _hidden(refused: Refused, words: PersonalWords) -> Refused:
+    """Return a refusal without words of headers: its folder may be named after a patient."""
+    if not words.in_text(f"{refused.subject} {refused.origin}"):
+        return refused
+    origin = words.masked(PurePosixPath(refused.origin))
+    return replace(refused, subject="unnamed", origin=origin)
+
+
+def _nothing(root: Path, layout: Layout) -> str:
+    if layout in ("auto", "folder"):
+        endings = ", ".join((*VOLUME_SUFFIXES, *MESH_SUFFIXES, ".inv3", ".zip"))
+        dicom = "" if layout == "folder" else "DICOM files or "
+        return f"{root}: nothing to prepare: looked for {dicom}files ending in {endings}"
+    if layout == "dicom":
+        return f"{root}: no DICOM files there or below"
+    return f"{root}: nothing in it is laid out as {layout}: leave --layout out, or see the docs"

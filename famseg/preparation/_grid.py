@@ -1,0 +1,338 @@
+"""From the voxels of a scan to the final grid, in one interpolation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.datasets import Volume
+from famseg.preparation._bone import Mask, Scale
+from famseg.preparation._clean import Spacing, bounding_box, distance_mm
+from famseg.preparation._settings import Settings
+
+Matrix = NDArray[np.float64]
+Points = NDArray[np.float64]
+
+_FULL_SCALE = 127  # of the int8 field
+_UNEVEN = 1.5  # slices this many times farther apart than pixels get distances, not 0 and 1
+_ABOVE_VERTEX = 1 / 16  # of the grid is left free above the vertex: 8 voxels of 128
+_SAME_VOXELS = 1e-3  # of a voxel: less than this a step, grids have the same voxels
+_MARGIN = 2  # voxels around a skull whose grid is fitted
+
+
+class BoneField(NamedTuple):
+    """How deep in bone a place is: positive in bone, negative outside.
+
+    Args:
+        values: int8, -127 to 127, linear in what lies between; the box around the bone and a border
+            of -127.
+        affine: Maps indices to mm of the scan's world, shape ``(4, 4)``.
+    """
+
+    values: NDArray[np.int8]
+    affine: Matrix
+
+
+class Grid(NamedTuple):
+    """Where the voxels of a result lie.
+
+    Args:
+        shape: Voxels along right, front and top.
+        affine: Maps indices to mm of the result's frame; axes along the frame's.
+        vertex: Index of the layer that holds the highest bone.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Matrix
+    vertex: int
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Edge of a voxel along each axis."""
+        x, y, z = np.diag(self.affine)[:3].tolist()
+        return x, y, z
+
+    def moved(self, voxels: NDArray[np.intp]) -> Grid:
+        """Return the grid shifted by whole voxels."""
+        affine = self.affine.copy()
+        affine[:3, 3] += voxels * np.diag(affine)[:3]
+        return self._replace(affine=affine)
+
+
+def to_ras(volume: Volume) -> Volume:
+    """Return the volume with its axes turned to the right, front and top; values stay as they are.
+
+    An oblique volume stays oblique: its axes point where they point best.
+    """
+    turn = nibabel.orientations.io_orientation(volume.affine)
+    array = nibabel.orientations.apply_orientation(volume.array, turn)
+    affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.array.shape)
+    return Volume(array, np.asarray(affine, dtype=np.float64), volume.path)
+
+
+def bone_field(
+    mask: Mask, affine: Matrix, values: NDArray[Any] | None = None, scale: Scale | None = None
+) -> BoneField:
+    """Return the field whose zero is the surface of the bone, positive exactly in the mask.
+
+    With grey values, soft tissue is -1, the threshold 0 and solid bone 1, linear between them: the
+    grey values tell where in a voxel the surface passes. On both sides of the threshold the scale
+    is cut off, as otherwise dense bone would look thicker than bone of less density.
+
+    A mask has no such values. Where its slices lie much farther apart than its pixels, the field is
+    the distance to the outline within each slice, so that outlines of neighbouring slices turn into
+    a slope instead of stairs (shape-based interpolation, Raya and Udupa, IEEE TMI 9, 1990).
+
+    Args:
+        mask: Cleaned bone, shape ``(X, Y, Z)``, not empty.
+        affine: Maps its indices to mm.
+        values: The scan, same shape.
+        scale: What its values mean.
+    """
+    box = bounding_box(mask)
+    inside = mask[box]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if values is not None and scale is not None:
+        field = _from_values(inside, values[box], scale)
+    elif spacing.max() > _UNEVEN * spacing.min():
+        field = _from_outlines(inside, spacing)
+    else:
+        field = np.where(inside, np.int8(_FULL_SCALE), np.int8(-_FULL_SCALE))
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ np.array([s.start - 1 for s in box])
+    return BoneField(np.pad(field, 1, constant_values=-_FULL_SCALE), moved)
+
+
+def _from_values(inside: Mask, values: NDArray[Any], scale: Scale) -> NDArray[np.int8]:
+    near = _grown(inside)
+    marks = (scale.soft, scale.threshold, scale.solid)
+    field = np.empty(inside.shape, dtype=np.int8)
+    for i in range(len(field)):  # slabs: no second volume in floating point
+        level = np.interp(values[i], marks, (-1.0, 0.0, 1.0))
+        level[~near[i]] = -1.0  # bone that was removed, farther away than blurred edges reach
+        level[inside[i] & (level <= 0)] = 1.0  # filled cavities
+        field[i] = _quantised(level, inside[i])
+    return field
+
+
+def _from_outlines(inside: Mask, spacing: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Return distances to the outline within the slices across the longest edge of the voxels."""
+    axis = int(np.argmax(spacing))
+    in_plane = np.delete(spacing, axis)
+    half_pixel = float(in_plane.mean()) / 2
+    reach = 2 * float(spacing[axis])  # outlines that move farther from slice to slice keep a step
+    field = np.empty(inside.shape, dtype=np.int8)
+    for k in range(inside.shape[axis]):
+        at = tuple(k if a == axis else slice(None) for a in range(3))
+        outline = inside[at]
+        if not outline.any():
+            field[at] = -_FULL_SCALE
+            continue
+        level = (half_pixel - distance_mm(outline, in_plane.tolist())) / reach
+        field[at] = _quantised(np.clip(level, -1, 1), outline)
+    return field
+
+
+def _quantised(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
+    """Return -1 to 1 as int8 whose sign is that of the mask."""
+    scaled = level * _FULL_SCALE
+    whole = np.where(inside, np.clip(np.ceil(scaled), 1, None), np.clip(np.floor(scaled), None, -1))
+    quantised: NDArray[np.int8] = whole.astype(np.int8)
+    return quantised
+
+
+def _grown(mask: Mask) -> Mask:
+    """Return the mask and the voxels that touch it, corners included."""
+    grown = mask
+    for axis in range(3):
+        wider = grown.copy()
+        lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        wider[lower] |= grown[upper]
+        wider[upper] |= grown[lower]
+        grown = wider
+    return grown
+
+
+def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.float32]:
+    """Return the share of every voxel of the grid that is bone.
+
+    A voxel is looked at in 1, 3 or 5 places along each edge, so that they lie about as dense as the
+    voxels of the scan. That is the anti-aliasing: a voxel of which more than half is bone is bone.
+    The numbers are odd, as two or four places cannot tell half from more than half. On the
+    grid of its scan a mask stays as it is.
+
+    Args:
+        field: Bone in the voxels of the scan.
+        to_source: Maps mm of the result's frame to mm of the scan's world, shape ``(4, 4)``.
+        grid: Where the voxels of the result lie.
+
+    Returns:
+        Shares from 0 to 1, shape of the grid. Time grows with the number of places.
+    """
+    to_index = np.linalg.inv(field.affine) @ to_source @ grid.affine
+    box = _reached(field.values.shape, to_index, grid.shape)
+    shape = tuple(s.stop - s.start for s in box)
+    shares = np.zeros(grid.shape, dtype=np.float32)
+    if 0 in shape:
+        return shares
+    start = np.array([s.start for s in box], dtype=np.float64)
+    steps = np.linalg.norm(to_index[:3, :3], axis=0)  # edge of a voxel in voxels of the scan
+    places = [1 if step < 1.5 else 3 if step < 4 else 5 for step in steps]
+    covered = shares[box]
+    for place in np.ndindex(*places):
+        at = start + [(p + 0.5) / n - 0.5 for p, n in zip(place, places, strict=True)]
+        level = ndimage.affine_transform(
+            field.values,
+            to_index[:3, :3],
+            offset=to_index[:3, :3] @ at + to_index[:3, 3],
+            output_shape=shape,
+            output=np.float32,
+            order=1,
+            mode="constant",
+            cval=-_FULL_SCALE,
+            prefilter=False,
+        )
+        covered += level > 0
+    covered /= np.prod(places)
+    return shares
+
+
+def _reached(
+    source: tuple[int, ...], to_index: Matrix, target: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
+    """Return the box of the grid that the field can reach."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(source) - 1)
+    back = np.linalg.inv(to_index)
+    places = corners @ back[:3, :3].T + back[:3, 3]
+    low = np.clip(np.floor(places.min(axis=0)).astype(int), 0, target)
+    high = np.clip(np.ceil(places.max(axis=0)).astype(int) + 1, low, target)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return x, y, z
+
+
+def surface_points(mask: Mask, affine: Matrix) -> Points:
+    """Return the centres in mm of the mask's voxels that have a free face, shape ``(N, 3)``."""
+    inner = mask.copy()
+    for axis in range(3):
+        lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        inner[lower] &= mask[upper]
+        inner[upper] &= mask[lower]
+        for end in (0, -1):
+            inner[tuple(end if a == axis else slice(None) for a in range(3))] = False
+    return moved_points(np.argwhere(mask & ~inner), affine)
+
+
+def moved_points(points: NDArray[Any], matrix: Matrix) -> Points:
+    """Return points ``(N, 3)`` after a map of shape ``(4, 4)``."""
+    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
+
+
+def upright_frame(points_mm: Points, settings: Settings) -> Matrix:
+    """Return what maps the result's frame to the scan's world, without turning the head.
+
+    The vertex has z = 0; the box around what is kept is centred at x = y = 0.
+
+    Args:
+        points_mm: Surface of the skull in mm of the scan's world, shape ``(N, 3)``.
+        settings: What is cut off.
+    """
+    low, high = kept_box(points_mm, float(points_mm[:, 2].max()), settings)
+    frame = np.eye(4)
+    frame[:3, 3] = [*(low + high)[:2] / 2, high[2]]
+    return frame
+
+
+def on_the_voxels(to_source: Matrix, grid: Grid, source: Matrix) -> Matrix:
+    """Return a frame moved by up to half a voxel, so that a grid of equal voxels meets the scan's.
+
+    Walls of one or two voxels would otherwise lose what falls between two layers. Voxels of another
+    size or attitude meet nowhere: the frame stays.
+
+    Args:
+        to_source: Maps mm of the result's frame to mm of the scan's world.
+        grid: The grid in that frame.
+        source: Affine of the scan.
+    """
+    to_index = np.linalg.inv(source) @ to_source @ grid.affine
+    if not np.allclose(to_index[:3, :3], np.eye(3), atol=_SAME_VOXELS):
+        return to_source
+    moved = to_source.copy()
+    moved[:3, 3] += source[:3, :3] @ (np.round(to_index[:3, 3]) - to_index[:3, 3])
+    return moved
+
+
+def kept_box(
+    points_mm: Points, vertex_mm: float, settings: Settings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the corners of the box around the points that the cut leaves.
+
+    Args:
+        points_mm: Points in a frame whose z axis points up, shape ``(N, 3)``.
+        vertex_mm: Height that ``below_vertex_mm`` is measured from.
+        settings: What is cut off.
+    """
+    if settings.crop == "vault":
+        above = points_mm[points_mm[:, 2] >= vertex_mm - settings.below_vertex_mm]
+        # A template may stand wholly above a skull that was aligned to it badly.
+        points_mm = above if len(above) else points_mm
+    return points_mm.min(axis=0), points_mm.max(axis=0)
+
+
+def make_grid(
+    box: tuple[NDArray[np.float64], NDArray[np.float64]],
+    anchor: NDArray[np.float64],
+    source_spacing_mm: Spacing,
+    settings: Settings,
+) -> Grid:
+    """Return the grid for a skull.
+
+    Args:
+        box: Corners of the box around what is kept of it, in mm of the result's frame.
+        anchor: Point of the frame that goes into the middle of the grid (x, y) and into the layer
+            of the vertex (z).
+        source_spacing_mm: Spacing of the scan.
+        settings: Size and spacing.
+
+    Raises:
+        InputError: If the skull does not fit, with the numbers that would do.
+    """
+    low, high = box
+    spacing = np.array([settings.spacing_mm] * 3 if settings.spacing_mm else source_spacing_mm)
+    half = np.maximum(high - anchor, anchor - low)[:2] / spacing[:2]
+    up, down = (high - anchor)[2] / spacing[2], (anchor - low)[2] / spacing[2]
+    if settings.size is None:
+        x, y = (2 * int(np.ceil(h)) + 1 + 2 * _MARGIN for h in half)
+        above = max(int(np.ceil(up)), 0) + _MARGIN
+        shape = (x, y, int(np.ceil(down)) + 1 + above + _MARGIN)
+    else:
+        shape = (settings.size,) * 3
+        above = round(settings.size * _ABOVE_VERTEX)
+        room = np.array([(settings.size - 1) / 2] * 2 + [above, settings.size - 1 - above])
+        # Half a voxel of play: the grid is moved by whole voxels afterwards.
+        if (np.array([*half, up, down]) > room + 0.5).any():
+            raise InputError(_too_large(high - low, [*half, up, down], settings))
+    vertex = shape[2] - 1 - above
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = anchor - spacing * [(shape[0] - 1) / 2, (shape[1] - 1) / 2, vertex]
+    return Grid(shape, affine, vertex)
+
+
+def _too_large(extent: NDArray[np.float64], needs: list[float], settings: Settings) -> str:
+    size, spacing = settings.size or 0, settings.spacing_mm or 0.0
+    share = 1 - _ABOVE_VERTEX
+    need = max(2 * needs[0] + 1, 2 * needs[1] + 1, needs[2] / _ABOVE_VERTEX, needs[3] / share + 2)
+    edges = " x ".join(f"{e:.0f}" for e in extent)
+    crop = "" if settings.crop == "vault" else ", or crop: vault"
+    return (
+        f"the skull of {edges} mm does not fit into {size} voxels of {spacing:g} mm "
+        f"({size * spacing:g} mm, a sixteenth of it above the vertex): use size "
+        f"{int(np.ceil(need))} or more, spacing_mm {np.ceil(100 * need * spacing / size) / 100:g} "
+        f"or more{crop}"
+    )

@@ -1,0 +1,157 @@
+"""Files to read, in folders or inside ZIP archives, under one name."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from famseg.config import InputError
+from famseg.datasets._volume import volume_suffix
+from famseg.preparation._archive import extract_members
+
+_UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file, or a member of an archive.
+
+    Args:
+        place: Where it is below the folder that is searched.
+        file: The file on disk: the archive where it is a member of one.
+        member: Its name inside the archive.
+    """
+
+    place: PurePosixPath
+    file: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.place.name
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether its ending is that of a volume."""
+        return volume_suffix(Path(self.name)) is not None
+
+    @property
+    def stem(self) -> str:
+        """The file's own name without its ending."""
+        ending = volume_suffix(Path(self.name)) or self.place.suffix
+        return self.name[: -len(ending)] if ending else self.name
+
+    @property
+    def subject(self) -> str:
+        """A name made of its place, without its ending."""
+        return fit_name(self.place.with_name(self.stem).as_posix())
+
+
+class Opener:
+    """Opens files one after the other, without unpacking them to disk, and each archive once."""
+
+    def __init__(self) -> None:
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for archive in self._archives.values():
+            archive.close()
+
+    def open(self, item: Item) -> IO[bytes]:
+        """Open a file for reading."""
+        if item.member is None:
+            return item.file.open("rb")
+        # In memory, since going back in a compressed stream means to begin anew.
+        return io.BytesIO(self._archive(item).read(item.member))
+
+    def start(self, item: Item, count: int) -> bytes:
+        """Return the first bytes; fewer where it is shorter, none where it cannot be read."""
+        try:
+            if item.member is None:
+                with item.file.open("rb") as stream:
+                    return stream.read(count)
+            with self._archive(item).open(item.member) as member:
+                return member.read(count)
+        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+            return b""
+
+    def _archive(self, item: Item) -> zipfile.ZipFile:
+        if item.file not in self._archives:
+            self._archives[item.file] = zipfile.ZipFile(item.file)
+        return self._archives[item.file]
+
+
+@contextmanager
+def local(items: Sequence[Item]) -> Iterator[list[Path]]:
+    """Give paths on disk; members of archives are unpacked to a folder that is removed after.
+
+    Args:
+        items: What is needed, in the order of the paths.
+
+    Yields:
+        A path for each item. Unpacked files keep their endings, not their names.
+
+    Raises:
+        InputError: If a member is damaged or there is no room to unpack it.
+    """
+    if all(item.member is None for item in items):
+        yield [item.file for item in items]
+        return
+    with tempfile.TemporaryDirectory(prefix="famseg-") as folder:
+        yield extract_members([(i.file, i.member) for i in items], Path(folder))
+
+
+@contextmanager
+def told_as(origin: str) -> Iterator[None]:
+    """Let errors begin with where a source is below the searched folder.
+
+    Args:
+        origin: What messages begin with.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*(f"{origin}: {fault}" for fault in error.faults)) from None
+    except MemoryError:
+        raise InputError(
+            f"{origin}: not enough memory to read it: use fewer workers or a larger machine"
+        ) from None
+
+
+@contextmanager
+def without_path(path: Path) -> Iterator[None]:
+    """Take a path out of errors: it holds names of users and folders, which no report needs.
+
+    Args:
+        path: What messages begin with.
+    """
+    try:
+        yield
+    except InputError as error:
+        faults = [fault.removeprefix(f"{path}: ") for fault in error.faults]
+        folder = f"{path.parent}/"
+        raise InputError(*(fault.replace(folder, "") for fault in faults)) from None
+
+
+def fit_name(text: str) -> str:
+    """Return a text as a name of a file and of a subject: plain letters, digits, ``._-``.
+
+    Example:
+        >>> fit_name("Kopf 3/Schädel (neu)")
+        'Kopf_3_Schadel_neu'
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _UNFIT.sub("_", plain).strip("._-")[:80] or "unnamed"

@@ -1,0 +1,80 @@
+"""Closing the openings of a mesh."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from famseg.config import InputError
+
+LARGEST_OPENING_MM = 10.0
+"""Openings up to this wide are closed whatever their shape; wider ones if they are flat."""
+
+FLAT_MM = 1.0
+"""A flat opening's rim lies this close to a plane: a cut through the neck, the scan's border."""
+
+Floats = NDArray[np.float64]
+Faces = NDArray[np.int64]
+
+
+def open_edges(faces: Faces) -> NDArray[np.int64]:
+    """Return the edges that belong to an odd number of triangles, shape ``(E, 2)``.
+
+    A surface without them divides space into inside and outside, even where triangles cross or
+    four of them share an edge.
+    """
+    many = int(faces.max()) + 1
+    low, high = np.minimum(faces, faces[:, [1, 2, 0]]), np.maximum(faces, faces[:, [1, 2, 0]])
+    # One number an edge: sorting numbers is many times faster than sorting pairs.
+    each, counts = np.unique((low * many + high).ravel(), return_counts=True)
+    odd = each[counts % 2 == 1]
+    return np.column_stack([odd // many, odd % many])
+
+
+def close(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
+    """Close a mesh.
+
+    Each opening is filled by triangles from its rim to the rim's middle.
+
+    Args:
+        vertices: In mm, ``(V, 3)``.
+        faces: Triangles ``(F, 3)``.
+
+    Returns:
+        Vertices, triangles, and a note where anything was closed, else an empty text.
+
+    Raises:
+        InputError: If an opening is wide and not flat; the message has no place in front.
+    """
+    rim = open_edges(faces)
+    if len(rim) == 0:
+        return vertices, faces, ""
+    corners, where = np.unique(rim, return_inverse=True)
+    ends = where.reshape(rim.shape)
+    graph = coo_array((np.ones(len(rim)), (ends[:, 0], ends[:, 1])), shape=(len(corners),) * 2)
+    count, owner = connected_components(graph, directed=False)
+    middles: list[Floats] = []
+    fans: list[Faces] = []
+    widest = 0.0
+    for opening in range(count):
+        points = vertices[corners[owner == opening]]
+        centre = points.mean(axis=0)
+        wide = float(np.linalg.norm(np.ptp(points, axis=0)))
+        off = float(np.linalg.svd(points - centre, full_matrices=False)[1][-1])
+        if wide > LARGEST_OPENING_MM and off / np.sqrt(len(points)) > FLAT_MM:
+            raise InputError(
+                f"the mesh is open: {len(rim)} edges without a neighbour in {count} openings, one "
+                f"of them {wide:.0f} mm wide and not flat; close it, e.g. in MeshLab or Meshmixer"
+            )
+        widest = max(widest, wide)
+        edges = rim[owner[ends[:, 0]] == opening]
+        tip = np.full((len(edges), 1), len(vertices) + len(middles))
+        middles.append(centre)
+        fans.append(np.hstack([edges, tip]))
+    note = (
+        f"The mesh was open: {len(rim)} edges without a neighbour in {count} openings of up to "
+        f"{widest:.0f} mm were closed."
+    )
+    return np.vstack([vertices, middles]), np.vstack([faces, *fans]), note

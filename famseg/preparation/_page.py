@@ -1,0 +1,165 @@
+"""The quality report as one HTML page that needs nothing else and runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+
+from famseg.preparation._record import Record
+from famseg.preparation._thumbnails import PANELS
+from famseg.preparation._types import Quality
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --look: #b9770e; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 64rem; }
+body { padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 0 0 .4rem; }
+article { border: 1px solid var(--line); border-radius: 6px; margin: 0 0 1rem; }
+article { padding: .8rem 1rem; }
+img { background: #141414; border-radius: 4px; display: block; height: auto; max-width: 100%; }
+dl { display: grid; gap: .1rem 1.5rem; margin: .6rem 0 0; }
+dl { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
+dl div { display: flex; gap: .6rem; justify-content: space-between; }
+dt { opacity: .7; } dd { margin: 0; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left; }
+th, td { vertical-align: top; }
+ul { margin: .5rem 0 0; padding-left: 1.2rem; }
+.bad { color: var(--bad); } .look { color: var(--look); }
+.origin { font-weight: normal; opacity: .7; }
+pre { white-space: pre-wrap; }
+"""
+_SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+
+
+def page(
+    records: Sequence[Record],
+    pictures: Mapping[str, bytes | None],
+    *,
+    settings: Mapping[str, object],
+    layout: str,
+) -> str:
+    """Return the report: first what failed, then what is worth a look, then the rest.
+
+    Args:
+        records: All subjects.
+        pictures: Their thumbnails as PNG files, by subject.
+        settings: What they were prepared with.
+        layout: The layout of the source.
+
+    Returns:
+        HTML with style and pictures in it; every text is escaped.
+    """
+    done = [r for r in records if r.status == "done"]
+    look = [r for r in done if needs_a_look(r)]
+    rest = [r for r in done if not needs_a_look(r)]
+    bad = [r for r in records if r.status in ("failed", "refused")]
+    left_out = [r for r in records if r.status == "left out"]
+    title = f"Prepared skulls: {len(done)} of {len(done) + len(bad)}"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>",
+        f"<style>{_STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
+        f"<p>{escape(_summary(len(bad), len(look), layout))}</p>",
+        *_reasons('<h2 class="bad">Not prepared</h2>', bad),
+        *_section("Worth a look", look, pictures),
+        *_section("Nothing unusual", rest, pictures),
+        *_reasons("<h2>Left out</h2>", left_out),
+        "<h2>Settings</h2>",
+        f"<pre>{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
+        f"<p>Pictures: {', '.join(PANELS)}; R right, L left, A front, P back, S top, I bottom. "
+        "An implant is orange.</p>",
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def needs_a_look(record: Record) -> bool:
+    """Tell whether something of a prepared skull is unusual."""
+    quality = record.quality
+    if quality is None:
+        return False
+    return bool(quality.warnings) or quality.truncated_vault or quality.existing_defect
+
+
+def _summary(failed: int, look: int, layout: str) -> str:
+    def subjects(count: int) -> str:
+        return f"{count} subject" if count == 1 else f"{count} subjects"
+
+    return (
+        f"{subjects(failed)} could not be prepared; {subjects(look)} of those that were "
+        f"should be looked at. Layout of the source: {layout}."
+    )
+
+
+def _reasons(heading: str, records: Sequence[Record]) -> Iterator[str]:
+    if not records:
+        return
+    yield heading
+    yield "<table><tr><th>Subject</th><th>Found at</th><th>Reason</th></tr>"
+    for record in records:
+        cells = (record.subject, record.origin, record.reason)
+        yield "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>"
+    yield "</table>"
+
+
+def _section(
+    title: str, records: Sequence[Record], pictures: Mapping[str, bytes | None]
+) -> Iterator[str]:
+    if not records:
+        return
+    yield f"<h2>{escape(title)}</h2>"
+    for record in records:
+        yield from _article(record, pictures.get(record.subject))
+
+
+def _article(record: Record, picture: bytes | None) -> Iterator[str]:
+    name = escape(record.subject)
+    yield f'<article><h3>{name} <span class="origin">{escape(record.origin)}</span></h3>'
+    if picture is not None:
+        data = base64.b64encode(picture).decode()
+        yield f'<img alt="Slices and surface of {name}" src="data:image/png;base64,{data}">'
+    quality = record.quality
+    if quality is not None:
+        yield "<dl>"
+        for term, value in _facts(quality):
+            yield f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>"
+        yield "</dl>"
+        yield from _list(quality.warnings, "look")
+    yield from _list(record.notes, "note")
+    yield "</article>"
+
+
+def _list(sentences: Sequence[str], kind: str) -> Iterator[str]:
+    if sentences:
+        items = "".join(f'<li class="{kind}">{escape(text)}</li>' for text in sentences)
+        yield f"<ul>{items}</ul>"
+
+
+def _facts(quality: Quality) -> Iterator[tuple[str, str]]:
+    yield "bone", f"{quality.volume_ml:.0f} ml"
+    yield "box (R, A, S)", f"{_times(quality.box_mm, '.0f')} mm"
+    yield "pieces", str(quality.components)
+    yield "vault cut off", "yes" if quality.truncated_vault else "no"
+    yield "existing defect", "yes" if quality.existing_defect else "no"
+    yield "largest hole in the vault", f"{quality.hole_cm2:.1f} cm²"
+    yield "threshold", "none" if quality.threshold is None else f"{quality.threshold:g}"
+    yield "spacing of the scan", f"{_times(quality.source_spacing_mm, '.3g')} mm"
+    yield "spacing", f"{_times(quality.spacing_mm, '.3g')} mm"
+    for why, ml in quality.removed_ml.items():
+        if ml >= _SHOWN_ML:
+            yield f"removed: {why}", f"{ml:.1f} ml"
+    if quality.alignment_residual_mm is not None:
+        yield "residual of the alignment", f"{quality.alignment_residual_mm:.2f} mm"
+
+
+def _times(lengths: Sequence[float], form: str) -> str:
+    return " x ".join(format(length, form) for length in lengths)

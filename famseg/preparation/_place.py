@@ -1,0 +1,81 @@
+"""Whether prepared skulls may be written to a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.preparation._record import Folder
+
+
+def check_place(root: Path, out: Path) -> None:
+    """Raise InputError unless prepared skulls may go to ``out``.
+
+    Args:
+        root: The source, a folder or file.
+        out: A folder that is new, empty, or was written by an earlier run.
+    """
+    source, target = root.resolve(), out.resolve()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file: give a folder")
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise InputError(
+            f"--out {out}: overlaps with the source {root}, whose files must stay as they are: "
+            "choose a folder outside it"
+        )
+    foreign = out.is_dir() and not Folder(out).state.exists()
+    if foreign and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise InputError(
+            f"--out {out}: is not empty and was not written by famseg prepare: choose a new folder"
+        )
+
+
+def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
+    """Raise InputError if a folder holds skulls that were prepared with other settings."""
+    if not folder.state.exists():
+        return
+    try:
+        before = json.loads(folder.state.read_text(encoding="utf-8"))["settings"]
+        keys = sorted({*before, *settings})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder.state}: is damaged: choose another folder, or do everything again with "
+            "--force"
+        ) from error
+    now = json.loads(json.dumps(settings))  # tuples as lists, as they come back from a file
+    changes = [
+        f"{key} {json.dumps(before.get(key))} (now {json.dumps(now.get(key))})"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise InputError(
+            f"{folder.path}: was prepared with {', '.join(changes)}: give the same, choose another "
+            "--out, or do everything again with --force"
+        )
+
+
+@contextmanager
+def alone(folder: Folder) -> Iterator[None]:
+    """Keep other runs out of the folder, and sweep up what killed ones left half written."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = (folder.path / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"--out {folder.path}: cannot be written to ({error.strerror}): choose another folder"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--out {folder.path}: another famseg prepare is at work there: wait for it"
+            ) from None
+        for part in folder.path.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,157 @@
+"""Work in several processes, of which each may die without taking the rest along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class CrashedError(Exception):
+    """The process that did a job ended without an answer.
+
+    Args:
+        exit_code: How it ended: below zero, the signal that killed it; None if that is not known.
+    """
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(f"its process ended with {exit_code}")
+        self.exit_code = exit_code
+
+
+def in_processes(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+) -> Generator[tuple[Job, Result | Exception], None, None]:
+    """Do jobs in processes of their own and yield each with its result as it is ready.
+
+    A process that dies takes down the pool that it belongs to. The jobs that were running are then
+    tried again, one alone at a time, with all the memory there is: the one that kills its process
+    again is given up.
+
+    Args:
+        function: Can be imported by its name; so can all that a job holds.
+        jobs: What to do.
+        workers: How many processes; 0 does the jobs in this one.
+
+    Yields:
+        A job, and what came of it: the result, the exception that it raised, or CrashedError.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield job, _try(function, job)
+        return
+    waiting, suspects = deque(jobs), deque[Job]()
+    while waiting or suspects:
+        if suspects:
+            yield from _round(function, deque([suspects.popleft()]), 1, suspects)
+        else:
+            yield from _round(function, waiting, workers, suspects)
+
+
+def _round(
+    function: Callable[[Job], Result], waiting: deque[Job], workers: int, suspects: deque[Job]
+) -> Iterator[tuple[Job, Result | Exception]]:
+    """Do jobs until none waits or the pool breaks; then those that ran become suspects."""
+    running: dict[Future[Result], Job] = {}
+    broken = False
+    with _pool(min(workers, len(waiting))) as (pool, processes):
+        while running or (waiting and not broken):
+            # No more than there are processes, so that what is submitted runs.
+            while waiting and not broken and len(running) < workers:
+                try:
+                    with _without_interrupt():
+                        running[pool.submit(function, waiting[0])] = waiting[0]
+                    processes()  # noted as long as they live
+                    waiting.popleft()
+                except BrokenProcessPool:
+                    broken = True
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                job, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    broken = True
+                    if workers > 1:
+                        suspects.append(job)
+                    else:
+                        yield job, CrashedError(_exit_code(processes()))
+                elif isinstance(error, Exception):
+                    yield job, error
+                else:
+                    yield job, future.result()
+
+
+def _try(function: Callable[[Job], Result], job: Job) -> Result | Exception:
+    try:
+        return function(job)
+    except Exception as error:
+        return error
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Callable[[], set[BaseProcess]]]]:
+    """A pool, and its processes so far; they are ended at once when something is raised."""
+    # Not forked: threads of the libraries would be copied in the middle of their work.
+    context = multiprocessing.get_context("spawn")
+    others, seen = set(multiprocessing.active_children()), set[BaseProcess]()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+
+    def processes() -> set[BaseProcess]:
+        seen.update(set(multiprocessing.active_children()) - others)
+        return seen
+
+    try:
+        yield pool, processes
+    except BaseException:
+        for process in processes():
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _exit_code(processes: set[BaseProcess]) -> int | None:
+    """Return how the only process of a pool ended."""
+    for process in processes:
+        process.join(timeout=5)
+        return process.exitcode
+    return None
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Start processes that Ctrl-C on a terminal does not reach: this one decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start() -> None:
+    """Prepare a process: one thread, no warnings, and an end with the process that started it."""
+    import SimpleITK
+
+    # Several processes share the cores; and sums in one order give the same bits.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,180 @@
+"""What is kept of a prepared subject, and how a later run knows that nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from famseg.preparation._types import Quality, Role, Source, Split
+from famseg.tracking import write_json
+
+RECORD_VERSION = 1
+"""Part of every key: raised when the same settings give another skull or another record."""
+
+
+class Folder:
+    """Where things are in the folder of prepared skulls.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        manifest: Subjects, files, hashes, splits.
+        report: The quality report, a page.
+        table: The quality report, a table.
+        state: Settings, versions and layout of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = path / "manifest.csv"
+        self.report = path / "report.html"
+        self.table = path / "report.csv"
+        self.state = path / "prepare.json"
+
+    def record(self, subject: str) -> Path:
+        """Return the path of a subject's record."""
+        return self.path / "records" / f"{subject}.json"
+
+    def thumbnail(self, subject: str) -> Path:
+        """Return the path of a subject's picture."""
+        return self.path / "thumbnails" / f"{subject}.png"
+
+    def skull(self, subject: str) -> Path:
+        """Return the path of a complete skull."""
+        return self.path / "skulls" / f"{subject}.nii.gz"
+
+    def companion(self, subject: str, role: Role, defect: str) -> Path:
+        """Return the path of a defective skull or an implant."""
+        return self.path / role / defect / f"{subject}.nii.gz"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One subject: what became of it.
+
+    Args:
+        subject: Its name.
+        origin: Where it was found, below the folder that was searched.
+        status: ``done``, ``failed`` (was tried), ``refused`` (could not be tried) or ``left out``
+            (is no skull and was not meant as one, such as a localiser).
+        reason: Why it is not done, one line.
+        split: What the layout of its collection says.
+        quality: What is known of the skull; None unless done.
+        notes: What was corrected while it was read.
+        files: SHA-256 of each file that was written, by its path in the folder.
+        key: Hash of the settings that it was prepared with.
+        stamp: Hash of sizes and times of the files that it was read from.
+        content: Hash of the bytes of these files.
+        signature: The coarse shape that duplicates are found by, as text.
+        to_source: Maps mm of the skull's world to mm of the scan's, row by row; takes an implant
+            back to its patient.
+    """
+
+    subject: str
+    origin: str
+    status: Literal["done", "failed", "refused", "left out"]
+    reason: str = ""
+    split: Split | None = None
+    quality: Quality | None = None
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    stamp: str = ""
+    content: str = ""
+    signature: str = ""
+    to_source: tuple[float, ...] = ()
+
+
+def settings_key(settings: Mapping[str, object]) -> str:
+    """Return the hash of settings, whatever their order.
+
+    Example:
+        >>> settings_key({"a": 1, "b": 2}) == settings_key({"b": 2, "a": 1})
+        True
+    """
+    content = {"record": RECORD_VERSION, "settings": settings}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def files_stamp(source: Source) -> str:
+    """Return a hash of size and time of the source's files: cheap, changes when they are copied."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        state = file.stat()
+        digest.update(f"{state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def files_content(source: Source) -> str:
+    """Return a hash of the bytes of the source's files."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_record(record: Record, folder: Folder) -> None:
+    """Write the record of a subject that is done; whole or not at all."""
+    path = folder.record(record.subject)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, asdict(record))
+
+
+def read_record(subject: str, folder: Folder) -> Record | None:
+    """Return the record of a subject; None if there is none that this version understands."""
+    try:
+        content = json.loads(folder.record(subject).read_text(encoding="utf-8"))
+        quality = content["quality"]
+        return Record(
+            **{
+                **content,
+                "notes": tuple(content["notes"]),
+                "to_source": tuple(content["to_source"]),
+                "quality": None if quality is None else _quality(quality),
+            }
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # of another version: the subject is prepared again
+
+
+def recorded_subjects(folder: Folder) -> list[str]:
+    """Return the names of the subjects that have a record, sorted."""
+    return sorted(path.stem for path in (folder.path / "records").glob("*.json"))
+
+
+def is_written(record: Record, folder: Folder) -> bool:
+    """Tell whether the files of a record are there as they were written."""
+    for name, sha256 in record.files.items():
+        try:
+            with (folder.path / name).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+                    return False
+        except OSError:
+            return False
+    return bool(record.files)
+
+
+def discard(record: Record, folder: Folder) -> None:
+    """Remove a subject's record, then the files that it names."""
+    folder.record(record.subject).unlink(missing_ok=True)
+    for name in record.files:
+        path = folder.path / name
+        if path.resolve().is_relative_to(folder.path.resolve()):
+            path.unlink(missing_ok=True)
+
+
+def _quality(content: Mapping[str, Any]) -> Quality:
+    """Return what JSON made of a quality: its lists are tuples."""
+    known = {f.name for f in fields(Quality)}
+    if set(content) != known:
+        raise ValueError("another version's quality")
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
+    return Quality(**values)

@@ -1,0 +1,145 @@
+"""The quality report: a table with a row a subject, and the page that shows it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from famseg.preparation._page import page
+from famseg.preparation._record import Folder, Record
+from famseg.tracking import write_atomically
+
+COLUMNS = (
+    "subject",
+    "status",
+    "reason",
+    "origin",
+    "volume_ml",
+    "box_right_mm",
+    "box_front_mm",
+    "box_top_mm",
+    "components",
+    "truncated_vault",
+    "existing_defect",
+    "hole_cm2",
+    "threshold",
+    "source_spacing_mm",
+    "spacing_mm",
+    "removed_ml",
+    "removed",
+    "alignment_residual_mm",
+    "companions",
+    "warnings",
+    "notes",
+)
+"""Columns of ``report.csv``."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_report(
+    records: Sequence[Record], folder: Folder, *, settings: Mapping[str, object], layout: str
+) -> None:
+    """Write ``report.csv`` and ``report.html``; each whole or not at all.
+
+    Args:
+        records: All subjects, in the order of the rows.
+        folder: Where to; holds the thumbnails.
+        settings: What the skulls were prepared with.
+        layout: The layout of the source.
+    """
+    write_atomically(folder.table, table(records).encode())
+    pictures = {r.subject: _picture(folder.thumbnail(r.subject)) for r in records}
+    text = page(records, pictures, settings=settings, layout=layout)
+    write_atomically(folder.report, text.encode())
+
+
+def table(records: Iterable[Record]) -> str:
+    """Return the report as CSV, a line a subject.
+
+    Truth values are ``yes`` and ``no``, what is not known is empty, several sentences in a cell are
+    separated by `` | ``. A text that a spreadsheet would take for a formula begins with ``'``.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        writer.writerow([_cell(name, value) for name, value in report_row(record).items()])
+    return text.getvalue()
+
+
+def report_row(record: Record) -> dict[str, object]:
+    """Return a subject's values by column; None where nothing is known.
+
+    Example:
+        >>> report_row(Record("a", "a.nii.gz", "failed", "no bone"))["reason"]
+        'no bone'
+    """
+    values: dict[str, object] = dict.fromkeys(COLUMNS)
+    values |= {
+        "subject": record.subject,
+        "status": record.status,
+        "reason": record.reason,
+        "origin": record.origin,
+        "companions": " | ".join(companions(record)),
+        "notes": " | ".join(record.notes),
+        "warnings": "",
+    }
+    quality = record.quality
+    if quality is None:
+        return values
+    right, front, top = quality.box_mm
+    return values | {
+        "volume_ml": round(quality.volume_ml, 2),
+        "box_right_mm": round(right, 1),
+        "box_front_mm": round(front, 1),
+        "box_top_mm": round(top, 1),
+        "components": quality.components,
+        "truncated_vault": quality.truncated_vault,
+        "existing_defect": quality.existing_defect,
+        "hole_cm2": round(quality.hole_cm2, 2),
+        "threshold": quality.threshold,
+        "source_spacing_mm": times(quality.source_spacing_mm),
+        "spacing_mm": times(quality.spacing_mm),
+        "removed_ml": round(sum(quality.removed_ml.values()), 2),
+        "removed": " | ".join(f"{why}: {ml:.2f}" for why, ml in quality.removed_ml.items()),
+        "alignment_residual_mm": quality.alignment_residual_mm,
+        "warnings": " | ".join(quality.warnings),
+    }
+
+
+def companions(record: Record) -> list[str]:
+    """Return what a subject has beside the complete skull, as ``implant/bilateral``."""
+    folders = {Path(name).parent.as_posix() for name in record.files}
+    return sorted(name for name in folders if name.split("/")[0] in ("defective", "implant"))
+
+
+def times(lengths: Iterable[float]) -> str:
+    """Return lengths as people write them.
+
+    Example:
+        >>> times((0.5, 0.5, 1.25))
+        '0.5 x 0.5 x 1.25'
+    """
+    return " x ".join(f"{length:.4g}" for length in lengths)
+
+
+def _cell(name: str, value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and name != "subject" and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _picture(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

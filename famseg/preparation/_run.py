@@ -1,0 +1,232 @@
+"""Prepare all subjects of a source: plan, work in processes, manifest and report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import famseg
+from famseg.datasets import SkullSubject, read_manifest, write_manifest
+from famseg.preparation._place import alone, check_place, check_settings
+from famseg.preparation._pool import in_processes
+from famseg.preparation._record import (
+    Folder,
+    Record,
+    discard,
+    files_stamp,
+    is_written,
+    read_record,
+    recorded_subjects,
+    settings_key,
+)
+from famseg.preparation._report import write_report
+from famseg.preparation._subject import FATAL, Job, Prepare, failed, prepare_subject, reason_of
+from famseg.preparation._types import Found, Source, Split
+from famseg.tracking import write_json
+
+RunProgress = Callable[[Record, int, int], None]
+
+_PACKAGES = ("SimpleITK", "numpy", "scipy", "nibabel", "pydicom", "trimesh")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Args:
+        folder: Where the prepared skulls are.
+        layout: The layout of the source.
+        settings: What they are prepared with.
+        order: The subjects, as they were found.
+        todo: Those to prepare.
+        unchanged: Those that are ready.
+        refused: What cannot be tried, and what is left out.
+        gone: Subjects of an earlier run that the source does not have.
+    """
+
+    folder: Folder
+    layout: str
+    settings: Mapping[str, object]
+    order: tuple[str, ...]
+    todo: tuple[Source, ...]
+    unchanged: tuple[Record, ...]
+    refused: tuple[Record, ...]
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Args:
+        plan: What was to be done.
+        records: All subjects, those that were ready before included.
+    """
+
+    plan: Plan
+    records: tuple[Record, ...]
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        """The subjects that are ready."""
+        return tuple(r for r in self.records if r.status == "done")
+
+    @property
+    def undone(self) -> tuple[Record, ...]:
+        """The subjects that failed or were refused."""
+        return tuple(r for r in self.records if r.status in ("failed", "refused"))
+
+
+def plan_run(
+    found: Found, root: Path, out: Path, settings: Mapping[str, object], *, force: bool = False
+) -> Plan:
+    """Find out what is to be done; writes nothing.
+
+    Args:
+        found: What the source holds.
+        root: The source, a folder or file.
+        out: Where the prepared skulls go.
+        settings: What they are prepared with, as JSON can hold it.
+        force: Do everything again, whatever is there.
+
+    Raises:
+        InputError: If ``out`` overlaps with the source, is somebody else's folder, or holds skulls
+            that were prepared with other settings.
+    """
+    folder = Folder(out)
+    check_place(root, out)
+    if not force:
+        check_settings(folder, settings)
+    key = settings_key(settings)
+    unchanged = {} if force else _unchanged(found.sources, folder, key)
+    refused = tuple(
+        Record(r.subject, r.origin, "left out" if r.left_out else "refused", r.reason)
+        for r in found.refused
+    )
+    here = {s.subject for s in found.sources} | {r.subject for r in refused}
+    return Plan(
+        folder,
+        found.layout,
+        settings,
+        tuple(s.subject for s in found.sources),
+        tuple(s for s in found.sources if s.subject not in unchanged),
+        tuple(unchanged.values()),
+        refused,
+        tuple(s for s in recorded_subjects(folder) if s not in here),
+    )
+
+
+def prepare_folder(
+    plan: Plan,
+    prepare: Prepare,
+    *,
+    workers: int,
+    force: bool = False,
+    progress: RunProgress | None = None,
+) -> Outcome:
+    """Do what was planned, and write manifest and report.
+
+    What is finished stays whatever happens: the same call goes on after a kill.
+
+    Args:
+        plan: From `plan_run`.
+        prepare: The steps from scan to skull; can be sent to another process.
+        workers: How many processes; 0 works in this one.
+        force: Do subjects again of which nothing has changed.
+        progress: Told each subject that was tried, how many were, and how many there are.
+
+    Raises:
+        InputError: If another run is at work in the folder, or it cannot be made.
+        OSError: If the disk is full or read-only.
+    """
+    folder = plan.folder
+    records = {r.subject: r for r in plan.unchanged}
+    with alone(folder):
+        _write_state(plan)
+        for refused in plan.refused:
+            _forget(refused.subject, folder)
+        key = settings_key(plan.settings)
+        jobs = [Job(source, folder, key, prepare, force) for source in plan.todo]
+        with closing(in_processes(prepare_subject, jobs, workers)) as results:
+            for count, (job, result) in enumerate(results, start=1):
+                record = _record_of(job, result)
+                records[record.subject] = record
+                if progress is not None:
+                    progress(record, count, len(jobs))
+        ordered = (*(records[name] for name in plan.order), *plan.refused)
+        _write_manifest(ordered, folder)
+        write_report(ordered, folder, settings=plan.settings, layout=plan.layout)
+    return Outcome(plan, ordered)
+
+
+def _unchanged(sources: Sequence[Source], folder: Folder, key: str) -> dict[str, Record]:
+    """Return the records of the subjects that need not be looked at."""
+    ready = {}
+    for source in sources:
+        record = read_record(source.subject, folder)
+        if record is None or record.key != key:
+            continue
+        try:
+            same = record.stamp == files_stamp(source)
+        except OSError:
+            continue  # the work on it will say what is wrong
+        if same and is_written(record, folder):
+            ready[source.subject] = replace(record, origin=source.origin, split=source.split)
+    return ready
+
+
+def _record_of(job: Job, result: Record | Exception) -> Record:
+    if isinstance(result, Record):
+        if result.status != "done":
+            _forget(result.subject, job.folder)
+        return result
+    if isinstance(result, OSError) and result.errno in FATAL:
+        raise result
+    _forget(job.source.subject, job.folder)
+    return failed(job.source, reason_of(result))
+
+
+def _forget(subject: str, folder: Folder) -> None:
+    """Remove what an earlier run wrote of a subject that is not ready any more."""
+    record = read_record(subject, folder)
+    if record is not None:
+        discard(record, folder)
+
+
+def _write_manifest(records: Sequence[Record], folder: Folder) -> None:
+    done = [r for r in records if r.status == "done"]
+    splits = _splits(done, folder)
+    subjects = []
+    for record in done:
+        path = folder.skull(record.subject)
+        sha256 = record.files[path.relative_to(folder.path).as_posix()]
+        subjects.append(SkullSubject(record.subject, path, sha256, splits.get(record.subject)))
+    if subjects:
+        write_manifest(subjects, folder.manifest)
+    else:
+        folder.manifest.unlink(missing_ok=True)
+
+
+def _splits(done: Sequence[Record], folder: Folder) -> dict[str, Split]:
+    """Return the splits that were given before, else what the collection's layout says of all."""
+    if folder.manifest.exists():
+        before = read_manifest(folder.manifest, check_files=False)
+        given: dict[str, Split] = {s.id: s.split for s in before if s.split is not None}
+        if given:
+            return given
+    stated: dict[str, Split] = {r.subject: r.split for r in done if r.split is not None}
+    whole = len(stated) == len(done) and "train" in stated.values()
+    return stated if whole else {}
+
+
+def _write_state(plan: Plan) -> None:
+    versions = {"famseg": famseg.__version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in _PACKAGES}
+    write_json(
+        plan.folder.state,
+        {"layout": plan.layout, "settings": plan.settings, "versions": versions},
+    )

@@ -1,0 +1,111 @@
+"""How skulls are prepared: one set of numbers for every subject of a data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from famseg.config import InputError
+
+Crop = Literal["vault", "none"]
+Holes = Literal["keep", "enclosed", "close"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices of `prepare_scan`.
+
+    Why 226 HU: brain lies at 20 to 45 HU, fresh blood below 100, cortical bone above 700. Thin
+    walls lose density to what surrounds them within a voxel, so a bound near soft tissue keeps
+    orbits and temples closed; 226 HU is where planning software for skulls has its preset for bone.
+    Between 180 and 300 HU a vault changes by a fraction of a millimetre. Thinner slices and less
+    noise allow lower bounds, contrast agent in vessels asks for higher ones.
+
+    Why cavities are filled by default (``holes="enclosed"``): a cavity with no way out, such as
+    marrow between the tables or a closed air cell, has no part in the surface that is fitted,
+    printed or measured, and whether it shows depends on slice thickness and kernel more than on the
+    head.
+
+    Args:
+        size: Voxels along each edge of the grid; None fits the grid around each skull.
+        spacing_mm: Edge of a voxel in mm; None keeps each scan's own spacing and needs ``size``
+            None.
+        threshold_hu: Bone is what lies above it, for scans in Hounsfield units.
+        threshold: The same for scans whose values have another scale; None finds it by Otsu's
+            method among the values of the head.
+        crop: ``vault`` cuts the neck and all else that lies ``below_vertex_mm`` below the highest
+            bone; ``none`` keeps what hangs together with the skull.
+        below_vertex_mm: Height of what is kept of a head, in mm.
+        holes: ``keep``: bone as scanned. ``enclosed``: cavities of up to 20 ml that bone encloses
+            on all sides are filled. ``close``: before that, gaps up to ``close_mm`` wide are closed
+            (marrow with openings, sutures, pores, small foramina).
+        close_mm: Widest gap that ``close`` bridges, in mm.
+        residual_limit_mm: A surface that lies farther than this from the template's after
+            alignment (root mean square) gets a warning.
+        defect_limit_cm2: A hole in the vault is reported as a defect from this area on.
+
+    Raises:
+        InputError: If numbers are out of range or contradict each other; one line each.
+
+    Example:
+        >>> Settings(size=64, spacing_mm=3.5).below_vertex_mm
+        150.0
+    """
+
+    size: int | None = 128
+    spacing_mm: float | None = 1.75
+    threshold_hu: float = 226.0
+    threshold: float | None = None
+    crop: Crop = "vault"
+    below_vertex_mm: float = 150.0
+    holes: Holes = "enclosed"
+    close_mm: float = 4.0
+    residual_limit_mm: float = 6.0
+    defect_limit_cm2: float = 4.0
+
+    def __post_init__(self) -> None:
+        faults = [*_choices(self), *_numbers(self), *_bounds(self)]
+        if faults:
+            raise InputError(*(f"preparation: {fault}" for fault in faults))
+
+
+def _choices(settings: Settings) -> list[str]:
+    faults = []
+    for name, choice in (("crop", Crop), ("holes", Holes)):
+        value = getattr(settings, name)
+        if value not in get_args(choice):
+            faults.append(f"{name} {value!r}: give one of {', '.join(get_args(choice))}")
+    if settings.spacing_mm is None and settings.size is not None:
+        faults.append(
+            f"size {settings.size} needs a spacing_mm; leave the size out to keep each scan's own"
+        )
+    return faults
+
+
+def _numbers(settings: Settings) -> list[str]:
+    """Return a fault for each number that is not finite, which comparisons would let pass."""
+    return [
+        f"{name} {value}: give a number"
+        for name, value in vars(settings).items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def _bounds(settings: Settings) -> list[str]:
+    faults = []
+    if settings.size is not None and not 16 <= settings.size <= 1024:
+        faults.append(f"size {settings.size}: give 16 to 1024 voxels")
+    bounds = {
+        "spacing_mm": (0.1, 20.0, "mm"),
+        "threshold_hu": (100.0, 1500.0, "HU: brain is at 40, solid bone at 1000"),
+        "below_vertex_mm": (50.0, 400.0, "mm"),
+        "close_mm": (0.5, 12.0, "mm"),
+        "residual_limit_mm": (0.1, 100.0, "mm"),
+        "defect_limit_cm2": (0.5, 200.0, "cm2"),
+    }
+    for name, (low, high, unit) in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and (value < low or value > high):
+            faults.append(f"{name} {value:g}: give {low:g} to {high:g} {unit}")
+    return faults

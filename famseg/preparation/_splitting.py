@@ -1,0 +1,199 @@
+"""Give the subjects of a folder their splits, one skull in one split alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.datasets import (
+    SkullSubject,
+    read_volume,
+    scan_folder,
+    split_subjects,
+    strata_of,
+    write_manifest,
+)
+from famseg.preparation._leakage import (
+    Duplicate,
+    Signature,
+    duplicates,
+    groups,
+    signature,
+    signature_of_text,
+)
+from famseg.preparation._record import Folder, read_record
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """The splits of a folder.
+
+    Args:
+        manifest: The file that they are in.
+        subjects: All subjects with their splits.
+        kept: Whether they were there before.
+        strata: The stratum of each subject, by id; empty if none were asked for.
+        pairs: Subjects that are one skull; both are in one split.
+    """
+
+    manifest: Path
+    subjects: tuple[SkullSubject, ...]
+    kept: bool
+    strata: Mapping[str, str]
+    pairs: tuple[Duplicate, ...]
+
+
+def split_folder(
+    root: Path,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    stratify: str | None = None,
+    table: Path | None = None,
+    allow_duplicates: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Splitting:
+    """Write a split for every subject of a folder into its manifest.
+
+    Args:
+        root: A folder of prepared skulls, or any folder of volumes; its manifest is made if it has
+            none.
+        validation: Share of the subjects for validation.
+        test: Share for the test.
+        seed: Another seed, another split.
+        stratify: Column by which each split gets its share of every stratum.
+        table: CSV with the columns ``subject`` and ``stratify``; ``report.csv`` if left out.
+        allow_duplicates: Keep subjects that are one skull in one split, instead of refusing them.
+        force: Split anew where there is a split.
+        progress: Told how many skulls have been read, and of how many.
+
+    Raises:
+        InputError: One line for each pair of subjects that are one skull, or for what else is
+            wrong; the manifest stays as it was.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+        raise InputError(f"{root}: {what}: name the folder of the prepared skulls")
+    if table is not None and stratify is None:
+        raise InputError("--table: is used by --stratify COLUMN alone: name the column")
+    found = scan_folder(root)
+    strata = {} if stratify is None else _strata(found, stratify, table or Folder(root).table)
+    pairs = duplicates({s.id: s.sha256 for s in found}, _signatures(found, root, progress))
+    if pairs and not allow_duplicates:
+        raise InputError(*(_refusal(pair) for pair in pairs))
+    kept = not force and any(s.split is not None for s in found)
+    manifest = Folder(root).manifest
+    if kept:
+        subjects = _kept(found, pairs)
+    else:
+        subjects = _split(found, pairs, validation, test, seed, strata)
+        write_manifest(subjects, manifest)
+    return Splitting(manifest, tuple(subjects), kept, strata, tuple(pairs))
+
+
+def _split(
+    found: Sequence[SkullSubject],
+    pairs: Sequence[Duplicate],
+    validation: float,
+    test: float,
+    seed: int,
+    strata: Mapping[str, str],
+) -> list[SkullSubject]:
+    """Split skulls, each once; those that are the same skull follow the first of them."""
+    leader = groups(pairs)
+    first = [replace(s, split=None) for s in found if leader.get(s.id, s.id) == s.id]
+    drawn = {s.id: s.split for s in split_subjects(first, validation, test, seed, strata=strata)}
+    return [replace(s, split=drawn[leader.get(s.id, s.id)]) for s in found]
+
+
+def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[SkullSubject]:
+    """Return the subjects with the splits that they have, if these are whole and do not leak."""
+    without = [s.id for s in found if s.split is None]
+    if without:
+        raise InputError(
+            f"split: {len(found) - len(without)} of {len(found)} subjects have a split, "
+            f"{without[0]} has none: split all of them anew with --force, or complete the manifest"
+        )
+    split = {s.id: s.split for s in found}
+    faults = [
+        f"split: {p.first} is in {split[p.first]} and {p.second}, the same skull, in "
+        f"{split[p.second]}: split anew with --force"
+        for p in pairs
+        if split[p.first] != split[p.second]
+    ]
+    if faults:
+        raise InputError(*faults)
+    return list(found)
+
+
+def _refusal(pair: Duplicate) -> str:
+    near = f"near-duplicates (Dice {pair.dice:.3f})"
+    what = "the same file" if pair.kind == "same file" else near
+    return (
+        f"split: {pair.first} and {pair.second} are {what}: remove one from the manifest, or keep "
+        "both in one split with --allow-duplicates"
+    )
+
+
+def _signatures(
+    subjects: Sequence[SkullSubject], root: Path, progress: Callable[[int, int], None] | None
+) -> dict[str, Signature]:
+    """Return the coarse shape of each skull: from its record, or from the volume."""
+    shapes: dict[str, Signature] = {}
+    faults: list[str] = []
+    for count, subject in enumerate(subjects, start=1):
+        try:
+            shape = _recorded(subject, root)
+            if shape is None and subject.file is not None:
+                shape = signature(read_volume(subject.file))
+            if shape is not None:
+                shapes[subject.id] = shape
+        except InputError as error:
+            faults += error.faults
+        if progress is not None:
+            progress(count, len(subjects))
+    if faults:
+        raise InputError(*faults)
+    return shapes
+
+
+def _recorded(subject: SkullSubject, root: Path) -> Signature | None:
+    """Return the shape that was noted when this very file was prepared."""
+    record = read_record(subject.id, Folder(root))
+    if record is None or subject.sha256 not in record.files.values():
+        return None
+    try:
+        return signature_of_text(record.signature)
+    except ValueError:
+        return None
+
+
+def _strata(found: Iterable[SkullSubject], column: str, table: Path) -> dict[str, str]:
+    """Return the stratum of each subject from a column of a table."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except FileNotFoundError:
+        raise InputError(f"{table}: there is no such file: name a table with --table") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: is no readable CSV in UTF-8 ({error})") from error
+    missing = [name for name in ("subject", column) if name not in columns]
+    if missing:
+        raise InputError(
+            f"{table}: has no column {missing[0]!r}: its columns are {', '.join(columns) or 'none'}"
+        )
+    values = {row["subject"]: row[column] or "" for row in rows}
+    unknown = [s.id for s in found if s.id not in values]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise InputError(
+            f"{table}: has no row for {', '.join(unknown[:3])}{more}: add them, with an empty cell "
+            "if nothing is known"
+        )
+    return strata_of({s.id: values[s.id] for s in found})

@@ -1,0 +1,140 @@
+"""Which files a folder, a file or an archive holds, and what each of them is."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from famseg.config import InputError
+from famseg.datasets._volume import volume_suffix
+from famseg.preparation._archive import safe_members
+from famseg.preparation._items import Item, Opener
+from famseg.preparation._types import Refused
+
+MESH_SUFFIXES = (".stl", ".ply")
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_OTHER_MESHES = (".obj", ".vtp", ".vtk", ".off", ".3mf", ".glb")
+_OTHER_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_ANALYZE = (".hdr", ".img")
+# Never images; a file without any of these endings is opened to see whether it is DICOM.
+_IGNORED = (
+    *(".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".xz"),  # voxels beside a header, and the like
+    *(".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".pdf"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".mp4", ".npy", ".npz"),
+    *(".doc", ".docx", ".xls", ".xlsx", ".py", ".sh", ".m", ".ini", ".inf", ".exe", ".dll", ".log"),
+)
+
+What = Literal["volume", "mesh", "project", "dicom"]
+
+
+@dataclass
+class Tree:
+    """What was found below a folder.
+
+    Args:
+        name: Of the folder, or of the file itself, without its ending.
+        files: Everything that can be read, by what it is.
+        refused: Files that look as if they were meant, and cannot be read.
+    """
+
+    name: str
+    files: dict[What, list[Item]] = field(
+        default_factory=lambda: {"volume": [], "mesh": [], "project": [], "dicom": []}
+    )
+    refused: list[Refused] = field(default_factory=list)
+
+
+def walk(root: Path) -> Tree:
+    """Look at all files below a folder, hidden ones left out, and into its ZIP archives.
+
+    Args:
+        root: A folder, a file or an archive.
+
+    Returns:
+        What is there, in the order of the names.
+
+    Raises:
+        InputError: If there is no such file or folder, or it cannot be read.
+    """
+    with Opener() as opener:
+        return _walk(root, opener)
+
+
+def _walk(root: Path, opener: Opener) -> Tree:
+    if root.is_file():
+        item = Item(PurePosixPath(root.name), root)
+        tree = Tree(item.stem)
+        _sort(item, tree, opener, alone=True)
+        return tree
+    if not root.is_dir():
+        raise InputError(f"{root}: there is no such file or folder")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise InputError(f"{root}: no permission to look into it")
+    tree = Tree(root.resolve().name)
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            file = Path(folder, name)
+            if not name.startswith(".") and file.is_file():
+                _sort(Item(PurePosixPath(file.relative_to(root).as_posix()), file), tree, opener)
+    return tree
+
+
+def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> None:
+    """Put a file where it belongs; ``alone`` where it is all that was given."""
+    name = item.name.lower()
+    if name.endswith(".zip"):
+        if item.member is None:
+            _look_into(item, tree, opener, alone=alone)
+        else:
+            _refuse(item, tree, "an archive inside an archive: unpack the outer one")
+    elif (what := _what(item, name, opener)) is not None:
+        tree.files[what].append(item)
+    elif name.endswith(_OTHER_MESHES):
+        _refuse(item, tree, "this kind of mesh is not read: save it as STL or PLY")
+    elif name.endswith(_OTHER_ARCHIVES):
+        _refuse(item, tree, "this kind of archive is not read: unpack it, or pack it as ZIP")
+    elif name.endswith(_ANALYZE):
+        _refuse(item, tree, "Analyze files do not say left from right: convert to NIfTI or NRRD")
+    elif name.endswith(_DICOM_SUFFIXES) or alone:
+        _refuse(item, tree, "neither DICOM nor another kind of file that is read here")
+
+
+def _what(item: Item, name: str, opener: Opener) -> What | None:
+    if volume_suffix(Path(name)) is not None:
+        return "volume"
+    if name.endswith(MESH_SUFFIXES):
+        return "mesh"
+    if name.endswith(".inv3"):
+        return "project"
+    known = (*_IGNORED, *_OTHER_MESHES, *_OTHER_ARCHIVES, *_ANALYZE)
+    if name.endswith(known) or name in ("dicomdir", "thumbs.db"):
+        return None
+    start = opener.start(item, 132)
+    # Old files have no preamble: they begin with group 0002 or 0008, little endian.
+    bare = name.endswith(_DICOM_SUFFIXES) and start[:2] in (b"\x02\x00", b"\x08\x00")
+    return "dicom" if start[128:132] == b"DICM" or bare else None
+
+
+def _look_into(item: Item, tree: Tree, opener: Opener, *, alone: bool) -> None:
+    try:
+        with zipfile.ZipFile(item.file) as archive:
+            members = safe_members(archive)
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        _refuse(item, tree, "the archive is damaged or cut short: copy it again")
+        return
+    except InputError as error:
+        _refuse(item, tree, str(error))
+        return
+    top = PurePosixPath() if alone else item.place
+    for info in sorted(members, key=lambda m: m.filename):
+        parts = PurePosixPath(info.filename.replace("\\", "/")).parts
+        if not any(part.startswith((".", "__MACOSX")) for part in parts):
+            _sort(Item(top.joinpath(*parts), item.file, info.filename), tree, opener)
+
+
+def _refuse(item: Item, tree: Tree, reason: str) -> None:
+    tree.refused.append(Refused(item.subject, item.place.as_posix(), reason))

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from famseg.config import InputError
+from famseg.datasets import (
+    Volume,
+    phantom,
+    read_manifest,
+    read_volume,
+    scan_folder,
+    write_manifest,
+    write_volume,
+)
+from famseg.preparation import split_folder
+from famseg.preparation._leakage import (
+    SAME_DICE,
+    Duplicate,
+    duplicates,
+    groups,
+    signature,
+    signature_of_text,
+    signature_text,
+)
+from famseg.preparation._record import Folder, Record, write_record
+
+AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])
+
+
+def moved(mask: np.ndarray, affine: np.ndarray = AFFINE, by: tuple[float, ...] = (0, 0, 0)):
+    there = affine.copy()
+    there[:3, 3] += by
+    return Volume(mask, there)
+
+
+def dice(a: Volume, b: Volume) -> float:
+    shapes = {"a": signature(a), "b": signature(b)}
+    (pair,) = duplicates({"a": "1", "b": "2"}, shapes, threshold=0.0)
+    return pair.dice
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    return phantom(0, 0, 64)
+
+
+def copies(mask: np.ndarray, affine: np.ndarray) -> dict[str, Volume]:
+    """What a skull looks like that came into a data set a second time."""
+    stray = mask.copy()
+    stray[0, 0, 0] = 1
+    missing = mask.copy()
+    missing[tuple(np.argwhere(mask)[0])] = 0
+    flipped = affine @ np.diag([-1.0, 1, 1, 1])
+    flipped[:3, 3] = affine[:3, 3] + affine[:3, 0] * (mask.shape[0] - 1)
+    turned = np.roll(affine, 1, axis=1)
+    turned[:, [0, 1, 2]] = affine[:, [2, 0, 1]]
+    turned[:, 3] = affine[:, 3]
+    return {
+        "shifted by voxels": Volume(np.roll(mask, (1, 2, -1), (0, 1, 2)), affine),
+        "moved": moved(mask, affine, (3, 7, -11.3)),
+        "a voxel more": Volume(stray, affine),
+        "a voxel less": Volume(missing, affine),
+        "0 and 255": Volume(mask * np.uint8(255), affine),
+        "other order of axes": Volume(mask.transpose(2, 0, 1), turned),
+        "x stored from right to left": Volume(mask[::-1], flipped),
+    }
+
+
+def test_a_copy_is_found_however_it_is_stored(head: np.ndarray) -> None:
+    original = Volume(head, AFFINE)
+    for name, copy in copies(head, AFFINE).items():
+        assert dice(original, copy) >= SAME_DICE, name
+
+
+@pytest.mark.parametrize("size", [48, 96])
+def test_a_copy_on_another_grid_is_found(head: np.ndarray, size: int) -> None:
+    spacing = 224 / size
+    copy = Volume(phantom(0, 0, size), np.diag([spacing, spacing, spacing, 1.0]))
+    assert dice(Volume(head, AFFINE), copy) >= SAME_DICE
+
+
+def test_different_phantoms_are_not_flagged() -> None:
+    affine = np.diag([7.0, 7.0, 7.0, 1.0])
+    shapes = {f"p{i}": signature(Volume(phantom(i, 0, 32), affine)) for i in range(20)}
+    assert not duplicates({name: name for name in shapes}, shapes)
+
+
+@pytest.mark.slow
+def test_different_people_are_not_flagged_and_their_copies_are(real_data: Path) -> None:
+    root = real_data / "skulls"
+    paths = sorted([*(root / "heads128").glob("*.nii.gz"), *(root / "truncated64").glob("*.gz")])
+    if len(paths) < 20:
+        pytest.skip("needs the folders heads128 and truncated64")
+    shapes = {path.name: signature(read_volume(path)) for path in paths}
+    assert not duplicates({name: name for name in shapes}, shapes)
+    for path in (paths[0], paths[-1]):
+        volume = read_volume(path)
+        for name, copy in copies(volume.array, volume.affine).items():
+            assert dice(volume, copy) >= SAME_DICE, f"{path.name}: {name}"
+
+
+def test_the_same_file_is_found_without_its_shape() -> None:
+    empty = np.zeros((30, 30, 30), dtype=np.uint8)
+    assert duplicates({"b": "x", "a": "x", "c": "y"}, dict.fromkeys("abc", empty)) == [
+        Duplicate("a", "b", 1.0, "same file")
+    ]
+
+
+def test_a_signature_is_the_share_of_each_cell_that_is_bone() -> None:
+    mask = np.zeros((16, 16, 16), dtype=np.uint8)
+    mask[:, :, 4:12] = 1  # 16 x 16 x 8 mm of bone
+    shape = signature(Volume(mask, np.eye(4))).astype(float) / 255
+    assert shape.sum() * 8**3 == pytest.approx(16 * 16 * 8, rel=0.01)
+    assert shape.max() <= 1
+    centre = [
+        float((shape.sum(axis=others) * np.arange(30)).sum()) for others in ((1, 2), (0, 2), (0, 1))
+    ] / shape.sum()
+    np.testing.assert_allclose(centre, 14.5, atol=0.01)
+
+
+def test_a_signature_survives_as_text(head: np.ndarray) -> None:
+    shape = signature(Volume(head, AFFINE))
+    np.testing.assert_array_equal(signature_of_text(signature_text(shape)), shape)
+    for text in ("", "AAAA", signature_text(shape)[:-8]):
+        with pytest.raises(ValueError, match=r"^no signature$"):
+            signature_of_text(text)
+
+
+def test_an_empty_mask_has_an_empty_signature() -> None:
+    assert not signature(Volume(np.zeros((4, 4, 4)), np.eye(4))).any()
+
+
+def test_groups_join_pairs_in_any_order() -> None:
+    pairs = [Duplicate(a, b, 1.0, "same file") for a, b in (("c", "d"), ("a", "b"), ("b", "d"))]
+    assert groups(pairs) == dict.fromkeys("abcd", "a")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten phantoms; p8 is p1 moved, p9 is the same file as p0."""
+    affine = np.diag([7.0, 7.0, 7.0, 1.0])
+    for i in range(8):
+        write_volume(Volume(phantom(i, 0, 32), affine), tmp_path / f"p{i}.nii.gz")
+    write_volume(moved(phantom(1, 0, 32), affine, (3, 4, 5)), tmp_path / "p8.nii.gz")
+    (tmp_path / "p9.nii.gz").write_bytes((tmp_path / "p0.nii.gz").read_bytes())
+    return tmp_path
+
+
+SHARES = {"validation": 0.2, "test": 0.3, "seed": 0}
+
+
+def test_leakage_is_refused_pair_by_pair(folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        split_folder(folder, **SHARES)
+    end = "remove one from the manifest, or keep both in one split with --allow-duplicates"
+    assert caught.value.faults == (
+        f"split: p0 and p9 are the same file: {end}",
+        f"split: p1 and p8 are near-duplicates (Dice 1.000): {end}",
+    )
+    assert not (folder / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_duplicates_stay_in_one_split_where_they_are_allowed(folder: Path, seed: int) -> None:
+    result = split_folder(folder, **{**SHARES, "seed": seed}, allow_duplicates=True)
+    split = {s.id: s.split for s in read_manifest(folder / "manifest.csv")}
+    assert split["p9"] == split["p0"]
+    assert split["p8"] == split["p1"]
+    assert split == {s.id: s.split for s in result.subjects}
+    alone = [split[f"p{i}"] for i in range(8)]
+    assert [alone.count(s) for s in ("train", "validation", "test")] == [4, 2, 2]
+
+
+def unique(folder: Path) -> Path:
+    for name in ("p8", "p9"):
+        (folder / f"{name}.nii.gz").unlink()
+    return folder
+
+
+def test_a_split_is_kept_unless_forced(folder: Path) -> None:
+    unique(folder)
+    first = split_folder(folder, **SHARES)
+    written = (folder / "manifest.csv").read_bytes()
+    kept = split_folder(folder, validation=0.4, test=0.4, seed=3)
+    assert (first.kept, kept.kept) == (False, True)
+    assert (folder / "manifest.csv").read_bytes() == written
+    forced = split_folder(folder, validation=0.4, test=0.4, seed=3, force=True)
+    assert [s.split for s in forced.subjects].count("test") == 3
+    assert (folder / "manifest.csv").read_bytes() != written
+
+
+def test_a_kept_split_that_leaks_is_refused(folder: Path) -> None:
+    subjects = scan_folder(folder)
+    given = [replace(s, split="test" if s.id == "p9" else "train") for s in subjects]
+    write_manifest(given, folder / "manifest.csv")
+    with pytest.raises(InputError) as caught:
+        split_folder(folder, **SHARES, allow_duplicates=True)
+    assert caught.value.faults == (
+        "split: p0 is in train and p9, the same skull, in test: split anew with --force",
+    )
+
+
+def test_a_split_of_some_is_refused(folder: Path) -> None:
+    unique(folder)
+    subjects = [replace(s, split=None if s.id == "p3" else "train") for s in scan_folder(folder)]
+    write_manifest(subjects, folder / "manifest.csv")
+    message = (
+        "^split: 7 of 8 subjects have a split, p3 has none: split all of them anew with --force, "
+        "or complete the manifest$"
+    )
+    with pytest.raises(InputError, match=message):
+        split_folder(folder, **SHARES)
+    assert split_folder(folder, **SHARES, force=True)
+
+
+def test_the_shape_in_a_record_is_used_for_the_file_that_it_is_of(folder: Path) -> None:
+    unique(folder)
+    subjects = {s.id: s for s in scan_folder(folder)}
+    shape = signature_text(signature(read_volume(folder / "p1.nii.gz")))
+    record = Record("p2", "p2", "done", files={"skulls/p2.nii.gz": "other"}, signature=shape)
+    write_record(record, Folder(folder))
+    (folder / "records").rename(folder / ".records")  # no folder of a subject
+    (folder / ".records").rename(folder / "records")
+    write_manifest(list(subjects.values()), folder / "manifest.csv")
+    split_folder(folder, **SHARES)
+    files = {"skulls/p2.nii.gz": subjects["p2"].sha256}
+    write_record(replace(record, files=files), Folder(folder))
+    with pytest.raises(InputError, match="p1 and p2 are near-duplicates"):
+        split_folder(folder, **SHARES)
+
+
+def stratified(folder: Path, text: str, column: str = "sex") -> dict[str, str]:
+    table = folder / "people.csv"
+    table.write_text(text)
+    result = split_folder(folder, **SHARES, stratify=column, table=table, force=True)
+    return dict(result.strata)
+
+
+def test_strata_come_from_a_table(folder: Path) -> None:
+    unique(folder)
+    text = "subject,sex\n" + "".join(f"p{i},{'mf'[i % 2]}\n" for i in range(8))
+    assert stratified(folder, text) == {f"p{i}": "mf"[i % 2] for i in range(8)}
+    split = {s.id: s.split for s in read_manifest(folder / "manifest.csv")}
+    for sex in (0, 1):
+        own = [split[f"p{i}"] for i in range(sex, 8, 2)]
+        assert [own.count(s) for s in ("train", "validation", "test")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,sex\np0,f\n", "people.csv: has no column 'subject': its columns are id, sex"),
+        ("subject,age\np0,3\n", "people.csv: has no column 'sex': its columns are subject, age"),
+        ("", "people.csv: has no column 'subject': its columns are none"),
+        (
+            "subject,sex\np0,f\np1,f\np2,f\n",
+            "people.csv: has no row for p3, p4, p5 and 2 more: add them, with an empty cell if",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(folder: Path, text: str, message: str) -> None:
+    unique(folder)
+    with pytest.raises(InputError, match=message):
+        stratified(folder, text)
+
+
+def test_a_missing_table_is_refused(folder: Path) -> None:
+    unique(folder)
+    with pytest.raises(InputError, match=r"report\.csv: there is no such file: name a table with"):
+        split_folder(folder, **SHARES, stratify="volume_ml")
+    with pytest.raises(InputError, match=r"^--table: is used by --stratify COLUMN alone"):
+        split_folder(folder, **SHARES, table=folder / "people.csv")
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: there is no such folder: name the folder of"):
+        split_folder(tmp_path / "nowhere", **SHARES)
