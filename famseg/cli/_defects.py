@@ -184,9 +184,8 @@ def _lines(report: FixedSetReport) -> Iterator[str]:
         )
         yield f"{where:17}{found['n']:5}   {area:30}{volume}"
     kept = f", {report.kept} of them were there already" if report.kept else ""
-    yield (
-        f"\n{len(report.cases)} holes in {subjects} skull{'s' * (subjects != 1)}{kept}; not cut: {len(report.failed)}"
-    )
+    skulls = f"{subjects} skull{'s' * (subjects != 1)}"
+    yield f"\n{len(report.cases)} holes in {skulls}{kept}; not cut: {len(report.failed)}"
     root = shlex.quote(f"{{kind: files, root: {report.root}}}")
     yield f"table        {report.root / 'defects.csv'}"
     yield f"SHA-256      {report.sha256}"
