@@ -238,20 +238,21 @@ def _take_chips(skull: NDArray[np.uint8], region: Mask) -> bool:
     What was one piece with the skull and is one no more becomes part of the implant, as a surgeon
     takes loose chips out. Pieces that were apart before stay.
     """
-    bone = skull != 0
-    implant = bone & region
+    (box,) = ndimage.find_objects(skull != 0, 1)  # labelling a volume takes longest of all
+    bone, inside = skull[box] != 0, region[box]
+    implant = bone & inside
     taken = int(np.count_nonzero(implant))
-    if not 0 < taken <= _MOST_BONE * np.count_nonzero(bone):
+    if not 0 < taken <= _MOST_BONE * int(np.count_nonzero(bone)):
         return False
-    pieces, count = ndimage.label(bone & ~region, structure=_CONNECTED)
+    pieces, count = ndimage.label(bone & ~inside, structure=_CONNECTED)
     if count < 2:
         return bool(count)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     beside = np.unique(pieces[ndimage.binary_dilation(implant, structure=_CONNECTED)])
     loose = [int(k) for k in beside if k not in (0, sizes.argmax())]
-    if sizes[loose].sum() > _MOST_CHIPS * taken:
+    if int(sizes[loose].sum()) > _MOST_CHIPS * taken:
         return False
     if loose:
-        region |= np.isin(pieces, loose)
+        inside |= np.isin(pieces, loose)  # a view: the region grows
     return True
