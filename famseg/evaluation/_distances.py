@@ -40,10 +40,11 @@ _MANY = 255
 _SLAB = 2**18  # voxels, which with what is made of them fit into a processor's cache
 # Reaches in steps, each with a type that has room for its square and that of one step more.
 _WHOLE: list[tuple[int, type[Any]]] = [
-    (4, np.uint8),
+    (5, np.uint8),
     (10, np.uint8),
-    (32, np.uint16),
-    (64, np.uint16),
+    (20, np.uint16),
+    (40, np.uint16),
+    (80, np.uint16),
 ]
 _REAL: list[tuple[int, type[Any]]] = [(steps, np.float32) for steps, _ in _WHOLE]
 

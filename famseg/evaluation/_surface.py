@@ -83,13 +83,15 @@ class Distances:
 def surface_distances(prediction: Mask, truth: Mask, spacing: Spacing) -> Distances:
     """Measure both surfaces of two masks against each other.
 
-    Time and memory are linear in the joint bounding box.
+    Cubic voxels are measured in voxels, which is several times faster, and scaled.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``, not empty.
         truth: Mask of the same shape, not empty.
         spacing: Edge lengths of a voxel; distances come out in their unit.
     """
+    if _cubic(spacing):
+        return _measured(prediction, truth, [UNIT])[0].scaled(max(spacing))
     return _measured(prediction, truth, [spacing])[0]
 
 
@@ -98,18 +100,21 @@ def distances_mm_and_voxels(
 ) -> tuple[Distances, Distances]:
     """Measure both surfaces of two masks against each other, in mm and in voxels.
 
-    Cubic voxels are measured once, in voxels, where squared distances are whole numbers.
-
     Args:
         prediction: Mask, shape ``(X, Y, Z)``, not empty.
         truth: Mask of the same shape, not empty.
         spacing_mm: Edge lengths of a voxel.
     """
-    if max(spacing_mm) - min(spacing_mm) < 1e-6 * max(spacing_mm):
+    if _cubic(spacing_mm):
         in_voxels = surface_distances(prediction, truth, UNIT)
         return in_voxels.scaled(max(spacing_mm)), in_voxels
     in_mm, in_voxels = _measured(prediction, truth, [spacing_mm, UNIT])
     return in_mm, in_voxels
+
+
+def _cubic(spacing: Spacing) -> bool:
+    """Whether distances can be measured in voxels, where their squares are whole numbers."""
+    return max(spacing) - min(spacing) < 1e-6 * max(spacing)
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:

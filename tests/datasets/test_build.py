@@ -185,12 +185,3 @@ def test_monai_is_imported_only_to_prepare(heads: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_a_hundred_phantoms_take_seconds() -> None:
-    import time
-
-    start = time.perf_counter()
-    PhantomData(subjects=100).build(seed=11)
-    assert time.perf_counter() - start < 30  # 6 s alone on the machine

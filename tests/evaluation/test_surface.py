@@ -1,64 +1,23 @@
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
 from scipy.spatial.distance import cdist
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from famseg.evaluation._areas import _links, area_table
+from famseg.evaluation import _distances
 from famseg.evaluation._surface import (
     border,
     bounding_box,
     distances_at,
+    distances_mm_and_voxels,
     elements,
     surface_distances,
 )
 
 UNIT = (1.0, 1.0, 1.0)
 FLAT = (0.5, 1.3, 4.0)
-
-
-def test_areas_that_can_be_checked_by_hand():
-    sx, sy, sz = FLAT
-    table = area_table(FLAT)
-    corner = 0.125 * np.sqrt((sy * sz) ** 2 + (sx * sz) ** 2 + (sx * sy) ** 2)
-    assert table[0b00000001] == pytest.approx(corner)  # one voxel: a triangle
-    assert table[0b00000011] == pytest.approx(sx * np.hypot(sy, sz) / 2)  # two along x: a bevel
-    assert table[0b00001111] == pytest.approx(sx * sy)  # a layer along z
-    assert table[0b01010101] == pytest.approx(sy * sz)  # a layer along x
-    assert table[0b10000001] == pytest.approx(2 * corner)  # opposite corners: two triangles
-    assert table[0] == table[255] == 0
-
-
-def test_every_code_but_the_empty_ones_has_an_area():
-    assert (area_table(FLAT)[1:-1] > 0).all()
-
-
-def test_every_cut_edge_joins_two_faces():
-    for code in range(256):
-        cut = {
-            (a, b)
-            for a in range(8)
-            for b in (a | 1, a | 2, a | 4)
-            if a != b and (code >> a & 1) != (code >> b & 1)
-        }
-        links = _links(code)
-        assert set(links) == cut
-        assert all(len(neighbours) == 2 for neighbours in links.values())
-
-
-def test_areas_have_the_symmetries_of_the_cube():
-    table = area_table(UNIT)
-    for code in range(256):
-        group = np.array([code >> b & 1 for b in range(8)]).reshape(2, 2, 2)  # axes z, y, x
-        for order in permutations(range(3)):
-            for flips in np.ndindex(2, 2, 2):
-                turned = group.transpose(order)[tuple(slice(None, None, 1 - 2 * f) for f in flips)]
-                image = int((turned.ravel() << np.arange(8)).sum())
-                assert table[image] == pytest.approx(table[code])
 
 
 def test_the_area_of_a_box_has_a_closed_form(box):
@@ -143,3 +102,46 @@ def test_areas_belong_to_their_distances(box):
 
 def test_the_box_is_the_smallest(box):
     assert bounding_box(box) == (slice(4, 10), slice(4, 9), slice(4, 8))
+
+
+@pytest.mark.parametrize("spacing", [UNIT, (0.8, 0.8, 0.8), FLAT])
+@pytest.mark.parametrize("seeds", [(0, 1), (2, 3)])
+def test_all_four_profiles_equal_brute_force(blob, spacing, seeds, monkeypatch):
+    monkeypatch.setattr(_distances, "_SLAB", 700)  # several slabs even here
+    prediction, truth = blob(seeds[0]), blob(seeds[1])
+    found = surface_distances(prediction, truth, spacing)
+    borders = [np.argwhere(border(mask)) for mask in (prediction, truth)]
+    pieces = [elements(mask, spacing) for mask in (prediction, truth)]
+    corners = [np.argwhere(where) for where, _ in pieces]
+    for profile, (points, others), areas in (
+        (found.border_to_truth, borders, np.ones(len(borders[0]))),
+        (found.border_to_prediction, borders[::-1], np.ones(len(borders[1]))),
+        (found.element_to_truth, corners, pieces[0][1]),
+        (found.element_to_prediction, corners[::-1], pieces[1][1]),
+    ):
+        single = cdist(points * spacing, others * spacing).min(axis=1)
+        assert profile.weights.sum() == pytest.approx(areas.sum())
+        assert profile.max() == pytest.approx(single.max(), rel=1e-6)
+        assert profile.mean() == pytest.approx((single * areas).sum() / areas.sum(), rel=1e-6)
+        for tolerance in np.unique(single)[:20] + 1e-4:
+            share = areas[single <= tolerance].sum() / areas.sum()
+            assert profile.share_within(tolerance) == pytest.approx(share, rel=1e-9)
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), FLAT])
+def test_mm_and_voxels_are_what_each_is_alone(blob, spacing):
+    together = distances_mm_and_voxels(blob(4), blob(5), spacing)
+    for found, unit in zip(together, (spacing, UNIT), strict=True):
+        alone = surface_distances(blob(4), blob(5), unit)
+        for name in ("border_to_truth", "element_to_truth", "element_to_prediction"):
+            one, other = getattr(found, name), getattr(alone, name)
+            assert one.values == pytest.approx(other.values)
+            assert one.weights == pytest.approx(other.weights)
+
+
+def test_masks_are_left_as_they_were(blob):
+    prediction, truth = blob(6), blob(7)
+    copies = prediction.copy(), truth.copy()
+    surface_distances(prediction, truth, UNIT)
+    assert np.array_equal(prediction, copies[0])
+    assert np.array_equal(truth, copies[1])
