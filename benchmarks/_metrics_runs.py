@@ -1,0 +1,113 @@
+"""Runs of contestants, each in a process of its own: time, peak memory, and what was found."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+from _metrics_pairs import Pair
+from _metrics_scorers import scorer
+
+_REPEAT_S = 0.5  # short runs are repeated for so long
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        seconds: Wall time.
+        cpu: Seconds of the processor, which a busy neighbour adds less to.
+        peak: Bytes beside the masks and libraries, at the highest.
+        ended: It came to its end; otherwise time and memory are at least so much.
+        scores: What it found.
+    """
+
+    seconds: float
+    cpu: float
+    peak: int
+    ended: bool
+    scores: dict[str, float]
+
+
+def run_alone(name: str, folder: Path, limit_s: float) -> Run:
+    """Let a contestant score a stored pair in a new process that has loaded its libraries.
+
+    Args:
+        name: The contestant.
+        folder: Where `store` left the pair.
+        limit_s: After so many seconds the process is ended.
+    """
+    ours, its = multiprocessing.Pipe(duplex=False)
+    process = _context().Process(target=_measure, args=(name, folder, its))
+    process.start()
+    its.close()
+    try:
+        held = ours.recv()  # it is ready
+        start, before = time.perf_counter(), _cpu(process.pid)
+        if ours.poll(limit_s):
+            return Run(*ours.recv())
+        seconds = time.perf_counter() - start
+        cpu, peak = _cpu(process.pid) - before, _status("VmHWM", process.pid) - held
+        return Run(seconds, cpu, peak, False, {})
+    except EOFError as error:
+        raise RuntimeError(f"{name} ended without a result: see its message above.") from error
+    finally:
+        process.kill()
+        process.join()
+
+
+def store(pair: Pair, folder: Path) -> None:
+    """Write a pair where processes find it."""
+    np.save(folder / "prediction.npy", pair.prediction)
+    np.save(folder / "truth.npy", pair.truth)
+    np.save(folder / "spacing.npy", np.array(pair.spacing))
+
+
+def _measure(name: str, folder: Path, results: Connection) -> None:
+    spacing = tuple(np.load(folder / "spacing.npy").tolist())
+    masks = [np.load(folder / f"{mask}.npy") for mask in ("prediction", "truth")]
+    ready = scorer(name).ready
+    small = np.zeros((9, 8, 7), dtype=bool)
+    small[3:6, 2:6, 3:5] = True
+    ready(Pair("", "", np.roll(small, 1, axis=0), small, spacing))()  # loads what it needs
+    run = ready(Pair("", "", *masks, spacing))
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    held = _status("VmRSS")
+    results.send(held)
+    count, start, before = 0, time.perf_counter(), time.process_time()
+    while not count or time.perf_counter() - start < _REPEAT_S:
+        scores = run()
+        count += 1
+    seconds, cpu = time.perf_counter() - start, time.process_time() - before
+    peak = _status("VmHWM") - held
+    results.send((seconds / count, cpu / count, peak, True, scores))
+
+
+@functools.cache
+def _context() -> ForkServerContext:
+    """Processes are forked from one that has imported what takes long, and run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    # The server imports by the path of a new Python, without this folder.
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+    context.set_forkserver_preload(["_metrics_scorers", "monai.metrics"])
+    return context
+
+
+def _status(key: str, process: int | str | None = "self") -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def _cpu(process: int | None) -> float:
+    """Return the seconds that another process has had of the processor."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

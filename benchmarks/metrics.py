@@ -1,0 +1,127 @@
+"""What boundary metrics cost, and how right they are, beside those of other libraries, in one run.
+
+pip install --no-deps surface-distance-based-measures medpy
+python benchmarks/metrics.py --out benchmarks/results/metrics.md
+
+Every contestant scores the same pairs in turns, each time in a process of its own. Takes about
+half an hour on one core, most of it for the noise, where nearest-neighbour trees are ended after
+``--limit`` seconds; ``--quick`` shows in some seconds that everything runs.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+import argparse
+import dataclasses
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from _measure import environment, say
+from _metrics_page import Error, Row, page, verdicts
+from _metrics_pairs import Pair, known, skulls
+from _metrics_runs import Run, run_alone, store
+from _metrics_scorers import Scorer, scorers
+
+from famseg.evaluation._surface import border
+from famseg.tracking import write_atomically
+
+_SLOW_S = 30.0  # what takes longer has one run
+_NOT_THERE = "MetricsReloaded: not on PyPI, left out"
+
+
+def measured(pair: Pair, contestants: list[Scorer], rounds: int, limit_s: float) -> list[Row]:
+    """Let everybody score one pair, in turns.
+
+    Args:
+        pair: The masks.
+        contestants: Who takes part.
+        rounds: How many runs each has.
+        limit_s: Of one run.
+    """
+    runs: dict[str, list[Run]] = {one.name: [] for one in contestants}
+    present = [one for one in contestants if one.missing is None]
+    with tempfile.TemporaryDirectory() as folder:
+        store(pair, Path(folder))
+        for k in range(rounds):
+            for one in random.Random(k).sample(present, len(present)):  # noqa: S311 - an order
+                if any(run.seconds > _SLOW_S for run in runs[one.name]):
+                    continue
+                runs[one.name].append(run_alone(one.name, Path(folder), limit_s))
+                last = runs[one.name][-1]
+                say(f"  {pair.grid} {pair.kind}, {one.name}: {last.seconds:.3g} s")
+    points = int(np.count_nonzero(border(pair.prediction)))
+    return [
+        Row(pair.grid, pair.kind, points, one.name, runs[one.name], one.missing)
+        for one in contestants
+    ]
+
+
+def errors(contestants: list[Scorer]) -> list[Error]:
+    """Compare everybody with formulas."""
+    return [
+        Error(
+            case.name,
+            " x ".join(f"{length:g}" for length in case.pair.spacing),
+            one.name.partition(",")[0],
+            {
+                name: value - case.distances[name]
+                for name, value in one.exact(case.pair)().items()
+                if name in case.distances
+            },
+        )
+        for case in known()
+        for one in contestants
+        if one.missing is None
+    ]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="page to write; the numbers go beside it as JSON")
+    parser.add_argument("--quick", action="store_true", help="the smallest grid alone")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=180.0, metavar="S", help="of one run")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print the page and write it."""
+    arguments = _arguments()
+    rounds = 1 if arguments.quick else arguments.rounds
+    contestants = scorers()
+    packages = [one.package for one in contestants[1:]]
+    surroundings = environment("cpu", 1, [*packages, "numpy", "scipy", "torch"]) | {
+        "not there": _NOT_THERE,
+        "command": " ".join(["python", "benchmarks/metrics.py", *sys.argv[1:]]),
+    }
+    say("shapes with known distances")
+    off = errors(contestants)
+    rows = [
+        row
+        for pair in skulls(arguments.quick)
+        for row in measured(pair, contestants, rounds, arguments.limit)
+    ]
+    held = verdicts(rows, off)
+    text = page(surroundings, rows, off, held)
+    print(text)
+    if arguments.out:
+        numbers = {
+            "surroundings": surroundings,
+            "pairs": [dataclasses.asdict(row) for row in rows],
+            "errors": [dataclasses.asdict(one) for one in off],
+            "targets": [dataclasses.asdict(one) for one in held],
+        }
+        write_atomically(arguments.out, f"{text}\n".encode())
+        content = json.dumps(numbers, indent=1) + "\n"
+        write_atomically(arguments.out.with_suffix(".json"), content.encode())
+
+
+if __name__ == "__main__":
+    main()
