@@ -132,10 +132,11 @@ Written in one run:
 
 `{OURS}` is Dice and `surface_scores`: HD, HD95 in three ways, ASSD and NSD, in mm and in voxels.
 The others compute one distance in mm. Each run is a process of its own with one thread that has
-loaded its libraries and holds the masks; contestants take turns in an order drawn anew for each round.
-Times are median (quartiles, runs). Ratios are those of processor time, which a busy neighbour
-changes less than wall time, of a contestant to MONAI's: above 1 it is faster. Peak memory is what
-comes on top of masks and libraries. `>` says that a run was ended before it was through.
+loaded its libraries and holds the masks; contestants take turns in an order drawn anew for each
+round. Times are median (quartiles, runs). Ratios are those of processor time, which a busy
+neighbour changes less than wall time, of a contestant to MONAI's: above 1 it is faster. Peak
+memory is what comes on top of masks and libraries. `>` says that a run was ended before it was
+through.
 
 The skull is a phantom. *good*: its surface one voxel out or in by places; *shifted*: moved by 5 %
 of the grid; *noise*: half of all voxels. Voxels of {FAST_GRID} and smaller grids are cubic; the
