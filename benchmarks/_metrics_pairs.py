@@ -18,6 +18,8 @@ SKULLFIX = "222 x 512 x 512"
 # Millimetres; the slices of SkullFix are thicker than their pixels.
 _SKULLFIX_SPACING: Spacing = (1.0, 0.45, 0.45)
 _HEAD_MM = 224.0
+# Edge of a knob's top, in mm.
+_KNOB = 12.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _prediction(kind: str, truth: Mask) -> Mask:
 
 
 def known() -> list[Known]:
-    """Return spheres one in the other, spheres and boxes moved; cubic voxels and flat ones."""
+    """Return spheres and boxes, moved or changed; voxels that are cubic, flat and long."""
     found = []
     for spacing in ((1.0, 1.0, 1.0), (1.0, 0.45, 0.45), (0.45, 0.45, 3.0)):
         make = partial(_pair, spacing=spacing)
@@ -92,6 +94,11 @@ def known() -> list[Known]:
                 "box of 36 mm moved by 6 mm",
                 make((_box, 36.0, 6.0), (_box, 36.0, 0.0)),
                 _moved_box(36.0, 6.0),
+            ),
+            Known(
+                "box of 36 mm with a knob of 8 mm",
+                make((_knob, 36.0, 8.0), (_box, 36.0, 0.0)),
+                _knob_distances(36.0, 8.0),
             ),
         ]
     return found
@@ -123,6 +130,13 @@ def _box(points, edge: float, moved: float) -> Mask:
     return mask
 
 
+def _knob(points, edge: float, height: float) -> Mask:
+    x, y, z = points
+    on_top = (x >= 0) & (x < edge / 2 + height) & (np.abs(y) < _KNOB / 2) & (np.abs(z) < _KNOB / 2)
+    mask: Mask = _box(points, edge, 0.0) | on_top
+    return mask
+
+
 def _moved_sphere(radius: float, moved: float) -> dict[str, float]:
     """Both directions are alike; the height along the move is evenly spread over a sphere."""
     height = (np.arange(1_000_000) + 0.5) / 500_000 - 1
@@ -143,3 +157,16 @@ def _moved_box(edge: float, moved: float) -> dict[str, float]:
     behind = (edge**3 - (edge - 2 * moved) ** 3) / 6
     total = edge**2 * moved + behind + 4 * edge * moved**2 / 2
     return {"HD": moved, "HD95": moved, "ASSD": total / (6 * edge**2)}
+
+
+def _knob_distances(edge: float, height: float) -> dict[str, float]:
+    """Integrate over both surfaces; the knob's share of its surface is more than 5 %.
+
+    Its top is ``height`` away, its four sides 0 to ``height``. What it covers of the box is as far
+    from the other surface as from the knob's edges: a pyramid. The rest is where it was.
+    """
+    box, top, around = 6 * edge**2, _KNOB**2, 4 * _KNOB
+    whole = box + around * height
+    percentile = height - (0.05 * whole - top) / around
+    total = top * height + around * height**2 / 2 + _KNOB**3 / 6
+    return {"HD": height, "HD95": percentile, "ASSD": total / (whole + box)}

@@ -45,6 +45,8 @@ def _ours(pair: Pair) -> Callable[[], Scores]:
         return {
             "HD": scores["hd_mm"],
             "HD95": scores["hd95_mm"],
+            "HD95 directed": scores["hd95_directed_mm"],
+            "HD95 pooled": scores["hd95_pooled_mm"],
             "ASSD": scores["assd_mm"],
             "Dice": dice(pair.prediction, pair.truth),
         }

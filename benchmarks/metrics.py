@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from _measure import environment, say
-from _metrics_page import Error, Row, page, verdicts
+from _metrics_page import COLUMNS, Error, Row, page, verdicts
 from _metrics_pairs import Pair, known, skulls
 from _metrics_runs import Run, run_alone, store
 from _metrics_scorers import Scorer, scorers
@@ -65,21 +65,19 @@ def measured(pair: Pair, contestants: list[Scorer], rounds: int, limit_s: float)
 
 def errors(contestants: list[Scorer]) -> list[Error]:
     """Compare everybody with formulas."""
-    return [
-        Error(
-            case.name,
-            " x ".join(f"{length:g}" for length in case.pair.spacing),
-            one.name.partition(",")[0],
-            {
-                name: value - case.distances[name]
-                for name, value in one.exact(case.pair)().items()
-                if name in case.distances
-            },
-        )
-        for case in known()
-        for one in contestants
-        if one.missing is None
-    ]
+    found = []
+    for case in known():
+        for one in contestants:
+            if one.missing is None:
+                scores = one.exact(case.pair)()
+                voxels = " x ".join(f"{length:g}" for length in case.pair.spacing)
+                off = {
+                    name: value - case.distances[name.partition(" ")[0]]
+                    for name, value in scores.items()
+                    if name in COLUMNS
+                }
+                found.append(Error(case.name, voxels, one.name.partition(",")[0], off))
+    return found
 
 
 def _arguments() -> argparse.Namespace:

@@ -80,8 +80,8 @@ def _reach(spacing: Spacing, steps: int, kind: type[Any]) -> _Reach:
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Cut a grid across its first axis into slabs that are handled one after the other."""
-    planes = max(1, _SLAB // (shape[1] * shape[2]))
+    """Cut a grid across its first axis into at least four slabs, to be handled one by one."""
+    planes = max(1, min(_SLAB // (shape[1] * shape[2]), shape[0] // 4))
     for start in range(0, shape[0], planes):
         yield slice(start, min(start + planes, shape[0]))
 

@@ -16,7 +16,7 @@ from famseg.preparation._types import Kind
 
 Mask = NDArray[np.bool_]
 
-_TISSUE_HU = -300.0  # skin and foam rubber lie far on either side of it
+_TISSUE_HU = -500.0  # half air, half skin; foam rubber and hair lie below
 _SOFT_HU = 40.0  # brain and muscle
 _SOLID_HU = 1000.0  # cortical bone, somewhat blurred
 _WORKING_MM = 2.0  # fine enough for what is decided on tissue: the table, the threshold

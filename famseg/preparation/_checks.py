@@ -13,7 +13,7 @@ from famseg.datasets._defects_chart import vault_middle
 from famseg.preparation._bone import Mask
 from famseg.preparation._clean import Spacing
 
-_EXPOSED_CM2 = 1.0  # of bone at the border of the scan
+_EXPOSED_CM2 = 5.0  # of bone at the border of the scan: a whole head shows 0.3, a cut one 40
 _DRY_SHARE = 0.5  # of the columns end in bone: there is no skin
 _FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
 _RAYS = 6000
@@ -57,7 +57,7 @@ def truncated_vault(
 ) -> bool:
     """Return whether the vault is cut off by the border of the scan.
 
-    In a CT of a head, skin covers the bone: where 1 cm2 or more of bone is the highest tissue of
+    In a CT of a head, skin covers the bone: where 5 cm2 or more of bone is the highest tissue of
     its columns, or reaches the sides of the scan above the middle of the skull, the scan ends in
     bone. It does not matter where in the volume the scan ends (after a correction for tilt that
     is a slope).
