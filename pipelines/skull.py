@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 KEY_METRIC = "dsc"
+SCORES = (
+    "test/set1/skull/dsc",
+    "test/set1/implant/dsc",
+    "test/set2/skull/dsc",
+    "test/set2/implant/dsc",
+    "test/set1/skull/hd95_mm",
+    "test/set2/skull/hd95_mm",
+)
 
 
 class Config(engine.RunConfig):
@@ -73,6 +81,12 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     }
     mean_skull = datasets.mean_skull_mask(skulls.train)
 
+    def signs(history: engine.History, summary: Mapping[str, Any]) -> list[str]:
+        ratios = {name: part.get("variance_ratio") for name, part in summary.items()}
+        return evaluation.failure_signs(
+            history, weight=config.penalty.weight, variance_ratios=ratios
+        )
+
     def evaluate(
         model: nn.Module, folder: Path, *, processes: engine.Processes
     ) -> Mapping[str, Any]:
@@ -102,6 +116,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         data_hash=skulls.fingerprint,
         write_manifest=lambda path: datasets.write_manifest(skulls.subjects, path),
         tests=tests,
+        scores=SCORES,
+        table=evaluation.table,
+        signs=signs,
     )
 
 

@@ -34,19 +34,18 @@ def evaluate(
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
-    from famseg.engine import processes
-    from famseg.evaluation import table
+    from famseg.engine import evaluate_run, processes
 
     with processes() as group:
         opened = open_run(folder, checkpoint, group)
-        summary = opened.experiment.evaluate(opened.model, folder.evaluation, processes=group)
+        summary = evaluate_run(opened.experiment, opened.model, folder, processes=group)
         if not group.main:
             return
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
             typer.echo(f"{opened.checkpoint}, epoch {opened.epoch}\n")
-            typer.echo(table(summary))
+            typer.echo(opened.experiment.table(summary))
             typer.echo(f"\nper case     {folder.evaluation / 'cases.csv'}")
 
 

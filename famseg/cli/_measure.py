@@ -39,7 +39,7 @@ class _Sample(NamedTuple):
     split: str
     cases: int
     subjects: list[str]
-    batches: list[tuple[Tensor, Tensor]]
+    batches: list[tuple[Any, Tensor]]
 
 
 def measure(
@@ -156,6 +156,8 @@ def _sample(
     import torch
     from torch.utils.data import DataLoader, Subset
 
+    from famseg.engine import to_device
+
     experiment, objective = opened.experiment, opened.experiment.objective
     name, data = split, experiment.validation
     if split == "train":
@@ -168,15 +170,20 @@ def _sample(
     size = batch_size or opened.config.training.batch_size
     subjects: list[str] = []
     batches = []
-    for batch in DataLoader(Subset(data, drawn), batch_size=size):
+    for batch in DataLoader(Subset(data, drawn), batch_size=size, collate_fn=experiment.collate):
         subjects += batch.get("subject", ())
-        tensors = (batch[objective.inputs], batch[objective.targets])
-        inputs, targets = (tensor.to(opened.device) for tensor in tensors)
-        if double:
-            inputs = inputs.double()
-            targets = targets.double() if targets.is_floating_point() else targets
-        batches.append((inputs, targets))
+        moved = to_device(batch, opened.device)
+        if split == "train" and experiment.augment is not None:
+            moved = experiment.augment(moved)
+        inputs, targets = moved[objective.inputs], moved[objective.targets]
+        batches.append((_doubled(inputs), _doubled(targets)) if double else (inputs, targets))
     return _Sample(name, cases, subjects, batches)
+
+
+def _doubled(value: Any) -> Any:  # noqa: ANN401  # a tensor or a mapping of tensors
+    if isinstance(value, dict):
+        return {key: _doubled(each) for key, each in value.items()}
+    return value.double() if value.is_floating_point() else value
 
 
 def _test_set(opened: Opened, split: str) -> tuple[str, Any]:

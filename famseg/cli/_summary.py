@@ -7,7 +7,7 @@ from typing import Any
 
 from famseg.cli._progress import duration
 from famseg.engine import RunConfig, RunReport
-from famseg.evaluation import failure_signs, penalty_effect_share, penalty_time_share, table
+from famseg.evaluation import penalty_effect_share, penalty_time_share
 
 
 def as_dict(report: RunReport) -> dict[str, Any]:
@@ -34,20 +34,15 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
         f"{fit.best.epoch}: {fit.best.value:.4f}; training took {duration(fit.seconds)}",
         *_penalty(report, weight),
         "",
-        table(report.summary),
+        report.table,
         "",
     ]
-    ratios = {name: part.get("variance_ratio") for name, part in report.summary.items()}
-    signs = failure_signs(report.history, weight=weight, variance_ratios=ratios)
-    lines += [f"! {sign}" for sign in signs] or ["No failure signature of the method shows."]
+    lines += [f"! {sign}" for sign in report.signs] or ["No failure signature of the method shows."]
     folder = report.folder
-    lines += [
-        "",
-        f"run folder   {folder.path}",
-        f"per case     {folder.evaluation / 'cases.csv'}",
-        f"pictures     {folder.evaluation / 'slices.png'}",
-        f"checkpoint   {folder.checkpoint('best')}",
-    ]
+    lines += ["", f"run folder   {folder.path}"]
+    lines += [f"per case     {cases}" for cases in sorted(folder.evaluation.glob("cases.csv"))]
+    lines += [f"pictures     {picture}" for picture in sorted(folder.evaluation.glob("*.png"))]
+    lines.append(f"checkpoint   {folder.checkpoint('best')}")
     if report.tracking_uri:
         store = f" tracking.uri={shlex.quote(config.tracking.uri)}" if config.tracking.uri else ""
         lines.append(f"MLflow       {report.tracking_uri}; look at it with: famseg ui{store}")

@@ -3,9 +3,12 @@ from ._checkpoint import load_checkpoint as load_checkpoint
 from ._checkpoint import save_checkpoint as save_checkpoint
 from ._config import OptimizerConfig as OptimizerConfig
 from ._config import RunConfig as RunConfig
+from ._config import SAMConfig as SAMConfig
 from ._config import ScheduleConfig as ScheduleConfig
 from ._config import TrainingConfig as TrainingConfig
+from ._evaluation import evaluate_run as evaluate_run
 from ._experiment import Experiment as Experiment
+from ._experiment import History as History
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
 from ._experiment import Row as Row
@@ -27,6 +30,7 @@ from ._signals import StopRequest as StopRequest
 from ._signals import stop_on_signals as stop_on_signals
 from ._step import NonFiniteError as NonFiniteError
 from ._step import TrainStep as TrainStep
+from ._step import to_device as to_device
 
 __all__ = [
     "Batches",
@@ -34,6 +38,7 @@ __all__ = [
     "Experiment",
     "Fit",
     "FitResult",
+    "History",
     "Interrupted",
     "NonFiniteError",
     "Observer",
@@ -44,11 +49,13 @@ __all__ = [
     "RunConfig",
     "RunFolder",
     "RunReport",
+    "SAMConfig",
     "ScheduleConfig",
     "Session",
     "StopRequest",
     "TrainStep",
     "TrainingConfig",
+    "evaluate_run",
     "learning_rate_factor",
     "load_checkpoint",
     "log_progress",
@@ -58,4 +65,5 @@ __all__ = [
     "processes",
     "save_checkpoint",
     "stop_on_signals",
+    "to_device",
 ]

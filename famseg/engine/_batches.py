@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch.utils.data import DistributedSampler, Sampler
+
+# Batches among which samples of like length are looked for.
+_POOL = 50
 
 
 class Batches(Sampler[list[int]]):
@@ -21,6 +25,9 @@ class Batches(Sampler[list[int]]):
     a process that gets nothing repeats a sample with factor 0. ``DistributedSampler`` by itself
     would fill the last batch with repeated samples instead, which changes the gradient.
 
+    With ``lengths`` a batch holds samples of like length, so that little of it is padding: pools of
+    50 batches of the random order are sorted by length, cut into batches, and these are shuffled.
+
     Args:
         samples: Size of the data set.
         batch_size: Samples a batch, over all processes.
@@ -29,6 +36,7 @@ class Batches(Sampler[list[int]]):
         rank: Number of this process.
         world: Number of processes.
         start: First step to return, from 0.
+        lengths: Length of each sample, for batches of like length; None for a random order.
 
     Example:
         >>> batches = Batches(3, 2, epochs=2, seed=0)
@@ -36,6 +44,9 @@ class Batches(Sampler[list[int]]):
         ([2, 1, 2, 1], 2)
         >>> list(Batches(3, 2, epochs=2, seed=0, start=3)) == list(batches)[3:]
         True
+        >>> grouped = Batches(4, 2, epochs=1, seed=0, lengths=[9, 1, 9, 1])
+        >>> sorted(sorted(batch) for batch in grouped)
+        [[0, 2], [1, 3]]
     """
 
     def __init__(
@@ -48,13 +59,18 @@ class Batches(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         start: int = 0,
+        lengths: Sequence[int] | None = None,
     ) -> None:
+        if lengths is not None and len(lengths) != samples:
+            raise ValueError(f"there are {len(lengths)} lengths for {samples} samples.")
         self.samples = samples
         self.batch_size = batch_size
         self.epochs = epochs
         self.rank = rank
         self.world = world
         self.start = start
+        self.seed = seed
+        self.lengths = lengths
         # All it asks of a data set is its length.
         self._order: DistributedSampler[int] = DistributedSampler(
             range(samples),  # type: ignore[arg-type]
@@ -85,8 +101,25 @@ class Batches(Sampler[list[int]]):
         first, skip = divmod(self.start, self.per_epoch)
         for epoch in range(first, self.epochs):
             self._order.set_epoch(epoch)
-            order = [epoch * self.samples + sample for sample in self._order]
+            order = [epoch * self.samples + sample for sample in self._of_like_length(epoch)]
             begins = range(0, self.samples, self.batch_size)
             for begin in begins[skip if epoch == first else 0 :]:
                 batch = order[begin : begin + self.batch_size]
                 yield batch[self.rank :: self.world] or batch[-1:]
+
+    def _of_like_length(self, epoch: int) -> list[int]:
+        """Return an epoch's samples; each batch of like length where lengths are known."""
+        order = list(self._order)
+        lengths, batch = self.lengths, self.batch_size
+        if lengths is None:
+            return order
+        generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+        grouped: list[int] = []
+        for begin in range(0, len(order), _POOL * batch):
+            pool = sorted(order[begin : begin + _POOL * batch], key=lambda sample: lengths[sample])
+            full = len(pool) // batch
+            for number in torch.randperm(full, generator=generator).tolist():
+                grouped += pool[number * batch : (number + 1) * batch]
+            # A batch that is not full is the epoch's last, as without lengths.
+            grouped += pool[full * batch :]
+        return grouped

@@ -85,7 +85,7 @@ OptimizerConfig = Annotated[AdamConfig | AdamWConfig | SGDConfig, Field(discrimi
 class ScheduleConfig(Strict):
     """The course of the learning rate."""
 
-    kind: Literal["constant", "cosine", "step"] = Field(
+    kind: Literal["constant", "cosine", "linear", "step"] = Field(
         "constant", description="course of the learning rate after the warm-up"
     )
     warmup: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
@@ -93,7 +93,7 @@ class ScheduleConfig(Strict):
         (), strict=False, description="step: moments as fractions of the training in (0, 1)"
     )
     gamma: float = Field(0.1, gt=0, description="step: factor at each milestone")
-    floor: float = Field(0.0, ge=0, le=1, description="cosine: lowest factor")
+    floor: float = Field(0.0, ge=0, le=1, description="cosine, linear: lowest factor")
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Self:
@@ -125,6 +125,15 @@ class EarlyStoppingConfig(Strict):
     min_delta: float = Field(0.0, ge=0, description="a rise of at most this counts as none")
 
 
+class SAMConfig(Strict):
+    """Sharpness-aware minimisation: each step takes the gradient at nearby, worse weights."""
+
+    rho: float = Field(0.05, gt=0, description="distance of those weights")
+    adaptive: bool = Field(
+        False, description="ASAM: distances in units of each weight's own size; rho 0.5 to 2"
+    )
+
+
 class TrainingConfig(Strict):
     """How long and in which way to train."""
 
@@ -134,6 +143,19 @@ class TrainingConfig(Strict):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="type of the autocast; the penalty stays in float32"
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay a step of a moving average of the weights, which is then what is "
+        "validated, kept and evaluated; absent: the weights themselves",
+    )
+    channels_last: bool = Field(
+        False, description="memory order of pictures: channels innermost, faster on most devices"
+    )
+    compile: bool = Field(
+        False, description="compile the network up to the penalised layer (torch.compile)"
     )
     validate_every: int = Field(1, gt=0, description="epochs between validations")
     picture_every: int = Field(10, gt=0, description="epochs between pictures")
@@ -180,6 +202,7 @@ class TrainingConfig(Strict):
         processes: Processes,
         device: torch.device,
         seed: int,
+        sam: SAMConfig | None = None,
     ) -> Fit:
         """Return the training of an experiment in a run folder."""
         from famseg.engine._fit import Fit
@@ -196,6 +219,10 @@ class TrainingConfig(Strict):
             accumulate=self.accumulate,
             clip_norm=self.clip_norm,
             precision=self.precision,
+            sam=(sam.rho, sam.adaptive) if sam else None,
+            ema=self.ema,
+            channels_last=self.channels_last,
+            compiled=self.compile,
             validate_every=self.validate_every,
             picture_every=self.picture_every,
             patience=early.patience if early else None,
@@ -217,6 +244,9 @@ class RunConfig(Strict):
     optimizer: OptimizerConfig = Field(default_factory=AdamConfig, description="optimizer")
     schedule: ScheduleConfig = Field(
         default_factory=ScheduleConfig, description="course of the learning rate"
+    )
+    sam: SAMConfig | None = Field(
+        None, description="sharpness-aware minimisation; absent: the plain gradient"
     )
     training: TrainingConfig = Field(description="length and manner of the training")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")

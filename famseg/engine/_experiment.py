@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from famseg.objectives import Objective
 
 Row = dict[str, Any]
 Batch = Mapping[str, Any]
+History = Sequence[Mapping[str, float | None]]
 Picture = npt.NDArray[np.uint8]
 
 
@@ -31,6 +33,14 @@ class Evaluate(Protocol):
         ...
 
 
+def _json(summary: Mapping[str, Any]) -> str:
+    return json.dumps(summary, indent=2)
+
+
+def _no_signs(history: History, summary: Mapping[str, Any]) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything that is special to one task.
@@ -42,7 +52,8 @@ class Experiment:
         train: Map-style data set. It is asked for ``epoch * len + sample`` and draws its
             randomness from that index alone. Items are mappings.
         validation: Map-style data set of fixed items; chooses the best epoch.
-        score: Maps outputs and batch to one row of numbers a case.
+        score: Maps outputs and batch to one row a case; the mean of each column of numbers is
+            logged.
         key_metric: The column of the rows whose mean chooses the best epoch; larger is better.
         evaluate: Final evaluation.
         test_metrics: Maps the evaluation's summary to flat names and numbers for tracking.
@@ -50,6 +61,18 @@ class Experiment:
         data_hash: Fingerprint of the data and its preparation.
         write_manifest: Writes the subjects, their files and splits to a CSV file.
         tests: Map-style data sets of the final evaluation, by name.
+        collate: Makes a batch of what a data set returns; None for torch's own way. A data set
+            with ``__getitems__`` may return whole batches.
+        augment: Changes a training batch on the device, before the forward pass; a pure function
+            of the batch, which may hold the indices of its samples. None changes nothing.
+        lengths: Length of each training sample, where samples of a batch shall be of like length.
+        compilable: The part of the network that ``training.compile`` compiles: what runs before
+            the penalised layer. None where nothing is to be compiled.
+        monitor: Measures the network at the end of an epoch: names such as ``train/kappa`` and
+            numbers.
+        scores: Names of the test metrics that a comparison of runs shows, the foremost first.
+        table: The evaluation's summary as a table in plain text.
+        signs: Sentences about what went wrong, from the epochs' metrics and the summary.
     """
 
     objective: Objective
@@ -65,6 +88,14 @@ class Experiment:
     data_hash: str
     write_manifest: Callable[[Path], None]
     tests: Mapping[str, Dataset[Mapping[str, Any]]] = field(default_factory=dict)
+    collate: Callable[[Any], Batch] | None = None
+    augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    lengths: Sequence[int] | None = None
+    compilable: nn.Module | None = None
+    monitor: Callable[[nn.Module], Mapping[str, float]] | None = None
+    scores: Sequence[str] = ()
+    table: Callable[[Mapping[str, Any]], str] = _json
+    signs: Callable[[History, Mapping[str, Any]], Sequence[str]] = _no_signs
 
 
 class Observer(Protocol):

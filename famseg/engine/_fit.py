@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from famseg.config import InputError
@@ -25,6 +27,7 @@ from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._meter import Meter
 from famseg.engine._processes import Processes
 from famseg.engine._result import Best, FitResult
+from famseg.engine._sharpness import Sharpness
 from famseg.engine._signals import Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
 from famseg.engine._validation import Validator
@@ -50,6 +53,11 @@ class Fit:
         accumulate: Forward passes an optimizer step.
         clip_norm: Largest norm of the gradient, or None.
         precision: Type of the autocast.
+        sam: Distance of sharpness-aware minimisation and whether it is adaptive, or None.
+        ema: Decay a step of a moving average of weights and buffers, or None; the average is then
+            what is validated, kept as ``model`` in checkpoints, pictured and evaluated.
+        channels_last: Whether weights and pictures are kept with channels innermost.
+        compiled: Whether the experiment's compilable part is compiled.
         validate_every: Epochs between validations; the last epoch is always validated.
         picture_every: Epochs between pictures.
         patience: Validations without a rise before the training ends, or None.
@@ -57,7 +65,8 @@ class Fit:
         workers: Processes that load data.
 
     Raises:
-        InputError: If the batch is smaller than the number of processes.
+        InputError: If the batch is smaller than the number of processes, or nothing can be
+            compiled that shall be.
     """
 
     def __init__(
@@ -73,6 +82,10 @@ class Fit:
         accumulate: int = 1,
         clip_norm: float | None = None,
         precision: Precision = "fp32",
+        sam: tuple[float, bool] | None = None,
+        ema: float | None = None,
+        channels_last: bool = False,
+        compiled: bool = False,
         validate_every: int = 1,
         picture_every: int = 10,
         patience: int | None = None,
@@ -106,8 +119,14 @@ class Fit:
             seed=seed,
             rank=processes.rank,
             world=processes.world,
+            lengths=experiment.lengths,
         )
         objective = experiment.objective.to(device)
+        memory_format = _memory_format(objective) if channels_last else torch.preserve_format
+        objective.to(memory_format=memory_format)
+        self.average = _average(objective.model, ema)
+        if compiled:
+            _compile(experiment)
         optimizer = experiment.optimizer(objective.parameters())
         self.step = TrainStep(
             objective
@@ -124,10 +143,25 @@ class Fit:
             precision=precision,
             clip_norm=clip_norm,
             accumulate=accumulate,
+            sharpness=Sharpness(objective.parameters(), rho=sam[0], adaptive=sam[1])
+            if sam
+            else None,
+            augment=experiment.augment,
+            memory_format=memory_format,
         )
         self.validate = Validator(
-            experiment, objective.model, processes=processes, device=device, batch_size=batch_size
+            experiment,
+            self.model,
+            processes=processes,
+            device=device,
+            batch_size=batch_size,
+            memory_format=memory_format,
         )
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that the training is for: the average where one is taken."""
+        return self.experiment.objective.model if self.average is None else self.average.module
 
     def _scheduler(self, optimizer: torch.optim.Optimizer, accumulate: int) -> LambdaLR:
         steps_per_epoch = -(-self.batches.per_epoch // accumulate)
@@ -146,7 +180,10 @@ class Fit:
             return 0
         state = load_checkpoint(path)
         try:
-            self.experiment.objective.model.load_state_dict(state["model"])
+            self.experiment.objective.model.load_state_dict(state.get("trained", state["model"]))
+            if self.average is not None:
+                self.average.module.load_state_dict(state["model"])
+                self.average.n_averaged.fill_(state["averaged"])
             self.step.optimizer.load_state_dict(state["optimizer"])
             self.step.scheduler.load_state_dict(state["scheduler"])
             self.step.scaler.load_state_dict(state["scaler"])
@@ -192,7 +229,7 @@ class Fit:
     def _time_plain_step(self, trainer: SupervisedTrainer) -> float | None:
         """Time a step without penalty where no step of the training is one."""
         objective = self.step.objective
-        if objective.weight == 0 or objective.period > 1:
+        if objective.weight == 0 or objective.period > 1 or self.step.sharpness is not None:
             return None
         return self.step.plain_seconds(next(iter(trainer.data_loader)))
 
@@ -200,6 +237,7 @@ class Fit:
         loader = DataLoader(
             self.experiment.train,
             batch_sampler=self.batches,
+            collate_fn=self.experiment.collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             # A generator of its own: the loader then leaves the global one alone.
@@ -239,8 +277,11 @@ class Fit:
             observer.stepped(iteration, loss=output["loss"], penalty=penalty)
         # Not between the forward passes of one optimizer step, whose gradients are not saved; the
         # last step of an epoch is followed by validation and a checkpoint first.
-        if iteration - 1 == self.step.window(iteration - 1)[1] and not self._ends_epoch(iteration):
-            self._stop_if_asked(iteration, stop)
+        if iteration - 1 == self.step.window(iteration - 1)[1]:
+            if self.average is not None:
+                self.average.update_parameters(self.experiment.objective.model)
+            if not self._ends_epoch(iteration):
+                self._stop_if_asked(iteration, stop)
 
     def _ends_epoch(self, iteration: int) -> bool:
         return iteration % self.batches.per_epoch == 0
@@ -261,6 +302,8 @@ class Fit:
             metrics["train/seconds_plain_step"] = self._plain_seconds
         metrics["train/learning_rate"] = engine.state.output["learning_rate"]
         self.meter = Meter()
+        if self.experiment.monitor is not None:
+            metrics |= self.experiment.monitor(self.model)
         improved = False
         if epoch % self.validate_every == 0 or epoch == self.epochs:
             metrics |= self.validate()
@@ -274,7 +317,7 @@ class Fit:
         for observer in self.observers:
             observer.epoch(epoch, metrics)
         if self.observers and picture and (epoch % self.picture_every == 0 or epoch == self.epochs):
-            drawn = picture(self.experiment.objective.model)
+            drawn = picture(self.model)
             for observer in self.observers:
                 observer.picture(epoch, drawn)
         self._stop_if_asked(engine.state.iteration, stop)
@@ -296,8 +339,8 @@ class Fit:
             save_checkpoint(self.checkpoints / name, self._state(iteration))
 
     def _state(self, iteration: int) -> dict[str, Any]:
-        return {
-            "model": self.experiment.objective.model.state_dict(),
+        state = {
+            "model": self.model.state_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "scheduler": self.step.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
@@ -306,6 +349,29 @@ class Fit:
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,
         }
+        if self.average is not None:
+            state["trained"] = self.experiment.objective.model.state_dict()
+            state["averaged"] = int(self.average.n_averaged)
+        return state
+
+
+def _memory_format(module: nn.Module) -> torch.memory_format:
+    volumes = any(parameter.ndim == 5 for parameter in module.parameters())
+    return torch.channels_last_3d if volumes else torch.channels_last
+
+
+def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _compile(experiment: Experiment) -> None:
+    if experiment.compilable is None:
+        raise InputError(
+            "training.compile: this pipeline has nothing that may be compiled. Set it to false."
+        )
+    experiment.compilable.compile()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class RunFolder:
         provenance: Commit, versions, device, data hash, seed.
         tracking: Identity of the MLflow run.
         evaluation: Tables and pictures of the final evaluation.
+        metrics: Its numbers by flat names, such as ``test/accuracy``.
         pictures: Pictures of the training.
         flatness: Relative flatness of the layers: tables and a plot.
     """
@@ -31,6 +32,7 @@ class RunFolder:
         self.provenance = path / "provenance.json"
         self.tracking = path / "tracking.json"
         self.evaluation = path / "evaluation"
+        self.metrics = self.evaluation / "metrics.json"
         self.pictures = path / "pictures"
         self.flatness = path / "flatness"
 

@@ -11,7 +11,7 @@ def learning_rate_factor(
     epoch: float,
     *,
     epochs: int,
-    kind: Literal["constant", "cosine", "step"] = "constant",
+    kind: Literal["constant", "cosine", "linear", "step"] = "constant",
     warmup: float = 0.0,
     milestones: Sequence[float] = (),
     gamma: float = 0.1,
@@ -22,12 +22,12 @@ def learning_rate_factor(
     Args:
         epoch: The moment in epochs, with fraction.
         epochs: Length of the training in epochs.
-        kind: ``constant``; ``cosine`` from 1 after the warm-up down to ``floor`` at the end;
-            ``step``: times ``gamma`` at each milestone.
+        kind: ``constant``; ``cosine`` and ``linear`` from 1 after the warm-up down to ``floor`` at
+            the end; ``step``: times ``gamma`` at each milestone.
         warmup: Epochs in which the factor grows linearly from 0 to its value.
         milestones: Moments of the steps, as fractions of the training in (0, 1).
         gamma: Factor of each step.
-        floor: Lowest factor of the cosine.
+        floor: Lowest factor of ``cosine`` and ``linear``.
 
     Example:
         >>> learning_rate_factor(5, epochs=10, kind="cosine")
@@ -38,9 +38,10 @@ def learning_rate_factor(
         0.25
     """
     ramp = min(1.0, epoch / warmup) if warmup > 0 else 1.0
-    if kind == "cosine":
+    if kind in ("cosine", "linear"):
         part = min(1.0, max(0.0, epoch - warmup) / max(epochs - warmup, 1e-12))
-        return ramp * (floor + (1 - floor) * (1 + math.cos(math.pi * part)) / 2)
+        left = 1 - part if kind == "linear" else (1 + math.cos(math.pi * part)) / 2
+        return ramp * (floor + (1 - floor) * left)
     if kind == "step":
         passed = sum(epoch >= milestone * epochs for milestone in milestones)
         return float(ramp * gamma**passed)

@@ -15,6 +15,7 @@ from PIL import Image
 from famseg.config import InputError, differences, read, to_yaml
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
+from famseg.engine._evaluation import evaluate_run
 from famseg.engine._experiment import Experiment, Observer, Picture
 from famseg.engine._processes import Processes
 from famseg.engine._result import FitResult
@@ -53,6 +54,8 @@ class RunReport:
         fit: How the training ended.
         history: One mapping an epoch, as in ``metrics.jsonl``.
         summary: The evaluation's summary, as in ``evaluation/summary.json``.
+        table: The same for people.
+        signs: Sentences about what went wrong.
         tracking_uri: Address of the MLflow store, or None.
         run_id: The MLflow run, or None.
     """
@@ -61,6 +64,8 @@ class RunReport:
     fit: FitResult
     history: Sequence[Mapping[str, float | None]]
     summary: Mapping[str, Any]
+    table: str
+    signs: Sequence[str]
     tracking_uri: str | None
     run_id: str | None
 
@@ -116,6 +121,7 @@ class Session:
                 processes=self.processes,
                 device=self.device,
                 seed=self.config.seed,
+                sam=self.config.sam,
             )
             completed = fit.restore() if old else 0
             recorder = self._recorder(folder, experiment, resumed=old is not None, epochs=completed)
@@ -126,11 +132,14 @@ class Session:
                 recorder.evaluated(experiment.test_metrics(summary))
         except FlatnessError as error:
             raise InputError(f"penalty: {error}") from error
+        history = read_metrics(folder.path)
         return RunReport(
             folder=folder,
             fit=result,
-            history=read_metrics(folder.path),
+            history=history,
             summary=summary,
+            table=experiment.table(summary),
+            signs=experiment.signs(history, summary),
             tracking_uri=recorder.tracker.uri,
             run_id=recorder.tracker.run_id,
         )
@@ -224,12 +233,12 @@ class Session:
     def _evaluate(
         self, experiment: Experiment, folder: RunFolder, *, again: bool
     ) -> Mapping[str, Any]:
-        summary = folder.evaluation / "summary.json"
-        if again or not self.processes.from_main(summary.is_file()):
+        if again or not self.processes.from_main(folder.metrics.is_file()):
             state = load_checkpoint(folder.checkpoint("best"))
             model = experiment.objective.model
             model.load_state_dict(state["model"])
-            experiment.evaluate(model, folder.evaluation, processes=self.processes)
+            evaluate_run(experiment, model, folder, processes=self.processes)
+        summary = folder.evaluation / "summary.json"
         text: str = self.processes.from_main(summary.read_text() if self.processes.main else "")
         loaded: Mapping[str, Any] = json.loads(text)
         return loaded

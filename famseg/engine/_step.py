@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from famseg.config import RunError
 from famseg.engine._batches import Batches
 from famseg.engine._processes import Processes
+from famseg.engine._sharpness import Sharpness, buffers_kept
 from famseg.flatness import Terms
 from famseg.objectives import Objective
 
@@ -51,6 +52,10 @@ class TrainStep:
     function of weights, optimizer state, batch and step number: torch's global generator is seeded
     anew from seed, step and process, so that dropout needs no saved state to resume exactly.
 
+    With ``sharpness`` the batches of an optimizer step are run a second time at the perturbed
+    weights, with the same dropout, probes and augmentation, and the step takes that gradient;
+    running statistics count each batch once, and the numbers reported are those of the first pass.
+
     Args:
         objective: Batch to terms, wrapped in DDP where there are several processes.
         optimizer: Optimizer of its parameters.
@@ -62,6 +67,9 @@ class TrainStep:
         precision: Type of the autocast.
         clip_norm: Largest norm of the gradient, or None.
         accumulate: Forward passes an optimizer step.
+        sharpness: Where to take the gradient instead (SAM), or None.
+        augment: Changes a batch on the device before it is used, or None.
+        memory_format: Memory order of a batch's pictures.
     """
 
     def __init__(
@@ -77,6 +85,9 @@ class TrainStep:
         precision: Precision = "fp32",
         clip_norm: float | None = None,
         accumulate: int = 1,
+        sharpness: Sharpness | None = None,
+        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        memory_format: torch.memory_format = torch.preserve_format,
     ) -> None:
         self.wrapped: Objective | DistributedDataParallel = objective
         self.objective: Objective = (
@@ -93,6 +104,10 @@ class TrainStep:
         self.precision = precision
         self.clip_norm = clip_norm
         self.accumulate = accumulate
+        self.sharpness = sharpness
+        self.augment = augment
+        self.memory_format = memory_format
+        self._window_batches: list[tuple[int, Mapping[str, Any]]] = []
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, engine: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -102,21 +117,21 @@ class TrainStep:
         first, last = self.window(iteration)
         if iteration == first:
             self.optimizer.zero_grad(set_to_none=True)
-        samples, share = self.batches.size(iteration), self.batches.share(iteration)
-        window = sum(self.batches.size(index) for index in range(first, last + 1))
-        with self._synchronised(iteration == last):
-            terms = self._forward(iteration, first, to_device(batch, self.device))
-            self._stop_unless_finite(iteration, terms)
-            total = self.scaler.scale(terms.total * (share * samples / window))
-            total.backward()  # type: ignore[no-untyped-call]
+            self._window_batches.clear()
+        moved = self.on_device(batch)
+        terms = self._pass(iteration, moved)
+        if self.sharpness is not None:
+            self._window_batches.append((iteration, moved))
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if iteration == last:
+            self._sharpen(iteration, terms)
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         if self.device.type == "cuda" and self.objective.weight > 0:
             torch.cuda.synchronize(self.device)  # the time of this step is compared with others'
+        samples = self.batches.size(iteration) * self.batches.share(iteration)
         return {
-            "samples": samples * share / self.processes.world,
+            "samples": samples / self.processes.world,
             "loss": float(terms.loss.detach()),
             "penalty": float("nan") if terms.penalty is None else float(terms.penalty.detach()),
             "learning_rate": learning_rate,
@@ -129,7 +144,7 @@ class TrainStep:
         Taken in evaluation mode, where an objective computes no penalty and no running statistics
         move; gradients are dropped.
         """
-        moved = to_device(batch, self.device)
+        moved = self.on_device(batch)
         self.objective.eval()
         least = float("inf")
         for _ in range(repeats):
@@ -140,6 +155,13 @@ class TrainStep:
             least = min(least, time.perf_counter() - began)
         self.optimizer.zero_grad(set_to_none=True)
         return least
+
+    def on_device(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a training batch as the network gets it: on the device, augmented."""
+        moved = to_device(batch, self.device)
+        if self.augment is not None:
+            moved = self.augment(moved)
+        return in_memory_format(moved, self.memory_format)
 
     def unwrap(self) -> None:
         """Let go of DDP: it must not outlive the process group."""
@@ -162,6 +184,38 @@ class TrainStep:
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch."""
         return -(-self.batches.per_epoch // self.accumulate)
+
+    def _pass(self, iteration: int, batch: Mapping[str, Any]) -> Terms:
+        """Run one batch forward and backward; its share of the step's gradient is added up."""
+        first, last = self.window(iteration)
+        samples, share = self.batches.size(iteration), self.batches.share(iteration)
+        window = sum(self.batches.size(index) for index in range(first, last + 1))
+        with self._synchronised(iteration == last):
+            terms = self._forward(iteration, first, batch)
+            self._stop_unless_finite(iteration, terms)
+            total = self.scaler.scale(terms.total * (share * samples / window))
+            total.backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    def _sharpen(self, iteration: int, terms: Terms) -> None:
+        """Take the gradient of the step's batches anew, at the worst weights nearby."""
+        if self.sharpness is None or not self._finite_gradient(iteration, terms):
+            return
+        with self.sharpness.away(), buffers_kept(self.objective):
+            for number, batch in self._window_batches:
+                self._pass(number, batch)
+        self._window_batches.clear()
+
+    def _finite_gradient(self, iteration: int, terms: Terms) -> bool:
+        """Return whether there is a gradient to go by; fp16 alone may overflow now and then."""
+        norm = nn.utils.get_total_norm(self._gradients())
+        finite = bool(torch.isfinite(norm))
+        if not finite and not self.scaler.is_enabled():
+            raise NonFiniteError(self.optimizer_step(iteration) + 1, terms, norm=float(norm))
+        return finite
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.objective.parameters() if p.grad is not None]
 
     def _forward(self, iteration: int, first: int, batch: Mapping[str, Any]) -> Terms:
         rank, world = self.processes.rank, self.processes.world
@@ -194,8 +248,7 @@ class TrainStep:
     def _move(self, iteration: int, terms: Terms) -> None:
         parameters = list(self.objective.parameters())
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(self._gradients())
         # With fp16 an overflow is expected now and then: the scaler skips such a step.
         if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms, norm=float(norm))
@@ -207,8 +260,26 @@ class TrainStep:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the batch with its tensors on a device; other values as they are."""
+    """Return the batch with its tensors on a device, those of mappings in it too."""
+    return {key: _on(value, device) for key, value in batch.items()}
+
+
+def _on(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # a batch holds anything
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return to_device(value, device) if isinstance(value, Mapping) else value
+
+
+def in_memory_format(
+    batch: Mapping[str, Any], memory_format: torch.memory_format
+) -> Mapping[str, Any]:
+    """Return the batch with its pictures (4 dimensions) or volumes (5) in a memory order."""
+    dimensions = {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format)
+    if dimensions is None:
+        return batch
     return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        key: value.contiguous(memory_format=memory_format)
+        if isinstance(value, Tensor) and value.ndim == dimensions
+        else value
         for key, value in batch.items()
     }

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from famseg.engine._experiment import Experiment, Row
 from famseg.engine._processes import Processes
-from famseg.engine._step import to_device
+from famseg.engine._step import in_memory_format, to_device
+from famseg.flatness import call_model
 
 
 class Validator:
@@ -28,6 +29,7 @@ class Validator:
         processes: The processes of the run.
         device: Where to compute.
         batch_size: Cases a forward pass.
+        memory_format: Memory order of a batch's pictures.
     """
 
     def __init__(
@@ -38,13 +40,19 @@ class Validator:
         processes: Processes,
         device: torch.device,
         batch_size: int,
+        memory_format: torch.memory_format = torch.preserve_format,
     ) -> None:
         self.experiment = experiment
+        self.memory_format = memory_format
         self.model = model
         self.processes = processes
         self.device = device
         cases = range(processes.rank, len(experiment.validation), processes.world)  # type: ignore[arg-type]  # a map-style set has a length
-        loader = DataLoader(Subset(experiment.validation, list(cases)), batch_size=batch_size)
+        loader = DataLoader(
+            Subset(experiment.validation, list(cases)),
+            batch_size=batch_size,
+            collate_fn=experiment.collate,
+        )
         self._rows: list[Row] = []
         # MONAI's own metric handlers gather in a way that hangs when a process has no case.
         self._evaluator = (
@@ -60,23 +68,25 @@ class Validator:
         )
 
     def __call__(self) -> dict[str, float]:
-        """Return ``val/<metric>``, its standard deviation and count; every process must ask."""
+        """Return mean and standard deviation of each score, and the count; every process must ask.
+
+        Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``.
+        """
         self._rows = []
         if self._evaluator is not None:
             self._evaluator.run()
         rows = [row for part in self.processes.gather(self._rows) for row in part]
-        key = self.experiment.key_metric
-        # fmean of sorted values: the sum does not depend on how the cases were dealt out.
-        values = sorted(row[key] for row in rows)
-        return {
-            f"val/{key}": statistics.fmean(values),
-            f"val/{key}_std": statistics.pstdev(values),
-            "val/n": float(len(values)),
-        }
+        metrics = {"val/n": float(len(rows))}
+        for name in (key for key, value in rows[0].items() if isinstance(value, float)):
+            # fmean of sorted values: the sum does not depend on how the cases were dealt out.
+            values = sorted(row[name] for row in rows)
+            metrics[f"val/{name}"] = statistics.fmean(values)
+            metrics[f"val/{name}_std"] = statistics.pstdev(values)
+        return metrics
 
     def _score(self, engine: Engine, batch: Mapping[str, Any]) -> None:
-        moved = to_device(batch, self.device)
+        moved = in_memory_format(to_device(batch, self.device), self.memory_format)
         with torch.no_grad(), eval_mode(self.model):
-            outputs = self.model(moved[self.experiment.objective.inputs])
-        self._rows += self.experiment.score(outputs, moved)
+            outputs = call_model(self.model, moved[self.experiment.objective.inputs])
+        self._rows += self.experiment.score(cast("Tensor", outputs), moved)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

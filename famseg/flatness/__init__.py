@@ -24,6 +24,7 @@ from famseg.flatness._errors import (
 from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer
+from famseg.flatness._pass import call_model
 from famseg.flatness._report import report
 from famseg.flatness._rescaling import rescaled, rescaled_layer
 from famseg.flatness._robustness import FeatureRobustness, feature_robustness
@@ -46,6 +47,7 @@ __all__ = [
     "Terms",
     "UnsupportedTailError",
     "bounded",
+    "call_model",
     "convert_weight",
     "cross_entropy_flatness",
     "feature_robustness",

@@ -214,7 +214,21 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> object:
-    """Call a model with a tensor, a tuple or list of arguments, or a mapping of keywords."""
+    """Call a model as `FAM` does.
+
+    Args:
+        model: The model.
+        inputs: One argument, a tuple or list of arguments, or a mapping of keywords.
+
+    Returns:
+        What the model returns.
+
+    Example:
+        >>> net = nn.Bilinear(1, 1, 1)
+        >>> one = torch.ones(2, 1)
+        >>> call_model(net, (one, one)).shape == call_model(net, {"input1": one, "input2": one}).shape
+        True
+    """
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

@@ -1,3 +1,5 @@
+from ._config import ClassLossConfig as ClassLossConfig
+from ._config import CrossEntropyConfig as CrossEntropyConfig
 from ._config import DiceCEConfig as DiceCEConfig
 from ._config import DiceConfig as DiceConfig
 from ._config import DiceFocalConfig as DiceFocalConfig
@@ -13,6 +15,8 @@ from ._objective import PlainLoss as PlainLoss
 from ._objective import Scaled as Scaled
 
 __all__ = [
+    "ClassLossConfig",
+    "CrossEntropyConfig",
     "DiceCEConfig",
     "DiceConfig",
     "DiceFocalConfig",

@@ -97,6 +97,45 @@ ShapeLossConfig = Annotated[
 ]
 
 
+class CrossEntropyConfig(Strict):
+    """Softmax cross-entropy of the logits, mean over samples (torch CrossEntropyLoss)."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target that is spread over all classes"
+    )
+    class_weights: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, min_length=2, description="factor of each class, in the order of the classes"
+    )
+
+    def build(self, *, classes: int) -> nn.CrossEntropyLoss:
+        """Return the loss.
+
+        Args:
+            classes: The number of classes.
+
+        Raises:
+            InputError: If there is another number of class weights.
+        """
+        import torch
+        from torch import nn
+
+        weights = self.class_weights
+        if weights is not None and len(weights) != classes:
+            raise InputError(
+                f"loss.class_weights: {len(weights)} weights for {classes} classes. Give one for "
+                "each class."
+            )
+        return nn.CrossEntropyLoss(
+            weight=None if weights is None else torch.tensor(weights),
+            label_smoothing=self.label_smoothing,
+        )
+
+
+# The losses of pipelines with classes; another one is one more member.
+ClassLossConfig = CrossEntropyConfig
+
+
 class NoPenaltyConfig(Strict):
     """No penalty: the plain loss."""
 

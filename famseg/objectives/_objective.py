@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famseg.flatness import FAM, Terms, find_layer
+from famseg.flatness import FAM, Terms, call_model, find_layer
+from famseg.flatness._pass import Inputs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,9 +26,15 @@ class PlainLoss(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Terms:
-        """Return the loss as total, without a penalty."""
-        loss = self.loss(self.model(inputs), targets)
+    def forward(self, inputs: Inputs, targets: Tensor) -> Terms:
+        """Return the loss as total, without a penalty.
+
+        Args:
+            inputs: The network's input: a tensor, a tuple or list of arguments, or a mapping of
+                keywords, as `FAM` takes it.
+            targets: What the loss takes beside the network's output.
+        """
+        loss = _plain(self.model, self.loss, inputs, targets)
         return Terms(total=loss, loss=loss, penalty=None)
 
 
@@ -52,9 +59,9 @@ class LayerDecay(nn.Module):
         self.weight = weight
         self._layer = find_layer(model, layer)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Terms:
-        """Return total, loss and ``||W||^2``."""
-        loss = self.loss(self.model(inputs), targets)
+    def forward(self, inputs: Inputs, targets: Tensor) -> Terms:
+        """Return total, loss and ``||W||^2``; arguments as those of `PlainLoss`."""
+        loss = _plain(self.model, self.loss, inputs, targets)
         penalty = self._layer.weight.square().sum()
         return Terms(total=loss + self.weight * penalty, loss=loss, penalty=penalty)
 
@@ -67,7 +74,8 @@ class Objective(nn.Module):
 
     Args:
         terms: Maps (inputs, targets) to terms and holds the network as ``model``.
-        inputs: Key of the network's input in a batch.
+        inputs: Key of the network's input in a batch: a tensor, a tuple or list of arguments, or a
+            mapping of keywords.
         targets: Key of the target in a batch.
 
     Example:
@@ -139,3 +147,8 @@ class Scaled(nn.Module):
         """Return ``scale * loss(outputs, targets)``."""
         value: Tensor = self.loss(outputs, targets)
         return self.scale * value
+
+
+def _plain(model: nn.Module, loss: Loss, inputs: Inputs, targets: Tensor) -> Tensor:
+    # A loss takes what its network returns, whatever that is.
+    return loss(call_model(model, inputs), targets)  # type: ignore[arg-type]

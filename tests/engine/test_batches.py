@@ -52,3 +52,28 @@ def test_the_start_skips_steps_and_the_length_says_so() -> None:
     rest = Batches(5, 2, epochs=3, seed=0, start=4)
     assert list(rest) == list(whole)[4:]
     assert len(rest) == len(list(rest)) == 5
+
+
+def test_batches_of_like_length_hold_every_sample_once_in_a_random_order_of_lengths() -> None:
+    lengths = [3 * (sample % 9) + 1 for sample in range(23)]
+    options = {"epochs": 2, "seed": 3, "lengths": lengths}
+    batches = [[index % 23 for index in batch] for batch in Batches(23, 4, **options)]
+    first, second = batches[:6], batches[6:]
+    for epoch in (first, second):
+        assert sorted(sample for batch in epoch for sample in batch) == list(range(23))
+        assert [len(batch) for batch in epoch] == [4] * 5 + [3]
+        spans = [max(map(lengths.__getitem__, b)) - min(map(lengths.__getitem__, b)) for b in epoch]
+        assert max(spans) <= 6  # the lengths span 24
+    shortest = [min(map(lengths.__getitem__, batch)) for batch in first[:5]]
+    assert shortest != sorted(shortest)
+    assert first != second
+    dealt = [list(Batches(23, 4, **options, rank=rank, world=2)) for rank in (0, 1)]
+    whole = list(Batches(23, 4, **options))
+    assert all(
+        sorted(a + b) == sorted(c) for a, b, c in zip(*dealt, whole, strict=True) if len(c) > 1
+    )
+
+
+def test_lengths_of_other_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"there are 2 lengths for 3 samples"):
+        Batches(3, 2, epochs=1, seed=0, lengths=[1, 2])

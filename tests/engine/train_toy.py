@@ -19,6 +19,7 @@ def main(folder: Path, options: dict[str, object]) -> None:
     batch_size = options.pop("batch_size", 4)
     workers = options.pop("workers", 0)
     slow = options.pop("slow", False)
+    sam, ema = options.pop("sam", None), options.pop("ema", None)
     with processes() as group, stop_on_signals() as stop:
         experiment = make_experiment(dtype=torch.float64, optimizer=Descent, **options)
         fit = make_fit(
@@ -27,6 +28,8 @@ def main(folder: Path, options: dict[str, object]) -> None:
             epochs=epochs,
             batch_size=batch_size,
             workers=workers,
+            sam=sam,
+            ema=ema,
             processes=group,
         )
         fit.restore()
