@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from famseg.engine._processes import Processes
+from famseg.engine._scores import Row, scores_metrics, scores_table
 from famseg.objectives import Objective
 
-Row = dict[str, Any]
 Batch = Mapping[str, Any]
 History = Sequence[Mapping[str, float | None]]
 Picture = npt.NDArray[np.uint8]
@@ -31,10 +30,6 @@ class Evaluate(Protocol):
     ) -> Mapping[str, Any]:
         """Evaluate, write tables and pictures below ``folder``, return the JSON-safe summary."""
         ...
-
-
-def _json(summary: Mapping[str, Any]) -> str:
-    return json.dumps(summary, indent=2)
 
 
 def _no_signs(history: History, summary: Mapping[str, Any]) -> Sequence[str]:
@@ -55,12 +50,12 @@ class Experiment:
         score: Maps outputs and batch to one row a case; the mean of each column of numbers is
             logged.
         key_metric: The column of the rows whose mean chooses the best epoch; larger is better.
-        evaluate: Final evaluation.
+        data_hash: Fingerprint of the data and its preparation.
+        tests: Map-style data sets of the final evaluation, by name.
+        evaluate: Final evaluation; None to score the cases of ``tests`` by ``score``.
         test_metrics: Maps the evaluation's summary to flat names and numbers for tracking.
         picture: Draws the network's present state, an RGB image of shape ``(h, w, 3)``; or None.
-        data_hash: Fingerprint of the data and its preparation.
-        write_manifest: Writes the subjects, their files and splits to a CSV file.
-        tests: Map-style data sets of the final evaluation, by name.
+        write_manifest: Writes the subjects, their files and splits to a CSV file; or None.
         collate: Makes a batch of what a data set returns; None for torch's own way. A data set
             with ``__getitems__`` may return whole batches.
         augment: Changes a training batch on the device, before the forward pass; a pure function
@@ -82,19 +77,19 @@ class Experiment:
     validation: Dataset[Mapping[str, Any]]
     score: Callable[[Tensor, Batch], Sequence[Row]]
     key_metric: str
-    evaluate: Evaluate
-    test_metrics: Callable[[Mapping[str, Any]], Mapping[str, float]]
-    picture: Callable[[nn.Module], Picture] | None
     data_hash: str
-    write_manifest: Callable[[Path], None]
     tests: Mapping[str, Dataset[Mapping[str, Any]]] = field(default_factory=dict)
+    evaluate: Evaluate | None = None
+    test_metrics: Callable[[Mapping[str, Any]], Mapping[str, float]] = scores_metrics
+    picture: Callable[[nn.Module], Picture] | None = None
+    write_manifest: Callable[[Path], None] | None = None
     collate: Callable[[Any], Batch] | None = None
     augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     lengths: Sequence[int] | None = None
     compilable: nn.Module | None = None
     monitor: Callable[[nn.Module], Mapping[str, float]] | None = None
     scores: Sequence[str] = ()
-    table: Callable[[Mapping[str, Any]], str] = _json
+    table: Callable[[Mapping[str, Any]], str] = scores_table
     signs: Callable[[History, Mapping[str, Any]], Sequence[str]] = _no_signs
 
 

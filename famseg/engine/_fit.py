@@ -17,7 +17,6 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from famseg.config import InputError
@@ -25,6 +24,7 @@ from famseg.engine._batches import Batches
 from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._meter import Meter
+from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes
 from famseg.engine._result import Best, FitResult
 from famseg.engine._sharpness import Sharpness
@@ -122,11 +122,10 @@ class Fit:
             lengths=experiment.lengths,
         )
         objective = experiment.objective.to(device)
-        memory_format = _memory_format(objective) if channels_last else torch.preserve_format
-        objective.to(memory_format=memory_format)
-        self.average = _average(objective.model, ema)
+        memory_format = order_channels_last(objective) if channels_last else torch.preserve_format
+        self.average = None if ema is None else moving_average(objective.model, ema)
         if compiled:
-            _compile(experiment)
+            compile_part(experiment.compilable)
         optimizer = experiment.optimizer(objective.parameters())
         self.step = TrainStep(
             objective
@@ -353,25 +352,6 @@ class Fit:
             state["trained"] = self.experiment.objective.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
-
-
-def _memory_format(module: nn.Module) -> torch.memory_format:
-    volumes = any(parameter.ndim == 5 for parameter in module.parameters())
-    return torch.channels_last_3d if volumes else torch.channels_last
-
-
-def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def _compile(experiment: Experiment) -> None:
-    if experiment.compilable is None:
-        raise InputError(
-            "training.compile: this pipeline has nothing that may be compiled. Set it to false."
-        )
-    experiment.compilable.compile()
 
 
 @contextmanager

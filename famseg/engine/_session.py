@@ -212,7 +212,8 @@ class Session:
             data_hash=experiment.data_hash,
         )
         write_json(folder.provenance, origin)
-        experiment.write_manifest(folder.manifest)
+        if experiment.write_manifest is not None:
+            experiment.write_manifest(folder.manifest)
         record = (
             LocalRecord.resume(folder.path, epochs) if resumed else LocalRecord.create(folder.path)
         )
@@ -227,7 +228,8 @@ class Session:
         tracker.log_history(read_metrics(folder.path) if resumed else ())
         tracker.log_artifact(folder.config)
         tracker.log_artifact(folder.provenance)
-        tracker.log_artifact(folder.manifest)
+        if folder.manifest.exists():
+            tracker.log_artifact(folder.manifest)
         return _Recorder(folder, record, tracker)
 
     def _evaluate(

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from famseg.config import RunError
 from famseg.engine._batches import Batches
+from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
 from famseg.engine._sharpness import Sharpness, buffers_kept
 from famseg.flatness import Terms
@@ -268,18 +269,3 @@ def _on(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # a batch hol
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     return to_device(value, device) if isinstance(value, Mapping) else value
-
-
-def in_memory_format(
-    batch: Mapping[str, Any], memory_format: torch.memory_format
-) -> Mapping[str, Any]:
-    """Return the batch with its pictures (4 dimensions) or volumes (5) in a memory order."""
-    dimensions = {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format)
-    if dimensions is None:
-        return batch
-    return {
-        key: value.contiguous(memory_format=memory_format)
-        if isinstance(value, Tensor) and value.ndim == dimensions
-        else value
-        for key, value in batch.items()
-    }

@@ -12,11 +12,12 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from famseg.engine._experiment import Experiment, Row
+from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
-from famseg.engine._step import in_memory_format, to_device
+from famseg.engine._step import to_device
 from famseg.flatness import call_model
 
 
@@ -30,6 +31,7 @@ class Validator:
         device: Where to compute.
         batch_size: Cases a forward pass.
         memory_format: Memory order of a batch's pictures.
+        data: The cases; those of the validation unless given.
     """
 
     def __init__(
@@ -41,15 +43,17 @@ class Validator:
         device: torch.device,
         batch_size: int,
         memory_format: torch.memory_format = torch.preserve_format,
+        data: Dataset[Mapping[str, Any]] | None = None,
     ) -> None:
+        data = experiment.validation if data is None else data
         self.experiment = experiment
         self.memory_format = memory_format
         self.model = model
         self.processes = processes
         self.device = device
-        cases = range(processes.rank, len(experiment.validation), processes.world)  # type: ignore[arg-type]  # a map-style set has a length
+        cases = range(processes.rank, len(data), processes.world)  # type: ignore[arg-type]  # a map-style set has a length
         loader = DataLoader(
-            Subset(experiment.validation, list(cases)),
+            Subset(data, list(cases)),
             batch_size=batch_size,
             collate_fn=experiment.collate,
         )
@@ -72,10 +76,7 @@ class Validator:
 
         Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``.
         """
-        self._rows = []
-        if self._evaluator is not None:
-            self._evaluator.run()
-        rows = [row for part in self.processes.gather(self._rows) for row in part]
+        rows = self.rows()
         metrics = {"val/n": float(len(rows))}
         for name in (key for key, value in rows[0].items() if isinstance(value, float)):
             # fmean of sorted values: the sum does not depend on how the cases were dealt out.
@@ -83,6 +84,15 @@ class Validator:
             metrics[f"val/{name}"] = statistics.fmean(values)
             metrics[f"val/{name}_std"] = statistics.pstdev(values)
         return metrics
+
+    def rows(self) -> list[Row]:
+        """Return the score rows of all cases, in their order; every process must ask."""
+        self._rows = []
+        if self._evaluator is not None:
+            self._evaluator.run()
+        parts = self.processes.gather(self._rows)
+        # Dealt out card by card, gathered the same way.
+        return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
 
     def _score(self, engine: Engine, batch: Mapping[str, Any]) -> None:
         moved = in_memory_format(to_device(batch, self.device), self.memory_format)

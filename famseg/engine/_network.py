@@ -1,0 +1,56 @@
+"""What may be done to a network before it is trained: memory order, average, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from famseg.config import InputError
+
+_DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
+
+
+def order_channels_last(module: nn.Module) -> torch.memory_format:
+    """Keep the weights of pictures, or volumes, with channels innermost; return that order."""
+    volumes = any(parameter.ndim == 5 for parameter in module.parameters())
+    memory_format = torch.channels_last_3d if volumes else torch.channels_last
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
+    return memory_format
+
+
+def in_memory_format(
+    batch: Mapping[str, Any], memory_format: torch.memory_format
+) -> Mapping[str, Any]:
+    """Return the batch with its pictures (4 dimensions) or volumes (5) in a memory order."""
+    dimensions = _DIMENSIONS.get(memory_format)
+    if dimensions is None:
+        return batch
+    return {
+        key: value.contiguous(memory_format=memory_format)
+        if isinstance(value, Tensor) and value.ndim == dimensions
+        else value
+        for key, value in batch.items()
+    }
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of a network that follows its weights and buffers at ``1 - decay`` a step."""
+    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
+
+
+def compile_part(part: nn.Module | None) -> None:
+    """Compile a part of a network in place; its names stay.
+
+    Raises:
+        InputError: If there is no such part.
+    """
+    if part is None:
+        raise InputError(
+            "training.compile: this pipeline has nothing that may be compiled. Set it to false."
+        )
+    part.compile()
