@@ -11,7 +11,6 @@ from ._experiment import Experiment as Experiment
 from ._experiment import History as History
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
-from ._experiment import Row as Row
 from ._fit import Fit as Fit
 from ._processes import Processes as Processes
 from ._processes import processes as processes
@@ -23,6 +22,7 @@ from ._run import new_run_folder as new_run_folder
 from ._run import newest_run_folder as newest_run_folder
 from ._run import open_run_folder as open_run_folder
 from ._schedule import learning_rate_factor as learning_rate_factor
+from ._scores import Row as Row
 from ._session import RunReport as RunReport
 from ._session import Session as Session
 from ._signals import Interrupted as Interrupted

@@ -77,7 +77,7 @@ def scores_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         >>> scores_metrics({"test": {"r2": figures}})
         {'test/r2': 0.5, 'test/r2_std': 0.1, 'test/r2_n': 2.0, 'test/r2_failed': 0.0}
     """
-    flat = {}
+    flat: dict[str, float] = {}
     for name, metrics in summary.items():
         for metric, figures in metrics.items():
             # The set is called test as a rule: then it is not said twice.

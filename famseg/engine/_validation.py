@@ -14,9 +14,10 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from famseg.engine._experiment import Experiment, Row
+from famseg.engine._experiment import Experiment
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
+from famseg.engine._scores import Row
 from famseg.engine._step import to_device
 from famseg.flatness import call_model
 
