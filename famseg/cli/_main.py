@@ -12,6 +12,7 @@ import typer
 
 import famseg
 from famseg.cli import _config
+from famseg.cli._compare import compare
 from famseg.cli._defects import defects
 from famseg.cli._doctor import doctor
 from famseg.cli._evaluate import evaluate
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(measure)
+app.command()(compare)
 app.command()(defects)
 app.command()(metrics)
 app.command()(prepare)

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated
@@ -70,20 +70,21 @@ def ui(
 ) -> None:
     """Start the MLflow UI on the store of the runs; Ctrl-C ends it.
 
-    Opens at the comparison of lambdas. Without --config the store is MLFLOW_TRACKING_URI, or
-    mlflow.db in the working folder.
+    Opens at the comparison of methods and lambdas of the newest experiment, and names those of the
+    others; --config or tracking.experiment choose one. Without --config the store is
+    MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
     """
-    tracking = _tracking(config, overrides or [])
+    tracking, experiment = _tracking(config, overrides or [])
     uri = resolve_uri(tracking.uri)
     if uri.startswith(("http://", "https://")):
-        experiment = prepare_store(uri, tracking.experiment, timeout_s=tracking.timeout_s)
-        _announce(uri, uri, experiment, browser=browser, as_json=as_json)
+        experiments = prepare_store(uri, experiment, timeout_s=tracking.timeout_s)
+        _announce(uri, uri, experiments, browser=browser, as_json=as_json)
         return
     port = _free_port(host, port)
-    experiment = prepare_store(uri, tracking.experiment, timeout_s=tracking.timeout_s)
+    experiments = prepare_store(uri, experiment, timeout_s=tracking.timeout_s)
     server = f"http://{_shown_host(host)}:{port}"
     with _stopped_by_signals(), _server(uri, host, port) as process:
-        _announce(server, uri, experiment, browser=browser, as_json=as_json)
+        _announce(server, uri, experiments, browser=browser, as_json=as_json)
         process.wait()
         raise InputError(f"the MLflow server on port {port} has ended by itself. Start it again.")
 
@@ -91,10 +92,12 @@ def ui(
 ui.__doc__ = f"{inspect.cleandoc(ui.__doc__ or '')}\n{EXAMPLES}"
 
 
-def _tracking(config: str | None, overrides: Sequence[str]) -> TrackingConfig:
+def _tracking(config: str | None, overrides: Sequence[str]) -> tuple[TrackingConfig, str | None]:
+    """Return where the store is, and the experiment that was asked for; None for any."""
     if config is not None:
         tracking = getattr(load(config, overrides)[1], "tracking", None)
-        return tracking if isinstance(tracking, TrackingConfig) else TrackingConfig()
+        found = tracking if isinstance(tracking, TrackingConfig) else TrackingConfig()
+        return found, found.experiment
     values: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -107,7 +110,7 @@ def _tracking(config: str | None, overrides: Sequence[str]) -> TrackingConfig:
     uri = values.get("tracking.uri")
     if uri is not None:
         resolve_uri(uri)  # says what is wrong with the address
-    return TrackingConfig(uri=uri, experiment=values.get("tracking.experiment", "famseg"))
+    return TrackingConfig(uri=uri), values.get("tracking.experiment")
 
 
 def _shown_host(host: str) -> str:
@@ -226,14 +229,20 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _announce(
-    server: str, uri: str, experiment: str | None, *, browser: bool, as_json: bool
+    server: str, uri: str, experiments: Mapping[str, str], *, browser: bool, as_json: bool
 ) -> None:
-    uri, compare = without_password(uri), experiment and comparison_url(server, experiment)
+    uri = without_password(uri)
+    urls = {name: comparison_url(server, number) for name, number in experiments.items()}
+    compare = next(iter(urls.values()), None)
     if as_json:
-        typer.echo(json.dumps({"url": server, "compare": compare, "store": uri}))
+        content = {"url": server, "compare": compare, "experiments": urls, "store": uri}
+        typer.echo(json.dumps(content))
     else:
         typer.echo(f"MLflow UI        {server}")
-        typer.echo(f"Compare lambdas  {compare or 'once there are runs'}")
+        for name, url in urls.items():
+            typer.echo(f"Compare lambdas  {url}" + (f"  ({name})" if len(urls) > 1 else ""))
+        if not urls:
+            typer.echo("Compare lambdas  once there are runs")
         typer.echo(f"Store            {uri}")
         if not uri.startswith("http"):
             typer.echo("Ctrl-C ends it.")

@@ -25,6 +25,7 @@ from famseg.flatness import FlatnessError
 from famseg.tracking import (
     LocalRecord,
     Tracker,
+    method_label,
     provenance,
     provenance_tags,
     read_metrics,
@@ -156,8 +157,9 @@ class Session:
 
     @property
     def _name(self) -> str:
-        config = self.config
-        return f"{config.name}-lambda{config.penalty.weight:g}-seed{config.seed}"
+        config, sam = self.config, self.config.sam
+        method = f"-{'asam' if sam.adaptive else 'sam'}{sam.rho:g}" if sam else ""
+        return f"{config.name}-lambda{config.penalty.weight:g}{method}-seed{config.seed}"
 
     def _on_main(self, choose: Callable[[], RunFolder | None]) -> Any:  # noqa: ANN401
         """Let rank 0 choose; every process gets the choice, or the fault."""
@@ -218,10 +220,14 @@ class Session:
             LocalRecord.resume(folder.path, epochs) if resumed else LocalRecord.create(folder.path)
         )
         weight = self.config.penalty.weight
+        parameters = self.config.model_dump(mode="json", by_alias=True)
+        method = method_label(parameters)
         tracker = self.config.tracking.build(
-            run_name=run_name(weight, self.config.seed),
-            parameters=self.config.model_dump(mode="json", by_alias=True),
+            run_name=run_name(weight, self.config.seed, method),
+            parameters=parameters,
             penalty_weight=weight,
+            method=method,
+            scores=(f"val/{experiment.key_metric}", *experiment.scores),
             tags={**provenance_tags(origin), "run_folder": folder.path.name},
             run_id=_tracked_run(folder),
         )

@@ -14,6 +14,7 @@ from famseg.evaluation._intervals import (
     Failed,
     Floats,
     Generator,
+    batch_of,
     with_failures,
 )
 
@@ -136,18 +137,26 @@ def permutation_test(
         ValueError: As ``with_failures``, or if the numbers of cases differ.
 
     Example:
+        >>> permutation_test([5], [4]).p_value
+        1.0
         >>> permutation_test([5, 6, 7], [4, 4, 4]).p_value  # two of eight patterns are as extreme
         0.25
     """
     from scipy import stats
 
     differences, lost = paired_differences(first, second, failed_first, failed_second, worst)
+    if len(differences) == 1:  # scipy wants two cases; one has two patterns of equal weight
+        mean = float(differences[0])
+        favoured = mean > 0 if alternative == "greater" else mean < 0
+        p_value = 0.5 if favoured and alternative != "two-sided" else 1.0
+        return PairedTest(mean, p_value, 1, int(lost.sum()))
     found = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
         alternative=alternative,
         n_resamples=resamples,
+        batch=batch_of(len(differences)),
         vectorized=True,
         rng=np.random.default_rng(generator),
     )

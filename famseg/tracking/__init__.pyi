@@ -1,4 +1,5 @@
 from ._config import TrackingConfig as TrackingConfig
+from ._names import method_label as method_label
 from ._names import run_name as run_name
 from ._provenance import cores as cores
 from ._provenance import cpu_name as cpu_name
@@ -21,6 +22,7 @@ __all__ = [
     "comparison_url",
     "cores",
     "cpu_name",
+    "method_label",
     "prepare_store",
     "provenance",
     "provenance_tags",

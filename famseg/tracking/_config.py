@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -64,7 +64,9 @@ class TrackingConfig(Strict):
         run_name: str,
         parameters: Mapping[str, object],
         penalty_weight: float | None = None,
+        method: str | None = None,
         tags: Mapping[str, str] | None = None,
+        scores: Sequence[str] = (),
         run_id: str | None = None,
         rank: int = 0,
     ) -> Tracker:
@@ -74,7 +76,9 @@ class TrackingConfig(Strict):
             run_name: Name of the run in MLflow.
             parameters: The resolved configuration, nested or flat.
             penalty_weight: Lambda, the weight of the penalty.
+            method: Label of the method, see :func:`famseg.tracking.method_label`.
             tags: Tags from the provenance; the section's own tags win.
+            scores: Names of the metrics that the experiment's comparison charts.
             run_id: The run to go on with, or None for a new one.
             rank: Rank of this process; ranks other than 0 get a tracker that does nothing.
 
@@ -94,6 +98,8 @@ class TrackingConfig(Strict):
             run_name=run_name,
             parameters=parameters,
             penalty_weight=penalty_weight,
+            method=method,
+            scores=scores,
             tags={**(tags or {}), **self.tags},
             run_id=run_id,
             timeout_s=self.timeout_s,

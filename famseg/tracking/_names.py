@@ -6,21 +6,70 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 # From dark to bright, also told apart in grey: small lambdas to large ones.
 _COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 190, 37))
 _NO_PENALTY = "#7f7f7f"
+# Methods that the scale of lambda says nothing of, by the beginning of their label.
+_OTHERS = {
+    "SAM": "#d1495b",
+    "ASAM": "#8f2d56",
+    "weight decay": "#a0662e",
+    "label smoothing": "#e377c2",
+}
 _SMALLEST_LOG10, _LARGEST_LOG10 = -4.0, 0.0
 
 
-def run_name(penalty_weight: float, seed: int) -> str:
-    """Return the name of a run: what tells it from its neighbours in a comparison of lambdas.
+def run_name(penalty_weight: float, seed: int, method: str | None = None) -> str:
+    """Return the name of a run: what tells it from its neighbours in a comparison.
+
+    Args:
+        penalty_weight: Lambda.
+        seed: The seed.
+        method: The method's label, see :func:`method_label`; None where all runs are told apart by
+            lambda.
 
     Example:
         >>> run_name(0.002, 0)
         'lambda=0.002 seed=0'
+        >>> run_name(0.0, 1, "SAM rho=0.05")
+        'SAM rho=0.05 seed=1'
     """
-    return f"lambda={penalty_weight:g} seed={seed}"
+    return f"{method or f'lambda={penalty_weight:g}'} seed={seed}"
+
+
+def method_label(config: Mapping[str, Any]) -> str:
+    """Return what a run does against overfitting, in words: its method.
+
+    Args:
+        config: The resolved configuration under the names that users write, as in ``config.yaml``.
+
+    Returns:
+        ``baseline``, or the parts joined by `` + ``: ``FAM lambda=0.1``, ``weight decay of head
+        lambda=0.01``, ``SAM rho=0.05``, ``ASAM rho=0.5``, ``label smoothing 0.1``. A penalty with
+        lambda 0 is none.
+
+    Example:
+        >>> method_label({"penalty": {"kind": "none"}, "sam": {"rho": 0.05, "adaptive": False}})
+        'SAM rho=0.05'
+        >>> method_label({"penalty": {"kind": "relative_flatness", "lambda": 0.0}})
+        'baseline'
+    """
+    penalty, sam, loss = (config.get(name) or {} for name in ("penalty", "sam", "loss"))
+    weight, parts = penalty.get("lambda") or 0.0, []
+    if weight:
+        kind = str(penalty.get("kind"))
+        names = {
+            "relative_flatness": "FAM",
+            "weight_decay": f"weight decay of {penalty.get('layer')}",
+        }
+        parts.append(f"{names.get(kind, kind)} lambda={weight:g}")
+    if sam:
+        parts.append(f"{'ASAM' if sam.get('adaptive') else 'SAM'} rho={sam['rho']:g}")
+    if loss.get("label_smoothing"):
+        parts.append(f"label smoothing {loss['label_smoothing']:g}")
+    return " + ".join(parts) or "baseline"
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -81,15 +130,23 @@ def milliseconds(time_s: float) -> int:
     return int(time_s * 1000)
 
 
-def color(penalty_weight: float) -> str:
-    """Return the colour of a run in charts: grey without penalty, else brighter with lambda.
+def color(penalty_weight: float, method: str | None = None) -> str:
+    """Return the colour of a run in charts: grey for a baseline, with FAM brighter with lambda.
 
-    Runs that differ in the seed alone share it, so that their curves read as one group.
+    Runs that differ in the seed alone share it, so that their curves read as one group. Other
+    methods have colours of their own.
+
+    Args:
+        penalty_weight: Lambda.
+        method: The method's label, see :func:`method_label`.
 
     Example:
-        >>> color(0.0), color(0.0001), color(1.0)
-        ('#7f7f7f', '#440154', '#fdbe25')
+        >>> color(0.0), color(0.0001), color(1.0), color(0.0, "SAM rho=0.05")
+        ('#7f7f7f', '#440154', '#fdbe25', '#d1495b')
     """
+    for beginning, of_method in _OTHERS.items():
+        if (method or "").startswith(beginning):
+            return of_method
     if penalty_weight <= 0:
         return _NO_PENALTY
     share = (math.log10(penalty_weight) - _SMALLEST_LOG10) / (_LARGEST_LOG10 - _SMALLEST_LOG10)

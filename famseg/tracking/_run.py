@@ -57,6 +57,7 @@ class Run:
         name: Name of the run.
         tags: Its tags.
         run_id: The run to go on with, or None.
+        scores: Names of the metrics that the comparison view charts.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Run:
         name: str,
         tags: Mapping[str, str],
         run_id: str | None,
+        scores: Sequence[str] = (),
     ) -> None:
         self.uri = without_password(uri)
         self._uri = uri
@@ -88,6 +90,7 @@ class Run:
         self._known_steps: dict[str, int] = {}
         # Last step of each series of pictures; the view opens at it.
         self._pictures: dict[str, int] = {}
+        self._scores = [valid_name(name) for name in scores]
 
     def _can_take_files(self) -> bool:
         return self._opened is not None and self._box.problem is None
@@ -196,7 +199,7 @@ class Run:
             run.client.log_batch(run.run_id, params=items[start : start + _MOST_PARAMETERS])
 
     def _share(self, run: _Opened) -> None:
-        share_comparison(run.client, run.experiment_id, self._pictures)
+        share_comparison(run.client, run.experiment_id, self._pictures, self._scores)
 
     def send_metrics(self, epoch: int, metrics: Mapping[str, float], time_s: float) -> None:
         """Send the metrics of an epoch, but those that the run already has."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from famseg.config import InputError
 from famseg.tracking._uri import sqlite_path, without_password
-from famseg.tracking._view import share_comparison
+from famseg.tracking._view import VIEW_TAG, share_comparison
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,16 +145,19 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     return str(experiment.experiment_id)
 
 
-def prepare_store(uri: str, experiment: str, *, timeout_s: int = 10) -> str | None:
-    """Make a database ready to be looked at, and look for an experiment in it.
+def prepare_store(
+    uri: str, experiment: str | None = None, *, timeout_s: int = 10
+) -> dict[str, str]:
+    """Make a database ready to be looked at, and look for experiments in it.
 
     Args:
         uri: Address of the store, from :func:`famseg.tracking.resolve_uri`.
-        experiment: Name of the experiment; it is not created.
+        experiment: Name of the experiment, which is not created; None for all experiments that
+            have a comparison view.
         timeout_s: Seconds to wait for an answer of a server.
 
     Returns:
-        The id of the experiment; None if there is none yet.
+        Ids of the experiments by name, the newest first; empty if there are none yet.
 
     Raises:
         InputError: If the store cannot be opened or does not answer.
@@ -162,15 +165,19 @@ def prepare_store(uri: str, experiment: str, *, timeout_s: int = 10) -> str | No
     try:
         with quiet(), creation_lock(uri):
             store = client(uri, timeout_s)
-            found = store.get_experiment_by_name(experiment)
-            if found is not None:
-                share_comparison(store, found.experiment_id)
+            if experiment is None:
+                found = [each for each in store.search_experiments() if VIEW_TAG in each.tags]
+            else:
+                named = store.get_experiment_by_name(experiment)
+                found = [] if named is None else [named]
+            for each in found:
+                share_comparison(store, each.experiment_id)
     except Exception as error:
         raise InputError(
             f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check "
             "the address, and that it may be read and written; famseg doctor tells more."
         ) from error
-    return None if found is None else str(found.experiment_id)
+    return {each.name: str(each.experiment_id) for each in found}
 
 
 def reason(error: BaseException) -> str:

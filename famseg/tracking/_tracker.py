@@ -54,7 +54,9 @@ class Tracker:
         uri: str | None = None,
         experiment: str = "famseg",
         penalty_weight: float | None = None,
+        method: str | None = None,
         tags: Mapping[str, str] | None = None,
+        scores: Sequence[str] = (),
         run_id: str | None = None,
         timeout_s: int = 10,
     ) -> Tracker:
@@ -73,7 +75,12 @@ class Tracker:
             penalty_weight: Lambda. Logged as the parameter ``lambda``, and since MLflow sorts
                 parameters as text also as the metric ``lambda``; above 0 as ``log10_lambda`` too
                 (0 has no logarithm: such a run shows in charts over ``lambda``).
+            method: Label of the method, see :func:`famseg.tracking.method_label`. Logged as
+                parameter and tag ``method``.
             tags: Tags of the run, see :func:`famseg.tracking.provenance_tags`.
+            scores: Names of the metrics that the experiment's comparison charts, the foremost
+                first: the validation metric, whose name begins with ``val/``, and those of the
+                final evaluation.
             run_id: The run to go on with. One that the store does not know becomes a new run.
             timeout_s: Seconds to wait for an answer of a server.
 
@@ -88,10 +95,12 @@ class Tracker:
         tags = dict(tags or {})
         metrics: dict[str, float] = {}
         if penalty_weight is not None:
-            tags["mlflow.runColor"] = color(penalty_weight)
+            tags["mlflow.runColor"] = color(penalty_weight, method)
             flat["lambda"] = metrics["lambda"] = float(penalty_weight)
             if penalty_weight > 0:
                 metrics["log10_lambda"] = math.log10(penalty_weight)
+        if method is not None:
+            flat["method"] = tags["method"] = method
         run = Run(
             uri=store,
             experiment=experiment,
@@ -99,6 +108,7 @@ class Tracker:
             name=run_name,
             tags=tags,
             run_id=run_id,
+            scores=scores,
         )
         tracker = cls(run)
         run.open({name: text_of(value) for name, value in flat.items()})

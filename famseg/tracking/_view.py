@@ -1,21 +1,23 @@
-"""A ready-made comparison of lambdas in the MLflow UI.
+"""A ready-made comparison of methods and lambdas in the MLflow UI.
 
 The UI keeps a shared view as JSON in a tag of the experiment and opens it by its key. The fields
 are those of its ``ExperimentPageUIState``; charts of metrics that no run has are hidden by the UI,
 and it appends a chart for each metric and picture series that the view does not name.
+
+Which scores are charted is up to the pipeline: its runs bring their names along.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 VIEW_KEY = "famseg-lambda"
-_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
 Chart = dict[str, object]
 
@@ -23,14 +25,9 @@ _OVER_LAMBDA = "Over lambda"
 _RESULTS = "Results"
 _CURVES = "Curves"
 _PICTURES = "Pictures"
-_SCORES = (
-    "val/dsc",
-    "test/set1/skull/dsc",
-    "test/set1/implant/dsc",
-    "test/set2/skull/dsc",
-    "test/set2/implant/dsc",
-)
-_DISTANCES = ("test/set1/skull/hd95_mm", "test/set2/skull/hd95_mm")
+_VALIDATION = "val/"
+# More charts over lambda than this push the bars off the first screen.
+_MOST_OVER_LAMBDA = 3
 
 
 def comparison_url(server: str, experiment_id: str) -> str:
@@ -55,7 +52,10 @@ def comparison_url(server: str, experiment_id: str) -> str:
 
 
 def share_comparison(
-    client: MlflowClient, experiment_id: str, pictures: Mapping[str, int] | None = None
+    client: MlflowClient,
+    experiment_id: str,
+    pictures: Mapping[str, int] | None = None,
+    scores: Sequence[str] = (),
 ) -> None:
     """Store the view behind :func:`comparison_url` in the experiment, if it is not there already.
 
@@ -64,44 +64,55 @@ def share_comparison(
         experiment_id: Id of the experiment.
         pictures: Series of pictures and the step at which each shall open; those that the stored
             view has are kept.
+        scores: Names of the metrics to chart, the foremost first; those that the stored view has
+            are kept behind them.
     """
     tags = client.get_experiment(experiment_id).tags
-    known = _pictures_of(tags.get(_TAG))
-    view = json.dumps(comparison_view({**known, **(pictures or {})}), separators=(",", ":"))
-    if tags.get(_TAG) != view:
-        client.set_experiment_tag(experiment_id, _TAG, view)
+    known, before = _stored(tags.get(VIEW_TAG))
+    content = comparison_view({**known, **(pictures or {})}, [*scores, *before])
+    view = json.dumps(content, separators=(",", ":"))
+    if tags.get(VIEW_TAG) != view:
+        client.set_experiment_tag(experiment_id, VIEW_TAG, view)
 
 
-def _pictures_of(view: str | None) -> dict[str, int]:
+def _stored(view: str | None) -> tuple[dict[str, int], list[str]]:
+    """Return the pictures with their steps, and the scores, of a view that is there."""
     try:
         charts = json.loads(view or "{}").get("compareRunCharts", [])
-        return {
-            chart["imageKeys"][0]: int(chart["step"])
+        pictures = {
+            str(chart["imageKeys"][0]): int(chart["step"])
             for chart in charts
             if chart["type"] == "IMAGE"
         }
+        return pictures, [str(chart["metricKey"]) for chart in charts if chart["type"] == "BAR"]
     except (ValueError, KeyError, AttributeError, IndexError, TypeError):
-        return {}  # written by hand or by another version: it is replaced
+        return {}, []  # written by hand or by another version: it is replaced
 
 
-def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, object]:
+def comparison_view(
+    pictures: Mapping[str, int] | None = None, scores: Sequence[str] = ()
+) -> dict[str, object]:
     """Return the view: columns of the list of runs, its order, and the charts beside it.
 
     Args:
         pictures: Series of pictures and the step at which each opens. A series that the UI adds by
             itself opens at step 0, where there is none.
+        scores: Names of the metrics to chart, the foremost first: the validation metric, whose name
+            begins with ``val/``, and those of the final evaluation.
 
     Returns:
         What the UI reads from JSON.
     """
     pictures = dict(sorted((pictures or {}).items()))
+    scores = list(dict.fromkeys(scores))
+    validated = [name for name in scores if name.startswith(_VALIDATION)]
     charts = [
-        *_over_lambda(),
-        *(_chart("BAR", _RESULTS, name, metricKey=name) for name in (*_SCORES, *_DISTANCES)),
+        *_over_lambda(scores, validated),
+        *(_chart("BAR", _RESULTS, name, metricKey=name) for name in scores),
         *(
             # Raw curves: the UI smooths a chart that does not say so.
             _chart("LINE", _CURVES, name, metricKey=name, lineSmoothness=0, xAxisKey="step")
-            for name in ("train/loss", "train/penalty", "val/dsc")
+            for name in ("train/loss", "train/penalty", *validated)
         ),
         *(
             _chart("IMAGE", _PICTURES, key, imageKeys=[key], step=step, showRunParams=False)
@@ -111,8 +122,9 @@ def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, obje
     return {
         "selectedColumns": [
             "metrics.`lambda`",
+            "params.`method`",
             "params.`seed`",
-            *(f"metrics.`{name}`" for name in (*_SCORES, *_DISTANCES)),
+            *(f"metrics.`{name}`" for name in scores),
             "tags.`sweep_id`",
         ],
         "orderByKey": "metrics.`lambda`",
@@ -128,14 +140,14 @@ def comparison_view(pictures: Mapping[str, int] | None = None) -> dict[str, obje
     }
 
 
-def _over_lambda() -> list[Chart]:
+def _over_lambda(scores: Sequence[str], validated: Sequence[str]) -> list[Chart]:
     parallel = _chart(
         "PARALLEL",
         _OVER_LAMBDA,
-        "lambda, loss and Dice",
-        selectedParams=[],
+        "method, lambda, loss and validation",
         # A run that lacks one of these is left out: only what every run has.
-        selectedMetrics=["lambda", "train/loss", "val/dsc"],
+        selectedParams=["method"],
+        selectedMetrics=["lambda", "train/loss", *validated[:1]],
         showAllRuns=True,
     )
     scatters = [
@@ -149,7 +161,7 @@ def _over_lambda() -> list[Chart]:
         )
         # Lambda 0 shows in the first kind alone, small lambdas are told apart in the second.
         for over in ("lambda", "log10_lambda")
-        for name in _SCORES[:3]
+        for name in scores[:_MOST_OVER_LAMBDA]
     ]
     return [parallel, *scatters]
 

@@ -45,7 +45,7 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
-    assert [run.info.run_name for run in runs] == ["lambda=0.05 seed=3"]
+    assert [run.info.run_name for run in runs] == ["FAM lambda=0.05 seed=3"]
     assert runs[0].info.status == "FINISHED"
     assert runs[0].data.metrics["lambda"] == 0.05
     assert runs[0].data.metrics["test/set1/skull/dsc"] == pytest.approx(

@@ -40,6 +40,7 @@ def track_three_lambdas(uri):
             run_name=run_name(weight, 0),
             parameters={"seed": 0, "penalty": {"lambda": weight}},
             penalty_weight=weight,
+            scores=("val/dsc", "test/set1/skull/dsc"),
         ) as tracker:
             for epoch in range(1, 7):
                 loss = 1 / epoch + weight
@@ -198,7 +199,9 @@ def test_pictures_have_a_slider_over_the_steps_and_open_at_the_last(shown, page)
 
 
 def test_a_server_elsewhere_is_only_pointed_to(monkeypatch, capsys):
-    monkeypatch.setattr("famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: "3")
+    monkeypatch.setattr(
+        "famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: {"famseg": "3"}
+    )
     ui(overrides=["tracking.uri=http://host:5000"], port=5000, host="127.0.0.1", browser=False)
     assert capsys.readouterr().out == (
         "MLflow UI        http://host:5000\n"
@@ -206,6 +209,27 @@ def test_a_server_elsewhere_is_only_pointed_to(monkeypatch, capsys):
         "&compareRunsMode=CHART&workflowType=machine_learning\n"
         "Store            http://host:5000\n"
     )
+
+
+def test_every_experiment_with_a_comparison_is_named(monkeypatch, capsys):
+    asked = []
+
+    def prepared(uri, name, timeout_s):
+        asked.append(name)
+        return {"famseg-classification": "4", "famseg": "3"}
+
+    monkeypatch.setattr("famseg.cli._ui.prepare_store", prepared)
+    options = {"port": 5000, "host": "127.0.0.1", "browser": False}
+    ui(overrides=["tracking.uri=http://host:5000"], **options)
+    lines = capsys.readouterr().out.splitlines()
+    assert "/experiments/4/" in lines[1]
+    assert lines[1].endswith("  (famseg-classification)")
+    assert lines[2].endswith("  (famseg)")
+    ui(overrides=["tracking.uri=http://host:5000", "tracking.experiment=mine"], **options)
+    ui(overrides=["tracking.uri=http://host:5000"], as_json=True, **options)
+    content = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert content["compare"] == content["experiments"]["famseg-classification"]
+    assert asked == [None, "mine", None]
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
@@ -248,7 +272,7 @@ def test_a_store_that_cannot_be_opened_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_server_that_ends_at_once_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr("famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: None)
+    monkeypatch.setattr("famseg.cli._ui.prepare_store", lambda uri, name, timeout_s: {})
     with pytest.raises(InputError, match=r"^the MLflow server did not start: .+"):
         ui(
             overrides=["tracking.uri=postgresql://nobody@127.0.0.1:9/none"],

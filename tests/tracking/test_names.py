@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from famseg.tracking._names import color, flatten, run_name, text_of, valid_name
+from famseg.tracking._names import (
+    color,
+    flatten,
+    method_label,
+    run_name,
+    text_of,
+    valid_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,6 +18,36 @@ from famseg.tracking._names import color, flatten, run_name, text_of, valid_name
 )
 def test_a_run_is_named_by_lambda_and_seed(weight, name):
     assert run_name(weight, 3) == name
+
+
+NONE = {"kind": "none"}
+FLAT = {"kind": "relative_flatness", "layer": "head", "lambda": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({"penalty": NONE, "sam": None, "loss": {"label_smoothing": 0.0}}, "baseline"),
+        ({"penalty": {**FLAT, "lambda": 0.0}}, "baseline"),
+        ({"penalty": FLAT}, "FAM lambda=0.1"),
+        (
+            {"penalty": {"kind": "weight_decay", "layer": "head", "lambda": 1e-3}},
+            "weight decay of head lambda=0.001",
+        ),
+        ({"penalty": NONE, "sam": {"rho": 0.05, "adaptive": False}}, "SAM rho=0.05"),
+        ({"penalty": NONE, "sam": {"rho": 0.5, "adaptive": True}}, "ASAM rho=0.5"),
+        ({"penalty": NONE, "loss": {"label_smoothing": 0.1}}, "label smoothing 0.1"),
+        (
+            {"penalty": FLAT, "sam": {"rho": 0.05, "adaptive": False}},
+            "FAM lambda=0.1 + SAM rho=0.05",
+        ),
+        ({"penalty": {"kind": "mine", "lambda": 2.0}}, "mine lambda=2"),
+        ({}, "baseline"),
+    ],
+)
+def test_a_method_is_named_by_what_it_adds_to_the_loss_or_the_step(config, label):
+    assert method_label(config) == label
+    assert run_name(0.0, 2, label) == f"{label} seed=2"
 
 
 def test_flatten_keeps_empty_sections_and_lists():
@@ -38,6 +75,14 @@ def test_valid_names_pass_mlflows_own_check(name, empty_database):
 def test_colours_differ_between_neighbouring_lambdas():
     weights = [0.0, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2, 0.2, 1.0]
     assert len({color(weight) for weight in weights}) == len(weights)
+
+
+def test_methods_are_told_apart_by_colour():
+    methods = ["baseline", "SAM rho=0.05", "ASAM rho=0.5", "label smoothing 0.1"]
+    assert len({color(0.0, method) for method in methods}) == len(methods)
+    assert (
+        color(0.1, "FAM lambda=0.1") == color(0.1) != color(0.1, "weight decay of head lambda=0.1")
+    )
 
 
 def test_colours_end_at_the_ends():

@@ -14,6 +14,7 @@ import pytest
 
 from famseg.config import InputError
 from famseg.tracking import _store, prepare_store
+from famseg.tracking._view import share_comparison
 
 FIRST_WRITER = """
 import sys
@@ -134,11 +135,20 @@ def test_a_client_does_not_change_the_address_of_others(uri, monkeypatch):
 
 
 def test_prepare_finds_an_experiment_and_makes_none(uri, client):
-    assert prepare_store(uri, "x") is None
+    assert prepare_store(uri, "x") == {}
     assert client.get_experiment_by_name("x") is None
     number = _store.experiment_id(client, uri, "x")
-    assert prepare_store(uri, "x") == number
+    assert prepare_store(uri, "x") == {"x": number}
     assert "mlflow.sharedViewState.famseg-lambda" in client.get_experiment(number).tags
+
+
+def test_prepare_finds_all_experiments_with_a_view(uri, client):
+    numbers = {name: _store.experiment_id(client, uri, name) for name in ("a", "foreign", "b")}
+    for name in "ab":
+        share_comparison(client, numbers[name])
+    found = prepare_store(uri)
+    assert list(found) == ["b", "a"]
+    assert found == {name: numbers[name] for name in "ab"}
 
 
 def test_prepare_says_why_a_store_cannot_be_opened(tmp_path):

@@ -71,6 +71,16 @@ def test_a_run_arrives_whole(uri, client):
     assert (tracker.waiting, tracker.problem) == (0, None)
 
 
+def test_the_method_is_a_parameter_and_a_tag(uri, client):
+    tracker = start(uri, penalty_weight=0.0, method="SAM rho=0.05", scores=["val/accuracy (%)"])
+    tracker.finish()
+    run = client.get_run(tracker.run_id)
+    assert run.data.params["method"] == run.data.tags["method"] == "SAM rho=0.05"
+    experiment = client.get_experiment(run.info.experiment_id)
+    view = experiment.tags["mlflow.sharedViewState.famseg-lambda"]
+    assert '"metricKey":"val/accuracy ___"' in view  # under the name that the metric has there
+
+
 def test_lambda_0_has_no_logarithm(uri, client):
     with start(uri, penalty_weight=0.0) as tracker:
         pass

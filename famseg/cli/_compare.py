@@ -1,0 +1,126 @@
+"""``famseg compare``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from famseg.config import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from famseg.reporting import Comparison
+
+EXAMPLES = """
+Examples:
+
+  famseg compare runs
+
+  famseg compare runs --metric test/accuracy --metric test/loss --markdown
+
+  famseg compare runs/skull-lambda0-seed* runs/skull-lambda0.002-seed* --by case
+
+  famseg compare runs --baseline "weight decay" --csv comparison.csv
+
+  famseg compare runs --json > comparison.json
+"""
+
+
+class ByName(StrEnum):
+    """What makes a pair."""
+
+    seed = "seed"
+    case = "case"
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, or folders that hold run folders."),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A metric, such as test/accuracy, seconds or epochs; several: give it again. The "
+            "pipeline's scores by default.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The group that the others are compared with, or a part of its name; by default "
+            "the one without penalty and SAM.",
+        ),
+    ] = None,
+    by: Annotated[
+        ByName,
+        typer.Option(
+            help="What makes a pair: two runs of one seed, or the scores of one test case."
+        ),
+    ] = ByName.seed,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON on standard output.")
+    ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a row for each group and metric."),
+    ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+    ] = False,
+) -> None:
+    """Compare finished runs: mean, spread and best over seeds, and paired differences.
+
+    Runs of one configuration are one group, whatever their seed. Groups are compared where pipeline
+    and data are the same. Runs that did not finish are listed and in no figure. Exit status: 0
+    compared, 2 nothing to compare.
+    """
+    if as_json and as_markdown:
+        raise InputError("--json: does not go with --markdown: choose one of the two")
+    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+        raise InputError(f"{csv}: cannot be written: is the folder there, and a file named?")
+
+    from famseg.reporting import as_dict, compare_runs, find_runs, markdown, plain, tables
+
+    found = find_runs(runs)
+    comparisons = compare_runs(found.runs, metrics=metric or (), baseline=baseline, by=by.value)
+    if csv is not None:
+        _write_csv(comparisons, csv)
+    if as_json:
+        content = as_dict(comparisons) | {"notes": list(found.notes)}
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        every = [table for each in comparisons for table in tables(each)]
+        typer.echo(markdown(every) if as_markdown else plain(every))
+        if len(comparisons) > 1:
+            names = "; ".join(each.study.name for each in comparisons)
+            typer.echo(f"\nDifferent pipelines or data are compared apart: {names}")
+    for note in found.notes:
+        typer.echo(f"famseg: {note}", err=True)
+
+
+compare.__doc__ = f"{inspect.cleandoc(compare.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write a table; all digits, what does not apply left empty."""
+    import csv
+    import io
+
+    from famseg.reporting import rows
+    from famseg.tracking import write_atomically
+
+    lines = list(rows(comparisons))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,35 @@
+from ._compare import Comparison as Comparison
+from ._compare import Figures as Figures
+from ._compare import compare_runs as compare_runs
+from ._groups import Group as Group
+from ._groups import Study as Study
+from ._groups import studies as studies
+from ._pairs import Pairing as Pairing
+from ._records import as_dict as as_dict
+from ._records import rows as rows
+from ._runs import Found as Found
+from ._runs import Run as Run
+from ._runs import find_runs as find_runs
+from ._tables import Table as Table
+from ._tables import markdown as markdown
+from ._tables import plain as plain
+from ._tables import tables as tables
+
+__all__ = [
+    "Comparison",
+    "Figures",
+    "Found",
+    "Group",
+    "Pairing",
+    "Run",
+    "Study",
+    "Table",
+    "as_dict",
+    "compare_runs",
+    "find_runs",
+    "markdown",
+    "plain",
+    "rows",
+    "studies",
+    "tables",
+]

@@ -1,0 +1,261 @@
+"""Runs compared: figures over seeds for each method, and paired differences to a baseline."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from famseg.config import InputError, load_pipeline
+from famseg.config._near import listed, near
+from famseg.reporting._groups import Group, Study, studies
+from famseg.reporting._pairs import By, Pairing, Pairs, adjusted, student_half
+from famseg.reporting._runs import EPOCHS, SECONDS, Run
+
+_MOST_METRICS = 6
+_LEVEL = 0.05
+# The last part of the name, or its end, of what is better where it is smaller.
+_SMALLER = ("loss", "evaluation_loss", "error", "ece", "gap", "gap_loss", SECONDS, EPOCHS)
+_SMALLER_END = "_mm"
+# Not scores: counts, and the spread and interval of a score.
+_COUNTS, _SPREADS = ("n", "failed"), ("_std", "_low", "_high")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A metric over the seeds of a group.
+
+    Attributes:
+        metric: Its flat name.
+        n: Number of runs that have it.
+        mean: Their mean.
+        std: Standard deviation, with n - 1; None for one run, as what follows.
+        standard_error: ``std / sqrt(n)``.
+        low: Lower end of the 95 % interval of the mean, Student's t with n - 1 degrees of freedom.
+        high: Upper end.
+        best: The best run's; of what is better small, such as losses and distances, the lowest.
+        worst: The worst run's.
+    """
+
+    metric: str
+    n: int
+    mean: float
+    std: float | None
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    best: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study with its figures.
+
+    Attributes:
+        study: The groups.
+        metrics: Flat names of the metrics, the foremost first.
+        baseline: Name of the group that the others are compared with; None for none.
+        by: What makes a pair.
+        figures: By group and metric; a pair that no run has is left out.
+        pairings: By group and metric, of what could be paired.
+        notes: What to know before believing them.
+    """
+
+    study: Study
+    metrics: tuple[str, ...]
+    baseline: str | None
+    by: By
+    figures: Mapping[tuple[str, str], Figures]
+    pairings: Mapping[tuple[str, str], Pairing]
+    notes: tuple[str, ...]
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Tell whether a smaller value of a metric is the better one.
+
+    Example:
+        >>> [smaller_is_better(name) for name in ("test/loss", "test/set1/skull/hd95_mm")]
+        [True, True]
+        >>> [smaller_is_better(name) for name in ("test/accuracy", "test/set1/skull/dsc")]
+        [False, False]
+    """
+    name = PurePosixPath(metric).name
+    return name in _SMALLER or name.endswith(_SMALLER_END)
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    *,
+    metrics: Sequence[str] = (),
+    baseline: str | None = None,
+    by: By = "seed",
+) -> list[Comparison]:
+    """Compare runs of several methods and seeds.
+
+    Runs are sorted into studies (one pipeline, the same data) and there into groups (one
+    configuration, several seeds). Within a study each group is compared with a baseline in pairs.
+    Runs that did not finish take part in no figure and stay in the groups, to be counted.
+
+    Args:
+        runs: Runs of any pipelines, from ``find_runs``.
+        metrics: Flat names of the metrics; empty for the scores of each pipeline.
+        baseline: Name of the baseline's group, or a part of it that no other has; None for the one
+            group that is trained without penalty and SAM.
+        by: ``seed`` speaks about new trainings; ``case`` about new cases for the networks at hand.
+
+    Returns:
+        A comparison a study.
+
+    Raises:
+        InputError: If no run finished, no run has a metric, or no group is called like the
+            baseline.
+    """
+    if not any(run.finished for run in runs):
+        raise InputError(
+            *(f"{run.path}: not finished: {run.state}" for run in runs),
+            "no run is finished: there is nothing to compare. Go on with famseg train --resume.",
+        )
+    found = studies(runs)
+    _check_metrics(runs, metrics)
+    chosen = [_baseline(study, baseline) for study in found]
+    if baseline is not None and not any(chosen):
+        names = [group.name for study in found for group in study.groups]
+        raise InputError(
+            f"--baseline: {baseline!r} is the name, or a part of the name, of no group, or of "
+            f"several. Choose one of: {'; '.join(names)}"
+        )
+    return [
+        _compare(study, tuple(metrics) or _scores(study), group, by)
+        for study, group in zip(found, chosen, strict=True)
+    ]
+
+
+def _compare(study: Study, metrics: tuple[str, ...], baseline: Group | None, by: By) -> Comparison:
+    figures = {
+        (group.name, metric): found
+        for group in study.groups
+        for metric in metrics
+        if (found := _figures(group, metric)) is not None
+    }
+    notes = list(_counts(study, metrics))
+    pairings: dict[tuple[str, str], Pairing] = {}
+    others = [group for group in study.groups if group is not baseline and group.runs]
+    if baseline is None:
+        notes += [_no_baseline(study)] if others else []
+    else:
+        pairs = Pairs(baseline, by, metrics)
+        faults = {group.name: pairs.fault(group) for group in others}
+        notes += [f"{name}: not paired: {fault}" for name, fault in faults.items() if fault]
+        paired = [group for group in others if faults[group.name] is None]
+        for metric in metrics:
+            both = [(group.name, pairs.pairing(group, metric)) for group in paired]
+            done = [(name, pairing) for name, pairing in both if pairing is not None]
+            if len(done) < len(both) and by == "case":
+                notes.append(f"{metric}: not paired: it is no score of single cases")
+            values = adjusted([pairing for _, pairing in done])
+            pairings |= {(name, metric): p for (name, _), p in zip(done, values, strict=True)}
+        notes += _power(pairings.values(), by)
+    name = None if baseline is None else baseline.name
+    return Comparison(study, metrics, name, by, figures, pairings, tuple(notes))
+
+
+def _figures(group: Group, metric: str) -> Figures | None:
+    values = [run.metrics[metric] for run in group.runs if metric in run.metrics]
+    if not values:
+        return None
+    n, mean, half = len(values), statistics.fmean(values), student_half(values)
+    std = statistics.stdev(values) if n > 1 else None
+    ends = (min(values), max(values))
+    best, worst = ends if smaller_is_better(metric) else ends[::-1]
+    return Figures(
+        metric=metric,
+        n=n,
+        mean=mean,
+        std=std,
+        standard_error=None if std is None else std / n**0.5,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
+        best=best,
+        worst=worst,
+    )
+
+
+def _scores(study: Study) -> tuple[str, ...]:
+    """Return the metrics to show: those that the pipeline names, else the first of its numbers."""
+    present = dict.fromkeys(
+        name for group in study.groups for run in group.runs for name in run.metrics
+    )
+    try:
+        named = getattr(load_pipeline(study.pipeline), "SCORES", ())
+    except InputError:
+        named = ()
+    found = [name for name in named if name in present]
+    return tuple(found or list(_of_scores(present))[:_MOST_METRICS])
+
+
+def _of_scores(names: Mapping[str, None]) -> Iterator[str]:
+    """Yield the names that are scores: no counts, spreads or times."""
+    for name in names:
+        last = PurePosixPath(name).name
+        if last not in (*_COUNTS, SECONDS, EPOCHS) and not last.endswith(_SPREADS):
+            yield name
+
+
+def _check_metrics(runs: Sequence[Run], metrics: Sequence[str]) -> None:
+    known = dict.fromkeys(name for run in runs for name in run.metrics)
+    faults = []
+    for metric in metrics:
+        if metric not in known:
+            meant = near(metric, known)
+            advice = (
+                f"Did you mean {meant}?" if meant else f"There are: {listed(_of_scores(known))}"
+            )
+            faults.append(f"--metric: no run has {metric}. {advice}")
+    if faults:
+        raise InputError(*faults)
+
+
+def _baseline(study: Study, wanted: str | None) -> Group | None:
+    candidates = [group for group in study.groups if group.runs]
+    if wanted is None:
+        plain = [group for group in candidates if group.plain]
+        untouched = [group for group in plain if group.method == "baseline"]
+        found = untouched if len(untouched) == 1 else plain
+    else:
+        exact = [group for group in candidates if group.name == wanted]
+        found = exact or [g for g in candidates if wanted.casefold() in g.name.casefold()]
+    return found[0] if len(found) == 1 else None
+
+
+def _no_baseline(study: Study) -> str:
+    plain = [group.name for group in study.groups if group.plain and group.runs]
+    why = "several groups have neither penalty nor SAM" if plain else "no group is a baseline"
+    return f"not paired: {why}. Choose one with --baseline NAME."
+
+
+def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each thing that is in no figure or in no name."""
+    if study.usual:
+        yield f"unless a name says otherwise: {', '.join(study.usual)}"
+    for group in study.groups:
+        for run in group.unfinished:
+            which = f"{run.path} ({group.name}, seed {run.seed})"
+            yield f"not finished, in no figure: {which}: {run.state}"
+        for run in group.repeated:
+            which = f"{run.path} ({group.name}, seed {run.seed})"
+            yield f"in no figure, since a later run has its seed: {which}"
+        for metric in metrics:
+            lack = [str(run.path) for run in group.runs if metric not in run.metrics]
+            if lack:
+                yield f"{metric}: {len(lack)} runs of {group.name} do not have it: {listed(lack)}"
+
+
+def _power(pairings: Iterable[Pairing], by: By) -> Iterator[str]:
+    """Yield how small a p value can be at all, where that is not small."""
+    for n in sorted({each.n for each in pairings if (each.p_smallest or 0) > _LEVEL}):
+        yield (
+            f"with {n} {'pair' if n == 1 else 'pairs'} no p value can be below {2 / 2**n:g} "
+            f"(2 / 2^{n}); one below {_LEVEL} takes 6 {by}s or more"
+        )

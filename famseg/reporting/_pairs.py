@@ -1,0 +1,254 @@
+"""Differences to the baseline, pair by pair, and what chance makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from famseg.evaluation.statistics import (
+    bootstrap_interval,
+    effect_size,
+    holm,
+    permutation_test,
+    wilcoxon,
+)
+from famseg.reporting._cases import Scores, read_case_table
+from famseg.reporting._groups import Group
+from famseg.reporting._runs import Run
+
+By = Literal["seed", "case"]
+
+CONFIDENCE = 0.95
+# Beyond it resampling takes gigabytes, and the normal limit is as good.
+_MOST_RESAMPLED = 1000
+_SIGN_PATTERNS = 9999
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A metric of a group against the baseline, in pairs.
+
+    Attributes:
+        metric: Flat name of the metric.
+        by: ``seed``: a pair is two runs of one seed; ``case``: the two scores of one case, each the
+            mean over the common seeds.
+        seeds: The seeds that both have finished.
+        n: Number of pairs.
+        failed: Pairs with a case that a run failed; its score is the worst one.
+        difference: Mean of group minus baseline.
+        low: Lower end of its 95 % interval: Student's t over seeds, bootstrap over cases (the
+            normal limit beyond 1000); None for one pair.
+        high: Upper end.
+        p_value: Two-sided permutation test of the mean difference (signs are flipped).
+        p_holm: The same, adjusted by Holm for all groups against the baseline in this metric.
+        p_smallest: What ``p_value`` can be at least with that many pairs; None where many.
+        p_wilcoxon: Two-sided signed-rank test.
+        cohens_dz: Difference in standard deviations of the differences; infinite where they are all
+            the same.
+        rank_biserial: Effect size in ranks, from -1 to 1.
+    """
+
+    metric: str
+    by: By
+    seeds: tuple[int, ...]
+    n: int
+    failed: int
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float
+    p_holm: float
+    p_smallest: float | None
+    p_wilcoxon: float
+    cohens_dz: float
+    rank_biserial: float
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a run's table of cases says: a hash of the cases, and their scores by metric."""
+
+    identity: str | None
+    scores: Mapping[str, Scores | None]
+
+
+class Pairs:
+    """The pairs that groups form with a baseline; tables of cases are read once.
+
+    Args:
+        baseline: The group that the others are compared with.
+        by: What makes a pair.
+        metrics: The metrics that will be asked for.
+    """
+
+    def __init__(self, baseline: Group, by: By, metrics: Sequence[str]) -> None:
+        self.baseline = baseline
+        self.by = by
+        self._metrics = metrics if by == "case" else ()
+        self._read: dict[Path, _Scored] = {}
+
+    def fault(self, group: Group) -> str | None:
+        """Return why a group cannot be paired with the baseline; None if it can."""
+        pairs = self._runs(group)
+        if not pairs:
+            return "no seed in common"
+        cases = [tuple(self._scored(run).identity for run in pair) for pair in pairs]
+        if self.by == "case" and any(None in pair for pair in cases):
+            return "a run has no evaluation/cases.csv"
+        # Two runs without tables can be paired by seed, one with and one without cannot.
+        if any(ours != theirs for ours, theirs in cases):
+            return "the test cases are not the same"
+        if self.by == "case" and len(set(cases)) > 1:
+            return "the test cases differ from seed to seed"
+        return None
+
+    def pairing(self, group: Group, metric: str) -> Pairing | None:
+        """Return the comparison in one metric; None if a run lacks it, or no case has it."""
+        pairs = self._runs(group)
+        seeds = tuple(run.seed for run, _ in pairs)
+        if self.by == "seed":
+            if any(metric not in run.metrics for pair in pairs for run in pair):
+                return None
+            one, two = ([run.metrics[metric] for run in side] for side in zip(*pairs, strict=True))
+            return _by_seed(metric, seeds, one, two)
+        ours, theirs = (self._means(side, metric) for side in zip(*pairs, strict=True))
+        return _by_case(metric, seeds, ours, theirs) if ours and theirs else None
+
+    def _runs(self, group: Group) -> list[tuple[Run, Run]]:
+        ours, theirs = group.by_seed, self.baseline.by_seed
+        return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+
+    def _scored(self, run: Run) -> _Scored:
+        if run.path not in self._read:
+            cases = read_case_table(run.path / "evaluation" / "cases.csv")
+            scores = {metric: cases.scores(metric) if cases else None for metric in self._metrics}
+            self._read[run.path] = _Scored(cases.identity if cases else None, scores)
+        return self._read[run.path]
+
+    def _means(self, runs: Sequence[Run], metric: str) -> Scores | None:
+        """Return each case's score, the mean over runs, and whether any run failed it."""
+        scores = [of_run for run in runs if (of_run := self._scored(run).scores[metric])]
+        if len(scores) < len(runs):
+            return None
+        return {
+            case: (
+                math.fsum(of_run[case][0] for of_run in scores) / len(scores),
+                any(of_run[case][1] for of_run in scores),
+            )
+            for case in scores[0]
+        }
+
+
+def adjusted(pairings: Sequence[Pairing]) -> list[Pairing]:
+    """Return the comparisons of one metric with the p values adjusted for their number."""
+    values = holm([pairing.p_value for pairing in pairings])
+    return [replace(pairing, p_holm=float(p)) for pairing, p in zip(pairings, values, strict=True)]
+
+
+def student_half(values: Sequence[float]) -> float | None:
+    """Return half the width of Student's 95 % interval of a mean; None for one value.
+
+    Example:
+        >>> round(student_half([1.0, 2.0, 3.0]), 3)  # 4.303 standard errors of 0.577
+        2.484
+        >>> student_half([1.0]) is None
+        True
+    """
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        return None
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+def _by_seed(
+    metric: str, seeds: tuple[int, ...], one: Sequence[float], two: Sequence[float]
+) -> Pairing:
+    differences = [a - b for a, b in zip(one, two, strict=True)]
+    mean, half = float(np.mean(differences)), student_half(differences)
+    effect = effect_size(one, two)
+    p_value = _permutation(one, two)
+    return Pairing(
+        metric=metric,
+        by="seed",
+        seeds=seeds,
+        n=len(seeds),
+        failed=0,
+        difference=mean,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
+        p_value=p_value,
+        p_holm=p_value,
+        p_smallest=_smallest(len(seeds)),
+        p_wilcoxon=wilcoxon(one, two).p_value,
+        cohens_dz=effect.cohens_dz,
+        rank_biserial=effect.rank_biserial,
+    )
+
+
+def _by_case(
+    metric: str,
+    seeds: tuple[int, ...],
+    ours: Scores,
+    theirs: Scores,
+) -> Pairing:
+    cases = sorted(ours)
+    one, two = ([side[case][0] for case in cases] for side in (ours, theirs))
+    differences = np.subtract(one, two)
+    if len(cases) <= _MOST_RESAMPLED:
+        interval = bootstrap_interval(differences)
+        low, high = interval.low, interval.high
+        p_value = _permutation(one, two)
+    else:
+        half = student_half(differences.tolist()) or 0.0
+        low, high = float(differences.mean()) - half, float(differences.mean()) + half
+        p_value = _normal_sign_test(differences)
+    effect = effect_size(one, two)
+    return Pairing(
+        metric=metric,
+        by="case",
+        seeds=seeds,
+        n=len(cases),
+        failed=sum(ours[case][1] or theirs[case][1] for case in cases),
+        difference=float(differences.mean()),
+        low=None if math.isnan(low) else low,
+        high=None if math.isnan(high) else high,
+        p_value=p_value,
+        p_holm=p_value,
+        p_smallest=_smallest(len(cases)),
+        p_wilcoxon=wilcoxon(one, two).p_value,
+        cohens_dz=effect.cohens_dz,
+        rank_biserial=effect.rank_biserial,
+    )
+
+
+def _permutation(one: Sequence[float], two: Sequence[float]) -> float:
+    # Of one pair both signs are as extreme.
+    return permutation_test(one, two).p_value if len(one) > 1 else 1.0
+
+
+def _normal_sign_test(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Return the limit of the two-sided permutation test for many pairs.
+
+    Under random signs the sum of the differences has mean 0 and the sum of their squares as
+    variance.
+    """
+    spread = math.sqrt(float(np.square(differences).sum()))
+    return math.erfc(abs(float(differences.sum())) / spread / math.sqrt(2)) if spread else 1.0
+
+
+def _smallest(pairs: int) -> float | None:
+    """Return the smallest two-sided p value of an exact test: two of all sign patterns.
+
+    Example:
+        >>> _smallest(1), _smallest(3), _smallest(100)
+        (1.0, 0.25, None)
+    """
+    return 2 / 2**pairs if 2**pairs <= _SIGN_PATTERNS else None

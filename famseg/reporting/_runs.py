@@ -1,0 +1,212 @@
+"""Runs as their folders tell of them: what was set, how far it came, what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from famseg.config import InputError, load, read
+from famseg.engine import RunFolder
+from famseg.tracking import method_label, read_metrics
+from famseg.tracking._names import flatten, text_of
+
+FINISHED = "finished"
+# Numbers that every run has, beside those of its evaluation.
+SECONDS, EPOCHS = "seconds", "epochs"
+
+# What runs of one method may differ in: where, how fast and from which random numbers they go. Data
+# are told apart by their fingerprint, for the same ones can lie in two places.
+FREE = (
+    "data.root",
+    "name",
+    "output",
+    "seed",
+    "tracking",
+    "training.device",
+    "training.picture_every",
+    "training.threads",
+    "training.workers",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and what came out of it.
+
+    Attributes:
+        path: The run folder.
+        pipeline: Name of its pipeline.
+        seed: Its seed.
+        method: Label of its method, see ``famseg.tracking.method_label``.
+        plain: Whether it was trained with neither a penalty nor SAM.
+        settings: The configuration by dotted key, as texts, without what runs of one method may
+            differ in; what is unset is left out.
+        data_hash: Fingerprint of the data; None if it is unknown.
+        created: When it began, ISO 8601 in UTC.
+        state: ``finished``, or how far it came, in words.
+        metrics: The numbers of the final evaluation by flat name; ``seconds``: time of the training
+            without validation, ``epochs``: how many were trained.
+    """
+
+    path: Path
+    pipeline: str
+    seed: int
+    method: str
+    plain: bool
+    settings: Mapping[str, str]
+    data_hash: str | None
+    created: str
+    state: str
+    metrics: Mapping[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained and evaluated to the end."""
+        return self.state == FINISHED
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs below some folders.
+
+    Attributes:
+        runs: All runs, also those that did not finish.
+        notes: A line for each folder that could not be read, or not in full.
+    """
+
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+
+def find_runs(paths: Sequence[Path | str]) -> Found:
+    """Read run folders, and all run folders below other folders.
+
+    Args:
+        paths: Run folders (with ``config.yaml`` and ``provenance.json``), or folders above them.
+
+    Raises:
+        InputError: If a path is no folder, or there is no run below it.
+    """
+    runs: dict[Path, Run] = {}
+    notes, faults = [], []
+    for path in map(Path, paths):
+        folders, empty = _folders(path)
+        if not folders:
+            what = "holds no run folder (one with config.yaml and provenance.json)"
+            faults.append(f"{path}: {what if path.is_dir() else 'is no folder'}. Give one of runs.")
+        notes += [f"{each}: is empty: a run that ended before it began" for each in empty]
+        for folder in folders:
+            if folder.resolve() in runs:
+                continue
+            try:
+                run, note = _read(folder)
+            except InputError as error:
+                notes.append(f"{error.faults[0]}. The run is left out.")
+            else:
+                runs[folder.resolve()] = run
+                notes += [note] if note else []
+    if faults:
+        raise InputError(*faults)
+    return Found(tuple(runs.values()), tuple(dict.fromkeys(notes)))
+
+
+def _folders(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the run folders at and below a path, and the empty folders there."""
+    runs, empty = [], []
+    for place, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if {"config.yaml", "provenance.json"} <= set(files):
+            runs.append(Path(place))
+            folders.clear()
+        elif not folders and not files and Path(place) != path:
+            empty.append(Path(place))
+    return runs, empty
+
+
+def _read(path: Path) -> tuple[Run, str | None]:
+    folder = RunFolder(path)
+    config, note = _configuration(folder.config)
+    origin = _json(folder.provenance)
+    epochs, seconds = _course(path)
+    training = config.get("training") or {}
+    state, metrics = _result(folder, epochs, training.get("epochs"))
+    if metrics and seconds is not None:
+        metrics[SECONDS] = seconds
+    if metrics:
+        metrics[EPOCHS] = float(epochs)
+    seed, data_hash = config.get("seed"), origin.get("data_hash")
+    if not isinstance(seed, int):
+        raise InputError(f"{folder.config}: has no seed: is it the configuration of a run?")
+    run = Run(
+        path=path,
+        pipeline=str(config.get("pipeline")),
+        seed=seed,
+        method=method_label(config),
+        plain=not _weight(config) and not config.get("sam"),
+        settings=_settings(config),
+        data_hash=None if data_hash is None else str(data_hash),
+        created=str(origin.get("created", "")),
+        state=state,
+        metrics=metrics,
+    )
+    return run, note
+
+
+def _configuration(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Return a resolved configuration under the names that users write, defaults filled in."""
+    try:
+        return load(str(path))[1].model_dump(mode="json", by_alias=True), None
+    except InputError as error:
+        # Of another version, or of a pipeline that is not installed here: the file has it all.
+        values = read(str(path)).values
+        return values, f"{error.faults[0]} The run is compared as its configuration was written."
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
+    if not _weight(config):  # with lambda 0 all else that a penalty can be set to is idle
+        config = {**config, "penalty": {"kind": "none"}}
+    return {
+        key: text_of(value)
+        for key, value in sorted(flatten(config).items())
+        if value is not None and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    }
+
+
+def _weight(config: Mapping[str, Any]) -> float:
+    return float((config.get("penalty") or {}).get("lambda") or 0.0)
+
+
+def _course(path: Path) -> tuple[int, float | None]:
+    """Return how many epochs were trained, and the seconds that they took together."""
+    history = read_metrics(path)
+    times = [row["train/epoch_seconds"] or 0.0 for row in history if "train/epoch_seconds" in row]
+    last = max((int(row["epoch"] or 0) for row in history), default=0)
+    return last, sum(times) if times else None
+
+
+def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, dict[str, float]]:
+    """Return how far a run came, and the numbers of its evaluation."""
+    if folder.metrics.is_file():
+        content = _json(folder.metrics)
+        if not all(isinstance(value, int | float) for value in content.values()):
+            raise InputError(f"{folder.metrics}: must hold names and numbers. Evaluate it again")
+        return FINISHED, {name: float(value) for name, value in content.items()}
+    if (folder.evaluation / "summary.json").is_file():
+        return f"evaluated by another version: famseg evaluate {folder.path}", {}
+    if planned is not None and epochs >= planned:
+        return "trained, not evaluated", {}
+    return f"{epochs} of {planned} epochs" if epochs else "no epoch finished", {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content
