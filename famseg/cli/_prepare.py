@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from famseg.cli._download import USED, download, is_download, refuse_options
 from famseg.config import InputError, RunError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ Examples:
   famseg prepare skullfix.zip --out prepared --size 64 --spacing-mm 3.5
 
   famseg prepare masks --out prepared --template head.nii.gz --workers 2
+
+  famseg prepare cifar10 --out cifar10
 """
 
 # A scan of 512 x 512 x 300 voxels needs up to 2 GiB; the rest is for what else the process holds.
@@ -63,13 +66,16 @@ class HolesName(StrEnum):
 
 
 def prepare(
+    context: typer.Context,
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="A folder, file or zip of scans, masks or meshes."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, file or zip of scans, masks or meshes; or a set to download: cifar10, "
+            "cifar100, svhn, svhn_extra, fashionmnist, rte.",
+        ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the prepared skulls.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the result.")],
     layout: Annotated[
         LayoutName, typer.Option(help="What the source is; auto recognises it.")
     ] = LayoutName.auto,
@@ -111,6 +117,14 @@ def prepare(
     force: Annotated[
         bool, typer.Option("--force", help="Do everything again, with other settings if need be.")
     ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="FAMSEG_MIRROR",
+            help="Download from this address in place of the official ones.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -119,8 +133,15 @@ def prepare(
 
     Writes skulls, manifest.csv, report.html and report.csv to DIR. The same command goes on where
     an earlier one stopped. Exit status: 0 all done, 1 some subjects failed, 2 nothing could be
-    prepared.
+    prepared. The name of a public data set in place of SOURCE downloads its original files; only
+    --out, --mirror, --dry-run and --json go with it.
     """
+    if is_download(source, out):
+        refuse_options(context, USED, "is for scans, not for a download")
+        download(str(source), out, mirror=mirror, dry_run=dry_run, as_json=as_json)
+        return
+    others = {parameter.name or "" for parameter in context.command.params} - {"mirror"}
+    refuse_options(context, others, f"is for downloads, and {source} is none")
     from famseg.preparation import Settings
 
     settings = Settings(

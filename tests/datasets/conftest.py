@@ -1,7 +1,8 @@
-"""Small skulls and files for the tests of the data sets."""
+"""Small skulls and files for the tests of the data sets; makes their helpers importable."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).parent))  # image_files.py and others beside the tests
+
 from famseg.datasets import PreparedSkull, Volume, phantom, write_volume
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SPACING_MM = 7.0  # 32 voxels cover the phantom's field of view
 

@@ -1,0 +1,212 @@
+"""``famseg prepare`` of a public data set: fetches its files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from famseg.cli._progress import duration
+from famseg.config import InputError, RunError
+
+if TYPE_CHECKING:
+    from famseg.datasets import Download, RemoteFile
+
+USED = ("source", "out", "mirror", "dry_run", "as_json")
+"""The options of ``famseg prepare`` that a download has a use for."""
+
+_MIB = 2**20
+_LINE_EVERY_S = 10.0
+
+
+def is_download(source: Path, out: Path) -> bool:
+    """Whether a source is the name of a public data set, and no folder of that name."""
+    from famseg.datasets import DOWNLOADS
+
+    taken = source.exists() and source.resolve() != out.resolve()
+    return str(source) in DOWNLOADS and not taken
+
+
+def refuse_options(context: typer.Context, used: Collection[str], why: str) -> None:
+    """Refuse every option that was given on the command line and has no use.
+
+    Args:
+        context: Of the command.
+        used: Names of the parameters that have one.
+        why: What the message says after the option.
+    """
+    faults = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in used:
+            faults.append(f"{max(parameter.opts, key=len)}: {why}: leave it out")
+    if faults:
+        raise InputError(*faults)
+
+
+@dataclass(frozen=True)
+class _Done:
+    file: RemoteFile
+    status: str  # "fetched", "there" or "there, not as published"
+
+
+def download(name: str, out: Path, *, mirror: str | None, dry_run: bool, as_json: bool) -> None:
+    """Fetch the files of a data set that are not there yet.
+
+    Args:
+        name: Its name in `famseg.datasets.DOWNLOADS`.
+        out: Where to.
+        mirror: A folder on the network in place of the official ones.
+        dry_run: List what would be fetched, and end.
+        as_json: Print the result as JSON.
+
+    Raises:
+        InputError: If an address or the folder cannot be used.
+        RunError: If a file cannot be fetched.
+    """
+    from famseg.datasets import DOWNLOADS
+    from famseg.engine import Interrupted, stop_on_signals
+
+    chosen = DOWNLOADS[name]
+    bases = (mirror,) if mirror else chosen.addresses
+    if dry_run:
+        _show_plan(chosen, bases, out, as_json=as_json)
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with stop_on_signals():
+            done = [_get(file, bases, out) for file in chosen.files]
+    except Interrupted as stop:
+        typer.echo(f"famseg: {stop}; go on with the same command", err=True)
+        raise typer.Exit(128 + stop.signum) from None
+    except OSError as error:
+        raise _disk_fault(error, out) from error
+    _show_result(name, chosen, done, out, as_json=as_json)
+
+
+def _disk_fault(error: OSError, out: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"{out}: the disk is full. Make room, then go on with the same command.")
+    return InputError(f"{error.filename or out}: cannot be written ({error.strerror})")
+
+
+def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
+    """Fetch one file unless it, or what it unpacks to, is there."""
+    from famseg.datasets import checksum_of, fetch, unpack_files
+
+    target = out / file.name
+    status = "there"
+    if not target.is_file() and file.needless(out):
+        return _Done(file, status)
+    if target.is_file():
+        found = checksum_of(target, file.checksum)
+        if found != file.checksum:
+            status = "there, not as published"
+            typer.echo(
+                f"famseg: {target}: is used as it is, though its checksum is {found}, published is "
+                f"{file.checksum}: a copy packed anew, or a damaged one; delete it to fetch it",
+                err=True,
+            )
+    else:
+        status = "fetched"
+        with _progress(file) as show:
+            addresses = [f"{base.rstrip('/')}/{file.name}" for base in bases]
+            fetch(addresses, target, checksum=file.checksum, progress=show)
+    if file.unpack and not file.needless(out):
+        unpack_files(target, file.instead, out)
+    return _Done(file, status)
+
+
+@contextmanager
+def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
+    """Show on standard error how far a file is: a bar for a terminal, lines for a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        typer.echo(f"{file.name}: {_amount(file.size)} to fetch", err=True)
+        yield _lines(file)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(file.name, total=file.size)
+        yield lambda done, of: bar.update(task, completed=done, total=of or file.size)
+
+
+def _lines(file: RemoteFile) -> Callable[[int, int | None], None]:
+    last = began = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, of: int | None) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now - last < _LINE_EVERY_S:
+            return
+        last = now
+        speed = (done - first) / (now - began)
+        left = f", left {duration(((of or file.size) - done) / speed)}" if speed > 0 else ""
+        typer.echo(
+            f"{file.name}: {_amount(done)} of {_amount(of or file.size)}, {_amount(speed)}/s{left}",
+            err=True,
+        )
+
+    return show
+
+
+def _amount(size: float) -> str:
+    return f"{size / _MIB:.1f} MiB" if size >= _MIB else f"{size / 1024:.1f} KiB"
+
+
+def _show_plan(chosen: Download, bases: Collection[str], out: Path, *, as_json: bool) -> None:
+    wanted = [f for f in chosen.files if not ((out / f.name).is_file() or f.needless(out))]
+    if as_json:
+        rows = [
+            {
+                "file": file.name,
+                "bytes": file.size,
+                "checksum": file.checksum,
+                "addresses": [f"{base.rstrip('/')}/{file.name}" for base in bases],
+            }
+            for file in wanted
+        ]
+        typer.echo(json.dumps({"folder": str(out), "fetch": rows}, indent=2))
+        return
+    for file in wanted:
+        addresses = " or ".join(f"{base.rstrip('/')}/{file.name}" for base in bases)
+        typer.echo(f"fetch      {addresses}  ({_amount(file.size)})")
+    there = len(chosen.files) - len(wanted)
+    typer.echo(
+        f"\n{chosen.title}: {len(wanted)} to fetch, {there} in {out} already; nothing was written"
+    )
+
+
+def _show_result(
+    name: str, chosen: Download, done: Collection[_Done], out: Path, *, as_json: bool
+) -> None:
+    if as_json:
+        rows = [
+            {"file": each.file.name, "status": each.status, "checksum": each.file.checksum}
+            for each in done
+        ]
+        typer.echo(json.dumps({"name": name, "folder": str(out), "files": rows}, indent=2))
+        return
+    fetched = sum(each.status == "fetched" for each in done)
+    typer.echo(f"{chosen.title}: fetched {fetched}, there already {len(done) - fetched}")
+    root = shlex.quote(str(out))
+    typer.echo(f"\ntrain        famseg train --config {chosen.config} data.root={root}")

@@ -1,0 +1,240 @@
+"""One file from the network: gone on with where it broke off, checked, there whole or not."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import famseg
+from famseg.config import InputError, RunError
+from famseg.datasets._downloads import checksum_of
+
+Progress = Callable[[int, int | None], None]
+"""Called with how many bytes are there, and of how many; None if the server does not say."""
+
+_CHUNK = 2**17
+_LONGEST_WAIT_S = 30.0
+_WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)
+
+
+class _TryAgainError(Exception):
+    """The transfer failed in a way that may pass."""
+
+
+class _GoneError(Exception):
+    """This address does not have the file."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the part that is already there belongs to."""
+
+    address: str
+    etag: str | None
+    modified: str | None
+    total: int | None
+
+    def validator(self, address: str) -> str | None:
+        """Return what tells a server which version the part is of; weak tags do not."""
+        if address != self.address:
+            return None
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+
+    def continued_by(self, sent: str | None, begin: int) -> bool:
+        """Whether a ``Content-Range`` is the rest of the same file."""
+        place, _, total = (sent or "").removeprefix("bytes ").partition("/")
+        return place.startswith(f"{begin}-") and (self.total is None or total == str(self.total))
+
+
+def fetch(
+    addresses: Sequence[str],
+    target: Path,
+    *,
+    checksum: str,
+    progress: Progress,
+    attempts: int = 5,
+    timeout_s: float = 30.0,
+    backoff_s: float = 1.0,
+) -> None:
+    """Fetch a file.
+
+    What has arrived is kept as ``NAME.part`` beside the target and gone on with, in this call or
+    a later one, if the server has the same version still (ETag, date, size); else it begins anew.
+    The target appears whole, after its checksum was found right. Proxies are taken from the
+    environment (``https_proxy``).
+
+    Args:
+        addresses: Where the file is, http or https; the next one is tried where one fails.
+        target: Where to; its folder must exist.
+        checksum: ``md5:...`` or ``sha256:...``.
+        progress: Told how far it is.
+        attempts: Tries in a row of an address that bring not a single byte.
+        timeout_s: Seconds without a byte after which a try has failed.
+        backoff_s: Seconds before the second try; doubled for each further one, up to 30.
+
+    Raises:
+        InputError: If an address is neither http nor https.
+        RunError: If no address gives the file, or gives another one: what each of them did.
+        OSError: If the file cannot be written.
+    """
+    for address in addresses:
+        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc:
+            raise InputError(f"{address}: no address: it must begin with http:// or https://")
+    part = _Part(target.with_name(f"{target.name}.part"))
+    failures = []
+    for address in addresses:
+        try:
+            _fetch_from(address, part, checksum, progress, attempts, timeout_s, backoff_s)
+        except (_TryAgainError, _GoneError) as error:
+            failures.append(f"{address}: {error}")
+            continue
+        part.finish(target)
+        return
+    raise RunError(
+        f"{target}: not fetched ({'; '.join(failures)}). Go on with the same command, name another "
+        "address with --mirror, or copy the file there by hand."
+    )
+
+
+def _fetch_from(
+    address: str,
+    part: _Part,
+    checksum: str,
+    progress: Progress,
+    attempts: int,
+    timeout_s: float,
+    backoff_s: float,
+) -> None:
+    """Bring the part to its end, trying as long as it grows."""
+    left = attempts
+    while True:
+        before = part.size
+        try:
+            resumed = _transfer(address, part, progress, timeout_s)
+            found = checksum_of(part.path, checksum)
+            if found == checksum:
+                return
+            part.remove()
+            if not resumed:
+                raise _GoneError(f"sends another file ({found}, published is {checksum})")
+            left -= 1  # the part may have been of another version: once more from the start
+        except _TryAgainError:
+            left = attempts if part.size > before else left - 1
+            if left <= 0:
+                raise
+            time.sleep(min(backoff_s * 2 ** (attempts - left - 1), _LONGEST_WAIT_S))
+
+
+def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -> bool:
+    """Fetch what is missing; return whether it was the rest of a file."""
+    origin = part.origin()
+    begin = 0 if origin is None else part.size
+    if origin is not None and begin == origin.total:
+        return True
+    headers = {"User-Agent": f"famseg/{famseg.__version__}", "Accept-Encoding": "identity"}
+    if origin is not None and begin:
+        headers["Range"] = f"bytes={begin}-"
+        if validator := origin.validator(address):
+            headers["If-Range"] = validator
+    with _open(address, headers, part, timeout_s) as answer:
+        if answer.status != http.client.PARTIAL_CONTENT:
+            begin = 0
+        elif origin is None or not origin.continued_by(answer.headers["Content-Range"], begin):
+            part.remove()
+            raise _TryAgainError("has another version than the part that is here")
+        length = answer.headers.get("Content-Length", "")
+        total = begin + int(length) if length.isdigit() else None
+        named = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
+        part.begin(_Origin(address, *named, total), begin)
+        with part.path.open("r+b") as stream:
+            stream.seek(begin)
+            while chunk := _receive(answer):
+                stream.write(chunk)
+                progress(stream.tell(), total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if total is not None and part.size != total:
+        raise _TryAgainError(f"broke off after {part.size} of {total} bytes")
+    return begin > 0
+
+
+def _open(
+    address: str, headers: dict[str, str], part: _Part, timeout_s: float
+) -> http.client.HTTPResponse:
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - checked by fetch
+    try:
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+        return answer
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.remove()
+                raise _TryAgainError("has less than what is here already") from error
+            kind = _TryAgainError if error.code in _WORTH_WAITING else _GoneError
+            raise kind(f"answers {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _TryAgainError(_reason(error)) from error
+
+
+def _receive(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read1(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _TryAgainError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", error)
+    if isinstance(inner, TimeoutError):
+        return "does not answer in time"
+    return f"cannot be reached ({inner})" if str(inner) else type(inner).__name__
+
+
+class _Part:
+    """A file on its way, and beside it a note of where it comes from.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._note = path.with_name(f"{path.name}.json")
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def origin(self) -> _Origin | None:
+        """Return where the part is from, None if there is none that can be gone on with."""
+        try:
+            origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return origin if self.path.is_file() else None
+
+    def begin(self, origin: _Origin, size: int) -> None:
+        """Cut the part to a size and note where it is from, the note last."""
+        self._note.unlink(missing_ok=True)
+        with self.path.open("ab") as stream:
+            stream.truncate(size)
+        self._note.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+
+    def finish(self, target: Path) -> None:
+        """Make it the file that it was to become."""
+        self.path.replace(target)
+        self._note.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Forget what has arrived."""
+        self._note.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)

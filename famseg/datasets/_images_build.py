@@ -1,0 +1,85 @@
+"""From the pictures of a source to three splits with a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from famseg.config import InputError
+from famseg.datasets._images import ImageSplits, ReadImages, channel_statistics
+from famseg.datasets._images_split import (
+    TEST_LIMIT,
+    TRAIN_LIMIT,
+    VALIDATION,
+    held_out,
+    limited,
+)
+from famseg.datasets._images_synthetic import synthetic_images
+
+# Part of every fingerprint: raised when the same pictures and settings are split in another way.
+_SPLIT_VERSION = 1
+
+
+def split_images(
+    read: ReadImages,
+    *,
+    validation: float,
+    train_limit: int | None,
+    test_limit: int | None,
+    size: int | None,
+    seed: int,
+    settings: Mapping[str, object],
+) -> ImageSplits:
+    """Hold validation pictures out of the training files, take subsets, and hash the result.
+
+    Args:
+        read: The pictures of the files.
+        validation: Share of the training pictures held out, stratified.
+        train_limit: Training pictures to use, those held out included; None for all.
+        test_limit: Test pictures to use; None for all.
+        size: Edge in pixels that `ImageSet` resizes to; None leaves pictures as they are.
+        seed: Decides the split and the subsets.
+        settings: Whatever else decides what is trained on, for the fingerprint.
+
+    Raises:
+        InputError: If a class has no picture to train on, or there is none to test.
+    """
+    pool = limited(read.train, train_limit, seed, TRAIN_LIMIT)
+    train, held = held_out(pool, validation, read.classes, seed, VALIDATION)
+    test = limited(read.test, test_limit, seed, TEST_LIMIT)
+    if not len(test):
+        raise InputError("data: there is no picture to test on. Give a test split.")
+    train, held, test = (replace(images, size=size) for images in (train, held, test))
+    mean, std = channel_statistics(train.pixels)
+    digest = hashlib.sha256()
+    stated = {"version": _SPLIT_VERSION, "classes": read.classes, "seed": seed, **settings}
+    digest.update(json.dumps(stated, sort_keys=True).encode())
+    for images in (train, held, test):
+        digest.update(repr((images.pixels.shape, images.size)).encode())
+        for array in (images.pixels, images.labels, images.rows):
+            digest.update(np.ascontiguousarray(array).data)
+    return ImageSplits(train, held, test, read.classes, mean, std, digest.hexdigest())
+
+
+def read_synthetic(*, classes: int, train: int, test: int, grey: bool, seed: int) -> ReadImages:
+    """Draw the embedded pictures.
+
+    Args:
+        classes: 10 or 100.
+        train: Pictures to train on, validation included.
+        test: Pictures to test on.
+        grey: Whether the three channels are equal.
+        seed: Another seed, other pictures.
+    """
+    draw = partial(synthetic_images, classes=classes, seed=seed, grey=grey)
+    width = len(str(classes - 1))
+    return ReadImages(
+        draw(train, stream=0),
+        draw(test, stream=1),
+        tuple(f"pattern_{i:0{width}d}" for i in range(classes)),
+    )

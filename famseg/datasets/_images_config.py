@@ -1,0 +1,203 @@
+"""Configuration sections of the labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from famseg.config import Strict
+
+if TYPE_CHECKING:
+    from famseg.datasets._images import ImageSplits, ReadImages
+
+Progress = Callable[[int, int], None]
+"""Called with how many files are read, and of how many."""
+
+_EMBEDDED_KEYS = ("kind", "like", "train", "test")
+
+
+class _ImageData(Strict):
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="seed of the split and of subsets; another seed of the run keeps the pictures",
+    )
+    validation: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the training pictures that choose the best epoch, class by class",
+    )
+    train_limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="training pictures to use, validation included, class by class; for quick runs",
+    )
+    test_limit: int | None = Field(
+        default=None, ge=1, description="test pictures to use, class by class; for quick runs"
+    )
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        le=1024,
+        description="edge in pixels that pictures are resized to; null: as they are",
+    )
+
+    def build(self, seed: int, progress: Progress | None = None) -> ImageSplits:
+        """Read the pictures and split them.
+
+        Args:
+            seed: Decides the split.
+            progress: Told how many files are read, and of how many.
+
+        Raises:
+            InputError: If a file is missing or faulty, or a class has no picture to train on.
+        """
+        from famseg.datasets._images_build import split_images
+
+        return split_images(
+            self._read(seed, progress or (lambda done, of: None)),
+            validation=self.validation,
+            train_limit=self.train_limit,
+            test_limit=self.test_limit,
+            size=self.size,
+            seed=seed,
+            settings=self.model_dump(mode="json", exclude={"root", "seed"}),
+        )
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        raise NotImplementedError
+
+
+class _ImageFiles(_ImageData):
+    root: str = Field(
+        min_length=1,
+        description="folder of the original files or of their archive, or the archive",
+    )
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root).expanduser()
+
+
+class Cifar10Data(_ImageFiles):
+    """CIFAR-10, python or binary version: 10 classes of 32 x 32 colour pictures."""
+
+    kind: Literal["cifar10"] = "cifar10"
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_cifar import read_cifar10
+
+        return read_cifar10(self._folder, progress=progress)
+
+
+class Cifar100Data(_ImageFiles):
+    """CIFAR-100, python or binary version: 100 classes of 32 x 32 colour pictures."""
+
+    kind: Literal["cifar100"] = "cifar100"
+    labels: Literal["fine", "coarse"] = Field(
+        default="fine", description="fine: the 100 classes; coarse: the 20 groups of five"
+    )
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_cifar import read_cifar100
+
+        return read_cifar100(self._folder, labels=self.labels, progress=progress)
+
+
+class SvhnData(_ImageFiles):
+    """SVHN, cropped digits (format 2): house numbers, 32 x 32 in colour."""
+
+    kind: Literal["svhn"] = "svhn"
+    extra: bool = Field(
+        default=False, description="train on the 531,131 easier pictures of extra_32x32.mat as well"
+    )
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_svhn import read_svhn
+
+        return read_svhn(self._folder, extra=self.extra, progress=progress)
+
+
+class FashionMnistData(_ImageFiles):
+    """FashionMNIST: 10 kinds of clothes, 28 x 28 in grey, padded to 32 x 32."""
+
+    kind: Literal["fashionmnist"] = "fashionmnist"
+    channels: Literal[1, 3] = Field(
+        default=3, description="1: grey; 3: the same repeated, for networks of colour pictures"
+    )
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_idx import read_fashionmnist
+
+        return read_fashionmnist(self._folder, channels=self.channels, progress=progress)
+
+
+class ImageFolderData(_ImageFiles):
+    """Folders of PNG or JPEG files, one a class: in train and test, or in one folder."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: RGB")
+    test: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share scored at the end, class by class, where there is no folder test",
+    )
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_folder import read_image_folder
+
+        return read_image_folder(
+            self._folder,
+            channels=self.channels,
+            size=self.size,
+            test=self.test,
+            seed=seed,
+            progress=progress,
+        )
+
+
+class SyntheticImageData(_ImageData):
+    """Procedural pictures of 32 x 32: the embedded data."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    like: Literal["cifar10", "cifar100", "svhn", "fashionmnist"] = Field(
+        default="cifar10",
+        description="the data set whose shape and number of classes they have; with root=FOLDER "
+        "they are replaced by it",
+    )
+    train: int = Field(
+        default=2000, ge=100, le=1_000_000, description="pictures to train on, validation included"
+    )
+    test: int = Field(default=500, ge=10, le=1_000_000, description="pictures scored at the end")
+
+    def _read(self, seed: int, progress: Progress) -> ReadImages:
+        from famseg.datasets._images_build import read_synthetic
+
+        return read_synthetic(
+            classes=100 if self.like == "cifar100" else 10,
+            train=self.train,
+            test=self.test,
+            grey=self.like == "fashionmnist",
+            seed=seed,
+        )
+
+
+def _root_means_files(data: Any) -> Any:  # noqa: ANN401 - whatever the document holds
+    """Let ``data.root=FOLDER`` alone turn a configuration of synthetic pictures into real ones."""
+    if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
+        return data
+    kept = {key: value for key, value in data.items() if key not in _EMBEDDED_KEYS}
+    return {**kept, "kind": data.get("like", "cifar10")}
+
+
+ImageDataConfig = Annotated[
+    Cifar10Data | Cifar100Data | SvhnData | FashionMnistData | ImageFolderData | SyntheticImageData,
+    Field(discriminator="kind"),
+    BeforeValidator(_root_means_files),
+]

@@ -1,0 +1,182 @@
+"""Where the original files of a data set lie: in a folder, its usual sub-folder or its archive."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+
+MAX_FILE_BYTES = 2 * 2**30
+"""Files that are larger than this, as announced or when unpacked, are refused."""
+
+AGAIN = "copy or fetch it again"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One form in which a data set is given away.
+
+    Args:
+        folder: The sub-folder that its archive unpacks to.
+        archive: Name of the archive.
+        files: Names of the files in it.
+    """
+
+    folder: str
+    archive: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layout was found.
+
+    Args:
+        layout: What was found.
+        path: The folder of its files, or the archive.
+    """
+
+    layout: Layout
+    path: Path
+
+    def where(self, name: str) -> str:
+        """Return what messages call a file."""
+        return str(self.path / name) if self.path.is_dir() else f"{self.path}: {name}"
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each file; an archive is read once, nothing is unpacked.
+
+        Raises:
+            InputError: If a file is missing or the archive is faulty.
+        """
+        if not self.path.is_dir():
+            yield from _members(self.path, self.layout.files)
+            return
+        for name in self.layout.files:
+            yield name, read_bytes(self.path / name)
+
+
+def find_layout(root: Path, layouts: Sequence[Layout], *, what: str, command: str) -> Place:
+    """Find the files of a data set; the first layout of which anything is there is taken.
+
+    Args:
+        root: Folder of the files, of their sub-folder or of the archive; or the archive.
+        layouts: The forms in which the set may be, the preferred one first.
+        what: Name of the set for messages.
+        command: Its name for ``famseg prepare``.
+
+    Raises:
+        InputError: If there is nothing, or some of the files are missing.
+    """
+    for layout in layouts:
+        for folder in (root, root / layout.folder):
+            there = [name for name in layout.files if (folder / name).is_file()]
+            if there and len(there) == len(layout.files):
+                return Place(layout, folder)
+            if there:
+                missing = ", ".join(name for name in layout.files if name not in there)
+                raise InputError(f"{folder}: {missing}: missing beside {there[0]}. Copy all files.")
+    for layout in layouts:
+        for archive in (root, root / layout.archive):
+            if archive.name == layout.archive and archive.is_file():
+                return Place(layout, archive)
+    looked = [f"{layout.folder}/" for layout in layouts] + [layout.archive for layout in layouts]
+    raise InputError(nothing_there(root, looked, what=what, command=command))
+
+
+def nothing_there(root: Path, looked: Sequence[str], *, what: str, command: str) -> str:
+    """Return the fault of a root without the set."""
+    state = f"no {what} in it" if root.is_dir() else "is no such folder"
+    if root.is_file():
+        state = "is a file, not a folder"
+    there = "" if root.is_file() else "there "
+    return (
+        f"{root}: {there}{'is ' if root.is_dir() else ''}{state}: looked for {', '.join(looked)}. "
+        f"Set data.root, or fetch it with: famseg prepare {command} --out FOLDER"
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, unpacked where its name ends in ``.gz``.
+
+    Raises:
+        InputError: If it cannot be read, is damaged or too large.
+    """
+    try:
+        if path.suffix != ".gz":
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise InputError(f"{path}: {_TOO_LARGE}")
+            return path.read_bytes()
+        with gzip.open(path) as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: no gzip file, cut short or damaged: {AGAIN}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(f"{path}: {_TOO_LARGE}")
+    return content
+
+
+def check_labels(labels: NDArray[np.int64], classes: int, where: str, *, first: int = 0) -> None:
+    """Refuse labels that are out of range.
+
+    Args:
+        labels: The class of each picture.
+        classes: How many there are.
+        where: Name of the file, for the message.
+        first: Number of the first class.
+
+    Raises:
+        InputError: Naming the first wrong label.
+    """
+    wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
+    if len(wrong):
+        raise InputError(
+            f"{where}: picture {wrong[0]} has the label {labels[wrong[0]]}, outside {first} to "
+            f"{first + classes - 1} ({len(wrong)} such labels): {AGAIN}"
+        )
+
+
+_TOO_LARGE = f"has more than {MAX_FILE_BYTES // 2**30} GiB: it is no file of this data set"
+
+
+def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the wanted members of a ``.tar.gz``, in its order, whatever folder they are in."""
+    missing = set(names)
+    try:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                if name not in missing:
+                    continue
+                missing.remove(name)
+                yield name, _content(path, archive, member)
+            while stream.read(2**20):  # to its end, where the checksum of the whole is
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: no .tar.gz archive, cut short or damaged: {AGAIN}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if missing:
+        raise InputError(f"{path}: {', '.join(sorted(missing))}: not in the archive: {AGAIN}")
+
+
+def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if not member.isreg():  # what a link leads to may lie anywhere
+        raise InputError(f"{path}: {member.name}: is no file but a link or device: leave it aside")
+    if member.size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: {member.name}: {_TOO_LARGE}")
+    source = archive.extractfile(member)
+    content = b"" if source is None else source.read()
+    if len(content) != member.size:
+        raise EOFError
+    return content

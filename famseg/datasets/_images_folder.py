@@ -1,0 +1,177 @@
+"""A folder of picture files, one sub-folder a class."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from famseg.config import InputError
+from famseg.datasets._images import Images, ReadImages
+from famseg.datasets._images_split import TEST, held_out
+
+Progress = Callable[[int, int], None]
+File = tuple[Path, int]
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+_VALIDATION_NAMES = ("val", "valid", "validation")
+_DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would clip them at 255
+_MOST_FAULTS = 20
+
+
+def read_image_folder(
+    root: Path,
+    *,
+    channels: int,
+    size: int | None,
+    test: float,
+    seed: int,
+    progress: Progress,
+) -> ReadImages:
+    """Read PNG and JPEG files; classes are the names of the folders in the order of the alphabet.
+
+    Pictures are turned as their EXIF data say, converted to RGB or grey, scaled to fill the square
+    of ``size`` (bilinear with antialiasing) and cut at its border where they are not square. All
+    are held in memory: ``channels * size**2`` bytes each.
+
+    Args:
+        root: Folder with ``train`` and ``test``, which hold a folder a class; or with a folder a
+            class, of which a share is held out to test.
+        channels: 1 for grey, 3 for RGB.
+        size: Edge in pixels; None takes square pictures that all have one size.
+        test: Share that is held out, class by class, where there is no folder ``test``.
+        seed: Decides which.
+        progress: Told how many files are read, and of how many.
+
+    Raises:
+        InputError: One line for each faulty file, at most 20 and a count of the rest; or what is
+            wrong with the folders.
+    """
+    folders = _split_folders(root)
+    classes = _classes(folders[0])
+    for folder in folders[1:]:
+        if (others := _classes(folder)) != classes:
+            odd = ", ".join(sorted(set(classes) ^ set(others))[:5])
+            raise InputError(
+                f"{folder}: {len(others)} classes, {folders[0].name} has {len(classes)}: both need "
+                f"the same folders ({odd})"
+            )
+    listed = [_files(folder, classes) for folder in folders]
+    total = sum(map(len, listed))
+    begin = 0
+    read: list[Images] = []
+    for files in listed:
+        moved = partial(_moved, progress, begin, total)
+        read.append(_read_all(root, files, channels, size, moved))
+        begin += len(files)
+    if len(read) == 1:
+        read = list(held_out(read[0], test, classes, seed, TEST))
+    return ReadImages(read[0], read[1], classes)
+
+
+def _moved(progress: Progress, begin: int, total: int, done: int) -> None:
+    progress(begin + done, total)
+
+
+def _split_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+        raise InputError(f"{root}: {what}: set data.root to the folder with the pictures")
+    names = {path.name for path in _subfolders(root)}
+    if not names & {"train", "test"}:
+        return [root]
+    for name in sorted(names & set(_VALIDATION_NAMES)):
+        raise InputError(
+            f"{root / name}: famseg itself holds validation pictures out of train "
+            "(data.validation): move these into train, or elsewhere"
+        )
+    for name in ("train", "test"):
+        if name not in names:
+            raise InputError(
+                f"{root}: there is no folder {name} beside {'train test'.replace(name, '').strip()}"
+            )
+    return [root / "train", root / "test"]
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = tuple(path.name for path in _subfolders(folder))
+    if len(names) < 2:
+        raise InputError(f"{folder}: {len(names)} folders of classes: at least 2 are needed")
+    return names
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[File]:
+    found: list[File] = []
+    for label, name in enumerate(classes):
+        own = [p for p in sorted((folder / name).rglob("*")) if _wanted(p)]
+        if not own:
+            raise InputError(f"{folder / name}: no pictures ({', '.join(SUFFIXES)})")
+        found += [(path, label) for path in own]
+    return found
+
+
+def _wanted(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _read_all(
+    root: Path,
+    files: Sequence[File],
+    channels: int,
+    size: int | None,
+    progress: Callable[[int], None],
+) -> Images:
+    pixels: NDArray[np.uint8] | None = None
+    faults: list[str] = []
+    for index, (path, _) in enumerate(files):
+        try:
+            picture = _read_file(path, channels, size)
+            if pixels is None:
+                pixels = np.empty((len(files), *picture.shape), dtype=np.uint8)
+            if picture.shape != pixels.shape[1:]:
+                raise InputError(
+                    f"{path}: {picture.shape[2]} x {picture.shape[1]} pixels, others have "
+                    f"{pixels.shape[3]} x {pixels.shape[2]}: set data.size to bring all to one size"
+                )
+            pixels[index] = picture
+        except InputError as error:
+            faults += error.faults
+        progress(index + 1)
+    if faults or pixels is None:
+        more = len(faults) - _MOST_FAULTS
+        rest = [f"{root}: {more} more pictures are faulty"] if more > 0 else []
+        raise InputError(*faults[:_MOST_FAULTS], *rest)
+    names = [(path.relative_to(root).as_posix(), 1) for path, _ in files]
+    return Images(pixels, np.array([label for _, label in files], dtype=np.int64), files=names)
+
+
+def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as opened:
+            if opened.mode in _DEEP_MODES:
+                raise InputError(f"{path}: more than 8 bits a channel: convert it to 8 bits")
+            picture = ImageOps.exif_transpose(opened)
+            if "transparency" in picture.info:  # of a palette: colours first, then their opacity
+                picture = picture.convert("RGBA")
+            picture = picture.convert("RGB" if channels == 3 else "L")
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too many pixels to be a picture of this kind") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"{path}: no PNG or JPEG file, cut short or damaged") from error
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    elif picture.width != picture.height:
+        raise InputError(
+            f"{path}: {picture.width} x {picture.height} pixels, not square: set data.size"
+        )
+    array = np.asarray(picture)
+    return array.transpose(2, 0, 1) if channels == 3 else array[None]

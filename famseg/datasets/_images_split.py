@@ -1,0 +1,90 @@
+"""Which pictures are trained on, which validate: drawn class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+from famseg.datasets._images import Images
+
+TRAIN_LIMIT, TEST_LIMIT, VALIDATION, TEST, SUBSET = range(5)
+"""Streams of randomness: draws of one seed that have nothing to do with each other."""
+
+
+def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) -> NDArray[np.int64]:
+    """Draw pictures so that every class gives its share, give or take one.
+
+    The first 100 of a draw of 200 are the draw of 100: a larger subset holds every smaller one.
+
+    Args:
+        labels: The class of each picture.
+        count: How many to draw, 0 to ``len(labels)``.
+        seed: Another seed, another draw.
+        stream: Another stream of the same seed, another draw.
+
+    Returns:
+        Indices of those drawn, rising.
+
+    Example:
+        >>> labels = np.array([0] * 80 + [1] * 20)
+        >>> np.bincount(labels[stratified(labels, 10, seed=0, stream=0)]).tolist()
+        [8, 2]
+    """
+    chance = np.random.default_rng([seed, stream]).random(len(labels))
+    order = np.lexsort((chance, labels))  # class by class, in each by chance
+    sizes = np.bincount(labels)
+    begins = np.cumsum(sizes) - sizes
+    rank = np.arange(len(labels)) - begins[labels[order]]
+    # Ranks spread evenly from 0 to 1 in every class; the lowest of all are drawn.
+    place = (rank + 0.5) / sizes[labels[order]]
+    return np.sort(order[np.lexsort((chance[order], place))[:count]])
+
+
+def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) -> Images:
+    """Return a stratified subset of at most ``limit`` pictures, all of them for None.
+
+    Args:
+        images: What to draw from.
+        limit: How many.
+        seed: Another seed, another subset.
+        stream: Another stream of the same seed, another subset.
+    """
+    if limit is None or limit >= len(images):
+        return images
+    return images.take(stratified(images.labels, limit, seed, stream))
+
+
+def held_out(
+    images: Images, share: float, classes: Sequence[str], seed: int, stream: int
+) -> tuple[Images, Images]:
+    """Split a share off, stratified, and check that every class keeps a picture.
+
+    Args:
+        images: What to split.
+        share: Share that is held out, 0 to below 1; above 0 at least one picture.
+        classes: Names of the classes.
+        seed: Another seed, another split.
+        stream: ``VALIDATION`` or ``TEST``.
+
+    Returns:
+        What is left, and what is held out; both in the given order.
+
+    Raises:
+        InputError: If a class has no picture left.
+    """
+    count = max(round(share * len(images)), 1) if share > 0 else 0
+    drawn = stratified(images.labels, min(count, len(images)), seed, stream)
+    kept = np.ones(len(images), dtype=bool)
+    kept[drawn] = False
+    left = np.bincount(images.labels[kept], minlength=len(classes))
+    if not left.all():
+        key = "test" if stream == TEST else "validation"
+        empty = classes[int(np.argmin(left))]
+        raise InputError(
+            f"data: no picture of class {empty} is left to train on. Give more pictures, a larger "
+            f"data.train_limit or a smaller data.{key}."
+        )
+    return images.take(np.flatnonzero(kept)), images.take(drawn)

@@ -1,0 +1,60 @@
+"""Files out of a ZIP archive, by name: nothing else of it reaches the disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from famseg.config import InputError
+
+_MAX_BYTES = 2**30
+
+
+def unpack_files(archive: Path, names: Sequence[str], folder: Path) -> None:
+    """Unpack some files, each whole or not at all.
+
+    A file lies at the top of the archive or in one folder there; its name alone decides where it
+    goes, so that no path in the archive can lead elsewhere.
+
+    Args:
+        archive: The archive.
+        names: Names of the files.
+        folder: Where to; must exist. Files there of these names are replaced.
+
+    Raises:
+        InputError: If the archive is damaged, or a file is missing or too large.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            found = {
+                PurePosixPath(info.filename).name: info
+                for info in opened.infolist()
+                if len(PurePosixPath(info.filename).parts) <= 2 and not info.is_dir()
+            }
+            missing = [name for name in names if name not in found]
+            if missing:
+                raise InputError(f"{archive}: {', '.join(missing)}: not in the archive")
+            for name in names:
+                with opened.open(found[name]) as source:
+                    content = source.read(_MAX_BYTES + 1)
+                if len(content) > _MAX_BYTES:
+                    raise InputError(f"{archive}: {name}: has more than {_MAX_BYTES} bytes")
+                _write(folder / name, content)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{archive}: no ZIP archive, encrypted, cut short or damaged") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
