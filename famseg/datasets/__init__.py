@@ -1,4 +1,4 @@
-"""Skull volumes: phantoms, readers, preparation, splits, defects and data sets."""
+"""Skulls, pictures and texts: readers, synthetic stand-ins, splits and data sets."""
 
 import lazy_loader
 

@@ -1,3 +1,5 @@
+from ._augment import Augmentation as Augmentation
+from ._augment_config import AugmentConfig as AugmentConfig
 from ._cache import MaskCache as MaskCache
 from ._cache import default_cache_folder as default_cache_folder
 from ._config import DataConfig as DataConfig
@@ -22,11 +24,29 @@ from ._defects_region import WHERES as WHERES
 from ._defects_region import RegionDefect as RegionDefect
 from ._defects_region import SkullBreakDefect as SkullBreakDefect
 from ._defects_region import Where as Where
+from ._downloads import DOWNLOADS as DOWNLOADS
+from ._downloads import Download as Download
+from ._downloads import RemoteFile as RemoteFile
+from ._downloads import checksum_of as checksum_of
+from ._fetch import fetch as fetch
 from ._fixed_sets import FixedCase as FixedCase
 from ._fixed_sets import FixedSet as FixedSet
 from ._fixed_sets import read_fixed_set as read_fixed_set
 from ._fixed_write import FixedSetReport as FixedSetReport
 from ._fixed_write import write_fixed_set as write_fixed_set
+from ._images import Images as Images
+from ._images import ImageSplits as ImageSplits
+from ._images_config import Cifar10Data as Cifar10Data
+from ._images_config import Cifar100Data as Cifar100Data
+from ._images_config import FashionMnistData as FashionMnistData
+from ._images_config import ImageDataConfig as ImageDataConfig
+from ._images_config import ImageFolderData as ImageFolderData
+from ._images_config import SvhnData as SvhnData
+from ._images_config import SyntheticImageData as SyntheticImageData
+from ._images_set import ImageBatch as ImageBatch
+from ._images_set import ImageItem as ImageItem
+from ._images_set import ImageSet as ImageSet
+from ._images_split import limited as limited
 from ._inject import inject as inject
 from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
@@ -45,34 +65,65 @@ from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
 from ._split import split_subjects as split_subjects
 from ._split import strata_of as strata_of
+from ._text import TextSample as TextSample
+from ._text import TextSplits as TextSplits
+from ._text_config import GlueText as GlueText
+from ._text_config import JsonLinesText as JsonLinesText
+from ._text_config import SyntheticText as SyntheticText
+from ._text_config import TextDataConfig as TextDataConfig
+from ._text_config import TokensConfig as TokensConfig
+from ._text_set import PadBatch as PadBatch
+from ._text_set import TextBatch as TextBatch
+from ._text_set import TextItem as TextItem
+from ._text_set import TextSet as TextSet
+from ._text_set import Tokenizer as Tokenizer
 from ._transforms import VolumeReader as VolumeReader
+from ._unpack import unpack_files as unpack_files
 from ._volume import Volume as Volume
 from ._volume import read_volume as read_volume
 from ._volume import write_volume as write_volume
 
 __all__ = [
     "AREAS_CM2",
+    "DOWNLOADS",
     "WHERES",
+    "AugmentConfig",
+    "Augmentation",
     "BoxConfig",
     "BoxDefect",
+    "Cifar10Data",
+    "Cifar100Data",
     "DataConfig",
     "Defect",
     "DefectConfig",
     "DefectsConfig",
+    "Download",
     "EvaluationDefectConfig",
     "EvaluationSet",
+    "FashionMnistData",
     "FilesConfig",
     "FixedCase",
     "FixedSet",
     "FixedSetReport",
     "FolderData",
+    "GlueText",
+    "ImageBatch",
+    "ImageDataConfig",
+    "ImageFolderData",
+    "ImageItem",
+    "ImageSet",
+    "ImageSplits",
+    "Images",
     "Item",
+    "JsonLinesText",
     "MaskCache",
+    "PadBatch",
     "PhantomData",
     "PhantomParameters",
     "PreparedSkull",
     "RegionConfig",
     "RegionDefect",
+    "RemoteFile",
     "SkullBreakConfig",
     "SkullBreakDefect",
     "SkullSubject",
@@ -81,12 +132,26 @@ __all__ = [
     "SphereDefect",
     "SpheresConfig",
     "SpheresDefect",
+    "SvhnData",
+    "SyntheticImageData",
+    "SyntheticText",
+    "TextBatch",
+    "TextDataConfig",
+    "TextItem",
+    "TextSample",
+    "TextSet",
+    "TextSplits",
+    "Tokenizer",
+    "TokensConfig",
     "TrainingSet",
     "Volume",
     "VolumeReader",
     "Where",
+    "checksum_of",
     "default_cache_folder",
+    "fetch",
     "inject",
+    "limited",
     "mean_skull",
     "mean_skull_mask",
     "opening_area_cm2",
@@ -99,6 +164,7 @@ __all__ = [
     "scan_folder",
     "split_subjects",
     "strata_of",
+    "unpack_files",
     "write_fixed_set",
     "write_manifest",
     "write_volume",

@@ -1,13 +1,27 @@
 from . import statistics as statistics
+from ._calibration import Bin as Bin
+from ._calibration import Calibration as Calibration
+from ._calibration import calibration as calibration
 from ._cases import CaseRow as CaseRow
 from ._cases import case_scores as case_scores
 from ._cases import read_cases as read_cases
 from ._cases import write_cases as write_cases
+from ._classification import Logits as Logits
+from ._classification import classification_rows as classification_rows
+from ._classification import evaluate_classification as evaluate_classification
+from ._classification_picture import Answer as Answer
+from ._classification_picture import answers_picture as answers_picture
+from ._classification_picture import confusion_matrix as confusion_matrix
+from ._classification_summary import classification_metrics as classification_metrics
+from ._classification_summary import summarise_classes as summarise_classes
+from ._classification_table import classification_signs as classification_signs
+from ._classification_table import classification_table as classification_table
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
 from ._files import FilePair as FilePair
 from ._files import pair_files as pair_files
 from ._files import score_files as score_files
+from ._head import HeadMonitor as HeadMonitor
 from ._metrics import dice as dice
 from ._metrics import surface_scores as surface_scores
 from ._monai import SkullMetric as SkullMetric
@@ -33,19 +47,32 @@ from ._variance import variance_ratio as variance_ratio
 
 __all__ = [
     "SCORES",
+    "Answer",
+    "Bin",
+    "Calibration",
     "CaseRow",
     "Evaluation",
     "FilePair",
+    "HeadMonitor",
+    "Logits",
     "Scores",
     "SkullMetric",
     "SlicesCase",
     "VarianceRatio",
+    "answers_picture",
     "border_dice",
+    "calibration",
     "case_scores",
+    "classification_metrics",
+    "classification_rows",
+    "classification_signs",
+    "classification_table",
+    "confusion_matrix",
     "count_components",
     "dice",
     "dice_rows",
     "evaluate",
+    "evaluate_classification",
     "failure_signs",
     "flat_metrics",
     "pair_files",
@@ -58,6 +85,7 @@ __all__ = [
     "slices_picture",
     "statistics",
     "summarise",
+    "summarise_classes",
     "surface_roughness",
     "surface_scores",
     "table",

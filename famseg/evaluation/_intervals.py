@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -148,6 +149,7 @@ def bootstrap_interval(
                     (scores,),
                     function,
                     n_resamples=resamples,
+                    batch=batch_of(len(scores)),
                     confidence_level=confidence,
                     method=method,
                     vectorized=True,
@@ -157,6 +159,43 @@ def bootstrap_interval(
             if math.isfinite(low) and math.isfinite(high):
                 break
     return Interval(estimate, low, high, confidence, len(scores), int(lost.sum()))
+
+
+def batch_of(cases: int) -> int:
+    """Return how many resamples of so many cases are held at a time: 80 MB of numbers."""
+    return max(1, 10_000_000 // cases)
+
+
+def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    r"""Return a share with its score interval (Wilson 1927), which holds near 0 and 1 too.
+
+    The ends are the shares ``p`` with :math:`\lvert \hat p - p \rvert = z \sqrt{p (1 - p) / n}`.
+
+    Args:
+        successes: How many of the cases, right answers for example.
+        n: Number of cases, failed ones included.
+        confidence: Level of the interval.
+
+    Raises:
+        ValueError: If the numbers are no share, or ``confidence`` is not between 0 and 1.
+
+    Example:
+        >>> found = wilson_interval(8, 10)
+        >>> found.estimate, round(found.low, 3), round(found.high, 3)
+        (0.8, 0.49, 0.943)
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} of {n} is no share: give 0 to n successes of n > 0 cases.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}. Give 0.95.")
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share, shrink = successes / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends of the scale rounding would leave 1e-17 of what is 0.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Interval(share, low, high, confidence, n, 0)
 
 
 def table_row(

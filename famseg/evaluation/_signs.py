@@ -23,7 +23,7 @@ def failure_signs(
     history: History,
     *,
     weight: float,
-    variance_ratios: Mapping[str, float | None],
+    variance_ratios: Mapping[str, float | None] | None = None,
     key_metric: str = "dsc",
 ) -> list[str]:
     """Return one sentence for each known failure of flatness regularisation that shows.
@@ -31,7 +31,8 @@ def failure_signs(
     Args:
         history: One mapping an epoch, as in ``metrics.jsonl``.
         weight: lambda; without a penalty only overfitting and collapse are looked for.
-        variance_ratios: Output variance over truth variance of each test set.
+        variance_ratios: Output variance over truth variance of each test set; None where outputs
+            are no shapes.
         key_metric: Name of the validation metric.
 
     Returns:
@@ -43,7 +44,7 @@ def failure_signs(
         'penalty without effect: lambda * kappa is 0.02% of'
     """
     return [
-        *_collapse(variance_ratios, weight),
+        *_collapse(variance_ratios or {}, weight),
         *_stall(history, weight, key_metric),
         *(_cost(history) + _effect(history, weight) if weight > 0 else []),
     ]

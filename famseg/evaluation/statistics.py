@@ -10,7 +10,13 @@ new one of seed 0 at each call.
 """
 
 from famseg.evaluation._comparison import Comparison, compare
-from famseg.evaluation._intervals import Interval, bootstrap_interval, table_row, with_failures
+from famseg.evaluation._intervals import (
+    Interval,
+    bootstrap_interval,
+    table_row,
+    wilson_interval,
+    with_failures,
+)
 from famseg.evaluation._paired import (
     EffectSize,
     PairedTest,
@@ -32,5 +38,6 @@ __all__ = [
     "permutation_test",
     "table_row",
     "wilcoxon",
+    "wilson_interval",
     "with_failures",
 ]

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from famseg.config import InputError
-from famseg.flatness import FAM
+from famseg.flatness import FAM, Terms
 from famseg.objectives import (
+    CrossEntropyConfig,
     DiceCEConfig,
     DiceConfig,
     DiceFocalConfig,
@@ -114,3 +115,52 @@ def test_tversky_with_equal_halves_is_dice() -> None:
     logits = torch.randn(2, 1, 4, 4, 4)
     tversky = TverskyConfig(kind="tversky").build()(logits, truth)
     assert float(tversky) == pytest.approx(float(DiceConfig().build()(logits, truth)), rel=1e-4)
+
+
+class Summing(nn.Module):
+    """A network of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.head(left + right)
+        return outputs
+
+
+@pytest.mark.parametrize("kind", ["plain", "decay", "fam"])
+def test_every_objective_calls_its_network_alike(kind: str) -> None:
+    model, loss = Summing(), nn.CrossEntropyLoss()
+    terms = {
+        "plain": lambda: PlainLoss(model, loss=loss),
+        "decay": lambda: LayerDecay(model, layer="head", loss=loss, weight=0.1),
+        "fam": lambda: FAM(model, layer="head", loss=loss, weight=0.1),
+    }[kind]()
+    objective = Objective(terms, inputs="tokens")
+    left, right, label = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+
+    def run(inputs: object) -> Terms:
+        found: Terms = objective({"tokens": inputs, "label": label})
+        return found
+
+    by_name = run({"left": left, "right": right})
+    assert by_name.loss.item() == pytest.approx(loss(model(left, right), label).item())
+    for inputs in ((left, right), [left, right], {"right": right, "left": left}):
+        torch.testing.assert_close(run(inputs).total, by_name.total)
+
+
+def test_cross_entropy_is_that_of_torch_with_its_options() -> None:
+    logits, label = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    config = CrossEntropyConfig(label_smoothing=0.2, class_weights=[1.0, 2.0, 0.5])
+    expected = nn.functional.cross_entropy(
+        logits, label, weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.2
+    )
+    assert config.build(classes=3)(logits, label).item() == pytest.approx(expected.item())
+    assert type(CrossEntropyConfig().build(classes=3)) is nn.CrossEntropyLoss  # has a closed form
+
+
+def test_another_number_of_class_weights_is_refused() -> None:
+    with pytest.raises(InputError, match=r"loss\.class_weights: 2 weights for 3 classes"):
+        CrossEntropyConfig(class_weights=[1.0, 2.0]).build(classes=3)

@@ -1,0 +1,140 @@
+"""Augmentation and normalisation of whole batches of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from famseg.datasets._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
+from famseg.datasets._augment_random import below, random_bits
+
+# Which random number of a picture decides what: fixed, so that an option leaves the others alone.
+_DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _POLICY = range(6)
+
+
+class Augmentation:
+    """Bytes to normalised floats, changed at random, a whole batch at a time.
+
+    In this order: AutoAugment; a crop of the picture's own size out of the picture padded with
+    zeros (black); a flip of left and right in half of the draws; normalisation; cutout, a square
+    of zeros, which are the mean colour (DeVries & Taylor 2017: its centre lies anywhere, so that a
+    part may lie outside). What happens to a picture is a pure function of (seed, index), whatever
+    the batch it comes in, the device and the number of processes.
+
+    Args:
+        mean: Mean of each channel on the scale 0 to 1.
+        std: Standard deviation of each channel on the same scale.
+        seed: Seed, 0 or more.
+        crop: Pixels of padding on each side; 0 for no crop.
+        flip: Whether to flip.
+        autoaugment: Policy of AutoAugment, ``"none"`` for none.
+        cutout: Edge of the square in pixels; 0 for no cutout.
+
+    Raises:
+        ValueError: If the numbers do not fit together.
+
+    Example:
+        >>> augment = Augmentation(mean=[0.5], std=[0.25], seed=0)
+        >>> pictures = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+        >>> augment({"image": pictures, "index": torch.tensor([3])})["image"]
+        tensor([[[[-2.,  2.]]]])
+    """
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        crop: int = 0,
+        flip: bool = False,
+        autoaugment: Policy | Literal["none"] = "none",
+        cutout: int = 0,
+    ) -> None:
+        if len(mean) != len(std) or not len(mean) or min(std) <= 0:
+            raise ValueError(
+                f"mean and std need one value a channel, std above 0, got {list(mean)} and "
+                f"{list(std)}."
+            )
+        if min(seed, crop, cutout) < 0:
+            raise ValueError(
+                f"seed, crop and cutout must be 0 or more, got {seed}, {crop} and {cutout}."
+            )
+        self.seed = seed
+        self.crop = crop
+        self.flip = flip
+        self.cutout = cutout
+        self.policy: AutoAugment | None = None
+        if autoaugment != "none":
+            fill = [min(max(round(255 * value), 0), 255) for value in mean]
+            self.policy = AutoAugment(autoaugment, fill=fill)
+        self._middle = torch.tensor(mean, dtype=torch.float64).mul(255).float()[:, None, None]
+        self._scale = torch.tensor(std, dtype=torch.float64).mul(255).reciprocal()
+        self._scale = self._scale.float()[:, None, None]
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the batch with another ``image``: float32 of the same shape and device.
+
+        Args:
+            batch: ``image``: uint8, shape ``(n, c, h, w)``; ``index``: int64, shape ``(n,)``; what
+                else it holds stays.
+
+        Raises:
+            ValueError: If the pictures are not such bytes, or there is not one index a picture.
+        """
+        pictures, index = batch["image"].contiguous(), batch["index"]
+        self._check(pictures, index)
+        bits = random_bits(self.seed, index.to(pictures.device), _POLICY + POLICY_NUMBERS)
+        if self.policy is not None:
+            pictures = self.policy(pictures, bits[:, _POLICY:])
+        if self.crop or self.flip:
+            pictures = self._cropped(pictures, bits)
+        middle, scale = self._middle.to(pictures.device), self._scale.to(pictures.device)
+        result = pictures.float().sub_(middle).mul_(scale)
+        if self.cutout:
+            result.mul_(self._kept(result, bits))
+        return {**batch, "image": result}
+
+    def _cropped(self, pictures: Tensor, bits: Tensor) -> Tensor:
+        """Return crops out of the padded pictures, some of them flipped."""
+        n, c, h, w = pictures.shape
+        device = pictures.device
+        padded = F.pad(pictures, [self.crop] * 4)
+        down, right = (below(bits[:, k, None], 2 * self.crop + 1) for k in (_DOWN, _RIGHT))
+        rows = (down + torch.arange(h, device=device)) * padded.shape[3] + right
+        planes = torch.arange(n * c, device=device).view(n, c, 1) * padded[0, 0].numel()
+        starts = planes + rows[:, None]
+        if self.flip:
+            flipped = below(bits[:, _FLIP, None, None], 2)
+            starts += flipped * padded.numel()
+            padded = torch.stack((padded, padded.flip(3)))
+        # A row of the result is a run of bytes: taking runs is many times as fast as taking pixels.
+        runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))
+        return runs.index_select(0, starts.flatten()).view(n, c, h, w)
+
+    def _kept(self, pictures: Tensor, bits: Tensor) -> Tensor:
+        """Return 0 in the square and 1 around it, float32, shape ``(n, 1, h, w)``."""
+        n, _, h, w = pictures.shape
+        inside = []
+        for edge, number in ((h, _CUT_ROW), (w, _CUT_COLUMN)):
+            start = below(bits[:, number, None], edge) - self.cutout // 2
+            along = torch.arange(edge, device=pictures.device) - start
+            inside.append(((along >= 0) & (along < self.cutout)).float())
+        return (1 - inside[0][:, :, None] * inside[1][:, None, :]).view(n, 1, h, w)
+
+    def _check(self, pictures: Tensor, index: Tensor) -> None:
+        channels = len(self._middle)
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != channels:
+            raise ValueError(
+                f"image must be uint8 of shape (n, {channels}, h, w), got {pictures.dtype} of "
+                f"shape {tuple(pictures.shape)}."
+            )
+        if index.dtype != torch.int64 or index.shape != pictures.shape[:1]:
+            raise ValueError(
+                f"index must be int64 of shape ({len(pictures)},), got {index.dtype} of shape "
+                f"{tuple(index.shape)}."
+            )

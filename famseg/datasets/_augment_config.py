@@ -1,0 +1,60 @@
+"""Configuration section of the augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from famseg.config import InputError, Strict
+
+if TYPE_CHECKING:
+    from famseg.datasets._augment import Augmentation
+
+
+class AugmentConfig(Strict):
+    """What happens to training pictures, anew in each epoch, before they are normalised."""
+
+    crop: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="random crop of the picture padded by that many pixels of zeros; 0: none",
+    )
+    flip: bool = Field(False, description="flip left and right in half of the draws")
+    autoaugment: Literal["none", "cifar10", "svhn"] = Field(
+        "none", description="policy of AutoAugment (Cubuk et al. 2019), before all else"
+    )
+    cutout: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="edge in pixels of a square anywhere that is filled with the mean; 0: none",
+    )
+
+    def build(self, *, mean: Sequence[float], std: Sequence[float], seed: int) -> Augmentation:
+        """Return what turns a batch of bytes into normalised floats.
+
+        Args:
+            mean: Mean of each channel on the scale 0 to 1.
+            std: Standard deviation of each channel on the same scale.
+            seed: Decides, with the index of a picture, what happens to it.
+
+        Raises:
+            InputError: If the pictures have channels that AutoAugment is not made for.
+        """
+        from famseg.datasets._augment import Augmentation
+
+        try:
+            return Augmentation(
+                mean=mean,
+                std=std,
+                seed=seed,
+                crop=self.crop,
+                flip=self.flip,
+                autoaugment=self.autoaugment,
+                cutout=self.cutout,
+            )
+        except ValueError as error:
+            raise InputError(f"augment: {error}") from error

@@ -1,0 +1,191 @@
+"""Operations on batches of pictures that do, byte for byte, what Pillow's do on one.
+
+Pictures are uint8 of shape ``(n, c, h, w)`` throughout; a parameter is a tensor of shape ``(n,)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Geometric = Literal["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"]
+Matrix = tuple[float, float, float, float, float, float]
+
+_LEVELS = 256
+# Luma of ITU-R 601-2 in units of 2**-16, as Pillow's conversion to "L" has it.
+_LUMA = (19595, 38470, 7471)
+_FIXED = 16  # bits behind the point of Pillow's coordinates
+
+
+def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix:
+    """Return the map from a pixel of the result to one of the picture, as Pillow takes it.
+
+    Args:
+        operation: Shears turn on the upper left corner, rotations on the centre.
+        amount: Shear as a share, translation in pixels, rotation in degrees counterclockwise.
+        size: Height and width of the pictures.
+
+    Returns:
+        ``a, b, c, d, e, f`` of ``x' = a x + b y + c``, ``y' = d x + e y + f``.
+    """
+    if operation == "ShearX":
+        return (1, amount, 0, 0, 1, 0)
+    if operation == "ShearY":
+        return (1, 0, 0, amount, 1, 0)
+    if operation == "TranslateX":
+        return (1, 0, amount, 0, 1, 0)
+    if operation == "TranslateY":
+        return (1, 0, 0, 0, 1, amount)
+    cosine, sine = math.cos(math.radians(amount)), math.sin(math.radians(amount))
+    y, x = size[0] / 2, size[1] / 2
+    return (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
+
+
+def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
+    """Return, for each pixel of the result, which one of the picture is nearest.
+
+    The coordinates are Pillow's, rounded to 16 bits behind the point, so that ties fall alike.
+
+    Args:
+        affine: What `matrix` returns.
+        size: Height and width.
+
+    Returns:
+        int64, shape ``(h * w,)``: ``y * w + x``, or ``h * w`` outside the picture.
+    """
+    height, width = size
+    a, b, c, d, e, f = (math.floor(x * 2**_FIXED + 0.5) for x in _at_centres(affine))
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    x = a * columns + b * rows + c >> _FIXED
+    y = d * columns + e * rows + f >> _FIXED
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return torch.where(inside, y * width + x, height * width).flatten()
+
+
+def moved(pictures: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
+    """Return pictures put together from other pixels.
+
+    Args:
+        pictures: The pictures.
+        sources: What `source_pixels` returns, for each picture, shape ``(n, h * w)``.
+        fill: Colour outside the picture, uint8, shape ``(c,)``.
+    """
+    n, c, h, w = pictures.shape
+    flat = torch.cat((pictures.flatten(2), fill[:, None].expand(n, c, 1)), dim=2)
+    return flat.gather(2, sources[:, None].expand(n, c, h * w)).view(n, c, h, w)
+
+
+def solarize(pictures: Tensor, threshold: Tensor) -> Tensor:
+    """Invert all values from a threshold on, uint8; with 0 the whole picture."""
+    # 255 where the value reaches the threshold, else 0. On bytes torch has fast code for maximum
+    # and equality, not for ">=" and where.
+    reached = (torch.maximum(pictures, _each(threshold)) == pictures).view(torch.uint8).neg()
+    return pictures ^ reached
+
+
+def posterize(pictures: Tensor, mask: Tensor) -> Tensor:
+    """Keep the bits of a mask, uint8."""
+    return pictures & _each(mask)
+
+
+def brightness(pictures: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black: 0 gives black, 1 the picture."""
+    return _blend(pictures.new_zeros(()), pictures, factor)
+
+
+def contrast(pictures: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey: 0 gives grey, 1 the picture."""
+    grey = _grey(pictures).flatten(1)
+    n = grey.shape[1]
+    mean = (2 * grey.sum(1) + n) // (2 * n)  # in whole numbers, so that halves go up anywhere
+    return _blend(_each(mean), pictures, factor)
+
+
+def color(pictures: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey picture: 0 gives grey values, 1 the picture."""
+    return _blend(_grey(pictures)[:, None], pictures, factor)
+
+
+def sharpness(pictures: Tensor, factor: Tensor) -> Tensor:
+    """Blend with a smoothed picture: 0 gives that, 1 the picture, 2 a sharper one.
+
+    The outermost pixels have no smoothed value and stay.
+    """
+    wide = pictures.short()
+    rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
+    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    smooth = pictures.clone()
+    # The kernel has 5 in the middle, 1 around it, and is divided by 13.
+    mean = box.add_(wide[:, :, 1:-1, 1:-1], alpha=4).float().div_(13)
+    smooth[:, :, 1:-1, 1:-1] = _bytes(mean.add_(0.5))
+    return _blend(smooth, pictures, factor)
+
+
+def autocontrast(pictures: Tensor) -> Tensor:
+    """Stretch the values of each channel to 0 to 255."""
+    planes = pictures.flatten(2)
+    low, high = planes.amin(2, keepdim=True).double(), planes.amax(2, keepdim=True).double()
+    # 255.0 as a number would be multiplied by a rounded inverse, which Pillow does not do.
+    scale = high.new_tensor(255.0) / (high - low).clamp(min=1)
+    values = torch.arange(_LEVELS, device=pictures.device) * scale
+    table = (values + -low * scale).clamp(0, 255).to(torch.uint8)
+    return _looked_up(pictures, table, change=high > low)
+
+
+def equalize(pictures: Tensor) -> Tensor:
+    """Map the values of each channel so that they are spread evenly."""
+    planes = pictures.flatten(2).long()
+    n, c, _ = planes.shape
+    shifts = torch.arange(n * c, device=pictures.device).view(n, c, 1) * _LEVELS
+    counts = torch.bincount((planes + shifts).flatten(), minlength=n * c * _LEVELS)
+    counts = counts.view(n, c, _LEVELS)
+    sums = counts.cumsum(2)
+    # The highest value that occurs does not count: what lies below it is shared by 255 steps.
+    last = counts.gather(2, planes.amax(2, keepdim=True))
+    step = (sums[..., -1:] - last) // 255
+    change = step > 0
+    step = step.clamp(min=1)
+    # A quotient of doubles never rounds up to the next whole number, and is faster than "//".
+    table = ((sums - counts + step // 2).double() / step).int().clamp_(max=255).to(torch.uint8)
+    return _looked_up(pictures, table, change=change)
+
+
+def _at_centres(affine: Matrix) -> Matrix:
+    """Let a map start at the centre of the first pixel in place of its corner."""
+    a, b, c, d, e, f = affine
+    return (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    """Return the luma, uint8, shape ``(n, h, w)``; of one channel that channel."""
+    if pictures.shape[1] == 1:
+        return pictures[:, 0]
+    red, green, blue = pictures.int().unbind(1)
+    total = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    return (total + 0x8000 >> 16).to(torch.uint8)
+
+
+def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
+    """Return what lies at a factor on the way from start to end, cut off at 0 and 255."""
+    first = start.float()
+    way = end.float().sub_(first).mul_(_each(factor))
+    return _bytes(way.add_(first).clamp_(0, 255))
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """Cut off the fractions of values of 0 to 255."""
+    return values.int().to(torch.uint8)  # in two steps, for each of which torch has fast code
+
+
+def _looked_up(pictures: Tensor, table: Tensor, *, change: Tensor) -> Tensor:
+    """Map the values of each channel by a table ``(n, c, 256)``, where it is to change."""
+    same = torch.arange(_LEVELS, device=table.device, dtype=torch.uint8)
+    table = torch.where(change, table, same)
+    return table.gather(2, pictures.flatten(2).long()).view(pictures.shape)
+
+
+def _each(parameter: Tensor) -> Tensor:
+    return parameter[:, None, None, None]

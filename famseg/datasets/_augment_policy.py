@@ -1,0 +1,294 @@
+"""AutoAugment (Cubuk et al. 2019, arXiv 1805.09501) on batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from famseg.datasets import _augment_operations as operations
+from famseg.datasets._augment_operations import Geometric
+from famseg.datasets._augment_random import BITS, below, happens
+
+Policy = Literal["cifar10", "svhn"]
+Operation = Literal[
+    Geometric,
+    "Invert",
+    "Solarize",
+    "Posterize",
+    "Contrast",
+    "Color",
+    "Brightness",
+    "Sharpness",
+    "AutoContrast",
+    "Equalize",
+]
+Step = tuple[Operation, float, int]
+"""An operation, its probability, and its level of 0 to 9 (0 where it has none)."""
+
+POLICY_NUMBERS = 5
+"""How many random numbers a picture needs: which two steps, and for each whether and which sign."""
+
+# The two steps of each sub-policy, from the paper's appendix.
+POLICIES: dict[Policy, tuple[tuple[Step, Step], ...]] = {
+    "cifar10": (
+        (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+        (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+        (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+        (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+        (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+        (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+        (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+        (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+        (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+        (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+        (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+        (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+        (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+        (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+        (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+        (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+        (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+        (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+        (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+        (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+        (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+        (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+        (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+        (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+        (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+    ),
+    "svhn": (
+        (("ShearX", 0.9, 4), ("Invert", 0.2, 0)),
+        (("ShearY", 0.9, 8), ("Invert", 0.7, 0)),
+        (("Equalize", 0.6, 0), ("Solarize", 0.6, 6)),
+        (("Invert", 0.9, 0), ("Equalize", 0.6, 0)),
+        (("Equalize", 0.6, 0), ("Rotate", 0.9, 3)),
+        (("ShearX", 0.9, 4), ("AutoContrast", 0.8, 0)),
+        (("ShearY", 0.9, 8), ("Invert", 0.4, 0)),
+        (("ShearY", 0.9, 5), ("Solarize", 0.2, 6)),
+        (("Invert", 0.9, 0), ("AutoContrast", 0.8, 0)),
+        (("Equalize", 0.6, 0), ("Rotate", 0.9, 3)),
+        (("ShearX", 0.9, 4), ("Solarize", 0.3, 3)),
+        (("ShearY", 0.8, 8), ("Invert", 0.7, 0)),
+        (("Equalize", 0.9, 0), ("TranslateY", 0.6, 6)),
+        (("Invert", 0.9, 0), ("Equalize", 0.6, 0)),
+        (("Contrast", 0.3, 3), ("Rotate", 0.8, 4)),
+        (("Invert", 0.8, 0), ("TranslateY", 0.0, 2)),
+        (("ShearY", 0.7, 6), ("Solarize", 0.4, 8)),
+        (("Invert", 0.6, 0), ("Rotate", 0.8, 4)),
+        (("ShearY", 0.3, 7), ("TranslateX", 0.9, 3)),
+        (("ShearX", 0.1, 6), ("Invert", 0.6, 0)),
+        (("Solarize", 0.7, 2), ("TranslateY", 0.6, 7)),
+        (("ShearY", 0.8, 4), ("Invert", 0.8, 0)),
+        (("ShearX", 0.7, 9), ("TranslateY", 0.8, 3)),
+        (("ShearY", 0.8, 5), ("AutoContrast", 0.7, 0)),
+        (("ShearX", 0.7, 2), ("Invert", 0.1, 0)),
+    ),
+}
+
+_GEOMETRIC: tuple[Geometric, ...] = get_args(Geometric)
+_NOTHING, _MOVED = 0, 1
+# What is done together, numbered from 2; an inversion is a solarization from 0 on.
+_FAMILIES = (
+    "Solarize",
+    "Posterize",
+    "Contrast",
+    "Color",
+    "Brightness",
+    "Sharpness",
+    "AutoContrast",
+    "Equalize",
+)
+_SHEAR, _TRANSLATION, _ROTATION = 0.3, 10 / 32, 30.0
+
+
+class _Tables(NamedTuple):
+    """What the steps of a policy are, by (sub-policy, step), on one device for one size.
+
+    Attributes:
+        family: What is done, int64.
+        probability: float64.
+        number: The parameter, float32.
+        place: Which row of ``sources`` is that of a positive amount; the negative one follows.
+        sources: Pixels to take, int64, shape ``(places, h * w)``.
+    """
+
+    family: Tensor
+    probability: Tensor
+    number: Tensor
+    place: Tensor
+    sources: Tensor
+
+
+class AutoAugment:
+    """One of the policies that AutoAugment found, on batches of bytes.
+
+    A picture draws one of 25 sub-policies; each of its two steps happens with its own probability,
+    geometric ones with a random sign. Levels mean what they do in the authors' program: of 10, the
+    shear goes to 0.3, the rotation to 30 degrees, the translation to 10 pixels of 32 (the same
+    share of other edges), the blending factors from 0.1 to 1.9, the threshold from 256 to 0, and
+    posterizing leaves 4 to 0 bits. Pixels from outside the picture get the colour ``fill``.
+
+    Args:
+        policy: Which one.
+        fill: Colour for pixels from outside, one value a channel of 0 to 255.
+
+    Raises:
+        ValueError: If the pictures have neither one nor three channels.
+    """
+
+    def __init__(self, policy: Policy, *, fill: Sequence[int]) -> None:
+        if len(fill) not in (1, 3):
+            raise ValueError(
+                f"autoaugment needs pictures of 1 or 3 channels, these have {len(fill)}. Set "
+                "autoaugment to none."
+            )
+        self.policy = policy
+        self._fill = torch.tensor(fill, dtype=torch.uint8)
+        self._tables: dict[tuple[int, int, torch.device], _Tables] = {}
+
+    def __call__(self, pictures: Tensor, bits: Tensor) -> Tensor:
+        """Return changed pictures.
+
+        Args:
+            pictures: uint8, shape ``(n, c, h, w)``; they stay as they are.
+            bits: Random bits, shape ``(n, 5)``.
+        """
+        tables = self._tables_for(pictures)
+        chosen = below(bits[:, 0], len(POLICIES[self.policy]))
+        happen = happens(bits[:, 1::2], tables.probability[chosen])
+        family = torch.where(happen, tables.family[chosen], _NOTHING)
+        number = tables.number[chosen]
+        place = tables.place[chosen] + (bits[:, 2::2] >> BITS - 1)
+        now_at = torch.arange(len(pictures), device=pictures.device)
+        for step in range(2):
+            # Pictures that do the same come to lie side by side, so that they are a slice.
+            order = family[:, step].argsort(stable=True)
+            pictures = pictures.index_select(0, now_at[order])
+            now_at = order.argsort()
+            counts = torch.bincount(family[:, step], minlength=len(_FAMILIES) + 2).tolist()
+            self._change(pictures, counts, number[order, step], tables.sources, place[order, step])
+        return pictures.index_select(0, now_at)
+
+    def _change(
+        self,
+        pictures: Tensor,
+        counts: Sequence[int],
+        number: Tensor,
+        sources: Tensor,
+        place: Tensor,
+    ) -> None:
+        """Change pictures in place.
+
+        Args:
+            pictures: The pictures, sorted by what is done.
+            counts: How many there are of each family.
+            number: Parameters.
+            sources: Rows of pixels to take.
+            place: Which row is whose, for those that are moved.
+        """
+        start = 0
+        for what, count in enumerate(counts):
+            group = slice(start, start + count)
+            start += count
+            if what == _NOTHING or not count:
+                continue
+            if what == _MOVED:
+                taken = sources.index_select(0, place[group])
+                fill = self._fill.to(pictures.device)
+                pictures[group] = operations.moved(pictures[group], taken, fill)
+            else:
+                family = _FAMILIES[what - 2]
+                pictures[group] = _done(family, pictures[group], number[group])
+
+    def _tables_for(self, pictures: Tensor) -> _Tables:
+        height, width = pictures.shape[-2:]
+        key = (height, width, pictures.device)
+        if key not in self._tables:
+            tables = _tables(self.policy, (height, width))
+            self._tables[key] = _Tables(*(table.to(pictures.device) for table in tables))
+        return self._tables[key]
+
+
+def amount(operation: Geometric, level: int, size: tuple[int, int]) -> float:
+    """Return how far a geometric operation goes: a share, pixels or degrees.
+
+    Args:
+        operation: Which one.
+        level: 0 to 10.
+        size: Height and width of the pictures.
+
+    Example:
+        >>> amount("TranslateY", 7, (32, 32)), amount("Rotate", 3, (32, 32))
+        (7, 9)
+    """
+    if operation in ("ShearX", "ShearY"):
+        return level * _SHEAR / 10
+    if operation == "Rotate":
+        return int(level * _ROTATION / 10)
+    edge = size[0] if operation == "TranslateY" else size[1]
+    return int(level * _TRANSLATION * edge / 10)
+
+
+def parameter(operation: Operation, level: int) -> float:
+    """Return the number that another operation takes; 0 where it takes none.
+
+    Example:
+        >>> parameter("Solarize", 5), parameter("Posterize", 7), parameter("Color", 9)
+        (128, 192, 1.72)
+    """
+    if operation == "Solarize":
+        return 256 - int(level * 256 / 10)
+    if operation == "Posterize":
+        kept = 4 - int(level * 4 / 10)
+        return 256 - (1 << 8 - kept)
+    if operation in ("Contrast", "Color", "Brightness", "Sharpness"):
+        return 0.1 + level * 1.8 / 10
+    return 0
+
+
+def _tables(policy: Policy, size: tuple[int, int]) -> _Tables:
+    rows: dict[tuple[str, int], int] = {}
+    sources: list[Tensor] = []
+    family, probability, number, place = [], [], [], []
+    for operation, chance, level in (step for steps in POLICIES[policy] for step in steps):
+        probability.append(chance)
+        number.append(parameter(operation, level))
+        if operation in _GEOMETRIC and (operation, level) not in rows:
+            rows[operation, level] = len(sources)
+            far = amount(operation, level, size)
+            for signed in (far, -far):
+                affine = operations.matrix(operation, signed, size)
+                sources.append(operations.source_pixels(affine, size))
+        place.append(rows.get((operation, level), 0))
+        what = "Solarize" if operation == "Invert" else operation
+        family.append(_MOVED if operation in _GEOMETRIC else _FAMILIES.index(what) + 2)
+    return _Tables(
+        torch.tensor(family).view(-1, 2),
+        torch.tensor(probability, dtype=torch.float64).view(-1, 2),
+        torch.tensor(number, dtype=torch.float32).view(-1, 2),
+        torch.tensor(place).view(-1, 2),
+        torch.stack(sources),
+    )
+
+
+def _done(family: str, pictures: Tensor, number: Tensor) -> Tensor:
+    """Return pictures after an operation on their values."""
+    if family == "Solarize":
+        return operations.solarize(pictures, number.to(torch.uint8))
+    if family == "Posterize":
+        return operations.posterize(pictures, number.to(torch.uint8))
+    if family == "AutoContrast":
+        return operations.autocontrast(pictures)
+    if family == "Equalize":
+        return operations.equalize(pictures)
+    blends = {
+        "Contrast": operations.contrast,
+        "Color": operations.color,
+        "Brightness": operations.brightness,
+        "Sharpness": operations.sharpness,
+    }
+    return blends[family](pictures, number)

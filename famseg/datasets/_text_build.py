@@ -1,0 +1,173 @@
+"""From files or a seed to labelled texts in three splits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from famseg.config import InputError
+from famseg.datasets._images_split import TEST_LIMIT, TRAIN_LIMIT, VALIDATION, stratified
+from famseg.datasets._text import TextSample, TextSplits
+from famseg.datasets._text_read import FaultList, Format, Row, read_rows
+from famseg.datasets._text_synthetic import CLASSES, synthetic_samples
+
+_logger = logging.getLogger("famseg")
+
+_MOST_CLASSES = 1000  # with more different labels than that the column holds no classes
+
+
+def text_files(
+    train: Path,
+    test: Path,
+    *,
+    form: Format,
+    columns: Sequence[str],
+    label: str,
+    classes: Sequence[str] | None,
+    validation: float,
+    train_limit: int | None,
+    test_limit: int | None,
+    seed: int,
+) -> TextSplits:
+    """Read a training and a test file; hold out a share of the first for validation.
+
+    Args:
+        train: The training file.
+        test: The file that is scored at the end; it must have labels.
+        form: ``tsv`` or ``jsonl``, see `read_rows`.
+        columns: Columns, or keys, of the sentences: one or two.
+        label: Column, or key, of the label.
+        classes: The labels in the order of their numbers; None for those of the training file,
+            sorted.
+        validation: Share of the training file that chooses the best epoch, drawn class by class.
+        train_limit: Most samples to take of the training file, drawn class by class.
+        test_limit: The same of the test file.
+        seed: Decides what is drawn.
+
+    Raises:
+        InputError: With the faults of both files, a number of each.
+    """
+    rows: dict[Path, list[Row]] = {}
+    faults: list[str] = []
+    for path in (train, test):
+        try:
+            rows[path], found = read_rows(path, form=form, columns=columns, label=label)
+        except InputError as error:
+            faults += error.faults
+            continue
+        if not rows[path] and not found:
+            faults.append(f"{path}: has no samples. Give a file with one a line.")
+        faults += found
+    if train not in rows or (faults and classes is None):
+        raise InputError(*faults)
+    names = tuple(classes) if classes is not None else _classes(rows[train], train, label)
+    faults += [fault for path in rows for fault in _unknown_labels(rows[path], path, names)]
+    if faults:
+        raise InputError(*faults)
+    texts = TextSplits(
+        train=_drawn(_samples(rows[train], train, names, "train"), train_limit, seed, TRAIN_LIMIT),
+        validation=(),
+        test=_drawn(_samples(rows[test], test, names, "test"), test_limit, seed, TEST_LIMIT),
+        classes=names,
+    )
+    _warn_of_known(texts, test)
+    return _held_out(texts, validation, seed)
+
+
+def synthetic_text(*, train: int, test: int, validation: float, seed: int) -> TextSplits:
+    """Return the embedded task, see `synthetic_samples`.
+
+    Args:
+        train: Samples to learn from, those of the validation included.
+        test: Samples that are scored at the end.
+        validation: Share of ``train`` that chooses the best epoch.
+        seed: Decides sentences and splits.
+    """
+    texts = TextSplits(
+        train=synthetic_samples(train, seed=seed, split="train"),
+        validation=(),
+        test=synthetic_samples(test, seed=seed, split="test"),
+        classes=CLASSES,
+    )
+    return _held_out(texts, validation, seed)
+
+
+def _classes(rows: Sequence[Row], path: Path, label: str) -> tuple[str, ...]:
+    """Return the different labels: whole numbers by size, others by the alphabet."""
+    found = {row.label for row in rows}
+    if not 2 <= len(found) <= _MOST_CLASSES:
+        raise InputError(
+            f"{path}: {len(found)} different labels in {len(rows)} samples: {label!r} holds no "
+            "classes. Name the label with data.label, or list the classes in data.classes."
+        )
+    numbers = all(each.lstrip("-").isdecimal() for each in found)
+    return tuple(sorted(found, key=int) if numbers else sorted(found))
+
+
+def _unknown_labels(rows: Sequence[Row], path: Path, classes: Sequence[str]) -> FaultList:
+    faults = FaultList(path)
+    for row in rows:
+        if row.label not in classes:
+            faults.add(
+                row.line,
+                f"the label {row.label!r} is none of {', '.join(classes)}. Mend it, or list it in "
+                "data.classes.",
+            )
+    return faults
+
+
+def _samples(
+    rows: Sequence[Row], path: Path, classes: Sequence[str], split: str
+) -> list[TextSample]:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [
+        TextSample(
+            f"{split}-{number:05d}", row.sentences, numbers[row.label], f"{path.name}:{row.line}"
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def _drawn(
+    samples: Sequence[TextSample], count: int | None, seed: int, stream: int
+) -> Sequence[TextSample]:
+    """Return ``count`` of the samples, class by class, in the given order; all of them for None."""
+    if count is None or count >= len(samples):
+        return samples
+    labels = np.array([sample.label for sample in samples], dtype=np.int64)
+    return [samples[index] for index in stratified(labels, count, seed, stream).tolist()]
+
+
+def _held_out(texts: TextSplits, share: float, seed: int) -> TextSplits:
+    """Move a share of the training samples into the validation, drawn class by class."""
+    count = max(round(share * len(texts.train)), 1)
+    chosen = _drawn(texts.train, count, seed, VALIDATION)
+    names = {sample.name for sample in chosen}
+    train = [sample for sample in texts.train if sample.name not in names]
+    left = {sample.label for sample in train}
+    for number, name in enumerate(texts.classes):
+        if number not in left:
+            raise InputError(
+                f"data: no sample of class {name} is left to train on. Give more samples, a larger "
+                "data.train_limit or a smaller data.validation."
+            )
+    validation = [
+        replace(sample, name=sample.name.replace("train", "validation")) for sample in chosen
+    ]
+    return replace(texts, train=train, validation=validation)
+
+
+def _warn_of_known(texts: TextSplits, path: Path) -> None:
+    known = {sample.sentences for sample in texts.train}
+    count = sum(sample.sentences in known for sample in texts.test)
+    if count:
+        _logger.warning(
+            "%s: %d of %d samples are in the training file too: the test score is too good by them",
+            path,
+            count,
+            len(texts.test),
+        )

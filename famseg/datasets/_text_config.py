@@ -1,0 +1,162 @@
+"""Configuration sections of the texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from famseg.config import Strict
+
+if TYPE_CHECKING:
+    from famseg.datasets._text import TextSplits
+    from famseg.datasets._text_read import Format
+
+
+class TokensConfig(Strict):
+    """How sentences become batches of tokens."""
+
+    max_length: int = Field(
+        128,
+        ge=8,
+        description="most tokens of a sample; of a pair the longer sentence is cut first",
+    )
+    pad_to_multiple_of: int = Field(
+        1, ge=1, description="lengths of batches are rounded up to this; 8 suits GPUs"
+    )
+
+
+class _Data(Strict):
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="seed of what is drawn; another seed of the run keeps the splits",
+    )
+    validation: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training file that chooses the best epoch, drawn class by class",
+    )
+
+
+class SyntheticText(_Data):
+    """Embedded pairs of sentences: does the second one follow from the first?"""
+
+    kind: Literal["synthetic"] = "synthetic"
+    train: int = Field(1000, ge=8, le=1_000_000, description="samples, validation included")
+    test: int = Field(200, ge=2, le=1_000_000, description="samples scored at the end")
+
+    def build(self, seed: int) -> TextSplits:
+        """Return the sentences.
+
+        Args:
+            seed: Decides sentences and splits.
+        """
+        from famseg.datasets._text_build import synthetic_text
+
+        return synthetic_text(
+            train=self.train, test=self.test, validation=self.validation, seed=seed
+        )
+
+
+class _Files(_Data):
+    form: ClassVar[Format]
+    root: str = Field(min_length=1, description="folder of the files")
+    columns: tuple[str, ...] = Field(
+        ("sentence1", "sentence2"),
+        strict=False,
+        min_length=1,
+        max_length=2,
+        description="names of the sentence, or of the two sentences of a pair",
+    )
+    label: str = Field("label", min_length=1, description="name of the label")
+    classes: tuple[str, ...] | None = Field(
+        None,
+        strict=False,
+        min_length=2,
+        description="the labels in the order of their numbers; absent: those of the training "
+        "file, sorted",
+    )
+    train_limit: int | None = Field(
+        None, gt=1, description="most samples of the training file, drawn class by class"
+    )
+    test_limit: int | None = Field(
+        None, gt=0, description="most samples of the test file, drawn class by class"
+    )
+
+    def _build(self, train: str, test: str, seed: int) -> TextSplits:
+        from famseg.datasets._text_build import text_files
+
+        root = Path(self.root).expanduser()
+        return text_files(
+            root / train,
+            root / test,
+            form=self.form,
+            columns=self.columns,
+            label=self.label,
+            classes=self.classes,
+            validation=self.validation,
+            train_limit=self.train_limit,
+            test_limit=self.test_limit,
+            seed=seed,
+        )
+
+
+class GlueText(_Files):
+    """Tab-separated files as GLUE has them; their header names the columns."""
+
+    form = "tsv"
+    kind: Literal["glue"] = "glue"
+    train: str = Field("train.tsv", min_length=1, description="training file")
+    test: str = Field(
+        "dev.tsv",
+        min_length=1,
+        description="file scored at the end; the labels of GLUE's test.tsv are not public",
+    )
+
+    def build(self, seed: int) -> TextSplits:
+        """Read both files; their faults come in one error.
+
+        Args:
+            seed: Decides what is held out.
+        """
+        return self._build(self.train, self.test, seed)
+
+
+class JsonLinesText(_Files):
+    """Files with a JSON object a line."""
+
+    form = "jsonl"
+    kind: Literal["jsonl"]
+    train: str = Field("train.jsonl", min_length=1, description="training file")
+    test: str = Field("dev.jsonl", min_length=1, description="file scored at the end")
+
+    def build(self, seed: int) -> TextSplits:
+        """Read both files; their faults come in one error.
+
+        Args:
+            seed: Decides what is held out.
+        """
+        return self._build(self.train, self.test, seed)
+
+
+def _root_means_folder(data: object) -> object:
+    """Let ``data.root=FOLDER`` alone turn a configuration of embedded sentences into one of files.
+
+    The counts of embedded samples become limits, so that a short run stays one.
+    """
+    if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
+        return data
+    kept = {key: value for key, value in data.items() if key not in ("train", "test")}
+    limits = {f"{key}_limit": data[key] for key in ("train", "test") if key in data}
+    return {**limits, **kept, "kind": "glue"}
+
+
+TextDataConfig = Annotated[
+    SyntheticText | GlueText | JsonLinesText,
+    Field(discriminator="kind"),
+    BeforeValidator(_root_means_folder),
+]

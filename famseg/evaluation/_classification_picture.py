@@ -1,0 +1,184 @@
+"""Pictures of a classifier: reliability diagrams, confusion matrix, single answers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from famseg.evaluation._classification_summary import sets_of
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette: told apart with any colour vision.
+_BLUE, _SKY, _GREY = "#0072B2", "#9BCDEB", "#555555"
+_RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
+_INCHES, _DPI = 4.2, 100
+# With more classes than these, a matrix has no room for names, and none for numbers.
+_NAMED, _NUMBERED = 40, 12
+_TILE, _CAPTION = 96, 30
+
+
+def classification_picture(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], *, classes: Sequence[str]
+) -> bytes:
+    """Draw the reliability diagram of each set and the confusion matrix of the first one.
+
+    Args:
+        rows: As ``classification_rows`` makes them, with ``set`` added.
+        summary: The aggregates of them, see ``summarise_classes``.
+        classes: Names of the classes.
+
+    Returns:
+        The PNG file; the same bytes for the same rows.
+    """
+    sets = list(sets_of(summary))
+    figure = Figure(
+        figsize=((len(sets) + 1.25) * _INCHES, _INCHES), facecolor="white", layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(sets) + 1, width_ratios=[*[1] * len(sets), 1.25], squeeze=False)
+    for place, (name, part) in zip(axes[0], sets, strict=False):
+        _draw_reliability(place, name, part)
+    name = sets[0][0]
+    matrix = confusion_matrix([row for row in rows if row["set"] == name], len(classes))
+    _draw_confusion(axes[0, -1], name, matrix, sets[0][1]["per_class"])
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def confusion_matrix(rows: Sequence[Mapping[str, Any]], classes: int) -> npt.NDArray[np.int64]:
+    """Return how often each true class (row) got each answer (column), shape ``(classes,) * 2``.
+
+    A failed sample has no answer and is not in it.
+
+    Args:
+        rows: Rows with ``label`` and ``prediction``.
+        classes: Number of classes.
+
+    Example:
+        >>> confusion_matrix([{"label": 0, "prediction": 1}, {"label": 0, "prediction": -1}], 2)
+        array([[0, 1],
+               [0, 0]])
+    """
+    pairs = [(row["label"], row["prediction"]) for row in rows if row["prediction"] >= 0]
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    if pairs:
+        np.add.at(matrix, tuple(np.array(pairs).T), 1)
+    return matrix
+
+
+def _draw_reliability(axes: Axes, name: str, part: Mapping[str, Any]) -> None:
+    bins = [each for each in part["bins"] if each["n"]]
+    left, width = [each["low"] for each in bins], part["bins"][0]["high"]
+    accuracy = [each["accuracy"] for each in bins]
+    bars = {"width": width, "align": "edge"}
+    axes.bar(left, accuracy, color=_SKY, edgecolor="white", label="accuracy", **bars)
+    share = [each["n"] / part["n"] for each in bins]
+    axes.bar(left, share, color=_GREY, edgecolor="white", label="share of samples", **bars)
+    confidence = [each["confidence"] for each in bins]
+    axes.plot(confidence, accuracy, "o", color=_BLUE, markersize=4, label="accuracy, confidence")
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set_title(
+        f"{name}: n {part['n']}, accuracy {part['accuracy']['mean']:.3f}, ECE {part['ece']:.3f}",
+        fontsize=9,
+    )
+    axes.legend(loc="upper left", fontsize=7, frameon=False)
+
+
+def _draw_confusion(
+    axes: Axes, name: str, matrix: npt.NDArray[np.int64], per_class: Mapping[str, Any]
+) -> None:
+    # Of all samples of a class, failed ones too, so that the diagonal is its accuracy.
+    totals = np.array([max(1, each["n"]) for each in per_class.values()])
+    percent: Floats = 100 * matrix / totals[:, None]
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.set(xlabel="answer", ylabel="truth")
+    axes.set_title(f"{name}: answers in % of the samples of each class", fontsize=9)
+    size = len(matrix)
+    if size <= _NAMED:
+        fontsize = 7 if size <= _NUMBERED else 5
+        axes.set_xticks(range(size), list(per_class), rotation=90, fontsize=fontsize)
+        axes.set_yticks(range(size), list(per_class), fontsize=fontsize)
+    if size <= _NUMBERED:
+        middle = {"ha": "center", "va": "center", "fontsize": 6}
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            value = percent[row, column]
+            colour = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.0f}", color=colour, **middle)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One tile of ``answers_picture``.
+
+    Args:
+        pixels: The picture, uint8 of shape ``(c, h, w)``, c 1 or 3.
+        truth: Name of its class.
+        prediction: Name of the class that was answered.
+        confidence: Of the answer, from 0 to 1.
+    """
+
+    pixels: Pixels
+    truth: str
+    prediction: str
+    confidence: float
+
+
+def answers_picture(answers: Sequence[Answer], *, columns: int = 8) -> Pixels:
+    """Draw pictures with their answers: right ones with a blue frame, wrong ones with a red one.
+
+    Args:
+        answers: What to draw, at least one.
+        columns: Tiles a row.
+
+    Returns:
+        An RGB picture of shape ``(h, w, 3)``. Under each tile stand the answer with its confidence
+        in percent and, where it is wrong, the truth.
+
+    Raises:
+        ValueError: If there is no answer.
+    """
+    if not answers:
+        raise ValueError("there is no answer to draw: give at least one.")
+    height = -(-len(answers) // columns) * (_TILE + _CAPTION)
+    sheet = Image.new("RGB", (min(columns, len(answers)) * _TILE, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=11)
+    for number, answer in enumerate(answers):
+        row, column = divmod(number, columns)
+        x, y = column * _TILE, row * (_TILE + _CAPTION)
+        right = answer.prediction == answer.truth
+        colour = _RIGHT if right else _WRONG
+        draw.rectangle((x + 1, y + 1, x + _TILE - 2, y + _TILE - 2), fill=colour)
+        sheet.paste(_tile(answer.pixels, _TILE - 8), (x + 4, y + 4))
+        lines = [f"{answer.prediction} {100 * answer.confidence:.0f} %"]
+        lines += [] if right else [f"truth: {answer.truth}"]
+        for number_of_line, line in enumerate(lines):
+            text = _fitting(line, font, _TILE - 4)
+            draw.text((x + 3, y + _TILE + 14 * number_of_line), text, fill=colour, font=font)
+    return np.asarray(sheet)
+
+
+def _tile(pixels: Pixels, size: int) -> Image.Image:
+    channels = np.moveaxis(pixels, 0, -1)
+    picture = Image.fromarray(channels[..., 0] if channels.shape[-1] == 1 else channels)
+    return picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while font.getlength(text) > width and len(text) > 1:
+        text = text[:-1]
+    return text

@@ -1,0 +1,198 @@
+"""The result of a classifier in words: table and signs of failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from famseg.evaluation._classification_summary import GAP, MAJORITY, sets_of
+from famseg.evaluation._signs import History, failure_signs, penalty_effect_share
+
+# A training accuracy that is this much above the test accuracy is called overfitting.
+GAP_SIGN = 0.1
+# One class gives more than this share of the answers: the network answers one thing.
+ONE_ANSWER = 0.95
+# An expected calibration error from this on is said.
+ECE_SIGN = 0.1
+# A validation loss that ends this many times above its lowest value has risen.
+RISEN = 1.25
+# A penalty above this multiple of the loss outweighs it.
+OUTWEIGHS = 1.0
+
+# The table's rows: header, what stands in a cell.
+_ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("samples", lambda part: str(part["n"])),
+    ("accuracy", lambda part: _figures(part["accuracy"])),
+    ("error", lambda part: _figures(part["error"])),
+    ("balanced accuracy", lambda part: f"{part['balanced_accuracy']:.4f}"),
+    ("loss", lambda part: _figures(part["loss"])),
+    ("mean confidence", lambda part: f"{part['confidence']:.4f}"),
+    ("ECE, 15 bins", lambda part: f"{part['ece']:.4f}"),
+    ("failed", lambda part: str(part["failed"])),
+)
+
+
+def classification_table(summary: Mapping[str, Any]) -> str:
+    """Return the summary as plain text: a column for each set, the gap and the hardest classes.
+
+    Args:
+        summary: As ``evaluate_classification`` returns it.
+
+    Returns:
+        Means with 95 % intervals; without a newline at the end. Fits 88 columns for two sets.
+    """
+    sets = list(sets_of(summary))
+    lines = [["", *(name for name, _ in sets)]]
+    lines += [[header, *(cell(part) for _, part in sets)] for header, cell in _ROWS]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    if GAP in summary:
+        gap = summary[GAP]
+        text.append(f"accuracy, train minus test: {_signed(gap['accuracy'])}")
+        text.append(f"loss, test minus train: {_signed(gap['loss'])}")
+    if MAJORITY in summary:
+        majority = summary[MAJORITY]
+        text.append(f"always answering {majority['class']}: accuracy {majority['accuracy']:.4f}")
+    text += [f"{name}, lowest accuracy: {_lowest(part)}" for name, part in sets[:1]]
+    notes = ["in brackets 95 % intervals: Wilson's for shares, 1.96 standard errors for the loss"]
+    if any(part["failed"] for _, part in sets):
+        notes.append(
+            "failed: logits that are not finite; counted as wrong with confidence 1 and loss 87.34"
+        )
+    return "\n".join([*text, "", *notes])
+
+
+def classification_signs(
+    history: History,
+    summary: Mapping[str, Any],
+    *,
+    weight: float,
+    key_metric: str = "accuracy",
+) -> list[str]:
+    """Return one sentence for each known failure that shows in a classifier.
+
+    Args:
+        history: One mapping an epoch, as in ``metrics.jsonl``.
+        summary: As ``evaluate_classification`` returns it.
+        weight: lambda; 0 for a run without penalty.
+        key_metric: Name of the validation metric.
+
+    Returns:
+        Sentences with the numbers they rest on; empty if nothing shows.
+
+    Example:
+        >>> history = [{"epoch": 1, "train/loss": 0.5, "train/penalty": 0.0}]
+        >>> classification_signs(history, {}, weight=0.1)[0]
+        'penalty without effect: kappa was 0 throughout. The layer cannot matter for the loss, ...
+    """
+    return [
+        *_failed(summary),
+        *_no_better_than_one_answer(summary),
+        *_overfitting(summary),
+        *_calibration(summary),
+        *_rising_loss(history),
+        *_outweighed(history, summary, weight),
+        *failure_signs(history, weight=weight, key_metric=key_metric),
+    ]
+
+
+def _failed(summary: Mapping[str, Any]) -> Iterator[str]:
+    for name, part in sets_of(summary):
+        if part["failed"]:
+            yield (
+                f"{name}: {part['failed']} of {part['n']} samples have logits that are not finite; "
+                "they count as wrong. Lower the learning rate, or set training.clip_norm."
+            )
+
+
+def _no_better_than_one_answer(summary: Mapping[str, Any]) -> Iterator[str]:
+    if MAJORITY not in summary:
+        return
+    test, majority = summary["test"], summary[MAJORITY]
+    classes = test["per_class"]
+    most = max(classes, key=lambda name: classes[name]["predicted"])
+    share = classes[most]["predicted"] / test["n"]
+    if share > ONE_ANSWER and classes[most]["n"] / test["n"] < ONE_ANSWER:
+        yield (
+            f"collapse: {share:.0%} of the answers are {most}, which "
+            f"{classes[most]['n'] / test['n']:.0%} of the test samples are. Lower the learning "
+            "rate or lambda, or train longer."
+        )
+    elif test["accuracy"]["low"] <= majority["accuracy"]:
+        yield (
+            f"no better than one answer for all: test accuracy {_figures(test['accuracy'])}, "
+            f"always answering {majority['class']} has {majority['accuracy']:.4f}. Train longer, "
+            "or raise the learning rate."
+        )
+
+
+def _overfitting(summary: Mapping[str, Any]) -> Iterator[str]:
+    gap = summary[GAP]["accuracy"] if GAP in summary else None
+    if gap is not None and gap["mean"] >= GAP_SIGN and gap["low"] > 0:
+        train, test = (summary[name]["accuracy"]["mean"] for name in ("train", "test"))
+        yield (
+            f"overfitting: accuracy {train:.4f} on training samples, {test:.4f} on the test. More "
+            "data or augmentation, weight decay or a penalty may help."
+        )
+
+
+def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
+    test = summary.get("test")
+    if test is None or test["ece"] < ECE_SIGN:
+        return
+    # Few samples alone make an ECE; then the accuracy is as uncertain.
+    if test["accuracy"]["low"] <= test["confidence"] <= test["accuracy"]["high"]:
+        return
+    accuracy = test["accuracy"]["mean"]
+    too = "high" if test["confidence"] > accuracy else "low"
+    yield (
+        f"badly calibrated: mean confidence {test['confidence']:.4f} is too {too} for an accuracy "
+        f"of {accuracy:.4f} (ECE {test['ece']:.4f}). Do not read confidence as probability."
+    )
+
+
+def _rising_loss(history: History) -> Iterator[str]:
+    found = [(row["epoch"], row["val/loss"]) for row in history if row.get("val/loss") is not None]
+    losses = [float(loss) for _, loss in found if loss is not None]
+    if len(losses) < 4 or losses[-1] < RISEN * min(losses):
+        return
+    lowest = min(losses)
+    yield (
+        f"validation loss rises: from {lowest:.4f} in epoch "
+        f"{found[losses.index(lowest)][0]:.0f} to {losses[-1]:.4f} at the end. Wrong answers get "
+        "more confident; kappa falls with confidence alone, so compare it at equal loss."
+    )
+
+
+def _outweighed(history: History, summary: Mapping[str, Any], weight: float) -> Iterator[str]:
+    share = penalty_effect_share(history, weight) if weight > 0 else None
+    train = summary.get("train")
+    if share is None or share < OUTWEIGHS or train is None or train["accuracy"]["mean"] > 0.9:
+        return
+    yield (
+        f"over-regularised: lambda * kappa is {share:.0%} of the loss at the end of the training, "
+        f"and training samples reach an accuracy of {train['accuracy']['mean']:.4f} only. Lower "
+        "lambda."
+    )
+
+
+def _figures(figures: Mapping[str, float | None]) -> str:
+    text = f"{figures['mean']:.4f}"
+    if figures["low"] is not None:
+        text += f" [{figures['low']:.4f}, {figures['high']:.4f}]"
+    return text
+
+
+def _signed(figures: Mapping[str, float | None]) -> str:
+    text = f"{figures['mean']:+.4f}"
+    if figures["low"] is not None:
+        text += f" [{figures['low']:+.4f}, {figures['high']:+.4f}]"
+    return text
+
+
+def _lowest(part: Mapping[str, Any], count: int = 3) -> str:
+    found = [(each["accuracy"], name) for name, each in part["per_class"].items() if each["n"]]
+    chosen: Sequence[tuple[float, str]] = sorted(found)[:count]
+    return ", ".join(
+        f"{name} {accuracy:.3f} (n {part['per_class'][name]['n']})" for accuracy, name in chosen
+    )

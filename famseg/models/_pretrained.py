@@ -1,0 +1,143 @@
+"""Trained weights from a local file into a classifier."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from famseg.config import InputError
+from famseg.models._classifier import Classifier
+
+_logger = logging.getLogger("famseg")
+# Under these keys checkpoints keep their state dict; the last is that of a famseg run.
+_NESTED = ("state_dict", "model_state_dict", "model")
+_NEW = ("features.", "head.")
+_SHOWN = 3
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return trained weights by name; nothing in the file is run as code.
+
+    Args:
+        path: ``torch.save`` of a state dict, plain or under ``state_dict``, ``model_state_dict`` or
+            ``model``; or, by the suffix ``.safetensors``, a file of that format. The ``module.``
+            of DataParallel in front of the names is taken off.
+
+    Raises:
+        InputError: If the file is missing, unreadable or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file of weights. Check model.weights.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for key in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = isinstance(content, Mapping) and all(isinstance(x, Tensor) for x in content.values())
+    if not tensors or not content:
+        raise InputError(
+            f"{path}: holds no weights by name. Save model.state_dict() with torch.save."
+        )
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def load_weights(
+    model: Classifier,
+    weights: Mapping[str, Tensor],
+    *,
+    path: Path,
+    network: str,
+    rename: Mapping[str, str] | None = None,
+) -> None:
+    """Load trained weights; everything but the head must be there and fit.
+
+    A head of another shape, or none, leaves the new head as it is, together with the layer of
+    features before it; a line of the log says so.
+
+    Args:
+        model: The classifier, changed in place.
+        weights: What `read_weights` returns.
+        path: Where they come from, for messages.
+        network: What the network is called, for messages.
+        rename: Maps names of the weights to names in the model; others stay.
+
+    Raises:
+        InputError: If they are the weights of another network.
+    """
+    found = {(rename or {}).get(name, name): tensor for name, tensor in weights.items()}
+    own = model.state_dict()
+    new = [name for name in own if name.startswith(_NEW)]
+    fits = all(name in found and found[name].shape == own[name].shape for name in new)
+    if not fits:
+        _logger.info("%s", _replaced(path, found.get("head.weight"), model))
+        found = {name: x for name, x in found.items() if not name.startswith(_NEW)}
+    wanted = [name for name in own if fits or name not in new]
+    _check(found, own, wanted, path, network)
+    model.load_state_dict({**own, **found})
+
+
+def _read_torch(path: Path) -> Any:  # noqa: ANN401
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise InputError(
+            f"{path}: not readable as weights ({reason}). Save a plain state dict with "
+            "torch.save(model.state_dict(), path)."
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path}: reading .safetensors needs a package: pip install safetensors."
+        ) from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({error}).") from error
+
+
+def _replaced(path: Path, had: Tensor | None, model: Classifier) -> str:
+    head = model.head
+    there = "no head" if had is None else f"a head of {had.shape[0]} x {had.shape[1]}"
+    return (
+        f"{path} has {there}: the head of {head.out_features} classes x {head.in_features} "
+        "features starts anew."
+    )
+
+
+def _check(
+    found: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    wanted: Collection[str],
+    path: Path,
+    network: str,
+) -> None:
+    """Refuse weights of another network in one line."""
+    # Old files do not count batches; the count means nothing with a momentum.
+    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
+    unknown = [key for key in found if key not in own]
+    other = [
+        f"{key} {tuple(found[key].shape)} for {tuple(own[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != own[key].shape
+    ]
+    faults = [
+        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", other))
+        if keys
+    ]
+    if faults:
+        raise InputError(
+            f"{path}: not the weights of this {network}: of {len(wanted)} names "
+            f"{'; '.join(faults)}. Take the file of the same variant and number of channels."
+        )

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from famseg.config import InputError
+from famseg.models import ByteTokenizer, TinyBertConfig, TransformerConfig, check_tokens, tiny_bert
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
+CLASSES = ("yes", "no")
+TOKENS = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3)}
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A folder with a small BERT encoder, without a classifier, and its tokenizer."""
+    folder = tmp_path / "encoder"
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def section(path: object) -> TransformerConfig:
+    return TransformerConfig(path=str(path))
+
+
+def test_an_encoder_gets_a_classifier_of_its_seed(encoder: Path, caplog) -> None:
+    state = torch.get_rng_state()
+    with caplog.at_level(logging.INFO, "famseg"):
+        first = section(encoder).build(CLASSES, seed=3)
+    assert caplog.messages == [
+        f"{encoder}: not in the checkpoint, drawn with seed 3: classifier.bias, classifier.weight"
+    ]
+    again, other = (section(encoder).build(CLASSES, seed=seed) for seed in (3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    own = transformers.BertModel.from_pretrained(encoder).eval()
+    torch.testing.assert_close(
+        first.eval().features(**TOKENS), own(**TOKENS).pooler_output, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_classifier_of_as_many_classes_is_kept(encoder: Path, tmp_path: Path, caplog) -> None:
+    trained = section(encoder).build(CLASSES, seed=0).eval()
+    trained.half().save_pretrained(tmp_path / "trained")
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "famseg"):
+        back = section(tmp_path / "trained").build(CLASSES, seed=1).eval()
+        more = section(tmp_path / "trained").build(("a", "b", "c"), seed=1)
+    assert {weight.dtype for weight in back.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(back(**TOKENS), trained.float()(**TOKENS))
+    assert more.head.weight.shape == (3, 8)
+    assert len(caplog.messages) == 1  # of the three classes
+
+
+def test_pairs_become_tokens(encoder: Path) -> None:
+    tokenizer = section(encoder).tokenizer()
+    pair, long = tokenizer.encode([("a b", "c"), ("a a a a a a", "b b")], max_length=8)
+    assert pair == {"input_ids": [2, 5, 6, 3, 7, 3], "token_type_ids": [0, 0, 0, 0, 1, 1]}
+    assert long["input_ids"] == [2, 5, 5, 5, 3, 6, 6, 3]  # the longer sentence was cut
+    assert tokenizer.encode([("a",)], max_length=8)[0]["input_ids"] == [2, 5, 3]
+    assert tokenizer.padding == {"input_ids": 0, "token_type_ids": 0}
+
+
+def test_what_the_network_cannot_take_is_refused(encoder: Path) -> None:
+    network, tokenizer = section(encoder).build(CLASSES, seed=0), section(encoder).tokenizer()
+    check_tokens(network, tokenizer, max_length=16)
+    with pytest.raises(InputError, match=r"^tokens\.max_length: 17 tokens are more than the 16"):
+        check_tokens(network, tokenizer, max_length=17)
+    with pytest.raises(InputError, match=r"tokenizer has 259 tokens, the network knows 9: they"):
+        check_tokens(network, ByteTokenizer(), max_length=16)
+    tiny = tiny_bert(classes=CLASSES, layers=1, hidden=8, heads=2, dropout=0, seed=0)
+    with pytest.raises(InputError, match="600 tokens are more than the 512 that the network takes"):
+        check_tokens(tiny, ByteTokenizer(), max_length=600)
+    tiny.body.config.pad_token_id = None  # as in GPT-2's
+    with pytest.raises(InputError, match=r"config\.json has no pad_token_id, .* into it: 0\.$"):
+        check_tokens(tiny, ByteTokenizer(), max_length=16)
+
+
+def unlike(folder: Path) -> None:
+    settings(folder, hidden_size=12)
+
+
+def unknown(folder: Path) -> None:
+    settings(folder, model_type="martian")
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def without_settings(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (unlike, r"\d+ weights of the encoder are missing or of another shape \(bert\.embeddings"),
+        (unknown, r"cannot be loaded \(.*martian"),
+        (cut, r"cannot be loaded \("),
+        (without_weights, r"cannot be loaded \(.*no file named"),
+        (without_settings, r"has no config\.json\. Give a folder that holds config\.json, the"),
+    ],
+)
+def test_a_spoilt_folder_is_said_in_one_line(
+    encoder: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(encoder)
+    with pytest.raises(InputError, match=f"^model.path: {encoder}: {message}") as caught:
+        section(encoder).build(CLASSES, seed=0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_without_a_usable_tokenizer_is_refused(encoder: Path) -> None:
+    path = encoder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+    with pytest.raises(InputError, match="its tokenizer has no token for padding"):
+        section(encoder).tokenizer()
+    for each in (*encoder.glob("tokenizer*"), *encoder.glob("vocab*")):
+        each.unlink()
+    with pytest.raises(InputError, match=r"its tokenizer has no vocabulary\. Put the tokenizer's"):
+        section(encoder).tokenizer()
+
+
+def test_a_name_that_cannot_be_fetched_asks_for_a_folder(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = (
+        r"^model\.path: no/body: there is no such folder, and the Hugging Face hub does not give a "
+        r"model of this name \(.*offline mode.*\)\. Give a folder that holds config\.json"
+    )
+    for load in (section("no/body").tokenizer, lambda: section("no/body").build("ab", seed=0)):
+        with pytest.raises(InputError, match=message) as caught:
+            load()
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(InputError, match=r"no/such/folder: there is no such folder\. Give a"):
+        section("no/such/folder").tokenizer()
+
+
+def test_without_transformers_one_line_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for build in (
+        lambda: TinyBertConfig().build(CLASSES, seed=0),
+        lambda: section("x").build(CLASSES, seed=0),
+        section("x").tokenizer,
+    ):
+        with pytest.raises(InputError, match=r"^model: .*Run: pip install famseg\[language\]$"):
+            build()
+
+
+def test_a_configuration_is_read_without_transformers_and_torch() -> None:
+    code = (
+        "import sys; from famseg.config import load; load('smoke/rte_fam');"
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_width_that_heads_do_not_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="hidden 10 is no multiple of heads 4"):
+        TinyBertConfig(hidden=10)
+
+
+@pytest.mark.parametrize("model", [TinyBertConfig(), section("x")])
+def test_a_section_describes_its_fields_and_survives_its_own_output(model) -> None:
+    for name, field in type(model).model_fields.items():
+        assert field.description or name == "kind"
+    assert type(model).model_validate(model.model_dump(mode="json")) == model
