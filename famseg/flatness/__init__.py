@@ -5,6 +5,7 @@ total = objective(inputs, targets).total
 total.backward()
 """
 
+from famseg.flatness._arguments import call_model
 from famseg.flatness._bound import bounded
 from famseg.flatness._closed_form import (
     cross_entropy_flatness,
@@ -24,7 +25,6 @@ from famseg.flatness._errors import (
 from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer
-from famseg.flatness._pass import call_model
 from famseg.flatness._report import report
 from famseg.flatness._rescaling import rescaled, rescaled_layer
 from famseg.flatness._robustness import FeatureRobustness, feature_robustness

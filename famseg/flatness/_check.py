@@ -26,15 +26,16 @@ def check_count(name: str, value: object, *words: str) -> None:
 
 def check_model(model: nn.Module) -> None:
     """Refuse wrappers that must lie around the objective, and sharded parameters."""
-    if isinstance(model, DistributedDataParallel):
-        raise FlatnessError(
-            "the model is a DistributedDataParallel: wrap the objective instead, "
-            "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
-        )
     for name, module in model.named_modules():
-        # By name: importing either class takes a second, and whoever uses it has imported it.
-        names = {kind.__name__ for kind in type(module).__mro__}
-        if names & {"FullyShardedDataParallel", "FSDPModule"}:
+        # By name: importing some takes a second, and whoever uses one has imported it.
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if kinds & {"DistributedDataParallel", "DataParallel"}:
+            what = f"module {name!r} is" if name else "the model is"
+            raise FlatnessError(
+                f"{what} a {type(module).__name__}: wrap the objective instead, "
+                "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
+            )
+        if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
             raise FlatnessError(
                 f"module {name!r} is sharded (FSDP): a process holds a part of the weight only. "
                 "Use DistributedDataParallel(FAM(model, ...))."

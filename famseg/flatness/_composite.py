@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils import checkpoint
 
 from famseg.flatness import _composite_functions as own
+from famseg.flatness._checkpoint import computed_again
 
 _COMPOSITES: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (F.batch_norm, own.batch_norm),
@@ -88,7 +88,17 @@ def composites(active: Callable[[], bool]) -> Iterator[None]:
         ('MulBackward0', 'NativeLayerNormBackward0')
     """
     mode = _Composites(active)
-    with mode, _computed_again_alike(mode):
+
+    def begin() -> Callable[[], AbstractContextManager[None]]:
+        start = len(mode.asked)
+
+        def answered_alike() -> AbstractContextManager[None]:
+            answers = iter(mode.asked[start:])
+            return composites(lambda: next(answers, True))
+
+        return answered_alike
+
+    with mode, computed_again(begin):
         yield
 
 
@@ -124,29 +134,3 @@ class _Composites(TorchFunctionMode):
     def _asks(self) -> bool:
         self.asked.append(self._active())
         return self.asked[-1]
-
-
-@contextmanager
-def _computed_again_alike(mode: _Composites) -> Iterator[None]:
-    """Let checkpoints compute again what they computed under a mode, answer by answer.
-
-    A checkpoint runs its function a second time during backward, when the mode is long over, and
-    refuses what does not save the same tensors. Torch has no other place to tell it: the context
-    that ``checkpoint`` takes is its caller's.
-    """
-    original = checkpoint._checkpoint_without_reentrant_generator
-
-    def generator(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        start = len(mode.asked)
-
-        def again(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            answers = iter(mode.asked[start:])
-            with composites(lambda: next(answers, True)):
-                return function(*args, **kwargs)
-
-        return original(again, *args, **kwargs)
-
-    with ExitStack() as stack:
-        stack.callback(setattr, checkpoint, original.__name__, original)
-        setattr(checkpoint, original.__name__, generator)
-        yield

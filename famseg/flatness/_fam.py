@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from famseg.flatness._arguments import Inputs, Loss, differentiable_in, has_several
 from famseg.flatness._bound import BOUNDS, Bound, bounded
 from famseg.flatness._check import (
     check_choice,
@@ -28,12 +29,13 @@ from famseg.flatness._estimators import Draw, Gradient
 from famseg.flatness._factor import Quantity
 from famseg.flatness._layer import find_layer
 from famseg.flatness._operator import matrix_shape
-from famseg.flatness._pass import Inputs, Loss, Task, has_several
+from famseg.flatness._pass import Task
 from famseg.flatness._probes import Distribution, normals, part_of, position_generator, signs
 from famseg.flatness._settle import settle
 from famseg.flatness._state import evaluating, undone_on_error, untouched
 from famseg.flatness._step import noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
+from famseg.flatness._watch import eagerly
 
 _logger = logging.getLogger("famseg.flatness")
 
@@ -220,8 +222,11 @@ class FAM(nn.Module):
         Raises:
             LossError: If the loss is no scalar, or does not depend on the layer.
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
-                random state and position are then what they were before.
+                random state, generator and position are then what they were before.
         """
+        if torch.compiler.is_compiling():  # the objective itself: its passes cannot be traced
+            terms: Terms = eagerly(self.forward, inputs, targets)
+            return terms
         task = self._task()
         if not (self.training and torch.is_grad_enabled()):
             return _plain(task, inputs, targets)
@@ -230,7 +235,8 @@ class FAM(nn.Module):
             terms = _plain(task, inputs, targets)
         else:
             check_ddp()
-            with undone_on_error(self.model, task.device):
+            check_model(self)  # it may have been wrapped since
+            with undone_on_error(task.parts, task.device, self._generator):
                 terms = self._step(task, inputs, targets, step)
         self._position = step + 1
         return terms
@@ -238,8 +244,8 @@ class FAM(nn.Module):
     def measure(self, inputs: Inputs, targets: object) -> Measurement:
         """Measure the flatness on a whole batch, in evaluation mode and without a trace.
 
-        Parameters, their ``.grad``, buffers, training flags, random state and position are what
-        they were before. The result carries no graph and is not bounded. With
+        Parameters, their ``.grad``, buffers, training flags, random state, generator and position
+        are what they were before. The result carries no graph and is not bounded. With
         ``estimator="noise"`` it is the difference that noise of the size in training makes, whose
         bias is of the order of lambda.
 
@@ -253,14 +259,16 @@ class FAM(nn.Module):
         Raises:
             FlatnessError: As in `forward`.
         """
+        check_model(self)
         task = self._task()
         draw = self._draw("measure", self._position)
         with (
             evaluating(self),
-            untouched(self.model, task.device),
+            untouched(task.parts, task.device, self._generator),
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
+            inputs, targets = differentiable_in(inputs), differentiable_in(targets)
             plan = self._settle(task, inputs, targets)
             task = replace(task, eager=plan.eager)
             if plan.curvature == "noise":
@@ -389,7 +397,7 @@ class FAM(nn.Module):
     def _settle(self, task: Task, inputs: Inputs, targets: object) -> Plan:
         """The plan: made once, on the first batch that can tell, for each state of the model."""
         # Batch norm in evaluation mode is another tail than in training.
-        state = (*(module.training for module in self.model.modules()), has_several(inputs))
+        state = (*(module.training for module in self.modules()), has_several(inputs))
         if state in self._plans:
             chosen = self._plans[state]
         else:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from famseg.flatness._arguments import Loss
 from famseg.flatness._batches import samples_of
 from famseg.flatness._errors import FlatnessError, LossError
 from famseg.flatness._factor import Quantity
@@ -19,7 +20,7 @@ from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer, penalisable_layers
 from famseg.flatness._mean_hessian import Batch, mean_largest_eigenvalue
 from famseg.flatness._operator import Layer, matrix_shape
-from famseg.flatness._pass import Loss, Task, differentiable
+from famseg.flatness._pass import Task, differentiable
 from famseg.flatness._rescaling import rescaled_layer
 from famseg.flatness._rows import LayerRow, RescalingRow
 from famseg.flatness._spread import Value, combined

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._errors import LayerError, LossError
+from famseg.flatness._arguments import Inputs, Loss, call_model, rows_of, scalar, select
+from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._operator import Layer, channels
 from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
 from famseg.flatness._tail import check_operations, check_slopes, check_sole_use, norms_noted
 from famseg.flatness._watch import Care, Edit, Site, add_shift, leave, watched, without_autocast
-
-Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,11 @@ class Task:
     def device(self) -> torch.device:
         """Where the layers lie."""
         return next(iter(self.layers.values())).weight.device
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """What may hold buffers and modes: the model, and the loss where it is a module."""
+        return (self.model, self.loss) if isinstance(self.loss, nn.Module) else (self.model,)
 
     def predict(self, inputs: Inputs) -> object:
         """Return what the loss is given."""
@@ -74,6 +76,7 @@ class Recorded:
 
     Attributes:
         loss: The loss, in the caller's precision.
+        prediction: What the loss was given.
         sites: What the layers saw.
         inputs: The model's arguments.
         targets: Those of the loss.
@@ -81,6 +84,7 @@ class Recorded:
     """
 
     loss: Tensor
+    prediction: object
     sites: dict[str, Site]
     inputs: Inputs
     targets: object
@@ -114,8 +118,9 @@ def record(task: Task, inputs: Inputs, targets: object, *, edit: Edit = leave) -
         order.append(site.name)
         return edit(site)
 
-    loss, _, sites = task.run(inputs, targets, noting, care="none")
-    return Recorded(loss, {name: sites[name] for name in order}, inputs, targets, state)
+    loss, prediction, sites = task.run(inputs, targets, noting, care="none")
+    in_order = {name: sites[name] for name in order}
+    return Recorded(loss, prediction, in_order, inputs, targets, state)
 
 
 def replay(
@@ -158,7 +163,7 @@ def replay(
                 site.own = site.own + _along(bias, site.own, site.layer)
         return edit(site)
 
-    with untouched(task.model, task.device):
+    with untouched(task.parts, task.device):
         if part is None:
             set_random_state(recorded.state, task.device)
         with torch.set_grad_enabled(whole):
@@ -200,7 +205,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
     Raises:
         FlatnessError: If a layer, the loss or an operation after a layer cannot be penalised.
     """
-    with untouched(task.model, task.device), norms_noted(task.model, task.layers) as norms:
+    with untouched(task.parts, task.device), norms_noted(task.model, task.layers) as norms:
         loss, prediction, sites = task.run(inputs, targets, add_shift, care="derivatives")
     for site in sites.values():
         assert site.shift is not None  # noqa: S101 - add_shift set it
@@ -211,80 +216,6 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
     if derivatives:
         check_slopes(run)
     return run
-
-
-def call_model(model: nn.Module, inputs: Inputs) -> object:
-    """Call a model as `FAM` does.
-
-    Args:
-        model: The model.
-        inputs: One argument, a tuple or list of arguments, or a mapping of keywords.
-
-    Returns:
-        What the model returns.
-
-    Example:
-        >>> net = nn.Bilinear(1, 1, 1)
-        >>> one = torch.ones(2, 1)
-        >>> call_model(net, (one, one)).shape == call_model(net, {"input1": one, "input2": one}).shape
-        True
-    """
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
-def select(prediction: object, output: str | None) -> object:
-    """Return the part of a model's output that the loss takes."""
-    if output is None:
-        return prediction
-    if isinstance(prediction, Mapping) and output in prediction:
-        part: object = prediction[output]
-        return part
-    if not isinstance(prediction, Mapping) and hasattr(prediction, output):
-        return getattr(prediction, output)
-    has = f" It has {', '.join(map(repr, prediction))}." if isinstance(prediction, Mapping) else ""
-    raise LossError(f"the model's output, a {type(prediction).__name__}, has no {output!r}.{has}")
-
-
-def scalar(loss: object) -> Tensor:
-    """Return the loss, or say what is wrong with it."""
-    if not isinstance(loss, Tensor):
-        raise LossError(f"the loss must return a tensor, got {type(loss).__name__}.")
-    if loss.ndim != 0:
-        raise LossError(
-            f"the loss must be one scalar for the batch, got shape {tuple(loss.shape)}. "
-            'Use reduction="mean".'
-        )
-    return loss
-
-
-def rows_of(value: Any, part: Tensor | None, n: int) -> Any:  # noqa: ANN401
-    """Return the samples of a part in whatever holds them: tensors whose first dimension is n."""
-    if part is None:
-        return value
-    if isinstance(value, Tensor):
-        return value[part.to(value.device)] if value.ndim and len(value) == n else value
-    if isinstance(value, Mapping):
-        return {key: rows_of(item, part, n) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [rows_of(item, part, n) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
-
-
-def has_several(inputs: object) -> bool:
-    """Return whether the first tensor among the model's arguments holds more than one sample."""
-    if isinstance(inputs, Tensor):
-        return inputs.ndim == 0 or len(inputs) != 1
-    items: Iterable[object] = ()
-    if isinstance(inputs, Mapping):
-        items = inputs.values()
-    elif isinstance(inputs, tuple | list):
-        items = inputs
-    return next((has_several(item) for item in items if isinstance(item, Tensor)), True)
 
 
 def deviation(features: Tensor, layer: Layer) -> Tensor:

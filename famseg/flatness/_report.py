@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from famseg.flatness._arguments import Loss, differentiable_in
 from famseg.flatness._batches import Data, batches_of
 from famseg.flatness._check import check_choice, check_count
 from famseg.flatness._errors import LayerError
@@ -23,7 +24,7 @@ from famseg.flatness._layer_report import (
     plain_passes,
 )
 from famseg.flatness._operator import Layer
-from famseg.flatness._pass import Loss
+from famseg.flatness._pass import Task
 from famseg.flatness._rescaling import check_factor
 from famseg.flatness._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._state import evaluating, untouched
@@ -109,13 +110,15 @@ def report(
         model = model.module
     chosen = _chosen(model, layers)
     batches = batches_of(data)
-    work = Work(model, batches, loss, output, quantities, probes, seed, rescale)
+    task = Task(model, chosen, loss, output)
     with (
-        evaluating(model),
-        untouched(model, next(iter(chosen.values())).weight.device),
+        evaluating(*task.parts),
+        untouched(task.parts, task.device),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
+        batches = [(differentiable_in(x), differentiable_in(y)) for x, y in batches]
+        work = Work(model, batches, loss, output, quantities, probes, seed, rescale)
         loss_level, chosen = plain_passes(work, chosen)
         found = _measured(work, chosen, progress)
     return Report(

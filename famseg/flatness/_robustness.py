@@ -10,13 +10,14 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from famseg.flatness._arguments import Loss
 from famseg.flatness._batches import batches_of
 from famseg.flatness._check import check_choice, check_count, check_model
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer
 from famseg.flatness._mean_hessian import Batch
-from famseg.flatness._pass import Loss, Task
+from famseg.flatness._pass import Task
 from famseg.flatness._quantile import t_quantile
 from famseg.flatness._relative_noise import Kind, RelativeNoise
 from famseg.flatness._state import evaluating, untouched
@@ -162,7 +163,7 @@ def feature_robustness(
         else None
     )
     noise = RelativeNoise(found, delta, draws, kind, seed, antithetic=antithetic)
-    with evaluating(model), untouched(model, task.device):
+    with evaluating(*task.parts), untouched(task.parts, task.device):
         for inputs, targets in _batches(data):
             with torch.no_grad():
                 count, plain, rises = noise.rises(task, inputs, targets)

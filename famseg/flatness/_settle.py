@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimators import Pass
-from famseg.flatness._pass import Inputs, Recorded, Task, checked, record, replay
+from famseg.flatness._parts import is_mean_of_samples
+from famseg.flatness._pass import Task, checked, record
 from famseg.flatness._state import untouched
 from famseg.flatness._tail import check_slopes, cuts, samples_interact
 from famseg.flatness._watch import compiled_noted, without_autocast
@@ -54,14 +54,15 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
     facts = replace(facts, interact=interact, twice=twice)
     wanted = interact is not True and run.samples > 1 and request.samples != "all"
     if wanted or rough:
-        with untouched(task.model, task.device):
+        with untouched(task.parts, task.device):
             recorded = record(task, inputs, targets)
         first = recorded.first
         cut = cuts(recorded.loss, first.node, first.features)
-        additive = wanted and cut and _is_mean_of_samples(task, recorded)
+        additive = wanted and cut and is_mean_of_samples(task, recorded)
         facts = replace(facts, cut=cut, additive=additive)
         if request.estimator == "finite_difference":
-            check_differences(task, recorded, cut=cut)
+            with without_autocast(task.device.type):
+                check_differences(task, recorded, cut=cut)
     return plan(request, facts, eager=task.eager), interact is not None or run.samples == 1
 
 
@@ -87,17 +88,3 @@ def _interact(run: Pass, *, rough: bool) -> tuple[bool | None, bool]:
         if not rough:
             raise
         return True, False  # nothing is known: what holds in any case
-
-
-def _is_mean_of_samples(task: Task, recorded: Recorded) -> bool:
-    """Whether the losses of parts, run alone, average to the loss of the batch."""
-    n = len(recorded.first.features)
-    index = torch.arange(n, device=task.device)
-    parts = [index[k :: min(n, 4)] for k in range(min(n, 4))]
-    whole = replay(task, recorded, part=index).loss
-    try:
-        losses = [len(part) / n * replay(task, recorded, part=part).loss for part in parts]
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return False  # the model or the loss cannot take a part of these arguments
-    total = torch.stack(losses).sum()
-    return bool((total - whole).abs() <= 1e-4 * whole.abs() + 1e-12)

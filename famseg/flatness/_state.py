@@ -2,83 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-RandomState = tuple[Tensor, Tensor | None]
+
+class RandomState(NamedTuple):
+    """Global random state of all that a network may draw from.
+
+    Attributes:
+        cpu: That of torch on the CPU.
+        device: That of torch on a CUDA device.
+        python: That of the module ``random``.
+        numpy: That of ``numpy.random``, if anybody has imported it.
+    """
+
+    cpu: Tensor
+    device: Tensor | None
+    python: tuple[Any, ...]
+    numpy: Any
 
 
 def random_state(device: torch.device) -> RandomState:
     """Return the global random state of the CPU and, if it has one, of a device."""
     own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), own
+    numpy = sys.modules.get("numpy.random")
+    return RandomState(
+        torch.get_rng_state(), own, random.getstate(), numpy.get_state() if numpy else None
+    )
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
     """Set what `random_state` returned."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+    torch.set_rng_state(state.cpu)
+    if state.device is not None:
+        torch.cuda.set_rng_state(state.device, device)
+    random.setstate(state.python)
+    if state.numpy is not None:
+        sys.modules["numpy.random"].set_state(state.numpy)
+
+
+class _Snapshot:
+    """What passes may move: buffers of modules, global random state, a generator's state."""
+
+    def __init__(
+        self, parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None
+    ) -> None:
+        self._buffers = _copies(parts)
+        self._device, self._random = device, random_state(device)
+        self._generator = generator
+        self._drawn = None if generator is None else generator.get_state()
+
+    def put_back(self) -> None:
+        _put_back(self._buffers)
+        set_random_state(self._random, self._device)
+        if self._generator is not None and self._drawn is not None:
+            self._generator.set_state(self._drawn)
 
 
 @contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Afterwards the model's buffers and the global random state are what they were, bit by bit."""
-    with kept_buffers(model):
-        state = random_state(device)
-        try:
-            yield
-        finally:
-            set_random_state(state, device)
+def untouched(
+    parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None = None
+) -> Iterator[None]:
+    """Afterwards buffers, global random state and a generator are what they were, bit by bit.
+
+    Args:
+        parts: What holds the buffers: the model, and the loss where it is a module.
+        device: Where the model draws.
+        generator: A generator that the body may draw from.
+    """
+    snapshot = _Snapshot(parts, device, generator)
+    try:
+        yield
+    finally:
+        snapshot.put_back()
 
 
 @contextmanager
-def undone_on_error(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put buffers and random state back if, and only if, the body raises."""
-    buffers, state = _copies(model), random_state(device)
+def undone_on_error(
+    parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None = None
+) -> Iterator[None]:
+    """Put back what `untouched` does if, and only if, the body raises."""
+    snapshot = _Snapshot(parts, device, generator)
     try:
         yield
     except BaseException:
-        _put_back(buffers)
-        set_random_state(state, device)
+        snapshot.put_back()
         raise
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model's buffers are what they were, bit by bit."""
-    buffers = _copies(model)
+def evaluating(*parts: nn.Module) -> Iterator[None]:
+    """Put modules and all in them into evaluation mode; afterwards each has its own mode again."""
+    modes = {module: module.training for part in parts for module in part.modules()}
+    for part in parts:
+        part.eval()
     try:
         yield
     finally:
-        _put_back(buffers)
+        for module, mode in modes.items():
+            module.training = mode
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all in it into evaluation mode; afterwards each has its own mode again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def _copies(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+def _copies(parts: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
     return [
         (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
+        for part in parts
+        for module in part.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
 
 
-def _put_back(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
     for module, name, buffer, value in buffers:
         module._buffers[name] = buffer
         # Through .data, since a graph that is still to be differentiated may have saved the buffer,

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from famseg.flatness._arguments import Inputs, rows_of
 from famseg.flatness._choice import Plan
 from famseg.flatness._differences import difference, noisy
 from famseg.flatness._estimate import Rule, directions, estimate
 from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
+from famseg.flatness._parts import is_mean_of
 from famseg.flatness._pass import (
-    Inputs,
     Task,
     deviation,
     differentiable,
     record,
     replay,
-    rows_of,
     standardized,
     uses_of,
 )
@@ -49,7 +49,8 @@ def penalised(
         inputs: The model's arguments.
         targets: Those of the loss.
         draw: Draws probes.
-        choose: Chooses a part; ``None`` for the whole batch.
+        choose: Chooses a part; ``None`` for the whole batch. A batch whose loss is not the mean of
+            the part's and the rest's is taken whole.
         create_graph: Whether the flatness can be differentiated.
     """
     graph = create_graph and rule.gradient == "full"
@@ -59,6 +60,8 @@ def penalised(
         loss, n = recorded.loss, len(recorded.first.features)
         if choose is not None and plan.size(n) < n:
             part = choose(n, plan.size(n)).to(task.device)
+            if not is_mean_of(task, recorded, part):
+                part = None
         if plan.curvature == "finite_difference":
             uses = uses_of(task, recorded, part, standardize=rule.standardize)
             run = Pass(loss, None, uses)

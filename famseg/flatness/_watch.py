@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from famseg.flatness._checkpoint import computed_again
 from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
 from famseg.flatness._operator import Layer, Operator
@@ -98,8 +100,8 @@ def watched(
     Within it each layer's output goes through the edit. With care for ``"precision"`` the network
     from the first of the layers on runs in the precision of its weight (autocast ends there). With
     care for ``"derivatives"`` as well what torch differentiates wrongly there is replaced, see
-    `composites`. With ``as_written``
-    compiled modules run eagerly. All of it is undone on leaving, exceptions included.
+    `composites`. With ``as_written`` compiled modules run eagerly. All of it is undone on leaving,
+    exceptions included, and done again where a checkpoint computes a layer again.
     """
     sites = {name: Site(layer, name) for name, layer in layers.items()}
     device = next(iter(layers.values())).weight.device.type
@@ -113,9 +115,20 @@ def watched(
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
             stack.enter_context(composites(lambda: any(site.calls for site in sites.values())))
-        for site in sites.values():
-            _hook(stack, site, edit, island=device if island else None)
+        hooked = functools.partial(_hooked, edit=edit, island=device if island else None)
+        stack.enter_context(
+            computed_again(lambda: lambda: hooked([Site(layer, n) for n, layer in layers.items()]))
+        )
+        stack.enter_context(hooked(sites.values()))
         yield sites
+
+
+@contextmanager
+def _hooked(sites: Iterable[Site], *, edit: Edit, island: str | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        for site in sites:
+            _hook(stack, site, edit, island=island)
+        yield
 
 
 @contextmanager
@@ -185,6 +198,13 @@ def without_autocast(device: str) -> Iterator[None]:
         return
     with torch.autocast(device, enabled=False):
         yield
+
+
+def eagerly(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+    """Call a function as it is written, from code that ``torch.compile`` traces."""
+    import torch._dynamo  # takes seconds, and is there where anything is traced
+
+    return torch._dynamo.disable(function)(*args)  # type: ignore[no-untyped-call]
 
 
 def check_features(features: Tensor, layer: Layer, name: str) -> None:

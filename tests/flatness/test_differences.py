@@ -214,6 +214,16 @@ def test_noise_keeps_the_callers_precision_and_random_state():
     assert torch.equal(torch.get_rng_state(), wanted)
 
 
+@pytest.mark.parametrize("layer", ["0", "2"])
+def test_differences_settle_under_mixed_precision(net, layer):
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = (
+            objective(net.float(), e, layer=layer, samples="all")(INPUTS.float(), TARGETS).penalty
+            for e in ("finite_difference", "hutchinson")
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+
+
 def test_noise_needs_a_weight_to_measure(net):
     with pytest.raises(FlatnessError, match="needs a weight: noise of size"):
         noise(net, 0).measure(INPUTS, TARGETS)

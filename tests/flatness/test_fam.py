@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from famseg.flatness import FAM, FlatnessError, LayerError, LossError, bounded
+from famseg.flatness import (
+    FAM,
+    FlatnessError,
+    LayerError,
+    LossError,
+    bounded,
+    feature_robustness,
+    report,
+)
 
 
 def smooth(z, y):
@@ -167,7 +175,54 @@ def test_measure_leaves_no_trace(batch):
 def test_measure_works_in_inference_mode(net, batch):
     wanted = objective(net).measure(*batch)
     with torch.inference_mode():
-        assert torch.equal(objective(net).measure(*batch).kappa, wanted.kappa)
+        made_there = tuple(tensor.clone() for tensor in batch)
+        for data in (batch, made_there):
+            assert torch.equal(objective(net).measure(*data).kappa, wanted.kappa)
+
+
+def test_measure_and_a_failed_step_leave_the_generator(net, batch):
+    generator = torch.Generator().manual_seed(3)
+    failing = []
+
+    def loss(z, y):
+        if failing and failing.pop():
+            raise ArithmeticError("the user's own")
+        return smooth(z, y)
+
+    fam = objective(net, loss=loss, generator=generator, estimator="finite_difference")
+    fam(*batch)
+    before = generator.get_state()
+    fam.measure(*batch)
+    assert torch.equal(generator.get_state(), before)
+    failing += [True, False]  # the second pass of the step, after its probes were drawn
+    with pytest.raises(ArithmeticError):
+        fam(*batch)
+    assert torch.equal(generator.get_state(), before)
+
+
+class Remembering(nn.Module):
+    """A loss with buffers and modes of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3).double()
+
+    def forward(self, z, y):
+        return smooth(z + 0.1 * self.norm(z), y)
+
+
+def test_a_loss_with_buffers_moves_them_once_a_step_and_never_when_measured(net, batch):
+    loss = Remembering()
+    fam = objective(net, loss=loss, probe_per="batch")
+    for count in (1, 2):
+        fam(*batch)
+        assert loss.norm.num_batches_tracked == count
+    before = copy.deepcopy(loss.state_dict())
+    fam.measure(*batch)
+    feature_robustness(net, "2", batch, 0.1, loss=loss, draws=2)
+    report(net, batch, loss, layers=["2"])
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+    assert loss.norm.training
 
 
 @pytest.mark.parametrize("options", [{"estimator": "exact"}, {"probe_per": "batch"}])
@@ -431,7 +486,33 @@ def test_a_weight_tied_later_is_noticed():
         fam(torch.ones(2, 3), torch.ones(2, 3))
 
 
-def test_a_wrapped_model_is_refused(net, monkeypatch):
-    monkeypatch.setattr(DistributedDataParallel, "__init__", lambda self: nn.Module.__init__(self))
-    with pytest.raises(FlatnessError, match="wrap the objective instead"):
-        objective(DistributedDataParallel())
+@pytest.mark.parametrize("kind", [DistributedDataParallel, nn.DataParallel])
+def test_a_wrapped_model_is_refused(monkeypatch, kind):
+    monkeypatch.setattr(kind, "__init__", lambda self: nn.Module.__init__(self))
+    with pytest.raises(FlatnessError, match=r"the model is a \w+Parallel: wrap the objective inst"):
+        objective(kind())
+    with pytest.raises(FlatnessError, match=r"module '1' is a \w+Parallel: wrap the objective"):
+        objective(nn.Sequential(nn.Linear(4, 3), kind()), layer="0")
+
+
+def test_an_objective_that_was_sharded_later_is_refused(net, batch):
+    fam = objective(net)
+
+    class FSDPModule:
+        """Told by its name: ``fully_shard`` changes the class of what it is given."""
+
+    fam.__class__ = type("FSDPFAM", (FSDPModule, FAM), {})
+    for call in (fam, fam.measure):
+        with pytest.raises(FlatnessError, match=r"module '' is sharded \(FSDP\)"):
+            call(*batch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_objective_runs_as_written(net, batch):
+    wanted = objective(net)(*batch)
+    compiled = torch.compile(objective(net, every=2), backend="aot_eager")
+    terms = [compiled(*batch) for _ in range(3)]
+    assert [t.penalty is None for t in terms] == [False, True, False]
+    assert torch.equal(terms[0].penalty, wanted.penalty)
+    assert torch.equal(terms[0].loss, wanted.loss)

@@ -112,6 +112,46 @@ def test_a_loss_that_is_no_mean_over_samples_needs_the_whole_batch(net, change, 
         objective(model, samples=2, **options)(INPUTS, TARGETS)
 
 
+@pytest.mark.parametrize("samples", ["auto", 2])
+@pytest.mark.parametrize(
+    ("loss", "first", "later"),
+    [
+        (nn.CrossEntropyLoss(), TARGETS, TARGETS.where(TARGETS < 2, -100)),
+        (weighted(), torch.zeros_like(TARGETS), TARGETS),
+        (nn.CrossEntropyLoss(), TARGETS, TARGETS.where(torch.arange(8) == 3, -100)),
+    ],
+    ids=["ignored", "class weights", "all but one ignored"],
+)
+def test_a_batch_whose_loss_is_no_mean_is_taken_whole(net, loss, first, later, samples):
+    """The plan was made on a batch of which a part would do, and here it would be biased."""
+    fam = objective(net, loss=loss, samples=samples, estimator="columns")
+    assert "quarter" in fam.explain() or fam(INPUTS, first).penalty is not None
+    assert fam._plan.size(8) == 2
+    whole = objective(net, loss=loss, samples="all", estimator="columns")
+    for _ in range(3):
+        torch.testing.assert_close(fam(INPUTS, later).penalty, whole(INPUTS, later).penalty)
+    assert fam(INPUTS, first).penalty != whole(INPUTS, first).penalty
+
+
+class Opaque:
+    """An output that cannot be cut into samples."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_an_output_that_cannot_be_cut_needs_the_whole_batch(net):
+    model = nn.Sequential(*net, Wrap())
+    fam = objective(model, loss=lambda out, y: smooth(out.logits, y), estimator="columns")
+    fam(INPUTS, TARGETS)
+    assert "quarter" not in fam.explain()
+
+
+class Wrap(nn.Module):
+    def forward(self, z):
+        return Opaque(z)
+
+
 def test_probes_for_the_batch_need_the_whole_batch(net):
     with pytest.raises(NotApplicableError, match=r"belongs to the whole batch \(batch_probes"):
         objective(net, samples=2, estimator="hutchinson", probe_per="batch")(INPUTS, TARGETS)
