@@ -3,7 +3,7 @@
 python benchmarks/classification_study.py DATA --out docs/results/classification.md
 
 DATA holds the folders cifar10, cifar100, svhn and fashionmnist in their original formats. Trains
-each of configs/study with each method and seed by ``famseg train``, about a minute of one core a
+each of configs/study with each method and seed by ``famseg train``, about half a minute of one core a
 run; what is finished is kept, so the same command goes on where it stopped. Nothing is chosen by
 the test: settings and lambdas were fixed before the first run.
 """
@@ -105,12 +105,12 @@ Written by `benchmarks/classification_study.py` from trained runs:
 
 {known}
 
-A network of 65 thousand parameters, six epochs on at most 10,000 real pictures, {seeds} seeds;
+A network of 65 thousand parameters, four epochs on at most 10,000 real pictures, {seeds} seeds;
 the configurations are in [configs/study](../../configs/study), `study/<data set>.yaml` with
 
 {methods}
 
-The best of six epochs is chosen on a tenth of the training pictures; the test chooses nothing.
+The best of four epochs is chosen on a tenth of the training pictures; the test chooses nothing.
 kappa is that of the head (`normalize: none`). With {seeds} seeds no paired test over seeds can fall
 below p = {2 / 2**seeds:g}; the tests over pictures speak of new pictures for these very networks.
 
