@@ -3,8 +3,8 @@
 python benchmarks/classification_study.py DATA --out docs/results/classification.md
 
 DATA holds the folders cifar10, cifar100, svhn and fashionmnist in their original formats. Trains
-each of configs/study with each method and seed by ``famseg train``, about half a minute of one core a
-run; what is finished is kept, so the same command goes on where it stopped. Nothing is chosen by
+each of configs/study with each method and seed by ``famseg train``, about half a minute of one core
+a run; what is finished is kept, so the same command goes on where it stopped. Nothing is chosen by
 the test: settings and lambdas were fixed before the first run.
 """
 
