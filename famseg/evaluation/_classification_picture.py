@@ -113,7 +113,7 @@ def _draw_confusion(
         axes.set_xticks(range(size), list(per_class), rotation=90, fontsize=fontsize)
         axes.set_yticks(range(size), list(per_class), fontsize=fontsize)
     if size <= _NUMBERED:
-        middle = {"ha": "center", "va": "center", "fontsize": 6}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
         for row, column in zip(*np.nonzero(matrix), strict=True):
             value = percent[row, column]
             colour = "white" if value > 50 else "black"

@@ -184,7 +184,7 @@ def _from(path: str, revision: str | None, load: Callable[..., T]) -> T:
         raise InputError(f"model.path: {path}: there is no such folder. Give {_FOLDER}.")
     try:
         return load(path, revision=revision, local_files_only=True)
-    except OSError:  # not, or not wholly, in the cache
+    except _faults():  # not, or not wholly, in the cache
         _ask_hub(path, revision)
     return _loaded(path, lambda: load(path, revision=revision))
 
@@ -205,12 +205,17 @@ def _ask_hub(name: str, revision: str | None) -> None:
         ) from error
 
 
-def _loaded(path: str, load: Callable[[], T]) -> T:
+def _faults() -> tuple[type[Exception], ...]:
+    """Return what transformers raises on files that are missing, broken or of another kind."""
     from safetensors import SafetensorError
 
+    return OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError
+
+
+def _loaded(path: str, load: Callable[[], T]) -> T:
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except _faults() as error:
         raise InputError(
             f"model.path: {path}: cannot be loaded ({_first_line(error)}). Give {_FOLDER}."
         ) from error
