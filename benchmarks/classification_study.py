@@ -117,8 +117,9 @@ the configurations are in [configs/study](../../configs/study), `study/<data set
 {methods}
 
 The best of four epochs is chosen on a tenth of the training pictures; the test chooses nothing.
-lambda is for kappa over the 64 features of the head, as in the authors' code. With {seeds} seeds no paired test over seeds can fall
-below p = {2 / 2**seeds:g}; the tests over pictures speak of new pictures for these very networks.
+lambda is for kappa over the 64 features of the head, as in the authors' code. With {seeds} seeds no
+paired test over seeds can fall below p = {2 / 2**seeds:g}; the tests over pictures speak of new
+pictures for these very networks.
 
 {chr(10).join(parts)}
 """

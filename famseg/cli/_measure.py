@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def measure(
             raise RunError("no layer could be measured; the table says why.")
 
 
-measure.__doc__ = f"{measure.__doc__}\n{EXAMPLES}"
+measure.__doc__ = f"{inspect.cleandoc(measure.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _check_split(split: str) -> None:

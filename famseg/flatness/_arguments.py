@@ -25,6 +25,7 @@ def call_model(model: nn.Module, inputs: Inputs) -> object:
         What the model returns.
 
     Example:
+        >>> import torch
         >>> net = nn.Bilinear(1, 1, 1)
         >>> one = torch.ones(2, 1)
         >>> named = {"input1": one, "input2": one}

@@ -30,9 +30,9 @@ def check_model(model: nn.Module) -> None:
         # By name: importing some takes a second, and whoever uses one has imported it.
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if kinds & {"DistributedDataParallel", "DataParallel"}:
-            what = f"module {name!r} is" if name else "the model is"
+            what = f"module {name!r} is a" if name else "the model is a"
             raise FlatnessError(
-                f"{what} a {type(module).__name__}: wrap the objective instead, "
+                f"{what} {type(module).__name__}: wrap the objective instead, "
                 "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
             )
         if kinds & {"FullyShardedDataParallel", "FSDPModule"}:

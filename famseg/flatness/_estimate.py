@@ -91,6 +91,7 @@ def estimate(
         use = uses[one.name]
         if rule.gradient == "weights_only":
             use = use.with_constant_features()
+        _check_unchanged(one, use)
         if one.method in ("sample_probes", "batch_probes"):
             probed.append((one, use))
         elif one.method == "closed_form":
@@ -145,6 +146,17 @@ def _probed(
             )
         )
     return found
+
+
+def _check_unchanged(one: LayerPlan, use: Use) -> None:
+    """Refuse a batch on which the layer is not used as on the one that the plan was made on."""
+    closed = one.method == "closed_form"
+    if (closed and not use.is_output) or (closed or one.method == "columns") > use.operator.single:
+        raise NotApplicableError(
+            f"layer {use.name!r} is penalised by {one.method}, which held on an earlier batch: its "
+            f"input now has shape {tuple(use.features.shape)}, or its output is not what the loss "
+            'gets. Use estimator="hutchinson", which holds for both.'
+        )
 
 
 def _closed(rule: Rule, use: Use, targets: object) -> Tensor:

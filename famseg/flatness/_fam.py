@@ -188,6 +188,7 @@ class FAM(nn.Module):
         self._generator = generator
         self._position, self._stream = 0, 0
         self._plan: Plan | None = None
+        self._planned: tuple[Request, Loss] | None = None
         # Plans, by the training flags of the modules and by whether a batch has several samples.
         self._plans: dict[tuple[bool, ...], Plan] = {}
 
@@ -396,20 +397,23 @@ class FAM(nn.Module):
 
     def _settle(self, task: Task, inputs: Inputs, targets: object) -> Plan:
         """The plan: made once, on the first batch that can tell, for each state of the model."""
+        request = Request(
+            self.estimator,
+            self.quantity,
+            self._rule.closed_form is not None,
+            self.probes,
+            self.probe_per,
+            self.every,
+            self.samples,
+        )
         # Batch norm in evaluation mode is another tail than in training.
         state = (*(module.training for module in self.modules()), has_several(inputs))
+        if (request, self.loss) != self._planned:
+            self._planned = request, self.loss
+            self._plans.clear()
         if state in self._plans:
             chosen = self._plans[state]
         else:
-            request = Request(
-                self.estimator,
-                self.quantity,
-                self._rule.closed_form is not None,
-                self.probes,
-                self.probe_per,
-                self.every,
-                self.samples,
-            )
             chosen, final = settle(task, request, inputs, targets)
             if final:
                 self._plans[state] = chosen

@@ -117,7 +117,7 @@ def report(
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        batches = [(differentiable_in(x), differentiable_in(y)) for x, y in batches]
+        batches = [differentiable_in(batch) for batch in batches]
         work = Work(model, batches, loss, output, quantities, probes, seed, rescale)
         loss_level, chosen = plain_passes(work, chosen)
         found = _measured(work, chosen, progress)

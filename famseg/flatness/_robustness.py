@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Loss
+from famseg.flatness._arguments import Loss, differentiable_in
 from famseg.flatness._batches import batches_of
 from famseg.flatness._check import check_choice, check_count, check_model
 from famseg.flatness._errors import FlatnessError
@@ -163,8 +163,12 @@ def feature_robustness(
         else None
     )
     noise = RelativeNoise(found, delta, draws, kind, seed, antithetic=antithetic)
-    with evaluating(*task.parts), untouched(task.parts, task.device):
-        for inputs, targets in _batches(data):
+    with (
+        evaluating(*task.parts),
+        untouched(task.parts, task.device),
+        torch.inference_mode(False),
+    ):
+        for inputs, targets in map(differentiable_in, _batches(data)):
             with torch.no_grad():
                 count, plain, rises = noise.rises(task, inputs, targets)
             sums.add(count, plain, rises)

@@ -113,15 +113,15 @@ def stacked(data):
     return tuple(torch.stack([row[key] for row in data]) for key in ("input_ids", "labels"))
 
 
+HEAD = "classifier", {}
+PROBES = "bert.pooler.dense", {"estimator": "hutchinson", "every": 2}
+NOISE = "bert.pooler.dense", {"estimator": "noise"}
+
+
 @pytest.mark.parametrize(
-    ("layer", "options"),
-    [
-        ("classifier", {}),
-        ("bert.pooler.dense", {"estimator": "hutchinson", "every": 2}),
-        ("bert.pooler.dense", {"estimator": "noise"}),
-    ],
+    ("layer", "options", "accumulate", "clip_norm"),
+    [(*HEAD, 3, None), (*PROBES, 1, None), (*PROBES, 3, None), (*PROBES, 2, 0.1), (*NOISE, 2, 0.1)],
 )
-@pytest.mark.parametrize(("accumulate", "clip_norm"), [(1, None), (3, None), (2, 0.1)])
 def test_it_is_the_loop_written_out(
     hand_written, assert_same, tmp_path, layer, options, accumulate, clip_norm
 ):

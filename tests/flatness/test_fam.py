@@ -178,6 +178,8 @@ def test_measure_works_in_inference_mode(net, batch):
         made_there = tuple(tensor.clone() for tensor in batch)
         for data in (batch, made_there):
             assert torch.equal(objective(net).measure(*data).kappa, wanted.kappa)
+        assert report(net, made_there, smooth, layers=["2"])["2"].failure is None
+        assert feature_robustness(net, "2", made_there, 0.1, loss=smooth).kappa is not None
 
 
 def test_measure_and_a_failed_step_leave_the_generator(net, batch):

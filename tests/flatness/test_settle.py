@@ -136,20 +136,36 @@ def test_a_batch_whose_loss_is_no_mean_is_taken_whole(net, loss, first, later, s
 class Opaque:
     """An output that cannot be cut into samples."""
 
-    def __init__(self, logits):
+    def __init__(self, logits, targets):
         self.logits = logits
 
 
-def test_an_output_that_cannot_be_cut_needs_the_whole_batch(net):
-    model = nn.Sequential(*net, Wrap())
-    fam = objective(model, loss=lambda out, y: smooth(out.logits, y), estimator="columns")
-    fam(INPUTS, TARGETS)
+class Own:
+    """An output with a loss that the model computed by itself."""
+
+    def __init__(self, logits, targets):
+        self.loss = smooth(logits, targets)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "loss"),
+    [
+        (Opaque, lambda out, y: smooth(out.logits, y)),
+        (Own, lambda out, y: out.loss),
+    ],
+)
+def test_an_output_that_cannot_be_cut_needs_the_whole_batch(net, wrap, loss):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, targets):
+            return wrap(self.net(x), targets)
+
+    fam = objective(Wrapped(), layer="net.2", loss=loss, estimator="columns")
+    assert fam((INPUTS, TARGETS), TARGETS).penalty is not None
     assert "quarter" not in fam.explain()
-
-
-class Wrap(nn.Module):
-    def forward(self, z):
-        return Opaque(z)
 
 
 def test_probes_for_the_batch_need_the_whole_batch(net):
@@ -219,6 +235,47 @@ def test_what_was_settled_is_kept_for_the_state_of_the_model(net):
     model[5].train()
     with pytest.raises(SampleInteractionError):
         fam(INPUTS, TARGETS)
+
+
+def test_what_was_settled_is_settled_anew_for_another_loss_or_option(net):
+    fam = objective(net, every="auto")
+    fam(INPUTS, TARGETS)
+    assert "a quarter" in fam.explain()
+    fam.loss = lambda z, y: smooth(z - z.mean(0), y)
+    fam(INPUTS, TARGETS)
+    assert "the samples of a batch interact" in fam.explain()
+    fam.loss, fam.samples = smooth, "all"
+    fam.seek(0)
+    fam(INPUTS, TARGETS)
+    assert "probe; each 10 steps" in fam.explain()
+
+
+class Turning(nn.Module):
+    """A network that is used in another way once a flag is set."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.turned = net, False
+
+    def forward(self, x):
+        z = self.net(x)
+        return z / 2 if self.turned else z
+
+
+def test_a_closed_form_that_holds_no_longer_is_refused(net):
+    model = Turning(net)
+    fam = objective(model, layer="net.4", loss=nn.CrossEntropyLoss())
+    assert fam(INPUTS, TARGETS).penalty > 0
+    model.turned = True
+    with pytest.raises(NotApplicableError, match=r"closed_form, which held on an earlier batch"):
+        fam(INPUTS, TARGETS)
+
+
+def test_columns_that_hold_no_longer_are_refused(net):
+    fam = objective(net, estimator="columns", samples="all", loss=lambda z, y: z.sin().mean())
+    fam(INPUTS, TARGETS)
+    with pytest.raises(NotApplicableError, match=r"its input now has shape \(4, 2, 6\)"):
+        fam(INPUTS.reshape(4, 2, 4), TARGETS)
 
 
 def counted(model):
