@@ -74,10 +74,10 @@ def _prediction(kind: str, truth: Mask) -> Mask:
     return np.where(outside, ndi.binary_dilation(truth), ndi.binary_erosion(truth))
 
 
-def known() -> list[Known]:
-    """Return spheres and boxes, moved or changed; voxels that are cubic, flat and long."""
+def known(quick: bool) -> list[Known]:
+    """Return spheres, shells and boxes, moved or changed; voxels that are cubic, flat and long."""
     found = []
-    for spacing in ((1.0, 1.0, 1.0), (1.0, 0.45, 0.45), (0.45, 0.45, 3.0)):
+    for spacing in ((1.0, 1.0, 1.0), (1.0, 0.45, 0.45), (0.45, 0.45, 3.0))[: 1 if quick else 3]:
         make = partial(_pair, spacing=spacing)
         found += [
             Known(
@@ -89,6 +89,14 @@ def known() -> list[Known]:
                 "sphere of 30 mm moved by 6 mm",
                 make((_ball, 30.0, 6.0), (_ball, 30.0, 0.0)),
                 _moved_sphere(30.0, 6.0),
+            ),
+            *(
+                Known(
+                    f"shell of 30 to 34 mm, {wider:g} mm wider",
+                    make((_shell, (30.0 + wider, 34.0 + wider), 0.0), (_shell, (30.0, 34.0), 0.0)),
+                    _wider_shell(30.0, 34.0, wider),
+                )
+                for wider in (1.0, 4.0)
             ),
             Known(
                 "box of 36 mm moved by 6 mm",
@@ -124,6 +132,10 @@ def _ball(points, radius: float, moved: float) -> Mask:
     return mask
 
 
+def _shell(points, radii: tuple[float, float], moved: float) -> Mask:
+    return _ball(points, radii[1], moved) & ~_ball(points, radii[0], moved)
+
+
 def _box(points, edge: float, moved: float) -> Mask:
     x, y, z = points
     mask: Mask = (np.abs(x - moved) < edge / 2) & (np.abs(y) < edge / 2) & (np.abs(z) < edge / 2)
@@ -144,6 +156,17 @@ def _moved_sphere(radius: float, moved: float) -> dict[str, float]:
         np.sqrt(radius**2 + moved**2 + 2 * radius * moved * height) - radius
     )
     return {"HD": moved, "HD95": float(np.quantile(away, 0.95)), "ASSD": float(away.mean())}
+
+
+def _wider_shell(inner: float, outer: float, wider: float) -> dict[str, float]:
+    """Each of the four spheres is as far as from the nearer sphere of the other shell.
+
+    More than 5 % of a shell's surface is ``wider`` away.
+    """
+    spheres = np.array([inner, outer, inner + wider, outer + wider])
+    away = np.abs(spheres[:, None] - np.roll(spheres.reshape(2, 2), 1, axis=0).repeat(2, axis=0))
+    mean = float(np.average(away.min(axis=1), weights=spheres**2))
+    return {"HD": wider, "HD95": wider, "ASSD": mean}
 
 
 def _moved_box(edge: float, moved: float) -> dict[str, float]:

@@ -38,6 +38,7 @@ UNIT: Spacing = (1.0, 1.0, 1.0)
 # A count of steps that says "as many or more".
 _MANY = 255
 _SLAB = 2**18  # voxels, which with what is made of them fit into a processor's cache
+_PART = 2**14  # places, whose indices take more memory than all else
 # Reaches in steps, each with a type that has room for its square and that of one step more.
 _WHOLE: list[tuple[int, type[Any]]] = [
     (5, np.uint8),
@@ -105,15 +106,18 @@ class Field:
         gaps: Steps from each place of the grid to the nearest point along the first axis, as
             `fill_gaps` leaves them; at least one point.
         spacing: Distances between neighbouring places along each axis.
+
+    Attributes:
+        gaps: What it was given; None once a map of the whole grid has taken their place.
     """
 
     def __init__(self, gaps: Bytes, spacing: Spacing) -> None:
-        self._gaps = gaps
+        self.gaps: Bytes | None = gaps
         self._spacing = spacing
         plan = _WHOLE if spacing == UNIT else _REAL
         self._reaches = [_reach(spacing, steps, kind) for steps, kind in plan]
         self._current = 0
-        self._transform: npt.NDArray[np.float32] | None = None
+        self._map: Map | None = None
 
     def squares(self, slab: slice, places: Places) -> Squares:
         """Return the squared distances at some places of a slab.
@@ -125,9 +129,9 @@ class Field:
         Returns:
             One square for each place, exact for unit spacing, good to 1e-6 relative otherwise.
         """
-        while self._transform is None:
+        while self.gaps is not None:
             reach = self._reaches[self._current]
-            found = _near(self._gaps[slab], places, reach)
+            found = _near(self.gaps[slab], places, reach)
             farthest = float(found.max())
             if farthest < reach.certain:
                 # Neighbouring slabs are alike: go on with what is enough for this one.
@@ -136,29 +140,47 @@ class Field:
                 return found
             self._current += 1
             if self._current == len(self._reaches):
-                self._transform = squared_distances(self._gaps == 0, self._spacing)
-        whole: npt.NDArray[np.float32] = self._transform[slab].reshape(-1)[places]
-        return whole
+                image, self.gaps = points_image(self.gaps == 0, self._spacing), None
+                self._map = Map(image)
+        assert self._map is not None  # noqa: S101 - it took the place of the gaps
+        return self._map.squares(slab, places)
 
 
-def squared_distances(features: Mask, spacing: Spacing) -> npt.NDArray[np.float32]:
-    """Return the square of the distance to the nearest feature for each place of a grid.
+def points_image(points: Mask, spacing: Spacing) -> sitk.Image:
+    """Return a mask as an image of its own memory."""
+    image = sitk.GetImageFromArray(points.view(np.uint8))
+    image.SetSpacing(spacing[::-1])  # the array's last axis is the image's first
+    return image
+
+
+class Map:
+    """Squared distances from every place of a grid to the nearest of some points.
 
     Args:
-        features: At least one, shape ``(X, Y, Z)``.
-        spacing: Distances between neighbouring places along each axis.
+        points: At least one, by `points_image`.
     """
-    image = sitk.GetImageFromArray(features.view(np.uint8))
-    image.SetSpacing(spacing[::-1])  # the array's last axis is the image's first
-    transform = sitk.SignedMaurerDistanceMapImageFilter()
-    # Cases are dealt out to processes; threads on top of them nearly double the time under load.
-    transform.SetNumberOfThreads(1)
-    transform.InsideIsPositiveOff()
-    transform.SquaredDistanceOn()
-    transform.UseImageSpacingOn()
-    squares: npt.NDArray[np.float32] = sitk.GetArrayFromImage(transform.Execute(image))
-    squares[features] = 0.0  # the map is signed: negative or undefined inside
-    return squares
+
+    _signed: npt.NDArray[np.float32]
+
+    def __init__(self, points: sitk.Image) -> None:
+        if sitk.GetArrayViewFromImage(points).all():  # of which the transform makes nonsense
+            self._signed = np.zeros(points.GetSize()[::-1], dtype=np.float32)
+            return
+        transform = sitk.SignedMaurerDistanceMapImageFilter()
+        # Cases are dealt out to processes; threads on top nearly double the time under load.
+        transform.SetNumberOfThreads(1)
+        transform.InsideIsPositiveOff()
+        transform.SquaredDistanceOn()
+        transform.UseImageSpacingOn()
+        # The array is the image's own memory, which goes with the image: a copy would add to the
+        # eight bytes a voxel that the transform takes.
+        self._image = transform.Execute(points)
+        self._signed = sitk.GetArrayViewFromImage(self._image)
+
+    def squares(self, slab: slice, places: Places | Mask) -> npt.NDArray[np.float32]:
+        """Return the squares at some places of a slab, given by index or mask of its flat array."""
+        found = self._signed[slab].reshape(-1)[places]
+        return np.maximum(found, 0.0, out=found)  # the map is negative at features
 
 
 def _near(gaps: Bytes, places: Places, reach: _Reach) -> Squares:
@@ -176,7 +198,14 @@ def _near(gaps: Bytes, places: Places, reach: _Reach) -> Squares:
     squares = np.full((planes, rows, length + margin), reach.far, dtype=reach.kind)
     squares[..., :length] = _squared(gaps, reach)
     found = _spread(squares.reshape(planes, -1), length + margin, reach.costs[1])
-    return _gathered(found.reshape(-1), places + places // length * margin, reach.costs[2])
+    line = found.reshape(-1)
+    least = np.empty(len(places), dtype=line.dtype)
+    for start in range(0, len(places), _PART):
+        part = places[start : start + _PART]
+        least[start : start + _PART] = _gathered(
+            line, part + part // length * margin, reach.costs[2]
+        )
+    return least
 
 
 def _squared(gaps: Bytes, reach: _Reach) -> Squares:

@@ -15,7 +15,9 @@ Floats = npt.NDArray[np.float64]
 _SLACK = 1 + 1e-5
 # Rounding of a sum of weights must not skip to the next distance.
 _ROUNDING = 1 - 1e-12
-# So many distances are collected before equal ones are joined.
+# So many points are sorted in one go or a quarter of them, whichever is more; and so many distances
+# collected before equal ones are joined.
+_SORT = 2**15
 _MERGE = 2**20
 
 
@@ -109,6 +111,15 @@ class Tally:
             squares: Squared distances of some points, at least one.
             labels: Their labels.
         """
+        count = max(_SORT, -(-len(squares) // 4))
+        for start in range(0, len(squares), count):
+            self._add(squares[start : start + count], labels[start : start + count])
+        if sum(len(values) for values in self._values) > self._room:
+            values, sums = self._merged()
+            self._values, self._sums = [values], [sums]
+            self._room = max(_MERGE, 2 * len(values))
+
+    def _add(self, squares: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         real = squares.dtype == np.float32
         # The bits of positive numbers in single precision are in the order of the numbers.
         keys = (squares.view(np.uint32) if real else squares).astype(np.uint64)
@@ -121,10 +132,6 @@ class Tally:
         self._values.append(distinct.astype(np.float64))
         weights = self._weights[(keys & np.uint64(255)).astype(np.intp)]
         self._sums.append(np.add.reduceat(weights, starts))
-        if sum(len(values) for values in self._values) > self._room:
-            values, sums = self._merged()
-            self._values, self._sums = [values], [sums]
-            self._room = max(_MERGE, 2 * len(values))
 
     def profile(self) -> Profile:
         """Return what was counted, with distances for their squares."""

@@ -26,10 +26,11 @@ from famseg.evaluation._distances import (
     UNIT,
     Bytes,
     Field,
+    Map,
     Mask,
     fill_gaps,
+    points_image,
     slabs,
-    squared_distances,
 )
 from famseg.evaluation._profile import Profile, Tally
 
@@ -177,7 +178,8 @@ def distances_at(features: Mask, queries: Mask, spacing: Spacing) -> Floats:
     """
     if not queries.any():
         return np.zeros(0)
-    found: Floats = squared_distances(features, spacing)[queries].astype(np.float64)
+    squares = Map(points_image(features, spacing)).squares(slice(None), queries.reshape(-1))
+    found: Floats = squares.astype(np.float64)
     return np.sqrt(found, out=found)
 
 
@@ -248,16 +250,25 @@ def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> lis
 
 def _profiles(start: _Surface, end: _Surface, spacings: Sequence[Spacing]) -> list[Profile]:
     """Return the distances from the points of one surface to the other's, for each spacing."""
-    gaps = _gaps(end)
-    fields = [Field(gaps, spacing) for spacing in spacings]
-    tallies = [Tally(start.weights(spacing)) for spacing in spacings]
+    profiles = []
+    gaps: Bytes | None = None
+    # One after the other: a field may hold a map of the whole grid, for which it gives up the gaps.
+    for spacing in spacings:
+        field = Field(_gaps(end) if gaps is None else gaps, spacing)
+        gaps = None
+        profiles.append(_profile(start, field, spacing))
+        gaps = field.gaps
+    return profiles
+
+
+def _profile(start: _Surface, field: Field, spacing: Spacing) -> Profile:
+    tally = Tally(start.weights(spacing))
     for slab in slabs(start.shape):
         labels = start.labels(slab).reshape(-1)
         places = np.flatnonzero(labels != 0)
         if len(places):
-            for field, tally in zip(fields, tallies, strict=True):
-                tally.add(field.squares(slab, places), labels[places])
-    return [tally.profile() for tally in tallies]
+            tally.add(field.squares(slab, places), labels[places])
+    return tally.profile()
 
 
 def _gaps(surface: _Surface) -> Bytes:

@@ -208,7 +208,9 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if truncated:
-        warnings.append("The vault is cut off by the border of the scan: its top or side is open.")
+        warnings.append(
+            "The vault is cut off by the border of the scan: a part of its top or side is missing."
+        )
     if lost > _LOST_SHARE:
         warnings.append(
             f"{100 * lost:.0f} % of the bone is too thin for the voxels of the grid and is gone: "

@@ -15,6 +15,7 @@ from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
 from famseg.datasets._volume import MAX_VOXELS, _quiet
 from famseg.preparation._items import Item, local, told_as, without_path
+from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
 
 AIR_HU = -1024
@@ -38,7 +39,8 @@ def read_file(item: Item, origin: str) -> Scan:
         The scan; padding below -1024 HU is set to -1024.
 
     Raises:
-        InputError: If it cannot be used or does not fit into memory.
+        InputError: If it cannot be used, its header states no spacing, or it does not fit into
+            memory.
     """
     with told_as(origin):
         if item.member is not None and item.name.lower().endswith((".mhd", ".nhdr")):
@@ -46,8 +48,9 @@ def read_file(item: Item, origin: str) -> Scan:
         with local([item]) as (path,), without_path(path):
             _check_header(path)
             volume = read_volume(path)
+            stated = check_stated(path)
     kind, array, notes = understand(volume.array)
-    return Scan(Volume(array, volume.affine), kind, notes)
+    return Scan(Volume(array, volume.affine), kind, (*stated, *notes))
 
 
 def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:

@@ -101,7 +101,8 @@ def prepare_subject(job: Job) -> Record:
 
 def failed(source: Source, reason: str) -> Record:
     """Return the record of a subject that could not be prepared."""
-    return Record(source.subject, source.origin, "failed", impersonal(reason, source))
+    reason = impersonal(reason, source).removeprefix(f"{source.subject}: ")  # not said twice
+    return Record(source.subject, source.origin, "failed", reason)
 
 
 def reason_of(error: BaseException) -> str:

@@ -50,6 +50,12 @@ def measure(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["measure", "run", *arguments])
 
 
+def test_the_help_is_one_text() -> None:
+    words = CliRunner().invoke(app, ["measure", "--help"]).output
+    assert "  Prints kappa" in words
+    assert "     checks" not in words
+
+
 def fault(*arguments: str) -> str:
     """Return the one line that the command ends with."""
     done = measure(*arguments)

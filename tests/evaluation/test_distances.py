@@ -104,16 +104,14 @@ def test_the_reach_grows_and_shrinks_with_what_is_asked(monkeypatch):
         for plane, place in far.items()
     }
     assert found == {plane: place**2 for plane, place in far.items()}
-    assert field._transform is None
+    assert field._map is None
 
 
-def test_the_whole_transform_is_taken_once_and_serves_the_rest(monkeypatch):
+def test_the_map_of_the_whole_grid_is_made_once_and_serves_the_rest(monkeypatch):
     monkeypatch.setattr(_distances, "_SLAB", 1)
     calls = []
-    transform = _distances.squared_distances
-    monkeypatch.setattr(
-        _distances, "squared_distances", lambda *args: calls.append(1) or transform(*args)
-    )
+    made = _distances.Map
+    monkeypatch.setattr(_distances, "Map", lambda *args: calls.append(1) or made(*args))
     features = np.zeros((3, 2, 120), dtype=bool)
     features[1, 1, 2] = True
     queries = np.ones_like(features)

@@ -195,6 +195,41 @@ def test_a_header_without_direction(tmp_path: Path) -> None:
     )
 
 
+NRRD = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 6 6 6\nencoding: raw\nendian: little\n{}\n"
+META_IMAGE = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 6 6 6\n{}"
+    "ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nrrd", NRRD.format("spacings: 3 3 4\n")),
+        ("a.mha", META_IMAGE.format("ElementSpacing = 3 3 4\n")),
+    ],
+)
+def test_a_header_that_leaves_the_direction_open(name: str, header: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(header.encode() + bytes([0, 1] * 108))
+    scan = read(tmp_path / name)
+    assert scan.volume.spacing_mm == (3.0, 3.0, 4.0)
+    assert scan.notes == (
+        "The header states no direction: axes were taken to lead to the left, the back and the "
+        "top. Look whether left and right are right.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("a.nrrd", NRRD.format("")), ("a.mha", META_IMAGE.format(""))]
+)
+def test_a_header_that_leaves_the_spacing_open(name: str, header: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(header.encode() + bytes([0, 1] * 108))
+    assert fault(tmp_path / name) == (
+        f"{name}: the header states no spacing, so the size in mm is not known: add it (spacings "
+        "in NRRD, ElementSpacing in MetaImage)"
+    )
+
+
 def test_four_dimensions(tmp_path: Path) -> None:
     series = np.zeros((6, 6, 6, 2), np.uint8)
     nibabel.Nifti1Image(series, np.eye(4)).to_filename(tmp_path / "a.nii.gz")

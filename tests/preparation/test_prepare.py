@@ -154,6 +154,7 @@ def test_a_vault_that_is_cut_off_is_reported(bone):
     assert cut.truncated_vault
 
 
+@pytest.mark.slow
 def test_a_turned_head_is_brought_back_to_the_template():
     fine = phantom(1, 0, 96)
     spacing = 224 / 96
