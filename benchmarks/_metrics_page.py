@@ -125,7 +125,7 @@ def _by_definition(errors: Sequence[Error], column: str) -> Verdict:
     ]
     return Verdict(
         f"as near to the truth as {name} by the same definition: {column}",
-        max(farther) <= SAME_MM,
+        bool(max(farther) <= SAME_MM),
         f"at most {max(max(farther), 0.0):.4f} mm farther on {len(groups)} pairs of shapes",
     )
 
@@ -256,7 +256,7 @@ def _times(rows: Sequence[Row]) -> str:
                 *start,
                 f"{more}{Spread.of(run.seconds for run in row.runs)}",
                 f"{more}{row.cpu:.3g}",
-                _ratio(other.cpu / row.cpu, row, other, "x"),
+                _ratio(other.cpu / row.cpu, row, other, " x"),
                 f"{more}{row.peak / MIB:.0f}",
                 _ratio(row.peak / other.peak, other, row, ""),
             ]
@@ -267,12 +267,12 @@ def _times(rows: Sequence[Row]) -> str:
 
 def _ratio(value: float, below: Row, above: Row, unit: str) -> str:
     """Say a ratio whose parts may be known as at least so much alone."""
-    if not below.ended and not above.ended and below is not above:
+    if below is above:
+        return f"{value:.2f}{unit}"
+    if not below.ended and not above.ended:
         return "?"
     sign = "" if below.ended and above.ended else "< " if not below.ended else "> "
-    if unit == "":
-        sign = {"< ": "< ", "> ": "> "}.get(sign, "")
-    return f"{sign}{value:.2f}{' ' + unit if unit else ''}"
+    return f"{sign}{value:.2f}{unit}"
 
 
 def _errors(errors: Sequence[Error]) -> str:
