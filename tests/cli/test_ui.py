@@ -40,6 +40,7 @@ def track_three_lambdas(uri):
             run_name=run_name(weight, 0),
             parameters={"seed": 0, "penalty": {"lambda": weight}},
             penalty_weight=weight,
+            method=f"FAM lambda={weight:g}" if weight else "baseline",
             scores=("val/dsc", "test/set1/skull/dsc"),
         ) as tracker:
             for epoch in range(1, 7):

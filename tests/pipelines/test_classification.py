@@ -92,7 +92,7 @@ def test_the_penalty_is_the_exact_flatness_of_the_head(fam) -> None:
     features = model.features(model.body(batch["image"]))
     logits = model.head(features)
     exact = cross_entropy_flatness(features, logits, batch["label"], model.head.weight).mean()
-    torch.testing.assert_close(terms.penalty, exact)
+    torch.testing.assert_close(terms.penalty, exact / model.head.in_features)
     # Its gradient reaches the first layer of the network.
     first = next(model.body.parameters())
     (gradient,) = torch.autograd.grad(terms.total - terms.loss, first)
