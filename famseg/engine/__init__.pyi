@@ -28,6 +28,7 @@ from ._session import Session as Session
 from ._signals import Interrupted as Interrupted
 from ._signals import StopRequest as StopRequest
 from ._signals import stop_on_signals as stop_on_signals
+from ._status import read_status as read_status
 from ._step import NonFiniteError as NonFiniteError
 from ._step import TrainStep as TrainStep
 from ._step import to_device as to_device
@@ -63,6 +64,7 @@ __all__ = [
     "newest_run_folder",
     "open_run_folder",
     "processes",
+    "read_status",
     "save_checkpoint",
     "stop_on_signals",
     "to_device",

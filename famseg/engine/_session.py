@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from famseg.engine._processes import Processes
 from famseg.engine._result import FitResult
 from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
 from famseg.engine._signals import StopRequest
+from famseg.engine._status import status_kept
 from famseg.flatness import FlatnessError
 from famseg.tracking import (
     LocalRecord,
@@ -126,7 +127,7 @@ class Session:
             )
             completed = fit.restore() if old else 0
             recorder = self._recorder(folder, experiment, resumed=old is not None, epochs=completed)
-            with recorder.tracker:
+            with self._status(folder), recorder.tracker:
                 result = fit.run(observers=[recorder, *observers], stop=self.stop)
                 trained = result.epochs > completed
                 summary = self._evaluate(experiment, folder, again=trained)
@@ -237,6 +238,9 @@ class Session:
         if folder.manifest.exists():
             tracker.log_artifact(folder.manifest)
         return _Recorder(folder, record, tracker)
+
+    def _status(self, folder: RunFolder) -> AbstractContextManager[None]:
+        return status_kept(folder.path) if self.processes.main else nullcontext()
 
     def _evaluate(
         self, experiment: Experiment, folder: RunFolder, *, again: bool

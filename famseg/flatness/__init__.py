@@ -5,7 +5,7 @@ total = objective(inputs, targets).total
 total.backward()
 """
 
-from famseg.flatness._arguments import call_model
+from famseg.flatness._arguments import Inputs, call_model
 from famseg.flatness._bound import bounded
 from famseg.flatness._closed_form import (
     cross_entropy_flatness,
@@ -35,6 +35,7 @@ __all__ = [
     "FAM",
     "FeatureRobustness",
     "FlatnessError",
+    "Inputs",
     "LayerError",
     "LayerNotFoundError",
     "LayerRow",

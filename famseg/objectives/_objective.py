@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famseg.flatness import FAM, Terms, call_model, find_layer
-from famseg.flatness._arguments import Inputs
+from famseg.flatness import FAM, Inputs, Terms, call_model, find_layer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

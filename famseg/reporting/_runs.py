@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.config import InputError, load, read
-from famseg.engine import RunFolder
+from famseg.engine import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
 from famseg.tracking._names import flatten, text_of
 
@@ -198,8 +198,11 @@ def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, d
     if (folder.evaluation / "summary.json").is_file():
         return f"evaluated by another version: famseg evaluate {folder.path}", {}
     if planned is not None and epochs >= planned:
-        return "trained, not evaluated", {}
-    return f"{epochs} of {planned} epochs" if epochs else "no epoch finished", {}
+        course = "trained, not evaluated"
+    else:
+        course = f"{epochs} of {planned} epochs" if epochs else "no epoch finished"
+    status = read_status(folder.path)
+    return f"{course}, {status}" if status else course, {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.config import InputError
 from famseg.engine._session import _FREE_ON_RESUME
+from famseg.engine._status import status_kept
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 
@@ -70,6 +71,13 @@ def test_the_state_says_how_far_a_run_came(tmp_path):
         "part": "1 of 2 epochs",
         "trained": "trained, not evaluated",
     }
+
+
+def test_how_an_unfinished_run_ended_is_told(tmp_path):
+    path = make_run(tmp_path, "part", epochs=1)
+    with pytest.raises(OSError, match="disk"), status_kept(path):
+        raise OSError("the disk is full")
+    assert states(find_runs([tmp_path])) == {"part": "1 of 2 epochs, failed (the disk is full)"}
 
 
 def test_a_pipeline_that_is_not_installed_is_compared_as_written(tmp_path):
