@@ -1,7 +1,8 @@
-"""What may be done to a network before it is trained: memory order, average, compilation."""
+"""What may be done to a network before it is trained: hash, memory order, average, compilation."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from famseg.config import InputError
 
 _DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a network's parameters and buffers with their names.
+
+    Two runs with the same one began from the same weights, drawn or pretrained. Takes about a
+    second for 100 million parameters.
+
+    Example:
+        >>> torch.manual_seed(0) and weights_hash(nn.Linear(2, 1))[:8]
+        'b11a5770'
+    """
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(values.view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def order_channels_last(module: nn.Module) -> torch.memory_format:

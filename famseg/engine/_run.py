@@ -17,7 +17,7 @@ class RunFolder:
     Attributes:
         config: The resolved configuration.
         manifest: Subjects, files, hashes and splits.
-        provenance: Commit, versions, device, data hash, seed.
+        provenance: Commit, versions, device, seed, hashes of the data and of the first weights.
         tracking: Identity of the MLflow run.
         evaluation: Tables and pictures of the final evaluation.
         metrics: Its numbers by flat names, such as ``test/accuracy``.

@@ -17,6 +17,7 @@ from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
 from famseg.engine._evaluation import evaluate_run
 from famseg.engine._experiment import Experiment, Observer, Picture
+from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
 from famseg.engine._result import FitResult
 from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
@@ -117,6 +118,7 @@ class Session:
         folder: RunFolder = old or self._on_main(self._new_folder)
         try:
             experiment = self._experiment(folder)
+            weights = weights_hash(experiment.objective.model) if self.processes.main else None
             fit = self.config.training.build(
                 experiment,
                 folder=folder.path,
@@ -126,7 +128,9 @@ class Session:
                 sam=self.config.sam,
             )
             completed = fit.restore() if old else 0
-            recorder = self._recorder(folder, experiment, resumed=old is not None, epochs=completed)
+            recorder = self._recorder(
+                folder, experiment, weights, resumed=old is not None, epochs=completed
+            )
             with self._status(folder), recorder.tracker:
                 result = fit.run(observers=[recorder, *observers], stop=self.stop)
                 trained = result.epochs > completed
@@ -202,7 +206,13 @@ class Session:
         return constant and difference.startswith("training.epochs")
 
     def _recorder(
-        self, folder: RunFolder, experiment: Experiment, *, resumed: bool, epochs: int
+        self,
+        folder: RunFolder,
+        experiment: Experiment,
+        weights: str | None,
+        *,
+        resumed: bool,
+        epochs: int,
     ) -> _Recorder:
         if not self.processes.main:
             return _Recorder(folder, None, Tracker.null())
@@ -213,6 +223,7 @@ class Session:
             seed=self.config.seed,
             device=str(self.device),
             data_hash=experiment.data_hash,
+            weights_hash=weights,
         )
         write_json(folder.provenance, origin)
         if experiment.write_manifest is not None:

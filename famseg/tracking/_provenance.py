@@ -28,6 +28,7 @@ def provenance(
     seed: int,
     device: str,
     data_hash: str | None = None,
+    weights_hash: str | None = None,
     command: Sequence[str] | None = None,
 ) -> dict[str, object]:
     """Collect what is needed to run the same again and to explain a difference.
@@ -41,6 +42,7 @@ def provenance(
         seed: The seed of the run.
         device: The torch device, such as ``cpu`` or ``cuda:0``.
         data_hash: Hash of the data's manifest.
+        weights_hash: Hash of the weights that the training begins from.
         command: The command line; None takes this process's.
 
     Returns:
@@ -57,6 +59,7 @@ def provenance(
         "machine": _machine(device),
         "seed": seed,
         "data_hash": data_hash,
+        "weights_hash": weights_hash,
         "config_hash": hashlib.sha256(config_text.encode()).hexdigest(),
     }
 
@@ -80,6 +83,7 @@ def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
         "dirty": record.get("dirty"),
         "seed": record.get("seed"),
         "data_hash": record.get("data_hash"),
+        "weights_hash": record.get("weights_hash"),
         "config_hash": record.get("config_hash"),
     }
     if isinstance(machine, Mapping):

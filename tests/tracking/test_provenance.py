@@ -17,7 +17,7 @@ from famseg.tracking._provenance import _commit
 
 @pytest.fixture
 def record():
-    return provenance(config_text="seed: 0\n", seed=0, device="cpu", data_hash="d" * 64)
+    return provenance(config_text="seed: 0\n", seed=0, device="cpu", data_hash="d" * 64, weights_hash="e")
 
 
 def git(folder, *arguments):
@@ -41,7 +41,7 @@ def checkout(tmp_path):
 
 def test_it_names_what_a_result_depends_on(record):
     assert record["seed"] == 0
-    assert record["data_hash"] == "d" * 64
+    assert (record["data_hash"], record["weights_hash"]) == ("d" * 64, "e")
     assert record["versions"]["famseg"] == famseg.__version__
     assert all(record["versions"][name] for name in ("python", "torch", "monai", "mlflow"))
     assert record["machine"]["device"] == "cpu"
