@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 
 class InputError(Exception):
     """Input that the user has to mend: a configuration, a file, a folder, an argument.
@@ -35,3 +38,23 @@ class RunError(Exception):
 
     The command prints the message, one line, and ends with exit status 1.
     """
+
+
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SystemError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What damaged or hostile bytes make of parsers that have no error of their own for them.
+
+For calls of other people's parsers alone: around our own code it would hide defects.
+"""

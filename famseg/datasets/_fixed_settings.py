@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.config._atomic import write_atomically
 from famseg.datasets._defects_opening import OPENING_VERSION
 from famseg.datasets._defects_region import WHERES, Pair, RegionDefect, Spread, Where
 from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, read_table
@@ -84,19 +83,7 @@ def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
             return read_table(root / TABLE_NAME).cases if (root / TABLE_NAME).is_file() else ()
         if (root / TABLE_NAME).exists():
             raise InputError(f"{path}: is missing beside {TABLE_NAME}: choose another folder")
-        write_whole(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read or written ({error})") from error
     return ()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.config._atomic import write_atomically
 from famseg.datasets._defects_opening import open_region
 from famseg.datasets._defects_region import WHERES, Pair, Spread, Where
 from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
-from famseg.datasets._fixed_settings import Settings, check_settings, open_set, write_whole
+from famseg.datasets._fixed_settings import Settings, check_settings, open_set
 from famseg.datasets._manifest import SkullSubject, file_sha256
 from famseg.datasets._volume import Volume, write_volume
 
@@ -103,7 +104,7 @@ def write_fixed_set(
         if progress is not None:
             progress(done, len(subjects))
     content = table_bytes(writer.cases)
-    write_whole(root / TABLE_NAME, content)
+    write_atomically(root / TABLE_NAME, content)
     return FixedSetReport(
         root,
         tuple(writer.cases),
@@ -202,7 +203,7 @@ class _Writer:
         """Write the table as far as it is; rows of an earlier call stay until their turn."""
         done = {case.key for case in self.cases}
         rest = [case for key, case in self.known.items() if key not in done]
-        write_whole(self.root / TABLE_NAME, table_bytes([*self.cases, *rest]))
+        write_atomically(self.root / TABLE_NAME, table_bytes([*self.cases, *rest]))
 
 
 def hole_seed(seed: int, where: str, number: int, subject: str) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.config._atomic import write_atomically
 from famseg.datasets._manifest import SPLITS, Split
 
 _CHUNK = 1024  # pictures at a time where a sum over all of them needs wider numbers
@@ -156,18 +156,12 @@ class ImageSplits:
         Args:
             path: The file; its folder must exist.
         """
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-        try:
-            with os.fdopen(handle, "w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(_COLUMNS)
-                for name in SPLITS:
-                    writer.writerows(self._rows(name))
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for name in SPLITS:
+            writer.writerows(self._rows(name))
+        write_atomically(path, text.getvalue().encode())
 
     def _rows(self, name: Split) -> Iterator[tuple[str, str, int, str, str]]:
         images = self.split(name)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import re
-import tempfile
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from famseg.config import InputError
+from famseg.config._atomic import write_atomically
+from famseg.datasets._text_header import data_file
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -62,18 +62,12 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
         path: The CSV file; its folder must exist.
     """
     folder = path.resolve().parent
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            for s in subjects:
-                writer.writerow([s.id, _relative(s.file, folder), s.sha256, s.split or ""])
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for s in subjects:
+        writer.writerow([s.id, _relative(s.file, folder), s.sha256, s.split or ""])
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]:
@@ -218,12 +212,8 @@ def _check_file(
 
 def _data_file(header: Path) -> list[Path]:
     """Return the file that a detached header names, if it is there."""
-    if header.suffix.lower() not in (".mhd", ".nhdr"):
-        return []
-    text = header.read_bytes()[: 2**16].decode("latin-1")
-    named = re.search(r"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", text, re.I | re.M)
-    file = header.parent / named[1] if named else header
-    return [file] if file != header and file.is_file() else []
+    file = data_file(header)
+    return [file] if file is not None and file.is_file() else []
 
 
 def _wanted(path: Path, pattern: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from famseg.config._atomic import write_atomically
 from famseg.datasets._manifest import SPLITS, Split
 
 _COLUMNS = ("split", "subject", "label", "class", "source", "sha256")
@@ -72,13 +74,12 @@ class TextSplits:
         Args:
             path: The file; its folder must exist.
         """
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            for name in SPLITS:
-                for each in self.split(name):
-                    digest = hashlib.sha256(json.dumps(each.sentences).encode()).hexdigest()
-                    label = (each.label, self.classes[each.label])
-                    writer.writerow([name, each.name, *label, each.source, digest])
-        partial.replace(path)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for name in SPLITS:
+            for each in self.split(name):
+                digest = hashlib.sha256(json.dumps(each.sentences).encode()).hexdigest()
+                label = (each.label, self.classes[each.label])
+                writer.writerow([name, each.name, *label, each.source, digest])
+        write_atomically(path, text.getvalue().encode())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from famseg.config import InputError
+from famseg.config._atomic import write_atomically
 
 _MAX_BYTES = 2**30
 
@@ -43,18 +42,6 @@ def unpack_files(archive: Path, names: Sequence[str], folder: Path) -> None:
                     content = source.read(_MAX_BYTES + 1)
                 if len(content) > _MAX_BYTES:
                     raise InputError(f"{archive}: {name}: has more than {_MAX_BYTES} bytes")
-                _write(folder / name, content)
+                write_atomically(folder / name, content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{archive}: no ZIP archive, encrypted, cut short or damaged") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.config._atomic import write_atomically as write_atomically
 
 _logger = logging.getLogger("famseg")
 
@@ -190,30 +191,3 @@ def _epoch(row: Record) -> int:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves either the old content or the new one, never a part.
-
-    Args:
-        path: The file.
-        content: All that it shall hold.
-
-    Raises:
-        OSError: If it cannot be written; the old content stays.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

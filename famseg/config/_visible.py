@@ -1,0 +1,25 @@
+"""Texts of strangers made fit to be shown."""
+
+from __future__ import annotations
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return ``text`` with every sign that is not seen written out.
+
+    Names of files and texts of headers may hold signs that move the cursor, colour a terminal, turn
+    the direction of reading, or cannot be encoded at all.
+
+    Args:
+        text: Any text.
+        keep: Signs that stay: newlines of a text that has lines.
+
+    Example:
+        >>> print(visible("a\x1b[31mred\nb\udcff"))
+        a\x1b[31mred\nb\udcff
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
