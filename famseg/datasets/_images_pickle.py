@@ -2,7 +2,8 @@
 
 A pickle is a program: it may call any function of any module. Here each of the few names that an
 array needs stands for a class of this module that only keeps what it is given; every other name is
-refused before anything was imported or called. numpy's own unpickling is not used either.
+refused before anything was imported or called, and so is what could take memory or time without
+bound. numpy's own unpickling is not used either.
 """
 
 from __future__ import annotations
@@ -10,29 +11,17 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import struct
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
 from famseg.datasets._images_files import AGAIN
 
-# What damaged bytes make of an unpickler: it has no error of its own for most of them.
-_BROKEN = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SystemError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+_LARGEST_NUMBER = 16  # bytes
 
 
 class _Type:
@@ -64,9 +53,14 @@ class _Array:
     def build(self) -> NDArray[Any]:
         """Return the array, read-only."""
         _, shape, kind, fortran, raw = self.state
+        if not isinstance(raw, str | bytes | bytearray) or not isinstance(kind, _Type):
+            raise TypeError("no array of numbers")
+        # Looked at one by one: to compare what is nested in itself never ends.
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise TypeError("no shape")
         content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
-        values = np.frombuffer(content, dtype=cast("_Type", kind).build())
-        if min(shape, default=0) < 0 or math.prod(shape) != values.size:
+        values = np.frombuffer(content, dtype=kind.build())
+        if math.prod(shape) != values.size:
             raise ValueError(f"{values.size} values for shape {shape}")
         return values.reshape(shape, order="F" if fortran else "C")
 
@@ -81,7 +75,9 @@ class _Buffer(_Array):
 class _Number(_Array):
     """Stands for a numpy scalar."""
 
-    def __init__(self, kind: object, raw: object) -> None:
+    def __init__(self, kind: object, raw: bytes | str) -> None:
+        if len(raw) > _LARGEST_NUMBER:  # a list may name one a million times
+            raise ValueError(f"a number of {len(raw)} bytes")
         self.state = (1, (), kind, False, raw)
 
 
@@ -112,16 +108,69 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
+# What a pickle of arrays and plain containers consists of. There is nothing to make objects other
+# than by the names above, nothing that is kept elsewhere, and no way to double what is there.
+_ALLOWED = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT, pickle.BININT1),
+    *(pickle.BININT2, pickle.LONG, pickle.LONG1, pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT),
+    *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE, pickle.BINUNICODE),
+    *(pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES),
+    *(pickle.BINBYTES8, pickle.BYTEARRAY8, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1),
+    *(pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS),
+    *(pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM, pickle.SETITEMS),
+    *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
+    *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD),
+)
+
+
 class _NameRefusedError(Exception):
     pass
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: four bytes make the one in C take 64 GiB for its memo."""
+
+    if TYPE_CHECKING:
+        stack: list[Any]
+
+        def pop_mark(self) -> list[Any]: ...
+
     def find_class(self, module: str, name: str) -> type:
         try:
             return _STAND_INS[module, name]
         except KeyError:
             raise _NameRefusedError(f"{module}.{name}") from None
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _put(self.stack[-1], [key, value])
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        _put(self.stack[-1], items)
+
+    def _mapping(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        _put(self.stack[-1], items)
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code[0]: pickle._Unpickler.dispatch[code[0]] for code in _ALLOWED
+    } | {
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _mapping,
+    }
+
+
+def _put(mapping: object, items: Sequence[object]) -> None:
+    """Put keys and values, one after the other, into a mapping."""
+    # To hash a tuple of tuples, each named twice, takes longer than anybody waits.
+    if type(mapping) is not dict or not all(isinstance(key, str | bytes) for key in items[::2]):
+        raise TypeError("no mapping of texts")
+    mapping.update(zip(items[::2], items[1::2], strict=True))
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
@@ -152,7 +201,7 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
             f"{where}: wants to run {name!r}, which no file of pictures needs: nothing of it was "
             "run; leave the file aside"
         ) from error
-    except _BROKEN as error:
+    except (pickle.UnpicklingError, *DAMAGED) as error:
         raise InputError(
             f"{where}: no pickle of pictures, cut short or damaged: {AGAIN}"
         ) from error
@@ -161,15 +210,15 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
 def _value(value: object) -> object:
     if isinstance(value, _Array):
         return value.build()
-    if isinstance(value, list):
-        return [_item(item) for item in value]
-    return value
+    return [_item(item) for item in value] if isinstance(value, list) else _item(value)
 
 
 def _item(item: object) -> object:
-    if isinstance(item, _Array):
+    if isinstance(item, _Number):
         return item.build().item()
-    return _text(item) if isinstance(item, bytes) else item
+    if item is None or isinstance(item, int | float | str):
+        return item
+    return _text(item)
 
 
 def _text(text: object) -> str:
