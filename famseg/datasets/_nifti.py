@@ -9,60 +9,97 @@ import gzip
 import io
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import psutil
 
 from famseg.config import InputError
 
 _HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-_LARGEST_VOXEL_BYTES = 32
+_LONGEST_HEADER = 540
+_CHUNK = 2**22
+_MOST_EXTENSIONS = 2**26  # bytes between the header and the voxels
+_TRAILING = 2**20  # bytes behind the voxels, which some programs leave
 
 
 def check_nifti(path: Path, max_voxels: int) -> None:
     """Raise InputError unless the header is usable and all voxels are there.
 
-    A compressed file is unpacked once, in pieces, and at most as far as ``max_voxels`` need.
+    The file is read once, in pieces, and at most as far as its header announces.
 
     Args:
         path: A file ending in .nii or .nii.gz.
         max_voxels: Bound for the number of voxels.
     """
-    if path.name.lower().endswith(".gz"):
-        head, size = _unpack(path, _LARGEST_VOXEL_BYTES * max_voxels + 2**20)
-    else:
-        with path.open("rb") as stream:
-            head, size = stream.read(540), path.stat().st_size
-    header = _header(path, head)
-    need = _bytes_needed(path, header, max_voxels)
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rb") as stream:
+            head = stream.read(_LONGEST_HEADER)
+            header = _header(path, head)
+            start, need = _bytes_needed(path, header, max_voxels)
+            check_room(path, need)
+            size, finite = _walk(path, _chunks(head, stream.read), header, start, need)
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path}: the file is cut short or damaged: copy it again") from error
+    except gzip.BadGzipFile as error:
+        raise InputError(f"{path}: not a gzip file, though its name says so") from error
     if size < need:
         raise InputError(
             f"{path}: cut short: it holds {size} bytes of the {need} that its header announces; "
             "copy it again"
         )
     _check_geometry(path, header)
-    if header.get_data_dtype().kind == "f":
-        voxels = nibabel.load(path).dataobj.get_unscaled()
-        if not np.isfinite(voxels).all():
-            raise InputError(not_finite(path))
+    if not finite:
+        raise InputError(not_finite(path))
 
 
-def _unpack(path: Path, limit: int) -> tuple[bytes, int]:
-    """Return the first bytes of a gzip file and the length of all of them."""
-    head, size = b"", 0
-    try:
-        with gzip.open(path) as stream:
-            while chunk := stream.read(2**22):
-                head = head or chunk[:540]
-                size += len(chunk)
-                if size > limit:
-                    raise InputError(f"{path}: unpacks to more than {limit} bytes: not a volume")
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: the file is cut short or damaged: copy it again") from error
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{path}: not a gzip file, though its name says so") from error
-    return head, size
+def check_room(path: Path, need: int) -> None:
+    """Refuse voxels that do not fit into memory twice, as they are while they are read.
+
+    Args:
+        path: What the message begins with.
+        need: Bytes of the voxels.
+
+    Raises:
+        InputError: If more would be needed than is free.
+    """
+    free = psutil.virtual_memory().available
+    if 2 * need > free:
+        raise InputError(
+            f"{path}: its voxels need {2 * need / 2**30:.1f} GiB of memory while they are read, "
+            f"{free / 2**30:.1f} GiB are free: resample it first, or use a larger machine"
+        )
+
+
+def _walk(
+    path: Path, chunks: Iterable[bytes], header: nibabel.Nifti1Header, start: int, need: int
+) -> tuple[int, bool]:
+    """Return the length of a file, and whether its voxels are finite where they are floats."""
+    kind = header.get_data_dtype()
+    size, finite, voxels = 0, True, b""
+    for chunk in chunks:
+        begin, size = size, size + len(chunk)
+        if size > need + _TRAILING:
+            raise InputError(
+                f"{path}: unpacks to more than the {need} bytes that its header announces: not a "
+                "volume"
+            )
+        if kind.kind == "f":
+            voxels += chunk[max(0, start - begin) : max(0, need - begin)]
+            whole = len(voxels) - len(voxels) % kind.itemsize
+            finite &= bool(np.isfinite(np.frombuffer(voxels[:whole], kind)).all())
+            voxels = voxels[whole:]
+    return size, finite
+
+
+def _chunks(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Yield what was read already, then the rest."""
+    while head:
+        yield head
+        head = read(_CHUNK)
 
 
 def _header(path: Path, head: bytes) -> nibabel.Nifti1Header:
@@ -72,12 +109,17 @@ def _header(path: Path, head: bytes) -> nibabel.Nifti1Header:
             length = struct.unpack(f"{order}i", head[:4])[0]
             if length in _HEADER_BYTES and len(head) >= length:
                 kind = _HEADER_BYTES[length]
-                return kind.from_fileobj(io.BytesIO(head), endianness=order, check=False)
+                found = kind.from_fileobj(io.BytesIO(head), endianness=order, check=False)
+                if bytes(found["magic"])[:2] == b"ni":
+                    raise InputError(
+                        f"{path}: its voxels are in another file (.img): save it as one"
+                    )
+                return found
     raise InputError(f"{path}: its content is not NIfTI, though its name says so")
 
 
-def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> int:
-    """Return the length that a whole file has."""
+def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> tuple[int, int]:
+    """Return where the voxels begin, and the length that a whole file has."""
     dimensions = int(header["dim"][0])
     shape = [int(n) for n in header["dim"][1 : dimensions + 1]]
     if not 1 <= dimensions <= 7 or min(shape) < 1:
@@ -89,8 +131,11 @@ def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> 
         item = int(header.get_data_dtype().itemsize)
     except KeyError:
         raise InputError(f"{path}: unknown datatype {int(header['datatype'])}") from None
-    start = max(int(header["vox_offset"]), int(header.structarr.dtype.itemsize))
-    return start + voxels * item
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= _MOST_EXTENSIONS:
+        raise InputError(f"{path}: the header is damaged: vox_offset {offset:g}")
+    start = max(int(offset), int(header.structarr.dtype.itemsize))
+    return start, start + voxels * item
 
 
 def _check_geometry(path: Path, header: nibabel.Nifti1Header) -> None:

@@ -15,7 +15,14 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.config import InputError
-from famseg.datasets._nifti import check_nifti, not_finite, too_many_voxels, unusable_spacing
+from famseg.datasets._nifti import (
+    check_nifti,
+    check_room,
+    not_finite,
+    too_many_voxels,
+    unusable_spacing,
+)
+from famseg.datasets._text_header import check_text_header
 
 MAX_VOXELS = 2**30
 """Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""
@@ -88,8 +95,7 @@ def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         raise InputError(f"{path}: the file is empty (0 bytes): copy it again")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it")
-    if suffix in (".nii", ".nii.gz"):
-        check_nifti(path, max_voxels)
+    check_header(path, max_voxels)
     affine = _read_header(path, max_voxels)
     try:
         with _quiet():
@@ -104,6 +110,22 @@ def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(not_finite(path))
     return Volume(array, affine, path)
+
+
+def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
+    """Refuse a file that the libraries that read it must not be given.
+
+    Args:
+        path: A file ending in one of `VOLUME_SUFFIXES`.
+        max_voxels: Larger images are refused.
+
+    Raises:
+        InputError: If it announces what is not there or too much, or names files elsewhere.
+    """
+    if volume_suffix(path) in (".nii", ".nii.gz"):
+        check_nifti(path, max_voxels)
+    else:
+        check_text_header(path, max_voxels)
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
@@ -157,8 +179,12 @@ def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
     kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
     if reader.GetNumberOfComponents() != 1 or "complex" in kind:
         raise InputError(f"{path}: its voxels are of the kind {kind!r}: a mask has one number each")
-    if int(np.prod(size, dtype=object)) > max_voxels:
+    voxels = int(np.prod(size, dtype=object))
+    if voxels > max_voxels:
         raise InputError(too_many_voxels(path, size.tolist(), max_voxels))
+    check_room(
+        path, voxels * SimpleITK.Image([1] * 3, reader.GetPixelID()).GetSizeOfPixelComponent()
+    )
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise InputError(unusable_spacing(path, spacing.tolist()))
     direction = np.array(reader.GetDirection()).reshape(3, 3)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
-from famseg.datasets._volume import MAX_VOXELS, _quiet
+from famseg.datasets._volume import MAX_VOXELS, _quiet, check_header
 from famseg.preparation._items import Item, local, told_as, without_path
 from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
@@ -46,6 +46,7 @@ def read_file(item: Item, origin: str) -> Scan:
         if item.member is not None and item.name.lower().endswith((".mhd", ".nhdr")):
             raise InputError("its voxels are in another file of the archive: unpack it first")
         with local([item]) as (path,), without_path(path):
+            check_header(path)
             _check_header(path)
             volume = read_volume(path)
             stated = check_stated(path)

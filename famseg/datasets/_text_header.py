@@ -1,0 +1,219 @@
+"""Headers of NRRD and MetaImage files, looked at before a library believes them.
+
+Both name the file of their voxels, which may be any file of this machine, and the library that
+reads NRRD ends the whole process on some headers, or takes memory for voxels that are not there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.config._entry import one_line
+from famseg.datasets._nifti import too_many_voxels
+
+_HEADER_BYTES = 2**20
+_MOST_DIMENSIONS = 16
+_OTHER_FORMAT = "its content is not in the format that its name says"
+_META_END = re.compile(rb"\s*ElementDataFile\s*=")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DEFLATE = 1032  # no deflated byte stands for more
+_NRRD_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8"), 1),
+    **dict.fromkeys(("uint8_t", "char"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16"), 2),
+    **dict.fromkeys(("int16_t", "ushort", "unsigned short", "unsigned short int", "uint16"), 2),
+    **dict.fromkeys(("uint16_t",), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int"), 4),
+    **dict.fromkeys(("uint32", "uint32_t", "float"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long"), 8),
+    **dict.fromkeys(("signed long long int", "int64", "int64_t", "ulonglong"), 8),
+    **dict.fromkeys(("unsigned long long", "unsigned long long int", "uint64"), 8),
+    **dict.fromkeys(("uint64_t", "double"), 8),
+}
+_META_BYTES = {
+    **{"met_char": 1, "met_uchar": 1, "met_short": 2, "met_ushort": 2, "met_int": 4},
+    **{"met_uint": 4, "met_float": 4, "met_double": 8, "met_long": 4, "met_ulong": 4},
+    **{"met_long_long": 8, "met_ulong_long": 8},
+}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a header says, its keys in small letters, and where the voxels begin if in its file."""
+
+    keys: Mapping[str, str]
+    length: int
+
+
+def check_text_header(path: Path, max_voxels: int) -> None:
+    """Refuse a header that no library shall see; other files pass.
+
+    Args:
+        path: The file.
+        max_voxels: Larger images are refused.
+
+    Raises:
+        InputError: If voxels are announced that are not there, or lie in another folder; one line
+            that begins with the path.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".nrrd", ".nhdr"):
+        _check_nrrd(path, max_voxels)
+    elif suffix in (".mha", ".mhd"):
+        _check_meta(path, max_voxels)
+
+
+def data_file(path: Path) -> Path | None:
+    """Return the file that a header of its own (.mhd, .nhdr) names for its voxels.
+
+    Returns:
+        The file, beside the header; None if the voxels are in the header's file, or nothing is
+        named.
+
+    Raises:
+        InputError: If it names a file elsewhere, or several.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".nhdr":
+        keys = _nrrd(path).keys
+        return _beside(path, keys.get("data file") or keys.get("datafile"))
+    return _beside(path, _meta(path).keys.get("elementdatafile")) if suffix == ".mhd" else None
+
+
+def _check_nrrd(path: Path, max_voxels: int) -> None:
+    header = _nrrd(path)
+    keys = header.keys
+    named = keys.get("data file") or keys.get("datafile")
+    if named is not None and path.suffix.lower() == ".nrrd":
+        raise InputError(f"{path}: its voxels are in another file: name the header .nhdr")
+    shape = _shape(path, keys.get("dimension"), keys.get("sizes"), max_voxels)
+    kind = keys.get("type", "").lower()
+    if kind not in _NRRD_BYTES:
+        raise InputError(f"{path}: unknown type of voxels '{one_line(kind, 40)}'")
+    encoding = keys.get("encoding", "").lower()
+    known = {
+        **dict.fromkeys(("raw",), _NRRD_BYTES[kind]),
+        **dict.fromkeys(("gz", "gzip"), _NRRD_BYTES[kind] / _DEFLATE),
+        **dict.fromkeys(("txt", "text", "ascii"), 1),
+        "hex": 2 * _NRRD_BYTES[kind],
+    }
+    if encoding not in known:
+        raise InputError(f"{path}: encoding '{one_line(encoding, 40)}' is not read: use gzip")
+    _check_size(path, _beside(path, named), header, math.prod(shape) * known[encoding])
+
+
+def _check_meta(path: Path, max_voxels: int) -> None:
+    header = _meta(path)
+    keys = header.keys
+    named = keys.get("elementdatafile", "")
+    file = _beside(path, named)
+    if file is not None and path.suffix.lower() == ".mha":
+        raise InputError(f"{path}: its voxels are in another file: name the header .mhd")
+    shape = _shape(path, keys.get("ndims"), keys.get("dimsize"), max_voxels)
+    kind = keys.get("elementtype", "").lower()
+    if kind not in _META_BYTES:
+        raise InputError(f"{path}: unknown type of voxels '{one_line(kind, 40)}'")
+    true = ("true", "1")
+    least: float = _META_BYTES[kind]
+    if keys.get("compresseddata", "").lower() in true:
+        least /= _DEFLATE
+    elif keys.get("binarydata", "true").lower() not in true:
+        least = 1
+    _check_size(path, file, header, math.prod(shape) * least)
+
+
+def _nrrd(path: Path) -> _Header:
+    """Return the header of an NRRD file, which ends at an empty line or with the file."""
+    content = _start(path)
+    if not content.startswith(b"NRRD000"):
+        raise InputError(f"{path}: {_OTHER_FORMAT}")
+    lines: list[bytes] = []
+    place = 0
+    for line in content.split(b"\n"):
+        place += len(line) + 1
+        if line in (b"", b"\r"):
+            break
+        if b":=" not in line and not line.startswith(b"#"):  # a note of somebody's own, a comment
+            lines.append(line)
+    return _Header(_pairs(path, lines[1:], b":"), place)
+
+
+def _meta(path: Path) -> _Header:
+    """Return the header of a MetaImage file, which ends with the line that names the voxels."""
+    content = _start(path)
+    lines: list[bytes] = []
+    place = 0
+    for line in content.split(b"\n"):
+        place += len(line) + 1
+        lines += [line] if line.strip() else []
+        if _META_END.match(line):
+            return _Header(_pairs(path, lines, b"="), place)
+    raise InputError(f"{path}: {_OTHER_FORMAT}")
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_HEADER_BYTES)
+
+
+def _pairs(path: Path, lines: Sequence[bytes], mark: bytes) -> dict[str, str]:
+    """Return what a header says, by key; what two programs could read in two ways is refused."""
+    keys: dict[str, str] = {}
+    for line in lines:
+        key, found, value = (part.strip() for part in line.removesuffix(b"\r").partition(mark))
+        name = key.decode("latin-1").lower()
+        if not found or b":" in key or name in keys or _CONTROL.search(line.removesuffix(b"\r")):
+            text = one_line(line.decode("latin-1"), 60)
+            raise InputError(f"{path}: the header is damaged: '{text}' cannot be understood")
+        keys[name] = value.decode("latin-1")
+    return keys
+
+
+def _shape(path: Path, dimensions: str | None, sizes: str | None, max_voxels: int) -> list[int]:
+    try:
+        count, shape = int(dimensions or ""), [int(n) for n in (sizes or "").split()]
+    except ValueError:
+        count, shape = 0, []
+    if count != len(shape) or not 1 <= count <= _MOST_DIMENSIONS or min(shape) < 1:
+        raise InputError(
+            f"{path}: the header is damaged: dimension {one_line(str(dimensions), 20)}, sizes "
+            f"{one_line(str(sizes), 60)}"
+        )
+    if math.prod(shape) > max_voxels:
+        raise InputError(too_many_voxels(path, shape, max_voxels))
+    return shape
+
+
+def _beside(path: Path, named: str | None) -> Path | None:
+    """Return the file that a header names, which must lie beside it."""
+    if named is None or named.upper() == "LOCAL":
+        return None
+    if named.upper().startswith("LIST") or "%" in named:
+        raise InputError(f"{path}: its voxels are in several files: save it as one")
+    if not named or "/" in named or "\\" in named or named in (".", ".."):
+        raise InputError(
+            f"{path}: names '{one_line(named, 80)}' for its voxels: they must be in a file beside "
+            "it; copy it there, and write its name alone"
+        )
+    file = path.parent / named
+    if file.resolve().parent != path.parent.resolve():
+        raise InputError(
+            f"{path}: {one_line(named, 80)} is a link that leads to another folder: copy the file"
+        )
+    return file
+
+
+def _check_size(path: Path, file: Path | None, header: _Header, least: float) -> None:
+    """Refuse a file that is too small for what it announces, before memory is taken for it."""
+    if file is not None and not file.is_file():
+        return  # the library says so
+    has = path.stat().st_size - header.length if file is None else file.stat().st_size
+    if has < least:
+        raise InputError(
+            f"{path}: the header is readable, the voxels are not: the file is cut short or damaged"
+        )
