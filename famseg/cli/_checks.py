@@ -152,7 +152,7 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Check]:  # noqa: S1
     usage = shutil.disk_usage(path)
     text = f"{usage.free / _GIB:.2f} of {usage.total / _GIB:.2f} GiB free"
     if usage.free < _LEAST_SHARED_GIB * _GIB:
-        advice = "Start docker with --shm-size=2g (or --ipc=host), or train with training.workers=0"
+        advice = "Start docker with --shm-size=2g (or --ipc=host); without, workers are slower."
         yield Check("warning", str(path), text, advice)
     else:
         yield Check("ok", str(path), text)

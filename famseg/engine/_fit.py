@@ -17,12 +17,12 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from famseg.config import InputError
 from famseg.engine._batches import Batches
 from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
 from famseg.engine._experiment import Experiment, Observer
+from famseg.engine._loader import training_loader
 from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes
@@ -233,14 +233,11 @@ class Fit:
         return self.step.plain_seconds(next(iter(trainer.data_loader)))
 
     def _trainer(self, stop: StopRequest) -> SupervisedTrainer:
-        loader = DataLoader(
-            self.experiment.train,
-            batch_sampler=self.batches,
-            collate_fn=self.experiment.collate,
-            num_workers=self.workers,
+        loader = training_loader(
+            self.experiment,
+            self.batches,
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            # A generator of its own: the loader then leaves the global one alone.
-            generator=torch.Generator(),
         )
         trainer = SupervisedTrainer(
             device=self.device,

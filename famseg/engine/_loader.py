@@ -1,0 +1,131 @@
+"""The loader of training batches, also where ``/dev/shm`` is too small for its processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from famseg.engine._batches import Batches
+from famseg.engine._experiment import Experiment
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
+# Torch's default: batches that each loader process has ready.
+_PREFETCH = 2
+
+_logger = logging.getLogger("famseg")
+
+
+def training_loader(
+    experiment: Experiment, batches: Batches, *, workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """Return the loader of an experiment's training batches.
+
+    Loader processes hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
+    process that finds it full ends the training, whatever torch's sharing strategy. Where it is
+    too small for the batches under way they go through pipes, and a warning says so.
+
+    Args:
+        experiment: The task.
+        batches: Which samples make which batch.
+        workers: Processes that load data; 0 for this one.
+        pin_memory: Whether batches are put where a GPU fetches them fast.
+    """
+    options: dict[str, Any] = {
+        "batch_sampler": batches,
+        "collate_fn": experiment.collate,
+        "num_workers": workers,
+        "pin_memory": pin_memory,
+        # A generator of its own: the loader then leaves the global one alone.
+        "generator": torch.Generator(),
+    }
+    if workers and SHARED_MEMORY.is_dir():
+        needed, free = _needed(experiment, batches, workers), shutil.disk_usage(SHARED_MEMORY).free
+        if needed > free:
+            if batches.rank == 0:
+                _logger.warning(
+                    "%s has %.1f MB free, batches of %d loader processes take %.1f MB: they go "
+                    "through pipes, which is slower. Start docker with --shm-size=8g or "
+                    "--ipc=host.",
+                    SHARED_MEMORY,
+                    free / 1e6,
+                    workers,
+                    needed / 1e6,
+                )
+            return PipedLoader(experiment.train, **options)
+    return DataLoader(experiment.train, **options)
+
+
+class PipedLoader(DataLoader[Any]):
+    """A loader whose processes send batches as bytes through pipes, not as shared memory.
+
+    Args:
+        dataset: The samples.
+        collate_fn: Makes a batch of samples; None for torch's own way.
+        options: As of :class:`torch.utils.data.DataLoader`; batches are not pinned.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        collate_fn: Callable[[Any], Any] | None = None,
+        **options: Any,  # noqa: ANN401  # passed on
+    ) -> None:
+        options["pin_memory"] = False
+        super().__init__(dataset, collate_fn=_Packed(collate_fn or default_collate), **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # what is asked of it is next()
+        return map(pickle.loads, super().__iter__())
+
+
+class _Packed:
+    """Collates samples to the bytes of a batch; a class, since it goes to other processes."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: object) -> bytes:
+        # Pickled here, a tensor carries its numbers; pickled by the queue, a name in /dev/shm.
+        return pickle.dumps(self.collate(samples), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _needed(experiment: Experiment, batches: Batches, workers: int) -> int:
+    """Return the bytes of all batches that are under way at a time on this machine."""
+    first = next(iter(batches), None)
+    if first is None:
+        return 0
+    sample = DataLoader(
+        experiment.train,
+        batch_sampler=[first[:1]],
+        collate_fn=experiment.collate,
+        generator=torch.Generator(),
+    )
+    size = sum(map(_bytes, islice(sample, 1))) * len(first)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun
+    return size * (_PREFETCH * workers + 1) * processes
+
+
+def _bytes(batch: object) -> int:
+    """Return the size of the tensors in a batch.
+
+    Example:
+        >>> _bytes({"image": torch.zeros(2, 3), "more": [torch.zeros(4)], "subject": ["a"]})
+        40
+    """
+    if isinstance(batch, Tensor):
+        return batch.numel() * batch.element_size()
+    if isinstance(batch, Mapping):
+        return sum(map(_bytes, batch.values()))
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        return sum(map(_bytes, batch))
+    return 0

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from toy import make_experiment
+
+from famseg.engine import Batches
+from famseg.engine._loader import PipedLoader, training_loader
+
+HERE = Path(__file__).parent
+Usage = namedtuple("Usage", "total used free")
+# A container's stead: a mount namespace with a /dev/shm of its own.
+SMALL = "mount -t tmpfs -o size=400k tmpfs /dev/shm && exec "
+
+
+def test_piped_batches_are_those_of_shared_memory() -> None:
+    items = [{"image": torch.full((2,), float(i)), "subject": f"box{i}"} for i in range(3)]
+    batches = list(PipedLoader(items, batch_size=2))
+    assert [batch["subject"] for batch in batches] == [["box0", "box1"], ["box2"]]
+    assert torch.equal(batches[0]["image"], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize(("free", "piped"), [(40_959, True), (40_960, False)])
+def test_pipes_are_for_a_shared_memory_smaller_than_the_batches_under_way(
+    free: int, piped: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Two volumes of 8^3 float32 a sample, two samples a batch, two batches ready in each of two
+    # processes and one in use: 2 * 2048 * 2 * 5 = 40960 bytes.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    batches = Batches(7, 2, epochs=3, seed=0)
+    loader = training_loader(make_experiment(), batches, workers=2, pin_memory=False)
+    assert isinstance(loader, PipedLoader) is piped
+    assert bool(caplog.records) is piped
+    if piped:
+        assert "batches of 2 loader processes take 0.0 MB: they go through pipes" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_small_shared_memory_changes_nothing_but_speed(tmp_path: Path) -> None:
+    inside = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare, of Debian's util-linux")
+    if subprocess.run([*inside, f"{SMALL} true"], capture_output=True).returncode:
+        pytest.skip("this process may not mount another /dev/shm")
+    results = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        options = f"samples=40 batch_size=20 epochs=2 workers={workers}"
+        command = f"{SMALL} {sys.executable} {HERE / 'train_toy.py'} {folder} {options}"
+        done = subprocess.run([*inside, command], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert ("through pipes" in done.stderr) is bool(workers)
+        results.append(torch.load(folder / "result.pt", weights_only=True)["weights"])
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
