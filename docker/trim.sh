@@ -1,0 +1,13 @@
+#!/bin/sh
+# Remove from an environment what only building and testing its packages needs.
+#
+#   docker/trim.sh /opt/famseg
+set -eu
+site=$(echo "$1"/lib/python3.*/site-packages)
+"$1/bin/python" -m pip --quiet uninstall --yes pip
+# C++ headers and CMake files: there is no compiler to use them.
+rm -rf "$site/torch/include" "$site/torch/share/cmake" "$site/pyarrow/include"
+# Packages' own tests, by far the largest ones by name: some packages import theirs.
+for package in pandas pyarrow sklearn scipy sympy; do
+    find "$site/$package" -type d -name tests -prune -exec rm -rf {} +
+done
