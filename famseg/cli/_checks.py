@@ -204,8 +204,10 @@ def folders() -> Iterator[Check]:
     """Check the folders that are written to, and the room that they have."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "famseg"
     cache = Path(os.environ.get("FAMSEG_CACHE") or cache)
-    for name, path in (("working folder", Path.cwd()), ("runs", Path.cwd() / "runs")):
-        yield _folder(name, path, "fault", "Change to a folder of yours, or set output=FOLDER.")
+    # The working folder itself need not be written to where runs/ is there: so it is in the image.
+    runs = Path.cwd() / "runs"
+    name, path = ("runs", runs) if runs.is_dir() else ("working folder", Path.cwd())
+    yield _folder(name, path, "fault", "Change to a folder of yours, or set output=FOLDER.")
     advice = "Set FAMSEG_CACHE to a folder of yours; without a cache each start is slower."
     yield _folder("cache", cache, "warning", advice)
 

@@ -193,14 +193,14 @@ def test_a_server_that_does_not_answer_is_a_warning(monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_a_fault(monkeypatch):
     monkeypatch.chdir("/proc")
-    work, runs, cache = _checks.folders()
-    assert (work.status, runs.status, cache.status) == ("fault", "fault", "ok")
+    work, cache = _checks.folders()
+    assert (work.status, cache.status) == ("fault", "ok")
     assert work.text.startswith("/proc cannot be written (")
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch):
     monkeypatch.setenv("FAMSEG_CACHE", "/proc/cache")
-    assert [check.status for check in _checks.folders()] == ["ok", "ok", "warning"]
+    assert [check.status for check in _checks.folders()] == ["ok", "warning"]
 
 
 @pytest.mark.parametrize(("free_gib", "status"), [(0.1, "fault"), (2.0, "warning"), (50.0, "ok")])
@@ -224,3 +224,12 @@ def test_a_containers_quota_is_read(monkeypatch):
     assert _checks._processor_quota() == 1.5
     monkeypatch.setattr(Path, "read_text", lambda self: "max 100000\n")
     assert _checks._processor_quota() is None
+
+
+def test_a_working_folder_is_not_written_to_where_runs_is_there(place):
+    names = [check.name for check in _checks.folders()]
+    assert names == ["working folder", "cache"]
+    (place / "runs").mkdir()
+    first, _ = _checks.folders()
+    assert (first.name, first.status) == ("runs", "ok")
+    assert first.text.startswith(f"{place / 'runs'}, ")
