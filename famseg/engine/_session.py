@@ -10,30 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from famseg.config import InputError, differences, read, to_yaml
+from famseg.config import InputError, differences, read
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
 from famseg.engine._evaluation import evaluate_run
-from famseg.engine._experiment import Experiment, Observer, Picture
+from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
+from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
 from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
 from famseg.engine._signals import StopRequest
 from famseg.engine._status import status_kept
 from famseg.flatness import FlatnessError
-from famseg.tracking import (
-    LocalRecord,
-    Tracker,
-    method_label,
-    provenance,
-    provenance_tags,
-    read_metrics,
-    run_name,
-    write_json,
-)
+from famseg.tracking import Tracker, read_metrics
 
 Build = Callable[[Any, torch.device], Experiment]
 
@@ -118,7 +109,7 @@ class Session:
         folder: RunFolder = old or self._on_main(self._new_folder)
         try:
             experiment = self._experiment(folder)
-            weights = weights_hash(experiment.objective.model) if self.processes.main else None
+            weights = weights_hash(experiment.objective.model)
             fit = self.config.training.build(
                 experiment,
                 folder=folder.path,
@@ -128,8 +119,17 @@ class Session:
                 sam=self.config.sam,
             )
             completed = fit.restore() if old else 0
-            recorder = self._recorder(
-                folder, experiment, weights, resumed=old is not None, epochs=completed
+            recorder = (
+                recorder_of(
+                    folder,
+                    experiment,
+                    config=self.config,
+                    device=self.device,
+                    weights=weights,
+                    epochs=completed if old else None,
+                )
+                if self.processes.main
+                else Recorder(folder, None, Tracker.null())
             )
             with self._status(folder), recorder.tracker:
                 result = fit.run(observers=[recorder, *observers], stop=self.stop)
@@ -205,51 +205,6 @@ class Session:
         constant = self.config.schedule.kind == "constant"
         return constant and difference.startswith("training.epochs")
 
-    def _recorder(
-        self,
-        folder: RunFolder,
-        experiment: Experiment,
-        weights: str | None,
-        *,
-        resumed: bool,
-        epochs: int,
-    ) -> _Recorder:
-        if not self.processes.main:
-            return _Recorder(folder, None, Tracker.null())
-        text = to_yaml(self.config)
-        folder.config.write_text(text)
-        origin = provenance(
-            config_text=text,
-            seed=self.config.seed,
-            device=str(self.device),
-            data_hash=experiment.data_hash,
-            weights_hash=weights,
-        )
-        write_json(folder.provenance, origin)
-        if experiment.write_manifest is not None:
-            experiment.write_manifest(folder.manifest)
-        record = (
-            LocalRecord.resume(folder.path, epochs) if resumed else LocalRecord.create(folder.path)
-        )
-        weight = self.config.penalty.weight
-        parameters = self.config.model_dump(mode="json", by_alias=True)
-        method = method_label(parameters)
-        tracker = self.config.tracking.build(
-            run_name=run_name(weight, self.config.seed, method),
-            parameters=parameters,
-            penalty_weight=weight,
-            method=method,
-            scores=(f"val/{experiment.key_metric}", *experiment.scores),
-            tags={**provenance_tags(origin), "run_folder": folder.path.name},
-            run_id=_tracked_run(folder),
-        )
-        tracker.log_history(read_metrics(folder.path) if resumed else ())
-        tracker.log_artifact(folder.config)
-        tracker.log_artifact(folder.provenance)
-        if folder.manifest.exists():
-            tracker.log_artifact(folder.manifest)
-        return _Recorder(folder, record, tracker)
-
     def _status(self, folder: RunFolder) -> AbstractContextManager[None]:
         return status_kept(folder.path) if self.processes.main else nullcontext()
 
@@ -265,47 +220,3 @@ class Session:
         text: str = self.processes.from_main(summary.read_text() if self.processes.main else "")
         loaded: Mapping[str, Any] = json.loads(text)
         return loaded
-
-
-class _Recorder:
-    """The observer that writes the run folder and feeds MLflow."""
-
-    def __init__(self, folder: RunFolder, record: LocalRecord | None, tracker: Tracker) -> None:
-        self.folder = folder
-        self.record = record
-        self.tracker = tracker
-
-    def started(self, *, epochs: int, steps: int, step: int) -> None:
-        pass
-
-    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
-        pass
-
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        if self.record is not None:
-            self.record.append(epoch, metrics)
-        self.tracker.log_epoch(epoch, metrics)
-        if self.tracker.run_id is not None and not self.folder.tracking.exists():
-            write_json(
-                self.folder.tracking, {"run_id": self.tracker.run_id, "uri": self.tracker.uri}
-            )
-
-    def picture(self, epoch: int, picture: Picture) -> None:
-        self.folder.pictures.mkdir(exist_ok=True)
-        path = self.folder.pictures / f"epoch-{epoch:05d}.png"
-        Image.fromarray(picture).save(path)
-        self.tracker.log_image(path, "validation", epoch)
-
-    def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Track the result; at epoch 0, where MLflow draws bars instead of curves."""
-        self.tracker.log_epoch(0, metrics)
-        self.tracker.log_artifact(self.folder.evaluation, "evaluation")
-        self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
-
-
-def _tracked_run(folder: RunFolder) -> str | None:
-    """Return the MLflow run that a run folder belongs to."""
-    if not folder.tracking.is_file():
-        return None
-    run_id: str | None = json.loads(folder.tracking.read_text()).get("run_id")
-    return run_id

@@ -1,0 +1,130 @@
+"""What a run writes while it goes on: its folder, and MLflow's store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+
+from famseg.config import to_yaml
+from famseg.engine._config import RunConfig
+from famseg.engine._experiment import Experiment, Picture
+from famseg.engine._run import RunFolder
+from famseg.tracking import (
+    LocalRecord,
+    Tracker,
+    method_label,
+    provenance,
+    provenance_tags,
+    read_metrics,
+    run_name,
+    write_json,
+)
+
+
+class Recorder:
+    """The observer that writes the run folder and feeds MLflow.
+
+    Args:
+        folder: The run folder.
+        record: Its table of epochs; None in all processes but the main one.
+        tracker: MLflow.
+    """
+
+    def __init__(self, folder: RunFolder, record: LocalRecord | None, tracker: Tracker) -> None:
+        self.folder = folder
+        self.record = record
+        self.tracker = tracker
+
+    def started(self, *, epochs: int, steps: int, step: int) -> None:
+        """Do nothing: the folder was begun with the recorder."""
+
+    def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
+        """Do nothing: epochs are recorded."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record an epoch."""
+        if self.record is not None:
+            self.record.append(epoch, metrics)
+        self.tracker.log_epoch(epoch, metrics)
+        if self.tracker.run_id is not None and not self.folder.tracking.exists():
+            write_json(
+                self.folder.tracking, {"run_id": self.tracker.run_id, "uri": self.tracker.uri}
+            )
+
+    def picture(self, epoch: int, picture: Picture) -> None:
+        """Record a picture of the validation."""
+        self.folder.pictures.mkdir(exist_ok=True)
+        path = self.folder.pictures / f"epoch-{epoch:05d}.png"
+        Image.fromarray(picture).save(path)
+        self.tracker.log_image(path, "validation", epoch)
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Track the result; at epoch 0, where MLflow draws bars instead of curves."""
+        self.tracker.log_epoch(0, metrics)
+        self.tracker.log_artifact(self.folder.evaluation, "evaluation")
+        self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
+
+
+def recorder_of(
+    folder: RunFolder,
+    experiment: Experiment,
+    *,
+    config: RunConfig,
+    device: torch.device,
+    weights: str | None,
+    epochs: int | None,
+) -> Recorder:
+    """Write what is known of a run before it is trained, and return its recorder.
+
+    Args:
+        folder: The run folder.
+        experiment: What is trained.
+        config: The resolved configuration.
+        device: Where.
+        weights: Hash of the weights that the training begins from.
+        epochs: How many were trained before, if the run goes on; None for a new one.
+    """
+    text = to_yaml(config)
+    folder.config.write_text(text)
+    origin = provenance(
+        config_text=text,
+        seed=config.seed,
+        device=str(device),
+        data_hash=experiment.data_hash,
+        weights_hash=weights,
+    )
+    write_json(folder.provenance, origin)
+    if experiment.write_manifest is not None:
+        experiment.write_manifest(folder.manifest)
+    if epochs is None:
+        record = LocalRecord.create(folder.path)
+    else:
+        record = LocalRecord.resume(folder.path, epochs)
+    parameters = config.model_dump(mode="json", by_alias=True)
+    method = method_label(parameters)
+    tracker = config.tracking.build(
+        run_name=run_name(config.penalty.weight, config.seed, method),
+        parameters=parameters,
+        penalty_weight=config.penalty.weight,
+        method=method,
+        scores=(f"val/{experiment.key_metric}", *experiment.scores),
+        tags={**provenance_tags(origin), "run_folder": folder.path.name},
+        run_id=_tracked_run(folder),
+    )
+    tracker.log_history(() if epochs is None else read_metrics(folder.path))
+    tracker.log_artifact(folder.config)
+    tracker.log_artifact(folder.provenance)
+    if folder.manifest.exists():
+        tracker.log_artifact(folder.manifest)
+    return Recorder(folder, record, tracker)
+
+
+def _tracked_run(folder: RunFolder) -> str | None:
+    """Return the MLflow run that a run folder belongs to."""
+    if not folder.tracking.is_file():
+        return None
+    run_id: str | None = json.loads(folder.tracking.read_text()).get("run_id")
+    return run_id
