@@ -125,7 +125,7 @@ class Fit:
         memory_format = order_channels_last(objective) if channels_last else torch.preserve_format
         self.average = None if ema is None else moving_average(objective.model, ema)
         if compiled:
-            compile_part(experiment.compilable)
+            compile_part(experiment.compilable, objective.penalised)
         optimizer = experiment.optimizer(objective.parameters())
         self.step = TrainStep(
             objective

@@ -62,14 +62,26 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
 
 
-def compile_part(part: nn.Module | None) -> None:
+def compile_part(part: nn.Module | None, penalised: Mapping[str, nn.Module]) -> None:
     """Compile a part of a network in place; its names stay.
 
+    Args:
+        part: The part; None where there is none.
+        penalised: Layers by name that the penalty must be able to look into: it records their
+            inputs and changes their weights, which compiled code would not notice.
+
     Raises:
-        InputError: If there is no such part.
+        InputError: If there is no such part, or a penalised layer lies in it.
     """
     if part is None:
         raise InputError(
             "training.compile: this pipeline has nothing that may be compiled. Set it to false."
         )
+    inside = set(part.modules())
+    for name, layer in penalised.items():
+        if layer in inside:
+            raise InputError(
+                f"training.compile: penalty.layer {name} lies in the part that is compiled. Set "
+                "training.compile to false, or penalise a layer behind it."
+            )
     part.compile()

@@ -109,6 +109,13 @@ class Objective(nn.Module):
         return 0.0 if isinstance(self.terms, PlainLoss) else self.terms.weight
 
     @property
+    def penalised(self) -> dict[str, nn.Module]:
+        """The layers whose flatness is part of the total, by name."""
+        if not isinstance(self.terms, FAM) or not self.weight:
+            return {}
+        return {name: find_layer(self.model, name) for name in self.terms.layers}
+
+    @property
     def period(self) -> int:
         """The penalty is computed on every ``period``-th step."""
         return self.terms.period if isinstance(self.terms, FAM) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from toy import Descent, Log, StopAfter, largest_difference, make_experiment, ma
 
 from famseg.config import InputError
 from famseg.engine import Experiment, Interrupted, NonFiniteError, StopRequest, load_checkpoint
+from famseg.flatness import FAM
 from famseg.objectives import Objective, PlainLoss
 
 RHO = 0.1
@@ -204,6 +206,17 @@ def test_every_score_and_the_monitor_are_logged(tmp_path: Path) -> None:
 def test_what_cannot_be_compiled_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training\.compile: this pipeline has nothing"):
         make_fit(make_experiment(), tmp_path, compiled=True)
+
+
+def test_a_penalised_layer_is_not_compiled(tmp_path: Path) -> None:
+    experiment = pictures()
+    model, loss = experiment.objective.model, nn.functional.cross_entropy
+    inside = FAM(model, layer="0.0", loss=loss, weight=0.1)
+    experiment = replace(experiment, objective=Objective(inside))
+    with pytest.raises(InputError, match=r"penalty\.layer 0\.0 lies in the part that is compiled"):
+        make_fit(experiment, tmp_path, compiled=True)
+    inside.weight = 0.0
+    assert make_fit(experiment, tmp_path, compiled=True) is not None
 
 
 @pytest.mark.slow
