@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.datasets._tar import TAR_DAMAGED, open_tar
 
 MAX_FILE_BYTES = 2 * 2**30
 """Files that are larger than this, as announced or when unpacked, are refused."""
@@ -153,16 +154,15 @@ def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the wanted members of a ``.tar.gz``, in its order, whatever folder they are in."""
     missing = set(names)
     try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-            for member in archive:
+        with open_tar(path, 2 * MAX_FILE_BYTES) as members:
+            for member, archive in members:
                 name = PurePosixPath(member.name).name
-                if name not in missing:
-                    continue
-                missing.remove(name)
-                yield name, _content(path, archive, member)
-            while stream.read(2**20):  # to its end, where the checksum of the whole is
-                pass
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+                if name in missing:
+                    missing.remove(name)
+                    yield name, _content(archive, member)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except TAR_DAMAGED as error:
         raise InputError(f"{path}: no .tar.gz archive, cut short or damaged: {AGAIN}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -170,13 +170,13 @@ def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"{path}: {', '.join(sorted(missing))}: not in the archive: {AGAIN}")
 
 
-def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if not member.isreg():  # what a link leads to may lie anywhere
-        raise InputError(f"{path}: {member.name}: is no file but a link or device: leave it aside")
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: {member.name}: {_TOO_LARGE}")
+        raise InputError(f"{member.name}: {_TOO_LARGE}")
     source = archive.extractfile(member)
-    content = b"" if source is None else source.read()
+    content = bytearray()
+    while source is not None and (chunk := source.read(2**20)):
+        content += chunk
     if len(content) != member.size:
         raise EOFError
-    return content
+    return bytes(content)

@@ -7,6 +7,7 @@ reads NRRD ends the whole process on some headers, or takes memory for voxels th
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def _beside(path: Path, named: str | None) -> Path | None:
             "it; copy it there, and write its name alone"
         )
     file = path.parent / named
-    if file.resolve().parent != path.parent.resolve():
+    if Path(os.path.realpath(file)).parent != Path(os.path.realpath(path.parent)):
         raise InputError(
             f"{path}: {one_line(named, 80)} is a link that leads to another folder: copy the file"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-import tarfile
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -11,30 +11,28 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from famseg.config import InputError
+from famseg.datasets._tar import TAR_DAMAGED, open_tar, unsafe_name
 
 MAX_MEMBER_BYTES = 4 * 2**30
 """Members that are larger than this, as announced or when unpacked, are refused."""
+
+ZIP_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+"""What is raised while a damaged archive is read, beside OSError of the disk."""
 
 MAX_RATIO = 500
 """Members above 256 MiB that shrank by more than this are refused. Masks reach 200."""
 
 _RATIO_FROM_BYTES = 2**28
 _CHUNK = 2**20
-
-
-def unsafe_name(name: str) -> str | None:
-    """Return what is wrong with the name of a member, or None.
-
-    Example:
-        >>> unsafe_name("A0001/A0001.nrrd"), unsafe_name("../../etc/passwd")
-        (None, 'a member leads out of the folder (..)')
-    """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
-        return "a member has an absolute path"
-    if ".." in path.parts:
-        return "a member leads out of the folder (..)"
-    return "a member's name holds a zero byte" if "\0" in name else None
 
 
 def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -54,6 +52,8 @@ def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         _check_size(info)
         if info.flag_bits & 1:
             raise InputError("the archive is encrypted: unpack it first")
+    # Members may share their bytes: each alone looks as it should.
+    _check_ratio(sum(i.file_size for i in members), archive.start_dir, "its members unpack")
     return members
 
 
@@ -86,7 +86,7 @@ def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> 
             with archives[file].open(member) as source:
                 _copy(source, target, MAX_MEMBER_BYTES)
             paths.append(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError) as error:
+    except ZIP_DAMAGED as error:
         raise InputError("the archive is damaged: copy it again") from error
     finally:
         for archive in archives.values():
@@ -98,7 +98,7 @@ def extract_tar(path: Path, folder: Path, endings: Iterable[str]) -> dict[str, P
     """Unpack the files of a tar archive that have certain endings.
 
     Args:
-        path: A tar archive, compressed or not.
+        path: A tar archive, packed with gzip or plain.
         folder: Where to; all files land in it, whatever folder they are in inside the archive.
         endings: Of the files that are wanted; all of them together may have 4 GiB.
 
@@ -111,35 +111,29 @@ def extract_tar(path: Path, folder: Path, endings: Iterable[str]) -> dict[str, P
     found: dict[str, Path] = {}
     left = MAX_MEMBER_BYTES
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                fault = unsafe_name(member.name)
-                if not (member.isreg() or member.isdir()):
-                    fault = "a member is a link or a device"
-                if fault is not None:
-                    raise InputError(f"the archive is not safe to unpack: {fault}; leave it aside")
+        with open_tar(path, MAX_MEMBER_BYTES) as members:
+            for member, archive in members:
                 name = PurePosixPath(member.name).name
                 source = archive.extractfile(member) if name.endswith(tuple(endings)) else None
                 if source is not None:
                     found[name] = folder / name
                     with source:
                         left -= _copy(source, folder / name, left)
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except TAR_DAMAGED as error:
         raise InputError("not a tar archive, cut short or damaged: copy it again") from error
-    except OSError as error:
-        if error.errno is None:  # gzip's own
-            raise InputError("not a tar archive, or damaged: copy it again") from error
-        raise
     return found
 
 
 def _check_size(info: zipfile.ZipInfo) -> None:
     if info.file_size > MAX_MEMBER_BYTES:
         raise InputError(_too_large(info.file_size, MAX_MEMBER_BYTES))
-    large = info.file_size > _RATIO_FROM_BYTES
-    if large and info.file_size > MAX_RATIO * max(info.compress_size, 1):
+    _check_ratio(info.file_size, info.compress_size, "a member unpacks")
+
+
+def _check_ratio(size: int, packed: int, what: str) -> None:
+    if size > _RATIO_FROM_BYTES and size > MAX_RATIO * max(packed, 1):
         raise InputError(
-            f"a member unpacks to {info.file_size} bytes, {MAX_RATIO} times its size or more: "
+            f"{what} to {size} bytes, {MAX_RATIO} times its size or more: "
             "an archive made to fill the disk; leave it aside"
         )
 

@@ -6,11 +6,18 @@ import contextlib
 import hashlib
 import logging
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import pydicom
-from pydicom.uid import UID, ImplicitVRLittleEndian, UID_dictionary
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    UID_dictionary,
+)
 
 from famseg.preparation._dicom_enhanced import frames_of
 from famseg.preparation._dicom_slice import Slice, as_list, geometry_fault, numbers
@@ -48,6 +55,7 @@ _PERSONAL = (
 # "1" and "CT" are usual here and tell nobody anything.
 _PERSONAL_IF_LONG = ("StudyID", "StationName", "IssuerOfPatientID")
 _LONG = 4
+_MOST_INFLATED = 2**28  # bytes of a file that is deflated as a whole
 _DATES = (
     *("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
     *("InstanceCreationDate", "PerformedProcedureStepStartDate"),
@@ -109,10 +117,24 @@ def read_header(item: Item, opener: Opener) -> Header | None:
     tags = [*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATES]
     try:
         with silent(), opener.open(item) as stream:
+            _check_deflated(stream)
             data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
             return _header(item, data)
     except Exception:  # malformed files make pydicom raise whatever, with values in the message
         return None
+
+
+def _check_deflated(stream: IO[bytes]) -> None:
+    """Refuse a file that libraries would inflate in one go, however far; else go to its start."""
+    pydicom.filereader.read_preamble(stream, True)
+    meta = pydicom.filereader._read_file_meta_info(stream)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while packed := stream.read(2**13):  # a thousand times as much at most
+            size += len(inflate.decompress(packed))
+            if size > _MOST_INFLATED:
+                raise ValueError(f"inflates to more than {_MOST_INFLATED} bytes")
+    stream.seek(0)
 
 
 def pixel_digest(slices: Sequence[Slice]) -> str:

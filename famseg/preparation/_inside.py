@@ -7,10 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.config import InputError
+
 # Rays pass through middles of voxels moved by shares of a voxel that no mesh made from voxels has:
 # else they would meet vertices and edges, which belong to several triangles.
 _ASIDE = (np.sqrt(2) - 1.4140, np.sqrt(3) - 1.7318)
 _AT_ONCE = 500_000
+
+MOST_COLUMNS = 200_000_000
+"""Columns below all triangles together: half a minute's work, 700 layers on the finest grid."""
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +40,10 @@ def inside(
     Returns:
         A mask of 0 and 1, and the number of columns that have an odd number of crossings all the
         same (rounding): they are set to what most of their neighbours are.
+
+    Raises:
+        InputError: If there are more columns below triangles than `MOST_COLUMNS`; the message has
+            no place in front.
 
     Example:
         >>> v = np.array([[0, 0, -0.5], [4, 0, -0.5], [0, 4, -0.5], [0, 0, 3.5]])
@@ -71,6 +80,10 @@ def _crossings(
     counts = across[:, 0] * across[:, 1]
     kept = np.flatnonzero(counts)
     ends = np.cumsum(counts[kept])
+    if len(ends) and ends[-1] > MOST_COLUMNS:
+        raise InputError(
+            "the mesh is no surface: its triangles lie over one another hundreds of times; mend it"
+        )
     start = 0
     while start < len(kept):
         before = ends[start - 1] if start else 0

@@ -21,6 +21,7 @@ from xml.parsers.expat import ExpatError
 import numpy as np
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
 from famseg.datasets import Volume
 from famseg.preparation._archive import extract_tar
 from famseg.preparation._dicom_slice import numbers
@@ -31,6 +32,7 @@ from famseg.preparation._types import Refused, Scan, Source
 
 _DTYPES = ("int16", "uint16", "uint8", "int8", "int32", "float32", "float64")
 _AXIAL = 1
+_MOST_PLIST_BYTES = 2**22
 
 
 class _Image(NamedTuple):
@@ -119,11 +121,12 @@ def _main(files: Mapping[str, Path]) -> dict[str, Any]:
     path = files.get("main.plist")
     if path is None:
         raise InputError("no InVesalius 3 project: there is no main.plist in it")
-    try:
-        with path.open("rb") as stream:
-            main = plistlib.load(stream)
-    except (plistlib.InvalidFileException, ExpatError, ValueError, TypeError) as error:
-        raise InputError("its main.plist cannot be read: save the project again") from error
+    main = None
+    if path.stat().st_size <= _MOST_PLIST_BYTES:
+        try:
+            main = plistlib.loads(path.read_bytes())
+        except (plistlib.InvalidFileException, ExpatError, OSError, *DAMAGED) as error:
+            raise InputError("its main.plist cannot be read: save the project again") from error
     if not isinstance(main, dict):
         raise InputError("its main.plist cannot be read: save the project again")
     return main

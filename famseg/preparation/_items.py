@@ -7,7 +7,6 @@ import re
 import tempfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import IO
 
 from famseg.config import InputError
 from famseg.datasets._volume import volume_suffix
-from famseg.preparation._archive import extract_members
+from famseg.preparation._archive import ZIP_DAMAGED, extract_members
 
+_MOST_IN_MEMORY = 2**30  # bytes of a file inside an archive
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -74,8 +74,11 @@ class Opener:
         """Open a file for reading."""
         if item.member is None:
             return item.file.open("rb")
+        archive = self._archive(item)
+        if archive.getinfo(item.member).file_size > _MOST_IN_MEMORY:
+            raise InputError("too large to be read inside an archive: unpack it")
         # In memory, since going back in a compressed stream means to begin anew.
-        return io.BytesIO(self._archive(item).read(item.member))
+        return io.BytesIO(archive.read(item.member))
 
     def start(self, item: Item, count: int) -> bytes:
         """Return the first bytes; fewer where it is shorter, none where it cannot be read."""
@@ -85,7 +88,7 @@ class Opener:
                     return stream.read(count)
             with self._archive(item).open(item.member) as member:
                 return member.read(count)
-        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        except (OSError, *ZIP_DAMAGED):
             return b""
 
     def _archive(self, item: Item) -> zipfile.ZipFile:

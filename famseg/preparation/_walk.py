@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from famseg.config import InputError
+from famseg.config._visible import visible
 from famseg.datasets._volume import volume_suffix
-from famseg.preparation._archive import safe_members
+from famseg.preparation._archive import ZIP_DAMAGED, safe_members
 from famseg.preparation._items import Item, Opener
 from famseg.preparation._types import Refused
 
@@ -26,6 +27,9 @@ _IGNORED = (
     *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".mp4", ".npy", ".npz"),
     *(".doc", ".docx", ".xls", ".xlsx", ".py", ".sh", ".m", ".ini", ".inf", ".exe", ".dll", ".log"),
 )
+
+# An archive that was unpacked may hold links to anything that its reader can read.
+_LINK = "a link that leads out of the folder: copy the file, or prepare a folder that holds both"
 
 What = Literal["volume", "mesh", "project", "dicom"]
 
@@ -65,7 +69,7 @@ def walk(root: Path) -> Tree:
 
 def _walk(root: Path, opener: Opener) -> Tree:
     if root.is_file():
-        item = Item(PurePosixPath(root.name), root)
+        item = Item(PurePosixPath(visible(root.name)), root)
         tree = Tree(item.stem)
         _sort(item, tree, opener, alone=True)
         return tree
@@ -73,14 +77,24 @@ def _walk(root: Path, opener: Opener) -> Tree:
         raise InputError(f"{root}: there is no such file or folder")
     if not os.access(root, os.R_OK | os.X_OK):
         raise InputError(f"{root}: no permission to look into it")
-    tree = Tree(root.resolve().name)
+    tree = Tree(visible(root.resolve().name))
+    inside = root.resolve()
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        for name in sorted(names):
+        for name in sorted(names) + [f for f in folders if Path(folder, f).is_symlink()]:
             file = Path(folder, name)
-            if not name.startswith(".") and file.is_file():
-                _sort(Item(PurePosixPath(file.relative_to(root).as_posix()), file), tree, opener)
+            item = Item(PurePosixPath(visible(file.relative_to(root).as_posix())), file)
+            if not name.startswith(".") and _leads_out(file, inside):
+                if not name.lower().endswith(_IGNORED):
+                    _refuse(item, tree, _LINK)
+            elif not name.startswith(".") and file.is_file():
+                _sort(item, tree, opener)
     return tree
+
+
+def _leads_out(file: Path, root: Path) -> bool:
+    """Whether a file is a link to one that is not below the folder that is searched."""
+    return file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root)
 
 
 def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> None:
@@ -123,7 +137,7 @@ def _look_into(item: Item, tree: Tree, opener: Opener, *, alone: bool) -> None:
     try:
         with zipfile.ZipFile(item.file) as archive:
             members = safe_members(archive)
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
+    except (OSError, *ZIP_DAMAGED):
         _refuse(item, tree, "the archive is damaged or cut short: copy it again")
         return
     except InputError as error:
@@ -131,7 +145,7 @@ def _look_into(item: Item, tree: Tree, opener: Opener, *, alone: bool) -> None:
         return
     top = PurePosixPath() if alone else item.place
     for info in sorted(members, key=lambda m: m.filename):
-        parts = PurePosixPath(info.filename.replace("\\", "/")).parts
+        parts = PurePosixPath(visible(info.filename.replace("\\", "/"))).parts
         if not any(part.startswith((".", "__MACOSX")) for part in parts):
             _sort(Item(top.joinpath(*parts), item.file, info.filename), tree, opener)
 
