@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check clean
+.PHONY: help install train test lint check docs clean
 
 help:
 	@echo "make train   install, then train and evaluate on the embedded skulls"
 	@echo "make test    install, then run the whole test suite"
 	@echo "make check   what CI runs: lint, types, import rules, spelling, tests"
+	@echo "make docs    build the documentation into build/site, its reference written anew"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
 install: $(READY)
@@ -42,6 +43,12 @@ lint: $(READY)
 	$(BIN)/codespell
 
 check: lint test
+
+# The pages of the command line and of the configuration are written from the program.
+docs: $(READY)
+	$(BIN)/python docs/_site/write_reference.py
+	$(BIN)/python -m sphinx -W --keep-going -E -q -c docs . build/site
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

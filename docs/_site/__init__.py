@@ -1,0 +1,1 @@
+"""What the site needs beside Sphinx; each module but `write_reference` is an extension of it."""

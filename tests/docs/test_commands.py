@@ -1,0 +1,167 @@
+"""Every shell command of the pages names real commands, options and keys; nearly all are run.
+
+Run means: on phantoms, in an empty folder, with small networks and one epoch, in the order of the
+page.
+What is not run is listed below with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
+
+from dicom_maker import Series, head  # both found through the lines above
+from shell import PAGES, ROOT, Command, check, shell_commands
+
+from famseg.datasets import Volume, phantom, write_volume
+
+RUN = (
+    "README.md",
+    "docs/compare-lambda.md",
+    "docs/compare.md",
+    "docs/defects.md",
+    "docs/metrics.md",
+    "docs/own-ct-data.md",
+    "docs/prepare.md",
+    "docs/quick-start.md",
+    "docs/several-gpus.md",
+)
+# Pages and commands that are not run, by the beginning of the page's name and a pattern.
+NOT_RUN = {
+    ("", r"make |\. \.venv/"): "sets up what the tests run in",
+    ("", r"famseg ui"): "serves until it is stopped; tests/cli/test_ui.py starts it",
+    ("", r"famseg prepare (cifar|svhn|fashion|rte)"): "downloads; see tests/cli/test_download.py",
+    ("", r"pip "): "changes the environment",
+    (
+        "",
+        r".*(data\.root=(cifar|rte)|language/|smoke/rte)",
+    ): "needs data; tests/smoke runs a variant",
+    ("", r".*--nnodes 2"): "needs two machines",
+    ("", r".*(CUDA_VISIBLE_DEVICES|device=cuda)"): "needs a GPU",
+    ("", r".*tracking\.uri=http"): "needs a server; tests/cli/test_ui.py has one",
+    ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
+    ("docs/classification", r".*"): "tests/smoke runs these pipelines",
+    ("docs/faq.md", r".*"): "test_faq.py runs them, and looks at what they print",
+    ("docs/own-pipeline.md", r".*"): "test_own_pipeline.py installs and trains it",
+    ("docs/reference/", r".*"): "examples of the help of each command",
+    ("docs/docker.md", r".*"): "needs an engine; docker/test_image.sh builds and runs the image",
+    ("docker/", r".*"): "needs an engine; docker/test_image.sh builds and runs the image",
+    ("data/", r".*"): "needs the data set; the other pages have the same commands",
+    ("CONTRIBUTING.md", r".*"): "sets up what the tests run in",
+    ("SECURITY.md", r".*"): "tests/security has its own",
+}
+NOT_HELD = {
+    "docs/faq.md",  # its commands fail
+    "docs/own-pipeline.md",  # its configuration is installed by its test
+}
+SMALL = [
+    "data.size=32",
+    "data.spacing_mm=7",
+    "model.channels=[4,4]",
+    "model.strides=[2,2]",
+    "model.latent=2",
+    "training.epochs=1",
+    "training.batch_size=2",
+]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def why_not(page: str, command: str) -> str | None:
+    reasons = (
+        reason
+        for (where, pattern), reason in NOT_RUN.items()
+        if page.startswith(where) and re.match(pattern, command)
+    )
+    return next(reasons, None)
+
+
+def in_small(words: list[str]) -> list[str]:
+    """A command with small networks and grids, and folders of the test."""
+    words = [re.sub(r"^/data/", "data/", word) for word in words]
+    if words[0] == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    if "train" in words:
+        config = words[words.index("--config") + 1]
+        if config.startswith("classification/"):
+            words[words.index(config)] = config.replace("classification/", "smoke/")
+        elif config == "skull.yaml":
+            words += [*SMALL, "data.subjects=8"]
+        elif config == "skull_folder.yaml":
+            words += SMALL
+    if words[:2] == ["famseg", "prepare"] and "--size" not in words:
+        words += ["--size", "32", "--spacing-mm", "7"]
+    return words
+
+
+def put_data(folder: Path) -> None:
+    """Write what the pages take for there: scans, prepared skulls' siblings, masks to score."""
+    heights = [3.5 * k for k in range(64)]
+    for place in ("scans", "FOLDER", "data/ct"):
+        for subject in range(5):
+            Series(head(subject), heights).write(folder / place / f"head{subject}")
+    affine = np.diag([7.0, 7.0, 7.0, 1.0])
+    pairs = [("PREDICTIONS", "TRUTHS"), ("predictions", "truths"), (".", ".")]
+    for predicted, true in pairs:
+        for place, subject, label in ((predicted, 0, "prediction"), (true, 1, "truth")):
+            (folder / place).mkdir(exist_ok=True)
+            file = f"{label}.nii.gz" if place == "." else "head.nii.gz"
+            write_volume(Volume(phantom(subject, 0, 32), affine), folder / place / file)
+    (folder / "defective_skulls").mkdir()
+    whole = phantom(1, 0, 32).copy()
+    whole[:, :, 24:] = 0
+    write_volume(Volume(whole, affine), folder / "defective_skulls" / "head.nii.gz")
+
+
+def to_run(page: Path) -> list[Command]:
+    return [each for each in shell_commands(page) if why_not(name(page), each.text) is None]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_options_and_keys_exist(page):
+    for command in shell_commands(page):
+        arguments = command.famseg()
+        if arguments is not None and name(page) not in NOT_HELD:
+            try:
+                check(arguments)
+            except BaseException as error:
+                raise AssertionError(f"{name(page)}:{command.line}: {command.text}") from error
+
+
+def test_every_command_is_run_or_listed_with_a_reason():
+    forgotten = {
+        f"{name(page)}:{command.line}: {command.text}"
+        for page in PAGES
+        for command in to_run(page)
+        if name(page) not in RUN
+    }
+    assert forgotten == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_run(page, tmp_path, monkeypatch):
+    put_data(tmp_path)
+    monkeypatch.setenv("FAMSEG_CACHE", str(tmp_path / "cache"))
+    commands = to_run(ROOT / page)
+    words = [in_small(command.words()) for command in commands]
+    (tmp_path / "commands.json").write_text(json.dumps(words))
+    runner = [sys.executable, str(Path(__file__).with_name("run_commands.py")), "commands.json"]
+    done = subprocess.run(runner, cwd=tmp_path, capture_output=True, text=True, check=True)
+    statuses = json.loads(done.stdout.splitlines()[-1])
+    for number, (command, status) in enumerate(zip(commands, statuses, strict=True)):
+        errors = tmp_path / f"{number}.err"
+        said = errors.read_text() if errors.exists() else (tmp_path / f"{number}.out").read_text()
+        assert status == 0, f"{page}:{command.line}: {command.text}: {said}"
