@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test lint check docs clean
@@ -12,6 +13,7 @@ help:
 	@echo "make test    install, then run the whole test suite"
 	@echo "make check   what CI runs: lint, types, import rules, spelling, tests"
 	@echo "make docs    build the documentation into build/site, its reference written anew"
+	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
 install: $(READY)
@@ -52,3 +54,32 @@ docs: $(READY)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+
+# What a release is made of and checked with. The tools are an extra, which tests do not need.
+$(RELEASE): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,release]'
+	@touch $@
+
+# The same commit gives the same wheel, to the last byte.
+wheel: $(RELEASE)
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/famseg-*.whl dist/famseg-*.tar.gz
+	cd dist && sha256sum famseg-*.whl
+
+lock: $(RELEASE)
+	$(BIN)/python requirements/lock.py
+
+sbom: $(RELEASE)
+	@mkdir -p dist
+	for lock in cuda cpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/famseg-$$lock.cdx.json requirements/$$lock.lock \
+		|| exit 1; done
+
+audit: $(RELEASE)
+	$(BIN)/python requirements/audit.py
+
+licences: $(RELEASE)
+	$(BIN)/python requirements/licences.py dist/licences.md
+
+image-test:
+	docker/test_image.sh

@@ -113,7 +113,8 @@ lint() {
 }
 
 look_inside() {
-    size=$(("$("$engine" image inspect --format '{{.Size}}' "$image")" / 1000000))
+    bytes=$("$engine" image inspect --format '{{.Size}}' "$image")
+    size=$((bytes / 1000000))
     echo "        $size MB; the largest packages:"
     in_image --entrypoint=python -v "$PWD/docker:/tools:ro" -- /tools/largest.py
     check "the image is smaller than $LIMIT_MB MB" [ "$size" -lt "$LIMIT_MB" ]
