@@ -60,11 +60,12 @@ def show(address: str) -> None:
     """Take all pictures."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(240_000)
         page.goto(address)
         page.get_by_text("Parallel Coordinates").first.wait_for()
         page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
+        page.locator("[data-component-id$='assistant.chat_panel.close']").click()
         shoot(page, "over-lambda.png")
         for section, name in (("Results", "results.png"), ("Curves", "curves.png")):
             page.get_by_text(section, exact=True).first.scroll_into_view_if_needed()

@@ -1,6 +1,6 @@
 """Every shell command of the pages names real commands, options and keys; nearly all are run.
 
-Run means: on phantoms, in an empty folder, with small networks and one epoch, in the order of the
+Run means: on phantoms, in an empty folder, with small networks, one epoch, in the order of the
 page.
 What is not run is listed below with the reason.
 """
@@ -64,10 +64,10 @@ NOT_HELD = {
     "docs/own-pipeline.md",  # its configuration is installed by its test
 }
 SMALL = [
-    "data.size=32",
-    "data.spacing_mm=7",
-    "model.channels=[4,4]",
-    "model.strides=[2,2]",
+    "data.size=64",
+    "data.spacing_mm=3.5",  # openings by region need a grid as fine as that
+    "model.channels=[4,4,4,4]",
+    "model.strides=[2,2,2,2]",
     "model.latent=2",
     "training.epochs=1",
     "training.batch_size=2",
@@ -101,7 +101,7 @@ def in_small(words: list[str]) -> list[str]:
         elif config == "skull_folder.yaml":
             words += SMALL
     if words[:2] == ["famseg", "prepare"] and "--size" not in words:
-        words += ["--size", "32", "--spacing-mm", "7"]
+        words += ["--size", "64", "--spacing-mm", "3.5"]
     return words
 
 
