@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
 from _site.configuration import described  # found through the line above
-from _site.write_reference import PAGES
+from _site.write_reference import DOCS, PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_up_to_date(name):
-    written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    written = (DOCS / "reference" / name).read_text(encoding="utf-8")
     assert written == PAGES[name](), "run: python docs/_site/write_reference.py"
 
 
