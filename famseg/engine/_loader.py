@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -66,7 +67,10 @@ def training_loader(
 
 
 class PipedLoader(DataLoader[Any]):
-    """A loader whose processes send batches as bytes through pipes, not as shared memory.
+    """A loader whose processes send samples as bytes through pipes, not as shared memory.
+
+    Batches are made of them in this process: torch's own collation puts a batch that it makes in a
+    loader process into shared memory.
 
     Args:
         dataset: The samples.
@@ -81,22 +85,34 @@ class PipedLoader(DataLoader[Any]):
         collate_fn: Callable[[Any], Any] | None = None,
         **options: Any,  # noqa: ANN401  # passed on
     ) -> None:
+        self._collate = collate_fn or default_collate
         options["pin_memory"] = False
-        super().__init__(dataset, collate_fn=_Packed(collate_fn or default_collate), **options)
+        super().__init__(dataset, collate_fn=_to_bytes, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # what is asked of it is next()
-        return map(pickle.loads, super().__iter__())
+        pieces = super().__iter__()
+        return (self._collate(pickle.loads(piece)) for piece in pieces)  # noqa: S301 - our own
 
 
-class _Packed:
-    """Collates samples to the bytes of a batch; a class, since it goes to other processes."""
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:  # noqa: ANN401  # as the base class has it
+        if isinstance(value, Tensor):
+            # By itself a tensor takes along all of the memory that it is a view of.
+            return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]
+        return NotImplemented
 
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
-        self.collate = collate
 
-    def __call__(self, samples: object) -> bytes:
-        # Pickled here, a tensor carries its numbers; pickled by the queue, a name in /dev/shm.
-        return pickle.dumps(self.collate(samples), protocol=pickle.HIGHEST_PROTOCOL)
+def _to_bytes(samples: object) -> bytes:
+    """Pickle samples with their numbers; the queue would pickle names in ``/dev/shm``.
+
+    Example:
+        >>> many = torch.zeros(10_000)
+        >>> len(_to_bytes([many[:2]])) < 1_000
+        True
+    """
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(samples)
+    return buffer.getvalue()
 
 
 def _needed(experiment: Experiment, batches: Batches, workers: int) -> int:
