@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from famseg.cli._say import say, say_json
 from famseg.config import InputError
 
 if TYPE_CHECKING:
@@ -96,15 +96,15 @@ def compare(
         _write_csv(comparisons, csv)
     if as_json:
         content = as_dict(comparisons) | {"notes": list(found.notes)}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        say_json(content)
     else:
         every = [table for each in comparisons for table in tables(each)]
-        typer.echo(markdown(every) if as_markdown else plain(every))
+        say(markdown(every) if as_markdown else plain(every))
         if len(comparisons) > 1:
             names = "; ".join(each.study.name for each in comparisons)
-            typer.echo(f"\nDifferent pipelines or data are compared apart: {names}")
+            say(f"\nDifferent pipelines or data are compared apart: {names}")
     for note in found.notes:
-        typer.echo(f"famseg: {note}", err=True)
+        say(f"famseg: {note}", err=True)
 
 
 compare.__doc__ = f"{inspect.cleandoc(compare.__doc__ or '')}\n{EXAMPLES}"

@@ -8,13 +8,13 @@ needs ``--config`` or ``./`` in front.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from famseg.cli._say import say, say_json
 from famseg.config import (
     InputError,
     load,
@@ -96,9 +96,9 @@ def show(
         )
     _, section = load(files[0], overrides)
     if as_json:
-        typer.echo(json.dumps(section.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        say_json(section.model_dump(mode="json"))
     else:
-        typer.echo(to_yaml(section, header=_origin(files[0], overrides)), nl=False)
+        say(to_yaml(section, header=_origin(files[0], overrides)), newline=False)
 
 
 @app.command(epilog=_CHECK_EXAMPLES)
@@ -117,7 +117,7 @@ def check(arguments: _Arguments = None, config: _Files = None) -> None:
         except InputError as error:
             faults.extend(error.faults)
         else:
-            typer.echo(f"{file}: ok")
+            say(f"{file}: ok")
     if faults:
         raise InputError(*dict.fromkeys(faults))
 
@@ -134,7 +134,7 @@ def print_schema(
         installed = ", ".join(names) or "none"
         raise InputError(f"config schema: name one with --pipeline NAME. Installed: {installed}.")
     module = load_pipeline(names[0] if pipeline is None else pipeline)
-    typer.echo(json.dumps(schema(module.Config), indent=2, ensure_ascii=False))
+    say_json(schema(module.Config))
 
 
 def _origin(file: str, overrides: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import json
 import shlex
 from collections.abc import Iterator
 from enum import StrEnum
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def defects(
             )
     except Interrupted as stop:
         again = "what is finished is kept; go on with the same command"
-        typer.echo(f"famseg: {stop}; {again}", err=True)
+        say(f"famseg: {stop}; {again}", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -134,12 +134,12 @@ def _end(report: FixedSetReport, *, as_json: bool) -> None:
     if not report.cases:
         raise InputError(*(failed or ["there is no skull to cut a hole into"]))
     if as_json:
-        typer.echo(json.dumps(_as_dict(report), indent=2, ensure_ascii=False))
+        say_json(_as_dict(report))
     else:
         for line in _lines(report):
-            typer.echo(line)
+            say(line)
     for line in failed:
-        typer.echo(f"famseg: not cut: {line}", err=True)
+        say(f"famseg: not cut: {line}", err=True)
     if failed:
         raise typer.Exit(1)
 

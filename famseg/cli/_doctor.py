@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -11,6 +10,8 @@ from typing import Annotated
 import typer
 
 from famseg.cli._checks import Check
+from famseg.cli._say import say, say_json
+from famseg.config._visible import visible
 
 EXAMPLES = """
 Examples:
@@ -34,7 +35,7 @@ def doctor(
     """
     checks = list(_checks())
     if as_json:
-        typer.echo(json.dumps(_as_dict(checks), indent=2))
+        say_json(_as_dict(checks))
     else:
         _print(checks)
     if any(check.status == "fault" for check in checks):
@@ -73,11 +74,11 @@ def _print(checks: Sequence[Check]) -> None:
         console = Console(highlight=False)
         for check in checks:
             line = Text(f"{check.status:<7}", style=_COLORS[check.status])
-            line.append(f"  {check.name:<{width}}  {_said(check)}", style="default")
+            line.append(visible(f"  {check.name:<{width}}  {_said(check)}"), style="default")
             console.print(line, soft_wrap=True)
         return
     for check in checks:
-        typer.echo(f"{check.status:<7}  {check.name:<{width}}  {_said(check)}")
+        say(f"{check.status:<7}  {check.name:<{width}}  {_said(check)}")
 
 
 def _said(check: Check) -> str:

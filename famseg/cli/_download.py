@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +23,7 @@ from rich.progress import (
 )
 
 from famseg.cli._progress import duration
+from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def download(name: str, out: Path, *, mirror: str | None, dry_run: bool, as_json
         with stop_on_signals():
             done = [_get(file, bases, out) for file in chosen.files]
     except Interrupted as stop:
-        typer.echo(f"famseg: {stop}; go on with the same command", err=True)
+        say(f"famseg: {stop}; go on with the same command", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         raise _disk_fault(error, out) from error
@@ -119,7 +119,7 @@ def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
         found = checksum_of(target, file.checksum)
         if found != file.checksum:
             status = "there, not as published"
-            typer.echo(
+            say(
                 f"famseg: {target}: is used as it is, though its checksum is {found}, published is "
                 f"{file.checksum}: a copy packed anew, or a damaged one; delete it to fetch it",
                 err=True,
@@ -139,7 +139,7 @@ def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
     """Show on standard error how far a file is: a bar for a terminal, lines for a log."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        typer.echo(f"{file.name}: {_amount(file.size)} to fetch", err=True)
+        say(f"{file.name}: {_amount(file.size)} to fetch", err=True)
         yield _lines(file)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
@@ -161,7 +161,7 @@ def _lines(file: RemoteFile) -> Callable[[int, int | None], None]:
         last = now
         speed = (done - first) / (now - began)
         left = f", left {duration(((of or file.size) - done) / speed)}" if speed > 0 else ""
-        typer.echo(
+        say(
             f"{file.name}: {_amount(done)} of {_amount(of or file.size)}, {_amount(speed)}/s{left}",
             err=True,
         )
@@ -185,15 +185,13 @@ def _show_plan(chosen: Download, bases: Collection[str], out: Path, *, as_json: 
             }
             for file in wanted
         ]
-        typer.echo(json.dumps({"folder": str(out), "fetch": rows}, indent=2))
+        say_json({"folder": str(out), "fetch": rows})
         return
     for file in wanted:
         addresses = " or ".join(f"{base.rstrip('/')}/{file.name}" for base in bases)
-        typer.echo(f"fetch      {addresses}  ({_amount(file.size)})")
+        say(f"fetch      {addresses}  ({_amount(file.size)})")
     there = len(chosen.files) - len(wanted)
-    typer.echo(
-        f"\n{chosen.title}: {len(wanted)} to fetch, {there} in {out} already; nothing was written"
-    )
+    say(f"\n{chosen.title}: {len(wanted)} to fetch, {there} in {out} already; nothing was written")
 
 
 def _show_result(
@@ -204,9 +202,9 @@ def _show_result(
             {"file": each.file.name, "status": each.status, "checksum": each.file.checksum}
             for each in done
         ]
-        typer.echo(json.dumps({"name": name, "folder": str(out), "files": rows}, indent=2))
+        say_json({"name": name, "folder": str(out), "files": rows})
         return
     fetched = sum(each.status == "fetched" for each in done)
-    typer.echo(f"{chosen.title}: fetched {fetched}, there already {len(done) - fetched}")
+    say(f"{chosen.title}: fetched {fetched}, there already {len(done) - fetched}")
     root = shlex.quote(str(out))
-    typer.echo(f"\ntrain        famseg train --config {chosen.config} data.root={root}")
+    say(f"\ntrain        famseg train --config {chosen.config} data.root={root}")

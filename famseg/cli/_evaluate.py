@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from famseg.cli._opened import Which, open_run
+from famseg.cli._say import say, say_json
 
 EXAMPLES = """
 Examples:
@@ -42,11 +42,11 @@ def evaluate(
         if not group.main:
             return
         if as_json:
-            typer.echo(json.dumps(summary, indent=2))
+            say_json(summary)
         else:
-            typer.echo(f"{opened.checkpoint}, epoch {opened.epoch}\n")
-            typer.echo(opened.experiment.table(summary))
-            typer.echo(f"\nper case     {folder.evaluation / 'cases.csv'}")
+            say(f"{opened.checkpoint}, epoch {opened.epoch}\n")
+            say(opened.experiment.table(summary))
+            say(f"\nper case     {folder.evaluation / 'cases.csv'}")
 
 
 evaluate.__doc__ = f"{evaluate.__doc__}\n{EXAMPLES}"

@@ -19,10 +19,12 @@ from famseg.cli._evaluate import evaluate
 from famseg.cli._measure import measure
 from famseg.cli._metrics import metrics
 from famseg.cli._prepare import prepare
+from famseg.cli._say import VisibleFormatter, say
 from famseg.cli._split import split
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
+from famseg.config._visible import visible
 
 app = typer.Typer(
     help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
@@ -47,7 +49,7 @@ app.command()(ui)
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"famseg {famseg.__version__}")
+        say(f"famseg {famseg.__version__}")
         raise typer.Exit
 
 
@@ -72,7 +74,12 @@ def main() -> None:
     # Taken out here so that it is understood before and after the command's name.
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
+    # Processes that this one starts (the MLflow server, workers) would look for modules in the
+    # working folder first: a folder of data that holds a mlflow.py would run it.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     logging.getLogger("famseg").setLevel(logging.INFO if _speaks() else logging.ERROR)
     if not debug:
         warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
@@ -122,5 +129,5 @@ def _end(error: BaseException, lines: list[str], status: int, *, debug: bool = F
     if debug:
         raise error
     for line in lines if _speaks() else ():
-        typer.echo(f"famseg: {line}", err=True)
+        say(f"famseg: {visible(line)}", err=True)
     sys.exit(status)

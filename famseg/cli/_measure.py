@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from famseg.cli._opened import Opened, Which, open_run
+from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 
 if TYPE_CHECKING:
@@ -269,10 +269,10 @@ def _show(
     opened: Opened, sample: _Sample, report: Report, content: dict[str, Any], *, as_json: bool
 ) -> None:
     if as_json:
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        say_json(content)
         return
     for line in _lines(opened, sample, report):
-        typer.echo(line)
+        say(line)
 
 
 def _lines(opened: Opened, sample: _Sample, report: Report) -> Iterator[str]:

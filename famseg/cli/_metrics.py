@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from famseg.cli._say import say
 from famseg.config import InputError
 
 EXAMPLES = """
@@ -114,7 +115,7 @@ def metrics(
     if not results.cases:
         raise InputError(*(results.undone or ["no label other than 0 in any file"]))
     for line in results.undone:
-        typer.echo(f"famseg: not scored: {line}", err=True)
+        say(f"famseg: not scored: {line}", err=True)
     if results.undone:
         raise typer.Exit(1)
 

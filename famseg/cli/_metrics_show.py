@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from famseg.cli._say import say, say_json
 from famseg.engine import log_progress
 from famseg.evaluation import SCORES
 from famseg.evaluation.statistics import bootstrap_interval
@@ -98,10 +97,10 @@ def show(results: Results, *, as_json: bool) -> None:
             "summary": [_finite(each) for each in _summary(results)],
             "not_scored": results.undone,
         }
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        say_json(content)
         return
     for line in _table(results):
-        typer.echo(line)
+        say(line)
 
 
 def _records(results: Results) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._download import USED, download, is_download, refuse_options
+from famseg.cli._say import say
 from famseg.config import InputError, RunError
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _run(
             return prepare_folder(plan, steps, workers=count, force=force, progress=display)
     except Interrupted as stop:
         again = "what is finished is kept; go on with the same command"
-        typer.echo(f"famseg: {stop}; {again}", err=True)
+        say(f"famseg: {stop}; {again}", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

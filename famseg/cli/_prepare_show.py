@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from famseg.cli._progress import duration
+from famseg.cli._say import say, say_json
+from famseg.config._visible import visible
 from famseg.preparation import needs_a_look, report_row
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
     """Show on standard error how far a run is: a bar for a terminal, lines for a log."""
     console = Console(stderr=True)
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def tell(text: str) -> None:
+        console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     for line in _opening(plan, workers):
-        say(line)
+        tell(line)
     if not console.is_terminal:
-        yield _lines(say)
+        yield _lines(tell)
         return
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
@@ -39,7 +39,7 @@ def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
 
         def moved(record: Record, count: int, of: int) -> None:
             if record.status != "done":
-                say(f"{record.subject}  {record.status}: {record.reason}")
+                tell(f"{record.subject}  {record.status}: {record.reason}")
             bar.update(task, completed=count, total=of)
 
         yield moved
@@ -57,17 +57,17 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
             "left_out": [_refusal(r) for r in plan.refused if r.status == "left out"],
             "gone": list(plan.gone),
         }
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        say_json(content)
         return
     for source in plan.todo:
         extra = f", with {len(source.companions)} more volumes" if source.companions else ""
-        typer.echo(f"prepare    {source.subject}  ({source.origin}{extra})")
+        say(f"prepare    {source.subject}  ({source.origin}{extra})")
     for record in plan.unchanged:
-        typer.echo(f"unchanged  {record.subject}")
+        say(f"unchanged  {record.subject}")
     for record in plan.refused:
-        typer.echo(f"{record.status:9}  {record.subject}  ({record.origin}): {record.reason}")
+        say(f"{record.status:9}  {record.subject}  ({record.origin}): {record.reason}")
     refused = sum(record.status == "refused" for record in plan.refused)
-    typer.echo(
+    say(
         f"\nlayout {plan.layout}: {len(plan.todo)} to prepare, {len(plan.unchanged)} unchanged, "
         f"{refused} refused, {len(plan.refused) - refused} left out; nothing was written"
     )
@@ -76,18 +76,18 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
 def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     """Print what a run did."""
     if as_json:
-        typer.echo(json.dumps(_as_dict(outcome, seconds), indent=2, ensure_ascii=False))
+        say_json(_as_dict(outcome, seconds))
         return
     folder = outcome.plan.folder
-    typer.echo(_summary(outcome, seconds))
-    typer.echo(f"\nreport       {folder.report}")
-    typer.echo(f"table        {folder.table}")
+    say(_summary(outcome, seconds))
+    say(f"\nreport       {folder.report}")
+    say(f"table        {folder.table}")
     if not outcome.done:
         return
-    typer.echo(f"manifest     {folder.manifest}")
+    say(f"manifest     {folder.manifest}")
     root = shlex.quote(str(folder.path))
-    typer.echo(f"split        famseg split {root}")
-    typer.echo(f"train        famseg train --config skull_folder.yaml data.root={root}")
+    say(f"split        famseg split {root}")
+    say(f"train        famseg train --config skull_folder.yaml data.root={root}")
 
 
 def _opening(plan: Plan, workers: int) -> Iterator[str]:

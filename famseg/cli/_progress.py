@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from famseg.config._visible import visible
+
 if TYPE_CHECKING:
     from famseg.engine import Picture
 
@@ -72,7 +74,7 @@ class Lines:
         return (time.monotonic() - self._began) / done * (self._steps - self._step)
 
     def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class Bar(Lines):

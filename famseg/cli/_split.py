@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from famseg.cli._say import say, say_json
 
 if TYPE_CHECKING:
     from famseg.preparation import Splitting
@@ -81,10 +82,10 @@ def split(
         progress=log_progress("comparing skulls"),
     )
     if as_json:
-        typer.echo(json.dumps(_as_dict(result), indent=2, ensure_ascii=False))
+        say_json(_as_dict(result))
         return
     for line in _lines(result):
-        typer.echo(line)
+        say(line)
 
 
 split.__doc__ = f"{inspect.cleandoc(split.__doc__ or '')}\n{EXAMPLES}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from famseg.cli._say import say, say_json
 from famseg.config import load
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def train(
         if not group.main:
             return
         if as_json:
-            typer.echo(json.dumps(as_dict(report), indent=2))
+            say_json(as_dict(report))
         else:
-            typer.echo(summary_text(report, run_config))
+            say(summary_text(report, run_config))
 
 
 train.__doc__ = f"{train.__doc__}\n{EXAMPLES}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
-import json
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from typing import IO, Annotated
 
 import typer
 
+from famseg.cli._say import say, say_json
 from famseg.config import InputError, load
 from famseg.tracking import (
     TrackingConfig,
@@ -236,16 +236,16 @@ def _announce(
     compare = next(iter(urls.values()), None)
     if as_json:
         content = {"url": server, "compare": compare, "experiments": urls, "store": uri}
-        typer.echo(json.dumps(content))
+        say_json(content, indent=None)
     else:
-        typer.echo(f"MLflow UI        {server}")
+        say(f"MLflow UI        {server}")
         for name, url in urls.items():
-            typer.echo(f"Compare lambdas  {url}" + (f"  ({name})" if len(urls) > 1 else ""))
+            say(f"Compare lambdas  {url}" + (f"  ({name})" if len(urls) > 1 else ""))
         if not urls:
-            typer.echo("Compare lambdas  once there are runs")
-        typer.echo(f"Store            {uri}")
+            say("Compare lambdas  once there are runs")
+        say(f"Store            {uri}")
         if not uri.startswith("http"):
-            typer.echo("Ctrl-C ends it.")
+            say("Ctrl-C ends it.")
     sys.stdout.flush()
     if browser and sys.stdout.isatty() and _has_display():
         webbrowser.open(compare or server)

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+NO_TEXT = "its name or that of a folder is no text in UTF-8: rename it"
+"""What is said of a file that libraries cannot be given: some end the whole process."""
+
+
+def is_text(name: str) -> bool:
+    r"""Tell whether the system's name of a file can be written as text.
+
+    Example:
+        >>> is_text("head.nii"), is_text("\udcff.nii")
+        (True, False)
+    """
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
 
 def visible(text: str, keep: str = "") -> str:
     r"""Return ``text`` with every sign that is not seen written out.

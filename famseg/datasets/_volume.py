@@ -15,6 +15,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._nifti import (
     check_nifti,
     check_room,
@@ -122,6 +123,8 @@ def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
     Raises:
         InputError: If it announces what is not there or too much, or names files elsewhere.
     """
+    if not is_text(str(path)):
+        raise InputError(f"{visible(str(path))}: {NO_TEXT}")
     if volume_suffix(path) in (".nii", ".nii.gz"):
         check_nifti(path, max_voxels)
     else:

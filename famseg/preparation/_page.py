@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 
+from famseg.config._visible import visible
 from famseg.preparation._record import Record
 from famseg.preparation._thumbnails import PANELS
 from famseg.preparation._types import Quality
@@ -33,7 +35,11 @@ ul { margin: .5rem 0 0; padding-left: 1.2rem; }
 pre { white-space: pre-wrap; }
 """
 _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY = (
+    f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 
 def page(
@@ -68,13 +74,13 @@ def page(
         f"<title>{title}</title>",
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
-        f"<p>{escape(_summary(len(bad), len(look), layout))}</p>",
+        f"<p>{_escape(_summary(len(bad), len(look), layout))}</p>",
         *_reasons('<h2 class="bad">Not prepared</h2>', bad),
         *_section("Worth a look", look, pictures),
         *_section("Nothing unusual", rest, pictures),
         *_reasons("<h2>Left out</h2>", left_out),
         "<h2>Settings</h2>",
-        f"<pre>{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
+        f"<pre>{_escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
         f"<p>Pictures: {', '.join(PANELS)}; R right, L left, A front, P back, S top, I bottom. "
         "An implant is orange.</p>",
         "</body></html>",
@@ -88,6 +94,11 @@ def needs_a_look(record: Record) -> bool:
     if quality is None:
         return False
     return bool(quality.warnings) or quality.truncated_vault or quality.existing_defect
+
+
+def _escape(text: str) -> str:
+    """Return a text as HTML shows it: nothing in it is markup, and all of it is seen."""
+    return html.escape(visible(text, keep="\n"))
 
 
 def _summary(failed: int, look: int, layout: str) -> str:
@@ -107,7 +118,7 @@ def _reasons(heading: str, records: Sequence[Record]) -> Iterator[str]:
     yield "<table><tr><th>Subject</th><th>Found at</th><th>Reason</th></tr>"
     for record in records:
         cells = (record.subject, record.origin, record.reason)
-        yield "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>"
+        yield "<tr>" + "".join(f"<td>{_escape(text)}</td>" for text in cells) + "</tr>"
     yield "</table>"
 
 
@@ -116,14 +127,14 @@ def _section(
 ) -> Iterator[str]:
     if not records:
         return
-    yield f"<h2>{escape(title)}</h2>"
+    yield f"<h2>{_escape(title)}</h2>"
     for record in records:
         yield from _article(record, pictures.get(record.subject))
 
 
 def _article(record: Record, picture: bytes | None) -> Iterator[str]:
-    name = escape(record.subject)
-    yield f'<article><h3>{name} <span class="origin">{escape(record.origin)}</span></h3>'
+    name = _escape(record.subject)
+    yield f'<article><h3>{name} <span class="origin">{_escape(record.origin)}</span></h3>'
     if picture is not None:
         data = base64.b64encode(picture).decode()
         yield f'<img alt="Slices and surface of {name}" src="data:image/png;base64,{data}">'
@@ -131,7 +142,7 @@ def _article(record: Record, picture: bytes | None) -> Iterator[str]:
     if quality is not None:
         yield "<dl>"
         for term, value in _facts(quality):
-            yield f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>"
+            yield f"<div><dt>{_escape(term)}</dt><dd>{_escape(value)}</dd></div>"
         yield "</dl>"
         yield from _list(quality.warnings, "look")
     yield from _list(record.notes, "note")
@@ -140,7 +151,7 @@ def _article(record: Record, picture: bytes | None) -> Iterator[str]:
 
 def _list(sentences: Sequence[str], kind: str) -> Iterator[str]:
     if sentences:
-        items = "".join(f'<li class="{kind}">{escape(text)}</li>' for text in sentences)
+        items = "".join(f'<li class="{kind}">{_escape(text)}</li>' for text in sentences)
         yield f"<ul>{items}</ul>"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from famseg.config import InputError
-from famseg.config._visible import visible
+from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._volume import volume_suffix
 from famseg.preparation._archive import ZIP_DAMAGED, safe_members
 from famseg.preparation._items import Item, Opener
@@ -100,7 +100,10 @@ def _leads_out(file: Path, root: Path) -> bool:
 def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> None:
     """Put a file where it belongs; ``alone`` where it is all that was given."""
     name = item.name.lower()
-    if name.endswith(".zip"):
+    if not is_text(str(item.file)):
+        if alone or not name.endswith(_IGNORED):
+            _refuse(item, tree, NO_TEXT)
+    elif name.endswith(".zip"):
         if item.member is None:
             _look_into(item, tree, opener, alone=alone)
         else:

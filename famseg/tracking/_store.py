@@ -38,8 +38,6 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
     # to 120 s, would hold up a training for a quarter of an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    # Read when MLflow is imported; a training tool does not call home unasked.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # MLflow would print addresses between a program's own output.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient

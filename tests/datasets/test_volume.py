@@ -336,3 +336,11 @@ def test_real_heads_read_as_nibabel_reads_them(real_data: Path) -> None:
     volume, image = read_volume(path), nibabel.load(path)
     assert volume.affine == pytest.approx(image.affine, abs=1e-4)
     assert np.array_equal(volume.array, np.asarray(image.dataobj))
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.nii"
+    path.write_bytes(b"x")
+    message = r"\\udcff\.nii: its name or that of a folder is no text in UTF-8: rename it$"
+    with pytest.raises(InputError, match=message):
+        read_volume(path)
