@@ -60,9 +60,12 @@ $(RELEASE): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,release]'
 	@touch $@
 
-# The same commit gives the same wheel, to the last byte.
+# The same commit gives the same wheel, to the last byte: of its files alone, with its date and with
+# permissions that do not depend on who builds.
 wheel: $(RELEASE)
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
+	rm -rf build/release && mkdir -p build/release
+	git -c tar.umask=0022 archive HEAD | tar -x -p -C build/release
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist build/release
 	$(BIN)/twine check --strict dist/famseg-*.whl dist/famseg-*.tar.gz
 	cd dist && sha256sum famseg-*.whl
 
