@@ -72,9 +72,10 @@ def open_run(
     model = experiment.objective.to(device).model
     try:
         model.load_state_dict(state["model"])
-    except (RuntimeError, KeyError) as error:
+        epoch = int(state["epoch"])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{checkpoint}: does not fit the network of {folder.config}. Were they copied from "
             "different runs?"
         ) from error
-    return Opened(folder, checkpoint, state["epoch"], config, experiment, model, device)
+    return Opened(folder, checkpoint, epoch, config, experiment, model, device)

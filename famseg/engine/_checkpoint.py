@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from famseg.config import InputError
+from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
 
@@ -53,12 +53,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such checkpoint. Has the run saved one?") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint ({reason}).") from error
+    except NotPlainError as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error}).") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(
             f"{path}: not a checkpoint of format {FORMAT}. Use the famseg version that wrote it."

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from famseg.config import InputError
 from famseg.models._classifier import Classifier
+from famseg.models._plain_file import NotPlainError, load_plain
 
 _logger = logging.getLogger("famseg")
 # Under these keys checkpoints keep their state dict; the last is that of a famseg run.
@@ -83,11 +82,10 @@ def load_weights(
 
 def _read_torch(path: Path) -> Any:  # noqa: ANN401
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        return load_plain(path)
+    except (OSError, NotPlainError) as error:
         raise InputError(
-            f"{path}: not readable as weights ({reason}). Save a plain state dict with "
+            f"{path}: not readable as weights ({error}). Save a plain state dict with "
             "torch.save(model.state_dict(), path)."
         ) from error
 
