@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import matplotlib
+
 import famseg
 
 project = "famseg"
@@ -54,9 +56,14 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 
+smartquotes = False  # two hyphens of an option stay two
+
 html_theme = "furo"
 html_title = f"famseg {version}"
-html_static_path = ["_static"]
+html_favicon = "_static/famseg.svg"
+# A font that knows how to set formulas, for machines without one.
+_font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+html_static_path = ["_static", str(_font)]
 html_css_files = ["famseg.css"]
 html_extra_path = ["_root"]
 html_show_sourcelink = False

@@ -45,9 +45,10 @@ class Sources:
     def resolve(self, app: Sphinx, doctree: nodes.document, docname: str) -> None:
         """Replace the scheme by the address of the source, seen from the page."""
         for link in doctree.findall(nodes.reference):
-            path = link.get("refuri", "").removeprefix(_SCHEME)
-            if link.get("refuri") != path:
-                link["refuri"] = app.builder.get_relative_uri(docname, _page(path))
+            address = link.get("refuri") or ""
+            if address.startswith(_SCHEME):
+                page = _page(address.removeprefix(_SCHEME))
+                link["refuri"] = app.builder.get_relative_uri(docname, page)
 
     def pages(self, app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Yield a page for each linked file and folder, and for all that a folder holds."""

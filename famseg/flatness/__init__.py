@@ -1,8 +1,10 @@
 """Relative flatness for any PyTorch model; needs torch alone.
 
-objective = FAM(model, layer="fc", loss=nn.CrossEntropyLoss(), weight=0.1)
-total = objective(inputs, targets).total
-total.backward()
+Three lines of a training loop::
+
+    objective = FAM(model, layer="fc", loss=nn.CrossEntropyLoss(), weight=0.1)
+    total = objective(inputs, targets).total
+    total.backward()
 """
 
 from famseg.flatness._arguments import Inputs, call_model

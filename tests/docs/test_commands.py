@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 
-from dicom_maker import Series, head  # both found through the lines above
+from dicom_maker import AIR, BONE, SIZE, SPACING_MM, WATER, Series  # found through the lines above
 from shell import PAGES, ROOT, Command, check, shell_commands
 
 from famseg.datasets import Volume, phantom, write_volume
@@ -105,23 +106,41 @@ def in_small(words: list[str]) -> list[str]:
     return words
 
 
-def put_data(folder: Path) -> None:
-    """Write what the pages take for there: scans, prepared skulls' siblings, masks to score."""
-    heights = [3.5 * k for k in range(64)]
-    for place in ("scans", "FOLDER", "data/ct"):
+def put_data(folder: Path, page: str) -> None:
+    """Write what a page takes for there: scans, skulls or masks to score."""
+    if page == "docs/own-ct-data.md":
         for subject in range(5):
-            Series(head(subject), heights).write(folder / place / f"head{subject}")
-    affine = np.diag([7.0, 7.0, 7.0, 1.0])
-    pairs = [("PREDICTIONS", "TRUTHS"), ("predictions", "truths"), (".", ".")]
-    for predicted, true in pairs:
-        for place, subject, label in ((predicted, 0, "prediction"), (true, 1, "truth")):
-            (folder / place).mkdir(exist_ok=True)
-            file = f"{label}.nii.gz" if place == "." else "head.nii.gz"
-            write_volume(Volume(phantom(subject, 0, 32), affine), folder / place / file)
-    (folder / "defective_skulls").mkdir()
-    whole = phantom(1, 0, 32).copy()
-    whole[:, :, 24:] = 0
-    write_volume(Volume(whole, affine), folder / "defective_skulls" / "head.nii.gz")
+            write_ct(subject, folder / "scans" / f"head{subject}")
+    sources = {"README.md": "FOLDER", "docs/prepare.md": "data/ct", "docs/defects.md": "prepared"}
+    for subject in range(5 if page in sources else 0):
+        write_mask(subject, folder / sources[page] / f"head{subject}.nii.gz")
+    if page in ("README.md", "docs/metrics.md"):
+        for place in ("PREDICTIONS", "predictions"):
+            write_mask(0, folder / place / "head.nii.gz")
+        for place in ("TRUTHS", "truths"):
+            write_mask(1, folder / place / "head.nii.gz")
+        write_mask(1, folder / "defective_skulls" / "head.nii.gz", cut=True)
+        write_mask(0, folder / "prediction.nii.gz")
+        write_mask(1, folder / "truth.nii.gz")
+
+
+def write_mask(subject: int, path: Path, *, cut: bool = False) -> None:
+    mask = phantom(subject, 0, SIZE).copy()
+    if cut:
+        mask[:, :, 48:] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(Volume(mask, np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])), path)
+
+
+def write_ct(subject: int, folder: Path) -> None:
+    """Write a DICOM series of a phantom with skin and brain."""
+    bone = phantom(subject, 0, SIZE)
+    skin = ndimage.binary_dilation(bone, iterations=3)
+    body = ndimage.binary_closing(np.pad(skin, 8), iterations=8)[8:-8, 8:-8, 8:-8]
+    values = np.where(bone, BONE, np.where(body, WATER, AIR))
+    # As scanners store it: feet first, axes to the left and back.
+    slices = values[::-1, ::-1].transpose(2, 1, 0)
+    Series(slices, [SPACING_MM * k for k in range(SIZE)]).write(folder)
 
 
 def to_run(page: Path) -> list[Command]:
@@ -153,7 +172,7 @@ def test_every_command_is_run_or_listed_with_a_reason():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_run(page, tmp_path, monkeypatch):
-    put_data(tmp_path)
+    put_data(tmp_path, page)
     monkeypatch.setenv("FAMSEG_CACHE", str(tmp_path / "cache"))
     commands = to_run(ROOT / page)
     words = [in_small(command.words()) for command in commands]
