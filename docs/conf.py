@@ -61,8 +61,8 @@ smartquotes = False  # two hyphens of an option stay two
 html_theme = "furo"
 html_title = f"famseg {version}"
 html_favicon = "_static/famseg.svg"
-# A font that knows how to set formulas, for machines without one.
-_font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+# The signs of formulas, for machines without a font for them.
+_font = Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
 html_static_path = ["_static", str(_font)]
 html_css_files = ["famseg.css"]
 html_extra_path = ["_root"]

@@ -11,11 +11,14 @@ from sphinx.writers.html5 import HTML5Translator
 
 # Numbers a formula; the converter does not know it.
 _TAG = re.compile(r"\\tag\{([^}]*)\}")
+# Bars of norms that are stretched stand too low beside a raised number.
+_BAR = re.compile(r"<mo([^>]*)>([‖|])</mo>")
 
 
 def mathml(tex: str, *, block: bool) -> str:
     """Return a formula in LaTeX as MathML."""
-    return tex2mathml(_TAG.sub(r"\\qquad (\1)", tex), as_block=block)
+    drawn = tex2mathml(_TAG.sub(r"\\qquad (\1)", tex), as_block=block)
+    return _BAR.sub(r'<mo\1 stretchy="false">\2</mo>', drawn)
 
 
 def _inline(writer: HTML5Translator, node: nodes.math) -> None:
