@@ -115,6 +115,7 @@ def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
     import csv
     import io
 
+    from famseg.config._visible import cell
     from famseg.reporting import rows
     from famseg.tracking import write_atomically
 
@@ -122,5 +123,5 @@ def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: cell(value) for name, value in line.items()} for line in lines)
     write_atomically(path, text.getvalue().encode())

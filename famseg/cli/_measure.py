@@ -253,13 +253,14 @@ def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     import csv
     import io
 
+    from famseg.config._visible import cell
     from famseg.tracking import write_atomically, write_json
 
     folder, rows = opened.folder.flatness, report.records()
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_atomically(folder / "layers.csv", text.getvalue().encode())
     write_atomically(folder / "flatness.png", report.picture())
     write_json(folder / "report.json", content)

@@ -79,13 +79,14 @@ def write_csv(results: Results, path: Path) -> None:
     import csv
     import io
 
+    from famseg.config._visible import cell
     from famseg.tracking import write_atomically
 
     text = io.StringIO()
     rows = _records(results)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue().encode())
 
 

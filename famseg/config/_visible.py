@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 NO_TEXT = "its name or that of a folder is no text in UTF-8: rename it"
 """What is said of a file that libraries cannot be given: some end the whole process."""
 
@@ -36,3 +38,13 @@ def visible(text: str, keep: str = "") -> str:
         sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode()
         for sign in text
     )
+
+
+def cell(value: object) -> object:
+    """Return a value of a table for people: a text that spreadsheets would compute gets a ``'``.
+
+    Example:
+        >>> cell("=1+1"), cell("head"), cell(-1.5)
+        ("'=1+1", 'head', -1.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

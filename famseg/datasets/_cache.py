@@ -14,9 +14,12 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
+
+from famseg.config._errors import DAMAGED
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
 
@@ -85,10 +88,12 @@ def _load(path: Path) -> Prepared | None:
     try:
         # Opened here: np.load leaves a file open that turns out to be damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
+                return None  # packed, as ours never are: it may unpack to anything
             shape = tuple(int(n) for n in stored["shape"])
             count = int(np.prod(shape))
             mask = np.unpackbits(stored["bits"], count=count).reshape(shape)
             affine = stored["affine"].astype(np.float64)
             return (mask, affine) if affine.shape == (4, 4) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, SyntaxError, TokenError, zipfile.BadZipFile, *DAMAGED):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
 from famseg.datasets._images import Images, ReadImages
 from famseg.datasets._images_split import TEST, held_out
 
@@ -156,16 +157,20 @@ def _read_all(
 
 def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]:
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as opened:
+        # Pillow only warns of pictures of 90 to 180 million pixels.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=("JPEG", "PNG"))
+        with opened:
             if opened.mode in _DEEP_MODES:
                 raise InputError(f"{path}: more than 8 bits a channel: convert it to 8 bits")
             picture = ImageOps.exif_transpose(opened)
             if "transparency" in picture.info:  # of a palette: colours first, then their opacity
                 picture = picture.convert("RGBA")
             picture = picture.convert("RGB" if channels == 3 else "L")
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too many pixels to be a picture of this kind") from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, SyntaxError, *DAMAGED) as error:
         raise InputError(f"{path}: no PNG or JPEG file, cut short or damaged") from error
     if size is not None:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ _NAMED, _NUMBERED = 40, 12
 _TILE, _CAPTION = 96, 30
 
 
+@rc_context({"text.parse_math": False})  # a name with dollars is no formula
 def classification_picture(
     rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], *, classes: Sequence[str]
 ) -> bytes:

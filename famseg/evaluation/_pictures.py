@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
@@ -50,6 +51,7 @@ class SlicesCase:
     spacing_mm: tuple[float, float, float]
 
 
+@rc_context({"text.parse_math": False})  # a name with dollars is no formula
 def slices_picture(cases: Sequence[SlicesCase]) -> bytes:
     """Draw one row a case: input, output and truth, each axial, coronal and sagittal.
 

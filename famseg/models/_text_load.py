@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
+from famseg.config._visible import visible
 from famseg.models._text_classifier import TextClassifier
 from famseg.models._text_tokens import PAD, ByteTokenizer, PretrainedTokenizer
 
@@ -209,7 +212,7 @@ def _faults() -> tuple[type[Exception], ...]:
     """Return what transformers raises on files that are missing, broken or of another kind."""
     from safetensors import SafetensorError
 
-    return OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError
+    return OSError, RuntimeError, ImportError, SafetensorError, UnpicklingError, *DAMAGED
 
 
 def _loaded(path: str, load: Callable[[], T]) -> T:
@@ -222,7 +225,9 @@ def _loaded(path: str, load: Callable[[], T]) -> T:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, UnpicklingError):
+        return "its weights hold more than tensors; nothing of them was run"
+    lines = [visible(line.strip()) for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from famseg.config._visible import cell
 from famseg.preparation._page import page
 from famseg.preparation._record import Folder, Record
 from famseg.tracking import write_atomically
@@ -35,8 +36,6 @@ COLUMNS = (
     "notes",
 )
 """Columns of ``report.csv``."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_report(
@@ -133,9 +132,7 @@ def _cell(name: str, value: object) -> object:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, str) and name != "subject" and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    return value if name == "subject" else cell(value)
 
 
 def _picture(path: Path) -> bytes | None:

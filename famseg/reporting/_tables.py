@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from famseg.config._visible import visible
 from famseg.reporting._compare import Comparison, smaller_is_better
 from famseg.reporting._pairs import CONFIDENCE
 from famseg.reporting._runs import EPOCHS, SECONDS
@@ -74,7 +76,7 @@ def markdown(tables: Sequence[Table]) -> str:
     blocks = []
     for table in tables:
         rule = ("---", *("---:" for _ in table.header[1:]))
-        lines = [f"**{table.title}**", ""]
+        lines = [f"**{_marked(table.title)}**", ""]
         lines += [_piped(row) for row in (table.header, rule, *table.rows)]
         for note in table.notes:
             lines += ["", note]
@@ -188,4 +190,10 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _piped(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_marked, cells)) + " |"
+
+
+def _marked(text: str) -> str:
+    """Return a text that Markdown shows as it stands: names of groups are anybody's."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(text))
+    return text.replace("&", "&amp;").replace("<", "&lt;")

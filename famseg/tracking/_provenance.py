@@ -156,7 +156,8 @@ def _commit(package: Path) -> tuple[str | None, bool | None]:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - git is where PATH says
+            # A repository may name a program that watches its files: it is not asked.
+            ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments],  # noqa: S607 - PATH
             capture_output=True,
             text=True,
             timeout=10,

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bounded import cost
 
 from famseg.datasets import MaskCache, default_cache_folder
 
@@ -118,3 +121,28 @@ def test_where_caches_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / ".cache" / "famseg"
+
+
+def test_a_packed_file_is_not_unpacked(tmp_path: Path) -> None:
+    cache, key = MaskCache(tmp_path), {"item": 1}
+    cache.get(key, prepared)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as stored:
+        np.savez_compressed(path, **{**stored, "bits": np.zeros(2**28, np.uint8)})
+    assert path.stat().st_size < 2**19
+    found = cost(lambda: cache.get(key, prepared))
+    assert found.fault is None, "prepared anew"
+    assert found.mib < 50
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': '|O', 'fortran_order': False, 'shape': (3,)}", "[" * 9000, "{'descr': "]
+)
+def test_hostile_headers_count_as_none(header: str, tmp_path: Path) -> None:
+    cache, key = MaskCache(tmp_path), {"item": 1}
+    cache.get(key, prepared)
+    (path,) = tmp_path.iterdir()
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("shape.npy", start + header.encode() + b"\n" + pickle.dumps([1, 2, 3]))
+    assert cache.get(key, prepared)[0].shape == prepared()[0].shape

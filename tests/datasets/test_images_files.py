@@ -4,7 +4,9 @@ import gzip
 import os
 import pickle
 import shutil
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -571,3 +573,16 @@ def test_real_fashionmnist() -> None:
         "pullover",
         "trouser",
     ]
+
+
+@pytest.mark.parametrize("edge", [10_000, 60_000])
+def test_pictures_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
+    path = cats_and_dogs / "train" / "cat" / "bomb.png"
+    header = b"IHDR" + struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + crc + bytes(4) + b"IDAT"
+    )
+    assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == (
+        "ROOT/train/cat/bomb.png: too many pixels to be a picture of this kind"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,3 +68,7 @@ def test_a_region_everywhere_or_nowhere_can_be_drawn(case):
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="there is no case to draw: give at least one"):
         slices_picture([])
+
+
+def test_a_name_with_dollars_is_no_formula(case):
+    assert slices_picture([replace(case, title="$x^{$ of \\frac")])

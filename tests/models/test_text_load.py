@@ -198,3 +198,28 @@ def test_a_section_describes_its_fields_and_survives_its_own_output(model) -> No
     for name, field in type(model).model_fields.items():
         assert field.description or name == "kind"
     assert type(model).model_validate(model.model_dump(mode="json")) == model
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_code_beside_a_model_is_not_run(encoder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    without_weights(encoder)
+    torch.save({"x": Evil(mark)}, encoder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="its weights hold more than tensors; nothing of them"):
+        section(encoder).build(CLASSES, seed=0)
+    (encoder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    names = {"AutoConfig": "evil.A", "AutoModelForSequenceClassification": "evil.B"}
+    settings(encoder, auto_map=names, model_type="evil")
+    with pytest.raises(InputError, match="contains custom code"):
+        section(encoder).build(CLASSES, seed=0)
+    section(encoder).tokenizer()
+    assert not mark.exists()

@@ -86,3 +86,10 @@ def test_rows_have_the_same_columns(comparison):
 def test_a_pipe_in_a_name_does_not_split_its_cell(comparison):
     (first, *_) = tables(comparison)
     assert "a\\|b" in markdown([type(first)("t", ("x",), (("a|b",),))])
+
+
+def test_a_name_is_no_markup(comparison):
+    (first, *_) = tables(comparison)
+    shown = markdown([type(first)("t\nu", ("x",), (("<img src=x>`*[a](b)&\x1b",),))])
+    assert "&lt;img src=x>\\`\\*\\[a\\](b)&amp;\\\\x1b" in shown
+    assert "**t\\\\nu**" in shown
