@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -22,7 +24,8 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 PHONE = {"width": 390, "height": 844}
 DARKEST_TEXT, BRIGHTEST_GROUND = 150, 60  # of 255, in dark mode
 
-pytestmark = pytest.mark.slow
+# Building imports all that is documented.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Links(HTMLParser):
@@ -48,14 +51,19 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the built site."""
+    """The folder of the built site; several workers of pytest build it once."""
     pytest.importorskip("sphinx", reason="the extra docs is not installed")
-    out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", "-q"]
-    command += ["-c", "docs", "-d", str(tmp_path_factory.mktemp("doctrees")), ".", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return out
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out, built = shared / "site", shared / "site.built"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", "-q"]
+            command += ["-c", "docs", "-d", str(shared / "doctrees"), ".", str(out)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            built.touch()
+    return out.resolve()
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +159,6 @@ def test_every_page_is_in_the_navigation(site, pages):
     assert written - {site / name for name in made} - listed == set()
 
 
-@pytest.mark.timeout(900)
 def test_every_page_is_whole_on_a_phone_in_the_dark(site, pages, address, window):
     window.set_viewport_size(PHONE)
     window.emulate_media(color_scheme="dark")
