@@ -74,7 +74,7 @@ lock: $(RELEASE)
 
 sbom: $(RELEASE)
 	@mkdir -p dist
-	for lock in cuda cpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+	for lock in cuda cpu; do PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/famseg-$$lock.cdx.json requirements/$$lock.lock \
 		|| exit 1; done
 

@@ -177,3 +177,22 @@ def test_processes_and_gpus_of_the_job_are_as_many(pod: dict[str, Any]) -> None:
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
     assert f"--nproc-per-node={gpus}" in container["command"]
     assert "--resume" in container["args"]
+
+
+@pytest.mark.parametrize(("digest", "status"), [("sha256:" + "ab" * 32, 0), ("unknown", 1)])
+def test_the_base_is_pinned_to_a_digest_and_to_nothing_else(
+    digest: str, status: int, tmp_path: Path
+) -> None:
+    """A stand-in answers for the registry, which a test cannot reach."""
+    for name in ("Dockerfile", "pin_base.sh"):
+        shutil.copy(DOCKER / name, tmp_path)
+    stand_in = tmp_path / "bin" / "docker"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f'#!/bin/sh\n[ "$4" = python:3.11-slim ] && echo {digest}\n')
+    stand_in.chmod(0o755)
+    path = f"{stand_in.parent}:{os.environ['PATH']}"
+    done = run(tmp_path / "pin_base.sh", env={**os.environ, "PATH": path})
+    assert done.returncode == status
+    before, after = ((folder / "Dockerfile").read_text() for folder in (DOCKER, tmp_path))
+    pinned = re.sub(r"(slim@)sha256:\w+", rf"\1{digest}", before)
+    assert after == (pinned if status == 0 else before)
