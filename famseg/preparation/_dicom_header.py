@@ -50,6 +50,9 @@ _PERSONAL = (
     *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName"),
     *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
     *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "RequestingPhysician"),
+    *("ScheduledPerformingPhysicianName", "ConsultingPhysicianName", "ContentCreatorName"),
+    *("ReviewerName", "VerifyingObserverName", "PersonName", "OrderEnteredBy"),
+    *("NamesOfIntendedRecipientsOfResults", "AdmissionID", "DeviceSerialNumber"),
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"),
 )
 # "1" and "CT" are usual here and tell nobody anything.
