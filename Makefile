@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check docs clean
+.PHONY: help install train test lint check docs fuzz clean
 
 help:
 	@echo "make train   install, then train and evaluate on the embedded skulls"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   what CI runs: lint, types, import rules, spelling, tests"
 	@echo "make docs    build the documentation into build/site, its reference written anew"
 	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
+	@echo "make fuzz    give the readers what nobody would, for twice ten minutes"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
 install: $(READY)
@@ -45,6 +46,13 @@ lint: $(READY)
 	$(BIN)/codespell
 
 check: lint test
+
+# Twice so many seconds, and what was found; see SECURITY.md.
+FUZZ_SECONDS ?= 600
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -W ignore tests/fuzz/run_hypothesis.py $(FUZZ_SECONDS)
+	$(BIN)/python -W ignore tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 # The pages of the command line and of the configuration are written from the program.
 docs: $(READY)

@@ -1,0 +1,23 @@
+"""Makes the targets importable, and keeps the suite's share of fuzzing small and the same."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.importorskip("hypothesis", reason="fuzzing needs hypothesis: pip install famseg[dev]")
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "suite",
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("suite")
