@@ -148,7 +148,7 @@ use() {
     expect 0 "a classification, smoke size" in_image -- train \
         --config smoke/fashionmnist_fam.yaml
     expect 0 "a language model, smoke size" in_image -- train --config smoke/rte_fam.yaml
-    expect 2 "a faulty key" in_image -- train --config skull.yaml trainig.epochs=1
+    expect 2 "a faulty key" in_image -- train --config skull.yaml lamda=1
     check "is named in one line" test "$(wc -l <"$work/log")" = 1
     expect 0 "a training with a /dev/shm of 64 KB" in_image --shm-size=64k -- train \
         --config smoke/skull.yaml seed=1 training.workers=2
