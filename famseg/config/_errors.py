@@ -47,6 +47,7 @@ DAMAGED = (
     EOFError,
     LookupError,
     MemoryError,
+    NameError,
     RecursionError,
     SystemError,
     TypeError,

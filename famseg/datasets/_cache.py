@@ -95,5 +95,5 @@ def _load(path: Path) -> Prepared | None:
             mask = np.unpackbits(stored["bits"], count=count).reshape(shape)
             affine = stored["affine"].astype(np.float64)
             return (mask, affine) if affine.shape == (4, 4) else None
-    except (OSError, SyntaxError, TokenError, zipfile.BadZipFile, *DAMAGED):
+    except (OSError, RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, *DAMAGED):
         return None

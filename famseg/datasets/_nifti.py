@@ -6,7 +6,6 @@ It reads missing voxels and NaN as 0, and takes 1 mm for a spacing of 0 or NaN.
 from __future__ import annotations
 
 import gzip
-import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +108,7 @@ def _header(path: Path, head: bytes) -> nibabel.Nifti1Header:
             length = struct.unpack(f"{order}i", head[:4])[0]
             if length in _HEADER_BYTES and len(head) >= length:
                 kind = _HEADER_BYTES[length]
-                found = kind.from_fileobj(io.BytesIO(head), endianness=order, check=False)
+                found = kind(head[:length], endianness=order, check=False)
                 if bytes(found["magic"])[:2] == b"ni":
                     raise InputError(
                         f"{path}: its voxels are in another file (.img): save it as one"

@@ -19,6 +19,18 @@ from famseg.datasets._nifti import too_many_voxels
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16
+# The libraries copy lines and paths into buffers of a fixed size without a look at their length.
+_LONGEST_LINE = {"nrrd": 400, "meta": 240}
+_LONGEST_NOTE = 10_000
+_LONGEST_PATH = 900  # bytes
+_NRRD_FIELDS = {
+    *("content", "number", "type", "dimension", "space", "space dimension", "sizes", "spacings"),
+    *("thicknesses", "axis mins", "axismins", "axis maxs", "axismaxs", "centers", "centerings"),
+    *("labels", "units", "kinds", "encoding", "endian", "min", "max", "old min", "oldmin"),
+    *("old max", "oldmax", "data file", "datafile", "line skip", "lineskip", "byte skip"),
+    *("byteskip", "sample units", "sampleunits", "space units", "space origin"),
+    *("space directions", "measurement frame"),
+}
 _OTHER_FORMAT = "its content is not in the format that its name says"
 _META_END = re.compile(rb"\s*ElementDataFile\s*=")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -63,6 +75,8 @@ def check_text_header(path: Path, max_voxels: int) -> None:
             that begins with the path.
     """
     suffix = path.suffix.lower()
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise InputError(f"{path}: a path of more than {_LONGEST_PATH} bytes: move the file up")
     if suffix in (".nrrd", ".nhdr"):
         _check_nrrd(path, max_voxels)
     elif suffix in (".mha", ".mhd"):
@@ -89,6 +103,9 @@ def data_file(path: Path) -> Path | None:
 def _check_nrrd(path: Path, max_voxels: int) -> None:
     header = _nrrd(path)
     keys = header.keys
+    unknown = sorted(set(keys) - _NRRD_FIELDS)
+    if unknown:
+        raise InputError(f"{path}: the header is damaged: no field '{one_line(unknown[0], 40)}'")
     named = keys.get("data file") or keys.get("datafile")
     if named is not None and path.suffix.lower() == ".nrrd":
         raise InputError(f"{path}: its voxels are in another file: name the header .nhdr")
@@ -140,6 +157,7 @@ def _nrrd(path: Path) -> _Header:
         if line in (b"", b"\r"):
             break
         if b":=" not in line and not line.startswith(b"#"):  # a note of somebody's own, a comment
+            _check_length(path, line, _LONGEST_LINE["nrrd"])
             lines.append(line)
     return _Header(_pairs(path, lines[1:], b":"), place)
 
@@ -151,10 +169,20 @@ def _meta(path: Path) -> _Header:
     place = 0
     for line in content.split(b"\n"):
         place += len(line) + 1
+        own = line.partition(b"=")[0].strip().isalpha() and not line.startswith(b"Comment")
+        _check_length(path, line, _LONGEST_LINE["meta"] if own else _LONGEST_NOTE)
         lines += [line] if line.strip() else []
         if _META_END.match(line):
             return _Header(_pairs(path, lines, b"="), place)
     raise InputError(f"{path}: {_OTHER_FORMAT}")
+
+
+def _check_length(path: Path, line: bytes, longest: int) -> None:
+    if len(line) > longest:
+        text = one_line(line.decode("latin-1"), 40)
+        raise InputError(
+            f"{path}: the header is damaged: '{text}' has {len(line)} bytes, more than {longest}"
+        )
 
 
 def _start(path: Path) -> bytes:

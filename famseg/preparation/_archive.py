@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -86,7 +87,9 @@ def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> 
             with archives[file].open(member) as source:
                 _copy(source, target, MAX_MEMBER_BYTES)
             paths.append(target)
-    except ZIP_DAMAGED as error:
+    except (OSError, *ZIP_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it leads before its start
+            raise
         raise InputError("the archive is damaged: copy it again") from error
     finally:
         for archive in archives.values():

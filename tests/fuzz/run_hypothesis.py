@@ -1,25 +1,30 @@
 """Fuzz every target in turn with hypothesis until the time is up, and say what was found.
 
-Run as ``python tests/fuzz/run_hypothesis.py SECONDS``; ``make fuzz`` does.
+Run as ``python tests/fuzz/run_hypothesis.py SECONDS [TARGET ...]``; ``make fuzz`` does. Each round
+has a process of its own, so that one that ends it is a finding like others: its input is written to
+the working folder as ``crash-...``.
 """
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import VALUES, near
 from targets import TARGETS, check
 
 _ROUND = 100
+_LONGEST_S = 120
 _OPTIONS = settings(
     max_examples=_ROUND,
     database=None,
@@ -29,41 +34,69 @@ _OPTIONS = settings(
 )
 
 
-def fuzz(name: str, content: st.SearchStrategy[bytes], number: int, counts: Counter[str]) -> None:
-    """Run one round of a target, counting what it was given; raise what is found."""
+def fuzz(name: str, number: int, last: Path, sender: Connection) -> None:
+    """Run one round of a target; send how many inputs it was given, and what was found."""
+    count = 0
+    documents = VALUES.map(lambda value: json.dumps(value).encode())
 
     @seed(number)
     @_OPTIONS
-    @given(content)
-    def given_to(example: bytes) -> None:
-        counts[name] += 1
-        check(name, example)
+    @given(near(name) | documents if name in ("config", "yaml") else near(name))
+    def given_to(content: bytes) -> None:
+        nonlocal count
+        count += 1
+        last.write_bytes(content)
+        check(name, content)
 
-    given_to()
+    try:
+        given_to()
+        sender.send((count, ""))
+    except Exception:
+        sender.send((count, traceback.format_exc()))
+
+
+def attempt(name: str, number: int, last: Path) -> tuple[int, str]:
+    """Run one round in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=fuzz, args=(name, number, last, sender))
+    process.start()
+    sender.close()
+    try:
+        if receiver.poll(_LONGEST_S):
+            count, found = receiver.recv()
+            return int(count), str(found)
+        why = f"still at work after {_LONGEST_S} s"
+    except EOFError:
+        process.join()
+        why = f"the process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+    kept = Path(f"crash-{name}-{number}")
+    kept.write_bytes(last.read_bytes())
+    return _ROUND // 2, f"{why}: {kept}"
 
 
 def main() -> int:
     """Fuzz for as many seconds as the command line says."""
-    import json
-
-    end = time.monotonic() + float(sys.argv[1])
-    documents = VALUES.map(lambda value: json.dumps(value).encode())
+    seconds, *names = sys.argv[1:]
+    end = time.monotonic() + float(seconds)
     counts: Counter[str] = Counter()
     found: set[str] = set()
     number = 0
-    while time.monotonic() < end:
-        number += 1
-        for name in TARGETS:
-            content = near(name) | documents if name in ("config", "yaml") else near(name)
-            try:
-                fuzz(name, content, number, counts)
-            except Exception:
-                text = traceback.format_exc()
-                if (last := text.splitlines()[-1]) not in found:
-                    found.add(last)
+    with tempfile.TemporaryDirectory(prefix="famseg-fuzz-") as folder:
+        while time.monotonic() < end:
+            number += 1
+            for name in names or TARGETS:
+                count, text = attempt(name, number, Path(folder, "last"))
+                counts[name] += count
+                key = f"{name}: {(text.splitlines() or [''])[-1].partition(': crash-')[0]}"
+                if text and key not in found:
+                    found.add(key)
                     print(f"{name}, round {number}: {text}", flush=True)
-            if time.monotonic() > end:
-                break
+                if time.monotonic() > end:
+                    break
     for name, count in counts.items():
         print(f"{name:12}{count:>10}")
     print(f"hypothesis: {sum(counts.values())} executions, {len(found)} findings")
