@@ -4,8 +4,8 @@
 
 The wheel of famseg holds nothing but famseg: all of these are separate packages, which pip or the
 image installs beside it. Permissive licences are allowed, and three kinds with a condition, see
-``CONDITIONS``; a GPL is not. (Wheels of numpy, scipy, scikit-learn and torch carry runtime libraries
-of GCC, whose GPL makes an exception for just that.)
+``CONDITIONS``; a GPL is not. (Wheels of numpy, scipy, scikit-learn and torch carry runtime
+libraries of GCC, whose GPL makes an exception for just that.)
 
 Licences are read from the installed packages' metadata; of the CUDA libraries, which only a GPU
 machine has, from ``CUDA`` below.
