@@ -11,16 +11,16 @@ Nothing is chosen by the test: settings and lambdas were fixed before the first 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from _measure import environment, say
+from _measure import environment, say, table
 
 from famseg.config import InputError, RunError, load
+from famseg.reporting import Comparison, Pairing, compare_runs, find_runs, markdown, tables
 
 DATA = ("cifar10", "cifar100", "svhn", "fashionmnist")
 _FAM = ("penalty.kind=relative_flatness", "penalty.layer=head", "penalty.normalize=features")
@@ -83,24 +83,50 @@ def train(cell: Cell, root: Path, runs: Path) -> str:
     return "done"
 
 
-def compared(folder: Path, by: str) -> str:
-    """Return the tables of a data set's runs, in Markdown."""
+def compared(folder: Path, by: Literal["seed", "case"]) -> Comparison:
+    """Return the comparison of a data set's runs with its baseline."""
     metrics = METRICS if by == "seed" else METRICS[:2]
-    options = [option for metric in metrics for option in ("--metric", metric)]
-    command = [sys.executable, "-m", "famseg", "compare", str(folder), "--by", by]
-    command += ["--baseline", "baseline", *options, "--markdown"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    runs = find_runs([folder]).runs
+    return compare_runs(runs, metrics=metrics, baseline="baseline", by=by)[0]
+
+
+def summary(comparisons: dict[str, tuple[Comparison, Comparison]]) -> str:
+    """Return one table of all sets: accuracy over seeds, and differences to the baseline."""
+    metric, rows = METRICS[0], []
+    for data, both in comparisons.items():
+        for group in both[0].study.groups:
+            figures = both[0].figures[group.name, metric]
+            half = "-" if figures.low is None else f"{figures.mean - figures.low:.4f}"
+            row = [TITLES[data], group.name, f"{figures.mean:.4f} ± {half}"]
+            row.append(f"{figures.n}, {len(group.unfinished)}")
+            seeds, pictures = (one.pairings.get((group.name, metric)) for one in both)
+            row += [_difference(seeds), _difference(pictures)]
+            rows.append(row)
+    head = ["data", "method", "test accuracy, mean ± 95 % CI", "n, not finished"]
+    return table([*head, "difference over seeds", "difference over pictures"], rows)
+
+
+def _difference(found: Pairing | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    p = "p < 0.0001" if found.p_holm < 1e-4 else f"p = {found.p_holm:.4f}"
+    return f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}), {p}"
+
+
+def sections(seeds: Comparison, pictures: Comparison) -> str:
+    """Return all tables of a data set; of the second comparison only what is new in it."""
+    known = {each.title for each in tables(seeds)}
+    new = [each for each in tables(pictures) if each.title not in known]
+    return (
+        f"### Over seeds\n\n{markdown(tables(seeds))}\n\n### Over test pictures\n\n{markdown(new)}"
+    )
 
 
 def page(runs: Path, seeds: int, facts: dict[str, str]) -> str:
     """Return the results as Markdown."""
     known = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    parts = [
-        f"## {TITLES[data]}\n\n### Over seeds\n\n{compared(runs / data, 'seed')}\n\n"
-        f"### Over test pictures\n\n{compared(runs / data, 'case')}"
-        for data in DATA
-    ]
+    found = {data: (compared(runs / data, "seed"), compared(runs / data, "case")) for data in DATA}
+    parts = [f"## {TITLES[data]}\n\n{sections(*both)}\n" for data, both in found.items()]
     methods = "\n".join(
         f"- `{name}`: {' '.join(f'`{o}`' for o in options) or 'no change'}"
         for name, options in METHODS.items()
@@ -119,7 +145,10 @@ the configurations are in [configs/study](../../configs/study), `study/<data set
 The best of four epochs is chosen on a tenth of the training pictures; the test chooses nothing.
 lambda is for kappa over the 64 features of the head, as in the authors' code. With {seeds} seeds no
 paired test over seeds can fall below p = {2 / 2**seeds:g}; the tests over pictures speak of new
-pictures for these very networks.
+pictures for these very networks, each score the mean over the seeds. Differences are those to the
+baseline with their 95 % interval, and p adjusted by Holm for the five methods of a set.
+
+{summary(found)}
 
 {chr(10).join(parts)}
 """
