@@ -34,7 +34,7 @@ def report(dependencies: list[dict[str, Any]] | None, said: str) -> tuple[int, l
     if dependencies is None:
         last = (said.strip().splitlines() or ["it said nothing"])[-1]
         # Only a network that is missing may pass; a lock that cannot be read may not.
-        missing = "ConnectionError" in said or "ServiceError" in said or "Could not connect" in said
+        missing = "requests.exceptions." in said or "ServiceError" in said
         return (0 if missing else 1), [f"audit {'skipped' if missing else 'failed'}: {last}"]
     skipped = [found["name"] for found in dependencies if "skip_reason" in found]
     asked = [found for found in dependencies if "skip_reason" not in found]

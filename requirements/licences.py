@@ -133,7 +133,7 @@ def main() -> int:
         if licence is not None and not allowed(licence)
     ]
     faults += [
-        f"{row.name}: not installed, so its licence is not known: pip install .[release]"
+        f"{row.name}: not installed, so its licence is not known: make licences"
         for row in rows
         if row.licence is None
     ]
