@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -167,6 +168,26 @@ def test_runs_are_listed_by_lambda_as_a_number(shown, page):
     names = page.get_by_text(re.compile(r"^lambda=[\d.]+ seed=0$")).all_inner_texts()
     assert names == [run_name(weight, 0) for weight in LAMBDAS]
     assert page.get_by_role("columnheader", name="lambda").count() >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_the_server_listens_to_this_machine_alone(shown):
+    port = int(shown["url"].rpartition(":")[2])
+    heard = {
+        each.laddr.ip
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.laddr.port == port
+    }
+    assert heard == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_a_page_of_another_name_is_not_answered(shown):
+    """What a page elsewhere could ask under a name that it lets stand for this machine."""
+    request = urllib.request.Request(shown["url"], headers={"Host": "evil.example"})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=20)  # noqa: S310 - our own server
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from seeds import seeds
 from strategies import VALUES, near
 from targets import TARGETS, check
 
@@ -81,11 +82,13 @@ def attempt(name: str, number: int, last: Path) -> tuple[int, str]:
 def main() -> int:
     """Fuzz for as many seconds as the command line says."""
     seconds, *names = sys.argv[1:]
-    end = time.monotonic() + float(seconds)
     counts: Counter[str] = Counter()
     found: set[str] = set()
     number = 0
+    for name in names or TARGETS:  # what a target imports is there before the processes part
+        check(name, seeds(name)[0])
     with tempfile.TemporaryDirectory(prefix="famseg-fuzz-") as folder:
+        end = time.monotonic() + float(seconds)
         while time.monotonic() < end:
             number += 1
             for name in names or TARGETS:
