@@ -81,10 +81,7 @@ lock: $(RELEASE)
 	$(BIN)/python requirements/lock.py
 
 sbom: $(RELEASE)
-	@mkdir -p dist
-	for lock in cuda cpu; do PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
-		--output-reproducible --output-file dist/famseg-$$lock.cdx.json requirements/$$lock.lock \
-		|| exit 1; done
+	$(BIN)/python requirements/sbom.py dist
 
 audit: $(RELEASE)
 	$(BIN)/python requirements/audit.py
