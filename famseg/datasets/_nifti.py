@@ -20,6 +20,8 @@ from famseg.config import InputError
 _HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _LONGEST_HEADER = 540
 _CHUNK = 2**22
+_RATIO_FROM_BYTES = 2**30
+_MOST_RATIO = 500  # masks reach 200
 _MOST_EXTENSIONS = 2**26  # bytes between the header and the voxels
 _TRAILING = 2**20  # bytes behind the voxels, which some programs leave
 
@@ -40,6 +42,7 @@ def check_nifti(path: Path, max_voxels: int) -> None:
             header = _header(path, head)
             start, need = _bytes_needed(path, header, max_voxels)
             check_room(path, need)
+            check_ratio(path, need, path.stat().st_size)
             size, finite = _walk(path, _chunks(head, stream.read), header, start, need)
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: the file is cut short or damaged: copy it again") from error
@@ -70,6 +73,24 @@ def check_room(path: Path, need: int) -> None:
         raise InputError(
             f"{path}: its voxels need {2 * need / 2**30:.1f} GiB of memory while they are read, "
             f"{free / 2**30:.1f} GiB are free: resample it first, or use a larger machine"
+        )
+
+
+def check_ratio(path: Path, need: int, has: int) -> None:
+    """Refuse voxels that shrank as no scan and no mask does: they were made to fill the memory.
+
+    Args:
+        path: What the message begins with.
+        need: Bytes of the voxels.
+        has: Bytes of the file that they are in.
+
+    Raises:
+        InputError: If there is more than a GiB of them, and 500 times as much as the file has.
+    """
+    if need > _RATIO_FROM_BYTES and need > _MOST_RATIO * has:
+        raise InputError(
+            f"{path}: its voxels unpack to {need} bytes, {_MOST_RATIO} times its size or more: a "
+            "file made to fill the memory; leave it aside"
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from famseg.config import InputError
 from famseg.config._entry import one_line
-from famseg.datasets._nifti import too_many_voxels
+from famseg.datasets._nifti import check_ratio, too_many_voxels
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16
@@ -122,7 +122,8 @@ def _check_nrrd(path: Path, max_voxels: int) -> None:
     }
     if encoding not in known:
         raise InputError(f"{path}: encoding '{one_line(encoding, 40)}' is not read: use gzip")
-    _check_size(path, _beside(path, named), header, math.prod(shape) * known[encoding])
+    need = math.prod(shape) * _NRRD_BYTES[kind]
+    _check_size(path, _beside(path, named), header, need, math.prod(shape) * known[encoding])
 
 
 def _check_meta(path: Path, max_voxels: int) -> None:
@@ -142,7 +143,8 @@ def _check_meta(path: Path, max_voxels: int) -> None:
         least /= _DEFLATE
     elif keys.get("binarydata", "true").lower() not in true:
         least = 1
-    _check_size(path, file, header, math.prod(shape) * least)
+    need = math.prod(shape) * _META_BYTES[kind]
+    _check_size(path, file, header, need, math.prod(shape) * least)
 
 
 def _nrrd(path: Path) -> _Header:
@@ -237,7 +239,7 @@ def _beside(path: Path, named: str | None) -> Path | None:
     return file
 
 
-def _check_size(path: Path, file: Path | None, header: _Header, least: float) -> None:
+def _check_size(path: Path, file: Path | None, header: _Header, need: int, least: float) -> None:
     """Refuse a file that is too small for what it announces, before memory is taken for it."""
     if file is not None and not file.is_file():
         return  # the library says so
@@ -246,3 +248,4 @@ def _check_size(path: Path, file: Path | None, header: _Header, least: float) ->
         raise InputError(
             f"{path}: the header is readable, the voxels are not: the file is cut short or damaged"
         )
+    check_ratio(path, need, has)

@@ -156,6 +156,16 @@ def test_compressed_voxels_that_cannot_be_there(tmp_path: Path) -> None:
     assert refused(meta(tmp_path / "a.mha", "LOCAL", sizes, "MET_DOUBLE", packed)) == CUT_SHORT
 
 
+def test_voxels_that_shrank_too_much(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "a.nrrd", "1000 1000 1000", "double", "gzip")
+    with path.open("ab") as stream:
+        stream.truncate(2**23)  # as many zeros, packed, have
+    assert refused(path) == (
+        "its voxels unpack to 8000000000 bytes, 500 times its size or more: a file made to fill "
+        "the memory; leave it aside"
+    )
+
+
 def test_kinds_that_are_not_read(tmp_path: Path) -> None:
     assert refused(nrrd(tmp_path / "a.nrrd", kind="block")) == "unknown type of voxels 'block'"
     assert refused(meta(tmp_path / "a.mha", kind="MET_OTHER")) == (

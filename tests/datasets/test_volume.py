@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from bounded import cost
 
 from famseg.config import InputError
 from famseg.datasets import Volume, read_volume, write_volume
@@ -344,3 +345,13 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     message = r"\\udcff\.nii: its name or that of a folder is no text in UTF-8: rename it$"
     with pytest.raises(InputError, match=message):
         read_volume(path)
+
+
+def test_voxels_that_shrank_too_much(tmp_path: Path) -> None:
+    header = bytearray(patched(tmp_path / "a.nii", 42, "<hhh", 1024, 1024, 1024).read_bytes()[:352])
+    header[70:74] = struct.pack("<hh", 64, 64)  # in double precision
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(header)))
+    found = cost(lambda: read_volume(tmp_path / "a.nii.gz"))
+    assert found.fault is not None
+    assert "voxels unpack to 8589934944 bytes, 500 times" in found.fault or "GiB" in found.fault
+    assert found.mib < 50
