@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build the CPU image and use it as it is meant to be: by a user that the image does not know, with a
-# root that cannot be written and no network, results on a mounted folder.
+# Build the CPU image and use it as it is meant to be: by a user that the image does not know, without
+# rights and network, with a root that cannot be written, results on a mounted folder.
 #
 #   docker/test_image.sh          build localhost/famseg:test and try it
 #   docker/test_image.sh IMAGE    try this one
@@ -73,8 +73,9 @@ in_image() {
     shift
     # shellcheck disable=SC2086  # options hold no spaces
     "$engine" run --rm --read-only --tmpfs /tmp --network none --user $WHO \
-        -e OMP_NUM_THREADS -v "$work/data:/data" -v "$work/runs:/runs" \
-        -v "$work/home:/home/famseg" $options "$image" "$@"
+        --cap-drop ALL --security-opt no-new-privileges -e OMP_NUM_THREADS \
+        -v "$work/data:/data" -v "$work/runs:/runs" -v "$work/home:/home/famseg" \
+        $options "$image" "$@"
 }
 
 make_base() {
