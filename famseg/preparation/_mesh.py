@@ -15,6 +15,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
 from famseg.datasets import Volume
 from famseg.preparation._inside import inside
 from famseg.preparation._items import Item, local, told_as
@@ -96,7 +97,9 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
     try:
         with _quiet():
             mesh = trimesh.load_mesh(path, process=True)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
+    except MemoryError:
+        raise  # has a line of its own
+    except DAMAGED as error:
         raise InputError("not readable as a mesh: it is damaged; copy it again") from error
     vertices = np.asarray(getattr(mesh, "vertices", ()), dtype=np.float64)
     faces = np.asarray(getattr(mesh, "faces", ()), dtype=np.int64)

@@ -178,6 +178,8 @@ def ply(kind: str, vertices: int, faces: int, content: str = "", more: str = "")
         ("a.ply", ply("ascii", 10**12, 10**12)),
         ("a.ply", ply("ascii", 3, 1, TRIANGLE.replace("3 0", "1000000000000 0"))),
         ("a.ply", ply("ascii", 3, 1, TRIANGLE.replace("1 2", "1 2000000000"))),
+        ("a.ply", ply("ascii", 3, 1, TRIANGLE).replace(b"property list", b"0roperty list")),
+        ("a.ply", ply("binary_little_endian", 3, 1, "x" * 50).replace(b"property f", b"p f")),
         ("a.ply", b"ply\nformat ascii 1.0\n" + b"element x 1000000000\n" * 10_000),
     ],
 )
