@@ -17,7 +17,9 @@ from famseg.tracking._provenance import _commit
 
 @pytest.fixture
 def record():
-    return provenance(config_text="seed: 0\n", seed=0, device="cpu", data_hash="d" * 64, weights_hash="e")
+    return provenance(
+        config_text="seed: 0\n", seed=0, device="cpu", data_hash="d" * 64, weights_hash="e"
+    )
 
 
 def git(folder, *arguments):
