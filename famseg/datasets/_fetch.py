@@ -218,7 +218,7 @@ class _Part:
         """Return where the part is from, None if there is none that can be gone on with."""
         try:
             origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         return origin if self.path.is_file() else None
 

@@ -84,6 +84,6 @@ def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
         if (root / TABLE_NAME).exists():
             raise InputError(f"{path}: is missing beside {TABLE_NAME}: choose another folder")
         write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read or written ({error})") from error
     return ()

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from famseg.config import InputError
 from famseg.config._errors import DAMAGED
+from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._images import Images, ReadImages
 from famseg.datasets._images_split import TEST, held_out
 
@@ -156,6 +157,8 @@ def _read_all(
 
 
 def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]:
+    if not is_text(str(path)):
+        raise InputError(f"{visible(str(path))}: {NO_TEXT}")
     try:
         # Pillow only warns of pictures of 90 to 180 million pixels.
         with warnings.catch_warnings():

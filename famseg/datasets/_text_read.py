@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from famseg.config import InputError
+from famseg.config._visible import is_text
 
 Format = Literal["tsv", "jsonl"]
 
@@ -137,6 +138,12 @@ def _jsonl(
         except json.JSONDecodeError as error:
             faults.add(number, f"not JSON ({error.msg} at column {error.colno}). Write one object.")
             continue
+        except (
+            ValueError,
+            RecursionError,
+        ):  # a number of thousands of digits; brackets in brackets
+            faults.add(number, "JSON that is too large to be a sample. Write one object.")
+            continue
         fault = _object_fault(found, columns, label)
         if fault:
             faults.add(number, fault)
@@ -156,6 +163,8 @@ def _object_fault(found: object, columns: Sequence[str], label: str) -> str | No
     for name in columns:
         if not isinstance(found[name], str):
             return f"{name} is {json.dumps(found[name])}, not a text. Put quotes around it."
+        if not is_text(found[name]):
+            return f"{name} holds half a character (\\ud800 to \\udfff). Remove it."
     if not isinstance(found[label], str | int):  # true and false are whole numbers to Python
         return f"{label} is {json.dumps(found[label])}, neither a text nor a whole number."
     return None

@@ -41,7 +41,7 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
     try:
         before = json.loads(folder.state.read_text(encoding="utf-8"))["settings"]
         keys = sorted({*before, *settings})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder.state}: is damaged: choose another folder, or do everything again with "
             "--force"

@@ -141,7 +141,7 @@ def read_record(subject: str, folder: Folder) -> Record | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # of another version: the subject is prepared again
 
 

@@ -208,7 +208,7 @@ def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, d
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object")

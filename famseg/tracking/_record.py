@@ -174,7 +174,7 @@ def read_metrics(folder: Path) -> list[Record]:
 def _parse(line: bytes) -> Record | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(row, dict) and isinstance(row.get("epoch"), int):
         return row

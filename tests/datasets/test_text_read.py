@@ -131,3 +131,16 @@ def test_json_lines_have_texts_and_labels_of_any_kind(file) -> None:
 def test_a_faulty_json_line_is_named(file, line: str, message: str) -> None:
     (fault,) = faults(file("", line, name="train.jsonl"))
     assert fault.startswith(f":2: {message}")
+
+
+def test_json_that_is_no_sample(tmp_path: Path) -> None:
+    lines = ("[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800", "l": 1}')
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    rows, faults = read_rows(tmp_path / "a.jsonl", form="jsonl", columns=("a",), label="l")
+    assert rows == []
+    large = "JSON that is too large to be a sample. Write one object."
+    assert [fault.split(": ", 1)[1] for fault in faults] == [
+        large,
+        large,
+        "a holds half a character (\\ud800 to \\udfff). Remove it.",
+    ]

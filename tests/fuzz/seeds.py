@@ -148,6 +148,9 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "cache": (_cache(),),
         "png": (_picture("PNG", "RGB"), _picture("PNG", "P")),
         "jpeg": (_picture("JPEG", "RGB"), _picture("JPEG", "L")),
+        "jsonl": (b'{"a": "x y", "b": "z", "l": 1}\n' * 3, b"[" * 100_000),
+        "tsv": (b"a\tb\tl\nx\ty\t0\n",),
+        "metrics": (b'{"epoch": 1, "time": 2.5, "val/dsc": null}',),
         "manifest": (b"subject,file,sha256,split\na,a.nii,,train\n",),
         "checkpoint": (_checkpoint(True), _checkpoint(False)),
     }

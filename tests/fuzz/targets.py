@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from famseg.datasets._images_idx import _read_idx
 from famseg.datasets._images_mat import read_mat
 from famseg.datasets._images_pickle import read_pickle
 from famseg.datasets._tar import TAR_DAMAGED, open_tar
+from famseg.datasets._text_read import read_rows
 from famseg.preparation import find_sources
 from famseg.preparation._dicom_header import read_header
 from famseg.preparation._items import Item, Opener
 from famseg.preparation._mesh import load_mesh
+from famseg.tracking._record import _parse
 
 Target = Callable[[bytes], object]
 MOST_FAULTS = 50_000  # a document of 256 KiB may hold many
@@ -89,6 +92,12 @@ def _tar(path: Path) -> None:
         pass
 
 
+def _samples(path: Path, form: Literal["tsv", "jsonl"]) -> None:
+    rows, _ = read_rows(path, form=form, columns=("a", "b"), label="l")
+    for row in rows:
+        "".join(row.sentences).encode()
+
+
 def _checkpoint(path: Path) -> None:
     from famseg.models._plain_file import NotPlainError, load_plain
 
@@ -119,6 +128,9 @@ TARGETS: dict[str, Target] = {
     "cache": in_file("a.npz", _load),
     "png": in_file("a.png", lambda path: _read_file(path, 3, 8)),
     "jpeg": in_file("a.jpg", lambda path: _read_file(path, 1, 8)),
+    "jsonl": in_file("a.jsonl", lambda path: _samples(path, "jsonl")),
+    "tsv": in_file("a.tsv", lambda path: _samples(path, "tsv")),
+    "metrics": lambda content: _parse(content),
     "manifest": in_file("a.csv", read_manifest),
     "checkpoint": in_file("a.pt", _checkpoint),
 }
