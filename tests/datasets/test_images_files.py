@@ -589,8 +589,7 @@ def test_pictures_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
 
 
 def test_a_picture_whose_name_is_no_text(cats_and_dogs: Path) -> None:
-    source = next((cats_and_dogs / "train" / "cat").glob("*.png"))
-    shutil.copy(source, source.with_name("\udcff.png"))
+    save(cats_and_dogs / "train" / "cat" / "\udcff.png")
     assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == (
         r"ROOT/train/cat/\udcff.png: its name or that of a folder is no text in UTF-8: rename it"
     )
