@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.importorskip("hypothesis", reason="fuzzing needs hypothesis: pip install famseg[dev]")
-
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "suite",
