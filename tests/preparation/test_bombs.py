@@ -112,6 +112,7 @@ def test_a_project_that_unpacks_without_end(
     assert refused(path).startswith("the archive unpacks to more than 268435456 bytes")
 
 
+@pytest.mark.slow
 def test_a_name_of_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "a.inv3"
     for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
@@ -125,11 +126,13 @@ def test_members_that_lead_back_for_ever(tmp_path: Path) -> None:
     assert refused(packed(tmp_path / "a.inv3", content + bytes(1024))) == NO_TAR
 
 
+@pytest.mark.slow
 def test_headers_of_headers(tmp_path: Path) -> None:
     pax = member("p", b"11 path=ab\n", type=tarfile.XHDTYPE)
     assert refused(packed(tmp_path / "a.inv3", pax * 5000 + bytes(1024))) == NO_TAR
 
 
+@pytest.mark.slow
 def test_members_without_number(tmp_path: Path) -> None:
     content = b"".join(member(str(number)) for number in range(1000)) * 11
     message = "the archive has more than 10000 members: leave it aside"
@@ -221,6 +224,7 @@ def test_a_series_that_announces_too_many_pixels(tmp_path: Path) -> None:
     assert "65535x65535x8 voxels, more than 1073741824" in refused(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_that_inflates_without_end(tmp_path: Path) -> None:
     (path, *others) = slices(tmp_path / "a")
     for other in others:
