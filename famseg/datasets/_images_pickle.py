@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -136,6 +138,8 @@ class _Unpickler(pickle._Unpickler):
         stack: list[Any]
 
         def pop_mark(self) -> list[Any]: ...
+        def read(self, size: int) -> bytes: ...
+        def append(self, value: object) -> None: ...
 
     def find_class(self, module: str, name: str) -> type:
         try:
@@ -151,6 +155,14 @@ class _Unpickler(pickle._Unpickler):
         items = self.pop_mark()
         _put(self.stack[-1], items)
 
+    def _bytes(self) -> None:
+        # Python's own makes room for all that is announced, and fills it, before it reads.
+        (size,) = struct.unpack("<Q", self.read(8))
+        content = self.read(min(size, sys.maxsize))
+        if len(content) != size:
+            raise EOFError
+        self.append(content)
+
     def _mapping(self) -> None:
         items = self.pop_mark()
         self.stack.append({})
@@ -162,6 +174,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
         pickle.DICT[0]: _mapping,
+        pickle.BYTEARRAY8[0]: _bytes,
     }
 
 

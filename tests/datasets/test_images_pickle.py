@@ -50,6 +50,8 @@ def array(shape: bytes, raw: bytes) -> bytes:
         pytest.param(
             b"\x80\x04}\x8c\x04data\x8e" + struct.pack("<Q", 2**40) + b"xs.", id="2^40 bytes"
         ),
+        pytest.param(b"\x80\x05}\x96" + struct.pack("<Q", 2**31) + b".", id="2^31 changing bytes"),
+        pytest.param(b"\x80\x05}\x96" + b"\xff" * 8 + b".", id="2^64 changing bytes"),
         pytest.param(b"\x80\x02}U\x04data" + nested(b"]", 0) + b"s.", id="a list of lists"),
         pytest.param(b"\x80\x02}U\x04datacbuiltins\nint\n\x81s.", id="a name that is refused"),
         pytest.param(b"(i__main__\nx\n.", id="INST"),
