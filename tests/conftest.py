@@ -15,7 +15,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(Path(__file__).parent))  # bounded.py
+# Not this folder itself: transformers would take tests/datasets for the package `datasets`.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+
+@pytest.fixture(autouse=True)
+def _safe_path_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets it for its own process, which in a test goes on with other ones."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.delenv("PYTHONSAFEPATH")
 
 
 @pytest.fixture(scope="session")

@@ -165,17 +165,18 @@ def test_every_page_is_whole_on_a_phone_in_the_dark(site, pages, address, window
     bad = []
     for path in sorted(pages):
         name = path.relative_to(site).as_posix()
+        if name == "index.html":
+            continue  # leads on to docs/index.html at once
         window.goto(f"{address}/{name}")
         wide = window.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         if wide > 0:
             bad.append(f"{name}: {wide} pixels too wide")
-        if name not in ("index.html",):
-            text, ground = window.evaluate(
-                "[getComputedStyle(document.querySelector('article, body')).color,"
-                " getComputedStyle(document.body).backgroundColor]"
-            )
-            if brightness(text) < DARKEST_TEXT or brightness(ground) > BRIGHTEST_GROUND:
-                bad.append(f"{name}: {text} on {ground}")
+        text, ground = window.evaluate(
+            "[getComputedStyle(document.querySelector('article, body')).color,"
+            " getComputedStyle(document.body).backgroundColor]"
+        )
+        if brightness(text) < DARKEST_TEXT or brightness(ground) > BRIGHTEST_GROUND:
+            bad.append(f"{name}: {text} on {ground}")
     assert bad == []
     assert window.faults == []
 
