@@ -113,7 +113,11 @@ def window(browser):
     page.faults = []
     page.on("console", lambda m: m.type == "error" and page.faults.append(m.text))
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
+    # A request that the next page ends is no fault; one that is not answered is.
+    page.on(
+        "requestfailed",
+        lambda r: r.failure == "net::ERR_ABORTED" or page.faults.append(f"{r.failure}: {r.url}"),
+    )
     page.on(
         "request",
         lambda r: urlparse(r.url).hostname in ("127.0.0.1", None) or page.faults.append(r.url),
