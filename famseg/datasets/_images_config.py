@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +20,7 @@ Progress = Callable[[int, int], None]
 _EMBEDDED_KEYS = ("kind", "like", "train", "test")
 
 
-class _ImageData(Strict):
+class _ImageData(Strict, ABC):
     seed: int = Field(
         default=0,
         ge=0,
@@ -69,8 +70,8 @@ class _ImageData(Strict):
             settings=self.model_dump(mode="json", exclude={"root", "seed"}),
         )
 
-    def _read(self, seed: int, progress: Progress) -> ReadImages:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, seed: int, progress: Progress) -> ReadImages: ...
 
 
 class _ImageFiles(_ImageData):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from command import TINY, Run
+from command import Run
+from tiny import TINY
 from typer.testing import CliRunner
 
 from famseg.cli._main import app

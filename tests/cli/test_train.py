@@ -12,11 +12,12 @@ import mlflow
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  # its own name for itself
-from command import TINY, Run, environment
+from command import Run, environment
+from tiny import TINY
 
 from famseg.tracking import read_metrics
 
-TRAIN = ("train", "--config", "skull", *TINY)
+TRAIN = ("train", "--config", "skull", *TINY, "training.epochs=2")
 
 
 def faults(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -12,19 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("famseg", "pipelines", "configs", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
-TINY = [
-    "data.subjects=8",
-    "data.size=16",
-    "data.spacing_mm=14",
-    "model.channels=[4,4]",
-    "model.strides=[2,2]",
-    "model.latent=2",
-    "training.epochs=1",
-]
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +107,8 @@ def test_it_trains_in_an_empty_folder(clean: Path, tmp_path: Path) -> None:
         clean / "bin" / "python", "-c", "import famseg; print(famseg.__file__)", folder=tmp_path
     )
     assert where.stdout.startswith(str(clean)), where.stderr
-    done = run(clean / "bin" / "famseg", "train", "--config", "skull.yaml", *TINY, folder=tmp_path)
+    train = ["train", "--config", "skull.yaml", *TINY, "training.epochs=1"]
+    done = run(clean / "bin" / "famseg", *train, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (found,) = (tmp_path / "runs").iterdir()
     for name in ("config.yaml", "checkpoints/best.pt", "evaluation/cases.csv"):

@@ -5,20 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 from torch.utils.data import default_collate
 
 from famseg.config import InputError, load
 from famseg.engine import Experiment, Processes
 
-TINY = [
-    "data.subjects=8",
-    "data.size=16",
-    "data.spacing_mm=14",
-    "model.channels=[4,4]",
-    "model.strides=[2,2]",
-    "model.latent=2",
-    "penalty.every=1",
-]
 CPU = torch.device("cpu")
 
 
