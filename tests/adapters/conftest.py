@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.distributed as dist
+import warm
 from torch import Tensor, nn
 
 from famseg.flatness import FAM
@@ -104,10 +103,8 @@ def two_processes(tmp_path) -> Callable[[str], dict[str, list[Tensor]]]:
     def run(script: str) -> dict[str, list[Tensor]]:
         path = tmp_path / "script.py"
         path.write_text(script)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node=2", str(path), str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
+        for done in warm.run_ranks(2, str(path), str(tmp_path)):
+            assert done.returncode == 0, done.stdout + done.stderr
         return torch.load(tmp_path / "found.pt", weights_only=True)
 
     return run

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+import warm
+
+Run = Callable[..., warm.Done]
 
 
 def environment(folder: Path) -> dict[str, str]:

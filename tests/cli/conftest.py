@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,14 +17,7 @@ from command import Run, environment  # found through the line above
 def famseg(tmp_path: Path) -> Run:
     """Run ``famseg`` with arguments in ``tmp_path``."""
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        settings = {"cwd": tmp_path, "timeout": 250, "env": environment(tmp_path)} | options
-        return subprocess.run(
-            [sys.executable, "-m", "famseg", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            **settings,
-        )
+    def run(*arguments: str, cwd: Path = tmp_path) -> warm.Done:
+        return warm.run("-m", "famseg", *arguments, cwd=cwd, env=environment(tmp_path))
 
     return run

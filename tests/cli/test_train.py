@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  # its own name for itself
+import warm
 from command import Run, environment
 from tiny import TINY
 
@@ -113,18 +114,9 @@ def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
 
 @pytest.mark.slow
 def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "-m", "famseg", *TRAIN, "lambda=0"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environment(tmp_path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["-m", "famseg", *TRAIN, "lambda=0"]
+    for done in warm.run_ranks(2, *command, cwd=tmp_path, env=environment(tmp_path)):
+        assert done.returncode == 0, done.stderr
     two = tmp_path / "runs" / "skull-lambda0-seed0" / "evaluation" / "summary.json"
     one = famseg(*TRAIN, "lambda=0", "output=one", "--json")
     assert one.returncode == 0, one.stderr

@@ -7,7 +7,6 @@ What is not run is listed below with the reason.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,6 +49,7 @@ NOT_RUN = {
     ("", r".*--nnodes 2"): "needs two machines",
     ("", r".*(CUDA_VISIBLE_DEVICES|device=cuda)"): "needs a GPU",
     ("", r".*tracking\.uri=http"): "needs a server; tests/cli/test_ui.py has one",
+    ("README.md", r"torchrun"): "docs/several-gpus.md has it",
     ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
     ("docs/classification", r".*"): "tests/smoke runs these pipelines",
     ("docs/faq.md", r".*"): "test_faq.py runs them, and looks at what they print",
@@ -94,8 +95,6 @@ def in_small(words: list[str], page: str) -> list[str]:
     # Openings by region need a finer grid.
     small = SMALL if page == "docs/own-ct-data.md" else [*SMALL, *COARSE]
     words = [re.sub(r"^/data/", "data/", word) for word in words]
-    if words[0] == "torchrun":
-        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
     if "train" in words:
         config = words[words.index("--config") + 1]
         if config.startswith("classification/"):
@@ -146,6 +145,22 @@ def write_ct(subject: int, folder: Path) -> None:
     Series(slices, [SPACING_MM * k for k in range(SIZE)]).write(folder)
 
 
+def run(words: list[str], folder: Path) -> warm.Done:
+    """Run a command as a shell does; what it prints goes where it says."""
+    target = None
+    if ">" in words:
+        words, target = words[: words.index(">")], words[-1]
+    if words[0] == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    if words[0] == "famseg":
+        done = warm.run("-m", *words, cwd=folder)
+    else:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if target is not None:
+        (folder / target).write_text(done.stdout)
+    return done
+
+
 def first_rounds(commands: list[Command], most: int = 2) -> list[Command]:
     """Of the rounds of a loop the first ones; each is a command of the same line."""
     lines = [command.line for command in commands]
@@ -189,13 +204,7 @@ def test_no_reason_outlives_its_commands(where, pattern):
 def test_the_commands_of_a_page_run(page, tmp_path, monkeypatch):
     put_data(tmp_path, page)
     monkeypatch.setenv("FAMSEG_CACHE", str(tmp_path / "cache"))
-    commands = first_rounds(to_run(ROOT / page))
-    words = [in_small(command.words(), page) for command in commands]
-    (tmp_path / "commands.json").write_text(json.dumps(words))
-    runner = [sys.executable, str(Path(__file__).with_name("run_commands.py")), "commands.json"]
-    done = subprocess.run(runner, cwd=tmp_path, capture_output=True, text=True, check=True)
-    statuses = json.loads(done.stdout.splitlines()[-1])
-    for number, (command, status) in enumerate(zip(commands, statuses, strict=True)):
-        errors = tmp_path / f"{number}.err"
-        said = errors.read_text() if errors.exists() else (tmp_path / f"{number}.out").read_text()
-        assert status == 0, f"{page}:{command.line}: {command.text}: {said}"
+    for command in first_rounds(to_run(ROOT / page)):
+        done = run(in_small(command.words(), page), tmp_path)
+        said = done.stderr or done.stdout
+        assert done.returncode == 0, f"{page}:{command.line}: {command.text}: {said}"

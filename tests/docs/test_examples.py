@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 LINE = re.compile(
@@ -30,14 +29,7 @@ def test_every_example_is_tried():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GUESSED)
 def test_an_example_trains_and_the_penalty_flattens(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=240,
-        check=False,
-    )
+    done = warm.run(str(EXAMPLES / name), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [LINE.fullmatch(line) for line in done.stdout.splitlines()]
     runs = [{k: float(v) for k, v in m.groupdict().items()} for m in lines if m]

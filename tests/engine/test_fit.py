@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from toy import (
     Descent,
     Log,
@@ -25,11 +26,9 @@ HERE = Path(__file__).parent
 
 def run_toy(folder: Path, *options: str, ranks: int = 1) -> dict[str, dict[str, torch.Tensor]]:
     folder.mkdir(parents=True, exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *(launcher if ranks > 1 else [])]
-    command += [str(HERE / "train_toy.py"), str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    command = [str(HERE / "train_toy.py"), str(folder), *options]
+    for done in [warm.run(*command)] if ranks == 1 else warm.run_ranks(ranks, *command):
+        assert done.returncode == 0, done.stderr
     return torch.load(folder / "result.pt", weights_only=True)
 
 

@@ -3,14 +3,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from torch import nn
 from toy_classes import CLASSES, Points, predict, run
 
@@ -108,24 +105,11 @@ def test_batches_that_come_ready_give_the_same(folder, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_processes_does_not_matter(folder, tmp_path) -> None:
-    world = 4  # there are three batches of train: one process has none
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    command = [sys.executable, str(Path(__file__).with_name("toy_classes.py")), str(tmp_path)]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * world
-    assert len(set(outputs)) == 1  # every process has the whole result
+    script = str(Path(__file__).with_name("toy_classes.py"))
+    # There are three batches of train: one process has none.
+    ranks = warm.run_ranks(4, script, str(tmp_path))
+    assert [done.returncode for done in ranks] == [0] * 4
+    assert len({done.stdout for done in ranks}) == 1  # every process has the whole result
     assert files(tmp_path) == files(folder)
 
 

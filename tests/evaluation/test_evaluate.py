@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 from toy_cases import Boxes, mean_box, predict, run
 
 from famseg.config import InputError
@@ -71,23 +68,10 @@ def test_files_are_the_same_every_time(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])  # four processes, three cases: one has none
 def test_the_number_of_processes_does_not_matter(folder, tmp_path, world):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    command = [sys.executable, str(Path(__file__).with_name("toy_cases.py")), str(tmp_path)]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * world
-    assert len(set(outputs)) == 1  # every process has the whole result
+    script = str(Path(__file__).with_name("toy_cases.py"))
+    ranks = warm.run_ranks(world, script, str(tmp_path))
+    assert [done.returncode for done in ranks] == [0] * world
+    assert len({done.stdout for done in ranks}) == 1  # every process has the whole result
     assert files(tmp_path) == files(folder)
 
 

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from ignite.engine import Engine
 from metric_ranks import case, figures
 from monai.data import MetaTensor, list_data_collate
@@ -150,23 +147,9 @@ def test_faulty_use_is_refused(use, message):
 @pytest.mark.slow
 def test_the_number_of_processes_does_not_matter():
     """Three and two cases for two processes; in the second epoch one of them has none."""
-    world = 2
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("metric_ranks.py"))],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * world
+    ranks = warm.run_ranks(2, str(Path(__file__).with_name("metric_ranks.py")))
+    assert [done.returncode for done in ranks] == [0, 0]
     alone = figures(list(range(5)))
     assert alone[:3] == alone[3:]
     assert alone[2] == 5
-    assert [json.loads(output) for output in outputs] == [alone] * world
+    assert [json.loads(done.stdout) for done in ranks] == [alone, alone]

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from famseg.config import InputError, load
 from famseg.engine import Experiment, Interrupted, Processes, StopRequest, TrainingConfig
@@ -154,14 +153,8 @@ def test_the_embedded_task_is_learnt(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_smoke_configuration_takes_the_real_files(real_data: Path, tmp_path: Path) -> None:
     root = (real_data / "rte").resolve()
-    command = [sys.executable, "-m", "famseg", "train", "--config", "smoke/rte_fam", "--json"]
+    command = ["-m", "famseg", "train", "--config", "smoke/rte_fam", "--json"]
     limits = ["data.train_limit=64", "data.test_limit=20", "training.epochs=1"]
-    done = subprocess.run(
-        [*command, f"data.root={root}", *limits],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = warm.run(*command, f"data.root={root}", *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["summary"]["test"]["n"] == 20
