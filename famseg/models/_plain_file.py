@@ -6,7 +6,8 @@ import itertools
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,15 +40,29 @@ def load_plain(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
             memory or time beyond its size.
         FileNotFoundError: If there is none.
     """
-    try:
-        with path.open("rb") as stream:
-            archive = stream.read(4) == _ARCHIVE
-            stream.seek(0)
-            if archive:
-                _check_archive(path)
-            else:
-                _check_pickles(stream)
+    with _faults_in_one_line():
+        _check(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_file(path: Path) -> None:
+    """Check that to load a file of ``torch.save`` takes no memory or time beyond its size.
+
+    Args:
+        path: The file; another program loads it.
+
+    Raises:
+        NotPlainError: If it would, or is damaged.
+        FileNotFoundError: If there is none.
+    """
+    with _faults_in_one_line():
+        _check(path)
+
+
+@contextmanager
+def _faults_in_one_line() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except _FAULTS as error:
@@ -55,6 +70,16 @@ def load_plain(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
             reason = _NOT_PLAIN  # torch's own words tell people to load it unsafely
         raise NotPlainError(visible(reason)) from error
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as stream:
+        archive = stream.read(4) == _ARCHIVE
+        stream.seek(0)
+        if archive:
+            _check_archive(path)
+        else:
+            _check_pickles(stream)
 
 
 def _check_archive(path: Path) -> None:

@@ -18,6 +18,7 @@ from famseg.config import InputError
 from famseg.config._errors import DAMAGED
 from famseg.config._visible import visible
 from famseg.models._text_classifier import TextClassifier
+from famseg.models._text_size import check_size
 from famseg.models._text_tokens import PAD, ByteTokenizer, PretrainedTokenizer
 
 _logger = logging.getLogger("famseg")
@@ -49,14 +50,22 @@ def pretrained_classifier(
         InputError: If transformers is not installed, or the network cannot be loaded.
     """
     transformers = import_transformers()
+    folder = Path(path).expanduser()
 
     def load(name: str, **options: Any) -> tuple[nn.Module, Mapping[str, Any]]:  # noqa: ANN401
+        config = transformers.AutoConfig.from_pretrained(
+            name,
+            num_labels=len(classes),
+            id2label=dict(enumerate(classes)),
+            label2id={each: number for number, each in enumerate(classes)},
+            trust_remote_code=False,
+            **options,
+        )
+        check_size(transformers, config, path, folder if folder.exists() else None)
         loaded: tuple[nn.Module, Mapping[str, Any]] = (
             transformers.AutoModelForSequenceClassification.from_pretrained(
                 name,
-                num_labels=len(classes),
-                id2label=dict(enumerate(classes)),
-                label2id={each: number for number, each in enumerate(classes)},
+                config=config,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -210,9 +219,11 @@ def _ask_hub(name: str, revision: str | None) -> None:
 
 def _faults() -> tuple[type[Exception], ...]:
     """Return what transformers raises on files that are missing, broken or of another kind."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    return OSError, RuntimeError, ImportError, SafetensorError, UnpicklingError, *DAMAGED
+    known = SafetensorError, StrictDataclassError, UnpicklingError
+    return OSError, RuntimeError, ImportError, *known, *DAMAGED
 
 
 def _loaded(path: str, load: Callable[[], T]) -> T:
@@ -228,7 +239,9 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, UnpicklingError):
         return "its weights hold more than tensors; nothing of them was run"
     lines = [visible(line.strip()) for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
 
 
 def _classifier(network: nn.Module, path: str) -> TextClassifier:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from bounded import cost
 
 from famseg.config import InputError
 from famseg.models import ByteTokenizer, TinyBertConfig, TransformerConfig, check_tokens, tiny_bert
@@ -198,6 +201,50 @@ def test_a_section_describes_its_fields_and_survives_its_own_output(model) -> No
     for name, field in type(model).model_fields.items():
         assert field.description or name == "kind"
     assert type(model).model_validate(model.model_dump(mode="json")) == model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"vocab_size": 10**9},
+            r"asks for 8000000\d+ weights, the files of weights can hold 5824\.",
+        ),
+        ({"max_position_embeddings": 10**15}, r"asks for 8\d+ weights, the files"),
+        ({"num_hidden_layers": 10**9}, "has num_hidden_layers 1000000000, more than 1000"),
+        ({"num_hidden_layers": 10**400}, r"has num_hidden_layers over 10\^20, more than 1000"),
+        ({"hidden_size": "big"}, r"\(Validation error for field 'hidden_size': TypeError: .*'big'"),
+    ],
+)
+def test_a_configuration_that_its_weights_cannot_fill_costs_little(
+    encoder: Path, changes: dict[str, object], message: str
+) -> None:
+    settings(encoder, **changes)
+    found = cost(lambda: section(encoder).build(CLASSES, seed=0))
+    assert re.search(message, found.fault or "")
+    assert "\n" not in (found.fault or "")
+    assert found.mib < 100
+    assert found.seconds < 5
+
+
+def test_packed_weights_cost_little(encoder: Path) -> None:
+    without_weights(encoder)
+    plain = encoder / "plain.pt"
+    torch.save({"x": torch.zeros(2**26)}, plain)  # 256 MiB
+    packed = encoder / "pytorch_model.bin"
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    found = cost(lambda: section(encoder).build(CLASSES, seed=0))
+    assert re.search(r"pytorch_model\.bin: its parts are packed, as torch packs none", found.fault)
+    assert found.mib < 100
+
+
+def test_a_number_of_classes_in_the_configuration_is_of_no_matter(encoder: Path) -> None:
+    settings(encoder, num_labels=10**9)
+    found = cost(lambda: section(encoder).build(CLASSES, seed=0))
+    assert found.fault is None
+    assert found.mib < 100
 
 
 class Evil:
