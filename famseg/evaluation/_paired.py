@@ -49,7 +49,8 @@ class EffectSize:
         rank_biserial: Matched-pairs rank-biserial correlation, from -1 to 1: the share of the rank
             sum that favours the first minus the share that favours the second.
         cohens_dz: Mean difference over the standard deviation of the differences (n - 1), in such
-            standard deviations; infinite where all differences are the same and not zero.
+            standard deviations; infinite where all differences are the same and not zero, NaN for
+            one pair, whose deviation is not known.
     """
 
     rank_biserial: float
@@ -196,15 +197,16 @@ def effect_size(
     from scipy import stats
 
     differences, _ = paired_differences(first, second, failed_first, failed_second, worst)
+    alone = len(differences) == 1
     if not differences.any():
-        return EffectSize(0.0, 0.0)
+        return EffectSize(0.0, math.nan if alone else 0.0)
     ranks = stats.rankdata(np.abs(differences))
     up, down = ranks[differences > 0].sum(), ranks[differences < 0].sum()
-    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    mean = float(differences.mean())
-    return EffectSize(
-        float((up - down) / (up + down)), mean / spread if spread else math.copysign(math.inf, mean)
-    )
+    rank_biserial, mean = float((up - down) / (up + down)), float(differences.mean())
+    if alone:
+        return EffectSize(rank_biserial, math.nan)
+    spread = float(differences.std(ddof=1))
+    return EffectSize(rank_biserial, mean / spread if spread else math.copysign(math.inf, mean))
 
 
 def holm(p_values: Sequence[float] | npt.ArrayLike) -> Floats:

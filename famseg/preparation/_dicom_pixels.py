@@ -10,11 +10,14 @@ import numpy as np
 import pydicom
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.uid import RLELossless
 from scipy import ndimage
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
 from famseg.datasets import Volume
 from famseg.datasets._volume import _quiet
+from famseg.preparation._dicom_compressed import check_compressed
 from famseg.preparation._dicom_geometry import Plan
 from famseg.preparation._dicom_header import silent, standard_name
 from famseg.preparation._dicom_slice import Slice
@@ -98,11 +101,10 @@ def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]
 
 def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
     """Return a slice in HU, ``(rows, columns)``, padding as air."""
-    if part.frame is None:
+    if part.frame is None and part.syntax != RLELossless:
         pixels = _decoded(part, path)  # GDCM applies slope and intercept
     else:
-        stored = pydicom.pixels.pixel_array(path, index=part.frame)
-        pixels = stored.astype(np.float32) * part.slope + part.intercept
+        pixels = _decoded_frame(part, path) * np.float32(part.slope) + np.float32(part.intercept)
     across, down = part.size
     if pixels.size != across * down:
         raise InputError(
@@ -117,7 +119,25 @@ def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
     return np.maximum(pixels, np.float32(AIR_HU))
 
 
+def _decoded_frame(part: Slice, path: Path) -> NDArray[np.float32]:
+    """Decode by pydicom: one frame of many, and RLE, on which GDCM divides by zero if damaged."""
+    try:
+        stored = pydicom.pixels.pixel_array(path, index=part.frame)
+    except (*DAMAGED, NotImplementedError, RuntimeError):
+        raise _not_decoded(part) from None
+    return np.asarray(stored, dtype=np.float32)
+
+
+def _not_decoded(part: Slice) -> InputError:
+    name = standard_name(part.syntax) or "an unknown transfer syntax"
+    return InputError(
+        f"the pixels of a slice cannot be decoded ({name}): it is cut short or damaged; copy it "
+        "again"
+    )
+
+
 def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
+    check_compressed(part, path)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
@@ -125,9 +145,5 @@ def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
         with _quiet():
             image = reader.Execute()
     except RuntimeError:
-        name = standard_name(part.syntax) or "an unknown transfer syntax"
-        raise InputError(
-            f"the pixels of a slice cannot be decoded ({name}): it is cut short or damaged; copy "
-            "it again"
-        ) from None
+        raise _not_decoded(part) from None
     return np.asarray(SimpleITK.GetArrayFromImage(image), dtype=np.float32)

@@ -49,7 +49,7 @@ class Pairing:
         p_smallest: What ``p_value`` can be at least with that many pairs; None where many.
         p_wilcoxon: Two-sided signed-rank test.
         cohens_dz: Difference in standard deviations of the differences; infinite where they are all
-            the same.
+            the same, NaN for one pair.
         rank_biserial: Effect size in ranks, from -1 to 1.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ def _pairings(comparison: Comparison, metric: str) -> Table:
             _p(each.p_value),
             _p(each.p_holm),
             _p(each.p_wilcoxon),
-            f"{each.cohens_dz:+.2f}",
+            "-" if math.isnan(each.cohens_dz) else f"{each.cohens_dz:+.2f}",
         )
         for name, each in found
     )

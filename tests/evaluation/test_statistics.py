@@ -197,6 +197,8 @@ def test_effect_sizes_by_hand():
     assert size.rank_biserial == pytest.approx((5 - 1) / 6)
     assert size.cohens_dz == pytest.approx(5 / 3 / math.sqrt(19 / 3))
     assert effect_size([2, 2], [1, 1]).cohens_dz == math.inf
+    for first in (2, 1):  # the deviation of one difference is not known
+        assert math.isnan(effect_size([first], [1]).cohens_dz)
     assert effect_size([1, 1], [2, 2]) == effect_size([0, 0], [3, 3])
 
 
