@@ -51,8 +51,9 @@ check: lint test
 FUZZ_SECONDS ?= 600
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
-	$(BIN)/python -W ignore tests/fuzz/run_hypothesis.py $(FUZZ_SECONDS)
-	$(BIN)/python -W ignore tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
+	status=0; for fuzzer in hypothesis atheris; do \
+		$(BIN)/python -W ignore tests/fuzz/run_$$fuzzer.py $(FUZZ_SECONDS) || status=1; \
+	done; exit $$status
 
 # The pages of the command line and of the configuration are written from the program.
 docs: $(READY)

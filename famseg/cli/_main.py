@@ -26,6 +26,8 @@ from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
 from famseg.config._visible import visible
 
+_FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
+
 app = typer.Typer(
     help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
     no_args_is_help=True,
@@ -88,7 +90,7 @@ def main() -> None:
     except InputError as error:
         _end(error, list(error.faults), 2, debug=debug)
     except OSError as error:
-        _end(error, [_system_fault(error)], 1, debug=debug)
+        _end(error, [_system_fault(error)], 2 if error.errno in _FAULTY_NAME else 1, debug=debug)
     except RunError as error:
         _end(error, [str(error)], 1, debug=debug)
     except Exception as error:
@@ -109,6 +111,8 @@ def _system_fault(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full. Make room, then go on with --resume."
+    if error.errno in _FAULTY_NAME:
+        return f"{where}{error.strerror}. Choose another name."
     return f"{where}{error.strerror or error}"
 
 

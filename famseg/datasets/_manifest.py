@@ -198,8 +198,11 @@ def _check_file(
     file = folder / row["file"]
     if not check:
         return file, sha256, []
-    if not file.is_file():
-        return file, sha256, [f"{where}: {file}: there is no such file"]
+    try:
+        if not file.is_file():
+            return file, sha256, [f"{where}: {file}: there is no such file"]
+    except OSError as error:  # too long a name, a loop of links
+        return file, sha256, [f"{where}: {file}: cannot be read ({error.strerror})"]
     actual = file_sha256(file)
     if sha256 and sha256 != actual:
         fault = (

@@ -43,6 +43,13 @@ def test_every_command_shows_examples(famseg: Run, command: str) -> None:
     assert f"famseg {command}" in done.stdout
 
 
+def test_a_name_that_no_file_can_have_is_faulty_input(famseg: Run) -> None:
+    name = "n" * 300
+    done = famseg("split", name, "--test", "0.2")
+    assert done.returncode == 2
+    assert done.stderr == f"famseg: {name}: File name too long. Choose another name.\n"
+
+
 def test_debug_shows_the_traceback(famseg: Run) -> None:
     done = famseg("config", "check", "--config", "nosuch", "--debug")
     assert "Traceback" in done.stderr

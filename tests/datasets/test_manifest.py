@@ -109,7 +109,8 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
         f"a,a.nii,{'0' * 64},tests\n"
         ",gone.nii,,test\n"
         "c,,,\n"
-        "d,a.nii,\n",
+        "d,a.nii,\n"
+        f"e,{'n' * 300},,test\n",
     )
     assert sorted(faults(read_manifest, path)) == sorted(
         [
@@ -121,6 +122,7 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
             f"{path}:4: subject is empty: name it",
             f"{path}:4: {tmp_path / 'gone.nii'}: there is no such file",
             f"{path}:5: file is empty: name the volume",
+            f"{path}:7: {tmp_path / ('n' * 300)}: cannot be read (File name too long)",
         ]
     )
 
