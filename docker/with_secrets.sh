@@ -8,6 +8,10 @@ folder=${FAMSEG_SECRETS_FOLDER:-/run/secrets}
 for file in "$folder"/[A-Z]*; do
     name=${file##*/}
     [ -f "$file" ] || continue
+    if [ ! -r "$file" ]; then
+        echo "$file: user $(id -u) cannot read it: set FAMSEG_USER to the owner of the secrets" >&2
+        exit 2
+    fi
     eval "given=\${$name:-}"
     # shellcheck disable=SC2154  # set by eval
     [ -n "$given" ] || export "$name=$(cat "$file")"

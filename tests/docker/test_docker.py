@@ -132,6 +132,21 @@ def test_secrets_become_variables_unless_these_are_set(tmp_path: Path) -> None:
     assert ended.returncode == 3
 
 
+def test_a_secret_that_cannot_be_read_ends_it_with_one_line(tmp_path: Path) -> None:
+    secret = tmp_path / "PGPASSWORD"
+    secret.write_text("x")
+    secret.chmod(0)
+    script = (DOCKER / "with_secrets.sh").read_text()
+    # Root can read everything: the script is handed over as text to a user without rights.
+    other = ["setpriv", "--reuid=12345", "--clear-groups"] if os.geteuid() == 0 else []
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    environment = {**os.environ, "FAMSEG_SECRETS_FOLDER": str(tmp_path)}
+    ended = run(*other, "sh", "-c", script, "sh", "true", env=environment, cwd="/")
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"{secret}: user \d+ cannot read it: set FAMSEG_USER .*\n", ended.stderr)
+
+
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     assert run(DOCKER / "make_secrets.sh", folder).returncode == 0
