@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -132,17 +133,18 @@ def test_secrets_become_variables_unless_these_are_set(tmp_path: Path) -> None:
     assert ended.returncode == 3
 
 
-def test_a_secret_that_cannot_be_read_ends_it_with_one_line(tmp_path: Path) -> None:
-    secret = tmp_path / "PGPASSWORD"
-    secret.write_text("x")
-    secret.chmod(0)
-    script = (DOCKER / "with_secrets.sh").read_text()
-    # Root can read everything: the script is handed over as text to a user without rights.
+def test_a_secret_that_cannot_be_read_ends_it_with_one_line() -> None:
+    # Root can read everything: the script is handed over as text to a user without rights, who
+    # can go into no folder of pytest's.
     other = ["setpriv", "--reuid=12345", "--clear-groups"] if os.geteuid() == 0 else []
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    environment = {**os.environ, "FAMSEG_SECRETS_FOLDER": str(tmp_path)}
-    ended = run(*other, "sh", "-c", script, "sh", "true", env=environment, cwd="/")
+    script = (DOCKER / "with_secrets.sh").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        secret = Path(folder, "PGPASSWORD")
+        secret.write_text("x")
+        secret.chmod(0)
+        environment = {**os.environ, "FAMSEG_SECRETS_FOLDER": folder}
+        ended = run(*other, "sh", "-c", script, "sh", "true", env=environment, cwd="/")
     assert ended.returncode == 2
     assert re.fullmatch(rf"{secret}: user \d+ cannot read it: set FAMSEG_USER .*\n", ended.stderr)
 
