@@ -52,8 +52,10 @@ def check_size(transformers: ModuleType, config: Any, path: str, folder: Path | 
                 check_file(file)
             except NotPlainError as error:
                 raise InputError(f"model.path: {file}: {error}. Copy it again.") from error
-        # A weight takes a byte or more.
         files = [*folder.glob("*.safetensors"), *saved]
+        if not files:
+            return  # transformers names the files that it looked for, and builds nothing
+        # A weight takes a byte or more.
         room, place = sum(each.stat().st_size for each in files), "the files of weights"
     if asked > room + _MOST_NEW:
         raise InputError(

@@ -227,6 +227,14 @@ def test_a_configuration_that_its_weights_cannot_fill_costs_little(
     assert found.seconds < 5
 
 
+def test_without_weights_nothing_is_built(encoder: Path) -> None:
+    without_weights(encoder)
+    settings(encoder, vocab_size=10**9)
+    found = cost(lambda: section(encoder).build(CLASSES, seed=0))
+    assert "no file named" in (found.fault or "")
+    assert found.mib < 100
+
+
 def test_packed_weights_cost_little(encoder: Path) -> None:
     without_weights(encoder)
     plain = encoder / "plain.pt"
