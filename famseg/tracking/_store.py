@@ -190,6 +190,8 @@ def reason(error: BaseException) -> str:
         seen.add(id(cause))
         error = cause
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if "failed with error code 401" in text:  # MLflow's words, which go on with HTML
+        return "it refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     line = without_password(" ".join(text.split()))
     return line if len(line) <= 120 else f"{line[:117]}..."
 

@@ -49,7 +49,7 @@ def tried(folder: Path, syntax: str, code: bytes, *, bits: int = 16) -> Cost:
         data.BitsAllocated = data.BitsStored = bits
         data.HighBit, data.PixelRepresentation = bits - 1, 0
         data.file_meta.TransferSyntaxUID = syntax
-        data.PixelData = encapsulate([code])
+        data.PixelData = encapsulate([code], fragments_per_frame=2)
         data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
         data.save_as(path)
     return cost(lambda: [source.read() for source in find_sources(folder).sources])

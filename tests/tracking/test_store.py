@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from famseg.config import InputError
 from famseg.tracking import _store, prepare_store
@@ -165,3 +167,19 @@ def test_the_reason_is_the_innermost_cause_on_one_short_line():
     assert _store.reason(ValueError("a\n  b")) == "a b"
     assert len(_store.reason(ValueError("x" * 500))) == 120
     assert _store.reason(KeyError()) == "KeyError"
+
+
+def test_a_refused_login_is_called_so(monkeypatch) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(MlflowException) as caught:
+            _store.client(uri, 5).get_experiment_by_name("x")
+        server.shutdown()
+    assert _store.reason(caught.value).startswith("it refuses the login; set MLFLOW_TRACKING_USER")
