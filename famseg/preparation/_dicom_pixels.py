@@ -102,9 +102,9 @@ def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]
 def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
     """Return a slice in HU, ``(rows, columns)``, padding as air."""
     if part.frame is None and part.syntax != RLELossless:
-        pixels = _decoded(part, path)  # GDCM applies slope and intercept
+        pixels = _by_gdcm(part, path)  # GDCM applies slope and intercept
     else:
-        pixels = _decoded_frame(part, path) * np.float32(part.slope) + np.float32(part.intercept)
+        pixels = _by_pydicom(part, path) * np.float32(part.slope) + np.float32(part.intercept)
     across, down = part.size
     if pixels.size != across * down:
         raise InputError(
@@ -119,10 +119,12 @@ def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
     return np.maximum(pixels, np.float32(AIR_HU))
 
 
-def _decoded_frame(part: Slice, path: Path) -> NDArray[np.float32]:
-    """Decode by pydicom: one frame of many, and RLE, on which GDCM divides by zero if damaged."""
+def _by_pydicom(part: Slice, path: Path) -> NDArray[np.float32]:
+    """Decode one frame of many, or RLE, on which GDCM divides by zero where it is damaged."""
     try:
         stored = pydicom.pixels.pixel_array(path, index=part.frame)
+    except MemoryError:
+        raise  # not the file's fault
     except (*DAMAGED, NotImplementedError, RuntimeError):
         raise _not_decoded(part) from None
     return np.asarray(stored, dtype=np.float32)
@@ -136,7 +138,7 @@ def _not_decoded(part: Slice) -> InputError:
     )
 
 
-def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
+def _by_gdcm(part: Slice, path: Path) -> NDArray[np.float32]:
     check_compressed(part, path)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
