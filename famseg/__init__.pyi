@@ -1,0 +1,14 @@
+from . import adapters as adapters
+from . import config as config
+from . import datasets as datasets
+from . import engine as engine
+from . import evaluation as evaluation
+from . import flatness as flatness
+from . import models as models
+from . import objectives as objectives
+from . import preparation as preparation
+from . import reporting as reporting
+from . import tracking as tracking
+from .flatness import FAM as FAM
+
+__version__: str
