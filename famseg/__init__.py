@@ -34,9 +34,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "true")
 def __getattr__(name: str) -> object:
     if name == "FAM":
         return import_module("famseg.flatness").FAM
-    if name in _PACKAGES:
+    if name not in _PACKAGES:
+        raise AttributeError(f"module 'famseg' has no attribute {name!r}")
+    try:
         return import_module(f"famseg.{name}")  # which sets the attribute
-    raise AttributeError(f"module 'famseg' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"famseg.{name} needs {error.name}, which is not installed. Run: pip install famseg",
+            name=error.name,
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -1,22 +1,72 @@
-"""The wheel: what is in it, the same bytes twice, and a training with nothing else around."""
+"""The wheel: what is in it, the same bytes twice, and trainings with nothing else around.
+
+One has its dependencies and an empty folder, the other only torch and numpy.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("famseg", "pipelines", "configs", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+
+FLATNESS_ALONE = """
+import json
+from importlib.metadata import distributions
+
+import torch
+from torch import nn
+
+import famseg
+from famseg import FAM
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+inputs, targets = torch.randn(32, 4), torch.randint(3, (32,))
+objective = FAM(model, layer="0", loss=nn.CrossEntropyLoss(), weight=0.1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+before = model[0].weight.detach().clone()
+for _ in range(3):
+    optimizer.zero_grad()
+    objective(inputs, targets).total.backward()
+    optimizer.step()
+measured = objective.measure(inputs, targets)
+report = famseg.flatness.report(model, (inputs, targets), nn.CrossEntropyLoss(), probes=4)
+missing = {}
+for name, use in {
+    "plot": lambda: report.plot("report.png"),
+    "datasets": lambda: famseg.datasets,
+    "trainer": lambda: __import__("famseg.adapters.lightning"),
+}.items():
+    try:
+        use()
+    except Exception as error:
+        missing[name] = f"{type(error).__name__}: {error}"
+print(json.dumps({
+    "distributions": sorted({found.metadata["Name"] for found in distributions()}),
+    "file": famseg.__file__,
+    "moved": (model[0].weight - before).abs().max().item(),
+    "kappa": measured.kappa.item(),
+    "layers": [row.name for row in report.rows],
+    "table": str(report),
+    "missing": missing,
+}))
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -46,18 +96,56 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("wheel") / "source", 1_000_000_000)
 
 
-@pytest.fixture(scope="module")
-def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel; its dependencies are borrowed from this one."""
-    folder = tmp_path_factory.mktemp("clean") / "venv"
+def virtual_environment(folder: Path, wheel: Path) -> Path:
+    """Make one with the wheel and nothing else; return where its packages lie."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
     (site,) = folder.glob("lib/python3.*/site-packages")
+    return site
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel; its dependencies are borrowed from this one."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    site = virtual_environment(folder, wheel)
     # A line of a path file is searched after the folder that it lies in, and no path file of that
     # other folder is read: an installation of famseg from its sources there is not seen.
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def needed(*names: str) -> dict[str, Distribution]:
+    """Find distributions of this environment with all that they require, by canonical name."""
+    found: dict[str, Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found[name] = distribution(name)
+        requirements = map(Requirement, found[name].requires or ())
+        waiting += [
+            requirement.name
+            for requirement in requirements
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def torch_alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, torch, numpy and what these two require."""
+    folder = tmp_path_factory.mktemp("torch-alone") / "venv"
+    site = virtual_environment(folder, wheel)
+    for borrowed in needed("torch", "numpy").values():
+        # ".." is what lies outside: commands and manuals. __pycache__ is of modules without folder.
+        tops = {path.parts[0] for path in borrowed.files or ()} - {"..", "__pycache__"}
+        for top in tops:
+            if not (site / top).exists():  # nvidia/ is a folder of several distributions
+                (site / top).symlink_to(Path(str(borrowed.locate_file(top))))
     return folder
 
 
@@ -114,3 +202,28 @@ def test_it_trains_in_an_empty_folder(clean: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "checkpoints/best.pt", "evaluation/cases.csv"):
         assert (found / name).is_file(), name
     assert (tmp_path / "mlflow.db").is_file()
+
+
+def test_flatness_works_beside_torch_and_numpy_alone(torch_alone: Path, tmp_path: Path) -> None:
+    """As `pip install --no-deps famseg` leaves it where a loop of one's own has torch already."""
+    script = tmp_path / "alone.py"
+    script.write_text(FLATNESS_ALONE, encoding="utf-8")
+    done = run(torch_alone / "bin" / "python", "-W", "error", script, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {*map(canonicalize_name, found["distributions"])} == {
+        "famseg",
+        *needed("torch", "numpy"),
+    }
+    assert found["file"].startswith(str(torch_alone))
+    assert found["moved"] > 0
+    assert found["kappa"] > 0
+    assert found["layers"] == ["0", "2"]
+    assert "kappa" in found["table"]
+    assert found["missing"] == {
+        "plot": "FlatnessError: a plot needs matplotlib, which is not installed. "
+        "Run: pip install matplotlib",
+        "datasets": "ModuleNotFoundError: famseg.datasets needs lazy_loader, which is not "
+        "installed. Run: pip install famseg",
+        "trainer": "ModuleNotFoundError: No module named 'pytorch_lightning'",
+    }
