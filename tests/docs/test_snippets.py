@@ -107,6 +107,9 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
 
 @pytest.mark.slow
+# Raised inside torch's pytree, which Lightning uses; and advice of Lightning's about loaders.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_snippets_of_a_page_run(page, module):
     run(page, str(page.relative_to(ROOT)), module)
