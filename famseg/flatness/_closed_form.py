@@ -26,6 +26,7 @@ from famseg.flatness._closed_form_checks import (
 )
 from famseg.flatness._estimators import Gradient
 from famseg.flatness._factor import Quantity
+from famseg.flatness._softmax_spread import softmax_flatness
 
 
 class ClosedForm(Protocol):
@@ -68,8 +69,10 @@ def cross_entropy_flatness(
     :math:`\lVert W\rVert_F^2 (1 - \sum_s p_s^2)` in place of the bracket. Time ``O(n d m)``, memory
     ``O(n (d + m))``.
 
-    The bracket is the spread of the rows of ``W`` under ``p``, computed around the row of the
-    likeliest class: that keeps its digits where the network is sure and the bracket is tiny.
+    The bracket is the spread of the rows of ``W`` under ``p``: half the mean squared distance of
+    two rows drawn by ``p``. It is computed from these distances, or, for many classes, around the
+    row of the likeliest class (`softmax_flatness`): either keeps its digits where the network is
+    sure and the bracket is tiny.
 
     Args:
         features: Inputs of the layer, shape ``(n, m)``.
@@ -102,22 +105,7 @@ def cross_entropy_flatness(
     if gradient == "weights_only":
         features, logits, targets = features.detach(), logits.detach(), targets.detach()
     scale = _sample_scale(logits, targets, class_weights, ignore_index, label_smoothing, reduction)
-    p = logits.softmax(1)
-    top = logits.argmax(1, keepdim=True)
-    # p without its largest entry, whose part follows from the others: 1 - p would lose digits.
-    rest = p.scatter(1, top, 0.0)
-    if quantity == "simplified":
-        uncertain = p.gather(1, top)[:, 0] * rest.sum(1) + (rest * (1 - rest)).sum(1)
-        spread = weight.square().sum() * uncertain
-    else:
-        # What all rows have in common has no spread, and its digits would drown the others.
-        weight = weight - weight.mean(0)
-        centre = weight[top[:, 0]]  # (n, m)
-        energy = weight.square().sum(1)
-        distance = (energy + energy[top] - 2 * centre @ weight.T).clamp(min=0)  # (n, d)
-        offset = rest @ weight - rest.sum(1, keepdim=True) * centre
-        spread = (rest * distance).sum(1) - offset.square().sum(1)
-    return scale * features.square().sum(1) * spread
+    return softmax_flatness(features, logits, weight, scale, simplified=quantity == "simplified")
 
 
 def squared_error_flatness(
@@ -289,6 +277,9 @@ def _sample_scale(
 ) -> Tensor:
     """Return n times the weight of sample i's terms -log p_s in the reduced loss."""
     n, d = logits.shape
+    if class_weights is None and targets.ndim == 1:  # whatever the smoothing: its parts add up to 1
+        kept = (targets != ignore_index).to(logits.dtype)
+        return kept / kept.mean() if reduction == "mean" else n * kept
     w = logits.new_ones(d) if class_weights is None else class_weights.to(logits)
     if targets.ndim == 2:
         soft = targets * (1 - label_smoothing) + label_smoothing / d

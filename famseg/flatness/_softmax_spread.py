@@ -1,0 +1,163 @@
+r"""The spread of a head's rows under its softmax probabilities, by one autograd function.
+
+Under cross-entropy the trace in the closed form is a sum over pairs of classes,
+
+.. math:: \operatorname{tr}(W^\top (\operatorname{diag} p - p p^\top) W)
+    = \tfrac12 \sum_{s,t} p_s p_t \lVert w_s - w_t\rVert^2 = p^\top D p, \qquad
+    D_{st} = \tfrac12 \lVert w_s - w_t\rVert^2
+
+and that of the simplified form, :math:`\sum_s p_s (1 - p_s)`, is the same with 1 in place of
+:math:`D_{st}` for two different classes. No term is negative, so nothing cancels where the network
+is sure of a class and the sum is tiny. A step calls this once, and on short steps what counts is
+the number of operations, not their size: value and gradient take about a dozen each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# Multiplications that cost less than the dozen operations that they would save.
+_SMALL = 2**21
+# Pairs of classes cost d^2 (n + m) twice, the other way n d m about six times: equal at 3 to 4.
+_RATIO = 3
+
+
+def softmax_flatness(
+    features: Tensor, logits: Tensor, weight: Tensor, scale: Tensor, *, simplified: bool
+) -> Tensor:
+    r"""Return :math:`a_i \lVert\phi_i\rVert^2\, p_i^\top D p_i` of each sample.
+
+    By pairs of classes, ``O(d^2 (n + m))``, while that is cheaper than the head itself
+    (``O(n d m)``) or small; else around each sample's likeliest class, ``O(n d m)`` in time and
+    ``O(n (d + m))`` in memory, so that a vocabulary needs no matrix of all its pairs.
+
+    Args:
+        features: Inputs of the head, shape ``(n, m)``.
+        logits: Its outputs, shape ``(n, d)``.
+        weight: Its weight, shape ``(d, m)``.
+        scale: ``a``, shape ``(n,)``.
+        simplified: Whether ``D`` is :math:`\lVert W\rVert_F^2` for any two classes.
+
+    Returns:
+        Shape ``(n,)``, differentiable in all four, as often as one likes.
+    """
+    (n, m), d = features.shape, len(weight)
+    if _by_pairs(n, d, m) and not _transformed():
+        values: Tensor = _Pairs.apply(features, logits, weight, scale, simplified)  # type: ignore[no-untyped-call]
+        return values
+    spread = _uncertainty(logits, weight) if simplified else _around_likeliest(logits, weight)
+    return scale * features.square().sum(1) * spread
+
+
+def _by_pairs(n: int, d: int, m: int) -> bool:
+    return d * d * (n + m) <= _SMALL or d * (n + m) <= _RATIO * n * m
+
+
+def _transformed() -> bool:
+    """Whether something looks into the computation that cannot look into an autograd function."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+class _Pairs(torch.autograd.Function):
+    """The values from all pairs of classes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        features: Tensor,
+        logits: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        simplified: bool,
+    ) -> Tensor:
+        centered, distances = _distances(weight, simplified=simplified)
+        distances.clamp_(min=0)
+        p = logits.softmax(1)
+        pull = p @ distances  # (n, d): the mean distance of each class from all
+        spread = (p * pull).sum(1, keepdim=True)
+        size = features.square().sum(1, keepdim=True)
+        energy = weight.square().sum() if simplified else None
+        ctx.simplified = simplified
+        ctx.save_for_backward(
+            features, logits, weight, scale, p, pull, spread, size, centered, energy
+        )
+        values = scale * (size * spread)[:, 0]
+        return values if energy is None else values * energy
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        features, logits, weight, scale, *rest = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            centered, distances = _distances(weight, simplified=ctx.simplified)
+            p = logits.softmax(1)
+            pull = p @ distances
+            spread = (p * pull).sum(1, keepdim=True)
+            size = features.square().sum(1, keepdim=True)
+            energy = weight.square().sum() if ctx.simplified else None
+        else:
+            p, pull, spread, size, centered, energy = rest
+        in_features, in_logits, in_weight, in_scale, _ = ctx.needs_input_grad
+        of_scale = of_features = of_logits = of_weight = None
+        if in_scale:
+            of_scale = slope * (size * spread)[:, 0]
+            of_scale = of_scale if energy is None else of_scale * energy
+        twice = (2 * slope * scale).unsqueeze(1)
+        if in_weight and energy is not None:
+            of_weight = (twice * size * spread).sum() * weight
+        if energy is not None:
+            twice = twice * energy
+        if in_features:
+            of_features = twice * spread * features
+        share = twice * size * p
+        if in_logits:
+            of_logits = share * (pull - spread)
+        if in_weight and energy is None:
+            # Rows pull at each other like springs: the graph Laplacian of `joint`.
+            joint = (share.mT @ p).fill_diagonal_(0)
+            of_weight = joint.sum(1, keepdim=True) * centered - joint @ centered
+        return of_features, of_logits, of_weight, of_scale, None
+
+
+def _distances(weight: Tensor, *, simplified: bool) -> tuple[Tensor, Tensor]:
+    """Return the centered rows, and ``D`` up to rounding, shape ``(d, d)``, its diagonal 0."""
+    if simplified:
+        return weight, weight.new_ones(len(weight), len(weight)).fill_diagonal_(0)
+    # What all rows have in common has no spread, and its digits would drown the others.
+    centered = weight - weight.mean(0)
+    gram = centered @ centered.mT
+    half = gram.diagonal() / 2
+    return centered, (half.unsqueeze(1) + half - gram).fill_diagonal_(0)
+
+
+def _around_likeliest(logits: Tensor, weight: Tensor) -> Tensor:
+    r"""Return :math:`p^\top D p`, shape ``(n,)``, without a matrix of pairs.
+
+    Where the network is sure, :math:`\sum_s p_s \lVert w_s\rVert^2 - \lVert W^\top p\rVert^2`
+    would lose its digits; so the rows are taken relative to that of the likeliest class.
+    """
+    top = logits.argmax(1, keepdim=True)
+    # p without its largest entry, whose part follows from the others: 1 - p would lose digits.
+    rest = logits.softmax(1).scatter(1, top, 0.0)
+    weight = weight - weight.mean(0)
+    center = weight[top[:, 0]]  # (n, m)
+    energy = weight.square().sum(1)
+    distance = (energy + energy[top] - 2 * center @ weight.T).clamp(min=0)  # (n, d)
+    offset = rest @ weight - rest.sum(1, keepdim=True) * center
+    return (rest * distance).sum(1) - offset.square().sum(1)
+
+
+def _uncertainty(logits: Tensor, weight: Tensor) -> Tensor:
+    r"""Return :math:`\lVert W\rVert_F^2 \sum_s p_s (1 - p_s)`, shape ``(n,)``."""
+    p = logits.softmax(1)
+    top = logits.argmax(1, keepdim=True)
+    rest = p.scatter(1, top, 0.0)
+    uncertain = p.gather(1, top)[:, 0] * rest.sum(1) + (rest * (1 - rest)).sum(1)
+    return weight.square().sum() * uncertain
