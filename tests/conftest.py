@@ -19,6 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch  # most tests of the configuration never do
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _safe_path_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command sets it for its own process, which in a test goes on with other ones."""

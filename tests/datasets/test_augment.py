@@ -143,7 +143,7 @@ def test_autoaugment_comes_before_the_crop_and_cutout_after_all() -> None:
     assert torch.equal(result, inside)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_a_gpu_makes_the_same_pictures() -> None:
     images = pictures(60, 3, 32, 32)
     for policy in ("svhn", "cifar10"):

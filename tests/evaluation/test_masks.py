@@ -44,7 +44,7 @@ def test_a_tensor_that_is_no_mask_is_refused(values, message):
         as_mask(values, "truth")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_a_tensor_on_a_gpu_scores_as_an_array(blob):
     pair = [torch.from_numpy(blob(seed)).cuda() for seed in (1, 2)]
     assert score(*pair, (1, 1, 2)) == score(blob(1), blob(2), (1, 1, 2))

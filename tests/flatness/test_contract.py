@@ -458,7 +458,7 @@ def test_float32_gives_the_value_of_float64(case, setup, loss):
     assert found.item() == pytest.approx(wanted, rel=tolerance, abs=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("case", "setup", "loss"), rows(losses=False))
 def test_a_cuda_device_gives_the_value_and_gradient_of_the_cpu(case, setup, loss):
     b, found = bench(case, setup, loss), []

@@ -425,7 +425,7 @@ def test_a_sharded_model_is_refused_by_name(net):
         objective(FullyShardedDataParallel(net), layer="module.2")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("estimator", ["columns", "hutchinson", "finite_difference", "noise"])
 def test_a_cuda_device_draws_and_finds_what_the_cpu_does(net, batch, estimator):
     values = []
