@@ -15,7 +15,7 @@ from famseg.flatness._operator import Layer
 _SHOWN = 8
 _KINDS = (nn.Linear, _ConvNd)
 # What torch.compile puts between a model and the names of its parts.
-_COMPILED = "_orig_mod."
+COMPILED = "_orig_mod."
 
 
 def find_layer(model: nn.Module, name: str) -> Layer:
@@ -44,11 +44,11 @@ def find_layer(model: nn.Module, name: str) -> Layer:
 Linear or convolution: '0'.
     """
     modules = {
-        key.replace(_COMPILED, ""): module
+        key.replace(COMPILED, ""): module
         for key, module in model.named_modules(remove_duplicate=False)
     }
     candidates = penalisable_layers(model)
-    plain = name.replace(_COMPILED, "")
+    plain = name.replace(COMPILED, "")
     if plain not in modules:
         near = difflib.get_close_matches(plain, candidates, n=3, cutoff=0.4)
         hint = f" Did you mean {_listed(near)}?" if near else ""
@@ -80,7 +80,7 @@ def penalisable_layers(model: nn.Module) -> list[str]:
         ['0', '2']
     """
     return [
-        key.replace(_COMPILED, "")
+        key.replace(COMPILED, "")
         for key, module in model.named_modules()
         if isinstance(module, _KINDS)
     ]
