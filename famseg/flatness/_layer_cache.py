@@ -8,7 +8,7 @@ from operator import attrgetter, is_
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from famseg.flatness._layer import COMPILED, find_layer
 from famseg.flatness._operator import Layer
@@ -43,6 +43,13 @@ class LayerCache:
         >>> cache.layers(model)["0"].out_features, cache.generation
         (5, 2)
     """
+
+    modules: tuple[nn.Module, ...]
+    _model: nn.Module | None
+    _layers: Mapping[str, Layer]
+    _content: tuple[object, ...]
+    _weights: list[tuple[Layer, Tensor, torch.dtype, type[Layer]]]
+    _steps: list[tuple[nn.Module, str, nn.Module]]
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
@@ -92,16 +99,12 @@ class LayerCache:
         self._model = model
 
     def _forget(self) -> None:
-        self._model: nn.Module | None = None
-        self.modules: tuple[nn.Module, ...] = ()
-        self._layers: Mapping[str, Layer] = {}
-        self._content: tuple[object, ...] = ()
-        self._weights: list[tuple[Layer, nn.Parameter, torch.dtype, type]] = []
-        self._steps: list[tuple[nn.Module, str, nn.Module]] = []
+        self._model, self.modules, self._layers = None, (), {}
+        self._content, self._weights, self._steps = (), [], []
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy finds its layers in its own model."""
-        return {"_names": self._names, "generation": 0}
+        return {"_names": self._names, "generation": self.generation}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
