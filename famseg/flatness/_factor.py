@@ -66,7 +66,7 @@ def span(rows: Tensor) -> Tensor:
     Gram matrix of ``rows @ basis`` and its derivative are those of the rows.
     """
     basis, triangle = torch.linalg.qr(rows.mT)
-    # One basis of the many: the same probes on every device.
+    # One basis of the many: the same probes whatever routine found it.
     flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
     signed: Tensor = basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
     return signed
