@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none."""
-    if item.get_closest_marker("cuda") is not None:
+    """Skip what needs a GPU where there is none; see tests/cuda/conftest.py for a rehearsal."""
+    if item.get_closest_marker("cuda") and os.environ.get("FAMSEG_TEST_DEVICE", "cuda") == "cuda":
         import torch  # most tests of the configuration never do
 
         if not torch.cuda.is_available():

@@ -1,0 +1,13 @@
+"""The device that these tests run on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture
+def device() -> str:
+    """``cuda``; or ``cpu``, where `FAMSEG_TEST_DEVICE` asks for a rehearsal without a GPU."""
+    return os.environ.get("FAMSEG_TEST_DEVICE", "cuda")
