@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -64,17 +64,6 @@ def scalar(loss: object) -> Tensor:
     return loss
 
 
-def rows_of(value: Any, part: Tensor | None, n: int) -> Any:  # noqa: ANN401
-    """Return the samples of a part in whatever holds them: tensors whose first dimension is n."""
-    if part is None:
-        return value
-
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor[part.to(tensor.device)] if tensor.ndim and len(tensor) == n else tensor
-
-    return changed(value, rows)
-
-
 def precise(value: Any) -> Any:  # noqa: ANN401
     """Return values without graph, in single precision where they have less."""
 
@@ -92,27 +81,26 @@ def differentiable_in(value: Any) -> Any:  # noqa: ANN401
 
 def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401
     """Return what holds tensors, with each of them changed."""
+    return mapped(value, lambda _, tensor: change(tensor), "")
+
+
+def mapped(value: Any, change: Callable[[str, Tensor], Tensor], path: str) -> Any:  # noqa: ANN401
+    """Return what holds tensors, with each of them changed by a function of its path, too.
+
+    Args:
+        value: A tensor, or tuples, lists, mappings and dataclasses of such values.
+        change: Takes the dotted path of a tensor, and the tensor.
+        path: The path of the value itself.
+    """
     if isinstance(value, Tensor):
-        return change(value)
+        return change(path, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
-        parts = {name: changed(getattr(value, name), change) for name in names}
+        parts = {name: mapped(getattr(value, name), change, f"{path}.{name}") for name in names}
         return dataclasses.replace(value, **parts)
     if isinstance(value, Mapping):
-        return {key: changed(item, change) for key, item in value.items()}
+        return {key: mapped(item, change, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [changed(item, change) for item in value]
+        items = [mapped(item, change, f"{path}.{index}") for index, item in enumerate(value)]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-def has_several(inputs: object) -> bool:
-    """Return whether the first tensor among the model's arguments holds more than one sample."""
-    if isinstance(inputs, Tensor):
-        return inputs.ndim == 0 or len(inputs) != 1
-    items: Iterable[object] = ()
-    if isinstance(inputs, Mapping):
-        items = inputs.values()
-    elif isinstance(inputs, tuple | list):
-        items = inputs
-    return next((has_several(item) for item in items if isinstance(item, Tensor)), True)

@@ -16,7 +16,7 @@ BOUNDS: dict[Bound, str] = {
 """What each bound does, in words."""
 
 
-def bounded(kappa: Tensor, bound: Bound) -> Tensor:
+def bounded(kappa: Tensor, bound: Bound, *, ceiling: float | None = None) -> Tensor:
     """Return the batch value of a penalty that cannot fall below zero.
 
     Relative flatness is negative where the loss is concave in the layer's outputs (a Dice loss
@@ -34,6 +34,9 @@ def bounded(kappa: Tensor, bound: Bound) -> Tensor:
             how a batch is split over processes or accumulated; of a batch value, its positive part.
             ``"batch_positive"`` is the positive part of the mean, ``"absolute"`` the mean of the
             absolute values, ``"none"`` the mean.
+        ceiling: The largest value that counts, of what the bound takes one by one: what exceeds it
+            counts as that and has no gradient. With it an objective that rewards flatness' opposite
+            stays at or above the loss minus ``|lambda|`` times the ceiling.
 
     Returns:
         A scalar. NaN stays NaN.
@@ -45,11 +48,11 @@ def bounded(kappa: Tensor, bound: Bound) -> Tensor:
         (tensor(1.5000), tensor(1.))
     """
     if bound == "positive":
-        return kappa.clamp(min=0).mean()
+        return kappa.clamp(min=0, max=ceiling).mean()
     if bound == "batch_positive":
-        return kappa.mean().clamp(min=0)
+        return kappa.mean().clamp(min=0, max=ceiling)
     if bound == "absolute":
-        return kappa.abs().mean()
+        return kappa.abs().clamp(max=ceiling).mean() if ceiling else kappa.abs().mean()
     if bound == "none":
-        return kappa.mean()
+        return kappa.clamp(max=ceiling).mean() if ceiling else kappa.mean()
     assert_never(bound)

@@ -50,27 +50,3 @@ def check_ddp() -> None:
             "DistributedDataParallel(static_graph=True) gives wrong gradients with a penalty of "
             "second derivatives, in silence. Leave static_graph at False."
         )
-
-
-def check_together(
-    estimator: str, quantity: str, gradient: str, *, as_released: bool, antithetic: bool
-) -> None:
-    """Refuse options that do not go together."""
-    if antithetic and estimator != "noise":
-        raise FlatnessError(f'antithetic is for estimator="noise", got {estimator!r}.')
-    if quantity == "max_eigenvalue":
-        if estimator != "auto":
-            raise FlatnessError(
-                f'quantity="max_eigenvalue" has a method of its own: leave estimator at "auto", '
-                f"got {estimator!r}."
-            )
-        if as_released:
-            raise FlatnessError(
-                'as_released=True is for the quantities "relative_flatness" and "simplified": the '
-                "authors' largest eigenvalue does not run."
-            )
-    if estimator == "noise" and (gradient != "full" or as_released):
-        raise FlatnessError(
-            'estimator="noise" trains a noisy network, whose gradient is the full one: use '
-            'gradient="full" without as_released, or another estimator.'
-        )

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from famseg.flatness._body import Finished
 from famseg.flatness._errors import LayerError, NotApplicableError, SampleInteractionError
-from famseg.flatness._factor import Quantity
+from famseg.flatness._options import EstimatorName, Options
+from famseg.flatness._parts import Found
+from famseg.flatness._samples import Cut
 
-EstimatorName = Literal[
-    "auto",
-    "exact",
-    "closed_form",
-    "columns",
-    "hutchinson",
-    "gauss_newton",
-    "finite_difference",
-    "noise",
-]
-ProbePer = Literal["sample", "batch"]
 Method = Literal["exact", "closed_form", "columns", "sample_probes", "batch_probes", "eigenvalues"]
 Curvature = Literal["hessian", "gauss_newton", "finite_difference", "noise"]
 
 _EXACT_LIMIT = 4096  # entries of a weight: one Hessian-vector product each, with its graph kept
 _SAMPLE_LIMIT = 2**24  # numbers: 64 MB of probes in float32
-_PART = 4  # a quarter of the batch pays a quarter of the second derivatives
 _SAMPLEWISE = ("closed_form", "columns", "sample_probes")
 _EVERY, _EVERY_WHOLE = 4, 10  # measured: see benchmarks/flatness.py
+
+
+_SHARES = {1.0: "", 0.5: ", on half of the batch", 0.25: ", on a quarter of the batch"}
+
+
+class Level(NamedTuple):
+    """A degree of thinning.
+
+    Attributes:
+        every: Only every so many steps are penalized.
+        share: The share of the batch that the penalty looks at.
+    """
+
+    every: int
+    share: float
 
 
 class LayerFacts(NamedTuple):
@@ -54,29 +60,26 @@ class Facts:
     Attributes:
         layers: The layers, by name.
         interact: Whether the samples of a batch interact there; ``None`` if it cannot tell.
-        cut: Whether all that the loss gets from the body goes through the first layer.
-        additive: Whether the loss is the mean of its samples' losses.
+        parts: What can be run again, and whether parts stand for the batch.
         twice: Whether it has second derivatives at all.
     """
 
     layers: Mapping[str, LayerFacts]
     interact: bool | None
-    cut: bool
-    additive: bool
+    parts: Found
     twice: bool = True
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for; see `famseg.flatness.FAM`."""
+class Request(NamedTuple):
+    """What was asked for.
 
-    estimator: EstimatorName
-    quantity: Quantity
+    Attributes:
+        options: The options of the objective.
+        closed_form: Whether the loss has a closed form at the layers' outputs.
+    """
+
+    options: Options
     closed_form: bool
-    probes: int
-    probe_per: ProbePer
-    every: int | Literal["auto"]
-    samples: int | Literal["auto", "all"]
 
 
 class LayerPlan(NamedTuple):
@@ -94,9 +97,10 @@ class Plan:
     Attributes:
         layers: The methods.
         curvature: What is multiplied by directions.
-        every: Each how manieth step is penalised.
+        every: Only every so many steps are penalised.
         part: How many samples the penalty looks at: a number, ``"quarter"`` or ``"all"``.
-        cut: Whether the tail can be run without the body.
+        cut: What holds samples, for a part; ``None`` if no part stands for the batch.
+        body: What had ended before the first layer began, and need not run again.
         interact: Whether samples may interact.
         eager: Whether compiled modules must run as they were written.
         twice: Whether the loss has second derivatives in the layers' outputs.
@@ -106,7 +110,8 @@ class Plan:
     curvature: Curvature
     every: int
     part: int | Literal["quarter", "all"]
-    cut: bool
+    cut: Cut | None
+    body: tuple[Finished, ...]
     interact: bool
     eager: bool
     twice: bool
@@ -116,18 +121,28 @@ class Plan:
         """Whether nothing is differentiated for the penalty."""
         return _is_free(self.layers)
 
-    def describe(self, index: int) -> str:
-        """Say in words how a layer is penalised, by its number."""
-        _, method, reason = self.layers[index]
-        often = f"; each {self.every} steps" if self.every > 1 else ""
-        part = f"{self.part} samples" if isinstance(self.part, int) else "a quarter of the batch"
-        return f"{method}, {reason}{often}" + (f", on {part}" if self.part != "all" else "")
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(one.name for one in self.layers)
 
-    def size(self, n: int) -> int:
-        """Return how many of ``n`` samples the penalty looks at."""
-        if self.part == "all":
-            return n
-        return math.ceil(n / _PART) if self.part == "quarter" else min(self.part, n)
+    def describe(self, name: str, level: Level) -> str:
+        """Say in words how a layer is penalized, and how thinly."""
+        _, method, reason = self.layers[self.names.index(name)]
+        often = f"; every {level.every} steps" if level.every > 1 else ""
+        if isinstance(self.part, int):
+            return f"{method}, {reason}{often}, on {self.part} samples"
+        return f"{method}, {reason}{often}{_SHARES[level.share]}"
+
+    def unless_thinner_than(self, before: Plan) -> Plan:
+        """Return this plan, or an earlier one that this differs from in taking the batch whole.
+
+        Whether a part stands for a batch is asked of every batch: one for which it does not changes
+        nothing for the others.
+        """
+        part = replace(self, every=before.every, part=before.part, cut=before.cut, body=before.body)
+        whole = self.part == "all" and before.part != "all"
+        return before if whole and part == before else self
 
 
 def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
@@ -140,14 +155,24 @@ def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
     """
     layers = tuple(_layer_plan(request, facts, name) for name in facts.layers)
     curvature: Curvature = "hessian"
-    if request.estimator in ("gauss_newton", "finite_difference", "noise"):
-        curvature = request.estimator
+    if request.options.estimator in ("gauss_newton", "finite_difference", "noise"):
+        curvature = request.options.estimator
     part = _part(request, facts, layers, curvature)
-    every = request.every
+    every = request.options.every
     if every == "auto":
-        free = curvature == "noise" or _is_free(layers)
-        every = 1 if free else _EVERY_WHOLE if part == "all" else _EVERY
-    return Plan(layers, curvature, every, part, facts.cut, bool(facts.interact), eager, facts.twice)
+        thin = request.options.estimator == "auto" and not _is_free(layers)
+        every = 1 if not thin else _EVERY_WHOLE if part == "all" else _EVERY
+    return Plan(
+        layers,
+        curvature,
+        every,
+        part,
+        facts.parts.cut,
+        facts.parts.body,
+        bool(facts.interact),
+        eager,
+        facts.twice,
+    )
 
 
 def _is_free(layers: Sequence[LayerPlan]) -> bool:
@@ -155,9 +180,9 @@ def _is_free(layers: Sequence[LayerPlan]) -> bool:
 
 
 def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
-    if request.quantity == "max_eigenvalue":
+    if request.options.quantity == "max_eigenvalue":
         return LayerPlan(name, "eigenvalues", "largest eigenvalues of the neurons' blocks")
-    layer, estimator = facts.layers[name], request.estimator
+    layer, estimator = facts.layers[name], request.options.estimator
     if estimator == "auto":
         return _cheapest(request, facts, name)
     if estimator == "exact":
@@ -175,7 +200,7 @@ def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
     if not facts.twice:  # whether samples interact cannot be told
         reason = f"{kind}, probes for the whole batch: the loss is differentiated once alone"
         return LayerPlan(name, "batch_probes", reason)
-    if estimator != "columns" and request.probe_per == "batch":
+    if estimator != "columns" and request.options.probe_per == "batch":
         return LayerPlan(name, "batch_probes", f"as asked: {kind}, probes for the whole batch")
     _check_samples(layer, facts, name, estimator)
     if estimator == "columns":
@@ -192,8 +217,8 @@ def _cheapest(request: Request, facts: Facts, name: str) -> LayerPlan:
     if facts.interact:
         reason = "unbiased: the samples of a batch interact after the layer"
         return LayerPlan(name, "batch_probes", reason)
-    products = d if request.quantity == "simplified" else min(d, m)
-    if layer.single and products <= request.probes:
+    products = d if request.options.quantity == "simplified" else min(d, m)
+    if layer.single and products <= request.options.probes:
         reason = "exact, and no dearer than probes on a layer this narrow"
         return LayerPlan(name, "columns", reason)
     if not layer.single and layer.features[0] * math.prod(layer.rows) > _SAMPLE_LIMIT:
@@ -214,24 +239,16 @@ def _part(
     request: Request, facts: Facts, layers: Sequence[LayerPlan], curvature: Curvature
 ) -> int | Literal["quarter", "all"]:
     """How many samples the penalty looks at."""
-    asked = request.samples
-    if asked == "all":
+    asked = request.options.samples
+    if asked == "all" or (asked == "auto" and request.options.estimator != "auto"):
         return "all"
     reason = None
     if curvature == "noise" or _is_free(layers):
         reason = "the penalty costs nothing that a part would save"
     elif whole := [one for one in layers if one.method not in _SAMPLEWISE]:
         reason = f"the value belongs to the whole batch ({whole[0].method}, {whole[0].reason})"
-    elif not facts.cut:
-        reason = (
-            f"something leads around layer {layers[0].name!r} to the loss (a skip connection), so "
-            "the network behind it cannot be run alone"
-        )
-    elif not facts.additive:
-        reason = (
-            "the loss of the batch is not the mean of its samples' losses (dropout after the "
-            "layer, or weights that are normalised over the batch)"
-        )
+    elif facts.parts.cut is None:
+        reason = facts.parts.reason
     if reason is None:
         return "quarter" if asked == "auto" else asked
     if asked == "auto":

@@ -20,6 +20,7 @@ from famseg.flatness._derivatives import pullback
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators import Product
 from famseg.flatness._pass import Recorded, Task, replay
+from famseg.flatness._samples import Cut
 from famseg.flatness._watch import Edit, Site, add_shift
 
 
@@ -29,7 +30,7 @@ def difference(
     names: Sequence[str],
     *,
     part: Tensor | None,
-    cut: bool,
+    cut: Cut | None,
     create_graph: bool,
     reach: float = 1.0,
 ) -> Product:
@@ -46,7 +47,7 @@ def difference(
         recorded: The pass to run again.
         names: The layers that directions are for.
         part: Numbers of the samples to run; all by default.
-        cut: Whether the body can be left out.
+        cut: What holds samples, for a part.
         create_graph: Whether the result can be differentiated.
         reach: Factor of the step.
     """
@@ -59,7 +60,7 @@ def difference(
             shifted = add_shift(site)
             return shifted + move[site.name] if site.name in move else shifted
 
-        run = replay(task, recorded, part=part, edit=moved, whole=not cut)
+        run = replay(task, recorded, part=part, cut=cut, edit=moved).run
         shifts = {use.name: use.shift for use in run.uses}
         one = torch.ones_like(run.loss)
         return pullback(
@@ -75,7 +76,7 @@ def difference(
     return product
 
 
-def check_differences(task: Task, recorded: Recorded, *, cut: bool) -> None:
+def check_differences(task: Task, recorded: Recorded) -> None:
     """Refuse a network whose differences hang on the step: one with kinks within it.
 
     Where a ReLU-like activation changes sides within the step, its jump of slope counts in full,
@@ -86,7 +87,6 @@ def check_differences(task: Task, recorded: Recorded, *, cut: bool) -> None:
     Args:
         task: What to run.
         recorded: The pass to run again.
-        cut: Whether the body can be left out.
 
     Raises:
         NotApplicableError: If half the step changes the products by more than a share.
@@ -100,7 +100,7 @@ def check_differences(task: Task, recorded: Recorded, *, cut: bool) -> None:
         for site in recorded.sites.values()
     ]
     whole, half = (
-        difference(task, recorded, names, part=None, cut=cut, create_graph=False, reach=reach)(
+        difference(task, recorded, names, part=None, cut=None, create_graph=False, reach=reach)(
             directions
         )
         for reach in (1.0, 0.5)

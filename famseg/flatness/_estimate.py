@@ -24,7 +24,8 @@ from famseg.flatness._estimators import (
     quadratic,
     sample_direction,
 )
-from famseg.flatness._factor import Factor, Quantity, factor
+from famseg.flatness._factor import Factor, factor
+from famseg.flatness._options import Options
 from famseg.flatness._terms import Estimate
 
 ProductOf = Callable[[Sequence[Use]], Product]
@@ -32,32 +33,30 @@ ProductOf = Callable[[Sequence[Use]], Product]
 
 @dataclass(frozen=True)
 class Rule:
-    """What is computed, whatever the estimator.
+    """What is computed, whatever the plan.
 
     Attributes:
-        quantity: Which measure.
-        gradient: Which part of its gradient.
-        as_released: Whether norms are those of the authors' code.
-        per_feature: Whether the value is divided by the number of features.
-        standardize: Whether features count in units of their deviation.
-        probes: Number of probes, where there are any.
+        options: The options of the objective.
         closed_form: The closed form of the loss, if any.
     """
 
-    quantity: Quantity
-    gradient: Gradient
-    as_released: bool
-    per_feature: bool
-    standardize: bool
-    probes: int
+    options: Options
     closed_form: ClosedForm | None
+
+    @property
+    def gradient(self) -> Gradient:
+        """Which part of the gradient is computed."""
+        return "weights_only" if self.options.weights_only else "full"
 
     def factor(self, use: Use) -> Factor:
         """Return the factor of a layer."""
         plain = factor(
-            use.weight, use.operator, quantity=self.quantity, as_released=self.as_released
+            use.weight,
+            use.operator,
+            quantity=self.options.quantity,
+            as_released=self.options.as_released,
         )
-        if not self.per_feature:
+        if not self.options.per_feature:
             return plain
         share = use.weight.new_tensor(1 / plain.shape[2])
         return Factor(plain.matrix, plain.scaled(share), plain.shape)
@@ -136,7 +135,7 @@ def _probed(
             scales[0].scaled(
                 quadratic(product, directions(chosen, scales, draw), per_sample=per_sample)
             )
-            for _ in range(rule.probes)
+            for _ in range(rule.options.probes)
         ]
         stacked = torch.stack(values)  # (probes, n) or (probes,)
         found.append(
@@ -167,10 +166,10 @@ def _closed(rule: Rule, use: Use, targets: object) -> Tensor:
         use.output,
         targets,
         use.weight,
-        quantity=rule.quantity,
+        quantity=rule.options.quantity,
         gradient=rule.gradient,
     )
-    return values / use.features.shape[1] if rule.per_feature else values
+    return values / use.features.shape[1] if rule.options.per_feature else values
 
 
 def _eigenvalues(rule: Rule, plan: Plan, run: Pass, use: Use, *, create_graph: bool) -> Tensor:
@@ -181,7 +180,7 @@ def _eigenvalues(rule: Rule, plan: Plan, run: Pass, use: Use, *, create_graph: b
         gradient=rule.gradient,
         create_graph=create_graph,
     )
-    return value / rule.factor(use).shape[2] if rule.per_feature else value
+    return value / rule.factor(use).shape[2] if rule.options.per_feature else value
 
 
 def _sum(found: Sequence[Estimate]) -> Estimate:

@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, differentiable_in, has_several
-from famseg.flatness._bound import BOUNDS, Bound, bounded
-from famseg.flatness._check import (
-    check_choice,
-    check_count,
-    check_ddp,
-    check_model,
-    check_together,
-)
-from famseg.flatness._choice import EstimatorName, Plan, ProbePer, Request
+from famseg.flatness._arguments import Inputs, Loss, differentiable_in
+from famseg.flatness._bound import BOUNDS, bounded
+from famseg.flatness._check import check_ddp, check_model
+from famseg.flatness._choice import Plan, Request
 from famseg.flatness._closed_form import closed_form
-from famseg.flatness._errors import FlatnessError, UnsupportedTailError
+from famseg.flatness._errors import FlatnessError, NotApplicableError, UnsupportedTailError
 from famseg.flatness._estimate import Rule
-from famseg.flatness._estimators import Draw, Gradient
-from famseg.flatness._factor import Quantity
-from famseg.flatness._layer import find_layer
+from famseg.flatness._estimators import Draw
+from famseg.flatness._free import FreeStep, free_step
+from famseg.flatness._layer_cache import LayerCache
 from famseg.flatness._operator import matrix_shape
-from famseg.flatness._pass import Task
-from famseg.flatness._probes import Distribution, normals, part_of, position_generator, signs
+from famseg.flatness._options import Options
+from famseg.flatness._pace import Level, Pace, push
+from famseg.flatness._pass import Recorded, Task
+from famseg.flatness._probes import normals, part_of, position_generator, signs
+from famseg.flatness._samples import Layout, Lengths
 from famseg.flatness._settle import settle
 from famseg.flatness._state import evaluating, undone_on_error, untouched
-from famseg.flatness._step import noise_measured, noise_step, penalised
+from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
-from famseg.flatness._watch import eagerly
+from famseg.flatness._upkeep import Upkeep
+from famseg.flatness._watch import IdleLayersError, eagerly
 
 _logger = logging.getLogger("famseg.flatness")
+
+
+@dataclass
+class _Known:
+    """A plan, and when to check it."""
+
+    plan: Plan
+    upkeep: Upkeep
+
+
+class _Free(NamedTuple):
+    """What a closed form was found to hold for, and when to check that again."""
+
+    loss: Loss
+    generation: int
+    upkeep: Upkeep
 
 
 class FAM(nn.Module):
@@ -70,7 +86,14 @@ class FAM(nn.Module):
       computed, and the loss is that of the noisy network.
     - ``"auto"``: the cheapest of the first three that holds, never a biased one; see `explain`.
 
-    A layer must be called once in a forward pass, and its weight must act through that call alone.
+    A layer must be called once in a forward pass, and its weight must act through that call only.
+    One that is not called because it has nothing to do, an expert without tokens, counts 0.
+
+    What a network does is found out on the first batch, checked again at growing intervals and
+    after changes, and planned anew where it is different: a plan is never wrong for more than 128
+    penalized steps. A penalized step leaves model, loss and random state as a plain step does. The
+    loss is called once, or four times where a part of the batch is penalized (on the batch, on the
+    part twice, on the rest), and some more where a plan is made or checked.
 
     Args:
         model: The network; ``model(inputs)``, ``model(*inputs)`` for a tuple or list,
@@ -78,33 +101,13 @@ class FAM(nn.Module):
         layer: Dotted name, as in ``model.named_modules()``, of a linear or convolution layer, or
             several of them.
         loss: ``loss(prediction, targets)``, a scalar.
-        weight: Lambda, at least 0. With 0 no penalty is computed: the step is the plain step.
+        weight: Lambda. With 0 no penalty is computed: the step is the plain step. Below 0 training
+            goes away from flatness (Han et al., arXiv 2509.17738), which needs a ``ceiling``.
         output: Key or attribute of the model's output that the loss takes, ``"logits"`` say.
-        estimator: See above.
-        quantity: ``"relative_flatness"``; ``"simplified"``: :math:`\lVert W\rVert^2` times the
-            trace of ``H`` (Petzka et al. 2019); or ``"max_eigenvalue"``:
-            :math:`\sum_s \lVert w_s\rVert^2 \lambda_{\max}(H_{ss})`, at ``d`` products and more.
-        gradient: ``"full"``, or ``"weights_only"``: the curvature is held constant, so that the
-            penalty moves its own layer alone, as in the authors' code (term I of the gradient).
-        as_released: Do as the authors' code does: :math:`\kappa / m`, or :math:`\lVert W\rVert
-            \operatorname{tr} H`, and term I of the gradient alone.
-        standardize: Measure features in units of their standard deviation over the batch.
-        probes: Probes of the estimators that draw them; their mean is taken.
-        probe_per: ``"sample"``: probes for each sample, less noise, for samples that do not
-            interact (this is checked); ``"batch"``: for the whole batch, always unbiased.
-        distribution: Of the probes: ``"rademacher"`` (signs) or ``"gaussian"``.
-        antithetic: Take the noise of ``"noise"`` both ways, for another run of the network.
-        every: Penalise each ``every``-th step alone, ``every`` times as strongly, so that the mean
-            gradient stays. A step is a forward pass in training, unless `seek` says otherwise.
-            ``"auto"``: 1 where a step costs nothing, 4 where a part of the batch does, else 10.
-        samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
-            ``"auto"``: a quarter of the batch where their mean is unbiased, else all.
-        bound: What becomes of negative flatness, see `famseg.flatness.bounded`. The default keeps
-            the objective at or above the loss.
-        normalize: ``"features"`` divides by the number of features ``m``, the convention of the
-            authors' code.
         seed: Seed of the probes. They depend on seed, step and stream alone (see `seek`).
         generator: Draws the probes in place of ``seed``; its state goes into ``state_dict``.
+        **options: How the penalty is computed: `famseg.flatness.Options` has them all, by name.
+            They are kept as ``options``, which may be replaced between steps.
 
     Raises:
         LayerNotFoundError: If there is no such layer.
@@ -131,66 +134,39 @@ class FAM(nn.Module):
         loss: Loss,
         weight: float,
         output: str | None = None,
-        estimator: EstimatorName = "auto",
-        quantity: Quantity = "relative_flatness",
-        gradient: Gradient = "full",
-        as_released: bool = False,
-        standardize: bool = False,
-        probes: int = 1,
-        probe_per: ProbePer = "sample",
-        distribution: Distribution = "rademacher",
-        antithetic: bool = False,
-        every: int | Literal["auto"] = "auto",
-        samples: int | Literal["auto", "all"] = "auto",
-        bound: Bound = "positive",
-        normalize: Literal["features"] | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
-        check_choice("estimator", estimator, get_args(EstimatorName))
-        check_choice("quantity", quantity, get_args(Quantity))
-        check_choice("gradient", gradient, get_args(Gradient))
-        check_choice("probe_per", probe_per, get_args(ProbePer))
-        check_choice("distribution", distribution, get_args(Distribution))
-        check_choice("bound", bound, get_args(Bound))
-        check_choice("normalize", normalize, ("features", None))
-        check_count("probes", probes)
-        check_count("every", every, "auto")
-        check_count("samples", samples, "auto", "all")
+        self._options = Options.of(options)
         check_model(model)
-        check_together(
-            estimator, quantity, gradient, as_released=as_released, antithetic=antithetic
-        )
         self.layers = (layer,) if isinstance(layer, str) else tuple(layer)
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise FlatnessError(f"layer must name one or more layers, each once, got {layer!r}.")
-        for name in self.layers:
-            find_layer(model, name)
+        self._cache = LayerCache(self.layers)
+        self._cache.layers(model)
+        self._wrapping_checked = 0
         self.model = model
         self.loss = loss
         self.output = output
         self.weight = weight
-        self.estimator = estimator
-        self.quantity = quantity
-        self.gradient: Gradient = "weights_only" if as_released else gradient
-        self.as_released = as_released
-        self.standardize = standardize
-        self.probes = probes
-        self.probe_per = probe_per
-        self.distribution = distribution
-        self.antithetic = antithetic
-        self.every = every
-        self.samples = samples
-        self.bound = bound
-        self.normalize = normalize
         self.seed = seed
         self._generator = generator
         self._position, self._stream = 0, 0
-        self._plan: Plan | None = None
-        self._planned: tuple[Request, Loss] | None = None
-        # Plans, by the training flags of the modules and by whether a batch has several samples.
-        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._pace = Pace()
+        self._used: set[str] = set()
+        self._forget()
+
+    @property
+    def options(self) -> Options:
+        """How the penalty is computed. It may be replaced between steps."""
+        return self._options
+
+    @options.setter
+    def options(self, options: Options) -> None:
+        self._options = options
+        self._forget()
 
     @property
     def weight(self) -> float:
@@ -199,16 +175,21 @@ class FAM(nn.Module):
 
     @weight.setter
     def weight(self, value: float) -> None:
-        if not (math.isfinite(value) and value >= 0):
-            raise FlatnessError(f"weight must be a finite number of at least 0, got {value}.")
+        if not math.isfinite(value):
+            raise FlatnessError(f"weight must be a finite number, got {value}.")
+        if value < 0 and self.options.ceiling is None:
+            raise FlatnessError(
+                f"weight is {value}: training away from flatness has no end of its own. Give "
+                "ceiling=, the largest flatness that counts, or a weight of at least 0."
+            )
         self._weight = float(value)
 
     @property
     def period(self) -> int:
-        """Each how manieth step is penalised; with ``every="auto"`` 1 until that is settled."""
-        if self.every != "auto":
-            return self.every
-        return 1 if self._plan is None else self._plan.every
+        """Every how many steps one is penalized; 1 until that is settled."""
+        if self.options.every != "auto":
+            return self.options.every
+        return 1 if self._plan is None else self._level(self._plan).every
 
     def forward(self, inputs: Inputs, targets: object) -> Terms:
         """Return the terms of one step and, in training, advance the position by one.
@@ -223,7 +204,7 @@ class FAM(nn.Module):
         Raises:
             LossError: If the loss is no scalar, or does not depend on the layer.
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
-                random state, generator and position are then what they were before.
+                random state, Python state, generator and position are then what they were before.
         """
         if torch.compiler.is_compiling():  # the objective itself: its passes cannot be traced
             terms: Terms = eagerly(self.forward, inputs, targets)
@@ -231,14 +212,15 @@ class FAM(nn.Module):
         task = self._task()
         if not (self.training and torch.is_grad_enabled()):
             return _plain(task, inputs, targets)
-        step = self._position
-        if self.weight == 0 or (self.every != "auto" and step % self.every):
+        step, every = self._position, self.options.every
+        if self.weight == 0 or (every != "auto" and step % every):
             terms = _plain(task, inputs, targets)
         else:
             check_ddp()
-            check_model(self)  # it may have been wrapped since
-            with undone_on_error(task.parts, task.device, self._generator):
-                terms = self._step(task, inputs, targets, step)
+            self._check_wrapping()
+            free = self._free is not None and not torch.is_autocast_enabled(task.device.type)
+            run = self._free_step if free else self._step
+            terms = run(task, inputs, targets, step)
         self._position = step + 1
         return terms
 
@@ -260,7 +242,7 @@ class FAM(nn.Module):
         Raises:
             FlatnessError: As in `forward`.
         """
-        check_model(self)
+        self._check_wrapping()
         task = self._task()
         draw = self._draw("measure", self._position)
         with (
@@ -270,7 +252,7 @@ class FAM(nn.Module):
             torch.enable_grad(),
         ):
             inputs, targets = differentiable_in(inputs), differentiable_in(targets)
-            plan = self._settle(task, inputs, targets)
+            plan = self._known(task, inputs, targets).plan
             task = replace(task, eager=plan.eager)
             if plan.curvature == "noise":
                 if self.weight == 0:
@@ -283,7 +265,7 @@ class FAM(nn.Module):
                     task, self._rule, plan, inputs, targets, draw=draw, size=size
                 )
             else:
-                loss, found = penalised(
+                loss, found, *_ = penalised(
                     task,
                     self._rule,
                     plan,
@@ -312,56 +294,129 @@ class FAM(nn.Module):
     def explain(self) -> str:
         """Say which estimator is at work for each layer, how often, on how much, and why."""
         lines = []
-        for index, name in enumerate(self.layers):
-            d, m = matrix_shape(find_layer(self.model, name))
+        for name, layer in self._cache.layers(self.model).items():
+            d, m = matrix_shape(layer)
             head = f"layer {name!r} ({d} x {m})"
             if self._plan is None:
                 lines.append(
-                    f"{head}: {self.estimator}, not settled before the first penalised step"
+                    f"{head}: {self.options.estimator}, not settled before the first penalized step"
                 )
+            elif name not in self._plan.names:
+                lines.append(f"{head}: not called in the last batch, counts 0")
             else:
-                lines.append(f"{head}: {self._plan.describe(index)}{self._bound_in_words()}")
+                level = self._level(self._plan)
+                lines.append(f"{head}: {self._plan.describe(name, level)}{self._bound_in_words()}")
         return "\n".join(lines)
 
     def _bound_in_words(self) -> str:
         # A closed form is never negative, and noise knows no value.
-        if self._plan is None or self._plan.is_free or self._plan.curvature == "noise":
+        if self._plan is None or self._plan.curvature == "noise":
             return ""
-        return f"; {BOUNDS[self.bound]}" if self.bound != "none" else ""
+        ceiling = self.options.ceiling
+        above = "" if ceiling is None else f"; what exceeds {ceiling:g} counts as that"
+        if self._plan.is_free or self.options.bound == "none":
+            return above
+        return f"; {BOUNDS[self.options.bound]}{above}"
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the position, and the state of a generator that was passed in."""
+        """Return the position, the pace, and the state of a generator that was passed in."""
         state = None if self._generator is None else self._generator.get_state()
-        return {"position": self._position, "stream": self._stream, "generator": state}
+        return {
+            "position": self._position,
+            "stream": self._stream,
+            "pace": (self._pace.level, self._pace.looked),
+            "generator": state,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take up a position that `get_extra_state` returned."""
         self.seek(state["position"], stream=state["stream"])
+        self._pace = Pace(*state.get("pace", (0, 0)))
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"].cpu())
 
     @property
     def _rule(self) -> Rule:
-        return Rule(
-            quantity=self.quantity,
-            gradient=self.gradient,
-            as_released=self.as_released,
-            per_feature=self.normalize == "features"
-            or (self.as_released and self.quantity == "relative_flatness"),
-            standardize=self.standardize,
-            probes=self.probes,
-            # The authors' norm is not the one in the closed form of the simplified measure.
-            closed_form=None if self.as_released else closed_form(self.loss),
-        )
+        # The authors' norm is not the one in the closed form of the simplified measure.
+        return Rule(self.options, None if self.options.as_released else closed_form(self.loss))
 
     def _task(self) -> Task:
-        # Found anew each time, so that a weight that was tied or replaced meanwhile is noticed.
-        layers = {name: find_layer(self.model, name) for name in self.layers}
-        return Task(self.model, layers, self.loss, self.output)
+        return Task(self.model, self._cache.layers(self.model), self.loss, self.output)
+
+    def _check_wrapping(self) -> None:
+        """Refuse a model, or an objective, that has been wrapped since."""
+        if self._wrapping_checked != self._cache.generation or type(self) is not FAM:
+            check_model(self)
+            self._wrapping_checked = self._cache.generation
+
+    def _free_step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
+        """A step that costs a handful of operations, as long as its closed form holds."""
+        assert self._free is not None  # noqa: S101 - asked by the caller
+        if self._free.loss is not self.loss or self._free.generation != self._cache.generation:
+            self._free = None
+            return self._step(task, inputs, targets, step)
+        found = free_step(task, self._rule, inputs, targets)
+        if found.values is None:
+            self._free = None
+            return self._otherwise(found, inputs, targets, step)
+        if self._free.upkeep.counted():
+            found.check()
+            self._free.upkeep.checked(same=True)
+        if self.options.ceiling is None:  # never negative: no bound changes it
+            penalty = found.values.mean()
+        else:
+            penalty = bounded(found.values, self.options.bound, ceiling=self.options.ceiling)
+        return Terms(found.loss + self.weight * penalty, found.loss, penalty)
+
+    def _otherwise(self, found: FreeStep, inputs: Inputs, targets: object, step: int) -> Terms:
+        """A step on which the closed form does not hold: its pass is there, and is not repeated."""
+        if found.seen.calls == 0 or len(found.seen.features) == 0:
+            return Terms(found.loss, found.loss, torch.zeros_like(found.loss.detach()))
+        if self.options.estimator == "closed_form":
+            raise NotApplicableError(
+                f"layer {self.layers[0]!r} is penalized by closed_form, which held on an earlier "
+                f"batch: its input now has shape {tuple(found.seen.features.shape)}, or its output "
+                'is not what the loss gets. Use estimator="hutchinson", which holds for both.'
+            )
+        recorded = found.recorded(inputs, targets)
+        return self._penalised(found.task, inputs, targets, step, recorded=recorded)
 
     def _step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
-        plan = self._settle(task, inputs, targets)
-        if step % plan.every:
+        """A step of training without the layers that this batch does not use."""
+        idle: set[str] = set()
+        while len(idle) < len(self.layers):
+            used = {name: layer for name, layer in task.layers.items() if name not in idle}
+            try:
+                with undone_on_error(task.parts, task.device, self._generator):
+                    terms = self._penalised(replace(task, layers=used), inputs, targets, step)
+            except IdleLayersError as found:
+                others = len(used) > len(found.names) or bool(idle)
+                rows, _ = self._lengths.layout(inputs, targets)
+                unused = others or found.empty or found.names <= self._used
+                if rows == 0 or not unused:
+                    raise
+                idle |= found.names
+            else:
+                self._used |= used.keys()
+                return terms
+        terms = _plain(task, inputs, targets)
+        return Terms(terms.total, terms.loss, torch.zeros_like(terms.loss.detach()))
+
+    def _penalised(
+        self,
+        task: Task,
+        inputs: Inputs,
+        targets: object,
+        step: int,
+        *,
+        recorded: Recorded | None = None,
+    ) -> Terms:
+        known = self._known(task, inputs, targets, training=True)
+        plan = known.plan
+        level = self._level(plan)
+        if step % level.every:
+            if recorded is not None:
+                return Terms(recorded.loss, recorded.loss, None)
             return _plain(task, inputs, targets)
         if not plan.twice and plan.curvature != "noise":
             raise UnsupportedTailError(
@@ -369,10 +424,12 @@ class FAM(nn.Module):
                 'after the layer has none: it can only measure here. Use estimator="noise", which '
                 "needs none."
             )
-        task, strength = replace(task, eager=plan.eager), self.weight * plan.every
+        task, strength = replace(task, eager=plan.eager), self.weight * level.every
         draw = self._draw("train", step)
         if plan.curvature == "noise":
-            return noise_step(
+            if strength < 0:
+                raise FlatnessError('estimator="noise" cannot take a weight below 0.')
+            terms = noise_step(
                 task,
                 self._rule,
                 plan,
@@ -380,58 +437,139 @@ class FAM(nn.Module):
                 targets,
                 draw=draw,
                 size=math.sqrt(2 * strength),
-                antithetic=self.antithetic,
+                antithetic=self.options.antithetic,
             )
-        loss, found = penalised(
+            known.upkeep.stepped(task.parts)
+            return terms
+        found = penalised(
             task,
             self._rule,
             plan,
             inputs,
             targets,
             draw=draw,
-            choose=functools.partial(part_of, generator=self._source("part", step)),
+            choose=functools.partial(self._chosen, level=level, step=step),
             create_graph=True,
+            recorded=recorded,
         )
-        penalty = bounded(found.values, self.bound)
-        return Terms(loss + strength * penalty, loss, penalty)
+        if found.doubtful:
+            known.upkeep.doubt()
+        known.upkeep.stepped(task.parts)
+        if plan.is_free and len(self.layers) == 1 and not self.options.standardize:
+            self._free = _Free(self.loss, self._cache.generation, Upkeep())
+        penalty = bounded(found.found.values, self.options.bound, ceiling=self.options.ceiling)
+        self._watch_strength(plan, level, found, penalty, strength)
+        return Terms(found.loss + strength * penalty, found.loss, penalty)
 
-    def _settle(self, task: Task, inputs: Inputs, targets: object) -> Plan:
-        """The plan: made once, on the first batch that can tell, for each state of the model."""
-        request = Request(
-            self.estimator,
-            self.quantity,
-            self._rule.closed_form is not None,
-            self.probes,
-            self.probe_per,
-            self.every,
-            self.samples,
+    def _chosen(self, n: int, *, level: Level, step: int) -> Tensor:
+        """The samples that the penalty looks at."""
+        asked = self.options.samples
+        size = math.ceil(n * level.share) if isinstance(asked, str) else min(asked, n)
+        return part_of(n, size, self._source("part", step))
+
+    def _level(self, plan: Plan) -> Level:
+        automatic = self.options.estimator == "auto"
+        return self._pace.of(
+            plan,
+            every=automatic and self.options.every == "auto",
+            samples=automatic and self.options.samples == "auto",
         )
-        # Batch norm in evaluation mode is another tail than in training.
-        state = (*(module.training for module in self.modules()), has_several(inputs))
+
+    def _watch_strength(
+        self, plan: Plan, level: Level, found: Penalised, penalty: Tensor, strength: float
+    ) -> None:
+        """Thin the penalty out less where it would govern the training."""
+        thinned = level.every > 1 or level.share < 1
+        automatic = "auto" in (self.options.every, self.options.samples)
+        if not (thinned and automatic and self.options.estimator == "auto" and self._pace.due()):
+            return
+        ratio = push(found.run, found.loss, penalty, abs(strength))
+        if self._pace.slow_down(ratio) and self._level(plan) != level:
+            _logger.info(
+                "the penalty of every %d steps on %.0f %% of the batch pushes the layer's weight "
+                "%.1f times as hard as the loss: it is now taken on more steps and samples.\n%s",
+                level.every,
+                100 * level.share,
+                ratio,
+                self.explain(),
+            )
+
+    def _known(
+        self, task: Task, inputs: Inputs, targets: object, *, training: bool = False
+    ) -> _Known:
+        """The plan of a batch: made on the first that can tell, for each state of the model."""
+        request = Request(self.options, self._rule.closed_form is not None)
         if (request, self.loss) != self._planned:
+            self._forget()
             self._planned = request, self.loss
-            self._plans.clear()
-        if state in self._plans:
-            chosen = self._plans[state]
-        else:
-            chosen, final = settle(task, request, inputs, targets)
+        n, layout = self._lengths.layout(inputs, targets)
+        # Batch norm in evaluation mode is another tail than in training.
+        flags = tuple([module.training for module in self._watched_modules()])
+        key = (tuple(task.layers), flags, n > 1, layout)
+        known = self._plans.get(key)
+        if known is None or (training and known.upkeep.due(task.parts)):
+            chosen, final = settle(
+                task, request, inputs, targets, n=n, held=self._lengths.held(layout)
+            )
+            if known is None:
+                known = _Known(chosen, Upkeep())
+                if training:
+                    known.upkeep.due(task.parts)
+            elif final:
+                chosen = chosen.unless_thinner_than(known.plan)
+                known.upkeep.checked(same=chosen == known.plan)
+                known.plan = chosen
             if final:
-                self._plans[state] = chosen
-        if chosen != self._plan:
-            self._plan = chosen
-            _logger.info("%s", self.explain())
-        return chosen
+                self._plans[key] = known
+        if known.plan != self._plan:
+            self._plan = known.plan
+            explained = self.explain()
+            if explained not in self._said:
+                self._said.add(explained)
+                _logger.info("%s", explained)
+        return known
 
-    def _source(self, purpose: str, step: int) -> torch.Generator:
+    def _watched_modules(self) -> Iterable[nn.Module]:
+        loss = self.loss
+        return chain(self._cache.modules, loss.modules() if isinstance(loss, nn.Module) else ())
+
+    def _forget(self) -> None:
+        self._free: _Free | None = None
+        self._plan: Plan | None = None
+        self._planned: tuple[Request, Loss] | None = None
+        self._plans: dict[tuple[tuple[str, ...], tuple[bool, ...], bool, Layout], _Known] = {}
+        self._lengths = Lengths(self._options.samples_in)
+        self._said: set[str] = set()
+
+    def _source(
+        self, purpose: str, step: int, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
         if self._generator is not None:
             return self._generator
-        return position_generator(self.seed, purpose, step, self._stream)
+        return position_generator(self.seed, purpose, step, self._stream, device=device)
 
     def _draw(self, purpose: str, step: int) -> Draw:
-        numbers = signs if self.distribution == "rademacher" else normals
-        return functools.partial(numbers, generator=self._source(purpose, step))
+        numbers = signs if self.options.distribution == "rademacher" else normals
+        device = self._task().device
+        return functools.partial(numbers, generator=self._source(purpose, step, device))
 
 
 def _plain(task: Task, inputs: Inputs, targets: object) -> Terms:
     loss = task.plain(inputs, targets)
     return Terms(loss, loss, None)
+
+
+def _signature() -> inspect.Signature:
+    """The signature that `help` shows: the options by name, with their defaults."""
+    own = inspect.signature(FAM.__init__)
+    kept = [p for name, p in own.parameters.items() if name not in ("self", "options")]
+    listed = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        )
+        for field in fields(Options)
+    ]
+    return inspect.Signature([*kept, *listed])
+
+
+FAM.__signature__ = _signature()  # type: ignore[attr-defined]

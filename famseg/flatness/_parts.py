@@ -1,66 +1,232 @@
-"""Whether a part of a batch may stand for all of it: the loss must be the mean of its samples'."""
+"""Whether a part of a batch may stand for all of it: the loss must be the mean of its samples'.
+
+Nothing of that is taken on trust. When a plan is made the model runs on parts, which shows what
+holds samples and what does not, and at each penalised step the part's prediction and loss are
+compared with those of the whole batch, which are there anyway.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from famseg.flatness._arguments import precise, rows_of, scalar
-from famseg.flatness._pass import Recorded, Task, replay
+import torch
+from torch import Tensor
+
+from famseg.flatness._arguments import Inputs, precise, scalar
+from famseg.flatness._body import Call, Finished, finished_noted
+from famseg.flatness._pass import Recorded, Task, record, replay
+from famseg.flatness._samples import INPUTS, PREDICTION, TARGETS, Cut, leaves
 from famseg.flatness._state import untouched
 from famseg.flatness._watch import without_autocast
 
 # What a model or a loss may raise on a part of arguments that it cannot take.
 _FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
+_PARTS = 4
+# How far a part's prediction may be from the batch's, relative to the largest, by precision.
+_CLOSE = {torch.float64: 1e-8, torch.float32: 2e-3}
+_COARSE = 0.1  # under autocast: the part runs in single precision
+
+_OTHER_ROWS = (
+    "the model gives a part of the batch another output than the batch (dropout or statistics of "
+    "the batch behind the layer, or an argument that does not hold samples and is as long as the "
+    "batch: name those that do by samples_in=)"
+)
+_NO_MEAN = (
+    "the loss of the batch is not the mean of its samples' losses (weights that are normalised "
+    "over the batch, or an output that cannot be cut)"
+)
 
 
-def is_mean_of_samples(task: Task, recorded: Recorded) -> bool:
-    """Return whether the losses of parts, run alone, average to the loss of the batch."""
-    n = len(recorded.first.features)
+class Found(NamedTuple):
+    """What can be run again, and how.
+
+    Attributes:
+        cut: What holds samples; ``None`` if no part stands for the batch.
+        body: Calls that end before the first layer begins.
+        reason: Why no part stands for the batch, in words.
+    """
+
+    cut: Cut | None
+    body: tuple[Finished, ...]
+    reason: str = ""
+
+
+def find_parts(
+    task: Task, inputs: Inputs, targets: object, n: int, held: frozenset[str], *, wanted: bool
+) -> Found:
+    """Find out by trial what ran before the layers, and whether parts stand for the batch.
+
+    Args:
+        task: What to run; nothing of it is changed.
+        inputs: The model's arguments.
+        targets: Those of the loss.
+        n: Number of samples.
+        held: Paths of what may hold samples.
+        wanted: Whether parts are wanted at all.
+    """
+    with (
+        untouched(task.parts, task.device),
+        finished_noted(task.model, task.layers) as calls,
+    ):
+        recorded = record(task, inputs, targets)
+    body = tuple(Finished(call.name, frozenset(), not call.intact) for call in calls)
+    if not wanted or n < 2:
+        return Found(None, body, "there is but one sample")
+    if len(recorded.first.features) != n:
+        return Found(None, body, f"layer {recorded.first.name!r} does not see one row a sample")
     index = torch.arange(n, device=task.device)
-    parts = [index[k :: min(n, 4)] for k in range(min(n, 4))]
-    if not is_mean_of(task, recorded, parts[0]):
-        return False
-    whole = replay(task, recorded, part=index).loss
+    parts = [index[k :: min(n, _PARTS)] for k in range(min(n, _PARTS))]
     try:
-        losses = [len(part) / n * replay(task, recorded, part=part).loss for part in parts]
+        cut, usable = _held_by_trial(task, recorded, calls, parts[0], held)
     except _FAULTS:
-        return False
-    total = torch.stack(losses).sum()
-    return bool((total - whole).abs() <= 1e-4 * whole.abs() + 1e-12)
+        return Found(None, body, _OTHER_ROWS)
+    with untouched(task.parts, task.device), torch.no_grad():
+        recorded = record(task, recorded.inputs, targets, body=usable)
+        reason = _tried(task, recorded, parts, index, cut)
+    return Found(None, body, reason) if reason else Found(cut, usable)
 
 
-@torch.no_grad()
-def is_mean_of(task: Task, recorded: Recorded, part: Tensor) -> bool:
-    """Return whether the losses of a part and of the rest average to the loss of this very batch.
+def stands_for_batch(
+    task: Task, recorded: Recorded, prediction: object, part: Tensor, cut: Cut
+) -> bool | None:
+    """Return whether a part may stand for this very batch, ``None`` where its rows are not those.
 
     A loss may be a mean over the samples of one batch and not of the next: targets that are
     ignored, or class weights, make it a weighted mean, by weights that the samples' own targets
-    decide on. So it is asked of every batch of which a part is taken, with the prediction at hand:
-    that runs the loss twice and the network not at all.
+    decide on. So it is asked of every batch of which a part is taken, with the predictions at hand:
+    that runs the loss on the part and on the rest, and the network not at all.
 
     Args:
         task: What was run.
         recorded: The pass.
+        prediction: What the model returned for the part.
         part: Numbers of the samples of the part.
+        cut: What holds samples.
     """
+    if not _same_rows(task, recorded.prediction, prediction, part, cut):
+        return None
+    return _is_mean(task, recorded, part, cut)
+
+
+@torch.no_grad()
+def _held_by_trial(
+    task: Task, recorded: Recorded, calls: Sequence[Call], part: Tensor, held: frozenset[str]
+) -> tuple[Cut, tuple[Finished, ...]]:
+    """Which tensors shrink with the batch: those of the prediction, and of what ran before."""
+    given = Cut(held)
+    n, size = len(recorded.first.features), len(part)
+    with (
+        untouched(task.parts, task.device),
+        finished_noted(task.model, task.layers) as again,
+    ):
+        prediction = task.predict(given.rows(recorded.inputs, part, INPUTS))
+    shrunk = _shrunk(recorded.prediction, prediction, n, size, PREDICTION)
+    cut = Cut(held | (shrunk or frozenset()))
+    usable = []
+    if [call.name for call in calls] == [call.name for call in again]:
+        for whole, small in zip(calls, again, strict=True):
+            rows = _shrunk(whole.output, small.output, n, size, "")
+            if rows is not None:
+                usable.append(Finished(whole.name, rows, not whole.intact))
+    # Calls of one module are told apart by their order: all of them, or none.
+    names = [call.name for call in calls]
+    complete = {one.name for one in usable}
+    complete = {
+        name for name in complete if [u.name for u in usable].count(name) == names.count(name)
+    }
+    return cut, tuple(one for one in usable if one.name in complete)
+
+
+def _shrunk(whole: object, small: object, n: int, size: int, root: str) -> frozenset[str] | None:
+    """Paths that have a row for each sample; ``None`` where something else has changed."""
+    of_small = dict(leaves(small, root))
+    of_whole = dict(leaves(whole, root))
+    if of_small.keys() != of_whole.keys():
+        return None
+    rows = set()
+    for path, tensor in of_whole.items():
+        other = of_small[path]
+        if tensor.shape == other.shape:
+            continue
+        by_row = tensor.ndim and len(tensor) == n and len(other) == size
+        if not by_row or tensor.shape[1:] != other.shape[1:]:
+            return None
+        rows.add(path)
+    return frozenset(rows)
+
+
+def _tried(
+    task: Task, recorded: Recorded, parts: Sequence[Tensor], index: Tensor, cut: Cut
+) -> str | None:
+    """Why parts do not stand for the batch, if they do not."""
+    losses = []
+    try:
+        for part in [*parts, index]:
+            run, prediction = replay(task, recorded, part=part, cut=cut)
+            if not _same_rows(task, recorded.prediction, prediction, part, cut):
+                return _OTHER_ROWS
+            losses.append(len(part) / len(index) * run.loss)
+        if not _is_mean(task, recorded, parts[0], cut):
+            return _NO_MEAN
+    except _FAULTS:
+        return _OTHER_ROWS
+    *of_parts, whole = losses
+    off = (torch.stack(of_parts).sum() - whole).abs()
+    return None if bool(off <= 1e-4 * whole.abs() + 1e-12) else _NO_MEAN
+
+
+@torch.no_grad()
+def _same_rows(task: Task, whole: object, small: object, part: Tensor, cut: Cut) -> bool:
+    """Whether the rows of a prediction are what the model gives for these samples alone."""
+    device = task.device.type
+    coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    of_whole = _tensors(whole, cut)
+    of_small = _tensors(small, cut)
+    if not of_whole or of_whole.keys() != of_small.keys():
+        return False
+    worst = []
+    for path, tensor in of_whole.items():
+        rows, other = tensor[part.to(tensor.device)], of_small[path]
+        if rows.shape != other.shape:
+            return False
+        low = coarse or rows.dtype not in _CLOSE
+        tolerance = _COARSE if low else _CLOSE[rows.dtype]
+        rows, other = rows.to(other.dtype), other
+        worst.append((rows - other).abs().max() - tolerance * rows.abs().max())
+    return bool(torch.stack([w.to(worst[0]) for w in worst]).max() <= 0)  # False for NaN
+
+
+def _tensors(prediction: object, cut: Cut) -> Mapping[str, Tensor]:
+    return {
+        path: tensor
+        for path, tensor in leaves(prediction, PREDICTION)
+        if path in cut.held and tensor.is_floating_point() and tensor.numel()
+    }
+
+
+@torch.no_grad()
+def _is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut) -> bool:
+    """Whether the losses of a part and of the rest average to the loss of this very batch."""
     n = len(recorded.first.features)
+    device = task.device.type
+    coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     prediction = precise(recorded.prediction)
     chosen = torch.zeros(n, dtype=torch.bool, device=part.device)
     chosen[part] = True
 
-    def loss(rows: Tensor | None) -> Tensor:
-        return scalar(task.loss(rows_of(prediction, rows, n), rows_of(recorded.targets, rows, n)))
+    def loss(rows: Tensor) -> Tensor:
+        targets = cut.rows(recorded.targets, rows, TARGETS)
+        return scalar(task.loss(cut.rows(prediction, rows, PREDICTION), targets))
 
-    own = (task.loss,) if isinstance(task.loss, nn.Module) else ()
-    with without_autocast(task.device.type), untouched(own, task.device):
+    with without_autocast(device), untouched((task.loss,), task.device):
         try:
-            whole = loss(None)
-            own_part, rest = loss(part), loss((~chosen).nonzero()[:, 0])
+            whole = scalar(task.loss(prediction, recorded.targets)) if coarse else recorded.loss
+            own, rest = loss(part), loss((~chosen).nonzero()[:, 0])
         except _FAULTS:
             return False
-    if own_part == whole == rest:
+    if own == whole == rest:
         return False  # nothing was cut: the model computed the loss by itself
-    mean = len(part) / n * own_part + (1 - len(part) / n) * rest
+    mean = len(part) / n * own + (1 - len(part) / n) * rest
     # False for NaN too, as of a part without a single target that counts.
     return bool((mean - whole).abs() <= 1e-5 * whole.abs() + 1e-12)

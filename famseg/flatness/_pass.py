@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, call_model, rows_of, scalar, select
+from famseg.flatness._arguments import Inputs, Loss, call_model, scalar, select
+from famseg.flatness._body import Call, Finished, given_back, kept
 from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._operator import Layer, channels
+from famseg.flatness._samples import INPUTS, TARGETS, Cut
 from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
 from famseg.flatness._tail import check_operations, check_slopes, check_sole_use, norms_noted
-from famseg.flatness._watch import Care, Edit, Site, add_shift, leave, watched, without_autocast
+from famseg.flatness._watch import (
+    Care,
+    Edit,
+    Feed,
+    Site,
+    add_shift,
+    check_used,
+    leave,
+    own_input,
+    watched,
+    without_autocast,
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,9 @@ class Task:
         return next(iter(self.layers.values())).weight.device
 
     @property
-    def parts(self) -> tuple[nn.Module, ...]:
-        """What may hold buffers and modes: the model, and the loss where it is a module."""
-        return (self.model, self.loss) if isinstance(self.loss, nn.Module) else (self.model,)
+    def parts(self) -> tuple[object, ...]:
+        """What a pass may move."""
+        return (self.model, self.loss)
 
     def predict(self, inputs: Inputs) -> object:
         """Return what the loss is given."""
@@ -54,11 +69,18 @@ class Task:
         return scalar(self.loss(self.predict(inputs), targets))
 
     def run(
-        self, inputs: Inputs, targets: object, edit: Edit, *, care: Care
+        self,
+        inputs: Inputs,
+        targets: object,
+        edit: Edit,
+        *,
+        care: Care,
+        feed: Feed = own_input,
     ) -> tuple[Tensor, object, dict[str, Site]]:
         """Run model and loss with the layers watched; return loss, prediction and sites."""
-        with watched(self.layers, edit, care=care, as_written=self.eager) as sites:
+        with watched(self.layers, edit, care=care, as_written=self.eager, feed=feed) as sites:
             prediction = self.predict(inputs)
+            check_used(sites.values())
             for site in sites.values():
                 site.check()
             if care != "none":
@@ -77,10 +99,12 @@ class Recorded:
     Attributes:
         loss: The loss, in the caller's precision.
         prediction: What the loss was given.
-        sites: What the layers saw.
+        sites: What the layers saw, in the order in which they ran.
         inputs: The model's arguments.
         targets: Those of the loss.
         state: Global random state before the pass.
+        body: Calls of modules that had ended before the first layer began.
+        calls: What they returned.
     """
 
     loss: Tensor
@@ -89,11 +113,19 @@ class Recorded:
     inputs: Inputs
     targets: object
     state: RandomState
+    body: tuple[Finished, ...]
+    calls: list[Call]
 
     @property
     def first(self) -> Site:
         """The layer that ran first."""
         return next(iter(self.sites.values()))
+
+    @property
+    def kept(self) -> bool:
+        """Whether what ran before the layers is there as it was, and need not run again."""
+        as_planned = [one.name for one in self.body] == [call.name for call in self.calls]
+        return as_planned and all(call.intact for call in self.calls)
 
 
 def differentiable(
@@ -109,8 +141,25 @@ def differentiable(
     return _pass(loss, prediction, sites, {}, standardize=standardize)
 
 
-def record(task: Task, inputs: Inputs, targets: object, *, edit: Edit = leave) -> Recorded:
-    """Run a pass of first order and keep what the layers saw, in the order in which they ran."""
+def record(
+    task: Task,
+    inputs: Inputs,
+    targets: object,
+    *,
+    edit: Edit = leave,
+    body: tuple[Finished, ...] = (),
+    draws: bool = False,
+) -> Recorded:
+    """Run a pass of first order and keep what the layers saw and what ran before them gave.
+
+    Args:
+        task: What to run.
+        inputs: The model's arguments.
+        targets: Those of the loss.
+        edit: What becomes of the layers' outputs.
+        body: Calls of modules that end before the first layer begins.
+        draws: Whether the whole batch will run again with the same random numbers.
+    """
     state = random_state(task.device)
     order: list[str] = []
 
@@ -118,9 +167,22 @@ def record(task: Task, inputs: Inputs, targets: object, *, edit: Edit = leave) -
         order.append(site.name)
         return edit(site)
 
-    loss, prediction, sites = task.run(inputs, targets, noting, care="none")
+    with kept(task.model, body, draws_on=task.device if draws else None) as calls:
+        loss, prediction, sites = task.run(inputs, targets, noting, care="none")
     in_order = {name: sites[name] for name in order}
-    return Recorded(loss, prediction, in_order, inputs, targets, state)
+    return Recorded(loss, prediction, in_order, inputs, targets, state, body, calls)
+
+
+class Replayed(NamedTuple):
+    """A second run of the network behind the layers.
+
+    Attributes:
+        run: The pass.
+        prediction: What the loss was given.
+    """
+
+    run: Pass
+    prediction: object
 
 
 def replay(
@@ -128,52 +190,54 @@ def replay(
     recorded: Recorded,
     *,
     part: Tensor | None = None,
+    cut: Cut | None = None,
     edit: Edit = add_shift,
-    whole: bool = False,
     standardize: bool = False,
-) -> Pass:
-    """Run the network behind the first layer again, from the features that were recorded.
+) -> Replayed:
+    """Run the network behind the first layer again, from what was recorded.
 
-    What lies before the layer runs without a graph, and its result is not used: the gradient
-    reaches it through the recorded features. Buffers and random state stay as they are; dropout
-    masks are those of the recorded pass unless there is a part.
+    The model is called as before, on all samples or on a part, but the modules that had ended
+    before the first layer began give back what they returned, and the layer gets the features that
+    it had. All of it keeps the graph of the recorded pass, so that the result has its gradient in
+    every parameter, also in those that reach the loss around the layer. Functions that are called
+    between such modules run again. The model, the loss and the random state are left as they are.
 
     Args:
         task: What to run.
         recorded: The pass to run again.
-        part: Numbers of the samples to run; all by default.
+        part: Numbers of the samples to run; all by default, with the random numbers of the
+            recorded pass.
+        cut: What holds samples, for a part.
         edit: What becomes of the layers' outputs.
-        whole: Whether to run everything with a graph, for networks in which something leads
-            around the layer.
         standardize: Whether features count in units of their standard deviation.
     """
     first = recorded.first
-    n = len(first.features)
     scales = {}
     if standardize:  # of all samples, whatever the part
         scales = {s.name: deviation(s.features, s.layer) for s in recorded.sites.values()}
 
-    def again(site: Site) -> Tensor:
-        if site.name == first.name and not whole:
-            torch.set_grad_enabled(True)
-            site.features = rows_of(first.features, part, n).to(site.layer.weight.dtype)
-            site.own = site.operator.apply(site.features, site.layer.weight)
-            if site.layer.bias is not None:
-                bias = site.layer.bias.to(site.own.dtype)
-                site.own = site.own + _along(bias, site.own, site.layer)
-        return edit(site)
+    def feed(site: Site) -> Tensor | None:
+        if site.name != first.name:
+            return None
+        return rows_of(first.features, part).to(site.layer.weight.dtype)
 
-    with untouched(task.parts, task.device):
+    inputs, targets = recorded.inputs, recorded.targets
+    if cut is not None:
+        inputs, targets = cut.rows(inputs, part, INPUTS), cut.rows(targets, part, TARGETS)
+    with ExitStack() as stack:
+        stack.enter_context(untouched(task.parts, task.device))
         if part is None:
-            set_random_state(recorded.state, task.device)
-        with torch.set_grad_enabled(whole):
-            loss, prediction, sites = task.run(
-                rows_of(recorded.inputs, part, n),
-                rows_of(recorded.targets, part, n),
-                again,
-                care="derivatives",
-            )
-    return _pass(loss, prediction, sites, scales, standardize=standardize)
+            set_random_state(recorded.state)
+        if recorded.kept:
+            stack.enter_context(given_back(task.model, recorded.body, recorded.calls, part))
+        loss, prediction, sites = task.run(inputs, targets, edit, care="derivatives", feed=feed)
+    run = _pass(loss, prediction, sites, scales, standardize=standardize)
+    return Replayed(run, prediction)
+
+
+def rows_of(tensor: Tensor, part: Tensor | None) -> Tensor:
+    """Return the rows of a part, or all."""
+    return tensor if part is None else tensor[part.to(tensor.device)]
 
 
 def uses_of(
@@ -182,9 +246,9 @@ def uses_of(
     """Return the layers of a recorded pass, or of a part of it, in their own precision."""
     uses = []
     for name, site in recorded.sites.items():
-        layer, n = site.layer, len(site.features)
-        features = rows_of(site.features, part, n).to(layer.weight.dtype)
-        output = rows_of(site.own, part, n).to(layer.weight.dtype)
+        layer = site.layer
+        features = rows_of(site.features, part).to(layer.weight.dtype)
+        output = rows_of(site.own, part).to(layer.weight.dtype)
         weight = layer.weight
         if standardize:
             features, weight = standardized(features, site, deviation(site.features, layer))
@@ -210,7 +274,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
     for site in sites.values():
         assert site.shift is not None  # noqa: S101 - add_shift set it
         check_operations(loss, site.shift, site.name, norms, derivatives=derivatives)
-        _check_map(site)
+        check_map(site)
         check_sole_use(loss, site.own.grad_fn, site.features, site.layer.weight, site.name)
     run = _pass(loss, prediction, sites, {}, standardize=False)
     if derivatives:
@@ -271,7 +335,7 @@ def _along(values: Tensor, like: Tensor, layer: Layer) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1 - dimension))
 
 
-def _check_map(site: Site) -> None:
+def check_map(site: Site) -> None:
     """Refuse a layer that is more than its weight and bias, such as one with an adapter in it."""
     layer = site.layer
     with torch.no_grad(), without_autocast(layer.weight.device.type):

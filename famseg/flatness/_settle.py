@@ -9,14 +9,22 @@ from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimators import Pass
-from famseg.flatness._parts import is_mean_of_samples
+from famseg.flatness._parts import Found, find_parts
 from famseg.flatness._pass import Task, checked, record
 from famseg.flatness._state import untouched
-from famseg.flatness._tail import check_slopes, cuts, samples_interact
+from famseg.flatness._tail import check_slopes, samples_interact
 from famseg.flatness._watch import compiled_noted, without_autocast
 
 
-def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tuple[Plan, bool]:
+def settle(
+    task: Task,
+    request: Request,
+    inputs: Inputs,
+    targets: object,
+    *,
+    n: int,
+    held: frozenset[str],
+) -> tuple[Plan, bool]:
     """Choose a plan by a pass on a batch that leaves no trace, and say whether it can be kept.
 
     Args:
@@ -24,6 +32,8 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
         request: What was asked for.
         inputs: The model's arguments.
         targets: Those of the loss.
+        n: Number of samples of the batch.
+        held: Paths of the tensors that may hold samples.
 
     Returns:
         The plan, and whether later batches need no new one.
@@ -31,7 +41,8 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
     Raises:
         FlatnessError: If the penalty cannot be computed as asked.
     """
-    rough = request.estimator in ("noise", "finite_difference")
+    estimator = request.options.estimator
+    rough = estimator in ("noise", "finite_difference")
     with compiled_noted(task.model, task.layers) as behind:
         run = checked(replace(task, eager=True), inputs, targets, derivatives=not rough)
     # Compiled code has no second derivative and hides the layers in it; what only runs before them
@@ -46,33 +57,32 @@ def settle(task: Task, request: Request, inputs: Inputs, targets: object) -> tup
         )
         for use in run.uses
     }
-    facts = Facts(layers, interact=False, cut=False, additive=False)
+    facts = Facts(layers, interact=False, parts=Found(None, ()))
     if _by_layer_alone(request, facts):
         return plan(request, facts, eager=task.eager), True
     with without_autocast(task.device.type):
         interact, twice = _interact(run, rough=rough)
     facts = replace(facts, interact=interact, twice=twice)
-    wanted = interact is not True and run.samples > 1 and request.samples != "all"
+    whole = ("all",) if estimator == "auto" else ("all", "auto")
+    wanted = interact is not True and request.options.samples not in whole
     if wanted or rough:
-        with untouched(task.parts, task.device):
-            recorded = record(task, inputs, targets)
-        first = recorded.first
-        cut = cuts(recorded.loss, first.node, first.features)
-        additive = wanted and cut and is_mean_of_samples(task, recorded)
-        facts = replace(facts, cut=cut, additive=additive)
-        if request.estimator == "finite_difference":
+        parts = find_parts(task, inputs, targets, n, held, wanted=wanted)
+        facts = replace(facts, parts=parts)
+        if estimator == "finite_difference":
+            with untouched(task.parts, task.device):
+                recorded = record(task, inputs, targets, body=parts.body, draws=True)
             with without_autocast(task.device.type):
-                check_differences(task, recorded, cut=cut)
+                check_differences(task, recorded)
     return plan(request, facts, eager=task.eager), interact is not None or run.samples == 1
 
 
 def _by_layer_alone(request: Request, facts: Facts) -> bool:
     """Whether nothing but the layers themselves decides on the plan."""
-    if request.estimator in ("exact", "closed_form"):
-        return request.quantity != "max_eigenvalue"
+    if request.options.estimator in ("exact", "closed_form"):
+        return request.options.quantity != "max_eigenvalue"
     return (
-        request.estimator == "auto"
-        and request.quantity != "max_eigenvalue"
+        request.options.estimator == "auto"
+        and request.options.quantity != "max_eigenvalue"
         and request.closed_form
         and all(layer.single and layer.is_output for layer in facts.layers.values())
     )

@@ -1,4 +1,4 @@
-"""Passes that leave no trace: buffers, random state, modes."""
+"""Passes that leave no trace: buffers, random state, modes, attributes."""
 
 from __future__ import annotations
 
@@ -11,68 +11,75 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from famseg.flatness._held import Held
+
 
 class RandomState(NamedTuple):
     """Global random state of all that a network may draw from.
 
     Attributes:
         cpu: That of torch on the CPU.
-        device: That of torch on a CUDA device.
+        cuda: A CUDA device, and that of torch there.
         python: That of the module ``random``.
         numpy: That of ``numpy.random``, if anybody has imported it.
     """
 
     cpu: Tensor
-    device: Tensor | None
+    cuda: tuple[torch.device, Tensor] | None
     python: tuple[Any, ...]
     numpy: Any
 
 
 def random_state(device: torch.device) -> RandomState:
     """Return the global random state of the CPU and, if it has one, of a device."""
-    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    own = (device, torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
     numpy = sys.modules.get("numpy.random")
     return RandomState(
         torch.get_rng_state(), own, random.getstate(), numpy.get_state() if numpy else None
     )
 
 
-def set_random_state(state: RandomState, device: torch.device) -> None:
+def set_random_state(state: RandomState) -> None:
     """Set what `random_state` returned."""
     torch.set_rng_state(state.cpu)
-    if state.device is not None:
-        torch.cuda.set_rng_state(state.device, device)
+    if state.cuda is not None:
+        device, own = state.cuda
+        torch.cuda.set_rng_state(own, device)
     random.setstate(state.python)
     if state.numpy is not None:
         sys.modules["numpy.random"].set_state(state.numpy)
 
 
 class _Snapshot:
-    """What passes may move: buffers of modules, global random state, a generator's state."""
+    """What passes may move: buffers, Python state, global random state, a generator's state."""
 
     def __init__(
-        self, parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None
+        self, parts: Sequence[object], device: torch.device, generator: torch.Generator | None
     ) -> None:
-        self._buffers = _copies(parts)
-        self._device, self._random = device, random_state(device)
+        self._buffers = _copies([part for part in parts if isinstance(part, nn.Module)])
+        self._held = Held(parts)
+        self._random = random_state(device)
         self._generator = generator
         self._drawn = None if generator is None else generator.get_state()
 
     def put_back(self) -> None:
+        self._held.put_back()
         _put_back(self._buffers)
-        set_random_state(self._random, self._device)
+        set_random_state(self._random)
         if self._generator is not None and self._drawn is not None:
             self._generator.set_state(self._drawn)
 
 
 @contextmanager
 def untouched(
-    parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None = None
+    parts: Sequence[object], device: torch.device, generator: torch.Generator | None = None
 ) -> Iterator[None]:
-    """Afterwards buffers, global random state and a generator are what they were, bit by bit.
+    """Afterwards all that passes may move is what it was, bit by bit.
+
+    That is buffers, global random state, a generator, and what `Held` knows of Python state.
 
     Args:
-        parts: What holds the buffers: the model, and the loss where it is a module.
+        parts: What runs: the model and the loss.
         device: Where the model draws.
         generator: A generator that the body may draw from.
     """
@@ -85,7 +92,7 @@ def untouched(
 
 @contextmanager
 def undone_on_error(
-    parts: Sequence[nn.Module], device: torch.device, generator: torch.Generator | None = None
+    parts: Sequence[object], device: torch.device, generator: torch.Generator | None = None
 ) -> Iterator[None]:
     """Put back what `untouched` does if, and only if, the body raises."""
     snapshot = _Snapshot(parts, device, generator)
@@ -97,10 +104,11 @@ def undone_on_error(
 
 
 @contextmanager
-def evaluating(*parts: nn.Module) -> Iterator[None]:
+def evaluating(*parts: object) -> Iterator[None]:
     """Put modules and all in them into evaluation mode; afterwards each has its own mode again."""
-    modes = {module: module.training for part in parts for module in part.modules()}
-    for part in parts:
+    whole = [part for part in parts if isinstance(part, nn.Module)]
+    modes = {module: module.training for part in whole for module in part.modules()}
+    for part in whole:
         part.eval()
     try:
         yield

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs, rows_of
+from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Plan
 from famseg.flatness._differences import difference, noisy
 from famseg.flatness._estimate import Rule, directions, estimate
 from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
-from famseg.flatness._parts import is_mean_of
+from famseg.flatness._parts import stands_for_batch
 from famseg.flatness._pass import (
+    Recorded,
     Task,
     deviation,
     differentiable,
@@ -22,11 +24,28 @@ from famseg.flatness._pass import (
     standardized,
     uses_of,
 )
+from famseg.flatness._samples import TARGETS
 from famseg.flatness._terms import Estimate, Terms
 from famseg.flatness._watch import Care, Edit, Site, add_shift, without_autocast
 
-Choose = Callable[[int, int], Tensor]
-"""Returns so many, the second number, of the numbers below the first."""
+Choose = Callable[[int], Tensor]
+"""Returns some of the numbers below one, or all."""
+
+
+class Penalised(NamedTuple):
+    """What a penalised step found.
+
+    Attributes:
+        loss: The loss of the whole batch.
+        found: The flatness of all of it, or of a part.
+        run: The pass that the flatness was taken from.
+        doubtful: Whether the part was not what the plan says, so that the batch was taken whole.
+    """
+
+    loss: Tensor
+    found: Estimate
+    run: Pass
+    doubtful: bool = False
 
 
 def penalised(
@@ -39,7 +58,8 @@ def penalised(
     draw: Draw,
     choose: Choose | None,
     create_graph: bool,
-) -> tuple[Tensor, Estimate]:
+    recorded: Recorded | None = None,
+) -> Penalised:
     """Return the loss of a batch and the flatness of all of it, or of a part.
 
     Args:
@@ -52,37 +72,50 @@ def penalised(
         choose: Chooses a part; ``None`` for the whole batch. A batch whose loss is not the mean of
             the part's and the rest's is taken whole.
         create_graph: Whether the flatness can be differentiated.
+        recorded: A pass on the batch that there is already.
     """
     graph = create_graph and rule.gradient == "full"
-    part = None
-    if plan.curvature == "finite_difference" or (choose is not None and plan.part != "all"):
-        recorded = record(task, inputs, targets)
+    stepped = plan.curvature == "finite_difference"
+    part, cut, doubtful = None, plan.cut, False
+    if recorded is not None or stepped or (choose is not None and plan.part != "all"):
+        recorded = recorded or record(task, inputs, targets, body=plan.body, draws=stepped)
         loss, n = recorded.loss, len(recorded.first.features)
-        if choose is not None and plan.size(n) < n:
-            part = choose(n, plan.size(n)).to(task.device)
-            if not is_mean_of(task, recorded, part):
-                part = None
-        if plan.curvature == "finite_difference":
-            uses = uses_of(task, recorded, part, standardize=rule.standardize)
-            run = Pass(loss, None, uses)
-        else:
-            run = replay(task, recorded, part=part, standardize=rule.standardize)
-        targets = rows_of(targets, part, n)
+        run = None
+        if choose is not None and cut is not None and plan.part != "all":
+            part = choose(n).to(task.device)
+            part = part if len(part) < n else None
+        if part is not None:
+            with torch.set_grad_enabled(not stepped):
+                run, prediction = replay(
+                    task, recorded, part=part, cut=cut, standardize=rule.options.standardize
+                )
+            assert cut is not None  # noqa: S101 - there is no part without it
+            stands = stands_for_batch(task, recorded, prediction, part, cut)
+            if not stands:
+                part, run, doubtful = None, None, stands is None
+        if stepped:
+            run = Pass(
+                loss, None, uses_of(task, recorded, part, standardize=rule.options.standardize)
+            )
+        elif run is None:
+            run = replay(task, recorded, standardize=rule.options.standardize).run
+        if cut is not None:
+            targets = cut.rows(targets, part, TARGETS)
     else:
         care: Care = "precision" if plan.is_free else "derivatives"
-        run = differentiable(task, inputs, targets, standardize=rule.standardize, care=care)
-        loss, recorded = run.loss, None
+        run = differentiable(task, inputs, targets, standardize=rule.options.standardize, care=care)
+        loss = run.loss
 
     def product_of(uses: Sequence[Use]) -> Product:
-        if recorded is not None and plan.curvature == "finite_difference":
+        if recorded is not None and stepped:
             names = [use.name for use in uses]
-            return difference(task, recorded, names, part=part, cut=plan.cut, create_graph=graph)
+            return difference(task, recorded, names, part=part, cut=cut, create_graph=graph)
         curvature = gauss_newton if plan.curvature == "gauss_newton" else hessian
         return curvature(run, uses, create_graph=graph)
 
     with without_autocast(task.device.type):
         found = estimate(rule, plan, run, targets, draw, product_of, create_graph=graph)
-    return loss, found
+    return Penalised(loss, found, run, doubtful)
 
 
 def noise_step(
@@ -98,10 +131,11 @@ def noise_step(
 ) -> Terms:
     """Return the loss of a network with relative noise on the outputs of its layers."""
     noise = _Noise(rule, plan, draw)
-    recorded = record(task, inputs, targets, edit=noisy(noise, size))
+    body = plan.body if antithetic else ()
+    recorded = record(task, inputs, targets, edit=noisy(noise, size), body=body, draws=antithetic)
     total = recorded.loss
     if antithetic:
-        other = replay(task, recorded, edit=_both(noisy(noise, -size)), whole=not plan.cut)
+        other = replay(task, recorded, edit=_both(noisy(noise, -size))).run
         total = (total + other.loss) / 2
     return Terms(total, total, None)
 
@@ -118,12 +152,12 @@ def noise_measured(
 ) -> tuple[Tensor, Estimate]:
     """Return the loss and the flatness as noise of a size shows it, from forward passes alone."""
     with torch.no_grad():
-        recorded = record(task, inputs, targets)
+        recorded = record(task, inputs, targets, body=plan.body, draws=True)
         values = []
-        for _ in range(rule.probes):
+        for _ in range(rule.options.probes):
             noise = _Noise(rule, plan, draw)
             ahead, behind = (
-                replay(task, recorded, edit=_both(noisy(noise, sign * size)), whole=not plan.cut)
+                replay(task, recorded, edit=_both(noisy(noise, sign * size))).run
                 for sign in (1, -1)
             )
             values.append((ahead.loss + behind.loss - 2 * recorded.loss) / size**2)
@@ -141,7 +175,7 @@ class _Noise:
 
     def __call__(self, site: Site) -> Tensor:
         features, weight = site.features, site.layer.weight
-        if self._rule.standardize:
+        if self._rule.options.standardize:
             features, weight = standardized(features, site, deviation(features, site.layer))
         use = Use(site.name, features, site.own, weight, site.own, site.operator, is_output=False)
         factor = self._rule.factor(use)

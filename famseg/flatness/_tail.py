@@ -187,18 +187,6 @@ def samples_interact(run: Pass) -> bool | None:
     return bool(outside > 1e2 * torch.finfo(seen.dtype).eps * inside)
 
 
-def cuts(loss: Tensor, output: Node | None, features: Tensor) -> bool:
-    """Return whether every way from a loss back to what made the features goes through a node.
-
-    Args:
-        loss: The loss.
-        output: The operation that gave the layer's output.
-        features: Inputs of the layer.
-    """
-    around = _reached(loss.grad_fn, but=output)
-    return not any(node in around for node in _reached(features.grad_fn, but=None))
-
-
 def _reached(start: Node | None, *, but: Node | None) -> set[Node]:
     """The operations that one leads back to; parameters may be used on both sides of a layer."""
     found: set[Node] = set()

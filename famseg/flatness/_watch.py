@@ -19,6 +19,9 @@ from famseg.flatness._operator import Layer, Operator
 Edit = Callable[["Site"], Tensor]
 """Takes a site with features and own output, returns what the rest of the network gets instead."""
 
+Feed = Callable[["Site"], Tensor | None]
+"""Returns what a layer gets as its input instead of its own, or ``None`` to leave that."""
+
 Care = Literal["none", "precision", "derivatives"]
 
 
@@ -34,6 +37,7 @@ class Site:
         shift: The leaf of zeros that was added to its output, if an edit added one.
         node: The operation behind `output` when the layer returned.
         calls: How often it was called.
+        empty: Whether its input had no rows.
     """
 
     features: Tensor
@@ -47,6 +51,7 @@ class Site:
         self.name = name
         self.calls = 0
         self.shift: Tensor | None = None
+        self.empty = False
 
     def record(self, features: Tensor, output: Tensor, edit: Edit) -> Tensor:
         """Keep the tensors of a call and return what the edit makes of its output."""
@@ -62,22 +67,43 @@ class Site:
         return prediction is self.output and self.output._version == self._versions[1]
 
     def check(self) -> None:
-        """Refuse a pass that used the layer never, or more than once, or that spoilt its input."""
-        if self.calls == 0:
-            raise LayerError(
-                f"layer {self.name!r} was not called in the forward pass: penalise one that is "
-                "(layers inside nn.MultiheadAttention are never called)."
-            )
+        """Refuse a pass that used the layer more than once, or that spoilt its input."""
         if self.calls > 1:
             raise LayerError(
                 f"layer {self.name!r} was called {self.calls} times in one forward pass: its "
-                "flatness would have to count every use. Penalise a layer that is called once."
+                "flatness would have to count every use. Penalize a layer that is called once."
             )
         if self.features._version != self._versions[0]:
             raise LayerError(
                 f"the input of layer {self.name!r} was changed in place after the layer had used "
                 "it: its features are lost. Use the out-of-place form of that operation."
             )
+
+
+class IdleLayersError(LayerError):
+    """Layers that a batch does not use."""
+
+    def __init__(self, names: set[str], *, empty: bool) -> None:
+        listed = ", ".join(map(repr, sorted(names)))
+        super().__init__(
+            f"layer {listed} got an empty batch: flatness is a mean over samples."
+            if empty
+            else f"layer {listed} was not called in the forward pass: penalize one that is (layers "
+            "inside nn.MultiheadAttention are never called)."
+        )
+        self.names = names
+        self.empty = empty
+
+
+def check_used(sites: Iterable[Site]) -> None:
+    """Refuse a pass in which some of the layers had nothing to do.
+
+    Raises:
+        IdleLayersError: Naming them.
+    """
+    idle = [site for site in sites if site.calls == 0 or site.empty]
+    if idle:
+        raise IdleLayersError({site.name for site in idle}, empty=any(s.empty for s in idle))
 
 
 def add_shift(site: Site) -> Tensor:
@@ -91,17 +117,27 @@ def leave(site: Site) -> Tensor:
     return site.own
 
 
+def own_input(site: Site) -> None:
+    """Leave the layer's input as it is."""
+
+
 @contextmanager
 def watched(
-    layers: Mapping[str, Layer], edit: Edit, *, care: Care, as_written: bool = False
+    layers: Mapping[str, Layer],
+    edit: Edit,
+    *,
+    care: Care,
+    as_written: bool = False,
+    feed: Feed = own_input,
 ) -> Iterator[dict[str, Site]]:
     """Run a forward pass, loss included, inside this context.
 
-    Within it each layer's output goes through the edit. With care for ``"precision"`` the network
-    from the first of the layers on runs in the precision of its weight (autocast ends there). With
-    care for ``"derivatives"`` as well what torch differentiates wrongly there is replaced, see
-    `composites`. With ``as_written`` compiled modules run eagerly. All of it is undone on leaving,
-    exceptions included, and done again where a checkpoint computes a layer again.
+    Within it each layer's input comes from the feed, and its output goes through the edit. With
+    care for ``"precision"`` the network from the first of the layers on runs in the precision of
+    its weight (autocast ends there). With care for ``"derivatives"`` as well what torch
+    differentiates wrongly there is replaced, see `composites`. With ``as_written`` compiled modules
+    run eagerly. All of it is undone on leaving, exceptions included, and done again where a
+    checkpoint computes a layer again.
     """
     sites = {name: Site(layer, name) for name, layer in layers.items()}
     device = next(iter(layers.values())).weight.device.type
@@ -115,7 +151,7 @@ def watched(
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
             stack.enter_context(composites(lambda: any(site.calls for site in sites.values())))
-        hooked = functools.partial(_hooked, edit=edit, island=device if island else None)
+        hooked = functools.partial(_hooked, edit=edit, feed=feed, island=device if island else None)
         stack.enter_context(
             computed_again(lambda: lambda: hooked([Site(layer, n) for n, layer in layers.items()]))
         )
@@ -124,10 +160,10 @@ def watched(
 
 
 @contextmanager
-def _hooked(sites: Iterable[Site], *, edit: Edit, island: str | None) -> Iterator[None]:
+def _hooked(sites: Iterable[Site], *, edit: Edit, feed: Feed, island: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         for site in sites:
-            _hook(stack, site, edit, island=island)
+            _hook(stack, site, edit, feed, island=island)
         yield
 
 
@@ -158,18 +194,22 @@ def compiled_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[se
         yield behind
 
 
-def _hook(stack: ExitStack, site: Site, edit: Edit, *, island: str | None) -> None:
+def _hook(stack: ExitStack, site: Site, edit: Edit, feed: Feed, *, island: str | None) -> None:
     layer = site.layer
 
     def before(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         site.calls += 1
+        fed = feed(site) if site.calls == 1 else None
+        if fed is not None:
+            args, kwargs = (fed, *args[1:]), {k: a for k, a in kwargs.items() if k != "input"}
         # Asked here and not before the pass: a network may enter autocast by itself.
-        if island is None or not torch.is_autocast_enabled(island):
-            return None
-        torch.set_autocast_enabled(island, False)
-        return tuple(_cast(a, layer) for a in args), {k: _cast(a, layer) for k, a in kwargs.items()}
+        if island is not None and torch.is_autocast_enabled(island):
+            torch.set_autocast_enabled(island, False)
+            args = tuple(_cast(a, layer) for a in args)
+            kwargs = {k: _cast(a, layer) for k, a in kwargs.items()}
+        return args, kwargs
 
     def after(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -177,6 +217,9 @@ def _hook(stack: ExitStack, site: Site, edit: Edit, *, island: str | None) -> No
         if site.calls > 1:
             return None  # refused as soon as the pass is over
         features: Tensor = args[0] if args else kwargs["input"]
+        if features.ndim > 1 and features.shape[0] == 0:
+            site.empty = True
+            return None
         check_features(features, layer, site.name)
         return site.record(features, output, edit)
 
@@ -215,7 +258,5 @@ def check_features(features: Tensor, layer: Layer, name: str) -> None:
             f"layer {name!r} got an input of shape {tuple(features.shape)}: it needs a batch "
             "dimension. Feed a batch of one as inputs[None]."
         )
-    if features.shape[0] == 0:
-        raise LayerError(f"layer {name!r} got an empty batch: flatness is a mean over samples.")
     if features.numel() == 0:
         raise LayerError(f"layer {name!r} got an empty input of shape {tuple(features.shape)}.")

