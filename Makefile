@@ -21,12 +21,13 @@ install: $(READY)
 
 # Installs again only when the list of packages has changed. torch goes first and alone: its version
 # is pinned, so that nothing else can draw in another build of it.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements/oracles.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "famseg needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/oracles.txt
 	@touch $@
 
 # --resume: an interrupted training goes on, a finished one is reported.

@@ -15,6 +15,8 @@ from famseg.flatness._closed_form import (
     squared_error_flatness,
 )
 from famseg.flatness._convert import convert_weight
+from famseg.flatness._curvature import Eigenpairs, LayerCurvature
+from famseg.flatness._density import SpectralDensity
 from famseg.flatness._errors import (
     FlatnessError,
     LayerError,
@@ -32,12 +34,15 @@ from famseg.flatness._rescaling import rescaled, rescaled_layer
 from famseg.flatness._robustness import FeatureRobustness, feature_robustness
 from famseg.flatness._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._terms import Measurement, Terms
+from famseg.flatness._trace import TraceEstimate
 
 __all__ = [
     "FAM",
+    "Eigenpairs",
     "FeatureRobustness",
     "FlatnessError",
     "Inputs",
+    "LayerCurvature",
     "LayerError",
     "LayerNotFoundError",
     "LayerRow",
@@ -47,7 +52,9 @@ __all__ = [
     "Report",
     "RescalingRow",
     "SampleInteractionError",
+    "SpectralDensity",
     "Terms",
+    "TraceEstimate",
     "UnsupportedTailError",
     "bounded",
     "call_model",

@@ -1,0 +1,133 @@
+"""Several eigenpairs at an end of the spectrum of a symmetric matrix known by its products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._trace import Probes, Product
+
+Which = Literal["magnitude", "largest", "smallest"]
+
+_BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
+_BLOCKS = 4  # fewer would make restarts lose more than they save
+
+_ORDER: dict[Which, Callable[[Tensor], Tensor]] = {
+    "magnitude": torch.abs,
+    "largest": lambda values: values,
+    "smallest": torch.neg,
+}
+
+
+class Pairs(NamedTuple):
+    r"""Approximate eigenpairs.
+
+    Attributes:
+        values: Ritz values in the order asked for, shape ``(k,)``, float64, on the CPU.
+        vectors: Orthonormal Ritz vectors, shape ``(k, N)``.
+        residuals: :math:`\lVert A x - \theta x\rVert` of each, shape ``(k,)``, float64, on the CPU.
+        converged: Which residuals are as small as asked for, shape ``(k,)``.
+        products: Number of products that were taken.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    converged: Tensor
+    products: int
+
+
+@torch.no_grad()
+def extreme_pairs(
+    product: Product,
+    probes: Probes,
+    count: int,
+    *,
+    which: Which,
+    tolerance: float,
+    max_products: int,
+    basis_vectors: int | None = None,
+) -> Pairs:
+    r"""Return some eigenpairs at an end of the spectrum.
+
+    Block Lanczos with full reorthogonalisation and thick restarts: Rayleigh-Ritz on the span of
+    :math:`X, AX, A^2X, \dots` with a block :math:`X` of ``count`` random vectors (Golub and
+    Underwood, *The block Lanczos method for computing eigenvalues*, 1977). With a single vector an
+    eigenvalue that is repeated is found once; a block of ``count`` finds all the copies that can
+    be among the pairs asked for. And it takes its products together, which is what pays where
+    each one runs a network anew.
+
+    It ends when each residual is at most ``tolerance * |value|`` or nothing but rounding, when the
+    space is exhausted, or before ``max_products`` would be exceeded. A residual says how close to
+    the value an eigenvalue lies; that it is one of the extreme ones is sure but for random blocks
+    of probability zero.
+
+    Args:
+        product: The matrix.
+        probes: Draws random vectors.
+        count: How many pairs, at most ``N``.
+        which: Which end: the largest in magnitude, the largest or the smallest.
+        tolerance: See above.
+        max_products: Most products, at least ``count``.
+        basis_vectors: Most vectors to keep; by default what fits into 256 MB in float32.
+    """
+    block = torch.linalg.qr(probes(count).T).Q.T
+    size = block.shape[1]
+    wanted = basis_vectors or max(_BLOCKS * count, _BASIS_NUMBERS // size)
+    most = min(size, max(wanted, _BLOCKS * count))
+    basis = block.new_zeros(most, size)
+    projected = torch.zeros(most, most, dtype=torch.float64)
+    rounding, used, products = 10 * torch.finfo(block.dtype).eps, 0, 0
+    while True:
+        width = len(block)
+        if used + width > most:
+            used = _restart(basis, projected, which)
+        basis[used : used + width] = block
+        rest, along = _split(product(block), basis[: used + width])
+        products, used = products + width, used + width
+        projected[used - width : used, :used] = along.cpu().double()
+        projected[:used, used - width : used] = projected[used - width : used, :used].T.clone()
+        values, coordinates = torch.linalg.eigh(projected[:used, :used])
+        chosen = _ORDER[which](values).argsort(descending=True)[:count]
+        values, theta, coordinates = values.abs(), values[chosen], coordinates[:, chosen]
+        # Only the image of the last block has a part outside the basis.
+        outside = coordinates[-width:].T.to(rest) @ rest
+        residuals = outside.cpu().double().norm(dim=1)  # in float32 squares may underflow
+        floor = rounding * values.max().item()
+        converged = residuals <= (tolerance * theta.abs()).clamp(min=floor)
+        following = min(width, size - used)
+        if following == 0 or converged.all() or products + following > max_products:
+            break
+        block = _continued(rest[:following], basis[:used], floor, probes)
+    return Pairs(theta, coordinates.T.to(basis) @ basis[:used], residuals, converged, products)
+
+
+def _continued(rest: Tensor, basis: Tensor, floor: float, probes: Probes) -> Tensor:
+    """Return orthonormal rows that span what is off a basis; random ones where there is nothing."""
+    q, triangle = torch.linalg.qr(rest.T)
+    nothing = triangle.diagonal().abs() <= floor
+    block = torch.where(nothing[:, None], probes(len(rest)), q.T)
+    for _ in range(2):
+        block = torch.linalg.qr(_split(block, basis)[0].T).Q.T
+    return block
+
+
+def _restart(basis: Tensor, projected: Tensor, which: Which) -> int:
+    """Shrink a full basis to the better half of its Ritz vectors and return how many these are."""
+    values, vectors = torch.linalg.eigh(projected)
+    kept = _ORDER[which](values).argsort(descending=True)[: len(values) // 2]
+    basis[: len(kept)] = vectors[:, kept].T.to(basis) @ basis
+    projected.zero_()
+    projected[: len(kept), : len(kept)] = values[kept].diag()
+    return len(kept)
+
+
+def _split(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Split rows into their parts off a basis and their coordinates in it, ``(k, used)``."""
+    along = image @ basis.T
+    rest = image - along @ basis
+    again = rest @ basis.T  # once is not enough in floating point (Kahan, Parlett)
+    return rest - again @ basis, along + again
