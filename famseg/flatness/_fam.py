@@ -6,10 +6,10 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from famseg.flatness._arguments import Inputs, Loss, differentiable_in
 from famseg.flatness._bound import BOUNDS, bounded
 from famseg.flatness._check import check_ddp, check_model
-from famseg.flatness._choice import Plan, Request
+from famseg.flatness._choice import Level, Plan, Request
 from famseg.flatness._closed_form import closed_form
 from famseg.flatness._errors import FlatnessError, NotApplicableError, UnsupportedTailError
 from famseg.flatness._estimate import Rule
@@ -26,11 +26,10 @@ from famseg.flatness._free import FreeStep, free_step
 from famseg.flatness._layer_cache import LayerCache
 from famseg.flatness._operator import matrix_shape
 from famseg.flatness._options import Options
-from famseg.flatness._pace import Level, Pace, push
+from famseg.flatness._pace import Pace, push
 from famseg.flatness._pass import Recorded, Task
+from famseg.flatness._planner import Known, Planner
 from famseg.flatness._probes import normals, part_of, position_generator, signs
-from famseg.flatness._samples import Layout, Lengths
-from famseg.flatness._settle import settle
 from famseg.flatness._state import evaluating, undone_on_error, untouched
 from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
@@ -38,14 +37,6 @@ from famseg.flatness._upkeep import Upkeep
 from famseg.flatness._watch import IdleLayersError, eagerly
 
 _logger = logging.getLogger("famseg.flatness")
-
-
-@dataclass
-class _Known:
-    """A plan, and when to check it."""
-
-    plan: Plan
-    upkeep: Upkeep
 
 
 class _Free(NamedTuple):
@@ -146,7 +137,7 @@ class FAM(nn.Module):
             raise FlatnessError(f"layer must name one or more layers, each once, got {layer!r}.")
         self._cache = LayerCache(self.layers)
         self._cache.layers(model)
-        self._wrapping_checked = 0
+        self._wrapping_checked: tuple[type, int] | None = None
         self.model = model
         self.loss = loss
         self.output = output
@@ -156,7 +147,8 @@ class FAM(nn.Module):
         self._position, self._stream = 0, 0
         self._pace = Pace()
         self._used: set[str] = set()
-        self._forget()
+        self._planner = Planner(self.explain)
+        self._free: _Free | None = None
 
     @property
     def options(self) -> Options:
@@ -166,7 +158,7 @@ class FAM(nn.Module):
     @options.setter
     def options(self, options: Options) -> None:
         self._options = options
-        self._forget()
+        self._free = None
 
     @property
     def weight(self) -> float:
@@ -189,7 +181,8 @@ class FAM(nn.Module):
         """Every how many steps one is penalized; 1 until that is settled."""
         if self.options.every != "auto":
             return self.options.every
-        return 1 if self._plan is None else self._level(self._plan).every
+        plan = self._planner.plan
+        return 1 if plan is None else self._level(plan).every
 
     def forward(self, inputs: Inputs, targets: object) -> Terms:
         """Return the terms of one step and, in training, advance the position by one.
@@ -207,8 +200,7 @@ class FAM(nn.Module):
                 random state, Python state, generator and position are then what they were before.
         """
         if torch.compiler.is_compiling():  # the objective itself: its passes cannot be traced
-            terms: Terms = eagerly(self.forward, inputs, targets)
-            return terms
+            return cast("Terms", eagerly(self.forward, inputs, targets))
         task = self._task()
         if not (self.training and torch.is_grad_enabled()):
             return _plain(task, inputs, targets)
@@ -218,9 +210,10 @@ class FAM(nn.Module):
         else:
             check_ddp()
             self._check_wrapping()
-            free = self._free is not None and not torch.is_autocast_enabled(task.device.type)
-            run = self._free_step if free else self._step
-            terms = run(task, inputs, targets, step)
+            if self._free is None or torch.is_autocast_enabled(task.device.type):
+                terms = self._step(task, inputs, targets, step)
+            else:
+                terms = self._free_step(task, inputs, targets, step)
         self._position = step + 1
         return terms
 
@@ -293,28 +286,28 @@ class FAM(nn.Module):
 
     def explain(self) -> str:
         """Say which estimator is at work for each layer, how often, on how much, and why."""
+        plan = self._planner.plan
         lines = []
         for name, layer in self._cache.layers(self.model).items():
             d, m = matrix_shape(layer)
             head = f"layer {name!r} ({d} x {m})"
-            if self._plan is None:
+            if plan is None:
                 lines.append(
                     f"{head}: {self.options.estimator}, not settled before the first penalized step"
                 )
-            elif name not in self._plan.names:
+            elif name not in plan.names:
                 lines.append(f"{head}: not called in the last batch, counts 0")
             else:
-                level = self._level(self._plan)
-                lines.append(f"{head}: {self._plan.describe(name, level)}{self._bound_in_words()}")
+                described = plan.describe(name, self._level(plan))
+                lines.append(f"{head}: {described}{self._bound_in_words(plan)}")
         return "\n".join(lines)
 
-    def _bound_in_words(self) -> str:
-        # A closed form is never negative, and noise knows no value.
-        if self._plan is None or self._plan.curvature == "noise":
+    def _bound_in_words(self, plan: Plan) -> str:
+        if plan.curvature == "noise":  # it knows no value
             return ""
         ceiling = self.options.ceiling
         above = "" if ceiling is None else f"; what exceeds {ceiling:g} counts as that"
-        if self._plan.is_free or self.options.bound == "none":
+        if plan.is_free or self.options.bound == "none":  # a closed form is never negative
             return above
         return f"; {BOUNDS[self.options.bound]}{above}"
 
@@ -345,23 +338,24 @@ class FAM(nn.Module):
 
     def _check_wrapping(self) -> None:
         """Refuse a model, or an objective, that has been wrapped since."""
-        if self._wrapping_checked != self._cache.generation or type(self) is not FAM:
+        now = type(self), self._cache.generation  # sharding changes the class
+        if now != self._wrapping_checked:
             check_model(self)
-            self._wrapping_checked = self._cache.generation
+            self._wrapping_checked = now
 
     def _free_step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
         """A step that costs a handful of operations, as long as its closed form holds."""
-        assert self._free is not None  # noqa: S101 - asked by the caller
-        if self._free.loss is not self.loss or self._free.generation != self._cache.generation:
+        free = self._free
+        if free is None or free.loss is not self.loss or free.generation != self._cache.generation:
             self._free = None
             return self._step(task, inputs, targets, step)
         found = free_step(task, self._rule, inputs, targets)
         if found.values is None:
             self._free = None
             return self._otherwise(found, inputs, targets, step)
-        if self._free.upkeep.counted():
+        if free.upkeep.counted():
             found.check()
-            self._free.upkeep.checked(same=True)
+            free.upkeep.checked(same=True)
         if self.options.ceiling is None:  # never negative: no bound changes it
             penalty = found.values.mean()
         else:
@@ -391,9 +385,8 @@ class FAM(nn.Module):
                     terms = self._penalised(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
                 others = len(used) > len(found.names) or bool(idle)
-                rows, _ = self._lengths.layout(inputs, targets)
                 unused = others or found.empty or found.names <= self._used
-                if rows == 0 or not unused:
+                if self._planner.samples(inputs, targets) == 0 or not unused:
                     raise
                 idle |= found.names
             else:
@@ -479,9 +472,8 @@ class FAM(nn.Module):
         self, plan: Plan, level: Level, found: Penalised, penalty: Tensor, strength: float
     ) -> None:
         """Thin the penalty out less where it would govern the training."""
-        thinned = level.every > 1 or level.share < 1
         automatic = "auto" in (self.options.every, self.options.samples)
-        if not (thinned and automatic and self.options.estimator == "auto" and self._pace.due()):
+        if not (automatic and self.options.estimator == "auto" and self._pace.due(level)):
             return
         ratio = push(found.run, found.loss, penalty, abs(strength))
         if self._pace.slow_down(ratio) and self._level(plan) != level:
@@ -496,50 +488,12 @@ class FAM(nn.Module):
 
     def _known(
         self, task: Task, inputs: Inputs, targets: object, *, training: bool = False
-    ) -> _Known:
-        """The plan of a batch: made on the first that can tell, for each state of the model."""
+    ) -> Known:
         request = Request(self.options, self._rule.closed_form is not None)
-        if (request, self.loss) != self._planned:
-            self._forget()
-            self._planned = request, self.loss
-        n, layout = self._lengths.layout(inputs, targets)
-        # Batch norm in evaluation mode is another tail than in training.
-        flags = tuple([module.training for module in self._watched_modules()])
-        key = (tuple(task.layers), flags, n > 1, layout)
-        known = self._plans.get(key)
-        if known is None or (training and known.upkeep.due(task.parts)):
-            chosen, final = settle(
-                task, request, inputs, targets, n=n, held=self._lengths.held(layout)
-            )
-            if known is None:
-                known = _Known(chosen, Upkeep())
-                if training:
-                    known.upkeep.due(task.parts)
-            elif final:
-                chosen = chosen.unless_thinner_than(known.plan)
-                known.upkeep.checked(same=chosen == known.plan)
-                known.plan = chosen
-            if final:
-                self._plans[key] = known
-        if known.plan != self._plan:
-            self._plan = known.plan
-            explained = self.explain()
-            if explained not in self._said:
-                self._said.add(explained)
-                _logger.info("%s", explained)
-        return known
-
-    def _watched_modules(self) -> Iterable[nn.Module]:
         loss = self.loss
-        return chain(self._cache.modules, loss.modules() if isinstance(loss, nn.Module) else ())
-
-    def _forget(self) -> None:
-        self._free: _Free | None = None
-        self._plan: Plan | None = None
-        self._planned: tuple[Request, Loss] | None = None
-        self._plans: dict[tuple[tuple[str, ...], tuple[bool, ...], bool, Layout], _Known] = {}
-        self._lengths = Lengths(self._options.samples_in)
-        self._said: set[str] = set()
+        of_loss = loss.modules() if isinstance(loss, nn.Module) else ()
+        modules = chain(self._cache.modules, of_loss)
+        return self._planner.known(task, request, modules, inputs, targets, training=training)
 
     def _source(
         self, purpose: str, step: int, device: torch.device | str = "cpu"

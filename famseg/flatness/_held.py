@@ -36,7 +36,7 @@ class Held:
     """
 
     def __init__(self, roots: Sequence[object]) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
         seen: set[int] = set()
         stack = list(roots)
         while stack and len(seen) < _MOST:

@@ -180,7 +180,7 @@ class _Layer:
                 f"the second derivatives of layer {self._name!r} are not finite (kappa is "
                 f"{kappa.mean}). Measure in float64."
             )
-        plan = fam._plan
+        plan = fam._planner.plan
         assert plan is not None  # noqa: S101 - it has measured
         self._eager = plan.eager
         self._stepped()

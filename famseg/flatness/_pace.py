@@ -50,8 +50,10 @@ class Pace:
         steps = levels(plan, every=every, samples=samples)
         return steps[min(self.level, len(steps) - 1)]
 
-    def due(self) -> bool:
-        """Return whether the next thinned step is to be looked at, and count it."""
+    def due(self, level: Level) -> bool:
+        """Return whether a step is thinned and to be looked at, and count it if it is thinned."""
+        if level.every == 1 and level.share == 1:
+            return False
         self.looked += 1
         power_of_two = self.looked & (self.looked - 1) == 0
         return power_of_two or self.looked % _APART == 0
@@ -68,7 +70,8 @@ def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
     """Return the degrees of thinning of a plan, from what it says to none at all.
 
     Example:
-        A plan for every 4th step and a quarter of the batch: 4, 2, 1 and then 1/2, 1.
+        A plan for every 4th step and a quarter of the batch goes to every 2nd and to every step,
+        then to half of the batch and to all of it.
     """
     share = 0.25 if plan.part == "quarter" else 1.0
     found = [Level(plan.every, share)]

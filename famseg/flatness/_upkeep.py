@@ -24,12 +24,15 @@ class Upkeep:
     between two steps, as a schedule or a user does. What changes in every pass (counters, lists,
     tensors that are kept) does not count as such a change, nor what changed before and left the
     plan as it was: whatever these do to the loss is found at the intervals.
+
+    Args:
+        parts: The model and the loss, as they are when the plan is made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Sequence[object] = ()) -> None:
         self._steps, self._due_at, self._gap = 0, _FIRST, _FIRST
         self._marks: Marks | None = None
-        self._before: Marks = {}
+        self._before: Marks = marks(parts)
         self._changed: set[tuple[int, str]] = set()
         self._idle: set[tuple[int, str]] = set()
 
@@ -88,7 +91,7 @@ def _differing(one: Marks, other: Marks) -> set[tuple[int, str]]:
 
 def _mark(value: object) -> Hashable:
     if isinstance(value, _PLAIN):
-        return value if value == value else "nan"  # noqa: PLR0124 - NaN differs from itself
+        return value if value == value else "nan"  # NaN differs from itself
     if isinstance(value, tuple) and all(isinstance(item, _PLAIN) for item in value):
         return value
     if isinstance(value, Tensor):  # comparing its numbers would wait for the device

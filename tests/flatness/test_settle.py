@@ -144,7 +144,7 @@ def test_a_batch_whose_loss_is_no_mean_is_taken_whole(net, loss, first, later, s
     columns = {"estimator": "columns"} if samples == 2 else {"samples": "auto", "weight": 1e-3}
     fam = objective(net, loss=loss, **({"samples": samples} | columns))
     fam(INPUTS, first)
-    assert fam._plan.part == ("quarter" if samples == "auto" else 2)
+    assert fam._planner.plan.part == ("quarter" if samples == "auto" else 2)
     whole = objective(net, loss=loss, **(columns | {"samples": "all"}))
     for step in range(3):
         fam.seek(step)
@@ -206,7 +206,7 @@ def test_weights_used_before_and_behind_the_layer_get_both_gradients():
     part = objective(model, layer="fc", samples=8, estimator="columns")
     whole = objective(model, layer="fc", samples="all", estimator="columns")
     found, wanted = (gradients(f(INPUTS, TARGETS), model) for f in (part, whole))
-    assert part._plan.part == 8
+    assert part._planner.plan.part == 8
     for f, w in zip(found, wanted, strict=True):
         torch.testing.assert_close(f, w)
 
@@ -388,7 +388,7 @@ def test_compiled_modules_run_as_written_where_they_must(net, wrap, layer, eager
     model = wrap(net)
     fam = objective(model, layer=layer, samples="all")
     found = gradients(fam(INPUTS, TARGETS), net)
-    assert fam._plan.eager == eager
+    assert fam._planner.plan.eager == eager
     for f, w in zip(found, wanted, strict=True):
         torch.testing.assert_close(f, w)
     fam.weight = 0

@@ -1,0 +1,113 @@
+"""The plans of one objective: made on the batches it sees, kept, and checked again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from famseg.flatness._arguments import Inputs
+from famseg.flatness._choice import Plan, Request
+from famseg.flatness._pass import Task
+from famseg.flatness._samples import Layout, Lengths
+from famseg.flatness._settle import settle
+from famseg.flatness._upkeep import Upkeep
+
+_logger = logging.getLogger("famseg.flatness")
+
+_Key = tuple[tuple[str, ...], tuple[bool, ...], bool, Layout]
+
+
+@dataclass
+class Known:
+    """A plan, and when to check it."""
+
+    plan: Plan
+    upkeep: Upkeep
+
+
+class Planner:
+    """Makes a plan for each state of a model that it meets, and checks it again in time.
+
+    A state is which layers are used, the training flags of all modules, and what of a batch is as
+    long as the batch. Another request, or another loss, begins anew.
+
+    Args:
+        explain: Says in words how the current plan works, for the log.
+
+    Attributes:
+        plan: The plan of the last batch; ``None`` before the first.
+    """
+
+    plan: Plan | None
+
+    def __init__(self, explain: Callable[[], str]) -> None:
+        self._explain = explain
+        self._request: Request | None = None
+        self._loss: object = None
+        self._said: set[str] = set()
+        self._begin_anew(None)
+
+    def known(
+        self,
+        task: Task,
+        request: Request,
+        modules: Iterable[nn.Module],
+        inputs: Inputs,
+        targets: object,
+        *,
+        training: bool,
+    ) -> Known:
+        """Return the plan of a batch: made on the first that can tell, for each state of the model.
+
+        Args:
+            task: What is run.
+            request: What was asked for.
+            modules: Those whose training flags matter.
+            inputs: The model's arguments.
+            targets: Those of the loss.
+            training: Whether the step trains, and the plan is checked if that is due.
+
+        Raises:
+            FlatnessError: If the penalty cannot be computed as asked.
+        """
+        if request != self._request or task.loss is not self._loss:
+            self._begin_anew(request.options.samples_in)
+            self._request, self._loss = request, task.loss
+        n, layout = self._lengths.layout(inputs, targets)
+        # Batch norm in evaluation mode is another tail than in training.
+        flags = tuple([module.training for module in modules])
+        key = (tuple(task.layers), flags, n > 1, layout)
+        known = self._plans.get(key)
+        if known is None or (training and known.upkeep.due(task.parts)):
+            held = self._lengths.held(layout)
+            chosen, final = settle(task, request, inputs, targets, n=n, held=held)
+            if known is None:
+                known = Known(chosen, Upkeep(task.parts if training else ()))
+            elif final:
+                chosen = chosen.unless_thinner_than(known.plan)
+                known.upkeep.checked(same=chosen == known.plan)
+                known.plan = chosen
+            if final:
+                self._plans[key] = known
+        if known.plan != self.plan:
+            self.plan = known.plan
+            self._say(self._explain())
+        return known
+
+    def samples(self, inputs: Inputs, targets: object) -> int:
+        """Return the number of samples of a batch."""
+        return self._lengths.layout(inputs, targets)[0]
+
+    def _begin_anew(self, samples_in: tuple[str, ...] | None) -> None:
+        self.plan = None
+        self._plans: dict[_Key, Known] = {}
+        self._lengths = Lengths(samples_in)
+
+    def _say(self, text: str) -> None:
+        # Batches of different states may take turns: each way is told once.
+        if text not in self._said:
+            self._said.add(text)
+            _logger.info("%s", text)
