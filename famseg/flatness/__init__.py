@@ -28,6 +28,7 @@ from famseg.flatness._errors import (
 )
 from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
+from famseg.flatness._history import FlatnessHistory, HistoryPoint
 from famseg.flatness._layer import find_layer
 from famseg.flatness._report import report
 from famseg.flatness._rescaling import rescaled, rescaled_layer
@@ -41,6 +42,8 @@ __all__ = [
     "Eigenpairs",
     "FeatureRobustness",
     "FlatnessError",
+    "FlatnessHistory",
+    "HistoryPoint",
     "Inputs",
     "LayerCurvature",
     "LayerError",
