@@ -143,8 +143,8 @@ Spreads are `median (lower to upper quartile, number of turns)`. Each contestant
 between two plain steps, and its ratio is taken to their mean; the ratio of the plain step is taken
 to its own turn before, so that its quartiles show what such a ratio can tell. Times are the mean
 over whole cycles of `every`. Memory is the peak above what the process held before the first step,
-the median of three processes for the autoencoder (one for the exact columns); the first step of FAM
-looks at the network once and is reported by itself.
+the median of three processes for the autoencoder (one for the exact columns), and on a GPU what its
+allocator counts; the first step of FAM looks at the network once and is reported by itself.
 
 ## ResNet18, head 10 x 512, batch 128 of 32 x 32, SGD
 

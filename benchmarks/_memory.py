@@ -1,8 +1,9 @@
-"""Peak memory of steps, each in a process of its own."""
+"""Peak memory of steps: each in a process of its own, or as the allocator of a GPU counts it."""
 
 from __future__ import annotations
 
 import functools
+import gc
 import multiprocessing
 import os
 import resource
@@ -48,15 +49,20 @@ def peak(
 ) -> Memory | None:
     """Return the peak memory of steps in a new process; ``None`` if they do not fit.
 
+    On a GPU the allocator counts to the byte, and a new process would take seconds to begin: there
+    the steps run in this one, once.
+
     Args:
         build: Makes the step.
-        device: Where it runs. On a GPU what counts is the memory of its allocator.
+        device: Where it runs.
         threads: How many the process may use.
         before: A small step that loads the libraries, where they would hide what is measured.
         limit: How many bytes the process may have beside its libraries.
         times: In how many processes; the medians of their peaks are returned, since what the C
             library gives back, and when, differs from one to the next.
     """
+    if device == "cuda":
+        return _on_gpu(build, threads, before, limit)
     found = [alone(_peak, build, device, threads, before, limit) for _ in range(times)]
     peaks = [one for one in found if one is not None]
     if len(peaks) < times:
@@ -83,10 +89,24 @@ def limit_memory(limit: int | None, device: str) -> None:
         return
     if device == "cuda":  # whose driver maps more addresses than there is memory
         whole = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole))
+        allowed = torch.cuda.memory_reserved() + limit
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / whole))
         return
     addresses = limit + _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
+
+
+def _on_gpu(
+    build: Callable[[], Step], threads: int, before: Callable[[], Step] | None, limit: int | None
+) -> Memory | None:
+    gc.collect()  # what earlier contestants left in cycles
+    torch.cuda.empty_cache()
+    try:
+        return _peak(build, "cuda", threads, before, limit)
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def _peak(
