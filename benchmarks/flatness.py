@@ -4,8 +4,8 @@ python benchmarks/flatness.py --out benchmarks/results/flatness.md
 
 Contestants take turns between plain steps, so that what disturbs the machine disturbs both alike; a
 ratio is the median over the turns. Peak memory is that of a process of its own, or of the allocator
-of a GPU. Takes about twenty minutes on two cores, which nothing else should use; ``--quick`` shows in
-one that everything runs.
+of a GPU. Takes about twenty minutes on two cores, which nothing else should use; ``--quick`` shows
+in one that everything runs.
 """
 
 from __future__ import annotations
