@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -209,7 +209,7 @@ def given_back(
         return mapped(output, cut, "")
 
     def stub(module: nn.Module) -> Callable[..., Any]:
-        original = cast("Callable[..., Any]", module._call_impl)
+        original: Callable[..., Any] = module._call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             if not left[module]:

@@ -417,42 +417,66 @@ class FAM(nn.Module):
                 'after the layer has none: it can only measure here. Use estimator="noise", which '
                 "needs none."
             )
-        task, strength = replace(task, eager=plan.eager), self.weight * level.every
-        draw = self._draw("train", step)
+        task = replace(task, eager=plan.eager)
         if plan.curvature == "noise":
-            if strength < 0:
-                raise FlatnessError('estimator="noise" cannot take a weight below 0.')
-            terms = noise_step(
-                task,
-                self._rule,
-                plan,
-                inputs,
-                targets,
-                draw=draw,
-                size=math.sqrt(2 * strength),
-                antithetic=self.options.antithetic,
-            )
+            terms = self._noisy(task, plan, level, inputs, targets, step)
             known.upkeep.stepped(task.parts)
             return terms
+        found, penalty = self._taken(task, plan, level, inputs, targets, step, recorded)
+        slower = self._slowed(plan, level, found, penalty)
+        if slower.share > level.share:  # this step itself would be too strong
+            recorded = found.recorded
+            found, penalty = self._taken(task, plan, slower, inputs, targets, step, recorded)
+        if found.doubtful:
+            known.upkeep.doubt()
+        known.upkeep.stepped(task.parts)
+        if plan.is_free and len(self.layers) == 1 and not self.options.standardize:
+            self._free = _Free(self.loss, self._cache.generation, Upkeep())
+        return Terms(found.loss + self.weight * slower.every * penalty, found.loss, penalty)
+
+    def _taken(
+        self,
+        task: Task,
+        plan: Plan,
+        level: Level,
+        inputs: Inputs,
+        targets: object,
+        step: int,
+        recorded: Recorded | None,
+    ) -> tuple[Penalised, Tensor]:
+        """The penalty of a step at a degree of thinning, and what it was taken from."""
         found = penalised(
             task,
             self._rule,
             plan,
             inputs,
             targets,
-            draw=draw,
+            draw=self._draw("train", step),
             choose=functools.partial(self._chosen, level=level, step=step),
             create_graph=True,
             recorded=recorded,
         )
-        if found.doubtful:
-            known.upkeep.doubt()
-        known.upkeep.stepped(task.parts)
-        if plan.is_free and len(self.layers) == 1 and not self.options.standardize:
-            self._free = _Free(self.loss, self._cache.generation, Upkeep())
-        penalty = bounded(found.found.values, self.options.bound, ceiling=self.options.ceiling)
-        self._watch_strength(plan, level, found, penalty, strength)
-        return Terms(found.loss + strength * penalty, found.loss, penalty)
+        options = self.options
+        return found, bounded(found.found.values, options.bound, ceiling=options.ceiling)
+
+    def _noisy(
+        self, task: Task, plan: Plan, level: Level, inputs: Inputs, targets: object, step: int
+    ) -> Terms:
+        if self.weight < 0:
+            raise FlatnessError(
+                'estimator="noise" adds noise, which trains towards flatness: it takes no weight '
+                "below 0. Use another estimator."
+            )
+        return noise_step(
+            task,
+            self._rule,
+            plan,
+            inputs,
+            targets,
+            draw=self._draw("train", step),
+            size=math.sqrt(2 * self.weight * level.every),
+            antithetic=self.options.antithetic,
+        )
 
     def _chosen(self, n: int, *, level: Level, step: int) -> Tensor:
         """The samples that the penalty looks at."""
@@ -468,23 +492,24 @@ class FAM(nn.Module):
             samples=automatic and self.options.samples == "auto",
         )
 
-    def _watch_strength(
-        self, plan: Plan, level: Level, found: Penalised, penalty: Tensor, strength: float
-    ) -> None:
-        """Thin the penalty out less where it would govern the training."""
+    def _slowed(self, plan: Plan, level: Level, found: Penalised, penalty: Tensor) -> Level:
+        """The degree of thinning of a step: a lower one where the penalty would govern it."""
         automatic = "auto" in (self.options.every, self.options.samples)
         if not (automatic and self.options.estimator == "auto" and self._pace.due(level)):
-            return
-        ratio = push(found.run, found.loss, penalty, abs(strength))
-        if self._pace.slow_down(ratio) and self._level(plan) != level:
+            return level
+        ratio = push(found.run, found.loss, penalty, abs(self.weight) * level.every)
+        self._pace.slow_down(ratio)
+        slower = self._level(plan)
+        if slower != level:
             _logger.info(
-                "the penalty of every %d steps on %.0f %% of the batch pushes the layer's weight "
-                "%.1f times as hard as the loss: it is now taken on more steps and samples.\n%s",
+                "the penalty, taken every %d steps on %.0f %% of the batch, pushes the layer's "
+                "weight %.1f times as hard as the loss: from now on it is taken on more.\n%s",
                 level.every,
                 100 * level.share,
                 ratio,
                 self.explain(),
             )
+        return slower
 
     def _known(
         self, task: Task, inputs: Inputs, targets: object, *, training: bool = False

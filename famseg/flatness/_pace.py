@@ -58,12 +58,10 @@ class Pace:
         power_of_two = self.looked & (self.looked - 1) == 0
         return power_of_two or self.looked % _APART == 0
 
-    def slow_down(self, ratio: float) -> bool:
-        """Thin out less if a ratio is too large; return whether that was so."""
-        if not ratio > RATIO:  # NaN: the training stops for it elsewhere
-            return False
-        self.level += max(1, math.ceil(math.log2(min(ratio, 2.0**10) / RATIO)))
-        return True
+    def slow_down(self, ratio: float) -> None:
+        """Thin out less if the ratio of two pushes is too large."""
+        if ratio > RATIO:  # False for NaN, for which the training stops elsewhere
+            self.level += math.ceil(math.log2(min(ratio, 2.0**10) / RATIO))
 
 
 def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:

@@ -65,6 +65,9 @@ def settle(
     facts = replace(facts, interact=interact, twice=twice)
     whole = ("all",) if estimator == "auto" else ("all", "auto")
     wanted = interact is not True and request.options.samples not in whole
+    if not run.loss.isfinite():  # such a batch shows nothing, and the training will say so
+        request = request._replace(options=request.options.with_(samples="all"))
+        return plan(request, facts, eager=task.eager), False
     if wanted or rough:
         parts = find_parts(task, inputs, targets, n, held, wanted=wanted)
         facts = replace(facts, parts=parts)

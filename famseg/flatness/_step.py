@@ -39,12 +39,14 @@ class Penalised(NamedTuple):
         loss: The loss of the whole batch.
         found: The flatness of all of it, or of a part.
         run: The pass that the flatness was taken from.
+        recorded: The plain pass before it, if there was one.
         doubtful: Whether the part was not what the plan says, so that the batch was taken whole.
     """
 
     loss: Tensor
     found: Estimate
     run: Pass
+    recorded: Recorded | None = None
     doubtful: bool = False
 
 
@@ -115,7 +117,7 @@ def penalised(
 
     with without_autocast(task.device.type):
         found = estimate(rule, plan, run, targets, draw, product_of, create_graph=graph)
-    return Penalised(loss, found, run, doubtful)
+    return Penalised(loss, found, run, recorded, doubtful)
 
 
 def noise_step(

@@ -319,9 +319,7 @@ def test_a_closed_form_that_holds_no_longer_is_planned_anew(net, caplog):
 
 def test_a_closed_form_by_name_that_holds_no_longer_is_refused(net):
     model = Turning(net)
-    fam = objective(
-        model, layer="net.4", loss=nn.CrossEntropyLoss(), estimator="closed_form"
-    )
+    fam = objective(model, layer="net.4", loss=nn.CrossEntropyLoss(), estimator="closed_form")
     assert fam(INPUTS, TARGETS).penalty > 0
     model.turned = True
     with pytest.raises(NotApplicableError, match=r"closed_form, which held on an earlier batch"):

@@ -1,0 +1,105 @@
+"""A penalty is thinned out less where its thinned steps would govern the training."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.flatness import FAM
+from famseg.flatness._choice import Level, Plan
+from famseg.flatness._pace import Pace, levels
+
+
+def plan(every, part):
+    return Plan((), "hessian", every, part, None, (), False, False, True)
+
+
+def test_first_more_steps_are_taken_then_more_samples():
+    found = levels(plan(4, "quarter"), every=True, samples=True)
+    assert found == [(4, 0.25), (2, 0.25), (1, 0.25), (1, 0.5), (1, 1.0)]
+    assert levels(plan(10, "all"), every=True, samples=True) == [(10, 1), (5, 1), (2, 1), (1, 1)]
+    assert levels(plan(4, "quarter"), every=False, samples=True) == [(4, 0.25), (4, 0.5), (4, 1)]
+    assert levels(plan(4, "quarter"), every=False, samples=False) == [(4, 0.25)]
+
+
+def test_a_ratio_of_eight_takes_three_levels_and_one_below_none():
+    pace = Pace()
+    pace.slow_down(0.9)
+    pace.slow_down(float("nan"))
+    assert pace.level == 0
+    pace.slow_down(8.0)
+    assert pace.level == 3
+    assert pace.of(plan(4, "quarter"), every=True, samples=True) == (1, 0.5)
+    pace.slow_down(1e30)
+    assert pace.of(plan(4, "quarter"), every=True, samples=True) == (1, 1.0)
+
+
+def test_it_looks_often_at_first_and_then_at_every_sixteenth_thinned_step():
+    pace = Pace()
+    due = [number for number in range(1, 70) if pace.due(Level(4, 0.25))]
+    assert due == [1, 2, 4, 8, 16, 32, 48, 64]
+    assert not Pace().due(Level(1, 1.0))
+
+
+def data(seed):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(1000) % 10
+    centers = torch.randn(10, 196, generator=generator)
+    return centers[targets] + 2 * torch.randn(1000, 196, generator=generator), targets
+
+
+def trained(seed, steps, **options):
+    """A network of three layers whose first one is penalized, by SGD; its training accuracy."""
+    torch.manual_seed(seed)
+    inputs, targets = data(seed)
+    layers = [nn.Linear(196, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    for layer in layers[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    model = nn.Sequential(*layers)
+    fam = FAM(model, layer="0", loss=nn.CrossEntropyLoss(), weight=0.5 / 196, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        part = torch.randperm(1000, generator=generator)[:64]
+        optimizer.zero_grad()
+        fam(inputs[part], targets[part]).total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return (model(inputs).argmax(1) == targets).float().mean().item(), fam
+
+
+@pytest.mark.slow
+def test_thinning_does_not_kill_a_training_that_the_whole_penalty_lets_live(caplog):
+    steps = 300
+    whole, _ = trained(0, steps, every=1, samples="all")
+    thinned, _ = trained(0, steps, every=4, samples=16)
+    with caplog.at_level(logging.INFO, "famseg.flatness"):
+        default, fam = trained(0, steps)
+    assert whole > 0.9
+    assert thinned < 0.2  # at chance: what the default did before it watched its strength
+    assert default > 0.9
+    assert "times as hard as the loss: from now on it is taken on more" in caplog.text
+    assert fam.period == 1
+
+
+def test_the_strong_step_itself_is_not_taken_thinned():
+    inputs, targets = data(0)
+    _, fam = trained(0, 0)
+    terms = fam(inputs[:64], targets[:64])
+    assert fam.period == 1
+    torch.testing.assert_close(terms.total, terms.loss + 0.5 / 196 * terms.penalty)
+
+
+def test_a_resumed_run_keeps_the_pace():
+    inputs, targets = data(0)
+    _, fam = trained(0, 0)
+    fam(inputs[:64], targets[:64])
+    _, again = trained(0, 0)
+    again.load_state_dict(fam.state_dict())
+    first, second = (f(inputs[64:128], targets[64:128]) for f in (fam, again))
+    assert torch.equal(first.total, second.total)
+    assert again.period == 1
