@@ -37,10 +37,16 @@ class Operator:
 
     Attributes:
         single: Whether a sample is one feature vector, shape ``(m,)``, used once.
+        pointwise: Whether the output of each position is ``W`` times the features of that position:
+            linear layers, and convolutions of one group whose kernel is a single point.
+        channel: The dimension of features and output that holds their channels.
+        groups: Number of groups.
     """
 
     def __init__(self, layer: Layer, features: Tensor, output: Tensor) -> None:
         self.single = isinstance(layer, nn.Linear) and features.ndim == 2
+        self.pointwise = isinstance(layer, nn.Linear) or _is_pointwise(layer, features, output)
+        self.channel = channels(features, layer)
         self._shape = layer.weight.shape
         self._transposed = isinstance(layer, _ConvTransposeNd)
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
@@ -74,6 +80,12 @@ class Operator:
             return split.transpose(1, 2).flatten(2)
         return weight.reshape(groups, weight.shape[0] // groups, -1)
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Return the weight of a pointwise layer as its rows, shape ``(d, m)``."""
+        if weight.ndim == 2:
+            return weight.mT if self._transposed else weight
+        return self.rows(weight)[0]
+
     def kernel(self, rows: Tensor) -> Tensor:
         """Return rows, shape ``(..., g, d, m)``, as weights of the layer's shape."""
         lead = rows.shape[:-3]
@@ -100,6 +112,15 @@ def matrix_shape(layer: Layer) -> tuple[int, int]:
 def channels(features: Tensor, layer: Layer) -> int:
     """Return the dimension of the features that holds their channels."""
     return features.ndim - 1 if isinstance(layer, nn.Linear) else 1
+
+
+def _is_pointwise(layer: _ConvNd, features: Tensor, output: Tensor) -> bool:
+    return (
+        layer.groups == 1
+        and set(layer.kernel_size) | set(layer.stride) == {1}
+        and (isinstance(layer.padding, str) or not any(layer.padding))
+        and features.shape[2:] == output.shape[2:]
+    )
 
 
 def _map(layer: Layer, features: Tensor, output: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,0 +1,150 @@
+"""The call of a loss function that made a loss, whoever called it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_FUNCTIONS: frozenset[Callable[..., Tensor]] = frozenset(
+    {F.cross_entropy, F.mse_loss, F.binary_cross_entropy_with_logits}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LossCall:
+    """A call of `F.cross_entropy`, `F.mse_loss` or `F.binary_cross_entropy_with_logits`.
+
+    Attributes:
+        function: Which of them.
+        input: What it was given as input.
+        targets: What it was given as targets.
+        options: Its other arguments as the closed form of this loss has them, see `closed_form`.
+    """
+
+    function: Callable[..., Tensor]
+    input: Tensor
+    targets: object
+    options: Mapping[str, Any]
+
+
+class _Noted(NamedTuple):
+    call: LossCall
+    result: Tensor
+    version: int
+
+
+class LossCalls(TorchFunctionMode):
+    """Notes the calls of some loss functions while it is active; each works as without it.
+
+    A head's closed form needs the arguments of the loss function behind a loss. A user may call it
+    in a lambda, in a module of his own, or inside the model: every function of `torch` that is
+    called in this context passes here, at about a microsecond for each.
+
+    Example:
+        >>> import torch
+        >>> z, y = torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.long)
+        >>> with LossCalls() as calls:
+        ...     loss = F.cross_entropy(z.flatten(0, 1), y.flatten())
+        >>> calls.behind(loss).input.shape
+        torch.Size([10, 3])
+        >>> calls.behind(2 * loss)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._noted: list[_Noted] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        if func in _FUNCTIONS:
+            # torch hands the two tensors on by position and all else by name.
+            call = _call(func, *args, **(kwargs or {}))
+            if call is not None and not result.is_inference():
+                self._noted.append(_Noted(call, result, result._version))
+        return result
+
+    def behind(self, loss: Tensor) -> LossCall | None:
+        """Return the call whose result, unchanged, a loss is; ``None`` if there is none."""
+        for call, result, version in self._noted:
+            if result is loss and result._version == version:
+                return call
+        return None
+
+
+def plain_call(loss: object, prediction: object, targets: object) -> LossCall | None:
+    """Return the call that one of torch's own losses makes, without making it.
+
+    Args:
+        loss: One of the three functions, or an instance of the class that calls it; a subclass may
+            compute anything.
+        prediction: What the loss gets.
+        targets: What it gets beside that.
+    """
+    if not isinstance(prediction, Tensor):
+        return None
+    if type(loss) is nn.CrossEntropyLoss:
+        return _call(
+            F.cross_entropy,
+            prediction,
+            targets,
+            weight=loss.weight,
+            ignore_index=loss.ignore_index,
+            reduction=loss.reduction,
+            label_smoothing=loss.label_smoothing,
+        )
+    if type(loss) is nn.MSELoss:
+        return _call(F.mse_loss, prediction, targets, reduction=loss.reduction)
+    if type(loss) is nn.BCEWithLogitsLoss:
+        return _call(
+            F.binary_cross_entropy_with_logits,
+            prediction,
+            targets,
+            weight=loss.weight,
+            pos_weight=loss.pos_weight,
+            reduction=loss.reduction,
+        )
+    for function in _FUNCTIONS:
+        if loss is function:
+            return _call(function, prediction, targets)
+    return None
+
+
+def _call(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    target: object,
+    *,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    pos_weight: Tensor | None = None,
+) -> LossCall | None:
+    """The call, unless its arguments are such that no closed form is known."""
+    if size_average is not None or reduce is not None or reduction not in ("mean", "sum"):
+        return None
+    options: dict[str, Any] = {"reduction": reduction}
+    if function is F.cross_entropy:
+        options |= {
+            "class_weights": weight,
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+        }
+    elif function is F.binary_cross_entropy_with_logits:
+        options |= {"element_weights": weight, "pos_weight": pos_weight}
+    elif weight is not None:  # squared error with weights
+        return None
+    return LossCall(function, input, target, options)
