@@ -374,7 +374,7 @@ class LayerCurvature:
         """Return vectors as a stack, ``(k, *weight_shape)``."""
         shape, weight = self.weight_shape, self._weight
         given = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-        if given not in (shape, (len(vectors), *shape)):
+        if shape not in (given, given[1:]):
             raise FlatnessError(
                 f"vectors must have the weight's shape {shape}, or be a stack of such, got "
                 f"{given}. For flat ones use curvature @ v."

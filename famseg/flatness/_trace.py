@@ -66,7 +66,7 @@ def exact(product: Product, size: int, like: Tensor, *, together: int) -> TraceE
         index = torch.arange(begin, min(begin + together, size), device=like.device)
         units = torch.zeros(len(index), size, dtype=like.dtype, device=like.device)
         units.scatter_(1, index[:, None], 1.0)
-        total += product(units).gather(1, index[:, None]).double().sum().item()
+        total += product(units).gather(1, index[:, None]).cpu().double().sum().item()
     return TraceEstimate(total, 0.0, "exact", size)
 
 
@@ -87,7 +87,7 @@ def hutchinson(product: Product, probes: Probes, products: int) -> TraceEstimate
         products: ``k``, at least 2.
     """
     omega = probes(products)
-    forms = (omega * product(omega)).double().sum(1)
+    forms = (omega * product(omega)).sum(1)
     return _estimate(0.0, forms, "hutchinson", products)
 
 
@@ -117,10 +117,10 @@ def hutch_plus_plus(product: Product, probes: Probes, products: int) -> TraceEst
     """
     third = products // 3
     basis = torch.linalg.qr(product(probes(third)).T).Q.T  # (third, N)
-    inside = (basis * product(basis)).double().sum().item()
+    inside = (basis * product(basis)).sum().item()
     omega = probes(products - 2 * third)
     outside = omega - (omega @ basis.T) @ basis
-    forms = (outside * product(outside)).double().sum(1)
+    forms = (outside * product(outside)).sum(1)
     return _estimate(inside, forms, "hutch++", products)
 
 
@@ -162,12 +162,14 @@ def xtrace(product: Product, probes: Probes, products: int) -> TraceEstimate:
     image = product(omega)
     basis, triangle = torch.linalg.qr(image.T)
     basis = basis.T  # (k, N)
-    inner = (product(basis) @ basis.T).double()  # Q^T A Q
-    along, triangle = (basis @ omega.T).double(), triangle.double()  # Q^T Omega, Q^T A Omega
+    inner = (product(basis) @ basis.T).cpu().double()  # Q^T A Q
+    along = (basis @ omega.T).cpu().double()  # Q^T Omega
+    triangle = triangle.cpu().double()  # Q^T A Omega
     s = _left_out(triangle, torch.finfo(omega.dtype).eps)
     x = along - s * (s * along).sum(0)  # Q x_i is the part of probe i in the span of Q_(i)
-    outside = omega.double().square().sum(1) - x.square().sum(0)
-    forms = (omega * image).double().sum(1) - 2 * (x * triangle).sum(0) + _forms(inner, x)
+    lengths, forms = ((omega * other).sum(1).cpu().double() for other in (omega, image))
+    outside = lengths - x.square().sum(0)
+    forms = forms - 2 * (x * triangle).sum(0) + _forms(inner, x)
     forms *= (omega.shape[1] - k + 1) / outside
     terms = inner.trace() - _forms(inner, s) + forms
     error = math.sqrt(2 / k) * terms.std().item()
@@ -208,5 +210,6 @@ def _forms(matrix: Tensor, columns: Tensor) -> Tensor:
 
 
 def _estimate(known: float, forms: Tensor, method: TraceMethod, products: int) -> TraceEstimate:
+    forms = forms.cpu().double()
     error = forms.std().item() / math.sqrt(len(forms))
     return TraceEstimate(known + forms.mean().item(), error, method, products)

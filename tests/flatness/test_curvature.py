@@ -420,6 +420,8 @@ OPTIONS = [
     (lambda c: c @ torch.ones(29).double(), r"v of shape \(30,\) or \(30, k\), got \(29,\)\. For"),
     (lambda c: c @ 3, r"\(30, k\), got int"),
     (lambda c: c.matvec(torch.ones(30).double()), r"weight's shape \(5, 6\), .*, got \(30,\)"),
+    (lambda c: c.matvec(3), "or be a stack of such, got int"),
+    (lambda c: c.matvec(torch.ones(())), r"got \(\)"),
     (lambda c: c.matvec(torch.ones(1, 2, 5, 6).double()), r"got \(1, 2, 5, 6\)"),
     (lambda c: c.matvec(torch.ones(5, 6)), "float32 on cpu, the weight is torch.float64 on cpu"),
     (lambda c: c.trace("xtrace", products=3), "'xtrace' needs products of at least 4 .*, got 3"),
@@ -507,3 +509,20 @@ def test_agrees_with_curvlinops(oracle, params, batches):
     root = root_of(case.gram())
     wanted = root @ (operator @ (root @ vectors))
     torch.testing.assert_close(case.curvature(data) @ vectors, wanted, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.cuda
+def test_a_cuda_device_finds_what_the_cpu_does(hidden):
+    here = hidden.curvature()
+    hidden.model = copy.deepcopy(hidden.model).cuda()
+    there = hidden.curvature(tuple(part.cuda() for part in hidden.data))
+    assert there.device.type == "cuda"
+    vectors = torch.randn(30, 2, dtype=DOUBLE)
+    torch.testing.assert_close((there @ vectors.cuda()).cpu(), here @ vectors)
+    for method in ("hutchinson", "hutch++", "xtrace"):
+        values = (curvature.trace(method, products=9).value for curvature in (here, there))
+        assert next(values) == pytest.approx(next(values), rel=1e-9)
+    pairs = [curvature.eigenvalues(2, tolerance=1e-8).values for curvature in (here, there)]
+    torch.testing.assert_close(*pairs)
+    nodes = [curvature.spectral_density(probes=2, steps=4).nodes for curvature in (here, there)]
+    torch.testing.assert_close(*nodes)
