@@ -13,6 +13,7 @@ from famseg.flatness._trace import Probes, Product
 Which = Literal["magnitude", "largest", "smallest"]
 
 _BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
+_BASIS_VECTORS = 200  # from there on the projected matrix would cost more than restarts do
 _BLOCKS = 4  # fewer would make restarts lose more than they save
 
 _ORDER: dict[Which, Callable[[Tensor], Tensor]] = {
@@ -62,8 +63,8 @@ def extreme_pairs(
 
     It ends when each residual is at most ``tolerance * |value|`` or nothing but rounding, when the
     space is exhausted, or before ``max_products`` would be exceeded. A residual says how close to
-    the value an eigenvalue lies; that it is one of the extreme ones is sure but for random blocks
-    of probability zero.
+    the value an eigenvalue lies. It does not prove that none lies further out, but a random block
+    has a part along each eigenvector, which grows with each product.
 
     Args:
         product: The matrix.
@@ -72,11 +73,12 @@ def extreme_pairs(
         which: Which end: the largest in magnitude, the largest or the smallest.
         tolerance: See above.
         max_products: Most products, at least ``count``.
-        basis_vectors: Most vectors to keep; by default what fits into 256 MB in float32.
+        basis_vectors: Most vectors to keep, four blocks at least; by default up to 200 of what fits
+            into 256 MB in float32.
     """
     block = torch.linalg.qr(probes(count).T).Q.T
     size = block.shape[1]
-    wanted = basis_vectors or max(_BLOCKS * count, _BASIS_NUMBERS // size)
+    wanted = basis_vectors or min(_BASIS_VECTORS, _BASIS_NUMBERS // size)
     most = min(size, max(wanted, _BLOCKS * count))
     basis = block.new_zeros(most, size)
     projected = torch.zeros(most, most, dtype=torch.float64)
@@ -84,7 +86,7 @@ def extreme_pairs(
     while True:
         width = len(block)
         if used + width > most:
-            used = _restart(basis, projected, which)
+            used = _restart(basis[:used], projected[:used, :used], which)
         basis[used : used + width] = block
         rest, along = _split(product(block), basis[: used + width])
         products, used = products + width, used + width
@@ -116,7 +118,7 @@ def _continued(rest: Tensor, basis: Tensor, floor: float, probes: Probes) -> Ten
 
 
 def _restart(basis: Tensor, projected: Tensor, which: Which) -> int:
-    """Shrink a full basis to the better half of its Ritz vectors and return how many these are."""
+    """Shrink a basis to the better half of its Ritz vectors and return how many these are."""
     values, vectors = torch.linalg.eigh(projected)
     kept = _ORDER[which](values).argsort(descending=True)[: len(values) // 2]
     basis[: len(kept)] = vectors[:, kept].T.to(basis) @ basis

@@ -256,7 +256,8 @@ class LayerCurvature:
         the ones asked for stand apart from the others.
 
         Args:
-            k: How many. Some ``4 k`` vectors are held, or as many as fit into 256 MB.
+            k: How many. Up to 200 vectors are held, as many as fit into 256 MB in float32, or
+                ``4 k`` where these are more.
             which: Which end: ``"magnitude"``, ``"largest"`` or ``"smallest"``; the last shows
                 whether, and along what, the curvature is negative.
             tolerance: Residual, relative to the value, at which one is as good as asked for.

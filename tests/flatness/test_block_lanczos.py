@@ -33,7 +33,8 @@ def wanted(matrix, which, count):
     return values[ORDERS[which](values).argsort(descending=True)[:count]]
 
 
-@pytest.mark.parametrize("basis_vectors", [None, 8], ids=["whole", "restarted"])
+# 29 is no multiple of a block: restarts with room that is left.
+@pytest.mark.parametrize("basis_vectors", [None, 8, 29], ids=["whole", "restarted", "odd"])
 @pytest.mark.parametrize("which", ORDERS)
 @pytest.mark.parametrize("count", [1, 4, 7, SIZE])
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
