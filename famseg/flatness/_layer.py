@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -10,10 +11,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from famseg.flatness._errors import LayerError, LayerNotFoundError
-from famseg.flatness._operator import Layer
+from famseg.flatness._operator import Layer, is_linear
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 _SHOWN = 8
-_KINDS = (nn.Linear, _ConvNd)
 # What torch.compile puts between a model and the names of its parts.
 COMPILED = "_orig_mod."
 
@@ -27,8 +30,9 @@ def find_layer(model: nn.Module, name: str) -> Layer:
             compiled modules; ``""`` is the model itself.
 
     Returns:
-        The layer: an `torch.nn.Linear`, ``Conv1d`` to ``Conv3d`` or ``ConvTranspose1d`` to
-        ``ConvTranspose3d`` whose weight is a parameter that no other module holds.
+        The layer: an `torch.nn.Linear`, ``Conv1d`` to ``Conv3d``, ``ConvTranspose1d`` to
+        ``ConvTranspose3d`` or transformers' ``Conv1D``, whose weight is a parameter that no other
+        module holds.
 
     Raises:
         LayerNotFoundError: If there is no such module; the message lists near names.
@@ -63,7 +67,7 @@ Linear or convolution: '0'.
             f"layer {name!r} is an embedding: its inputs are indices, so there are no features to "
             f"be relative to. {_listed_candidates(candidates, len(modules))}"
         )
-    if not isinstance(layer, nn.Linear | _ConvNd):
+    if not _is_layer(layer):
         raise LayerError(
             f"layer {name!r} is a {type(layer).__name__}, neither linear nor a convolution. "
             f"{_listed_candidates(candidates, len(modules))}"
@@ -79,11 +83,11 @@ def penalisable_layers(model: nn.Module) -> list[str]:
         >>> penalisable_layers(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2)))
         ['0', '2']
     """
-    return [
-        key.replace(COMPILED, "")
-        for key, module in model.named_modules()
-        if isinstance(module, _KINDS)
-    ]
+    return [key.replace(COMPILED, "") for key, module in model.named_modules() if _is_layer(module)]
+
+
+def _is_layer(module: nn.Module) -> TypeIs[Layer]:
+    return isinstance(module, _ConvNd) or is_linear(module)
 
 
 def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 Layer: TypeAlias = nn.Linear | _ConvNd
-"""A layer that has relative flatness: linear, convolution or transposed convolution."""
+"""A layer that has relative flatness: linear, convolution or transposed convolution.
+
+``Conv1D`` of transformers (GPT-2) is one too, a linear layer by another name with its weight
+transposed. It stands here as an `nn.Linear`: ask `is_linear`, not ``isinstance``.
+"""
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -44,12 +51,12 @@ class Operator:
     """
 
     def __init__(self, layer: Layer, features: Tensor, output: Tensor) -> None:
-        self.single = isinstance(layer, nn.Linear) and features.ndim == 2
-        self.pointwise = isinstance(layer, nn.Linear) or _is_pointwise(layer, features, output)
+        self.single = is_linear(layer) and features.ndim == 2
+        self.pointwise = is_linear(layer) or _is_pointwise(layer, features, output)
         self.channel = channels(features, layer)
         self._shape = layer.weight.shape
-        self._transposed = isinstance(layer, _ConvTransposeNd)
-        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        self._transposed = isinstance(layer, _ConvTransposeNd) or is_transposed_linear(layer)
+        self.groups = groups_of(layer)
         self._map = _map(layer, features, output)
 
     def apply(self, features: Tensor, weight: Tensor) -> Tensor:
@@ -74,7 +81,7 @@ class Operator:
     def rows(self, weight: Tensor) -> Tensor:
         """Return a weight as rows, shape ``(g, d, m)``."""
         groups = self.groups
-        if self._transposed:  # (in, out / g, *k): a neuron is a column
+        if self._transposed:  # (in, out / g, ...): a neuron is a column
             inputs, outputs = weight.shape[:2]
             split = weight.reshape(groups, inputs // groups, outputs, -1)
             return split.transpose(1, 2).flatten(2)
@@ -96,6 +103,29 @@ class Operator:
         return rows.reshape(*lead, *self._shape)
 
 
+def is_linear(layer: nn.Module) -> TypeIs[nn.Linear]:
+    """Return whether a layer is linear, by whatever name."""
+    return isinstance(layer, nn.Linear) or is_transposed_linear(layer)
+
+
+def is_transposed_linear(layer: nn.Module) -> bool:
+    """Return whether a layer is transformers' ``Conv1D``: its weight has shape ``(m, d)``."""
+    return _is_conv1d(type(layer))  # type: ignore[arg-type]  # a class is hashable
+
+
+@functools.lru_cache(maxsize=256)
+def _is_conv1d(kind: type) -> bool:
+    return any(
+        base.__name__ == "Conv1D" and base.__module__.split(".")[0] == "transformers"
+        for base in kind.__mro__  # by name: importing transformers takes seconds
+    )
+
+
+def groups_of(layer: Layer) -> int:
+    """Return the number of a layer's groups."""
+    return 1 if is_linear(layer) else layer.groups
+
+
 def matrix_shape(layer: Layer) -> tuple[int, int]:
     """Return ``(d, m)``: the number of neurons, and the number of inputs that each one sees.
 
@@ -103,15 +133,21 @@ def matrix_shape(layer: Layer) -> tuple[int, int]:
         >>> matrix_shape(nn.Conv2d(6, 8, 3, groups=2)), matrix_shape(nn.ConvTranspose1d(6, 8, 3))
         ((8, 27), (8, 18))
     """
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
+    if is_linear(layer):
+        d, m = reversed(layer.weight.shape) if is_transposed_linear(layer) else layer.weight.shape
+        return d, m
     inputs = layer.in_channels // layer.groups
     return layer.out_channels, inputs * math.prod(layer.kernel_size)
 
 
 def channels(features: Tensor, layer: Layer) -> int:
     """Return the dimension of the features that holds their channels."""
-    return features.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    return features.ndim - 1 if is_linear(layer) else 1
+
+
+def dimensions(layer: Layer) -> int:
+    """Return the least number of dimensions of a layer's input: samples, channels, positions."""
+    return 2 if is_linear(layer) else len(layer.kernel_size) + 2
 
 
 def _is_pointwise(layer: _ConvNd, features: Tensor, output: Tensor) -> bool:
@@ -124,14 +160,16 @@ def _is_pointwise(layer: _ConvNd, features: Tensor, output: Tensor) -> bool:
 
 
 def _map(layer: Layer, features: Tensor, output: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(layer, nn.Linear):
+    if is_transposed_linear(layer):
+        return torch.matmul
+    if is_linear(layer):
         return F.linear
     options: dict[str, Any] = {
         "stride": layer.stride,
         "dilation": layer.dilation,
         "groups": layer.groups,
     }
-    dimensions = len(layer.kernel_size)
+    spatial = len(layer.kernel_size)
     if isinstance(layer, _ConvTransposeNd):
         padding = _numbers(layer)
         # The caller may have asked for an output size: what came out says which.
@@ -147,8 +185,8 @@ def _map(layer: Layer, features: Tensor, output: Tensor) -> Callable[[Tensor, Te
                 strict=True,
             )
         )
-        return functools.partial(_TRANSPOSED[dimensions], padding=padding, **options)
-    convolution = _CONVOLUTIONS[dimensions]
+        return functools.partial(_TRANSPOSED[spatial], padding=padding, **options)
+    convolution = _CONVOLUTIONS[spatial]
     if layer.padding_mode == "zeros":
         return functools.partial(convolution, padding=layer.padding, **options)
     around, mode = layer._reversed_padding_repeated_twice, layer.padding_mode

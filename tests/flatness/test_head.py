@@ -188,6 +188,27 @@ def test_of_a_transposed_convolution():
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("shape", [(N, M), (N, T, M)])
+def test_of_the_linear_layer_of_gpt2(shape):
+    from transformers.pytorch_utils import Conv1D
+
+    layer, twin = Conv1D(D, M).double(), nn.Linear(M, D).double()
+    twin.load_state_dict({"weight": layer.weight.T, "bias": layer.bias})
+    features = torch.randn(shape, dtype=torch.float64)
+    targets = TOKENS[:, 0] if len(shape) == 2 else TOKENS
+
+    def loss(z):
+        return CE(z.movedim(-1, 1), targets)
+
+    found, wanted = (
+        head_flatness(*seen(one, features, loss)[1], one.weight) for one in (layer, twin)
+    )
+    torch.testing.assert_close(found, wanted)
+    found.mean().backward()
+    wanted.mean().backward()
+    torch.testing.assert_close(layer.weight.grad, twin.weight.grad.T)
+
+
 @pytest.mark.parametrize("quantity", ["relative_flatness", "simplified"])
 @pytest.mark.parametrize("gradient", ["full", "weights_only"])
 @pytest.mark.parametrize("name", ["transposed", "shifted", "all", "squared", "logistic, all"])

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from famseg.flatness import FAM, LayerError, LayerNotFoundError, find_layer
+from famseg.flatness._layer import penalisable_layers
 
 
 class Bottleneck(nn.Module):
@@ -26,6 +27,14 @@ def test_finds_a_layer_by_its_dotted_name():
 def test_an_empty_name_is_the_model_itself():
     layer = nn.Linear(2, 2)
     assert find_layer(layer, "") is layer
+
+
+def test_the_linear_layers_of_gpt2_are_found():
+    from transformers.pytorch_utils import Conv1D
+
+    block = nn.Sequential(Conv1D(4, 3), nn.ReLU(), nn.Linear(4, 2))
+    assert penalisable_layers(block) == ["0", "2"]
+    assert find_layer(block, "0") is block[0]
 
 
 def test_an_unknown_name_lists_near_ones():

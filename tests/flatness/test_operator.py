@@ -4,11 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.flatness._operator import Operator, matrix_shape
+from famseg.flatness._operator import Operator, dimensions, groups_of, is_linear, matrix_shape
+
+
+class OfTransformers:
+    """GPT-2's linear layer, made when it is used: its import takes a second."""
+
+    def double(self):
+        from transformers.pytorch_utils import Conv1D
+
+        return Conv1D(3, 4).double()
+
 
 LAYERS = {
     "linear": (nn.Linear(4, 3), (5, 4)),
     "linear at positions": (nn.Linear(4, 3), (5, 2, 4)),
+    "GPT-2's": (OfTransformers(), (5, 4)),
+    "GPT-2's at positions": (OfTransformers(), (5, 2, 4)),
     "strided": (nn.Conv2d(2, 4, 3, padding=1, stride=2), (3, 2, 5, 5)),
     "dilated": (nn.Conv1d(2, 4, 3, dilation=2), (3, 2, 9)),
     "grouped": (nn.Conv2d(4, 6, 2, groups=2), (3, 4, 5, 5)),
@@ -28,7 +40,7 @@ LAYERS = {
 @pytest.fixture(params=LAYERS.values(), ids=LAYERS)
 def used(request):
     layer, shape = request.param
-    layer.double()
+    layer = layer.double()
     features = torch.randn(shape, dtype=torch.float64)
     output = layer(features)
     return layer, features, output, Operator(layer, features, output)
@@ -59,14 +71,56 @@ def test_rows_and_kernels_are_each_others_inverse(used):
 
 
 def test_a_row_is_what_one_neuron_reads(used):
-    layer, features, output, operator = used
+    layer, features, _, operator = used
     rows = operator.rows(layer.weight).detach().clone()
     rows[-1, 0] += 1
     moved = operator.apply(features, operator.kernel(rows))
     changed = (moved - operator.apply(features, layer.weight)).abs() > 1e-9
-    channel = 1 if output.ndim > 2 and not isinstance(layer, nn.Linear) else output.ndim - 1
-    channels = changed.movedim(channel, 0).flatten(1).any(1)
+    channels = changed.movedim(operator.channel, 0).flatten(1).any(1)
     assert channels.nonzero().flatten().tolist() == [(rows.shape[0] - 1) * rows.shape[1]]
+
+
+def test_positions_are_independent_where_it_says_so(used):
+    layer, features, _, operator = used
+    if not operator.pointwise:
+        assert not is_linear(layer)
+        return
+    rows = features.movedim(operator.channel, -1) @ operator.matrix(layer.weight).T
+    own = operator.apply(features, layer.weight)
+    torch.testing.assert_close(rows.movedim(-1, operator.channel), own)
+    assert operator.matrix(layer.weight).shape == matrix_shape(layer)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "pointwise"),
+    [
+        (nn.Conv2d(2, 3, 1), (1, 2, 4, 4), True),
+        (nn.Conv2d(2, 3, 1, padding="same", dilation=3), (1, 2, 4, 4), True),
+        (nn.ConvTranspose1d(2, 3, 1), (1, 2, 4), True),
+        (nn.ConvTranspose1d(2, 3, 1, dilation=2, output_padding=1), (1, 2, 4), False),
+        (nn.Conv2d(2, 3, (1, 2)), (1, 2, 4, 4), False),
+        (nn.Conv2d(2, 3, 1, stride=(1, 2)), (1, 2, 4, 4), False),
+        (nn.Conv2d(2, 3, 1, padding=(0, 1)), (1, 2, 4, 4), False),
+        (nn.Conv2d(2, 4, 1, groups=2), (1, 2, 4, 4), False),
+    ],
+)
+def test_a_convolution_is_pointwise_if_its_kernel_is_a_point(layer, shape, pointwise):
+    features = torch.randn(shape)
+    assert Operator(layer, features, layer(features)).pointwise is pointwise
+
+
+def test_what_looks_like_the_layer_of_transformers_is_none_elsewhere():
+    class Conv1D(nn.Linear): ...
+
+    other = type("Conv1D", (nn.Module,), {"__module__": "mine.pytorch_utils"})()
+    assert not is_linear(other)
+    assert matrix_shape(Conv1D(4, 3)) == (3, 4)
+
+
+def test_sizes_are_those_of_the_kind(used):
+    layer, features, _, operator = used
+    assert dimensions(layer) <= features.ndim
+    assert groups_of(layer) == operator.groups == operator.rows(layer.weight).shape[0]
 
 
 def test_a_transposed_convolution_keeps_the_output_size_that_was_asked_for():
