@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from famseg.flatness import FAM
+    from famseg.objectives._jacobian import JacobianNorm
     from famseg.objectives._objective import LayerDecay, Loss, PlainLoss
 
 Terms = TypeVar("Terms", bound="nn.Module")
@@ -234,8 +235,31 @@ class WeightDecayConfig(Strict):
         return _naming_the_key(LayerDecay, model, layer=self.layer, loss=loss, weight=self.weight)
 
 
+class JacobianNormConfig(Strict):
+    """lambda / 2 * ||d outputs / d input||^2, mean over samples (arXiv 1908.02729)."""
+
+    kind: Literal["jacobian_norm"]
+    weight: float = Field(
+        0.01, alias="lambda", ge=0, description="factor of half the squared norm; 0.01 in the paper"
+    )
+    projections: Annotated[int, Field(gt=0)] | Literal["all"] = Field(
+        1,
+        description="random directions of the outputs a sample and step, a backward pass each; "
+        "all: one for each output, exact; 1 in the paper",
+    )
+
+    def build(self, model: nn.Module, loss: Loss, *, seed: int) -> JacobianNorm:
+        """Return the terms of ``model`` under loss and penalty on its Jacobian."""
+        from famseg.objectives._jacobian import JacobianNorm
+
+        return JacobianNorm(
+            model, loss=loss, weight=self.weight, projections=self.projections, seed=seed
+        )
+
+
 PenaltyConfig = Annotated[
-    NoPenaltyConfig | RelativeFlatnessConfig | WeightDecayConfig, Field(discriminator="kind")
+    NoPenaltyConfig | RelativeFlatnessConfig | WeightDecayConfig | JacobianNormConfig,
+    Field(discriminator="kind"),
 ]
 
 

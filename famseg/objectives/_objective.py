@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from famseg.flatness import FAM, Inputs, Terms, call_model, find_layer
+
+if TYPE_CHECKING:
+    from famseg.objectives._jacobian import JacobianNorm
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,7 +91,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        terms: PlainLoss | LayerDecay | FAM,
+        terms: PlainLoss | LayerDecay | JacobianNorm | FAM,
         *,
         inputs: str = "image",
         targets: str = "label",
@@ -127,7 +130,7 @@ class Objective(nn.Module):
             step: Number of the optimizer step, from 0.
             stream: Number of the batch part within the step (process, accumulation).
         """
-        if isinstance(self.terms, FAM):
+        if not isinstance(self.terms, PlainLoss | LayerDecay):
             self.terms.seek(step, stream=stream)
 
     def forward(self, batch: Mapping[str, Any]) -> Terms:
