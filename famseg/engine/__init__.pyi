@@ -3,7 +3,6 @@ from ._checkpoint import load_checkpoint as load_checkpoint
 from ._checkpoint import save_checkpoint as save_checkpoint
 from ._config import OptimizerConfig as OptimizerConfig
 from ._config import RunConfig as RunConfig
-from ._config import SAMConfig as SAMConfig
 from ._config import ScheduleConfig as ScheduleConfig
 from ._config import TrainingConfig as TrainingConfig
 from ._evaluation import evaluate_run as evaluate_run
@@ -12,6 +11,13 @@ from ._experiment import History as History
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
 from ._fit import Fit as Fit
+from ._methods_config import GSAMConfig as GSAMConfig
+from ._methods_config import LookSAMConfig as LookSAMConfig
+from ._methods_config import NSOConfig as NSOConfig
+from ._methods_config import SAMConfig as SAMConfig
+from ._methods_config import SharpnessConfig as SharpnessConfig
+from ._methods_config import SWAConfig as SWAConfig
+from ._methods_config import WSAMConfig as WSAMConfig
 from ._processes import Processes as Processes
 from ._processes import processes as processes
 from ._progress import log_progress as log_progress
@@ -39,8 +45,11 @@ __all__ = [
     "Experiment",
     "Fit",
     "FitResult",
+    "GSAMConfig",
     "History",
     "Interrupted",
+    "LookSAMConfig",
+    "NSOConfig",
     "NonFiniteError",
     "Observer",
     "OptimizerConfig",
@@ -51,11 +60,14 @@ __all__ = [
     "RunFolder",
     "RunReport",
     "SAMConfig",
+    "SWAConfig",
     "ScheduleConfig",
     "Session",
+    "SharpnessConfig",
     "StopRequest",
     "TrainStep",
     "TrainingConfig",
+    "WSAMConfig",
     "evaluate_run",
     "learning_rate_factor",
     "load_checkpoint",

@@ -94,6 +94,18 @@ class Batches(Sampler[list[int]]):
         own = len(range(self.rank, self.size(step), self.world))
         return own * self.world / self.size(step)
 
+    def dealt(self, epoch: int) -> list[list[int]]:
+        """Return this process's share of an epoch's batches, each one whole; epochs from 0."""
+        whole = Batches(
+            self.samples,
+            self.batch_size,
+            epochs=epoch + 1,
+            seed=self.seed,
+            start=epoch * self.per_epoch,
+            lengths=self.lengths,
+        )
+        return list(whole)[self.rank :: self.world]
+
     def __len__(self) -> int:
         return self.epochs * self.per_epoch - self.start
 

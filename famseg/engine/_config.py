@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from famseg.config import InputError, Strict
-from famseg.objectives import PenaltyConfig
+from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig, WSAMConfig
+from famseg.objectives import JacobianNormConfig, PenaltyConfig
 from famseg.tracking import TrackingConfig
 
 if TYPE_CHECKING:
@@ -125,15 +126,6 @@ class EarlyStoppingConfig(Strict):
     min_delta: float = Field(0.0, ge=0, description="a rise of at most this counts as none")
 
 
-class SAMConfig(Strict):
-    """Sharpness-aware minimisation: each step takes the gradient at nearby, worse weights."""
-
-    rho: float = Field(0.05, gt=0, description="distance of those weights")
-    adaptive: bool = Field(
-        False, description="ASAM: distances in units of each weight's own size; rho 0.5 to 2"
-    )
-
-
 class TrainingConfig(Strict):
     """How long and in which way to train."""
 
@@ -150,6 +142,9 @@ class TrainingConfig(Strict):
         lt=1,
         description="decay a step of a moving average of the weights, which is then what is "
         "validated, kept and evaluated; absent: the weights themselves",
+    )
+    swa: SWAConfig | None = Field(
+        None, description="stochastic weight averaging; absent: the weights themselves"
     )
     channels_last: bool = Field(
         False, description="memory order of pictures: channels innermost, faster on most devices"
@@ -172,6 +167,26 @@ class TrainingConfig(Strict):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N, got {device}")
         return device
+
+    @model_validator(mode="after")
+    def _averages_fit(self) -> Self:
+        swa = self.swa
+        if swa is None:
+            return self
+        if self.ema is not None:
+            raise ValueError("ema and swa both average the weights. Leave one of them out.")
+        if self.early_stopping is not None:
+            raise ValueError(
+                "early_stopping may end a training before swa averages anything. Leave one of them "
+                "out."
+            )
+        averaged = (self.epochs - swa.first(self.epochs)) // swa.every + 1
+        if averaged < 2:
+            raise ValueError(
+                f"swa would average the weights of one epoch only, number {swa.first(self.epochs)} "
+                f"of {self.epochs}. Train longer, or lower swa.start or swa.every."
+            )
+        return self
 
     def choose_device(self, processes: Processes) -> torch.device:
         """Return the device of this process.
@@ -202,7 +217,8 @@ class TrainingConfig(Strict):
         processes: Processes,
         device: torch.device,
         seed: int,
-        sam: SAMConfig | None = None,
+        sam: SharpnessConfig | None = None,
+        nso: NSOConfig | None = None,
     ) -> Fit:
         """Return the training of an experiment in a run folder."""
         from famseg.engine._fit import Fit
@@ -219,8 +235,10 @@ class TrainingConfig(Strict):
             accumulate=self.accumulate,
             clip_norm=self.clip_norm,
             precision=self.precision,
-            sam=(sam.rho, sam.adaptive) if sam else None,
+            sam=sam,
+            nso=nso,
             ema=self.ema,
+            swa=self.swa,
             channels_last=self.channels_last,
             compiled=self.compile,
             validate_every=self.validate_every,
@@ -245,8 +263,43 @@ class RunConfig(Strict):
     schedule: ScheduleConfig = Field(
         default_factory=ScheduleConfig, description="course of the learning rate"
     )
-    sam: SAMConfig | None = Field(
-        None, description="sharpness-aware minimisation; absent: the plain gradient"
+    sam: SharpnessConfig | None = Field(
+        None,
+        description="sharpness-aware minimisation or a variant, kind sam if none is given; absent: "
+        "the plain gradient",
+    )
+    nso: NSOConfig | None = Field(
+        None, description="noise stability optimization; absent: the plain gradient"
     )
     training: TrainingConfig = Field(description="length and manner of the training")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+
+    @property
+    def method(self) -> str:
+        """What a run's folder says about its way of training, such as ``-asam0.5``; often empty."""
+        ways = (self.sam, self.nso, self.training.swa)
+        return "".join(f"-{way.tag}" for way in ways if way is not None)
+
+    @field_validator("sam", mode="before")
+    @classmethod
+    def _sam_by_default(cls, sam: object) -> object:
+        return {"kind": "sam", **sam} if isinstance(sam, dict) else sam
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> Self:
+        sam, training = self.sam, self.training
+        if sam is not None and self.nso is not None:
+            raise ValueError(
+                "sam and nso both choose where a step takes its gradient. Leave one of them out."
+            )
+        if isinstance(sam, WSAMConfig) and sam.decoupled and training.clip_norm is not None:
+            raise ValueError(
+                "training.clip_norm does not bound the sharpness that sam takes off the weights "
+                "after the step. Set sam.decoupled to false, or leave clip_norm out."
+            )
+        if isinstance(self.penalty, JacobianNormConfig) and training.compile:
+            raise ValueError(
+                "training.compile: compiled networks have no second derivatives, which the penalty "
+                "jacobian_norm needs. Set it to false."
+            )
+        return self

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -17,20 +17,24 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from famseg.config import InputError
 from famseg.engine._batches import Batches
 from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
+from famseg.engine._epoch_average import EpochAverage, renew_statistics, whole_batches
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._loader import training_loader
 from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes
 from famseg.engine._result import Best, FitResult
-from famseg.engine._sharpness import Sharpness
 from famseg.engine._signals import Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
 from famseg.engine._validation import Validator
+
+if TYPE_CHECKING:
+    from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig
 
 
 class Fit:
@@ -53,9 +57,12 @@ class Fit:
         accumulate: Forward passes an optimizer step.
         clip_norm: Largest norm of the gradient, or None.
         precision: Type of the autocast.
-        sam: Distance of sharpness-aware minimisation and whether it is adaptive, or None.
+        sam: Sharpness-aware minimisation or one of its variants, or None.
+        nso: Noise stability optimization, or None.
         ema: Decay a step of a moving average of weights and buffers, or None; the average is then
             what is validated, kept as ``model`` in checkpoints, pictured and evaluated.
+        swa: Mean of the weights at the ends of the last epochs, or None; used like ``ema``, and the
+            best epoch is then one of those that end with a mean.
         channels_last: Whether weights and pictures are kept with channels innermost.
         compiled: Whether the experiment's compilable part is compiled.
         validate_every: Epochs between validations; the last epoch is always validated.
@@ -82,8 +89,10 @@ class Fit:
         accumulate: int = 1,
         clip_norm: float | None = None,
         precision: Precision = "fp32",
-        sam: tuple[float, bool] | None = None,
+        sam: SharpnessConfig | None = None,
+        nso: NSOConfig | None = None,
         ema: float | None = None,
+        swa: SWAConfig | None = None,
         channels_last: bool = False,
         compiled: bool = False,
         validate_every: int = 1,
@@ -123,7 +132,8 @@ class Fit:
         )
         objective = experiment.objective.to(device)
         memory_format = order_channels_last(objective) if channels_last else torch.preserve_format
-        self.average = None if ema is None else moving_average(objective.model, ema)
+        self.swa = None if swa is None else swa.build(objective.model, epochs=epochs)
+        self._moving = None if ema is None else moving_average(objective.model, ema)
         if compiled:
             compile_part(experiment.compilable, objective.penalised)
         optimizer = experiment.optimizer(objective.parameters())
@@ -134,7 +144,7 @@ class Fit:
                 objective, device_ids=None if device.type == "cpu" else [device.index]
             ),
             optimizer=optimizer,
-            scheduler=self._scheduler(optimizer, accumulate),
+            scheduler=self._scheduler(optimizer, accumulate, swa),
             batches=self.batches,
             processes=processes,
             device=device,
@@ -142,9 +152,8 @@ class Fit:
             precision=precision,
             clip_norm=clip_norm,
             accumulate=accumulate,
-            sharpness=Sharpness(objective.parameters(), rho=sam[0], adaptive=sam[1])
-            if sam
-            else None,
+            sharpness=None if sam is None else sam.build(objective.parameters()),
+            noise=None if nso is None else nso.build(objective.parameters(), seed=seed),
             augment=experiment.augment,
             memory_format=memory_format,
         )
@@ -158,13 +167,23 @@ class Fit:
         )
 
     @property
+    def average(self) -> AveragedModel | None:
+        """The average of the weights that is taken, over steps or epochs."""
+        return self._moving if self.swa is None else self.swa.network
+
+    @property
     def model(self) -> nn.Module:
         """The network that the training is for: the average where one is taken."""
         return self.experiment.objective.model if self.average is None else self.average.module
 
-    def _scheduler(self, optimizer: torch.optim.Optimizer, accumulate: int) -> LambdaLR:
+    def _scheduler(
+        self, optimizer: torch.optim.Optimizer, accumulate: int, swa: SWAConfig | None
+    ) -> LambdaLR:
         steps_per_epoch = -(-self.batches.per_epoch // accumulate)
         schedule = self.experiment.schedule
+        if swa is not None:
+            base = float(optimizer.param_groups[0]["lr"])
+            schedule = swa.schedule(schedule, epochs=self.epochs, base=base)
         # Half a step in: neither the first step of a warm-up nor the last of a cosine is wasted.
         return LambdaLR(optimizer, lambda step: schedule((step + 0.5) / steps_per_epoch))
 
@@ -186,6 +205,8 @@ class Fit:
             self.step.optimizer.load_state_dict(state["optimizer"])
             self.step.scheduler.load_state_dict(state["scheduler"])
             self.step.scaler.load_state_dict(state["scaler"])
+            if self.step.sharpness is not None:
+                self.step.sharpness.load_state_dict(state.get("sharpness", {}))
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: belongs to another network ({reason}).") from error
@@ -228,7 +249,8 @@ class Fit:
     def _time_plain_step(self, trainer: SupervisedTrainer) -> float | None:
         """Time a step without penalty where no step of the training is one."""
         objective = self.step.objective
-        if objective.weight == 0 or objective.period > 1 or self.step.sharpness is not None:
+        other = self.step.sharpness is not None or self.step.noise is not None
+        if objective.weight == 0 or objective.period > 1 or other:
             return None
         return self.step.plain_seconds(next(iter(trainer.data_loader)))
 
@@ -274,8 +296,8 @@ class Fit:
         # Not between the forward passes of one optimizer step, whose gradients are not saved; the
         # last step of an epoch is followed by validation and a checkpoint first.
         if iteration - 1 == self.step.window(iteration - 1)[1]:
-            if self.average is not None:
-                self.average.update_parameters(self.experiment.objective.model)
+            if self._moving is not None:
+                self._moving.update_parameters(self.experiment.objective.model)
             if not self._ends_epoch(iteration):
                 self._stop_if_asked(iteration, stop)
 
@@ -292,6 +314,8 @@ class Fit:
 
     def _after_epoch(self, engine: Engine, stop: StopRequest) -> None:
         epoch = engine.state.epoch
+        if self.swa is not None:
+            self._average_epoch(self.swa, epoch)
         metrics = self.meter.metrics(self.processes)
         metrics["train/epoch_seconds"] = time.perf_counter() - self._epoch_began
         if self._plain_seconds is not None:
@@ -320,6 +344,18 @@ class Fit:
         if self._exhausted():
             engine.terminate()
 
+    def _average_epoch(self, swa: EpochAverage, epoch: int) -> None:
+        objective = self.experiment.objective
+        if swa.follow(epoch, objective.model):
+            renew_statistics(
+                swa.network.module,
+                whole_batches(self.experiment, self.step, epoch - 1, workers=self.workers),
+                inputs=objective.inputs,
+                processes=self.processes,
+            )
+        if epoch == swa.first:
+            self.best = Best()  # what is chosen is a mean, however good the weights were before
+
     def _compare(self, epoch: int, value: float) -> bool:
         if value > self.best.value + self.min_delta or self.best.epoch == 0:
             self.best = Best(epoch=epoch, value=value)
@@ -345,6 +381,8 @@ class Fit:
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,
         }
+        if self.step.sharpness is not None:
+            state["sharpness"] = self.step.sharpness.state_dict()
         if self.average is not None:
             state["trained"] = self.experiment.objective.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)

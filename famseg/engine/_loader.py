@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ _logger = logging.getLogger("famseg")
 
 
 def training_loader(
-    experiment: Experiment, batches: Batches, *, workers: int, pin_memory: bool
+    experiment: Experiment,
+    batches: Batches | Sequence[list[int]],
+    *,
+    workers: int,
+    pin_memory: bool,
 ) -> DataLoader[Any]:
     """Return the loader of an experiment's training batches.
 
@@ -52,7 +56,7 @@ def training_loader(
     if workers and SHARED_MEMORY.is_dir():
         needed, free = _needed(experiment, batches, workers), shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
-            if batches.rank == 0:
+            if isinstance(batches, Batches) and batches.rank == 0:
                 _logger.warning(
                     "%s has %.1f MB free, batches of %d loader processes take %.1f MB: they go "
                     "through pipes, which is slower. Start docker with --shm-size=8g or "
@@ -115,7 +119,7 @@ def _to_bytes(samples: object) -> bytes:
     return buffer.getvalue()
 
 
-def _needed(experiment: Experiment, batches: Batches, workers: int) -> int:
+def _needed(experiment: Experiment, batches: Iterable[list[int]], workers: int) -> int:
     """Return the bytes of all batches that are under way at a time on this machine."""
     first = next(iter(batches), None)
     if first is None:

@@ -117,6 +117,7 @@ class Session:
                 device=self.device,
                 seed=self.config.seed,
                 sam=self.config.sam,
+                nso=self.config.nso,
             )
             completed = fit.restore() if old else 0
             recorder = (
@@ -162,9 +163,8 @@ class Session:
 
     @property
     def _name(self) -> str:
-        config, sam = self.config, self.config.sam
-        method = f"-{'asam' if sam.adaptive else 'sam'}{sam.rho:g}" if sam else ""
-        return f"{config.name}-lambda{config.penalty.weight:g}{method}-seed{config.seed}"
+        config = self.config
+        return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
 
     def _on_main(self, choose: Callable[[], RunFolder | None]) -> Any:  # noqa: ANN401
         """Let rank 0 choose; every process gets the choice, or the fault."""
@@ -201,8 +201,10 @@ class Session:
         return folder
 
     def _longer(self, difference: str) -> bool:
-        # The cosine's course depends on the number of epochs, a constant rate does not.
-        constant = self.config.schedule.kind == "constant"
+        # The cosine's course depends on the number of epochs, and so does the beginning of an
+        # average over epochs; a constant rate does not.
+        config = self.config
+        constant = config.schedule.kind == "constant" and config.training.swa is None
         return constant and difference.startswith("training.epochs")
 
     def _status(self, folder: RunFolder) -> AbstractContextManager[None]:

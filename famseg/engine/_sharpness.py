@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+Gradients = Sequence[Tensor | None]
 
 
 class Sharpness:
@@ -20,7 +22,9 @@ class Sharpness:
     with :math:`g` the gradient in the weights (SAM: Foret et al. 2021, equation 2; ASAM: Kwon et
     al. 2021, equation 8). The move does not depend on the size of the gradient, so that a loss
     scaled for fp16 needs no unscaling before it. The perturbation is ``pytorch_optimizer``'s; the
-    step that follows is the engine's, with its scaling, clipping and schedule.
+    step that follows is the engine's, with its scaling, clipping and schedule. A variant overrides
+    what it does otherwise: on which steps it moves, how far, and what it makes of the gradients at
+    both places.
 
     Args:
         parameters: The weights.
@@ -42,16 +46,62 @@ class Sharpness:
     ) -> None:
         from pytorch_optimizer import SAM
 
-        self._sam = SAM(parameters, _Still, rho=rho, adaptive=adaptive)
+        self.parameters = list(parameters)
+        self.rho = rho
+        self._sam = SAM(self.parameters, _Still, rho=rho, adaptive=adaptive)
+
+    def due(self, step: int) -> bool:
+        """Return whether an optimizer step, numbered from 0, takes gradients at the worst place."""
+        return True
+
+    def distance(self, rate: float) -> float:
+        """Return the distance at a learning rate, given as a share of the base learning rate."""
+        return self.rho
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Hold the weights at the worst place, without a gradient; they come back to the bit."""
+    def away(self, rate: float = 1.0) -> Iterator[None]:
+        """Hold the weights at the worst place, without a gradient; they come back to the bit.
+
+        Args:
+            rate: The learning rate as a share of the base learning rate.
+        """
+        for group in self._sam.param_groups:
+            group["rho"] = self.distance(rate)
         self._sam.first_step(zero_grad=True)
         try:
             yield
         finally:
             self._sam.second_step()
+
+    def gradients(self) -> Gradients:
+        """Return the present gradient of each weight, None where there is none."""
+        return [parameter.grad for parameter in self.parameters]
+
+    def mix(self, step: int, plain: Gradients) -> None:
+        """Make the gradient that the optimizer gets of the one that the weights hold.
+
+        They hold the gradient at the worst place on steps that are due, else the plain one. Both
+        have the scale of the loss; what is made of them must have it too.
+
+        Args:
+            step: Number of the optimizer step, from 0.
+            plain: The gradient at the weights themselves.
+        """
+
+    def after_step(self, optimizer: Optimizer, *, scale: float) -> None:
+        """Change the weights once more after the step of the optimizer.
+
+        Args:
+            optimizer: The optimizer, at the learning rate of the step.
+            scale: What the loss was multiplied by.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later steps need of earlier ones."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
 
 
 class _Still(Optimizer):

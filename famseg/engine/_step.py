@@ -20,6 +20,7 @@ from famseg.engine._batches import Batches
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
 from famseg.engine._sharpness import Sharpness, buffers_kept
+from famseg.engine._weight_noise import WeightNoise
 from famseg.flatness import Terms
 from famseg.objectives import Objective
 
@@ -54,8 +55,10 @@ class TrainStep:
     anew from seed, step and process, so that dropout needs no saved state to resume exactly.
 
     With ``sharpness`` the batches of an optimizer step are run a second time at the perturbed
-    weights, with the same dropout, probes and augmentation, and the step takes that gradient;
-    running statistics count each batch once, and the numbers reported are those of the first pass.
+    weights, with the same dropout, probes and augmentation, and the step takes what it makes of
+    both gradients. With ``noise`` each batch is run at several perturbed weights and never at the
+    weights themselves. In both, running statistics count each batch once, and the numbers reported
+    are those of the first pass.
 
     Args:
         objective: Batch to terms, wrapped in DDP where there are several processes.
@@ -68,7 +71,8 @@ class TrainStep:
         precision: Type of the autocast.
         clip_norm: Largest norm of the gradient, or None.
         accumulate: Forward passes an optimizer step.
-        sharpness: Where to take the gradient instead (SAM), or None.
+        sharpness: Where to take a second gradient and what to make of both (SAM), or None.
+        noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
         augment: Changes a batch on the device before it is used, or None.
         memory_format: Memory order of a batch's pictures.
     """
@@ -87,6 +91,7 @@ class TrainStep:
         clip_norm: float | None = None,
         accumulate: int = 1,
         sharpness: Sharpness | None = None,
+        noise: WeightNoise | None = None,
         augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         memory_format: torch.memory_format = torch.preserve_format,
     ) -> None:
@@ -106,6 +111,7 @@ class TrainStep:
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.sharpness = sharpness
+        self.noise = noise
         self.augment = augment
         self.memory_format = memory_format
         self._window_batches: list[tuple[int, Mapping[str, Any]]] = []
@@ -120,8 +126,8 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
             self._window_batches.clear()
         moved = self.on_device(batch)
-        terms = self._pass(iteration, moved)
-        if self.sharpness is not None:
+        terms = self._passes(iteration, moved)
+        if self.sharpness is not None and self.sharpness.due(self.optimizer_step(iteration)):
             self._window_batches.append((iteration, moved))
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if iteration == last:
@@ -186,26 +192,64 @@ class TrainStep:
         """Optimizer steps an epoch."""
         return -(-self.batches.per_epoch // self.accumulate)
 
-    def _pass(self, iteration: int, batch: Mapping[str, Any]) -> Terms:
-        """Run one batch forward and backward; its share of the step's gradient is added up."""
+    def _passes(self, iteration: int, batch: Mapping[str, Any]) -> Terms:
+        """Run one batch wherever its gradient is taken; return the terms of the first pass."""
+        if self.noise is None:
+            return self._pass(iteration, batch)
+        places = self.noise.places
+        with self.noise.around(self.optimizer_step(iteration)) as moves:
+            next(moves)
+            terms = self._pass(iteration, batch, part=1 / places, complete=False)
+            with buffers_kept(self.objective):
+                for place in moves:
+                    self._pass(iteration, batch, part=1 / places, complete=place == places - 1)
+        return terms
+
+    def _pass(
+        self,
+        iteration: int,
+        batch: Mapping[str, Any],
+        *,
+        part: float = 1.0,
+        complete: bool = True,
+    ) -> Terms:
+        """Run one batch forward and backward; its share of the step's gradient is added up.
+
+        Args:
+            iteration: Number of the batch, from 0.
+            batch: The batch.
+            part: Factor of its gradient.
+            complete: Whether no other pass over the same batch follows.
+        """
         first, last = self.window(iteration)
         samples, share = self.batches.size(iteration), self.batches.share(iteration)
         window = sum(self.batches.size(index) for index in range(first, last + 1))
-        with self._synchronised(iteration == last):
+        with self._synchronised(complete and iteration == last):
             terms = self._forward(iteration, first, batch)
             self._stop_unless_finite(iteration, terms)
-            total = self.scaler.scale(terms.total * (share * samples / window))
+            total = self.scaler.scale(terms.total * (part * share * samples / window))
             total.backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _sharpen(self, iteration: int, terms: Terms) -> None:
         """Take the gradient of the step's batches anew, at the worst weights nearby."""
-        if self.sharpness is None or not self._finite_gradient(iteration, terms):
+        sharpness, step = self.sharpness, self.optimizer_step(iteration)
+        if sharpness is None or not self._finite_gradient(iteration, terms):
             return
-        with self.sharpness.away(), buffers_kept(self.objective):
-            for number, batch in self._window_batches:
-                self._pass(number, batch)
-        self._window_batches.clear()
+        plain = sharpness.gradients()
+        if sharpness.due(step):
+            with sharpness.away(self._rate()), buffers_kept(self.objective):
+                for number, batch in self._window_batches:
+                    self._pass(number, batch)
+            self._window_batches.clear()
+            if not self._finite_gradient(iteration, terms):  # the scaler will skip the step
+                return
+        sharpness.mix(step, plain)
+
+    def _rate(self) -> float:
+        """Return the learning rate as a share of the base learning rate."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"]) / float(group["initial_lr"])
 
     def _finite_gradient(self, iteration: int, terms: Terms) -> bool:
         """Return whether there is a gradient to go by; fp16 alone may overflow now and then."""
@@ -256,6 +300,8 @@ class TrainStep:
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         self.scaler.step(self.optimizer)
+        if self.sharpness is not None:
+            self.sharpness.after_step(self.optimizer, scale=self.scaler.get_scale())
         self.scaler.update()
         self.scheduler.step()
 

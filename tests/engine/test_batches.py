@@ -77,3 +77,11 @@ def test_batches_of_like_length_hold_every_sample_once_in_a_random_order_of_leng
 def test_lengths_of_other_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"there are 2 lengths for 3 samples"):
         Batches(3, 2, epochs=1, seed=0, lengths=[1, 2])
+
+
+def test_whole_batches_of_an_epoch_are_dealt_out() -> None:
+    alone = Batches(11, 3, epochs=2, seed=4)
+    order = list(alone)
+    assert alone.dealt(0) + alone.dealt(1) == order
+    of = [Batches(11, 3, epochs=9, seed=4, rank=rank, world=3, start=5) for rank in range(3)]
+    assert [part.dealt(1) for part in of] == [order[4:][rank::3] for rank in range(3)]

@@ -13,10 +13,10 @@ from torch.optim import SGD
 from torch.optim import Adam as TorchAdam
 from torch.utils.data import Dataset
 
-from famseg.engine import Experiment, Fit, Processes, StopRequest
+from famseg.engine import Experiment, Fit, NSOConfig, Processes, RunConfig, StopRequest, SWAConfig
 from famseg.flatness import FAM
 from famseg.models import ShapeAutoencoder
-from famseg.objectives import Objective, PlainLoss
+from famseg.objectives import JacobianNorm, Objective, PlainLoss
 
 Adam = partial(TorchAdam, lr=1e-2)
 Descent = partial(SGD, lr=0.1)
@@ -49,6 +49,29 @@ def soft_dice(outputs: Tensor, targets: Tensor) -> Tensor:
     return (1 - 2 * overlap / (inside + targets).flatten(1).sum(1)).mean()
 
 
+def shallow(*, normalized: bool = False) -> nn.Module:
+    """Return a network of coarse boxes, with batch normalization if wanted."""
+    return nn.Sequential(
+        nn.AvgPool3d(4),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+        nn.BatchNorm1d(4) if normalized else nn.Identity(),
+        nn.Tanh(),
+        nn.Linear(4, 8),
+        nn.Unflatten(1, (1, 2, 2, 2)),
+        nn.Upsample(scale_factor=4),
+    )
+
+
+def way_of_training(name: str, value: Any) -> Any:
+    """Return a way of training, as `Fit` takes it, of what a configuration says."""
+    if name == "sam":
+        section = {"sam": value, "penalty": {"kind": "none"}, "training": {"epochs": 1}}
+        return RunConfig.model_validate({"pipeline": "skull", **section}).sam
+    sections = {"nso": NSOConfig, "swa": SWAConfig}
+    return sections[name].model_validate(value) if name in sections else value
+
+
 def make_experiment(
     *,
     weight: float = 0.0,
@@ -58,14 +81,22 @@ def make_experiment(
     dtype: torch.dtype = torch.float32,
     estimator: str = "hutchinson",
     every: int = 1,
+    jacobian: float = 0.0,
+    normalized: bool = False,
     schedule: Callable[[float], float] = lambda epoch: 0.9**epoch,
     optimizer: Callable[[Any], torch.optim.Optimizer] = Adam,
 ) -> Experiment:
-    """Return the toy task around a small skull autoencoder."""
+    """Return the toy task around a small skull autoencoder.
+
+    With a penalty on the Jacobian, which is taken exactly, or with batch normalization the network
+    is a shallow one.
+    """
     torch.manual_seed(seed)
-    model = ShapeAutoencoder(size=8, channels=(4, 4), strides=(2, 2), latent=3, dropout=dropout).to(
-        dtype
-    )
+    model: nn.Module = (
+        shallow(normalized=normalized)
+        if jacobian or normalized
+        else ShapeAutoencoder(size=8, channels=(4, 4), strides=(2, 2), latent=3, dropout=dropout)
+    ).to(dtype)
     terms: nn.Module = (
         FAM(
             model,
@@ -78,6 +109,8 @@ def make_experiment(
             seed=seed,
         )
         if weight
+        else JacobianNorm(model, loss=soft_dice, weight=jacobian, projections="all")
+        if jacobian
         else PlainLoss(model, loss=soft_dice)
     )
 

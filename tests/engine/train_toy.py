@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
-from toy import Descent, Log, make_experiment, make_fit
+from torch.optim import SGD
+from toy import Log, make_experiment, make_fit, way_of_training
 
 from famseg.engine import processes, stop_on_signals
 
@@ -19,18 +21,20 @@ def main(folder: Path, options: dict[str, object]) -> None:
     batch_size = options.pop("batch_size", 4)
     workers = options.pop("workers", 0)
     slow = options.pop("slow", False)
-    sam, ema = options.pop("sam", None), options.pop("ema", None)
+    ways = {name: options.pop(name) for name in ("sam", "nso", "ema", "swa") if name in options}
+    rate = options.pop("rate", 0.1)
     with processes() as group, stop_on_signals() as stop:
-        experiment = make_experiment(dtype=torch.float64, optimizer=Descent, **options)
+        experiment = make_experiment(
+            dtype=torch.float64, optimizer=partial(SGD, lr=rate), **options
+        )
         fit = make_fit(
             experiment,
             folder,
             epochs=epochs,
             batch_size=batch_size,
             workers=workers,
-            sam=sam,
-            ema=ema,
             processes=group,
+            **{name: way_of_training(name, value) for name, value in ways.items()},
         )
         fit.restore()
         log = Log()

@@ -1,0 +1,134 @@
+"""Stochastic weight averaging: the mean of the weights at the ends of the last epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from famseg.engine._experiment import Experiment
+from famseg.engine._loader import training_loader
+from famseg.engine._processes import Processes
+from famseg.engine._step import TrainStep
+from famseg.flatness import call_model
+
+
+class EpochAverage:
+    r"""A network that follows another one until averaging begins, and is a mean of it from then on.
+
+    .. math:: \bar w \leftarrow \frac{n \bar w + w}{n + 1}
+
+    at the end of every ``every``-th epoch (SWA: Izmailov et al. 2018, algorithm 1). Its buffers are
+    those of the network followed; the statistics of batch normalization do not fit averaged weights
+    and are to be taken anew after each update, see :func:`renew_statistics`.
+
+    Args:
+        model: The network that is trained.
+        first: The first epoch, from 1, at whose end the weights are part of the mean.
+        every: Epochs from one part of the mean to the next.
+
+    Attributes:
+        network: The mean, with the number of its parts; 0 until averaging begins.
+    """
+
+    def __init__(self, model: nn.Module, *, first: int, every: int = 1) -> None:
+        self.first = first
+        self.every = every
+        self.network = AveragedModel(model)
+
+    def follow(self, epoch: int, model: nn.Module) -> bool:
+        """Update the mean at the end of an epoch, from 1; return whether it changed as a mean."""
+        if epoch < self.first:
+            self.network.update_parameters(model)
+            self.network.n_averaged.zero_()  # the next update is a copy again
+            return False
+        if (epoch - self.first) % self.every:
+            return False
+        self.network.update_parameters(model)
+        return True
+
+
+def renew_statistics(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], *, inputs: str, processes: Processes
+) -> None:
+    """Take the statistics of batch normalization anew: their mean over batches.
+
+    Costs a forward pass over the batches, in training mode; none without batch normalization. Every
+    process must call.
+
+    Args:
+        model: The network.
+        batches: The batches of this process; one process may have none.
+        inputs: Key of the network's input in a batch.
+        processes: The processes of the run, whose batches count alike.
+    """
+    norms = [
+        each
+        for each in model.modules()
+        if isinstance(each, _BatchNorm) and each.running_mean is not None
+    ]
+    if not norms:
+        return
+    update_bn(batches, _OfBatch(model, inputs).train(model.training))
+    if processes.world > 1:
+        for norm in norms:
+            _share(norm, processes)
+
+
+def _share(norm: _BatchNorm, processes: Processes) -> None:
+    """Replace the means of one layer by those over the batches of all processes."""
+    seen = norm.num_batches_tracked
+    buffers = [each for each in (norm.running_mean, norm.running_var) if each is not None]
+    if seen is None or not buffers:
+        return
+    weighted = torch.cat([seen.double().view(1), *(seen * each.double() for each in buffers)])
+    batches, *sums = processes.sum(weighted.tolist(), weighted.device)
+    means = torch.tensor(sums, dtype=torch.float64) / batches
+    seen.fill_(int(batches))
+    for buffer, mean in zip(buffers, means.chunk(len(buffers)), strict=True):
+        buffer.copy_(mean)
+
+
+def whole_batches(
+    experiment: Experiment, step: TrainStep, epoch: int, *, workers: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yield this process's share of an epoch's batches, as the network is trained on them.
+
+    Each is whole: statistics of parts of a batch would depend on the number of processes.
+
+    Args:
+        experiment: The task.
+        step: The training step.
+        epoch: The epoch, from 0.
+        workers: Processes that load data.
+    """
+    rank, world = step.processes.rank, step.processes.world
+    loader = training_loader(
+        experiment,
+        step.batches.dealt(epoch),
+        workers=workers,
+        pin_memory=step.device.type == "cuda",
+    )
+    for number, batch in zip(count(rank, world), loader, strict=False):
+        iteration = epoch * step.batches.per_epoch + number
+        torch.manual_seed((step.seed << 32) + iteration)  # dropout, as in a step
+        yield step.on_device(batch)
+
+
+class _OfBatch(nn.Module):
+    """A network that takes whole batches: `update_bn` hands on what it is given."""
+
+    def __init__(self, model: nn.Module, inputs: str) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return what the network makes of the batch's input."""
+        outputs: Tensor = call_model(self.model, batch[self.inputs])  # type: ignore[assignment]
+        return outputs
