@@ -14,7 +14,14 @@ Settings = Mapping[str, str]
 
 _LONGEST_VALUE = 40
 # What the label of a method says already.
-_IN_LABEL = ("penalty.kind", "penalty.lambda", "loss.label_smoothing", "sam")
+_IN_LABEL = (
+    "penalty.kind",
+    "penalty.lambda",
+    "loss.label_smoothing",
+    *(f"sam.{key}" for key in ("kind", "rho", "gamma", "every", "alpha", "adaptive")),
+    "nso",
+    "training.swa",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Group:
     Attributes:
         name: The method, and what else sets the group apart from most of the study's others.
         method: The method alone, see ``famseg.tracking.method_label``.
-        plain: Whether it has neither a penalty nor SAM.
+        plain: Whether it has neither a penalty nor SAM or another way of finding flat minima.
         runs: Finished runs, one a seed, by seed.
         unfinished: Runs that did not finish, by seed.
         repeated: Finished runs of a seed that a later run has finished as well.

@@ -42,7 +42,8 @@ class Run:
         pipeline: Name of its pipeline.
         seed: Its seed.
         method: Label of its method, see ``famseg.tracking.method_label``.
-        plain: Whether it was trained with neither a penalty nor SAM.
+        plain: Whether it was trained with neither a penalty nor SAM or another way of finding flat
+            minima.
         settings: The configuration by dotted key, as texts, without what runs of one method may
             differ in; what is unset is left out.
         data_hash: Fingerprint of the data; None if it is unknown.
@@ -146,7 +147,7 @@ def _read(path: Path) -> tuple[Run, str | None]:
         pipeline=str(config.get("pipeline")),
         seed=seed,
         method=method_label(config),
-        plain=not _weight(config) and not config.get("sam"),
+        plain=not _weight(config) and not _finds_flat_minima(config),
         settings=_settings(config),
         data_hash=None if data_hash is None else str(data_hash),
         created=str(origin.get("created", "")),
@@ -178,6 +179,11 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _weight(config: Mapping[str, Any]) -> float:
     return float((config.get("penalty") or {}).get("lambda") or 0.0)
+
+
+def _finds_flat_minima(config: Mapping[str, Any]) -> bool:
+    training = config.get("training") or {}
+    return any(map(bool, (config.get("sam"), config.get("nso"), training.get("swa"))))
 
 
 def _course(path: Path) -> tuple[int, float | None]:

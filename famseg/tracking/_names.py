@@ -15,6 +15,12 @@ _NO_PENALTY = "#7f7f7f"
 _OTHERS = {
     "SAM": "#d1495b",
     "ASAM": "#8f2d56",
+    "GSAM": "#e07a5f",
+    "WSAM": "#b5179e",
+    "LookSAM": "#ff8fab",
+    "NSO": "#00798c",
+    "SWA": "#30638e",
+    "Jacobian norm": "#6d6875",
     "weight decay": "#a0662e",
     "label smoothing": "#e377c2",
 }
@@ -47,29 +53,56 @@ def method_label(config: Mapping[str, Any]) -> str:
 
     Returns:
         ``baseline``, or the parts joined by `` + ``: ``FAM lambda=0.1``, ``weight decay of head
-        lambda=0.01``, ``SAM rho=0.05``, ``ASAM rho=0.5``, ``label smoothing 0.1``. A penalty with
-        lambda 0 is none.
+        lambda=0.01``, ``Jacobian norm lambda=0.01``, ``SAM rho=0.05``, ``ASAM rho=0.5``, ``GSAM
+        rho=0.05 alpha=0.4``, ``WSAM rho=0.05 gamma=0.9``, ``LookSAM rho=0.1 every=10 alpha=0.7``,
+        ``NSO sigma=0.01 pairs=1``, ``SWA start=0.75 every=1``, ``label smoothing 0.1``. A penalty
+        with lambda 0 is none.
 
     Example:
         >>> method_label({"penalty": {"kind": "none"}, "sam": {"rho": 0.05, "adaptive": False}})
         'SAM rho=0.05'
+        >>> method_label({"sam": {"kind": "gsam", "rho": 0.05, "alpha": 0.4, "rho_min": 0.0}})
+        'GSAM rho=0.05 alpha=0.4'
         >>> method_label({"penalty": {"kind": "relative_flatness", "lambda": 0.0}})
         'baseline'
     """
-    penalty, sam, loss = (config.get(name) or {} for name in ("penalty", "sam", "loss"))
+    names = ("penalty", "sam", "nso", "training", "loss")
+    penalty, sam, nso, training, loss = (config.get(name) or {} for name in names)
     weight, parts = penalty.get("lambda") or 0.0, []
     if weight:
         kind = str(penalty.get("kind"))
-        names = {
+        penalties = {
             "relative_flatness": "FAM",
             "weight_decay": f"weight decay of {penalty.get('layer')}",
+            "jacobian_norm": "Jacobian norm",
         }
-        parts.append(f"{names.get(kind, kind)} lambda={weight:g}")
+        parts.append(f"{penalties.get(kind, kind)} lambda={weight:g}")
     if sam:
-        parts.append(f"{'ASAM' if sam.get('adaptive') else 'SAM'} rho={sam['rho']:g}")
+        parts.append(_sam_label(sam))
+    if nso:
+        parts.append(_with_values("NSO", nso))
+    if training.get("swa"):
+        parts.append(_with_values("SWA", training["swa"]))
     if loss.get("label_smoothing"):
         parts.append(f"label smoothing {loss['label_smoothing']:g}")
     return " + ".join(parts) or "baseline"
+
+
+def _sam_label(sam: Mapping[str, Any]) -> str:
+    """Return the label of SAM or a variant, with what its papers vary."""
+    kind = sam.get("kind", "sam")  # configurations were without one
+    if kind == "sam":
+        return f"{'ASAM' if sam.get('adaptive') else 'SAM'} rho={sam['rho']:g}"
+    names = {"gsam": "GSAM", "wsam": "WSAM", "looksam": "LookSAM"}
+    told = ("rho", "gamma", "every", "alpha")
+    values = _with_values(names.get(kind, kind), {key: sam.get(key) for key in told})
+    return f"{values} adaptive" if sam.get("adaptive") else values
+
+
+def _with_values(name: str, values: Mapping[str, float | None]) -> str:
+    """Return a name with the values that are given: ``NSO sigma=0.01 pairs=1``."""
+    given = [f"{key}={value:g}" for key, value in values.items() if value is not None]
+    return " ".join([name, *given])
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:

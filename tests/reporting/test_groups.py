@@ -35,6 +35,35 @@ def test_methods_are_named_in_words_and_in_the_order_of_their_numbers(tmp_path):
     )
 
 
+def test_baselines_of_the_field_are_told_apart_and_are_no_baseline_of_a_comparison(tmp_path):
+    ways = [
+        "sam={kind: gsam}",
+        "sam={kind: gsam, alpha: 0.2}",
+        "sam={kind: gsam, rho_min: 0.02}",
+        "sam={kind: wsam}",
+        "sam={kind: looksam}",
+        "nso={}",
+        "nso={pairs: 2}",
+        "training={epochs: 4, swa: {}}",
+        "penalty={kind: jacobian_norm}",
+    ]
+    make(tmp_path, BASELINE, SAM, *[(*BASELINE, way) for way in ways])
+    (study,) = studies(find_runs([tmp_path]).runs)
+    assert [group.name for group in study.groups if group.plain] == ["baseline"]
+    assert [group.name for group in study.groups if not group.plain] == [
+        "GSAM rho=0.05 alpha=0.2",
+        "GSAM rho=0.05 alpha=0.4",
+        "GSAM rho=0.05 alpha=0.4, sam.rho_min=0.02",
+        "Jacobian norm lambda=0.01",
+        "LookSAM rho=0.1 every=10 alpha=0.7",
+        "NSO sigma=0.01 pairs=1",
+        "NSO sigma=0.01 pairs=2",
+        "SAM rho=0.05",
+        "SWA start=0.75 every=1, training.epochs=4",
+        "WSAM rho=0.05 gamma=0.9",
+    ]
+
+
 @pytest.mark.parametrize(
     ("configurations", "expected", "usual"),
     [

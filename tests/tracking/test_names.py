@@ -36,6 +36,30 @@ FLAT = {"kind": "relative_flatness", "layer": "head", "lambda": 0.1}
         ),
         ({"penalty": NONE, "sam": {"rho": 0.05, "adaptive": False}}, "SAM rho=0.05"),
         ({"penalty": NONE, "sam": {"rho": 0.5, "adaptive": True}}, "ASAM rho=0.5"),
+        ({"sam": {"kind": "sam", "rho": 0.5, "adaptive": True}}, "ASAM rho=0.5"),
+        (
+            {"sam": {"kind": "gsam", "rho": 0.05, "rho_min": 0.0, "alpha": 0.4, "adaptive": False}},
+            "GSAM rho=0.05 alpha=0.4",
+        ),
+        (
+            {"sam": {"kind": "wsam", "rho": 0.05, "gamma": 0.9, "adaptive": True}},
+            "WSAM rho=0.05 gamma=0.9 adaptive",
+        ),
+        (
+            {"sam": {"kind": "looksam", "rho": 0.1, "every": 10, "alpha": 0.7}},
+            "LookSAM rho=0.1 every=10 alpha=0.7",
+        ),
+        ({"nso": {"sigma": 0.01, "pairs": 1}}, "NSO sigma=0.01 pairs=1"),
+        (
+            {"training": {"swa": {"start": 0.75, "every": 1, "learning_rate": None}}},
+            "SWA start=0.75 every=1",
+        ),
+        (
+            {"training": {"swa": {"start": 0.75, "every": 1, "learning_rate": 0.05}}},
+            "SWA start=0.75 every=1 learning_rate=0.05",
+        ),
+        ({"training": {"swa": None}}, "baseline"),
+        ({"penalty": {"kind": "jacobian_norm", "lambda": 0.01}}, "Jacobian norm lambda=0.01"),
         ({"penalty": NONE, "loss": {"label_smoothing": 0.1}}, "label smoothing 0.1"),
         (
             {"penalty": FLAT, "sam": {"rho": 0.05, "adaptive": False}},
@@ -79,6 +103,8 @@ def test_colours_differ_between_neighbouring_lambdas():
 
 def test_methods_are_told_apart_by_colour():
     methods = ["baseline", "SAM rho=0.05", "ASAM rho=0.5", "label smoothing 0.1"]
+    methods += ["GSAM rho=0.05", "WSAM rho=0.05", "LookSAM rho=0.1", "NSO sigma=0.01"]
+    methods += ["SWA start=0.75", "Jacobian norm lambda=0.01"]
     assert len({color(0.0, method) for method in methods}) == len(methods)
     assert (
         color(0.1, "FAM lambda=0.1") == color(0.1) != color(0.1, "weight decay of head lambda=0.1")
