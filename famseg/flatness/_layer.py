@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from famseg.flatness._errors import LayerError, LayerNotFoundError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _SHOWN = 8
+_PRECISE = (torch.float32, torch.float64)
 # What torch.compile puts between a model and the names of its parts.
 COMPILED = "_orig_mod."
 
@@ -106,18 +109,61 @@ def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
             f"the weight of layer {name!r} is {weight.dtype}: too coarse for second derivatives. "
             "Keep the weights in float32 and run under torch.autocast."
         )
-    # A module with two names is one holder; how often it is called shows in a pass.
-    holders = [
-        f"{key}.{name}" if key else name
-        for key, module in model.named_modules()
-        for name, other in module._parameters.items()
-        if other is weight
-    ]
+    holders = _holders(model)[id(weight)]
     if len(holders) > 1:
         raise LayerError(
             f"the weight of layer {name!r} is shared ({_listed(holders)}): its flatness would have "
-            "to count every use. Penalise a layer with a weight of its own."
+            f"to count every use. {others(model, name)}"
         )
+
+
+def others(model: nn.Module, name: str) -> str:
+    """Say which layers a user may penalize instead of one whose weight has several uses.
+
+    Args:
+        model: The network.
+        name: Name of that layer.
+
+    Returns:
+        A sentence for the end of a message. It names layers whose weight no other module holds; how
+        often they are called only a pass can show.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> others(net, "0")
+        "Penalize a layer that has a weight of its own: '2'."
+    """
+    own = [key for key in _own(model) if key != name.replace(COMPILED, "")]
+    if not own:
+        return "No other layer of the model has a weight of its own."
+    more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+    return f"Penalize a layer that has a weight of its own: {_listed(own[-_SHOWN:])}{more}."
+
+
+def _own(model: nn.Module) -> list[str]:
+    """Names of the layers that can be penalized and whose weight no other module holds."""
+    found, holders = [], _holders(model)
+    for key, module in model.named_modules():
+        if not _is_layer(module):
+            continue
+        weight = module._parameters.get("weight")
+        usable = weight is not None and not is_lazy(weight) and weight.dtype in _PRECISE
+        if usable and len(holders[id(weight)]) == 1:
+            found.append(key.replace(COMPILED, ""))
+    return found
+
+
+def _holders(model: nn.Module) -> dict[int, list[str]]:
+    """Names of each parameter, by its id.
+
+    A module with two names is one holder; how often it is called shows in a pass.
+    """
+    found: dict[int, list[str]] = {}
+    for key, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append(f"{key}.{name}" if key else name)
+    return found
 
 
 def _listed(names: list[str]) -> str:

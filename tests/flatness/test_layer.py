@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from famseg.flatness import FAM, LayerError, LayerNotFoundError, find_layer
-from famseg.flatness._layer import penalisable_layers
+from famseg.flatness._layer import others, penalisable_layers
 
 
 class Bottleneck(nn.Module):
@@ -63,11 +63,46 @@ def test_a_model_without_linear_layers_says_so():
         find_layer(nn.Sequential(nn.ReLU()), "0")
 
 
-def test_a_shared_weight_is_refused():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+def tied(*more):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), *more)
     model[1].weight = model[0].weight
-    with pytest.raises(LayerError, match=r"'1' is shared \('0\.weight', '1\.weight'\)"):
+    return model
+
+
+def test_a_shared_weight_is_refused_and_layers_that_work_are_named():
+    model = tied(nn.Conv1d(3, 3, 1), nn.Linear(3, 2))
+    with pytest.raises(
+        LayerError,
+        match=r"'1' is shared \('0\.weight', '1\.weight'\): .* a weight of its own: '2', '3'\.$",
+    ):
         find_layer(model, "1")
+
+
+def test_layers_that_do_not_work_either_are_not_named():
+    more = (
+        nn.Linear(3, 3).bfloat16(),
+        nn.LazyLinear(3),
+        weight_norm(nn.Linear(3, 3)),
+        nn.Embedding(3, 3),
+    )
+    with pytest.raises(LayerError, match=r"No other layer of the model has a weight of its own\.$"):
+        find_layer(tied(*more), "0")
+    model = tied(*more, nn.Linear(3, 3))  # number 6
+    model.head, model.again = nn.Linear(3, 3), nn.Linear(3, 3)
+    model.again.weight = more[3].weight  # as heads of language models share their embedding
+    with pytest.raises(LayerError, match=r"own: '6', 'head'\.$"):
+        find_layer(model, "0")
+    with pytest.raises(LayerError, match=r"'again' is shared .* own: '6', 'head'\.$"):
+        find_layer(model, "again")
+
+
+def test_many_layers_that_work_are_cut():
+    with pytest.raises(LayerError, match=r"own: '4', .*'11' and 2 more\.$"):
+        find_layer(tied(*(nn.Linear(3, 3) for _ in range(10))), "0")
+
+
+def test_the_layer_itself_is_not_named():
+    assert others(nn.Sequential(nn.Linear(3, 3)), "0").startswith("No other layer")
 
 
 def test_a_module_with_two_names_is_refused_where_it_is_called_twice():
