@@ -124,6 +124,7 @@ def _in_short(part: dict[str, Any]) -> str:
 
 def _part(row: list[str], work: Path, out: Path) -> dict[str, Any]:
     name, state, status, began, ended, limit, command = row
+    began, ended = (time.replace(",", ".") for time in (began, ended))  # as some locales write it
     log = work / f"{name}.log"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     part: dict[str, Any] = {

@@ -54,6 +54,9 @@ if [ -z "$python" ]; then
     python=python3
     [ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python
 fi
+case $python in
+    */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; # parts run elsewhere
+esac
 report() { "$python" "$here/_gpu_report.py" "$@"; }
 
 # One process a GPU; two where there is none.

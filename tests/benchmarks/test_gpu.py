@@ -102,7 +102,7 @@ def test_the_report_says_what_went_wrong(report, tmp_path, capsys):
     (tmp_path / "tests.log").write_text("".join(f"line {k}\n" for k in range(100)))
     rows = [
         ("tests", "failed", "1", "10.25", "12.5", "150", "python -m pytest"),
-        ("one_rank", "out of time", "124", "12.5", "57.5", "45", "bash"),
+        ("one_rank", "out of time", "124", "12,5", "57,5", "45", "bash"),
         ("training_run", "not run: not installed: monai", "0", "57.5", "57.5", "90", "bash"),
     ]
     (tmp_path / "parts.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
