@@ -104,6 +104,7 @@ def cross_entropy_flatness(
     check_classes(targets, logits)
     if gradient == "weights_only":
         features, logits, targets = features.detach(), logits.detach(), targets.detach()
+    logits = logits.to(weight.dtype)  # under autocast they come in half precision
     scale = _sample_scale(logits, targets, class_weights, ignore_index, label_smoothing, reduction)
     return softmax_flatness(features, logits, weight, scale, simplified=quantity == "simplified")
 

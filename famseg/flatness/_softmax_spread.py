@@ -43,8 +43,13 @@ def softmax_flatness(
         simplified: Whether ``D`` is :math:`\lVert W\rVert_F^2` for any two classes.
 
     Returns:
-        Shape ``(n,)``, differentiable in all four, as often as one likes.
+        Shape ``(n,)``, differentiable in all four, as often as one likes; in the precision of the
+        weight, also under autocast.
     """
+    if _autocasts(weight):  # half precision would leave two or three digits
+        with torch.autocast(weight.device.type, enabled=False):
+            return softmax_flatness(features, logits, weight, scale, simplified=simplified)
+    features, logits, scale = (x.to(weight.dtype) for x in (features, logits, scale))
     (n, m), d = features.shape, len(weight)
     if _by_pairs(n, d, m) and not _transformed():
         values: Tensor = _Pairs.apply(features, logits, weight, scale, simplified)  # type: ignore[no-untyped-call]
@@ -64,6 +69,11 @@ def _transformed() -> bool:
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class _Pairs(torch.autograd.Function):
@@ -95,6 +105,9 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         features, logits, weight, scale, *rest = ctx.saved_tensors
+        if _autocasts(weight):
+            with torch.autocast(weight.device.type, enabled=False):
+                return _Pairs.backward(ctx, slope)
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             centered, distances = _distances(weight, simplified=ctx.simplified)
             p = logits.softmax(1)

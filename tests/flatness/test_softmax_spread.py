@@ -90,6 +90,25 @@ def test_float32_keeps_its_digits_where_the_network_is_sure(way, sure, simplifie
 
 
 @pytest.mark.usefixtures("way")
+def test_autocast_costs_no_digits():
+    head, features = torch.nn.Linear(5, 3), torch.randn(301, 5)
+    targets = torch.arange(301) % 4  # a quarter is ignored: a share that half precision rounds
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(features)
+        assert logits.dtype == torch.bfloat16
+        found = cross_entropy_flatness(features, logits, targets, head.weight, ignore_index=3)
+        (slope,) = torch.autograd.grad(found.sum(), head.weight)  # under autocast, as some do it
+    leaf = head.weight.detach().double().requires_grad_()
+    z = torch.nn.functional.linear(features.double(), leaf, head.bias.double())
+    z = z + (logits.double() - z).detach()  # the rounded outputs, and their derivative
+    wanted = cross_entropy_flatness(features.double(), z, targets, leaf, ignore_index=3)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
+    (expected,) = torch.autograd.grad(wanted.sum(), leaf)
+    # The derivative of the outputs themselves has the precision of autocast.
+    assert (slope - expected).norm() < 1e-2 * expected.norm()
+
+
+@pytest.mark.usefixtures("way")
 def test_equal_rows_have_no_spread():
     features, logits, weight, scale = leaves(d=30, dtype=torch.float32)
     weight = weight[:1].detach().expand(30, -1).clone().requires_grad_()
