@@ -132,9 +132,15 @@ def _call(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     pos_weight: Tensor | None = None,
+    **unknown: object,
 ) -> LossCall | None:
     """The call, unless its arguments are such that no closed form is known."""
-    if size_average is not None or reduce is not None or reduction not in ("mean", "sum"):
+    if (
+        unknown
+        or size_average is not None
+        or reduce is not None
+        or reduction not in ("mean", "sum")
+    ):
         return None
     options: dict[str, Any] = {"reduction": reduction}
     if function is F.cross_entropy:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from famseg.flatness._loss_call import LossCalls, plain_call
+from famseg.flatness._loss_call import LossCalls, _call, plain_call
 
 Z = torch.randn(4, 3, requires_grad=True)
 Y = torch.tensor([0, 2, 1, 0])
@@ -87,6 +87,11 @@ def test_the_old_names_of_reductions_are_not_read():
     with LossCalls() as calls:
         loss = F.cross_entropy(Z, Y, size_average=False)
     assert calls.behind(loss) is None
+
+
+def test_of_arguments_of_a_later_torch_nothing_is_known():
+    assert _call(F.mse_loss, Z, REAL, delta=1.0) is None
+    assert _call(F.mse_loss, Z, REAL) is not None
 
 
 def test_only_calls_in_the_context_are_seen():
