@@ -8,7 +8,12 @@ from typing import Any
 
 from torch.utils import checkpoint
 
-_RUNS = "_checkpoint_without_reentrant_generator"
+# The generator that runs a function under a checkpoint; torch 2.14 has given it another name.
+_NAMES = (
+    "_checkpoint_without_reentrant_generator_impl",
+    "_checkpoint_without_reentrant_generator",
+)
+_RUNS = next(name for name in _NAMES if hasattr(checkpoint, name))
 
 Begin = Callable[[], Callable[[], AbstractContextManager[None]]]
 

@@ -104,6 +104,7 @@ class Plan:
         interact: Whether samples may interact.
         eager: Whether compiled modules must run as they were written.
         twice: Whether the loss has second derivatives in the layers' outputs.
+        jets: Whether the direction of a probe is carried through the pass of training.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -115,6 +116,7 @@ class Plan:
     interact: bool
     eager: bool
     twice: bool
+    jets: bool = False
 
     @property
     def is_free(self) -> bool:

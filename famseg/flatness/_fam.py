@@ -237,7 +237,7 @@ class FAM(nn.Module):
         """
         self._check_wrapping()
         task = self._task()
-        draw = self._draw("measure", self._position)
+        draws = functools.partial(self._draw, "measure", self._position)
         with (
             evaluating(self),
             untouched(task.parts, task.device, self._generator),
@@ -255,7 +255,7 @@ class FAM(nn.Module):
                     )
                 size = math.sqrt(2 * self.weight)
                 loss, found = noise_measured(
-                    task, self._rule, plan, inputs, targets, draw=draw, size=size
+                    task, self._rule, plan, inputs, targets, draw=draws(), size=size
                 )
             else:
                 loss, found, *_ = penalised(
@@ -264,7 +264,7 @@ class FAM(nn.Module):
                     plan,
                     inputs,
                     targets,
-                    draw=draw,
+                    draws=draws,
                     choose=None,
                     create_graph=False,
                 )
@@ -360,7 +360,8 @@ class FAM(nn.Module):
             penalty = found.values.mean()
         else:
             penalty = bounded(found.values, self.options.bound, ceiling=self.options.ceiling)
-        return Terms(found.loss + self.weight * penalty, found.loss, penalty)
+        strength = self.weight * self.period
+        return Terms(found.loss + strength * penalty, found.loss, penalty)
 
     def _otherwise(self, found: FreeStep, inputs: Inputs, targets: object, step: int) -> Terms:
         """A step on which the closed form does not hold: its pass is there, and is not repeated."""
@@ -451,7 +452,7 @@ class FAM(nn.Module):
             plan,
             inputs,
             targets,
-            draw=self._draw("train", step),
+            draws=functools.partial(self._draw, "train", step),
             choose=functools.partial(self._chosen, level=level, step=step),
             create_graph=True,
             recorded=recorded,

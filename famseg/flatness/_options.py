@@ -142,7 +142,8 @@ class Options:
             if path.partition(".")[0] not in ("inputs", "targets"):
                 raise FlatnessError(
                     f"samples_in holds {path!r}: a path begins with inputs or targets, such as "
-                    '"inputs.0" for the first of several arguments or "inputs.mask" for one by name.'
+                    '"inputs.0" for the first of several arguments, or "inputs.mask" for one by '
+                    "name."
                 )
 
     def _check_together(self) -> None:

@@ -18,7 +18,7 @@ from famseg.flatness._body import Call, Finished, finished_noted
 from famseg.flatness._pass import Recorded, Task, record, replay
 from famseg.flatness._samples import INPUTS, PREDICTION, TARGETS, Cut, leaves
 from famseg.flatness._state import untouched
-from famseg.flatness._watch import without_autocast
+from famseg.flatness._watch import autocast_on, without_autocast
 
 # What a model or a loss may raise on a part of arguments that it cannot take.
 _FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
@@ -106,7 +106,7 @@ def stands_for_batch(
     """
     if not _same_rows(task, recorded.prediction, prediction, part, cut):
         return None
-    return _is_mean(task, recorded, part, cut)
+    return is_mean(task, recorded, part, cut)
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def _tried(
             if not _same_rows(task, recorded.prediction, prediction, part, cut):
                 return _OTHER_ROWS
             losses.append(len(part) / len(index) * run.loss)
-        if not _is_mean(task, recorded, parts[0], cut):
+        if not is_mean(task, recorded, parts[0], cut):
             return _NO_MEAN
     except _FAULTS:
         return _OTHER_ROWS
@@ -179,8 +179,7 @@ def _tried(
 @torch.no_grad()
 def _same_rows(task: Task, whole: object, small: object, part: Tensor, cut: Cut) -> bool:
     """Whether the rows of a prediction are what the model gives for these samples alone."""
-    device = task.device.type
-    coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    coarse = autocast_on(task.device.type)
     of_whole = _tensors(whole, cut)
     of_small = _tensors(small, cut)
     if not of_whole or of_whole.keys() != of_small.keys():
@@ -206,11 +205,20 @@ def _tensors(prediction: object, cut: Cut) -> Mapping[str, Tensor]:
 
 
 @torch.no_grad()
-def _is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut) -> bool:
-    """Whether the losses of a part and of the rest average to the loss of this very batch."""
+def is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut | None) -> bool:
+    """Return whether the losses of a part and of the rest average to the loss of this very batch.
+
+    Args:
+        task: What was run.
+        recorded: The pass.
+        part: Numbers of the samples of the part.
+        cut: What holds samples; nothing does without it.
+    """
+    if cut is None:
+        return False
     n = len(recorded.first.features)
     device = task.device.type
-    coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    coarse = autocast_on(device)
     prediction = precise(recorded.prediction)
     chosen = torch.zeros(n, dtype=torch.bool, device=part.device)
     chosen[part] = True

@@ -8,7 +8,9 @@ from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
+from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Pass
+from famseg.flatness._jets_check import jets_hold, may_carry
 from famseg.flatness._parts import Found, find_parts
 from famseg.flatness._pass import Task, checked, record
 from famseg.flatness._state import untouched
@@ -76,7 +78,11 @@ def settle(
                 recorded = record(task, inputs, targets, body=parts.body, draws=True)
             with without_autocast(task.device.type):
                 check_differences(task, recorded)
-    return plan(request, facts, eager=task.eager), interact is not None or run.samples == 1
+    chosen = plan(request, facts, eager=task.eager)
+    if may_carry(request.options, chosen):
+        rule = Rule(request.options, None)
+        chosen = replace(chosen, jets=jets_hold(task, rule, chosen, inputs, targets))
+    return chosen, interact is not None or run.samples == 1
 
 
 def _by_layer_alone(request: Request, facts: Facts) -> bool:

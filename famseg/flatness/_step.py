@@ -13,7 +13,8 @@ from famseg.flatness._choice import Plan
 from famseg.flatness._differences import difference, noisy
 from famseg.flatness._estimate import Rule, directions, estimate
 from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
-from famseg.flatness._parts import stands_for_batch
+from famseg.flatness._jets import along, carried
+from famseg.flatness._parts import is_mean, stands_for_batch
 from famseg.flatness._pass import (
     Recorded,
     Task,
@@ -26,7 +27,7 @@ from famseg.flatness._pass import (
 )
 from famseg.flatness._samples import TARGETS
 from famseg.flatness._terms import Estimate, Terms
-from famseg.flatness._watch import Care, Edit, Site, add_shift, without_autocast
+from famseg.flatness._watch import Care, Edit, Site, add_shift, autocast_on, without_autocast
 
 Choose = Callable[[int], Tensor]
 """Returns some of the numbers below one, or all."""
@@ -57,7 +58,7 @@ def penalised(
     inputs: Inputs,
     targets: object,
     *,
-    draw: Draw,
+    draws: Callable[[], Draw],
     choose: Choose | None,
     create_graph: bool,
     recorded: Recorded | None = None,
@@ -70,12 +71,21 @@ def penalised(
         plan: How.
         inputs: The model's arguments.
         targets: Those of the loss.
-        draw: Draws probes.
+        draws: Returns what draws the probes of this step, the same each time.
         choose: Chooses a part; ``None`` for the whole batch. A batch whose loss is not the mean of
             the part's and the rest's is taken whole.
         create_graph: Whether the flatness can be differentiated.
         recorded: A pass on the batch that there is already.
     """
+    if plan.jets and create_graph and recorded is None and not autocast_on(task.device.type):
+        carry = carried(task, rule, plan, inputs, targets, draw=draws(), choose=choose)
+        recorded, part = carry.recorded, carry.jets.part
+        stands = part is None or is_mean(task, recorded, part, plan.cut)
+        found = along(task, rule, plan, carry) if stands else None
+        if found is not None:
+            run = Pass(recorded.loss, None, carry.uses)
+            return Penalised(recorded.loss, found, run, recorded)
+        choose = choose if stands else None
     graph = create_graph and rule.gradient == "full"
     stepped = plan.curvature == "finite_difference"
     part, cut, doubtful = None, plan.cut, False
@@ -116,7 +126,7 @@ def penalised(
         return curvature(run, uses, create_graph=graph)
 
     with without_autocast(task.device.type):
-        found = estimate(rule, plan, run, targets, draw, product_of, create_graph=graph)
+        found = estimate(rule, plan, run, targets, draws(), product_of, create_graph=graph)
     return Penalised(loss, found, run, recorded, doubtful)
 
 

@@ -233,6 +233,11 @@ def _cast(argument: Any, layer: Layer) -> Any:  # noqa: ANN401
     return argument
 
 
+def autocast_on(device: str) -> bool:
+    """Return whether the caller has entered autocast."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 @contextmanager
 def without_autocast(device: str) -> Iterator[None]:
     """Leave autocast where it exists; a network may have re-entered it by itself."""

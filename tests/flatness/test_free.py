@@ -35,6 +35,14 @@ def test_later_steps_are_the_first_one(net, batch, options):
         torch.testing.assert_close(a, b)
 
 
+def test_steps_that_are_rarer_are_as_much_stronger(net, batch):
+    fam = head(net, every=3)
+    terms = [fam(*batch) for _ in range(9)]
+    assert [t.penalty is not None for t in terms] == [True, False, False] * 3
+    for t in terms[::3]:
+        torch.testing.assert_close(t.total, t.loss + 1.5 * t.penalty)
+
+
 def test_it_equals_the_definition(net, batch):
     fam = head(net, ceiling=1e9)
     fam(*batch)

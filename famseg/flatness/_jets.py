@@ -1,0 +1,267 @@
+r"""A penalty by second derivatives along one direction, carried through the pass of training.
+
+The estimate of one probe is :math:`q = v^\top H v`, the second derivative of the loss along ``v``.
+Reverse mode takes it by differentiating the network behind the layer twice and a third time for
+its gradient. Here the direction rides along: while the network runs, each tensor behind the layer
+gets its jet :math:`(x', x'')` (see `famseg.flatness._jet_rules`), for the samples of the part only,
+and at the prediction ``p``
+
+.. math:: q = p'^\top \nabla^2 L(p)\, p' + \nabla L(p)^\top p''
+
+needs second derivatives of the loss alone. The network runs once, nothing of it runs again, and its
+gradient is taken once. With a part of a quarter that is about half of a forward and a backward pass
+of the network behind the layer on top of the plain step, against seven such passes of the samples
+looked at by reverse mode, and a third of the memory (``benchmarks/flatness.py``).
+
+Where an operation has no rule, or a checkpoint would compute jets again without knowing them, they
+end, the pass goes on as a plain one, and the penalty is taken by reverse mode. When a plan is made
+the two ways are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from famseg.flatness._arguments import Inputs, mapped, scalar
+from famseg.flatness._body import kept
+from famseg.flatness._checkpoint import computed_again
+from famseg.flatness._choice import Plan
+from famseg.flatness._composite import composites
+from famseg.flatness._derivatives import pullback
+from famseg.flatness._estimate import Rule, directions
+from famseg.flatness._estimators import Draw, Use, quadratic
+from famseg.flatness._jet_rules import RULES, Jet, NoRuleError, Rows
+from famseg.flatness._pass import Recorded, Task, deviation, rows_of, standardized
+from famseg.flatness._samples import PREDICTION, TARGETS, leaves
+from famseg.flatness._state import random_state, untouched
+from famseg.flatness._terms import Estimate
+from famseg.flatness._watch import Site, check_used, watched
+
+
+class Jets(TorchFunctionMode):
+    """Carries jets of some samples along with what a network computes.
+
+    Attributes:
+        part: Numbers of the samples, to be set before the first direction; ``None`` for all.
+        ended: The function that ended the jets; ``None`` while they are carried.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part: Tensor | None = None
+        self.ended: str | None = None
+        self._rows = Rows(0, None)
+        # With the tensors themselves, so that no number is given to another tensor meanwhile.
+        self._jets: dict[int, tuple[Tensor, Jet]] = {}
+
+    def begin(self, output: Tensor, direction: Tensor) -> None:
+        """Move the outputs of a layer along a direction, on top of what moves them already."""
+        if self.ended is not None:
+            return
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            self.end("checkpoint")
+            return
+        self._rows = Rows(len(output), self.part)
+        jet = self.of(output)
+        first = direction if jet is None else jet.first + direction
+        self._put(output, Jet.of(first, None if jet is None else jet.second))
+
+    def of(self, value: object) -> Jet | None:
+        """Return the jet of a tensor, if it has one."""
+        found = self._jets.get(id(value))
+        return None if found is None else found[1]
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.ended is None and self._jets and self._touched((*args, *kwargs.values())):
+            if isinstance(result, Tensor):
+                self._carry(func, result, args, kwargs)
+            elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
+                self.end(_name(func))
+        return result
+
+    def _touched(self, values: Iterable[object]) -> bool:
+        for value in values:
+            if id(value) in self._jets:
+                return True
+            if isinstance(value, tuple | list) and self._touched(value):
+                return True
+        return False
+
+    def _carry(
+        self,
+        func: Callable[..., Any],
+        result: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        if not result.is_floating_point():
+            return  # a comparison, say, has no derivative
+        rule = RULES.get(func)
+        try:
+            if rule is None:
+                raise NoRuleError
+            jet = rule(self._rows, self.of, func, result, *args, **kwargs)
+        except (NoRuleError, TypeError):  # a call that the rule does not know
+            self.end(_name(func))
+            return
+        wanted = (len(self._rows.of(result)), *result.shape[1:]) if result.ndim else None
+        if jet.first.shape != wanted or len(result) != self._rows.n:
+            self.end(_name(func))
+        else:
+            self._put(result, jet)
+
+    def _put(self, tensor: Tensor, jet: Jet) -> None:
+        self._jets[id(tensor)] = tensor, jet
+
+    def end(self, what: str) -> None:
+        """Carry nothing any further."""
+        self.ended = what
+        self._jets.clear()
+
+    def checkpoint(self) -> Callable[[], AbstractContextManager[None]]:
+        """End the jets where a checkpoint begins, which would compute them a second time."""
+        if self._jets:
+            self.end("checkpoint")
+        return nullcontext
+
+
+class Carried(NamedTuple):
+    """A pass with jets.
+
+    Attributes:
+        recorded: The pass, as a plain one.
+        jets: What was carried.
+        uses: The layers.
+    """
+
+    recorded: Recorded
+    jets: Jets
+    uses: tuple[Use, ...]
+
+
+def carried(
+    task: Task,
+    rule: Rule,
+    plan: Plan,
+    inputs: Inputs,
+    targets: object,
+    *,
+    draw: Draw,
+    choose: Callable[[int], Tensor] | None,
+) -> Carried:
+    """Run a pass of training that carries the direction of one probe along.
+
+    Args:
+        task: What to run.
+        rule: What to compute.
+        plan: How.
+        inputs: The model's arguments.
+        targets: Those of the loss.
+        draw: Draws the probe.
+        choose: Chooses a part; ``None`` for the whole batch.
+    """
+    plans = {one.name: one for one in plan.layers}
+    state, jets, uses = random_state(task.device), Jets(), list[Use]()
+
+    def move(site: Site) -> Tensor:
+        with torch._C.DisableTorchFunction():  # a direction is no operation of the network
+            if choose is not None and not uses:
+                n = len(site.features)
+                part = choose(n).to(task.device)
+                jets.part = part if len(part) < n else None
+            use = _use(site, rule, jets.part)
+            (direction,) = directions([(plans[site.name], use)], [rule.factor(use)], draw)
+            uses.append(use)
+            jets.begin(site.own, direction)
+        return site.own
+
+    with (
+        computed_again(jets.checkpoint),
+        kept(task.model, plan.body, draws_on=None) as calls,
+        watched(task.layers, move, care="none", as_written=task.eager) as sites,
+    ):
+        with jets:
+            prediction = task.predict(inputs)
+        check_used(sites.values())
+        for site in sites.values():
+            site.check()
+        with composites(lambda: True):
+            loss = scalar(task.loss(prediction, targets))
+    in_order = {use.name: sites[use.name] for use in uses}
+    recorded = Recorded(loss, prediction, in_order, inputs, targets, state, plan.body, calls)
+    return Carried(recorded, jets, tuple(uses))
+
+
+def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None:
+    """Return the flatness that a pass with jets shows, ``None`` where they have ended.
+
+    The loss is called again for a part, on its rows of the prediction.
+
+    Args:
+        task: What was run.
+        rule: What to compute.
+        plan: How.
+        found: The pass.
+    """
+    jets, recorded = found.jets, found.recorded
+    of_path = {path: jets.of(t) for path, t in leaves(recorded.prediction, PREDICTION)}
+    carried_to = {path: jet for path, jet in of_path.items() if jet is not None}
+    if jets.ended is not None or not carried_to:
+        return None
+    rows: dict[str, Tensor] = {}
+
+    def row(path: str, tensor: Tensor) -> Tensor:
+        if path in carried_to:
+            rows[path] = rows_of(tensor, jets.part)
+            return rows[path]
+        held = plan.cut is not None and path in plan.cut.held
+        return rows_of(tensor, jets.part) if held else tensor
+
+    prediction = mapped(recorded.prediction, row, PREDICTION)
+    loss = recorded.loss
+    if jets.part is not None:
+        assert plan.cut is not None  # noqa: S101 - there is no part without it
+        targets = plan.cut.rows(recorded.targets, jets.part, TARGETS)
+        with composites(lambda: True), untouched((task.loss,), task.device):
+            loss = scalar(task.loss(prediction, targets))
+    moving = [rows[path] for path in carried_to]
+    slopes = pullback([loss], moving, [torch.ones_like(loss)], create_graph=True)
+
+    def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        return pullback(slopes, moving, directions, create_graph=True)
+
+    per_sample = all(one.method == "sample_probes" for one in plan.layers)
+    first = [jet.first for jet in carried_to.values()]
+    values = quadratic(product, first, per_sample=per_sample)
+    for slope, jet in zip(slopes, carried_to.values(), strict=True):
+        if jet.second is not None:
+            bent = (slope * jet.second).flatten(1).sum(1)
+            values = values + (len(bent) * bent if per_sample else bent.sum())
+    values = rule.factor(found.uses[0]).scaled(values)
+    return Estimate(values, values.detach().mean()[None])
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _use(site: Site, rule: Rule, part: Tensor | None) -> Use:
+    features, own, weight = rows_of(site.features, part), rows_of(site.own, part), site.layer.weight
+    if rule.options.standardize:
+        scale = deviation(site.features, site.layer)
+        features, weight = standardized(features, site, scale)
+    return Use(site.name, features, own, weight, own, site.operator, is_output=False)
