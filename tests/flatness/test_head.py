@@ -209,6 +209,31 @@ def test_of_the_linear_layer_of_gpt2(shape):
     torch.testing.assert_close(layer.weight.grad, twin.weight.grad.T)
 
 
+@pytest.mark.slow  # importing the models of transformers takes seconds
+def test_of_a_model_of_transformers_that_computes_its_loss():
+    from transformers import BertConfig, BertForTokenClassification
+
+    sizes = {"hidden_size": 4, "intermediate_size": 4, "vocab_size": 9, "num_labels": D}
+    config = BertConfig(num_hidden_layers=1, num_attention_heads=1, **sizes)
+    model, labels = BertForTokenClassification(config).double().eval(), IGNORED
+    found = {}
+    model.classifier.register_forward_hook(
+        lambda _, inputs, output: found.update(features=inputs[0], output=output)
+    )
+    with LossCalls() as calls:
+        loss = model(input_ids=torch.arange(N * T).reshape(N, T) % 9, labels=labels).loss
+    features, output = found["features"], found["output"]
+    operator = Operator(model.classifier, features, output)
+    weight = model.classifier.weight
+    values = head_flatness(calls.behind(loss), operator, features, output, weight)
+
+    def of_matrix(matrix):
+        z = F.linear(features, matrix, model.classifier.bias)
+        return CE(z.flatten(0, 1), labels.flatten())
+
+    torch.testing.assert_close(values.mean(), relative_flatness(of_matrix, weight))
+
+
 @pytest.mark.parametrize("quantity", ["relative_flatness", "simplified"])
 @pytest.mark.parametrize("gradient", ["full", "weights_only"])
 @pytest.mark.parametrize("name", ["transposed", "shifted", "all", "squared", "logistic, all"])
