@@ -11,6 +11,7 @@ from famseg.flatness._body import Finished
 from famseg.flatness._errors import LayerError, NotApplicableError, SampleInteractionError
 from famseg.flatness._options import EstimatorName, Options
 from famseg.flatness._parts import Found
+from famseg.flatness._pass import Noting
 from famseg.flatness._samples import Cut
 
 Method = Literal["exact", "closed_form", "columns", "sample_probes", "batch_probes", "eigenvalues"]
@@ -43,13 +44,13 @@ class LayerFacts(NamedTuple):
     Attributes:
         rows: Its rows, ``(g, d, m)``.
         single: Whether a sample is one feature vector.
-        is_output: Whether its output is what the loss was given.
+        obstacle: Why there is no closed form there, in words; ``None`` if there is one.
         features: Shape of its input.
     """
 
     rows: tuple[int, int, int]
     single: bool
-    is_output: bool
+    obstacle: str | None
     features: tuple[int, ...]
 
 
@@ -62,24 +63,14 @@ class Facts:
         interact: Whether the samples of a batch interact there; ``None`` if it cannot tell.
         parts: What can be run again, and whether parts stand for the batch.
         twice: Whether it has second derivatives at all.
+        noting: Where the call of a loss function was found.
     """
 
     layers: Mapping[str, LayerFacts]
     interact: bool | None
     parts: Found
     twice: bool = True
-
-
-class Request(NamedTuple):
-    """What was asked for.
-
-    Attributes:
-        options: The options of the objective.
-        closed_form: Whether the loss has a closed form at the layers' outputs.
-    """
-
-    options: Options
-    closed_form: bool
+    noting: Noting = "nowhere"
 
 
 class LayerPlan(NamedTuple):
@@ -105,6 +96,7 @@ class Plan:
         eager: Whether compiled modules must run as they were written.
         twice: Whether the loss has second derivatives in the layers' outputs.
         jets: Whether the direction of a probe is carried through the pass of training.
+        noting: Where the call of the loss function is found, for closed forms.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -117,6 +109,7 @@ class Plan:
     eager: bool
     twice: bool
     jets: bool = False
+    noting: Noting = "nowhere"
 
     @property
     def is_free(self) -> bool:
@@ -147,7 +140,7 @@ class Plan:
         return before if whole and part == before else self
 
 
-def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
+def plan(options: Options, facts: Facts, *, eager: bool = False) -> Plan:
     """Choose how to penalise, or refuse what was asked for.
 
     Raises:
@@ -155,14 +148,14 @@ def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
         SampleInteractionError: If it needs samples that do not interact.
         LayerError: If a layer is too large for ``"exact"``.
     """
-    layers = tuple(_layer_plan(request, facts, name) for name in facts.layers)
+    layers = tuple(_layer_plan(options, facts, name) for name in facts.layers)
     curvature: Curvature = "hessian"
-    if request.options.estimator in ("gauss_newton", "finite_difference", "noise"):
-        curvature = request.options.estimator
-    part = _part(request, facts, layers, curvature)
-    every = request.options.every
+    if options.estimator in ("gauss_newton", "finite_difference", "noise"):
+        curvature = options.estimator
+    part = _part(options, facts, layers, curvature)
+    every = options.every
     if every == "auto":
-        thin = request.options.estimator == "auto" and not _is_free(layers)
+        thin = options.estimator == "auto" and not _is_free(layers)
         every = 1 if not thin else _EVERY_WHOLE if part == "all" else _EVERY
     return Plan(
         layers,
@@ -174,6 +167,7 @@ def plan(request: Request, facts: Facts, *, eager: bool = False) -> Plan:
         bool(facts.interact),
         eager,
         facts.twice,
+        noting=facts.noting if any(one.method == "closed_form" for one in layers) else "nowhere",
     )
 
 
@@ -181,17 +175,17 @@ def _is_free(layers: Sequence[LayerPlan]) -> bool:
     return all(one.method == "closed_form" for one in layers)
 
 
-def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
-    if request.options.quantity == "max_eigenvalue":
+def _layer_plan(options: Options, facts: Facts, name: str) -> LayerPlan:
+    if options.quantity == "max_eigenvalue":
         return LayerPlan(name, "eigenvalues", "largest eigenvalues of the neurons' blocks")
-    layer, estimator = facts.layers[name], request.options.estimator
+    layer, estimator = facts.layers[name], options.estimator
     if estimator == "auto":
-        return _cheapest(request, facts, name)
+        return _cheapest(options, facts, name)
     if estimator == "exact":
         _check_size(layer, name)
         return LayerPlan(name, "exact", "as asked: the definition, d * m Hessian-vector products")
     if estimator == "closed_form":
-        _check_closed_form(layer, name, request.closed_form)
+        _check_closed_form(layer, name)
         return LayerPlan(name, "closed_form", "as asked: exact, without second derivatives")
     if estimator == "noise":
         return _noise(layer, facts, name)
@@ -202,7 +196,7 @@ def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
     if not facts.twice:  # whether samples interact cannot be told
         reason = f"{kind}, probes for the whole batch: the loss is differentiated once alone"
         return LayerPlan(name, "batch_probes", reason)
-    if estimator != "columns" and request.options.probe_per == "batch":
+    if estimator != "columns" and options.probe_per == "batch":
         return LayerPlan(name, "batch_probes", f"as asked: {kind}, probes for the whole batch")
     _check_samples(layer, facts, name, estimator)
     if estimator == "columns":
@@ -210,17 +204,17 @@ def _layer_plan(request: Request, facts: Facts, name: str) -> LayerPlan:
     return LayerPlan(name, "sample_probes", f"as asked: {kind}, probes for each sample")
 
 
-def _cheapest(request: Request, facts: Facts, name: str) -> LayerPlan:
+def _cheapest(options: Options, facts: Facts, name: str) -> LayerPlan:
     layer = facts.layers[name]
     _, d, m = layer.rows
-    if request.closed_form and layer.is_output and layer.single:
+    if layer.obstacle is None:
         reason = "exact and free: the loss has a closed form there"
         return LayerPlan(name, "closed_form", reason)
     if facts.interact:
         reason = "unbiased: the samples of a batch interact after the layer"
         return LayerPlan(name, "batch_probes", reason)
-    products = d if request.options.quantity == "simplified" else min(d, m)
-    if layer.single and products <= request.options.probes:
+    products = d if options.quantity == "simplified" else min(d, m)
+    if layer.single and products <= options.probes:
         reason = "exact, and no dearer than probes on a layer this narrow"
         return LayerPlan(name, "columns", reason)
     if not layer.single and layer.features[0] * math.prod(layer.rows) > _SAMPLE_LIMIT:
@@ -238,11 +232,11 @@ def _noise(layer: LayerFacts, facts: Facts, name: str) -> LayerPlan:
 
 
 def _part(
-    request: Request, facts: Facts, layers: Sequence[LayerPlan], curvature: Curvature
+    options: Options, facts: Facts, layers: Sequence[LayerPlan], curvature: Curvature
 ) -> int | Literal["quarter", "all"]:
     """How many samples the penalty looks at."""
-    asked = request.options.samples
-    if asked == "all" or (asked == "auto" and request.options.estimator != "auto"):
+    asked = options.samples
+    if asked == "all" or (asked == "auto" and options.estimator != "auto"):
         return "all"
     reason = None
     if curvature == "noise" or _is_free(layers):
@@ -269,24 +263,13 @@ def _check_size(layer: LayerFacts, name: str) -> None:
         )
 
 
-def _check_closed_form(layer: LayerFacts, name: str, closed_form: bool) -> None:
-    instead = 'Use estimator="columns" (exact) or "hutchinson" (cheap).'
-    if not closed_form:
+def _check_closed_form(layer: LayerFacts, name: str) -> None:
+    if layer.obstacle is not None:
         raise NotApplicableError(
-            'estimator "closed_form" holds for nn.CrossEntropyLoss, nn.MSELoss and '
-            'nn.BCEWithLogitsLoss with reduction "mean" or "sum" (the classes themselves) and '
-            f"for F.cross_entropy, F.mse_loss and F.binary_cross_entropy_with_logits. {instead}"
-        )
-    if not layer.is_output:
-        raise NotApplicableError(
-            f'estimator "closed_form" needs the output of layer {name!r} to be what the loss gets, '
-            f"and the model returns something else. Name its last layer, or by output= the part "
-            f"of the model's output that the loss takes. {instead}"
-        )
-    if not layer.single:
-        raise NotApplicableError(
-            f'estimator "closed_form" needs features of shape (n, m), layer {name!r} got '
-            f'{layer.features}. Use estimator="hutchinson" with probe_per="batch".'
+            f'estimator "closed_form" does not hold at layer {name!r}: {layer.obstacle}. It needs '
+            "cross-entropy, squared error or binary cross-entropy of torch, their mean or sum, on "
+            "the layer's own output. Name the last layer, or by output= what the loss takes of the "
+            'model\'s output; or use estimator="columns" (exact) or "hutchinson" (cheap).'
         )
 
 

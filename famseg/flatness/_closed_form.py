@@ -11,11 +11,7 @@ are relative flatness (Petzka et al., NeurIPS 2021, definition 3) and its simpli
 
 from __future__ import annotations
 
-import functools
-from typing import Protocol
-
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from famseg.flatness._closed_form_checks import (
     check_classes,
@@ -27,22 +23,6 @@ from famseg.flatness._closed_form_checks import (
 from famseg.flatness._estimators import Gradient
 from famseg.flatness._factor import Quantity
 from famseg.flatness._softmax_spread import softmax_flatness
-
-
-class ClosedForm(Protocol):
-    """The closed form of a loss."""
-
-    def __call__(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        targets: object,
-        weight: Tensor,
-        *,
-        quantity: Quantity = "relative_flatness",
-        gradient: Gradient = "full",
-    ) -> Tensor:
-        """Return each sample's value, shape ``(n,)``; the mean is the batch's value."""
 
 
 def cross_entropy_flatness(
@@ -216,56 +196,6 @@ def logistic_flatness(
         energy = energy.sum().expand(len(weight))
     share = len(logits) if reduction == "sum" else 1 / len(weight)
     return share * features.square().sum(1) * (curvature @ energy)
-
-
-def closed_form(loss: object) -> ClosedForm | None:
-    """Return the closed form of a loss, or ``None``.
-
-    Functions, and classes with the reduction "mean" or "sum"; a subclass may compute anything.
-    """
-    if loss is F.cross_entropy:
-        return cross_entropy_flatness  # type: ignore[return-value]  # it checks its targets itself
-    if loss is F.mse_loss:
-        return _squared_error
-    if loss is F.binary_cross_entropy_with_logits:
-        return logistic_flatness  # type: ignore[return-value]
-    if getattr(loss, "reduction", None) not in ("mean", "sum"):
-        return None
-    if type(loss) is nn.CrossEntropyLoss:
-        return functools.partial(
-            cross_entropy_flatness,
-            class_weights=loss.weight,
-            ignore_index=loss.ignore_index,
-            label_smoothing=loss.label_smoothing,
-            reduction=loss.reduction,
-        )
-    if type(loss) is nn.MSELoss:
-        return functools.partial(_squared_error, reduction=loss.reduction)
-    if type(loss) is nn.BCEWithLogitsLoss:
-        return functools.partial(
-            logistic_flatness,
-            element_weights=loss.weight,
-            pos_weight=loss.pos_weight,
-            reduction=loss.reduction,
-        )
-    return None
-
-
-def _squared_error(
-    features: Tensor,
-    logits: Tensor,
-    targets: object,
-    weight: Tensor,
-    *,
-    reduction: str = "mean",
-    quantity: Quantity = "relative_flatness",
-    gradient: Gradient = "full",
-) -> Tensor:
-    check_shapes(features, logits, weight)
-    check_elements(targets, logits)
-    return squared_error_flatness(
-        features, weight, reduction=reduction, quantity=quantity, gradient=gradient
-    )
 
 
 def _sample_scale(

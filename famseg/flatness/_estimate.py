@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._choice import LayerPlan, Plan
-from famseg.flatness._closed_form import ClosedForm
 from famseg.flatness._eigenvalue import max_eigenvalue
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators import (
@@ -25,6 +24,8 @@ from famseg.flatness._estimators import (
     sample_direction,
 )
 from famseg.flatness._factor import Factor, factor
+from famseg.flatness._head import head_flatness
+from famseg.flatness._loss_call import LossCall
 from famseg.flatness._options import Options
 from famseg.flatness._terms import Estimate
 
@@ -37,11 +38,9 @@ class Rule:
 
     Attributes:
         options: The options of the objective.
-        closed_form: The closed form of the loss, if any.
     """
 
     options: Options
-    closed_form: ClosedForm | None
 
     @property
     def gradient(self) -> Gradient:
@@ -66,7 +65,6 @@ def estimate(
     rule: Rule,
     plan: Plan,
     run: Pass,
-    targets: object,
     draw: Draw,
     product_of: ProductOf,
     *,
@@ -78,7 +76,6 @@ def estimate(
         rule: What to compute.
         plan: How.
         run: The pass.
-        targets: What the loss took, for closed forms.
         draw: Draws probes.
         product_of: Returns the curvature's product for some of the layers.
         create_graph: Whether the curvature itself can be differentiated.
@@ -90,11 +87,16 @@ def estimate(
         use = uses[one.name]
         if rule.gradient == "weights_only":
             use = use.with_constant_features()
-        _check_unchanged(one, use)
+        if one.method == "columns" and not use.operator.single:
+            raise NotApplicableError(
+                f"layer {use.name!r} is penalized by columns, which held on an earlier batch: its "
+                f"input now has shape {tuple(use.features.shape)}. Use "
+                'estimator="hutchinson", which holds for both.'
+            )
         if one.method in ("sample_probes", "batch_probes"):
             probed.append((one, use))
         elif one.method == "closed_form":
-            found.append(Estimate(_closed(rule, use, targets)))
+            found.append(Estimate(closed(rule, use, run.call)))
         elif one.method == "columns":
             product = product_of([use])
             found.append(Estimate(columns(run, use, rule.factor(use), product)))
@@ -147,29 +149,33 @@ def _probed(
     return found
 
 
-def _check_unchanged(one: LayerPlan, use: Use) -> None:
-    """Refuse a batch on which the layer is not used as on the one that the plan was made on."""
-    closed = one.method == "closed_form"
-    if (closed and not use.is_output) or (closed or one.method == "columns") > use.operator.single:
+def closed(rule: Rule, use: Use, call: LossCall | None) -> Tensor:
+    """Return the samples' values in closed form.
+
+    Args:
+        rule: What to compute.
+        use: The layer.
+        call: The call of the loss function that made the loss.
+
+    Raises:
+        NotApplicableError: If there is no closed form at this layer.
+    """
+    if call is None:
         raise NotApplicableError(
-            f"layer {use.name!r} is penalised by {one.method}, which held on an earlier batch: its "
-            f"input now has shape {tuple(use.features.shape)}, or its output is not what the loss "
-            'gets. Use estimator="hutchinson", which holds for both.'
+            f"layer {use.name!r} is penalized by closed_form, which held on an earlier batch: its "
+            "output is no longer what cross-entropy, squared error or binary cross-entropy gets. "
+            'Use estimator="hutchinson", which holds for both.'
         )
-
-
-def _closed(rule: Rule, use: Use, targets: object) -> Tensor:
-    if rule.closed_form is None:
-        raise NotApplicableError("the loss has no closed form.")
-    values = rule.closed_form(
+    values = head_flatness(
+        call,
+        use.operator,
         use.features,
         use.output,
-        targets,
         use.weight,
         quantity=rule.options.quantity,
         gradient=rule.gradient,
     )
-    return values / use.features.shape[1] if rule.options.per_feature else values
+    return values / rule.factor(use).shape[2] if rule.options.per_feature else values
 
 
 def _eigenvalues(rule: Rule, plan: Plan, run: Pass, use: Use, *, create_graph: bool) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor
 from famseg.flatness._derivatives import gradient, pullback
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._factor import Factor, span
+from famseg.flatness._loss_call import LossCall
 from famseg.flatness._operator import Operator
 
 Draw = Callable[[tuple[int, ...], Tensor], Tensor]
@@ -50,7 +51,6 @@ class Use:
         weight: Its weight.
         shift: The leaf of zeros that was added to its outputs.
         operator: What it does with features and weight, apart from its bias.
-        is_output: Whether its output is, unchanged, what the loss was given.
     """
 
     name: str
@@ -59,7 +59,6 @@ class Use:
     weight: Tensor
     shift: Tensor
     operator: Operator
-    is_output: bool
 
     def with_constant_features(self) -> Use:
         """Return the use with features that no gradient goes through."""
@@ -74,11 +73,13 @@ class Pass:
         loss: The batch loss, a scalar.
         prediction: What the loss was given, if that is one tensor.
         uses: The penalised layers.
+        call: The call of a loss function that gave the loss, where it was noted.
     """
 
     loss: Tensor
     prediction: Tensor | None
     uses: tuple[Use, ...]
+    call: LossCall | None = None
 
     @property
     def samples(self) -> int:

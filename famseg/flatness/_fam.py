@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from famseg.flatness._arguments import Inputs, Loss, differentiable_in
 from famseg.flatness._bound import BOUNDS, bounded
 from famseg.flatness._check import check_ddp, check_model
-from famseg.flatness._choice import Level, Plan, Request
-from famseg.flatness._closed_form import closed_form
+from famseg.flatness._choice import Level, Plan
 from famseg.flatness._errors import FlatnessError, NotApplicableError, UnsupportedTailError
 from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Draw
@@ -27,7 +26,7 @@ from famseg.flatness._layer_cache import LayerCache
 from famseg.flatness._operator import matrix_shape
 from famseg.flatness._options import Options
 from famseg.flatness._pace import Pace, push
-from famseg.flatness._pass import Recorded, Task
+from famseg.flatness._pass import Noting, Recorded, Task
 from famseg.flatness._planner import Known, Planner
 from famseg.flatness._probes import normals, part_of, position_generator, signs
 from famseg.flatness._state import evaluating, undone_on_error, untouched
@@ -44,6 +43,7 @@ class _Free(NamedTuple):
 
     loss: Loss
     generation: int
+    noting: Noting
     upkeep: Upkeep
 
 
@@ -246,7 +246,7 @@ class FAM(nn.Module):
         ):
             inputs, targets = differentiable_in(inputs), differentiable_in(targets)
             plan = self._known(task, inputs, targets).plan
-            task = replace(task, eager=plan.eager)
+            task = replace(task, eager=plan.eager, noting=plan.noting)
             if plan.curvature == "noise":
                 if self.weight == 0:
                     raise FlatnessError(
@@ -330,8 +330,7 @@ class FAM(nn.Module):
 
     @property
     def _rule(self) -> Rule:
-        # The authors' norm is not the one in the closed form of the simplified measure.
-        return Rule(self.options, None if self.options.as_released else closed_form(self.loss))
+        return Rule(self.options)
 
     def _task(self) -> Task:
         return Task(self.model, self._cache.layers(self.model), self.loss, self.output)
@@ -349,7 +348,7 @@ class FAM(nn.Module):
         if free is None or free.loss is not self.loss or free.generation != self._cache.generation:
             self._free = None
             return self._step(task, inputs, targets, step)
-        found = free_step(task, self._rule, inputs, targets)
+        found = free_step(replace(task, noting=free.noting), self._rule, inputs, targets)
         if found.values is None:
             self._free = None
             return self._otherwise(found, inputs, targets, step)
@@ -370,15 +369,18 @@ class FAM(nn.Module):
         if self.options.estimator == "closed_form":
             raise NotApplicableError(
                 f"layer {self.layers[0]!r} is penalized by closed_form, which held on an earlier "
-                f"batch: its input now has shape {tuple(found.seen.features.shape)}, or its output "
-                'is not what the loss gets. Use estimator="hutchinson", which holds for both.'
+                f"batch: its input now has shape {tuple(found.seen.features.shape)}, or what the "
+                "loss gets is not its output any more, or the loss is another. Use "
+                'estimator="hutchinson", which holds for all of these.'
             )
+        self._planner.forget()
         recorded = found.recorded(inputs, targets)
         return self._penalised(found.task, inputs, targets, step, recorded=recorded)
 
     def _step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
         """A step of training without the layers that this batch does not use."""
         idle: set[str] = set()
+        planned_anew = False
         while len(idle) < len(self.layers):
             used = {name: layer for name, layer in task.layers.items() if name not in idle}
             try:
@@ -390,6 +392,11 @@ class FAM(nn.Module):
                 if self._planner.samples(inputs, targets) == 0 or not unused:
                     raise
                 idle |= found.names
+            except NotApplicableError:  # what held on earlier batches, and does not on this one
+                if planned_anew or self.options.estimator != "auto":
+                    raise
+                planned_anew = True
+                self._planner.forget()
             else:
                 self._used |= used.keys()
                 return terms
@@ -418,7 +425,7 @@ class FAM(nn.Module):
                 'after the layer has none: it can only measure here. Use estimator="noise", which '
                 "needs none."
             )
-        task = replace(task, eager=plan.eager)
+        task = replace(task, eager=plan.eager, noting=plan.noting)
         if plan.curvature == "noise":
             terms = self._noisy(task, plan, level, inputs, targets, step)
             known.upkeep.stepped(task.parts)
@@ -432,7 +439,7 @@ class FAM(nn.Module):
             known.upkeep.doubt()
         known.upkeep.stepped(task.parts)
         if plan.is_free and len(self.layers) == 1 and not self.options.standardize:
-            self._free = _Free(self.loss, self._cache.generation, Upkeep())
+            self._free = _Free(self.loss, self._cache.generation, plan.noting, Upkeep())
         return Terms(found.loss + self.weight * slower.every * penalty, found.loss, penalty)
 
     def _taken(
@@ -515,11 +522,11 @@ class FAM(nn.Module):
     def _known(
         self, task: Task, inputs: Inputs, targets: object, *, training: bool = False
     ) -> Known:
-        request = Request(self.options, self._rule.closed_form is not None)
         loss = self.loss
         of_loss = loss.modules() if isinstance(loss, nn.Module) else ()
         modules = chain(self._cache.modules, of_loss)
-        return self._planner.known(task, request, modules, inputs, targets, training=training)
+        options = self.options
+        return self._planner.known(task, options, modules, inputs, targets, training=training)
 
     def _source(
         self, purpose: str, step: int, device: torch.device | str = "cpu"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, scalar
-from famseg.flatness._estimate import Rule
-from famseg.flatness._operator import Layer
+from famseg.flatness._arguments import Inputs
+from famseg.flatness._errors import NotApplicableError
+from famseg.flatness._estimate import Rule, closed
+from famseg.flatness._estimators import Use
+from famseg.flatness._loss_call import LossCall
+from famseg.flatness._operator import Layer, Operator
 from famseg.flatness._pass import Recorded, Task, check_map
 from famseg.flatness._state import random_state
 from famseg.flatness._tail import check_sole_use
@@ -24,8 +28,7 @@ class FreeStep(NamedTuple):
         loss: The loss.
         prediction: What the loss was given.
         seen: What the layer saw.
-        values: The samples' values, shape ``(n,)``; ``None`` if the layer's output is not what the
-            loss was given, or the loss has no closed form any more.
+        values: The samples' values, shape ``(n,)``; ``None`` if there is no closed form any more.
     """
 
     task: Task
@@ -58,7 +61,7 @@ class FreeStep(NamedTuple):
         ((name, layer),) = self.task.layers.items()
         site = self._site(name, layer)
         check_used([site])
-        site.check()
+        site.check(self.task.model)
         state = random_state(self.task.device)  # the tail may draw anew, as any step may
         return Recorded(
             self.loss, self.prediction, {name: site}, inputs, targets, state, body=(), calls=[]
@@ -99,10 +102,10 @@ class Seen:
         self.features = args[0] if args else kwargs["input"]
         self.output, self.version = output, output._version
 
-    def is_output(self, prediction: object) -> bool:
-        """Return whether the model returned the layer's output itself, unchanged."""
-        once = self.calls == 1 and prediction is self.output
-        return once and self.output._version == self.version
+    @property
+    def unchanged(self) -> bool:
+        """Whether the layer was called once, and nothing has changed its output in place since."""
+        return self.calls == 1 and self.output._version == self.version
 
 
 def free_step(task: Task, rule: Rule, inputs: Inputs, targets: object) -> FreeStep:
@@ -117,30 +120,31 @@ def free_step(task: Task, rule: Rule, inputs: Inputs, targets: object) -> FreeSt
         inputs: The model's arguments.
         targets: Those of the loss.
     """
-    (layer,) = task.layers.values()
+    ((name, layer),) = task.layers.items()
     seen = Seen()
     handle = layer.register_forward_hook(seen, with_kwargs=True)
     try:
-        prediction = task.predict(inputs)
+        loss, prediction, call = task.noted(inputs, targets)
     finally:
         handle.remove()
-    loss = scalar(task.loss(prediction, targets))
     values = None
-    if rule.closed_form is not None and seen.is_output(prediction) and seen.features.ndim == 2:
-        features, output = seen.features, seen.output
-        if output.dtype is not layer.weight.dtype:  # the model entered autocast by itself
-            features = features.to(layer.weight.dtype)
-            with torch.autocast(task.device.type, enabled=False):
-                output = nn.functional.linear(features, layer.weight, layer.bias)
-        if len(features):
-            values = rule.closed_form(
-                features,
-                output,
-                targets,
-                layer.weight,
-                quantity=rule.options.quantity,
-                gradient=rule.gradient,
-            )
-            if rule.options.per_feature:
-                values = values / features.shape[1]
+    if call is not None and seen.unchanged and len(seen.features):
+        try:
+            values = closed(rule, *_precise(task, name, seen, call))
+        except NotApplicableError:  # on this batch: its shapes, or what the loss got
+            values = None
     return FreeStep(task, loss, prediction, seen, values)
+
+
+def _precise(task: Task, name: str, seen: Seen, call: LossCall) -> tuple[Use, LossCall]:
+    """The layer and the call, in the precision of the weight."""
+    (layer,) = task.layers.values()
+    features, output = seen.features, seen.output
+    if output.dtype is not layer.weight.dtype and call.input is output:
+        # The model has entered autocast by itself.
+        features = features.to(layer.weight.dtype)
+        with torch.autocast(task.device.type, enabled=False):
+            output = nn.functional.linear(features, layer.weight, layer.bias)
+        call = replace(call, input=output)
+    operator = Operator(layer, features, output)
+    return Use(name, features, output, layer.weight, output, operator), call

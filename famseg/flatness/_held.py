@@ -16,6 +16,7 @@ from torch import Tensor, nn
 # What nn.Module keeps of itself and passes do not move: parameters and buffers are looked after
 # elsewhere, and walking hundreds of empty dictionaries costs more than a short step.
 _OWN = frozenset(nn.Module().__dict__)
+_LIBRARY = __name__.rpartition(".")[0]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Where objects lead out of the model into all of a program (a trainer, a data set).
 _MOST = 20_000
@@ -108,6 +109,8 @@ class Held:
         self._undo.append(undo)
 
     def _keep_function(self, function: types.FunctionType) -> Iterator[object]:
+        if (function.__module__ or "").startswith(_LIBRARY):
+            return  # a hook of ours, whose notes are what a pass is run for
         yield from (function.__defaults__ or ())
         if function.__dict__:
             yield function.__dict__

@@ -92,7 +92,7 @@ def _each(jet: Jet, function: Callable[[Tensor], Tensor]) -> Jet:
     """The jet behind a linear function that takes rows, however many."""
     count = len(jet.parts)
     moved = function(jet.parts.flatten(0, 1))
-    return Jet(moved.unflatten(0, (count, len(moved) // count)))
+    return Jet(moved.reshape(count, len(moved) // count, *moved.shape[1:]))
 
 
 def _times(jet: Jet, factor: Any) -> Jet:  # noqa: ANN401

@@ -198,7 +198,7 @@ def carried(
             prediction = task.predict(inputs)
         check_used(sites.values())
         for site in sites.values():
-            site.check()
+            site.check(task.model)
         with composites(lambda: True):
             loss = scalar(task.loss(prediction, targets))
     in_order = {use.name: sites[use.name] for use in uses}
@@ -264,4 +264,4 @@ def _use(site: Site, rule: Rule, part: Tensor | None) -> Use:
     if rule.options.standardize:
         scale = deviation(site.features, site.layer)
         features, weight = standardized(features, site, scale)
-    return Use(site.name, features, own, weight, own, site.operator, is_output=False)
+    return Use(site.name, features, own, weight, own, site.operator)

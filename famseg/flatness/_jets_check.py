@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,10 +60,10 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
     with untouched(task.parts, device), without_autocast(device.type):
         run = differentiable(task, inputs, targets, standardize=rule.options.standardize)
 
-        def product_of(uses: list[Use]) -> Product:
+        def product_of(uses: Sequence[Use]) -> Product:
             return hessian(run, uses, create_graph=False)
 
-        wanted = estimate(rule, plan, run, targets, draw(), product_of, create_graph=False)
+        wanted = estimate(rule, plan, run, draw(), product_of, create_graph=False)
     return _close(found.values.detach(), wanted.values.detach(), _CLOSE[dtype])
 
 

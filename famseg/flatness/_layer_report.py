@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from famseg.flatness._factor import Quantity
 from famseg.flatness._fam import FAM
 from famseg.flatness._layer import find_layer, penalisable_layers
 from famseg.flatness._mean_hessian import Batch, mean_largest_eigenvalue
-from famseg.flatness._operator import Layer, matrix_shape
+from famseg.flatness._operator import Layer, groups_of, is_linear, matrix_shape
 from famseg.flatness._pass import Task, differentiable
 from famseg.flatness._rescaling import rescaled_layer
 from famseg.flatness._rows import LayerRow, RescalingRow
@@ -84,8 +84,7 @@ class Work:
 def layers_of(model: nn.Module) -> dict[str, Layer]:
     """Return the linear and convolution layers of a model by name, in its own order."""
     modules = {key.replace("_orig_mod.", ""): module for key, module in model.named_modules()}
-    found = {name: modules[name] for name in penalisable_layers(model)}
-    return {name: layer for name, layer in found.items() if isinstance(layer, Layer)}
+    return {name: cast("Layer", modules[name]) for name in penalisable_layers(model)}
 
 
 def plain_passes(work: Work, layers: Mapping[str, Layer]) -> tuple[float, dict[str, Layer]]:
@@ -128,7 +127,7 @@ def measured_layer(
         layer: The layer.
         stepped: Called after each step.
     """
-    row = LayerRow(name, type(layer).__name__, *matrix_shape(layer), _groups(layer))
+    row = LayerRow(name, type(layer).__name__, *matrix_shape(layer), groups_of(layer))
     with _thawed(layer):
         try:
             find_layer(work.model, name)
@@ -251,7 +250,7 @@ class _Layer:
         return replace(row, max_eigenvalue=self._value("max_eigenvalue")[0].mean)
 
     def _few_neurons(self) -> bool:
-        if not isinstance(self._layer, nn.Linear) or self._layer.out_features > _FEW_NEURONS:
+        if not is_linear(self._layer) or matrix_shape(self._layer)[0] > _FEW_NEURONS:
             return False
         task = self._work.task({self._name: self._layer}, eager=self._eager)
         with torch.no_grad():
@@ -294,7 +293,3 @@ def _thawed(layer: Layer) -> Iterator[None]:
         yield
     finally:
         weight.requires_grad_(False)
-
-
-def _groups(layer: Layer) -> int:
-    return 1 if isinstance(layer, nn.Linear) else layer.groups

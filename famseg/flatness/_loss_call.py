@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -23,13 +23,15 @@ class LossCall:
         function: Which of them.
         input: What it was given as input.
         targets: What it was given as targets.
-        options: Its other arguments as the closed form of this loss has them, see `closed_form`.
+        options: Its other arguments, by the names that the closed form of this loss has for them.
+        in_model: Whether the model made the call.
     """
 
     function: Callable[..., Tensor]
     input: Tensor
     targets: object
     options: Mapping[str, Any]
+    in_model: bool = False
 
 
 class _Noted(NamedTuple):
@@ -74,11 +76,16 @@ class LossCalls(TorchFunctionMode):
                 self._noted.append(_Noted(call, result, result._version))
         return result
 
-    def behind(self, loss: Tensor) -> LossCall | None:
-        """Return the call whose result, unchanged, a loss is; ``None`` if there is none."""
+    def behind(self, loss: Tensor, *, in_model: bool = False) -> LossCall | None:
+        """Return the call whose result, unchanged, a loss is; ``None`` if there is none.
+
+        Args:
+            loss: The loss.
+            in_model: Whether the calls were noted while the model ran.
+        """
         for call, result, version in self._noted:
             if result is loss and result._version == version:
-                return call
+                return replace(call, in_model=in_model)
         return None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from famseg.flatness._arguments import Inputs, Loss, call_model, scalar, select
 from famseg.flatness._body import Call, Finished, given_back, kept
 from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
+from famseg.flatness._loss_call import LossCall, LossCalls, plain_call
 from famseg.flatness._operator import Layer, channels
 from famseg.flatness._samples import INPUTS, TARGETS, Cut
 from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
@@ -31,6 +32,10 @@ from famseg.flatness._watch import (
     without_autocast,
 )
 
+Noting = Literal["nowhere", "plain", "loss", "model"]
+"""Where the call of a loss function is looked for: it is known from the loss itself, or seen while
+the loss runs, or while the model does."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -42,6 +47,7 @@ class Task:
         loss: The loss.
         output: Key or attribute of the model's output that the loss takes; ``None`` for all of it.
         eager: Whether compiled modules run as they were written.
+        noting: Where to look for the call of a loss function that makes the loss.
     """
 
     model: nn.Module
@@ -49,6 +55,7 @@ class Task:
     loss: Loss
     output: str | None = None
     eager: bool = False
+    noting: Noting = "nowhere"
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +75,25 @@ class Task:
         """Return the loss of a plain pass."""
         return scalar(self.loss(self.predict(inputs), targets))
 
+    def noted(self, inputs: Inputs, targets: object) -> tuple[Tensor, object, LossCall | None]:
+        """Run model and loss; return loss, prediction and the call that made the loss.
+
+        Args:
+            inputs: The model's arguments.
+            targets: Those of the loss.
+        """
+        with _noting(self.noting == "model") as in_model:
+            prediction = self.predict(inputs)
+        loss, call = self._lost(prediction, targets)
+        return loss, prediction, call or in_model.behind(loss, in_model=True)
+
+    def _lost(self, prediction: object, targets: object) -> tuple[Tensor, LossCall | None]:
+        """The loss, and the call in it that made it."""
+        call = plain_call(self.loss, prediction, targets) if self.noting != "nowhere" else None
+        with _noting(call is None and self.noting in ("loss", "model")) as in_loss:
+            loss = scalar(self.loss(prediction, targets))
+        return loss, call or in_loss.behind(loss)
+
     def run(
         self,
         inputs: Inputs,
@@ -76,20 +102,40 @@ class Task:
         *,
         care: Care,
         feed: Feed = own_input,
-    ) -> tuple[Tensor, object, dict[str, Site]]:
-        """Run model and loss with the layers watched; return loss, prediction and sites."""
+    ) -> Ran:
+        """Run model and loss with the layers watched."""
         with watched(self.layers, edit, care=care, as_written=self.eager, feed=feed) as sites:
-            prediction = self.predict(inputs)
+            with _noting(self.noting == "model") as in_model:
+                prediction = self.predict(inputs)
             check_used(sites.values())
             for site in sites.values():
-                site.check()
-            if care != "none":
-                # A network may have entered autocast anew by itself.
-                with without_autocast(self.device.type):
-                    loss = scalar(self.loss(prediction, targets))
-            else:
-                loss = scalar(self.loss(prediction, targets))
-        return loss, prediction, sites
+                site.check(self.model)
+            # A network may have entered autocast anew by itself.
+            island = nullcontext() if care == "none" else without_autocast(self.device.type)
+            with island:
+                loss, call = self._lost(prediction, targets)
+        return Ran(loss, prediction, sites, call or in_model.behind(loss, in_model=True))
+
+
+class Ran(NamedTuple):
+    """A run of model and loss.
+
+    Attributes:
+        loss: The loss.
+        prediction: What the loss was given.
+        sites: What the layers saw.
+        call: The call of a loss function that made the loss, if it was noted.
+    """
+
+    loss: Tensor
+    prediction: object
+    sites: dict[str, Site]
+    call: LossCall | None
+
+
+def _noting(active: bool) -> AbstractContextManager[LossCalls]:
+    """Note calls of loss functions, or none."""
+    return LossCalls() if active else nullcontext(LossCalls())
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +183,8 @@ def differentiable(
     care: Care = "derivatives",
 ) -> Pass:
     """Run a pass that can be differentiated in the outputs of the layers."""
-    loss, prediction, sites = task.run(inputs, targets, add_shift, care=care)
-    return _pass(loss, prediction, sites, {}, standardize=standardize)
+    ran = task.run(inputs, targets, add_shift, care=care)
+    return _pass(ran, {}, standardize=standardize)
 
 
 def record(
@@ -168,7 +214,7 @@ def record(
         return edit(site)
 
     with kept(task.model, body, draws_on=task.device if draws else None) as calls:
-        loss, prediction, sites = task.run(inputs, targets, noting, care="none")
+        loss, prediction, sites, _ = task.run(inputs, targets, noting, care="none")
     in_order = {name: sites[name] for name in order}
     return Recorded(loss, prediction, in_order, inputs, targets, state, body, calls)
 
@@ -230,9 +276,8 @@ def replay(
             set_random_state(recorded.state)
         if recorded.kept:
             stack.enter_context(given_back(task.model, recorded.body, recorded.calls, part))
-        loss, prediction, sites = task.run(inputs, targets, edit, care="derivatives", feed=feed)
-    run = _pass(loss, prediction, sites, scales, standardize=standardize)
-    return Replayed(run, prediction)
+        ran = task.run(inputs, targets, edit, care="derivatives", feed=feed)
+    return Replayed(_pass(ran, scales, standardize=standardize), ran.prediction)
 
 
 def rows_of(tensor: Tensor, part: Tensor | None) -> Tensor:
@@ -253,7 +298,7 @@ def uses_of(
         if standardize:
             features, weight = standardized(features, site, deviation(site.features, layer))
         shift = torch.zeros_like(output)
-        uses.append(Use(name, features, output, weight, shift, site.operator, is_output=False))
+        uses.append(Use(name, features, output, weight, shift, site.operator))
     return tuple(uses)
 
 
@@ -270,13 +315,13 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
         FlatnessError: If a layer, the loss or an operation after a layer cannot be penalised.
     """
     with untouched(task.parts, task.device), norms_noted(task.model, task.layers) as norms:
-        loss, prediction, sites = task.run(inputs, targets, add_shift, care="derivatives")
-    for site in sites.values():
+        ran = task.run(inputs, targets, add_shift, care="derivatives")
+    for site in ran.sites.values():
         assert site.shift is not None  # noqa: S101 - add_shift set it
-        check_operations(loss, site.shift, site.name, norms, derivatives=derivatives)
+        check_operations(ran.loss, site.shift, site.name, norms, derivatives=derivatives)
         check_map(site)
-        check_sole_use(loss, site.own.grad_fn, site.features, site.layer.weight, site.name)
-    run = _pass(loss, prediction, sites, {}, standardize=False)
+        check_sole_use(ran.loss, site.own.grad_fn, site.features, site.layer.weight, site.name)
+    run = _pass(ran, {}, standardize=False)
     if derivatives:
         check_slopes(run)
     return run
@@ -289,16 +334,9 @@ def deviation(features: Tensor, layer: Layer) -> Tensor:
     return spread.where(spread > 0, torch.ones_like(spread))
 
 
-def _pass(
-    loss: Tensor,
-    prediction: object,
-    sites: Mapping[str, Site],
-    scales: Mapping[str, Tensor],
-    *,
-    standardize: bool,
-) -> Pass:
+def _pass(ran: Ran, scales: Mapping[str, Tensor], *, standardize: bool) -> Pass:
     uses = []
-    for name, site in sites.items():
+    for name, site in ran.sites.items():
         assert site.shift is not None  # noqa: S101 - the edits of such passes add one
         features, weight = site.features, site.layer.weight
         if standardize:
@@ -312,11 +350,11 @@ def _pass(
                 weight,
                 site.shift,
                 site.operator,
-                site.is_output(prediction),
             )
         )
-    tensor = prediction if isinstance(prediction, Tensor) else None
-    return Pass(loss, tensor, tuple(uses))
+    tensor = ran.prediction if isinstance(ran.prediction, Tensor) else None
+    unchanged = all(site.unchanged for site in ran.sites.values())
+    return Pass(ran.loss, tensor, tuple(uses), ran.call if unchanged else None)
 
 
 def standardized(features: Tensor, site: Site, scale: Tensor) -> tuple[Tensor, Tensor]:

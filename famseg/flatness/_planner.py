@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from famseg.flatness._arguments import Inputs
-from famseg.flatness._choice import Plan, Request
+from famseg.flatness._choice import Plan
+from famseg.flatness._options import Options
 from famseg.flatness._pass import Task
 from famseg.flatness._samples import Layout, Lengths
 from famseg.flatness._settle import settle
@@ -32,7 +33,7 @@ class Planner:
     """Makes a plan for each state of a model that it meets, and checks it again in time.
 
     A state is which layers are used, the training flags of all modules, and what of a batch is as
-    long as the batch. Another request, or another loss, begins anew.
+    long as the batch. Other options, or another loss, begin anew.
 
     Args:
         explain: Says in words how the current plan works, for the log.
@@ -45,7 +46,7 @@ class Planner:
 
     def __init__(self, explain: Callable[[], str]) -> None:
         self._explain = explain
-        self._request: Request | None = None
+        self._options: Options | None = None
         self._loss: object = None
         self._said: set[str] = set()
         self._begin_anew(None)
@@ -53,7 +54,7 @@ class Planner:
     def known(
         self,
         task: Task,
-        request: Request,
+        options: Options,
         modules: Iterable[nn.Module],
         inputs: Inputs,
         targets: object,
@@ -64,7 +65,7 @@ class Planner:
 
         Args:
             task: What is run.
-            request: What was asked for.
+            options: What was asked for.
             modules: Those whose training flags matter.
             inputs: The model's arguments.
             targets: Those of the loss.
@@ -73,9 +74,9 @@ class Planner:
         Raises:
             FlatnessError: If the penalty cannot be computed as asked.
         """
-        if request != self._request or task.loss is not self._loss:
-            self._begin_anew(request.options.samples_in)
-            self._request, self._loss = request, task.loss
+        if options != self._options or task.loss is not self._loss:
+            self._begin_anew(options.samples_in)
+            self._options, self._loss = options, task.loss
         n, layout = self._lengths.layout(inputs, targets)
         # Batch norm in evaluation mode is another tail than in training.
         flags = tuple([module.training for module in modules])
@@ -83,7 +84,7 @@ class Planner:
         known = self._plans.get(key)
         if known is None or (training and known.upkeep.due(task.parts)):
             held = self._lengths.held(layout)
-            chosen, final = settle(task, request, inputs, targets, n=n, held=held)
+            chosen, final = settle(task, options, inputs, targets, n=n, held=held)
             if known is None:
                 known = Known(chosen, Upkeep(task.parts if training else ()))
             elif final:
@@ -100,6 +101,10 @@ class Planner:
     def samples(self, inputs: Inputs, targets: object) -> int:
         """Return the number of samples of a batch."""
         return self._lengths.layout(inputs, targets)[0]
+
+    def forget(self) -> None:
+        """Let every state be planned anew."""
+        self._plans.clear()
 
     def _begin_anew(self, samples_in: tuple[str, ...] | None) -> None:
         self.plan = None

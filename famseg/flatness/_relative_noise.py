@@ -38,7 +38,7 @@ class RelativeNoise:
         def run(edit: Edit) -> tuple[float, Site]:
             # The same random numbers in every pass, for a network that draws in evaluation too.
             set_random_state(state)
-            value, _, sites = task.run(inputs, targets, edit, care="none")
+            value, _, sites, _ = task.run(inputs, targets, edit, care="none")
             (site,) = sites.values()
             return value.item(), site
 

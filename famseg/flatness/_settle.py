@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from famseg.flatness._arguments import Inputs
-from famseg.flatness._choice import Facts, LayerFacts, Plan, Request, plan
+from famseg.flatness._choice import Facts, LayerFacts, Plan, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
 from famseg.flatness._estimate import Rule
-from famseg.flatness._estimators import Pass
+from famseg.flatness._estimators import Pass, Use
+from famseg.flatness._head import obstacle
 from famseg.flatness._jets_check import jets_hold, may_carry
+from famseg.flatness._loss_call import plain_call
+from famseg.flatness._options import Options
 from famseg.flatness._parts import Found, find_parts
-from famseg.flatness._pass import Task, checked, record
+from famseg.flatness._pass import Noting, Task, checked, record
 from famseg.flatness._state import untouched
 from famseg.flatness._tail import check_slopes, samples_interact
 from famseg.flatness._watch import compiled_noted, without_autocast
@@ -20,7 +23,7 @@ from famseg.flatness._watch import compiled_noted, without_autocast
 
 def settle(
     task: Task,
-    request: Request,
+    options: Options,
     inputs: Inputs,
     targets: object,
     *,
@@ -31,7 +34,7 @@ def settle(
 
     Args:
         task: What to run.
-        request: What was asked for.
+        options: What was asked for.
         inputs: The model's arguments.
         targets: Those of the loss.
         n: Number of samples of the batch.
@@ -43,10 +46,11 @@ def settle(
     Raises:
         FlatnessError: If the penalty cannot be computed as asked.
     """
-    estimator = request.options.estimator
+    estimator = options.estimator
     rough = estimator in ("noise", "finite_difference")
     with compiled_noted(task.model, task.layers) as behind:
-        run = checked(replace(task, eager=True), inputs, targets, derivatives=not rough)
+        looking = replace(task, eager=True, noting="model")
+        run = checked(looking, inputs, targets, derivatives=not rough)
     # Compiled code has no second derivative and hides the layers in it; what only runs before them
     # may stay compiled.
     task = replace(task, eager=bool(behind))
@@ -54,22 +58,23 @@ def settle(
         use.name: LayerFacts(
             (use.operator.groups, *use.operator.rows(use.weight).shape[1:]),
             use.operator.single,
-            use.is_output,
+            _obstacle(options, run, use),
             tuple(use.features.shape),
         )
         for use in run.uses
     }
-    facts = Facts(layers, interact=False, parts=Found(None, ()))
-    if _by_layer_alone(request, facts):
-        return plan(request, facts, eager=task.eager), True
+    noting = _noting(task, run)
+    facts = Facts(layers, interact=False, parts=Found(None, ()), noting=noting)
+    if _by_layer_alone(options, facts):
+        return plan(options, facts, eager=task.eager), True
     with without_autocast(task.device.type):
         interact, twice = _interact(run, rough=rough)
     facts = replace(facts, interact=interact, twice=twice)
     whole = ("all",) if estimator == "auto" else ("all", "auto")
-    wanted = interact is not True and request.options.samples not in whole
+    wanted = interact is not True and options.samples not in whole
     if not run.loss.isfinite():  # such a batch shows nothing, and the training will say so
-        request = request._replace(options=request.options.with_(samples="all"))
-        return plan(request, facts, eager=task.eager), False
+        options = options.with_(samples="all")
+        return plan(options, facts, eager=task.eager), False
     if wanted or rough:
         parts = find_parts(task, inputs, targets, n, held, wanted=wanted)
         facts = replace(facts, parts=parts)
@@ -78,22 +83,43 @@ def settle(
                 recorded = record(task, inputs, targets, body=parts.body, draws=True)
             with without_autocast(task.device.type):
                 check_differences(task, recorded)
-    chosen = plan(request, facts, eager=task.eager)
-    if may_carry(request.options, chosen):
-        rule = Rule(request.options, None)
+    chosen = plan(options, facts, eager=task.eager)
+    if may_carry(options, chosen):
+        rule = Rule(options)
         chosen = replace(chosen, jets=jets_hold(task, rule, chosen, inputs, targets))
     return chosen, interact is not None or run.samples == 1
 
 
-def _by_layer_alone(request: Request, facts: Facts) -> bool:
+def _obstacle(options: Options, run: Pass, use: Use) -> str | None:
+    """Why there is no closed form at a layer, in words."""
+    if options.as_released:
+        return "the norms of the authors' code are not those of the closed form"
+    if run.call is None:
+        return (
+            "what the loss gets is not its output, or the loss is another function of it or has "
+            'reduction="none"'
+        )
+    return obstacle(run.call, use.operator, use.output)
+
+
+def _noting(task: Task, run: Pass) -> Noting:
+    """Where the call of the loss function was found, and will be looked for from now on."""
+    call = run.call
+    if call is None:
+        return "nowhere"
+    if plain_call(task.loss, call.input, call.targets) is not None:
+        return "plain"
+    return "model" if call.in_model else "loss"
+
+
+def _by_layer_alone(options: Options, facts: Facts) -> bool:
     """Whether nothing but the layers themselves decides on the plan."""
-    if request.options.estimator in ("exact", "closed_form"):
-        return request.options.quantity != "max_eigenvalue"
+    if options.estimator in ("exact", "closed_form"):
+        return options.quantity != "max_eigenvalue"
     return (
-        request.options.estimator == "auto"
-        and request.options.quantity != "max_eigenvalue"
-        and request.closed_form
-        and all(layer.single and layer.is_output for layer in facts.layers.values())
+        options.estimator == "auto"
+        and options.quantity != "max_eigenvalue"
+        and all(layer.obstacle is None for layer in facts.layers.values())
     )
 
 

@@ -25,7 +25,6 @@ from famseg.flatness._pass import (
     standardized,
     uses_of,
 )
-from famseg.flatness._samples import TARGETS
 from famseg.flatness._terms import Estimate, Terms
 from famseg.flatness._watch import Care, Edit, Site, add_shift, autocast_on, without_autocast
 
@@ -77,57 +76,71 @@ def penalised(
         create_graph: Whether the flatness can be differentiated.
         recorded: A pass on the batch that there is already.
     """
-    if plan.jets and create_graph and recorded is None and not autocast_on(task.device.type):
+    options, device = rule.options, task.device.type
+    if plan.jets and create_graph and recorded is None and not autocast_on(device):
         carry = carried(task, rule, plan, inputs, targets, draw=draws(), choose=choose)
         recorded, part = carry.recorded, carry.jets.part
-        stands = part is None or is_mean(task, recorded, part, plan.cut)
-        found = along(task, rule, plan, carry) if stands else None
-        if found is not None:
-            run = Pass(recorded.loss, None, carry.uses)
-            return Penalised(recorded.loss, found, run, recorded)
-        choose = choose if stands else None
+        if part is None or is_mean(task, recorded, part, plan.cut):
+            along_it = along(task, rule, plan, carry)
+            if along_it is not None:
+                run = Pass(recorded.loss, None, carry.uses)
+                return Penalised(recorded.loss, along_it, run, recorded)
+        else:
+            choose = None
     graph = create_graph and rule.gradient == "full"
     stepped = plan.curvature == "finite_difference"
-    part, cut, doubtful = None, plan.cut, False
-    if recorded is not None or stepped or (choose is not None and plan.part != "all"):
-        recorded = recorded or record(task, inputs, targets, body=plan.body, draws=stepped)
-        loss, n = recorded.loss, len(recorded.first.features)
-        run = None
-        if choose is not None and cut is not None and plan.part != "all":
-            part = choose(n).to(task.device)
-            part = part if len(part) < n else None
-        if part is not None:
-            with torch.set_grad_enabled(not stepped):
-                run, prediction = replay(
-                    task, recorded, part=part, cut=cut, standardize=rule.options.standardize
-                )
-            assert cut is not None  # noqa: S101 - there is no part without it
-            stands = stands_for_batch(task, recorded, prediction, part, cut)
-            if not stands:
-                part, run, doubtful = None, None, stands is None
-        if stepped:
-            run = Pass(
-                loss, None, uses_of(task, recorded, part, standardize=rule.options.standardize)
-            )
-        elif run is None:
-            run = replay(task, recorded, standardize=rule.options.standardize).run
-        if cut is not None:
-            targets = cut.rows(targets, part, TARGETS)
-    else:
+    in_part = choose is not None and plan.part != "all"
+    part, doubtful = None, False
+    if recorded is None and not stepped and not in_part:
         care: Care = "precision" if plan.is_free else "derivatives"
-        run = differentiable(task, inputs, targets, standardize=rule.options.standardize, care=care)
-        loss = run.loss
+        run = differentiable(task, inputs, targets, standardize=options.standardize, care=care)
+    else:
+        recorded = recorded or record(task, inputs, targets, body=plan.body, draws=stepped)
+        tried = _part_of(task, rule, plan, recorded, choose if in_part else None)
+        part, doubtful = tried.part, tried.doubtful
+        if stepped:
+            uses = uses_of(task, recorded, part, standardize=options.standardize)
+            run = Pass(recorded.loss, None, uses)
+        else:
+            run = tried.run or replay(task, recorded, standardize=options.standardize).run
 
     def product_of(uses: Sequence[Use]) -> Product:
         if recorded is not None and stepped:
             names = [use.name for use in uses]
-            return difference(task, recorded, names, part=part, cut=cut, create_graph=graph)
+            return difference(task, recorded, names, part=part, cut=plan.cut, create_graph=graph)
         curvature = gauss_newton if plan.curvature == "gauss_newton" else hessian
         return curvature(run, uses, create_graph=graph)
 
-    with without_autocast(task.device.type):
-        found = estimate(rule, plan, run, targets, draws(), product_of, create_graph=graph)
+    with without_autocast(device):
+        found = estimate(rule, plan, run, draws(), product_of, create_graph=graph)
+    loss = run.loss if recorded is None else recorded.loss
     return Penalised(loss, found, run, recorded, doubtful)
+
+
+class _Tried(NamedTuple):
+    """A part of a batch that was run again; nothing where the batch is taken whole."""
+
+    part: Tensor | None = None
+    run: Pass | None = None
+    doubtful: bool = False
+
+
+def _part_of(
+    task: Task, rule: Rule, plan: Plan, recorded: Recorded, choose: Choose | None
+) -> _Tried:
+    """A part that stands for a recorded batch, if one is wanted and does."""
+    n = len(recorded.first.features)
+    if choose is None or plan.cut is None:
+        return _Tried()
+    part = choose(n).to(task.device)
+    if len(part) == n:
+        return _Tried()
+    with torch.set_grad_enabled(plan.curvature != "finite_difference"):
+        run, prediction = replay(
+            task, recorded, part=part, cut=plan.cut, standardize=rule.options.standardize
+        )
+    stands = stands_for_batch(task, recorded, prediction, part, plan.cut)
+    return _Tried(part, run) if stands else _Tried(doubtful=stands is None)
 
 
 def noise_step(
@@ -189,7 +202,7 @@ class _Noise:
         features, weight = site.features, site.layer.weight
         if self._rule.options.standardize:
             features, weight = standardized(features, site, deviation(features, site.layer))
-        use = Use(site.name, features, site.own, weight, site.own, site.operator, is_output=False)
+        use = Use(site.name, features, site.own, weight, site.own, site.operator)
         factor = self._rule.factor(use)
         one = self._plans[site.name]
 

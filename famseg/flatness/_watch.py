@@ -14,7 +14,8 @@ from torch.autograd.graph import Node
 from famseg.flatness._checkpoint import computed_again
 from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
-from famseg.flatness._operator import Layer, Operator
+from famseg.flatness._layer import others
+from famseg.flatness._operator import Layer, Operator, dimensions
 
 Edit = Callable[["Site"], Tensor]
 """Takes a site with features and own output, returns what the rest of the network gets instead."""
@@ -62,16 +63,17 @@ class Site:
         self._versions = features._version, self.output._version
         return self.output
 
-    def is_output(self, prediction: object) -> bool:
-        """Return whether the model returned the layer's output itself, unchanged."""
-        return prediction is self.output and self.output._version == self._versions[1]
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing has changed the layer's output in place."""
+        return self.output._version == self._versions[1]
 
-    def check(self) -> None:
-        """Refuse a pass that used the layer more than once, or that spoilt its input."""
+    def check(self, model: nn.Module) -> None:
+        """Refuse a pass of a model that used the layer more than once, or that spoilt its input."""
         if self.calls > 1:
             raise LayerError(
                 f"layer {self.name!r} was called {self.calls} times in one forward pass: its "
-                "flatness would have to count every use. Penalize a layer that is called once."
+                f"flatness would have to count every use. {others(model, self.name)}"
             )
         if self.features._version != self._versions[0]:
             raise LayerError(
@@ -257,7 +259,7 @@ def eagerly(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
 
 def check_features(features: Tensor, layer: Layer, name: str) -> None:
     """Refuse an input without samples."""
-    needed = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
+    needed = dimensions(layer)
     if features.ndim < needed:
         raise LayerError(
             f"layer {name!r} got an input of shape {tuple(features.shape)}: it needs a batch "

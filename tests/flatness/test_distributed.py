@@ -29,7 +29,7 @@ rows = slice(4 * rank, 4 * rank + 4)
 batch = given["inputs"][rows], given["targets"][rows]
 found = {}
 for name, options in given["options"].items():
-    fam = FAM(net, loss=nn.CrossEntropyLoss(), weight=0.5, every=2, **options)
+    fam = FAM(net, loss=nn.CrossEntropyLoss(), weight=1e-3, every=2, **options)
     ddp = DistributedDataParallel(fam)
     for step in range(3):  # the last one is penalised again, after one that is not
         fam.seek(step, stream=rank)
@@ -95,7 +95,7 @@ def found(given, tmp_path_factory):
 def one_process(given, parts, options):
     """Mean gradient over parts of the batch, each with the probes of its stream."""
     model = net()
-    fam = FAM(model, loss=nn.CrossEntropyLoss(), weight=0.5, every=2, **options)
+    fam = FAM(model, loss=nn.CrossEntropyLoss(), weight=1e-3, every=2, **options)
     batches = zip(given["inputs"].chunk(parts), given["targets"].chunk(parts), strict=True)
     for stream, batch in enumerate(batches):
         fam.seek(2, stream=stream)

@@ -1,0 +1,178 @@
+"""FAM on heads with many positions, and with losses that anybody calls: exact and free."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from famseg.flatness import FAM
+
+X = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+TOKENS = torch.tensor([[0, 2, 1, 1, -100], [0, 1, -100, 2, 2], [1, 1, 0, 0, 2]])
+IMAGES = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+PIXELS = torch.arange(18).reshape(2, 3, 3) % 3
+
+
+class Tokens(nn.Module):
+    """A network on tokens; its head returns (n, T, d), or the model the loss itself."""
+
+    def __init__(self, *, own_loss=False, transpose=False):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.own_loss, self.transpose = own_loss, transpose
+
+    def forward(self, x, labels=None):
+        logits = self.head(torch.tanh(self.body(x)))
+        if self.own_loss:
+            return {"loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten())}
+        return logits.transpose(1, 2) if self.transpose else logits
+
+
+def flattened(z, y):
+    return F.cross_entropy(z.flatten(0, 1), y.flatten(), label_smoothing=0.1)
+
+
+def weighted(z, y):
+    weight = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    return F.cross_entropy(z, y, weight=weight)
+
+
+def pixels():
+    return nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 3, 1))
+
+
+CASES = {
+    "flattened in a lambda": (Tokens, "head", flattened, X, TOKENS),
+    "transposed by the model": (
+        lambda: Tokens(transpose=True),
+        "head",
+        nn.CrossEntropyLoss(),
+        X,
+        TOKENS,
+    ),
+    "weights": (lambda: Tokens(transpose=True), "head", weighted, X, TOKENS),
+    "squared error": (Tokens, "head", nn.MSELoss(), X, torch.ones(3, 5, 3).double()),
+    "the model's own loss": (
+        lambda: Tokens(own_loss=True),
+        "head",
+        lambda out, _: out["loss"],
+        {"x": X, "labels": TOKENS},
+        None,
+    ),
+    "pixels": (pixels, "2", nn.CrossEntropyLoss(ignore_index=1), IMAGES, PIXELS),
+    "pixels, logistic": (
+        pixels,
+        "2",
+        nn.BCEWithLogitsLoss(pos_weight=torch.full((3, 1, 1), 2.0).double()),
+        IMAGES,
+        (torch.arange(54).reshape(2, 3, 3, 3) % 2).double(),
+    ),
+}
+
+
+def terms(model, layer, loss, inputs, targets, steps=1, **options):
+    fixed = {"weight": 0.5, "samples": "all", "every": 1}
+    fam = FAM(model, layer=layer, loss=loss, **(fixed | options))
+    for _ in range(steps):
+        found = fam(inputs, targets)
+    gradients = torch.autograd.grad(found.total, list(model.parameters()))
+    return found, gradients, fam
+
+
+@pytest.mark.parametrize("steps", [1, 3], ids=["first step", "later step"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_default_is_the_closed_form_and_equals_the_definition(name, steps):
+    make, *rest = CASES[name]
+    torch.manual_seed(0)
+    model = make().double()
+    found, slopes, fam = terms(model, *rest, steps=steps)
+    assert "closed_form, exact and free" in fam.explain()
+    wanted, right, _ = terms(model, *rest, estimator="exact")
+    torch.testing.assert_close(found.penalty, wanted.penalty)
+    for f, r in zip(slopes, right, strict=True):
+        torch.testing.assert_close(f, r)
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantity": "simplified"}, {"normalize": "features"}], ids=str
+)
+def test_options(options):
+    make, *rest = CASES["pixels"]
+    torch.manual_seed(0)
+    model = make().double()
+    found, _, fam = terms(model, *rest, steps=2, **options)
+    assert fam._free is not None
+    wanted, _, _ = terms(model, *rest, estimator="exact", **options)
+    torch.testing.assert_close(found.penalty, wanted.penalty)
+
+
+def test_per_sample_values_average_to_the_batch():
+    make, layer, loss, inputs, targets = CASES["flattened in a lambda"]
+    torch.manual_seed(0)
+    found = FAM(make().double(), layer=layer, loss=loss, weight=1).measure(inputs, targets)
+    assert found.per_sample.shape == (3,)
+    torch.testing.assert_close(found.per_sample.mean(), found.kappa)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: 2 * flattened(z, y),
+        lambda z, y: flattened(z, y) + z.square().mean(),
+        lambda z, y: F.cross_entropy(z.flatten(0, 1).contiguous() * 1, y.flatten()),
+        lambda z, y: F.cross_entropy(z.flatten(0, 1), z.flatten(0, 1).softmax(1)),
+    ],
+    ids=["a factor", "another term", "a copy", "targets of the output"],
+)
+def test_a_loss_that_is_more_than_the_call_has_no_closed_form(loss):
+    torch.manual_seed(0)
+    model = Tokens().double()
+    _, _, fam = terms(model, "head", loss, X, TOKENS.clamp(min=0))
+    assert "closed_form" not in fam.explain()
+
+
+def test_a_loss_that_changes_to_something_else_is_planned_anew():
+    torch.manual_seed(0)
+    model, extra = Tokens().double(), []
+
+    def loss(z, y):
+        value = flattened(z, y)
+        return value + z.square().mean() if extra else value
+
+    fam = FAM(model, layer="head", loss=loss, weight=1e-3, bound="none")
+    targets = TOKENS.clamp(min=0)
+    fam(X, targets)
+    fam(X, targets)
+    assert "closed_form" in fam.explain()
+    extra.append(1)
+    draws = torch.stack([_penalty(fam, X, targets, step) for step in range(400)])
+    wanted = FAM(model, layer="head", loss=loss, weight=1, bound="none", estimator="exact")
+    wanted = wanted(X, targets).penalty
+    assert "closed_form" not in fam.explain()
+    assert abs(draws.mean() - wanted) < 4 * draws.std() / 20
+
+
+def _penalty(fam, inputs, targets, step):
+    fam.seek(20 * step)
+    return fam(inputs, targets).penalty.detach()
+
+
+def test_conv1d_of_transformers_is_penalized_like_its_linear_twin():
+    Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    torch.manual_seed(0)
+    odd, linear = Conv1D(3, 6).double(), nn.Linear(6, 3).double()
+    with torch.no_grad():
+        linear.weight.copy_(odd.weight.T)
+        linear.bias.copy_(odd.bias)
+    body = nn.Linear(4, 6).double()
+    found = []
+    for head in (odd, linear):
+        model = nn.Sequential(body, nn.Tanh(), head)
+        for loss in (nn.CrossEntropyLoss(), lambda z, y: F.cross_entropy(z.sin(), y)):
+            value, slopes, _ = terms(model, "2", loss, X[:, 0], TOKENS[:, 0])
+            found.append((value.penalty, slopes[2].T if head is odd else slopes[2]))
+    for (one, slope), (two, other) in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(one, two)
+        torch.testing.assert_close(slope, other)
