@@ -22,6 +22,8 @@ Alternative = Literal["two-sided", "less", "greater"]
 
 # Differences that agree to this many digits of the largest score are ties: 0.9 - 0.8 and 0.8 - 0.7.
 _DIGITS = 12
+# Decimals beyond it are not rounded to: numpy multiplies by 10 to that power, which must be finite.
+_MOST_DECIMALS = 300
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class PairedTest:
 
     Attributes:
         statistic: The test's statistic, see its function.
-        p_value: Probability of a statistic at least as extreme where the two do not differ.
+        p_value: Probability of a statistic at least as extreme where the two do not differ; 1 where
+            no pair differs.
         n: Number of pairs, those with failures included.
         failed: Pairs in which the first, the second or both failed.
     """
@@ -146,6 +149,8 @@ def permutation_test(
     from scipy import stats
 
     differences, lost = paired_differences(first, second, failed_first, failed_second, worst)
+    if not differences.any():  # every sign pattern gives the observed mean
+        return PairedTest(0.0, 1.0, len(differences), int(lost.sum()))
     if len(differences) == 1:  # scipy wants two cases; one has two patterns of equal weight
         mean = float(differences[0])
         favoured = mean > 0 if alternative == "greater" else mean < 0
@@ -205,8 +210,9 @@ def effect_size(
     rank_biserial, mean = float((up - down) / (up + down)), float(differences.mean())
     if alone:
         return EffectSize(rank_biserial, math.nan)
-    spread = float(differences.std(ddof=1))
-    return EffectSize(rank_biserial, mean / spread if spread else math.copysign(math.inf, mean))
+    if not np.ptp(differences):  # std would leave the rounding error of the mean, 1e-17 of it
+        return EffectSize(rank_biserial, math.copysign(math.inf, mean))
+    return EffectSize(rank_biserial, mean / float(differences.std(ddof=1)))
 
 
 def holm(p_values: Sequence[float] | npt.ArrayLike) -> Floats:
@@ -240,11 +246,33 @@ def holm(p_values: Sequence[float] | npt.ArrayLike) -> Floats:
 def paired_differences(
     first: npt.ArrayLike,
     second: npt.ArrayLike,
-    failed_first: Failed,
-    failed_second: Failed,
-    worst: float | None,
+    failed_first: Failed = None,
+    failed_second: Failed = None,
+    worst: float | None = None,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return first minus second of every pair, and the pairs with a failure."""
+    """Return first minus second of every pair, and the pairs with a failure.
+
+    Differences are rounded to 12 digits of the largest score: what rounding errors leave of equal
+    scores would otherwise be ranked like a difference, and n of them of one sign be significant.
+
+    Args:
+        first: Scores of the first method.
+        second: Scores of the second method, in the same order of cases.
+        failed_first: Which cases the first failed.
+        failed_second: Which cases the second failed.
+        worst: What a failed case counts; None for the score it has.
+
+    Returns:
+        Finite differences, shape ``(n,)``, and which pairs have a failure.
+
+    Raises:
+        ValueError: As ``with_failures``, or if the numbers of cases differ, or a difference is
+            beyond the range of float64.
+
+    Example:
+        >>> paired_differences([0.9, 0.8], [0.8, 0.7])[0]
+        array([0.1, 0.1])
+    """
     one, lost_one = with_failures(first, failed_first, worst=worst)
     two, lost_two = with_failures(second, failed_second, worst=worst)
     if len(one) != len(two):
@@ -252,6 +280,13 @@ def paired_differences(
             f"first has {len(one)} cases and second {len(two)}. A paired test needs both scores "
             "of each case, in one order; give a missing answer as failed."
         )
-    largest = max(float(np.abs(one).max()), float(np.abs(two).max()), 1e-300)
-    digits = _DIGITS - math.ceil(math.log10(largest))
-    return np.round(one - two, digits), lost_one | lost_two
+    with np.errstate(over="ignore"):
+        differences = one - two
+    if not np.isfinite(differences).all():
+        raise ValueError("the scores are too large to be subtracted. Give them in a larger unit.")
+    largest = max(float(np.abs(one).max()), float(np.abs(two).max()))
+    if largest > 0:  # rounding zeros to 300 digits makes NaN of them
+        digits = _DIGITS - math.ceil(math.log10(largest))
+        if digits <= _MOST_DECIMALS:
+            differences = np.round(differences, digits)
+    return differences, lost_one | lost_two

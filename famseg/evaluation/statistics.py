@@ -22,6 +22,7 @@ from famseg.evaluation._paired import (
     PairedTest,
     effect_size,
     holm,
+    paired_differences,
     permutation_test,
     wilcoxon,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "compare",
     "effect_size",
     "holm",
+    "paired_differences",
     "permutation_test",
     "table_row",
     "wilcoxon",

@@ -14,6 +14,7 @@ from famseg.evaluation.statistics import (
     bootstrap_interval,
     effect_size,
     holm,
+    paired_differences,
     permutation_test,
     wilcoxon,
 )
@@ -171,8 +172,8 @@ def student_half(values: Sequence[float]) -> float | None:
 def _by_seed(
     metric: str, seeds: tuple[int, ...], one: Sequence[float], two: Sequence[float]
 ) -> Pairing:
-    differences = [a - b for a, b in zip(one, two, strict=True)]
-    mean, half = float(np.mean(differences)), student_half(differences)
+    differences, _ = paired_differences(one, two)
+    mean, half = float(np.mean(differences)), student_half(differences.tolist())
     effect = effect_size(one, two)
     p_value = _permutation(one, two)
     return Pairing(
@@ -201,7 +202,7 @@ def _by_case(
 ) -> Pairing:
     cases = sorted(ours)
     one, two = ([side[case][0] for case in cases] for side in (ours, theirs))
-    differences = np.subtract(one, two)
+    differences, _ = paired_differences(one, two)
     if len(cases) <= _MOST_RESAMPLED:
         interval = bootstrap_interval(differences)
         low, high = interval.low, interval.high
@@ -238,10 +239,14 @@ def _normal_sign_test(differences: np.ndarray[tuple[int, ...], np.dtype[np.float
     """Return the limit of the two-sided permutation test for many pairs.
 
     Under random signs the sum of the differences has mean 0 and the sum of their squares as
-    variance.
+    variance. No pair differs: 1.
     """
-    spread = math.sqrt(float(np.square(differences).sum()))
-    return math.erfc(abs(float(differences.sum())) / spread / math.sqrt(2)) if spread else 1.0
+    largest = float(np.abs(differences).max())
+    if not largest:
+        return 1.0
+    scaled = differences / largest  # squares of very small or large ones would be 0 or infinite
+    spread = math.sqrt(float(np.square(scaled).sum()))
+    return math.erfc(abs(float(scaled.sum())) / spread / math.sqrt(2))
 
 
 def _smallest(pairs: int) -> float | None:

@@ -172,7 +172,10 @@ def _interval(low: float | None, high: float | None, digits: int, sign: str = ""
 
 
 def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
+    # NaN is smaller than nothing: it must not be printed as what is beyond the last digit.
+    if math.isnan(value):
+        return _ABSENT
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

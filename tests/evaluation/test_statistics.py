@@ -11,6 +11,7 @@ from famseg.evaluation.statistics import (
     compare,
     effect_size,
     holm,
+    paired_differences,
     permutation_test,
     table_row,
     wilcoxon,
@@ -184,6 +185,47 @@ def test_the_same_scores_do_not_differ():
     assert permutation_test(values, values).p_value == 1
     size = effect_size(values, values)
     assert (size.rank_biserial, size.cohens_dz) == (0, 0)
+
+
+@pytest.mark.parametrize("score", [0.0, -0.0, 1e-305, 1.0, 0.3, 250.0, 1e300])
+@pytest.mark.parametrize("pairs", [1, 2, 6, 20, 60])
+def test_scores_that_are_all_equal_do_not_differ(score, pairs):
+    """Among them two methods that are 0 everywhere: the digits of 0 made NaN of the differences."""
+    values = [score] * pairs
+    found = compare(values, values)
+    assert (found.wilcoxon.p_value, found.permutation.p_value) == (1.0, 1.0)
+    assert (found.difference.estimate, found.effect.rank_biserial) == (0.0, 0.0)
+    assert found.effect.cohens_dz == 0.0 or pairs == 1
+    for alternative in ("less", "greater"):
+        for test in (wilcoxon, permutation_test):
+            assert test(values, values, alternative=alternative).p_value == 1.0
+
+
+def test_cases_that_both_methods_failed_do_not_differ():
+    nothing, lost = [NAN] * 6, [True] * 6
+    found = compare(nothing, nothing, failed_first=lost, failed_second=lost, worst=0.0)
+    assert (found.wilcoxon.p_value, found.permutation.p_value) == (1.0, 1.0)
+    assert (found.failed_first, found.failed_second) == (6, 6)
+
+
+def test_what_rounding_leaves_of_equal_scores_is_no_difference():
+    """0.1 + 0.2 - 0.3 is 5.6e-17, in one direction in each of 20 cases."""
+    first, second = [0.1 + 0.2] * 20, [0.3] * 20
+    assert first != second
+    assert permutation_test(first, second).p_value == wilcoxon(first, second).p_value == 1.0
+    assert paired_differences(first, second)[0].tolist() == [0.0] * 20
+
+
+def test_differences_that_are_all_the_same_have_no_deviation():
+    """The deviation of 49 times 0.1 is 1e-17 in floating point, d would be 7e15."""
+    second = np.linspace(0.5, 0.8, 49)
+    assert effect_size(second + 0.1, second).cohens_dz == math.inf
+    assert effect_size(second, second + 0.1).cohens_dz == -math.inf
+
+
+def test_scores_whose_difference_is_no_number_are_refused():
+    with pytest.raises(ValueError, match=r"too large to be subtracted\. Give them in a larger"):
+        wilcoxon([1e308, 1.0], [-1e308, 1.0])
 
 
 def test_pairs_must_match():

@@ -9,7 +9,8 @@ from scipy import stats
 
 from famseg.config import InputError
 from famseg.evaluation.statistics import bootstrap_interval, holm
-from famseg.reporting import compare_runs, find_runs
+from famseg.reporting import compare_runs, find_runs, plain, tables
+from famseg.reporting._pairs import _normal_sign_test
 
 ACCURACY = "test/accuracy"
 DSC = "test/set1/implant/dsc"
@@ -231,6 +232,37 @@ def test_many_cases_are_compared_without_resampling(tmp_path):
     assert found.p_value == pytest.approx(stats.chi2.sf(chi2, 1))
     assert found.low < differences.mean() < found.high
     assert found.p_smallest is None
+
+
+@pytest.mark.parametrize("by", ["seed", "case"])
+def test_two_methods_that_are_0_everywhere_do_not_differ(tmp_path, by):
+    """Networks that answer with nothing: every case has failed, in both."""
+    for name, settings in (("base", BASELINE), ("fam", FAM)):
+        for seed in range(6):
+            make_run(tmp_path, f"{name}{seed}", seed=seed, settings=settings, dsc=[0.0] * 6)
+    comparison = compare(tmp_path, by=by)
+    found = comparison.pairings["FAM lambda=0.1", DSC]
+    assert (found.p_value, found.p_holm, found.p_wilcoxon) == (1.0, 1.0, 1.0)
+    assert (found.difference, found.low, found.high, found.cohens_dz) == (0, 0, 0, 0)
+    (row,) = [line for line in plain(tables(comparison)).splitlines() if "0.0000 to" in line][2:]
+    assert row.split()[-4:] == ["1.0000", "1.0000", "1.0000", "+0.00"]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_many_cases_that_are_all_equal_do_not_differ(tmp_path, share):
+    for name, settings in (("a", BASELINE), ("b", FAM)):
+        path = make_run(tmp_path, name, settings=settings, metrics={ACCURACY: share})
+        write_class_cases(path, [int(share)] * 1500)
+    found = compare(tmp_path, by="case").pairings["FAM lambda=0.1", ACCURACY]
+    assert (found.p_value, found.p_wilcoxon, found.low, found.high) == (1.0, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_the_limit_for_many_pairs_does_not_depend_on_the_unit(scale):
+    """60 up and 40 down of 100: the sum is 20, its deviation 10."""
+    differences = np.array([scale] * 60 + [-scale] * 40)
+    assert _normal_sign_test(differences) == pytest.approx(2 * stats.norm.sf(2.0), rel=1e-12)
+    assert _normal_sign_test(np.zeros(3)) == 1.0
 
 
 def test_a_metric_of_no_case_and_a_run_without_a_table_are_said(tmp_path):

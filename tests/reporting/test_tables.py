@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from made_runs import BASELINE, FAM, make_run
@@ -81,6 +82,16 @@ def test_rows_have_the_same_columns(comparison):
     assert (base["seeds"], base["pairs"], base["baseline"]) == ("0 1", None, None)
     assert (fam["pairs"], fam["difference"], fam["baseline"]) == (2, 0.25, "baseline")
     assert math.isinf(fam["cohens_dz"])
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [(math.nan, "-"), (0.0, "<0.0001"), (0.0001, "0.0001"), (1.0, "1.0000")]
+)
+def test_what_is_not_known_is_not_printed_as_significant(comparison, value, cell):
+    ((key, pairing),) = comparison.pairings.items()
+    unknown = replace(pairing, p_value=value, p_holm=value, p_wilcoxon=value)
+    text = plain(tables(replace(comparison, pairings={key: unknown})))
+    assert f" {cell} {cell} {cell} +inf" in " ".join(text.split())
 
 
 def test_a_pipe_in_a_name_does_not_split_its_cell(comparison):
