@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.config import InputError
-from famseg.tracking import write_atomically, write_json
+from famseg.tracking import flat_figures, write_atomically, write_json
 
 Row = dict[str, Any]
 Figures = dict[str, float | int | None]
@@ -70,24 +70,17 @@ def _counts(values: Sequence[float], failed: int) -> Figures:
 
 
 def scores_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the aggregates as flat numbers; a metric without a mean is left out.
+    """Return the aggregates as flat numbers, see ``famseg.tracking.flat_figures``.
 
     Example:
         >>> figures = {"mean": 0.5, "std": 0.1, "min": 0.4, "max": 0.6, "n": 2, "failed": 0}
         >>> scores_metrics({"test": {"r2": figures}})
-        {'test/r2': 0.5, 'test/r2_std': 0.1, 'test/r2_n': 2.0, 'test/r2_failed': 0.0}
+        {'test/r2': 0.5, 'test/r2_std': 0.1, 'test/n': 2.0, 'test/failed': 0.0}
     """
     flat: dict[str, float] = {}
     for name, metrics in summary.items():
-        for metric, figures in metrics.items():
-            # The set is called test as a rule: then it is not said twice.
-            key = f"test/{metric}" if name == "test" else f"test/{name}/{metric}"
-            found = {"": "mean", "_std": "std", "_n": "n", "_failed": "failed"}
-            flat |= {
-                f"{key}{end}": float(figures[figure])
-                for end, figure in found.items()
-                if figures[figure] is not None
-            }
+        # The set is called test as a rule: then it is not said twice.
+        flat |= flat_figures("test" if name == "test" else f"test/{name}", metrics)
     return flat
 
 

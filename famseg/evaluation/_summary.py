@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from famseg.evaluation._cases import METRICS, REGIONS, SOURCES, CaseRow
+from famseg.tracking import flat_figures
 
 Summary = dict[str, dict[str, Any]]
 Statistics = dict[str, float | int]
@@ -80,10 +81,7 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
             flat[f"{prefix}/{name}/variance_ratio"] = of_set["variance_ratio"]
         for source, region, metrics in _blocks(of_set):
             path = "/".join([prefix, name, *([] if source == "model" else [source]), region])
-            for metric, figures in metrics.items():
-                flat[f"{path}/{metric}"] = figures["mean"]
-                flat[f"{path}/{metric}_std"] = figures["std"]
-                flat |= {f"{path}/{count}": figures[count] for count in ("n", "failed")}
+            flat |= flat_figures(path, metrics)
     return flat
 
 

@@ -12,14 +12,13 @@ from famseg.config._near import listed, near
 from famseg.reporting._groups import Group, Study, studies
 from famseg.reporting._pairs import By, Pairing, Pairs, adjusted, student_half
 from famseg.reporting._runs import EPOCHS, SECONDS, Run
+from famseg.tracking import is_score
 
 _MOST_METRICS = 6
 _LEVEL = 0.05
 # The last part of the name, or its end, of what is better where it is smaller.
 _SMALLER = ("loss", "evaluation_loss", "error", "ece", "gap", "gap_loss", SECONDS, EPOCHS)
 _SMALLER_END = "_mm"
-# Not scores: counts, and the spread and interval of a score.
-_COUNTS, _SPREADS = ("n", "failed"), ("_std", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -198,8 +197,7 @@ def _scores(study: Study) -> tuple[str, ...]:
 def _of_scores(names: Mapping[str, None]) -> Iterator[str]:
     """Yield the names that are scores: no counts, spreads or times."""
     for name in names:
-        last = PurePosixPath(name).name
-        if last not in (*_COUNTS, SECONDS, EPOCHS) and not last.endswith(_SPREADS):
+        if name not in (SECONDS, EPOCHS) and is_score(name, names):
             yield name
 
 

@@ -1,4 +1,6 @@
 from ._config import TrackingConfig as TrackingConfig
+from ._flat import flat_figures as flat_figures
+from ._flat import is_score as is_score
 from ._names import method_label as method_label
 from ._names import run_name as run_name
 from ._provenance import cores as cores
@@ -22,6 +24,8 @@ __all__ = [
     "comparison_url",
     "cores",
     "cpu_name",
+    "flat_figures",
+    "is_score",
     "method_label",
     "prepare_store",
     "provenance",

@@ -23,7 +23,7 @@ def test_cases_and_aggregates_are_written(tmp_path: Path) -> None:
 def test_a_failed_case_is_counted_and_leaves_no_mean(tmp_path: Path) -> None:
     rows = [{"subject": "a", "r2": 0.25}, {"subject": "b", "r2": float("nan")}]
     summary = write_scores({"far": rows}, tmp_path)
-    assert scores_metrics(summary) == {"test/far/r2_n": 2.0, "test/far/r2_failed": 1.0}
+    assert scores_metrics(summary) == {"test/far/n": 2.0, "test/far/failed": 1.0}
     assert scores_table(summary).splitlines()[1] == "far  r2      none ± none  none  none  2  1"
 
 

@@ -125,6 +125,7 @@ def test_metrics_are_those_of_the_pipeline_or_the_first_scores(tmp_path):
     numbers = {DSC: 0.7, f"{DSC}_std": 0.1, "test/set1/skull/dsc": 0.8, "test/set1/skull/n": 9.0}
     make_run(tmp_path, "a", metrics=numbers)
     other = {"test/n": 3.0, ACCURACY: 0.9, f"{ACCURACY}_low": 0.8, "test/loss": 0.3}
+    other |= {"test/failed": 0.0, f"{ACCURACY}_n": 3.0, f"{ACCURACY}_failed": 0.0}  # an older run
     make_run(tmp_path, "b", metrics=other, config="pipeline: mine\nseed: 0\n")
     mine, skull = compare_runs(find_runs([tmp_path]).runs)
     assert skull.metrics == ("test/set1/skull/dsc", DSC)
