@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from famseg.flatness._errors import LossError
@@ -77,6 +78,23 @@ def precise(value: Any) -> Any:  # noqa: ANN401
 def differentiable_in(value: Any) -> Any:  # noqa: ANN401
     """Return values that a graph may save: tensors made in inference mode are copied."""
     return changed(value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
+def copied(value: Any) -> Any:  # noqa: ANN401
+    """Return values in tensors of their own, which a model may change in place."""
+    return changed(value, torch.clone)
+
+
+def versions(value: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Return what tells whether tensors have been changed in place."""
+    found: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(0 if tensor.is_inference() else tensor._version)
+        return tensor
+
+    changed(value, note)
+    return tuple(found)
 
 
 def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401

@@ -11,7 +11,7 @@ from famseg.flatness._body import Finished
 from famseg.flatness._errors import LayerError, NotApplicableError, SampleInteractionError
 from famseg.flatness._options import EstimatorName, Options
 from famseg.flatness._parts import Found
-from famseg.flatness._pass import Noting
+from famseg.flatness._pass import Noting, Task
 from famseg.flatness._samples import Cut
 
 Method = Literal["exact", "closed_form", "columns", "sample_probes", "batch_probes", "eigenvalues"]
@@ -97,6 +97,7 @@ class Plan:
         twice: Whether the loss has second derivatives in the layers' outputs.
         jets: Whether the direction of a probe is carried through the pass of training.
         noting: Where the call of the loss function is found, for closed forms.
+        copies: Whether model or loss change their arguments in place.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -110,6 +111,7 @@ class Plan:
     twice: bool
     jets: bool = False
     noting: Noting = "nowhere"
+    copies: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -129,6 +131,10 @@ class Plan:
             return f"{method}, {reason}{often}, on {self.part} samples"
         return f"{method}, {reason}{often}{_SHARES[level.share]}"
 
+    def applied_to(self, task: Task) -> Task:
+        """Return what is run, run as the plan says."""
+        return replace(task, eager=self.eager, noting=self.noting, copies=self.copies)
+
     def unless_thinner_than(self, before: Plan) -> Plan:
         """Return this plan, or an earlier one that this differs from in taking the batch whole.
 
@@ -140,7 +146,7 @@ class Plan:
         return before if whole and part == before else self
 
 
-def plan(options: Options, facts: Facts, *, eager: bool = False) -> Plan:
+def plan(options: Options, facts: Facts, *, eager: bool = False, copies: bool = False) -> Plan:
     """Choose how to penalise, or refuse what was asked for.
 
     Raises:
@@ -167,6 +173,7 @@ def plan(options: Options, facts: Facts, *, eager: bool = False) -> Plan:
         bool(facts.interact),
         eager,
         facts.twice,
+        copies=copies,
         noting=facts.noting if any(one.method == "closed_form" for one in layers) else "nowhere",
     )
 

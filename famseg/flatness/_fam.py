@@ -246,7 +246,8 @@ class FAM(nn.Module):
         ):
             inputs, targets = differentiable_in(inputs), differentiable_in(targets)
             plan = self._known(task, inputs, targets).plan
-            task = replace(task, eager=plan.eager, noting=plan.noting)
+            task = plan.applied_to(task)
+            inputs, targets = task.fresh(inputs), task.fresh(targets)
             if plan.curvature == "noise":
                 if self.weight == 0:
                     raise FlatnessError(
@@ -425,7 +426,7 @@ class FAM(nn.Module):
                 'after the layer has none: it can only measure here. Use estimator="noise", which '
                 "needs none."
             )
-        task = replace(task, eager=plan.eager, noting=plan.noting)
+        task = plan.applied_to(task)
         if plan.curvature == "noise":
             terms = self._noisy(task, plan, level, inputs, targets, step)
             known.upkeep.stepped(task.parts)
@@ -438,7 +439,8 @@ class FAM(nn.Module):
         if found.doubtful:
             known.upkeep.doubt()
         known.upkeep.stepped(task.parts)
-        if plan.is_free and len(self.layers) == 1 and not self.options.standardize:
+        single = len(self.layers) == 1 and not plan.copies
+        if plan.is_free and single and not self.options.standardize:
             self._free = _Free(self.loss, self._cache.generation, plan.noting, Upkeep())
         return Terms(found.loss + self.weight * slower.every * penalty, found.loss, penalty)
 

@@ -176,6 +176,7 @@ def carried(
     """
     plans = {one.name: one for one in plan.layers}
     state, jets, uses = random_state(task.device), Jets(), list[Use]()
+    before = task.fresh(inputs), task.fresh(targets)
 
     def move(site: Site) -> Tensor:
         with torch._C.DisableTorchFunction():  # a direction is no operation of the network
@@ -202,7 +203,7 @@ def carried(
         with composites(lambda: True):
             loss = scalar(task.loss(prediction, targets))
     in_order = {use.name: sites[use.name] for use in uses}
-    recorded = Recorded(loss, prediction, in_order, inputs, targets, state, plan.body, calls)
+    recorded = Recorded(loss, prediction, in_order, *before, state, plan.body, calls)
     return Carried(recorded, jets, tuple(uses))
 
 
@@ -235,7 +236,7 @@ def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None
     loss = recorded.loss
     if jets.part is not None:
         assert plan.cut is not None  # noqa: S101 - there is no part without it
-        targets = plan.cut.rows(recorded.targets, jets.part, TARGETS)
+        targets = plan.cut.rows(task.fresh(recorded.targets), jets.part, TARGETS)
         with composites(lambda: True), untouched((task.loss,), task.device):
             loss = scalar(task.loss(prediction, targets))
     moving = [rows[path] for path in carried_to]

@@ -52,13 +52,16 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
         generator = torch.Generator().manual_seed(0)
         return functools.partial(signs, generator=generator)
 
+    def given() -> tuple[Inputs, object]:
+        return task.fresh(inputs), task.fresh(targets)
+
     with untouched(task.parts, device):
-        carry = carried(task, rule, plan, inputs, targets, draw=draw(), choose=None)
+        carry = carried(task, rule, plan, *given(), draw=draw(), choose=None)
         found = along(task, rule, plan, carry)
     if found is None:
         return False
     with untouched(task.parts, device), without_autocast(device.type):
-        run = differentiable(task, inputs, targets, standardize=rule.options.standardize)
+        run = differentiable(task, *given(), standardize=rule.options.standardize)
 
         def product_of(uses: Sequence[Use]) -> Product:
             return hessian(run, uses, create_graph=False)

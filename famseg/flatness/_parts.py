@@ -69,7 +69,7 @@ def find_parts(
         untouched(task.parts, task.device),
         finished_noted(task.model, task.layers) as calls,
     ):
-        recorded = record(task, inputs, targets)
+        recorded = record(task, task.fresh(inputs), task.fresh(targets))
     body = tuple(Finished(call.name, frozenset(), not call.intact) for call in calls)
     if not wanted or n < 2:
         return Found(None, body, "there is but one sample")
@@ -82,7 +82,8 @@ def find_parts(
     except _FAULTS:
         return Found(None, body, _OTHER_ROWS)
     with untouched(task.parts, task.device), torch.no_grad():
-        recorded = record(task, recorded.inputs, targets, body=usable)
+        given = task.fresh(recorded.inputs), task.fresh(recorded.targets)
+        recorded = record(task, *given, body=usable)
         reason = _tried(task, recorded, parts, index, cut)
     return Found(None, body, reason) if reason else Found(cut, usable)
 
@@ -120,7 +121,7 @@ def _held_by_trial(
         untouched(task.parts, task.device),
         finished_noted(task.model, task.layers) as again,
     ):
-        prediction = task.predict(given.rows(recorded.inputs, part, INPUTS))
+        prediction = task.predict(given.rows(task.fresh(recorded.inputs), part, INPUTS))
     shrunk = _shrunk(recorded.prediction, prediction, n, size, PREDICTION)
     cut = Cut(held | (shrunk or frozenset()))
     usable = []
@@ -224,12 +225,14 @@ def is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut | None) -> bo
     chosen[part] = True
 
     def loss(rows: Tensor) -> Tensor:
-        targets = cut.rows(recorded.targets, rows, TARGETS)
+        targets = cut.rows(task.fresh(recorded.targets), rows, TARGETS)
         return scalar(task.loss(cut.rows(prediction, rows, PREDICTION), targets))
 
     with without_autocast(device), untouched((task.loss,), task.device):
         try:
-            whole = scalar(task.loss(prediction, recorded.targets)) if coarse else recorded.loss
+            whole = recorded.loss
+            if coarse:
+                whole = scalar(task.loss(prediction, task.fresh(recorded.targets)))
             own, rest = loss(part), loss((~chosen).nonzero()[:, 0])
         except _FAULTS:
             return False

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, call_model, scalar, select
+from famseg.flatness._arguments import Inputs, Loss, call_model, copied, scalar, select
 from famseg.flatness._body import Call, Finished, given_back, kept
 from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
@@ -48,6 +48,8 @@ class Task:
         output: Key or attribute of the model's output that the loss takes; ``None`` for all of it.
         eager: Whether compiled modules run as they were written.
         noting: Where to look for the call of a loss function that makes the loss.
+        copies: Whether model or loss change their arguments in place, so that each run needs its
+            own.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Task:
     output: str | None = None
     eager: bool = False
     noting: Noting = "nowhere"
+    copies: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +69,10 @@ class Task:
     def parts(self) -> tuple[object, ...]:
         """What a pass may move."""
         return (self.model, self.loss)
+
+    def fresh(self, value: Any) -> Any:  # noqa: ANN401
+        """Return arguments that a run may change, without a trace in those given."""
+        return copied(value) if self.copies else value
 
     def predict(self, inputs: Inputs) -> object:
         """Return what the loss is given."""
@@ -146,8 +153,8 @@ class Recorded:
         loss: The loss, in the caller's precision.
         prediction: What the loss was given.
         sites: What the layers saw, in the order in which they ran.
-        inputs: The model's arguments.
-        targets: Those of the loss.
+        inputs: The model's arguments, as they were before the pass.
+        targets: Those of the loss, likewise.
         state: Global random state before the pass.
         body: Calls of modules that had ended before the first layer began.
         calls: What they returned.
@@ -207,6 +214,7 @@ def record(
         draws: Whether the whole batch will run again with the same random numbers.
     """
     state = random_state(task.device)
+    before = task.fresh(inputs), task.fresh(targets)
     order: list[str] = []
 
     def noting(site: Site) -> Tensor:
@@ -216,7 +224,7 @@ def record(
     with kept(task.model, body, draws_on=task.device if draws else None) as calls:
         loss, prediction, sites, _ = task.run(inputs, targets, noting, care="none")
     in_order = {name: sites[name] for name in order}
-    return Recorded(loss, prediction, in_order, inputs, targets, state, body, calls)
+    return Recorded(loss, prediction, in_order, *before, state, body, calls)
 
 
 class Replayed(NamedTuple):
@@ -267,7 +275,7 @@ def replay(
             return None
         return rows_of(first.features, part).to(site.layer.weight.dtype)
 
-    inputs, targets = recorded.inputs, recorded.targets
+    inputs, targets = task.fresh(recorded.inputs), task.fresh(recorded.targets)
     if cut is not None:
         inputs, targets = cut.rows(inputs, part, INPUTS), cut.rows(targets, part, TARGETS)
     with ExitStack() as stack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from famseg.flatness._arguments import Inputs
+from famseg.flatness._arguments import Inputs, copied, versions
 from famseg.flatness._choice import Facts, LayerFacts, Plan, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
@@ -50,10 +50,12 @@ def settle(
     rough = estimator in ("noise", "finite_difference")
     with compiled_noted(task.model, task.layers) as behind:
         looking = replace(task, eager=True, noting="model")
-        run = checked(looking, inputs, targets, derivatives=not rough)
+        given = copied(inputs), copied(targets)
+        before = versions(given)
+        run = checked(looking, *given, derivatives=not rough)
     # Compiled code has no second derivative and hides the layers in it; what only runs before them
     # may stay compiled.
-    task = replace(task, eager=bool(behind))
+    task = replace(task, eager=bool(behind), copies=versions(given) != before)
     layers = {
         use.name: LayerFacts(
             (use.operator.groups, *use.operator.rows(use.weight).shape[1:]),
@@ -66,7 +68,7 @@ def settle(
     noting = _noting(task, run)
     facts = Facts(layers, interact=False, parts=Found(None, ()), noting=noting)
     if _by_layer_alone(options, facts):
-        return plan(options, facts, eager=task.eager), True
+        return plan(options, facts, eager=task.eager, copies=task.copies), True
     with without_autocast(task.device.type):
         interact, twice = _interact(run, rough=rough)
     facts = replace(facts, interact=interact, twice=twice)
@@ -74,16 +76,17 @@ def settle(
     wanted = interact is not True and options.samples not in whole
     if not run.loss.isfinite():  # such a batch shows nothing, and the training will say so
         options = options.with_(samples="all")
-        return plan(options, facts, eager=task.eager), False
+        return plan(options, facts, eager=task.eager, copies=task.copies), False
     if wanted or rough:
         parts = find_parts(task, inputs, targets, n, held, wanted=wanted)
         facts = replace(facts, parts=parts)
         if estimator == "finite_difference":
             with untouched(task.parts, task.device):
-                recorded = record(task, inputs, targets, body=parts.body, draws=True)
+                given = task.fresh(inputs), task.fresh(targets)
+                recorded = record(task, *given, body=parts.body, draws=True)
             with without_autocast(task.device.type):
                 check_differences(task, recorded)
-    chosen = plan(options, facts, eager=task.eager)
+    chosen = plan(options, facts, eager=task.eager, copies=task.copies)
     if may_carry(options, chosen):
         rule = Rule(options)
         chosen = replace(chosen, jets=jets_hold(task, rule, chosen, inputs, targets))

@@ -400,3 +400,42 @@ def test_an_operation_without_third_derivatives_is_refused_before_anything_moves
 
     with pytest.raises(UnsupportedTailError, match="cannot be differentiated twice"):
         objective(net, loss=loss)(INPUTS, TARGETS)
+
+
+class Doubling(nn.Module):
+    """A network that changes its argument in place, and uses it around the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x.mul_(2)
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x))))) + x[:, :3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"samples": 3, "estimator": "columns"}, {"estimator": "finite_difference"}],
+    ids=str,
+)
+def test_arguments_that_are_changed_in_place_are_changed_once_a_step(options):
+    torch.manual_seed(0)
+    model, inputs = Doubling().double(), INPUTS.clone()
+
+    def loss(z, y):
+        y.add_(1)
+        return nn.functional.cross_entropy(z, y - 1)
+
+    fam = FAM(model, layer="b", loss=loss, weight=1e-3, every=1, **options)
+    whole = FAM(model, layer="b", loss=loss, weight=1e-3, estimator="exact")
+    for step in range(1, 4):
+        targets = TARGETS.clone()
+        wanted = whole.measure(inputs, targets)
+        assert torch.equal(targets, TARGETS)
+        terms = fam(inputs, targets)
+        assert torch.equal(inputs, 2**step * INPUTS)
+        assert torch.equal(targets, TARGETS + 1)
+        torch.testing.assert_close(terms.loss, wanted.loss, rtol=1e-12, atol=0)
+    fam.measure(inputs, TARGETS.clone())
+    assert torch.equal(inputs, 8 * INPUTS)
