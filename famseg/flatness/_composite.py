@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from famseg.flatness import _composite_functions as own
 from famseg.flatness._checkpoint import computed_again
+from famseg.flatness._errors import UnsupportedTailError
 
 _COMPOSITES: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (F.batch_norm, own.batch_norm),
@@ -116,6 +117,12 @@ class _Composites(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
+        if func is torch.autograd.grad and self._active():
+            raise UnsupportedTailError(
+                "a gradient is taken behind the penalized layer, by the loss or by the model (a "
+                "gradient penalty): the layer's weight acts on the loss a second time there, which "
+                "its flatness does not count. Leave one of the two penalties out."
+            )
         replaced, context = _REPLACED.get(func), _CONTEXTS.get(func)
         if (replaced is None and context is None) or not self._asks():
             return func(*args, **kwargs)

@@ -349,3 +349,19 @@ def test_a_batch_that_cannot_show_an_interaction_settles_nothing(first):
 def test_losses_that_cannot_be_penalised_are_refused(loss, message):
     with pytest.raises(LossError, match=message):
         fam_of(Net(nn.Identity()), loss=loss)(INPUTS, TARGETS)
+
+
+@pytest.mark.parametrize("of", ["inputs", "weight"])
+@pytest.mark.parametrize("layer", ["2", "4"])
+@pytest.mark.parametrize("estimator", ["auto", "exact", "hutchinson"])
+def test_a_gradient_penalty_is_refused_by_that_name(net, batch, estimator, layer, of):
+    inputs = batch[0].requires_grad_()
+
+    def loss(z, y):
+        leaf = inputs if of == "inputs" else net[2].weight
+        (slope,) = torch.autograd.grad(z.square().sum(), leaf, create_graph=True)
+        return nn.functional.cross_entropy(z, y) + slope.square().sum()
+
+    fam = FAM(net, layer=layer, loss=loss, weight=0.1, estimator=estimator)
+    with pytest.raises(UnsupportedTailError, match="gradient penalty"):
+        fam(inputs, batch[1])
