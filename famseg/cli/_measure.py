@@ -94,7 +94,7 @@ def measure(
 
     from famseg.engine import processes
 
-    with processes() as group:
+    with processes(device or "auto") as group:
         overrides = [] if device is None else [f"training.device={device}"]
         opened = open_run(folder, checkpoint, group, overrides=overrides)
         if not group.main:

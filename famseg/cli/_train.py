@@ -55,7 +55,7 @@ def train(
     from famseg.engine import Session, processes, stop_on_signals
 
     run_config = cast("RunConfig", loaded)
-    with processes() as group, stop_on_signals() as stop:
+    with processes(run_config.training.device) as group, stop_on_signals() as stop:
         session = Session(pipeline.build, run_config, processes=group, stop=stop)
         with progress(pipeline.KEY_METRIC) as display:
             report = session.run(resume=resume, observers=[display])

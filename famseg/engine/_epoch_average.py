@@ -87,7 +87,7 @@ def _share(norm: _BatchNorm, processes: Processes) -> None:
     if seen is None or not buffers:
         return
     weighted = torch.cat([seen.double().view(1), *(seen * each.double() for each in buffers)])
-    batches, *sums = processes.sum(weighted.tolist(), weighted.device)
+    batches, *sums = processes.sum(weighted.tolist())
     means = torch.tensor(sums, dtype=torch.float64) / batches
     seen.fill_(int(batches))
     for buffer, mean in zip(buffers, means.chunk(len(buffers)), strict=True):

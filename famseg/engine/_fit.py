@@ -27,7 +27,7 @@ from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._loader import training_loader
 from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
-from famseg.engine._processes import Processes
+from famseg.engine._processes import Processes, group_for, lost_named
 from famseg.engine._result import Best, FitResult
 from famseg.engine._signals import Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
@@ -141,7 +141,9 @@ class Fit:
             objective
             if processes.world == 1
             else DistributedDataParallel(
-                objective, device_ids=None if device.type == "cpu" else [device.index]
+                objective,
+                device_ids=None if device.type == "cpu" else [device.index],
+                process_group=group_for(device.type),
             ),
             optimizer=optimizer,
             scheduler=self._scheduler(optimizer, accumulate, swa),
@@ -235,7 +237,7 @@ class Fit:
         if self.batches.start < steps and not self._exhausted():
             self._plain_seconds = self._time_plain_step(trainer)
             try:
-                with stop.deferred(), _quiet(trainer):
+                with stop.deferred(), _quiet(trainer), lost_named():
                     trainer.run()
             finally:
                 self.step.unwrap()
@@ -307,7 +309,7 @@ class Fit:
     def _stop_if_asked(self, iteration: int, stop: StopRequest) -> None:
         # All processes stop after the same step, whoever got the signal first.
         flags = [float(stop.signum == number) for number in (signal.SIGINT, signal.SIGTERM)]
-        interrupts, terminations = self.processes.sum(flags, self.device)
+        interrupts, terminations = self.processes.sum(flags)
         if interrupts or terminations:
             self._save("last.pt", iteration)
             raise Interrupted(signal.SIGTERM if terminations else signal.SIGINT)

@@ -1,24 +1,62 @@
-"""The processes of one run: one alone, or several started by torchrun."""
+"""The processes of one run: one alone, or several started by torchrun.
+
+Every collective of famseg goes through this module. What is summed or sent here are numbers and
+objects in the memory of the host, and NCCL has no backend for those: a collective without a group
+that has one would end every training on several GPUs.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+from famseg.config import InputError, RunError
+
+# The others wait while the first process draws, writes tables and feeds MLflow. A process that
+# died is noticed at once, by its connection; this limit is for one that hangs.
+_LONGEST_WAIT = timedelta(hours=2)
+
+# Gloo and NCCL have no exception of their own for it.
+_LOST = (
+    "Broken pipe",
+    "Connection closed by",
+    "Connection refused",
+    "Connection reset by",
+    "NCCL communicator was aborted",
+    "Read timeout",
+    "Socket Timeout",
+    "Timed out waiting",
+    "ncclRemoteError",
+    "remote process exited",
+)
+
+
+class LostProcessError(RunError):
+    """Another process of the run ended or cannot be reached."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this run ended or cannot be reached any more. Its own message, or "
+            "torchrun's report, says why; go on from the last checkpoint with --resume."
+        )
 
 
 @dataclass(frozen=True)
 class Processes:
     """This process's place among the processes of the run.
 
-    Every method that talks to the others must be called by all of them.
+    Every method that talks to the others must be called by all of them, and raises
+    `LostProcessError` where one of them does not answer.
 
     Args:
         rank: Number of this process, from 0.
@@ -44,8 +82,10 @@ class Processes:
         """Return the values of all processes, in the order of their ranks."""
         if self.world == 1:
             return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        group = group_for("cpu")
+        values: list[Any] = [None] * dist.get_world_size(group)
+        with lost_named():
+            dist.all_gather_object(values, value, group=group)
         return values
 
     def from_main(self, value: Any) -> Any:  # noqa: ANN401  # any picklable object
@@ -53,34 +93,92 @@ class Processes:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with lost_named():
+            dist.broadcast_object_list(box, src=0, group=group_for("cpu"))
         return box[0]
 
-    def sum(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
-        """Return the element-wise sums over all processes, added up in float64."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the element-wise sums over all processes, added up in float64 on the host."""
         if self.world == 1:
             return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        return [float(value) for value in total.tolist()]
+        return [float(value) for value in self.add(torch.tensor(values, dtype=torch.float64))]
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes; the tensor itself may be changed.
+
+        Args:
+            tensor: Of the same shape in all processes, on the CPU or on this process's GPU.
+        """
+        if self.world == 1:
+            return tensor
+        with lost_named():
+            dist.all_reduce(tensor, group=group_for(tensor.device.type))
+        return tensor
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of rank 0: the same number, of the same shapes, in each."""
+        if self.world == 1:
+            return
+        with lost_named():
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0, group=group_for(tensor.device.type))
+
+
+# The default group, and one for the CPU beside it where it has no backend for that.
+_beside: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
+
+
+def group_for(device: str) -> dist.ProcessGroup:
+    """Return a group of all processes that can send tensors of a kind of device.
+
+    That is the default group wherever it can. For the CPU a second group is made if need be, as
+    when a program of somebody else's has begun its default group with ``nccl`` alone; all
+    processes must then ask.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    global _beside  # as the default group is one of torch's module
+    default = dist.distributed_c10d._get_default_group()
+    known = [pair.partition(":")[0] for pair in dist.get_backend_config(default).split(",")]
+    if device in known or device != "cpu":
+        return default
+    if _beside is None or _beside[0] is not default:
+        _beside = default, dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+    return _beside[1]
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
+def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[Processes]:
     """Join the processes that torchrun started, or stand alone without it.
 
-    Reads ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``; NCCL where there are GPUs, gloo elsewhere.
+    Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``.
+
+    Args:
+        device: ``training.device``: with ``cpu`` no GPU is touched, though the machine may have
+            some.
+        backend: Backend of the process group, as torch takes it; by default gloo for the CPU and
+            NCCL for the GPUs, where they are used.
+
+    Raises:
+        InputError: If more processes were started on this machine than it has GPUs.
+        LostProcessError: If another process ended or cannot be reached.
     """
+    global _beside  # see above
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes()
         return
     local_rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    gpu = None
+    if device != "cpu" and torch.cuda.is_available():
+        gpu = _own_gpu(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    usual = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
+    with lost_named():
+        dist.init_process_group(backend or usual, timeout=_LONGEST_WAIT, device_id=gpu)
     try:
-        yield Processes(rank=dist.get_rank(), world=world, local_rank=local_rank)
+        with lost_named():
+            yield Processes(rank=dist.get_rank(), world=world, local_rank=local_rank)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # what they hold may be DDP's, see below
         raise
@@ -88,4 +186,31 @@ def processes() -> Iterator[Processes]:
         # A DDP module that outlives the group holds its last reference. It is then taken down under
         # Python's lock, for which the group's threads may be waiting: the process hangs.
         gc.collect()
+        _beside = None
         dist.destroy_process_group()
+
+
+def _own_gpu(local_rank: int, started: int) -> torch.device:
+    """Return the GPU of this process, made the current one."""
+    found = torch.cuda.device_count()
+    # All processes of the machine refuse, not only those without a GPU: the first one speaks.
+    if max(started, local_rank + 1) > found:
+        raise InputError(
+            f"training.device: {max(started, local_rank + 1)} processes were started on a machine "
+            f"with {found} {'GPU' if found == 1 else 'GPUs'}. Start torchrun with "
+            f"--nproc-per-node {found}, or set training.device=cpu."
+        )
+    gpu = torch.device("cuda", local_rank)
+    torch.cuda.set_device(gpu)
+    return gpu
+
+
+@contextmanager
+def lost_named() -> Iterator[None]:
+    """Turn what torch raises when a process does not answer into a `LostProcessError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistNetworkError) or any(mark in str(error) for mark in _LOST):
+            raise LostProcessError from error
+        raise

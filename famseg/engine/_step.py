@@ -281,7 +281,7 @@ class TrainStep:
     def _stop_unless_finite(self, iteration: int, terms: Terms) -> None:
         finite = bool(torch.isfinite(terms.total.detach()))
         # All processes stop together: one that waits in an all-reduce for a stopped one hangs.
-        bad = self.processes.sum([0.0 if finite else 1.0], self.device)[0]
+        bad = self.processes.sum([0.0 if finite else 1.0])[0]
         if bad:
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
 

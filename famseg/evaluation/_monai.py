@@ -12,6 +12,7 @@ import torch.distributed as dist
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
+from famseg.engine import Processes
 from famseg.evaluation._masks import Empty
 from famseg.evaluation._pair import SCORES, Kind, as_pair, measure
 
@@ -210,8 +211,8 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
         local = None if self._buffers is None else [torch.stack(each) for each in self._buffers]
         parts = [local]
         if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, local)
+            ranks = Processes(rank=dist.get_rank(), world=dist.get_world_size())
+            parts = ranks.gather(local)
         filled = [part for part in parts if part is not None]
         self._synced_tensors = [torch.cat(each) for each in zip(*filled, strict=True)] or None
         self._synced = True

@@ -9,7 +9,6 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 
 from famseg.engine import Processes
 
@@ -130,7 +129,5 @@ class _Sums:
     def gather(self, processes: Processes, shape: tuple[int, ...]) -> None:
         values = np.zeros(shape) if self.values is None else self.values
         # Pickling the arrays of all processes to all others would need a multiple of the memory.
-        total = torch.from_numpy(values).to("cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(total)
-        self.values = total.cpu().numpy()
+        self.values = processes.add(torch.from_numpy(values)).numpy()
         self.squares = math.fsum(processes.gather(self.squares))

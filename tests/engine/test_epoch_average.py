@@ -85,7 +85,7 @@ class Recorded(Processes):
         object.__setattr__(self, "others", others)
         object.__setattr__(self, "own", [])
 
-    def sum(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
+    def sum(self, values: Sequence[float]) -> list[float]:
         added = [other[len(self.own)] for other in self.others]  # type: ignore[attr-defined]
         self.own.append(list(values))  # type: ignore[attr-defined]
         return [sum(parts) for parts in zip(values, *added, strict=True)]

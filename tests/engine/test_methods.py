@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import run_toy
+from test_fit import BACKENDS, run_toy
 from torch import Tensor, nn
 from torch.optim import SGD
 from toy import Descent, Log, StopAfter, largest_difference, make_experiment, make_fit, weights
@@ -408,24 +408,26 @@ PROCESSES = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("way", [*PROCESSES, "jacobian"])
-def test_two_processes_take_the_steps_of_one(tmp_path: Path, way: str) -> None:
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, way: str, backend: str) -> None:
     options = [option.replace("'", '"') for option in PROCESSES.get(way, ["jacobian=0.1"])]
     options += [] if way == "jacobian" else ["weight=0.05", 'estimator="columns"']
     one = run_toy(tmp_path / "one", *options)
-    two = run_toy(tmp_path / "two", *options, ranks=2)
+    two = run_toy(tmp_path / "two", *options, ranks=2, backend=backend)
     assert largest_difference(one["weights"], two["weights"]) < 1e-6
     models = [load_checkpoint(tmp_path / name / "checkpoints/last.pt") for name in ("one", "two")]
     assert largest_difference(models[0]["model"], models[1]["model"]) < 1e-6
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_statistics_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_take_the_statistics_of_one(tmp_path: Path, backend: str) -> None:
     # Without a step the weights are alike, and each process's own statistics are not. Three
     # batches: the processes have two and one.
     options = ["normalized=true", "rate=0", "samples=12", 'swa={"start": 0.3}']
     run_toy(tmp_path / "one", *options)
-    run_toy(tmp_path / "two", *options, ranks=2)
+    run_toy(tmp_path / "two", *options, ranks=2, backend=backend)
     states = [load_checkpoint(tmp_path / name / "checkpoints/last.pt") for name in ("one", "two")]
     assert largest_difference(states[0]["model"], states[1]["model"]) < 1e-12
     assert largest_difference(states[0]["trained"], states[1]["trained"]) > 1e-6

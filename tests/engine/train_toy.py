@@ -21,9 +21,10 @@ def main(folder: Path, options: dict[str, object]) -> None:
     batch_size = options.pop("batch_size", 4)
     workers = options.pop("workers", 0)
     slow = options.pop("slow", False)
+    backend = options.pop("backend", None)
     ways = {name: options.pop(name) for name in ("sam", "nso", "ema", "swa") if name in options}
     rate = options.pop("rate", 0.1)
-    with processes() as group, stop_on_signals() as stop:
+    with processes(backend=backend) as group, stop_on_signals() as stop:
         experiment = make_experiment(
             dtype=torch.float64, optimizer=partial(SGD, lr=rate), **options
         )
