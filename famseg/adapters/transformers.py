@@ -7,6 +7,7 @@ trainer.train()
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from famseg.adapters._objective import check_model_is_of, named, objective_of
+from famseg.config._atomic import write_atomically
 from famseg.flatness import FAM, FlatnessError, Terms
 
 __all__ = ["FAMTrainer"]
@@ -212,7 +214,9 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        torch.save(self.objective.get_extra_state(), self._state_file(output_dir))
+        content = io.BytesIO()
+        torch.save(self.objective.get_extra_state(), content)
+        write_atomically(self._state_file(output_dir), content.getbuffer())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)

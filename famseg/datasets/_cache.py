@@ -7,9 +7,10 @@ folder that others can write to cannot run code, and a process that is killed le
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.config._atomic import open_to_read, write_atomically
 from famseg.config._errors import DAMAGED
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
@@ -65,17 +67,13 @@ class MaskCache:
         if not self._writable:
             return
         mask, affine = prepared
-        partial = None
+        content = io.BytesIO()
+        np.savez(content, bits=np.packbits(mask), shape=np.array(mask.shape), affine=affine)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, bits=np.packbits(mask), shape=np.array(mask.shape), affine=affine)
-            Path(partial).replace(path)
+            write_atomically(path, content.getbuffer())
         except OSError as error:
             self._writable = False
-            if partial is not None:
-                Path(partial).unlink(missing_ok=True)
             warnings.warn(
                 f"{self.folder}: cannot be written ({error.strerror or error}): going on without a "
                 "cache; set data.cache or FAMSEG_CACHE to another folder",
@@ -84,16 +82,27 @@ class MaskCache:
 
 
 def _load(path: Path) -> Prepared | None:
-    """Return the stored mask and affine, None if there is none or it is damaged."""
+    """Return the stored mask and affine, None if there is none or it is damaged.
+
+    Memory: at most eight times the size of the file, a byte for each of its bits.
+    """
     try:
         # Opened here: np.load leaves a file open that turns out to be damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with open_to_read(path) as stream, np.load(stream, allow_pickle=False) as stored:
             if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
                 return None  # packed, as ours never are: it may unpack to anything
-            shape = tuple(int(n) for n in stored["shape"])
-            count = int(np.prod(shape))
-            mask = np.unpackbits(stored["bits"], count=count).reshape(shape)
-            affine = stored["affine"].astype(np.float64)
-            return (mask, affine) if affine.shape == (4, 4) else None
+            shape, bits, affine = (stored[name] for name in ("shape", "bits", "affine"))
+            if bits.dtype != np.uint8 or affine.shape != (4, 4) or not _fits(shape, bits):
+                return None
+            count = math.prod(shape.tolist())
+            mask = np.unpackbits(bits, count=count).reshape(shape)
+            return mask, affine.astype(np.float64)
     except (OSError, RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, *DAMAGED):
         return None
+
+
+def _fits(shape: NDArray[np.generic], bits: NDArray[np.generic]) -> bool:
+    """Whether so many voxels are in the bits: unpacking fills up what is missing with zeros."""
+    if shape.ndim != 1 or shape.dtype.kind not in "iu" or min(shape, default=1) < 1:
+        return False
+    return bits.shape == (-(-math.prod(shape.tolist()) // 8),)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import stat
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 import famseg
 from famseg.config import InputError, RunError
+from famseg.config._atomic import open_to_update, write_atomically
 from famseg.datasets._downloads import checksum_of
 
 Progress = Callable[[int, int | None], None]
@@ -154,7 +157,7 @@ def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -
         total = begin + int(length) if length.isdigit() else None
         named = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
         part.begin(_Origin(address, *named, total), begin)
-        with part.path.open("r+b") as stream:
+        with part.open() as stream:
             stream.seek(begin)
             while chunk := _receive(answer):
                 stream.write(chunk)
@@ -212,7 +215,7 @@ class _Part:
     @property
     def size(self) -> int:
         """Bytes that have arrived."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return self.path.stat().st_size if self._is_ours() else 0
 
     def origin(self) -> _Origin | None:
         """Return where the part is from, None if there is none that can be gone on with."""
@@ -220,14 +223,24 @@ class _Part:
             origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return origin if self.path.is_file() else None
+        return origin if self._is_ours() else None
+
+    def open(self) -> IO[bytes]:
+        """Open the part for writing, at its start.
+
+        Raises:
+            OSError: If a link lies in its place, which is not written through.
+        """
+        return open_to_update(self.path)
 
     def begin(self, origin: _Origin, size: int) -> None:
         """Cut the part to a size and note where it is from, the note last."""
         self._note.unlink(missing_ok=True)
-        with self.path.open("ab") as stream:
+        if not self._is_ours():
+            self.path.unlink(missing_ok=True)
+        with self.open() as stream:
             stream.truncate(size)
-        self._note.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+        write_atomically(self._note, json.dumps(asdict(origin)).encode())
 
     def finish(self, target: Path) -> None:
         """Make it the file that it was to become."""
@@ -238,3 +251,11 @@ class _Part:
         """Forget what has arrived."""
         self._note.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+    def _is_ours(self) -> bool:
+        """Whether a file is there, and not a link to one or a second name of one."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1

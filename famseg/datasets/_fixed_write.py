@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
-from famseg.config._atomic import write_atomically
+from famseg.config._atomic import fresh_part, write_atomically
 from famseg.datasets._defects_opening import open_region
 from famseg.datasets._defects_region import WHERES, Pair, Spread, Where
 from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
@@ -192,12 +191,8 @@ class _Writer:
     def _save(self, array: NDArray[np.generic], skull: Volume, name: str) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{os.getpid()}.part.{path.name}")
-        try:
+        with fresh_part(path, ending=".nii.gz") as part:
             write_volume(Volume(array, skull.affine), part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _save_table(self) -> None:
         """Write the table as far as it is; rows of an earlier call stay until their turn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from famseg.config import InputError
+from famseg.config._atomic import remove_parts, write_atomically
 from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
@@ -31,18 +31,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     # Through memory: writing to a full disk, torch hides the system's error behind one of its own.
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        remove_parts(path)  # as large as a checkpoint each
+        write_atomically(path, content.getbuffer())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

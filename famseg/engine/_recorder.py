@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 
@@ -20,6 +21,7 @@ from famseg.tracking import (
     provenance_tags,
     read_metrics,
     run_name,
+    write_atomically,
     write_json,
 )
 
@@ -58,7 +60,9 @@ class Recorder:
         """Record a picture of the validation."""
         self.folder.pictures.mkdir(exist_ok=True)
         path = self.folder.pictures / f"epoch-{epoch:05d}.png"
-        Image.fromarray(picture).save(path)
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, format="PNG")
+        write_atomically(path, content.getbuffer())
         self.tracker.log_image(path, "validation", epoch)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
@@ -88,7 +92,7 @@ def recorder_of(
         epochs: How many were trained before, if the run goes on; None for a new one.
     """
     text = to_yaml(config)
-    folder.config.write_text(text)
+    write_atomically(folder.config, text.encode())
     origin = provenance(
         config_text=text,
         seed=config.seed,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.config._atomic import open_to_update
 from famseg.preparation._record import Folder
 
 
@@ -64,7 +65,7 @@ def alone(folder: Folder) -> Iterator[None]:
     """Keep other runs out of the folder, and sweep up what killed ones left half written."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = (folder.path / ".lock").open("w")
+        lock = open_to_update(folder.path / ".lock")
     except OSError as error:
         raise InputError(
             f"--out {folder.path}: cannot be written to ({error.strerror}): choose another folder"

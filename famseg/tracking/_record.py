@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.config._atomic import open_to_update
 from famseg.config._atomic import write_atomically as write_atomically
 
 _logger = logging.getLogger("famseg")
@@ -61,12 +62,13 @@ class LocalRecord:
         path = Path(folder) / METRICS_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_size:
+            with open_to_update(path) as file:
+                taken = bool(file.read(1))
+            if taken:
                 raise InputError(
                     f"{path}: holds the record of another run. Resume that run, or choose a new "
                     "folder."
                 )
-            path.touch()
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}). Choose another run folder."
@@ -129,10 +131,11 @@ class LocalRecord:
 
     def _write(self) -> None:
         # Reopened at every call: a folder that was away for a while is found again.
-        with self.path.open("ab") as file:
+        with open_to_update(self.path) as file:
             # What an interrupted write left behind would spoil the next line.
             self._size = min(self._size, file.seek(0, os.SEEK_END))
             file.truncate(self._size)
+            file.seek(self._size)
             file.write(self._waiting)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famseg.config import InputError
+from famseg.config._atomic import open_to_update
 from famseg.tracking._uri import sqlite_path, without_password
 from famseg.tracking._view import VIEW_TAG, share_comparison
 
@@ -78,14 +79,15 @@ def creation_lock(uri: str) -> Iterator[None]:
         uri: Address of the store.
 
     Raises:
-        OSError: If the lock is not free within a minute, or its file cannot be made.
+        OSError: If the lock is not free within a minute, its file cannot be made, or a link lies
+            in its place.
     """
     path = sqlite_path(uri)
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as file:
+    with open_to_update(path.with_name(f"{path.name}.lock")) as file:
         _lock(file.fileno(), path)
         yield  # closing the file releases the lock, and so does the end of the process
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import struct
 import warnings
@@ -146,3 +147,38 @@ def test_hostile_headers_count_as_none(header: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("shape.npy", start + header.encode() + b"\n" + pickle.dumps([1, 2, 3]))
     assert cache.get(key, prepared)[0].shape == prepared()[0].shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ([1500] * 3, np.eye(4)),  # 3 GiB announced by 4 bytes
+        ([2**31] * 3, np.eye(4)),
+        ([2**40, 2**40, 0], np.eye(4)),
+        ([-5, -5, 5], np.eye(4)),
+        ([1.5, 1.5, 4.0], np.eye(4)),
+        ([[4, 4]], np.eye(4)),
+        ([2, 2, 2], np.eye(4)),  # 8 voxels in 4 bytes
+        ([4, 4, 2], np.eye(3)),
+    ],
+)
+def test_a_file_that_announces_what_it_does_not_hold_counts_as_none(
+    shape: list[float], affine: np.ndarray, tmp_path: Path
+) -> None:
+    cache, key = MaskCache(tmp_path), {"item": 1}
+    cache.get(key, prepared)
+    (path,) = tmp_path.iterdir()
+    np.savez(path, bits=np.zeros(4, np.uint8), shape=np.array(shape), affine=affine)
+    found = cost(lambda: cache.get(key, prepared))
+    assert found.fault is None, "prepared anew"
+    assert found.mib < 50
+    assert np.array_equal(cache.get(key, refuse)[0], prepared()[0])
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    cache = MaskCache(tmp_path)
+    cache.get(KEY, prepared)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    assert np.array_equal(cache.get(KEY, prepared)[0], prepared()[0])
