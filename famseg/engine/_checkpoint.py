@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from famseg.config._atomic import remove_parts, write_atomically
 from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
+LAST, BEST, PREVIOUS = "last.pt", "best.pt", "previous.pt"
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint that cannot be read, though one was written: bytes are missing or changed."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -40,20 +47,55 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state that :func:`save_checkpoint` wrote, on the CPU.
+    """Return the state that :func:`save_checkpoint` wrote, on the CPU; its checksums are compared.
 
     Raises:
-        InputError: If the file is missing, damaged, holds more than plain data or is of a newer
-            format.
+        DamagedCheckpointError: If it is damaged or holds more than plain data.
+        InputError: If it is missing or of a newer format.
     """
     try:
-        state = load_plain(path)
+        state = load_plain(path, checksums=True)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such checkpoint. Has the run saved one?") from None
     except NotPlainError as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error}).") from error
+        raise DamagedCheckpointError(
+            f"{path}: not a readable checkpoint ({error}). {_instead(path)}"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(
             f"{path}: not a checkpoint of format {FORMAT}. Use the famseg version that wrote it."
         )
     return state
+
+
+def keep_previous(path: Path) -> None:
+    """Keep a checkpoint that is about to be replaced as ``previous.pt`` beside it.
+
+    Nothing is copied, and ``path`` itself stays until it is replaced.
+
+    Args:
+        path: The checkpoint; nothing is done where there is none.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    if not path.exists():
+        return
+    previous = path.with_name(PREVIOUS)
+    part = path.with_name(f".{PREVIOUS}.{secrets.token_hex(8)}.part")
+    try:
+        os.link(path, part)
+        part.replace(previous)
+    except OSError:  # a disk without hard links; a kill right now leaves the previous one alone
+        path.replace(previous)
+    finally:
+        part.unlink(missing_ok=True)  # replace does nothing where both are one file already
+
+
+def _instead(path: Path) -> str:
+    """Return what to do about a damaged checkpoint."""
+    if path.name == LAST and path.with_name(PREVIOUS).exists():
+        return f"{PREVIOUS} beside it is the one before: --resume takes it, or copy it to {LAST}."
+    if path.name == BEST and path.with_name(LAST).exists():
+        return "Use the end of the training, --checkpoint last, or train again."
+    return "Copy the file again from where it came, or train again."

@@ -21,7 +21,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from famseg.config import InputError
 from famseg.engine._batches import Batches
-from famseg.engine._checkpoint import load_checkpoint, save_checkpoint
+from famseg.engine._checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    DamagedCheckpointError,
+    keep_previous,
+    load_checkpoint,
+    save_checkpoint,
+)
 from famseg.engine._epoch_average import EpochAverage, renew_statistics, whole_batches
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._loader import training_loader
@@ -36,12 +44,15 @@ from famseg.engine._validation import Validator
 if TYPE_CHECKING:
     from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig
 
+_logger = logging.getLogger("famseg")
+
 
 class Fit:
     """One training: MONAI's trainer around our step, with what must survive a kill.
 
     ``checkpoints/last.pt`` is written after every epoch and on a signal, ``checkpoints/best.pt``
-    when the validation's key metric rises. A run resumed from ``last.pt`` goes on to the same
+    when the validation's key metric rises; ``checkpoints/previous.pt`` is the ``last.pt`` before,
+    in case a disk damages that. A run resumed from ``last.pt`` goes on to the same
     weights, to the last bit on a CPU, as one that was never stopped: order, defects, dropout and
     probes are functions of seed and step, and the rest is in the checkpoint. Checkpoints fit any
     number of processes.
@@ -121,6 +132,7 @@ class Fit:
         self.observers: Sequence[Observer] = ()
         self._plain_seconds: float | None = None
         self._epoch_began = 0.0
+        self._last_is_whole = True
         self.batches = Batches(
             len(experiment.train),  # type: ignore[arg-type]  # a map-style set has a length
             batch_size,
@@ -192,11 +204,14 @@ class Fit:
     def restore(self) -> int:
         """Load ``last.pt`` if there is one; return the epochs it has completed.
 
+        Where it is damaged, and said to be, ``previous.pt`` takes its place. Every process must
+        call.
+
         Raises:
             InputError: If the checkpoint cannot be read or belongs to another network.
         """
-        path = self.checkpoints / "last.pt"
-        if not path.exists():
+        path = self._checkpoint_to_resume()
+        if path is None:
             return 0
         state = load_checkpoint(path)
         try:
@@ -216,6 +231,36 @@ class Fit:
         self.meter.sums = dict(state["meter"])
         self.batches.start = int(state["iteration"])
         return self.batches.start // self.batches.per_epoch
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        """Return the newest checkpoint that is whole; rank 0 chooses."""
+        found: Path | InputError | None = None
+        if self.processes.main:
+            try:
+                found = self._newest_whole()
+            except InputError as error:
+                found = error
+        found = self.processes.from_main(found)
+        if isinstance(found, InputError):
+            raise found
+        self._last_is_whole = found is None or found.name == LAST
+        return found
+
+    def _newest_whole(self) -> Path | None:
+        last, previous = (self.checkpoints / name for name in (LAST, PREVIOUS))
+        if not last.exists():
+            return previous if previous.exists() else None
+        try:
+            load_checkpoint(last)
+        except DamagedCheckpointError as error:
+            try:
+                state = load_checkpoint(previous)
+            except InputError:
+                raise error from None
+            iteration = int(state["iteration"])
+            _logger.warning("%s Going on from there, step %d.", error, iteration)
+            return previous
+        return last
 
     def run(self, *, observers: Sequence[Observer] = (), stop: StopRequest) -> FitResult:
         """Train from where the checkpoint left off to the end.
@@ -311,7 +356,7 @@ class Fit:
         flags = [float(stop.signum == number) for number in (signal.SIGINT, signal.SIGTERM)]
         interrupts, terminations = self.processes.sum(flags)
         if interrupts or terminations:
-            self._save("last.pt", iteration)
+            self._save(LAST, iteration)
             raise Interrupted(signal.SIGTERM if terminations else signal.SIGINT)
 
     def _after_epoch(self, engine: Engine, stop: StopRequest) -> None:
@@ -333,8 +378,8 @@ class Fit:
         # In this order: after a kill between the two the epoch is run again to the same best.pt,
         # whereas a last.pt alone would know of a best epoch that was never saved.
         if improved:
-            self._save("best.pt", engine.state.iteration)
-        self._save("last.pt", engine.state.iteration)
+            self._save(BEST, engine.state.iteration)
+        self._save(LAST, engine.state.iteration)
         picture = self.experiment.picture
         for observer in self.observers:
             observer.epoch(epoch, metrics)
@@ -369,8 +414,12 @@ class Fit:
         return self.patience is not None and self.best.waited >= self.patience
 
     def _save(self, name: str, iteration: int) -> None:
-        if self.processes.main:
-            save_checkpoint(self.checkpoints / name, self._state(iteration))
+        if not self.processes.main:
+            return
+        if name == LAST and self._last_is_whole:
+            keep_previous(self.checkpoints / LAST)
+        save_checkpoint(self.checkpoints / name, self._state(iteration))
+        self._last_is_whole = self._last_is_whole or name == LAST
 
     def _state(self, iteration: int) -> dict[str, Any]:
         state = {

@@ -29,11 +29,14 @@ class NotPlainError(Exception):
     """The file cannot be used; the message says why on one line, without a place in front."""
 
 
-def load_plain(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
+def load_plain(path: Path, *, checksums: bool = False) -> Any:  # noqa: ANN401 - whatever was saved
     """Return what ``torch.save`` wrote, on the CPU.
 
     Args:
         path: The file, of either of torch's formats.
+        checksums: Whether those of its parts are compared, about a second for a GB; torch itself
+            never does, so that a flipped bit becomes a weight of 1e37. Files of other programs may
+            have been written without.
 
     Raises:
         NotPlainError: If it is damaged, holds more than tensors and plain values, or would take
@@ -41,7 +44,7 @@ def load_plain(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
         FileNotFoundError: If there is none.
     """
     with _faults_in_one_line():
-        _check(path)
+        _check(path, checksums=checksums)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -72,17 +75,17 @@ def _faults_in_one_line() -> Iterator[None]:
         raise NotPlainError(visible(reason)) from error
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, *, checksums: bool = False) -> None:
     with path.open("rb") as stream:
         archive = stream.read(4) == _ARCHIVE
         stream.seek(0)
         if archive:
-            _check_archive(path)
+            _check_archive(path, checksums=checksums)
         else:
             _check_pickles(stream)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, *, checksums: bool) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         # torch packs nothing; a packed member stands for up to a thousand times its size.
@@ -90,6 +93,9 @@ def _check_archive(path: Path) -> None:
             raise ValueError("its parts are packed, as torch packs none")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its parts are larger than the file")
+        damaged = archive.testzip() if checksums else None
+        if damaged is not None:
+            raise ValueError(f"the checksum of its part {damaged} is wrong: bytes have changed")
         for member in members:
             if member.filename.endswith(".pkl"):
                 if member.file_size > _MOST_PICKLE_BYTES:

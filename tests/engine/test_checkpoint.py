@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from famseg.config import InputError
 from famseg.engine import load_checkpoint, save_checkpoint
+from famseg.engine._checkpoint import DamagedCheckpointError, keep_previous
 
 
 def test_what_was_saved_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
@@ -67,3 +69,60 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     torch.save({"format": 99}, path)
     with pytest.raises(InputError, match=r"not a checkpoint of format 1\. Use the famseg version"):
         load_checkpoint(path)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Flip an exponent bit of a weight in the largest part of a checkpoint."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda each: each.file_size)
+    lengths = data[member.header_offset + 26 : member.header_offset + 30]
+    name, extra = (int.from_bytes(lengths[at : at + 2], "little") for at in (0, 2))
+    data[member.header_offset + 30 + name + extra + 3] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "advice"),
+    [
+        ("last.pt", [], r"Copy the file again from where it came, or train again\."),
+        ("last.pt", ["previous.pt"], r"previous\.pt beside it .* --resume takes it, or copy it"),
+        ("best.pt", ["last.pt"], r"Use the end of the training, --checkpoint last, or train again"),
+    ],
+)
+def test_a_flipped_bit_is_found_and_what_to_do_is_said(
+    tmp_path: Path, name: str, others: list[str], advice: str
+) -> None:
+    for each in (name, *others):
+        save_checkpoint(tmp_path / each, {"model": {"w": torch.ones(1000)}})
+    flip_a_bit(tmp_path / name)
+    assert torch.load(tmp_path / name)["model"]["w"][0] > 1e37  # nothing is said by torch
+    message = (
+        rf"{name}: not a readable checkpoint \(the checksum of its part \S+ is wrong: .*{advice}"
+    )
+    with pytest.raises(DamagedCheckpointError, match=message):
+        load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_checkpoint_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    last = tmp_path / "last.pt"
+    for epoch in range(3):
+        keep_previous(last)
+        save_checkpoint(last, {"epoch": epoch})
+    assert load_checkpoint(last)["epoch"] == 2
+    assert load_checkpoint(tmp_path / "previous.pt")["epoch"] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+    keep_previous(last)
+    keep_previous(last)  # both are one file now
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == ({"last.pt", "previous.pt"} if links else {"previous.pt"})
+    assert load_checkpoint(tmp_path / "previous.pt")["epoch"] == 2

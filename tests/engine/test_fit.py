@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
+from test_checkpoint import flip_a_bit
 from toy import (
     Descent,
     Log,
@@ -193,6 +194,28 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     other.objective.terms.model = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match=r"last\.pt: belongs to another network"):
         make_fit(other, tmp_path, epochs=1).restore()
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_experiment()
+    make_fit(whole, tmp_path / "whole", epochs=4).run(stop=StopRequest())
+    folder = tmp_path / "damaged"
+    make_fit(make_experiment(), folder, epochs=3).run(stop=StopRequest())
+    last = folder / "checkpoints" / "last.pt"
+    flip_a_bit(last)
+    rest = make_experiment()
+    fit = make_fit(rest, folder, epochs=4)
+    assert fit.restore() == 2
+    assert "is wrong: bytes have changed" in caplog.text
+    assert "Going on from there, step 8." in caplog.text
+    fit._save("last.pt", 8)  # the damaged one must not take the place of the one that is whole
+    assert load_checkpoint(last.with_name("previous.pt"))["epoch"] == 2
+    fit.run(stop=StopRequest())
+    assert largest_difference(weights(whole), weights(rest)) == 0
+    assert load_checkpoint(last)["epoch"] == 4
+    assert load_checkpoint(last.with_name("previous.pt"))["epoch"] == 3
 
 
 def test_fewer_samples_than_processes_are_refused(tmp_path: Path) -> None:
