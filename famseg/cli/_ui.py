@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated
 
+import psutil
 import typer
 
 from famseg.cli._say import say, say_json
@@ -43,6 +44,8 @@ Examples:
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
+# By which users name other hosts that MLflow's server shall answer to, such as that of a proxy.
+_HOSTS_VARIABLE = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
 
 def ui(
@@ -149,6 +152,8 @@ def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]
 def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if not os.environ.get(_HOSTS_VARIABLE):
+        command += ["--allowed-hosts", ",".join(_names(host, port))]
     if uri.startswith("sqlite"):
         # Beside the database; its default is the working folder of the moment.
         folder = Path(uri.partition("///")[2]).parent / "mlartifacts"
@@ -168,6 +173,30 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C of the terminal reaches us alone, and we end the group
     )
+
+
+def _names(host: str, port: int) -> list[str]:
+    """Return the values of the header ``Host`` that are answered, as MLflow's patterns.
+
+    A page elsewhere can let a name of its own stand for this machine and then read what the server
+    answers under it (DNS rebinding). MLflow's default lets all names through that begin as private
+    addresses do, such as 10.evil.example. Here names are exact; the port may be another one, since
+    tunnels change it, and what stands after a colon is part of no name.
+    """
+    names = {"localhost", "127.0.0.1", "::1"}
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        names |= {socket.gethostname(), socket.getfqdn()}
+        addresses = [each for card in psutil.net_if_addrs().values() for each in card]
+        families = (socket.AF_INET, socket.AF_INET6)
+        names |= {each.address.partition("%")[0] for each in addresses if each.family in families}
+    else:
+        names.add(host)
+    patterns: list[str] = []
+    for name in sorted(name.lower() for name in names if not set(name) & set("*?[],")):
+        # In a pattern brackets are a choice of letters: addresses of IPv6 are written without one.
+        ipv6 = ":" in name
+        patterns += [f"[{name}]", f"[{name}]:{port}"] if ipv6 else [name, f"{name}:*"]
+    return patterns
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], server: str, log: IO[bytes]) -> None:

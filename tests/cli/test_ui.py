@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from famseg.cli._ui import ui
+from famseg.cli._ui import _names, _start, ui
 from famseg.config import InputError
 from famseg.tracking import Tracker, run_name
 
@@ -182,12 +183,64 @@ def test_the_server_listens_to_this_machine_alone(shown):
     assert heard == {"127.0.0.1"}
 
 
+def status_for(url, host):
+    request = urllib.request.Request(url, headers={"Host": host})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - our own server
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+FOREIGN = (
+    "evil.example",
+    "10.evil.example",
+    "10.evil.example:5000",
+    "192.168.evil.example",
+    "172.16.evil.example",
+    "fd00:evil.example",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "evil.example:localhost",
+    "1:80",
+)
+
+
 @pytest.mark.slow
 def test_a_page_of_another_name_is_not_answered(shown):
     """What a page elsewhere could ask under a name that it lets stand for this machine."""
-    request = urllib.request.Request(shown["url"], headers={"Host": "evil.example"})  # noqa: S310
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request, timeout=20)  # noqa: S310 - our own server
+    assert {host: status_for(shown["url"], host) for host in FOREIGN} == dict.fromkeys(FOREIGN, 403)
+    own = ("localhost", "localhost:8080", shown["url"].removeprefix("http://"), "127.0.0.1")
+    assert {host: status_for(shown["url"], host) for host in own} == dict.fromkeys(own, 200)
+
+
+def allowed(host, patterns):
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    return is_allowed_host_header(patterns, host)
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", "::", "gpu7.example"])  # noqa: S104
+def test_names_are_exact_whatever_the_interface(bound):
+    patterns = _names(bound, 5000)
+    assert [host for host in FOREIGN if allowed(host, patterns)] == []
+    assert all(allowed(host, patterns) for host in ("localhost:8080", "127.0.0.1", "[::1]:5000"))
+    if bound == "gpu7.example":
+        assert allowed("gpu7.example:5000", patterns)
+    if bound == "0.0.0.0":  # noqa: S104
+        assert allowed(f"{socket.gethostname().lower()}:5000", patterns)
+
+
+@pytest.mark.parametrize("own", [None, "proxy.example"])
+def test_hosts_that_the_user_names_are_not_overruled(own, monkeypatch):
+    monkeypatch.delenv("MLFLOW_SERVER_ALLOWED_HOSTS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", own)
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    with tempfile.TemporaryFile() as log:
+        _start("sqlite:////tmp/mlflow.db", "127.0.0.1", 5000, log)
+    assert ("--allowed-hosts" in started[0]) == (own is None)
 
 
 @pytest.mark.slow
