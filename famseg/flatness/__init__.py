@@ -30,6 +30,7 @@ from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._history import FlatnessHistory, HistoryPoint
 from famseg.flatness._layer import find_layer
+from famseg.flatness._options import Options
 from famseg.flatness._report import report
 from famseg.flatness._rescaling import rescaled, rescaled_layer
 from famseg.flatness._robustness import FeatureRobustness, feature_robustness
@@ -52,6 +53,7 @@ __all__ = [
     "LossError",
     "Measurement",
     "NotApplicableError",
+    "Options",
     "Report",
     "RescalingRow",
     "SampleInteractionError",
