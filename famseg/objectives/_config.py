@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from famseg.config import InputError, Strict
 
@@ -165,7 +165,18 @@ class RelativeFlatnessConfig(Strict):
         description="dotted name, as in model.named_modules(), of a linear or convolution layer; "
         "or a list of them, whose kappas are added up"
     )
-    weight: float = Field(alias="lambda", ge=0, description="factor of kappa; 0 is the baseline")
+    # In front of lambda, whose check needs it.
+    ceiling: float | None = Field(
+        None,
+        gt=0,
+        description="the largest kappa that counts: of each sample; of the batch with bound "
+        "batch_positive and where samples have no values of their own; null: no limit",
+    )
+    weight: float = Field(
+        alias="lambda",
+        description="factor of kappa; 0 is the baseline; below 0, training away from flatness, "
+        "only with ceiling",
+    )
     estimator: Literal[
         "auto",
         "exact",
@@ -175,7 +186,11 @@ class RelativeFlatnessConfig(Strict):
         "gauss_newton",
         "finite_difference",
         "noise",
-    ] = Field("auto", description="how kappa is computed; auto takes the cheapest unbiased way")
+    ] = Field(
+        "auto",
+        description="how kappa is computed; auto takes the cheapest unbiased way and thins it out "
+        "(every, samples), which one that is named leaves to you",
+    )
     quantity: Literal["relative_flatness", "simplified", "max_eigenvalue"] = Field(
         "relative_flatness",
         description="simplified: ||W||^2 Tr(H); max_eigenvalue: sum of ||w_s||^2 lambda_max(H_ss)",
@@ -198,12 +213,15 @@ class RelativeFlatnessConfig(Strict):
     )
     antithetic: bool = Field(False, description="noise: both ways, for another run of the network")
     every: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="penalise every k-th step, k-fold: the expectation stays"
+        "auto",
+        description="penalize every k-th step, k times as strongly: the mean gradient stays; auto: "
+        "1 with a named estimator and where a step costs nothing, else 4 where a part of the batch "
+        "is looked at and 10 where all of it is, fewer where the penalty is strong",
     )
     samples: Annotated[int, Field(gt=0)] | Literal["auto", "all"] = Field(
         "auto",
-        description="how many samples of a batch the penalty looks at; auto: a quarter "
-        "where their mean is unbiased, else all",
+        description="how many samples of a batch the penalty looks at; auto: all with a named "
+        "estimator, else a quarter where their mean is unbiased, more where the penalty is strong",
     )
     bound: Literal["positive", "batch_positive", "absolute", "none"] = Field(
         "positive", description="what keeps the objective bounded where kappa is negative"
@@ -211,6 +229,17 @@ class RelativeFlatnessConfig(Strict):
     normalize: Literal["none", "features"] = Field(
         "none", description="features: kappa / m, the convention of the authors' code"
     )
+
+    @field_validator("weight")
+    @classmethod
+    def _bounded(cls, weight: float, info: ValidationInfo) -> float:
+        if weight < 0 and info.data.get("ceiling", 1.0) is None:
+            raise ValueError(
+                f"must be at least 0, got {weight:g}. Below 0 training goes away from flatness "
+                "(arXiv 2509.17738), which has no end of its own: that needs penalty.ceiling, the "
+                "largest kappa that counts."
+            )
+        return weight
 
     def build(self, model: nn.Module, loss: Loss, *, seed: int) -> FAM:
         """Return the terms of ``model`` under loss and flatness penalty."""

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.config import InputError
+from famseg.config import InputError, Strict
 from famseg.flatness import FAM, Terms
 from famseg.objectives import (
     CrossEntropyConfig,
     DiceCEConfig,
     DiceConfig,
     DiceFocalConfig,
+    JacobianNormConfig,
     LayerDecay,
     NoPenaltyConfig,
     Objective,
@@ -83,6 +84,37 @@ def test_an_unknown_layer_names_its_key_and_near_names(kind: str) -> None:
     model.add_module("expand", nn.Linear(3, 2))
     with pytest.raises(InputError, match=r"penalty\.layer: .*expnd.*expand"):
         config.build(model, mse, seed=0)
+
+
+def test_a_negative_lambda_takes_a_ceiling_which_limits_what_it_gains() -> None:
+    section = {"layer": "2", "lambda": -0.1}
+    wanted = r"must be at least 0, got -0\.1\. .*\(arXiv 2509\.17738\).* needs penalty\.ceiling"
+    with pytest.raises(ValueError, match=wanted):
+        RelativeFlatnessConfig.model_validate(section)
+    model = net()
+    features = model[:2](BATCH["image"])
+    kappa = features.square().sum(1) * model[2].weight.square().sum()  # mse of two outputs
+    ceiling = kappa.median().item()
+    config = RelativeFlatnessConfig.model_validate(section | {"ceiling": ceiling})
+    terms = config.build(model, mse, seed=0)(BATCH["image"], BATCH["label"])
+    assert terms.penalty.item() == pytest.approx(kappa.clamp(max=ceiling).mean().item())
+    assert terms.total.item() == pytest.approx((terms.loss - 0.1 * terms.penalty).item())
+
+
+@pytest.mark.parametrize("section", [WeightDecayConfig, JacobianNormConfig])
+def test_no_other_penalty_takes_a_negative_lambda(section: type[Strict]) -> None:
+    kind = {WeightDecayConfig: "weight_decay", JacobianNormConfig: "jacobian_norm"}[section]
+    layer = {"layer": "2"} if section is WeightDecayConfig else {}
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        section.model_validate({"kind": kind, "lambda": -0.1} | layer)
+
+
+@pytest.mark.parametrize(("estimator", "period"), [("auto", 4), ("hutchinson", 1)])
+def test_only_auto_thins_out(estimator: str, period: int) -> None:
+    section = {"layer": "0", "lambda": 1e-6, "estimator": estimator}
+    fam = RelativeFlatnessConfig.model_validate(section).build(net(), mse, seed=0)
+    fam(BATCH["image"], BATCH["label"])
+    assert fam.period == period
 
 
 def test_no_penalty_builds_the_plain_loss() -> None:
