@@ -1,6 +1,6 @@
 """How should the penalty be bounded below? Trainings with every bound, in one run.
 
-    python benchmarks/bounds.py            # all tables, about three minutes on one core
+    python benchmarks/bounds.py            # all tables, about a minute and a half on one core
     python benchmarks/bounds.py --steps 40 # a quick look
 
 Relative flatness of a Dice loss can be negative. A small 3D autoencoder completes spherical
@@ -155,7 +155,7 @@ def noise(steps: int, draws: int, weight: float) -> None:
     )
     print(*(f"{cell:<17}" for cell in head))
     for bound in BOUNDS:
-        exact.bound = bound
+        exact.options = exact.options.with_(bound=bound)
         _, truth = _value_and_gradient(exact, batch)
         probe = FAM(
             fam.model, layer="expand", loss=fam.loss, weight=1, estimator="hutchinson", bound=bound

@@ -20,13 +20,13 @@ def bounded(kappa: Tensor, bound: Bound, *, ceiling: float | None = None) -> Ten
     """Return the batch value of a penalty that cannot fall below zero.
 
     Relative flatness is negative where the loss is concave in the layer's outputs (a Dice loss
-    often is). Minimising it as it stands rewards more and more negative curvature: in
-    ``benchmarks/bounds.py`` (3D autoencoder, Dice, lambda 1) it ran off to a value of -234 and an
-    objective of -2044, and the test Dice fell to 0.27. The three bounds hold the same run at 0.57
+    often is). Minimizing it as it stands rewards more and more negative curvature: in
+    ``benchmarks/bounds.py`` (3D autoencoder, Dice, lambda 1) it ran off to a value of -409 and an
+    objective of -1985, and the test Dice fell to 0.12. The three bounds hold the same run at 0.57
     to 0.60. They differ little there; ``"positive"`` is the default since the batch value is a mean
     over samples. It is kappa itself where no sample is negative, as on a last layer under a convex
     loss, and above it elsewhere (on a middle layer half as much again is common), the more so the
-    noisier a sample's estimate is (in that run 0.212 for 0.198).
+    noisier a sample's estimate is (0.195 for 0.165 at the weights of the run with lambda 0.1).
 
     Args:
         kappa: The samples' values, shape ``(n,)``, or the value of the batch, a scalar.
