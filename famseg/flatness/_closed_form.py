@@ -6,7 +6,8 @@ For a loss whose Hessian in the outputs of sample ``i`` is :math:`H_i / n`,
     \lVert W\rVert_F^2\, \lVert\phi_i\rVert^2 \operatorname{tr} H_i
 
 are relative flatness (Petzka et al., NeurIPS 2021, definition 3) and its simplified form
-(Petzka et al. 2019). Where :math:`H_i` is known, no derivative is taken at all.
+(Petzka et al. 2019). Where :math:`H_i` is known, no derivative is taken at all: the values are
+exact, and so are their gradients, at about the cost of the layer itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def cross_entropy_flatness(
     pp^\top`. :math:`a_i` is what the options of the loss make of sample ``i``: 1 without any, class
     weights over their mean, 0 where it is ignored. The simplified form has
     :math:`\lVert W\rVert_F^2 (1 - \sum_s p_s^2)` in place of the bracket. Time ``O(n d m)``, memory
-    ``O(n (d + m))``.
+    ``O(n (d + m))``. Walter et al. (arXiv 2510.14231) derive it for one sample at the penultimate
+    layer.
 
     The bracket is the spread of the rows of ``W`` under ``p``: half the mean squared distance of
     two rows drawn by ``p``. It is computed from these distances, or, for many classes, around the
@@ -101,9 +103,10 @@ def squared_error_flatness(
 
     .. math:: \kappa_i = \lVert\phi_i\rVert^2\, \tfrac{2}{d} \lVert W\rVert_F^2
 
-    and ``d`` times as much for the simplified form, for the mean over all ``n * d`` elements; the
-    sum is ``n * d`` times as much. It depends on neither outputs nor targets: the penalty shrinks
-    features and weight, whatever is learnt. Time ``O(n m + d m)``.
+    and ``d`` times as much for the simplified form, for the mean over all ``n * d`` elements, whose
+    Hessian is :math:`H_i = \tfrac{2}{d} I`; the sum is ``n * d`` times as much. It depends on
+    neither outputs nor targets: the penalty shrinks features and weight, whatever is learnt. Time
+    ``O(n m + d m)``.
 
     Args:
         features: Inputs of the layer, shape ``(n, m)``.
@@ -150,10 +153,11 @@ def logistic_flatness(
     .. math:: \kappa_i = \lVert\phi_i\rVert^2\, \tfrac{1}{d} \sum_s a_{is}\, p_{is} (1 - p_{is})
         \lVert w_s\rVert^2, \qquad a_{is} = u_{is} (1 + (q_s - 1) y_{is})
 
-    with :math:`p = \sigma(z)`, element weights ``u``, positive weights ``q`` and targets ``y``. The
-    simplified form has :math:`\lVert W\rVert_F^2` in place of each :math:`\lVert w_s\rVert^2`. That
-    is for the mean over all ``n * d`` elements; the sum is ``n * d`` times as much. Without
-    positive weights the targets do not matter. Time ``O(n d + n m + d m)``.
+    with :math:`p = \sigma(z)`, element weights ``u``, positive weights ``q`` and targets ``y``: the
+    Hessian is diagonal, :math:`(H_i)_{ss} = a_{is}\, p_{is} (1 - p_{is}) / d`. The simplified form
+    has :math:`\lVert W\rVert_F^2` in place of each :math:`\lVert w_s\rVert^2`. That is for the mean
+    over all ``n * d`` elements; the sum is ``n * d`` times as much. Without positive weights the
+    targets do not matter. Time ``O(n d + n m + d m)``.
 
     :math:`p (1 - p)` is computed as :math:`\sigma(z)\, \sigma(-z)`, which keeps its digits.
 

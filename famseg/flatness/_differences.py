@@ -5,7 +5,9 @@ Both run the network behind the layer again with its outputs moved along a direc
 .. math:: H v \approx \frac{g(z + h v) - g(z - h v)}{2h}, \qquad
     E_v\, L(z + s v) = L(z) + \frac{s^2}{2} \kappa + O(s^4)
 
-with ``g`` the gradient of the loss in the outputs.
+with ``g`` the gradient of the loss in the outputs. The first takes the place of :math:`H v` in the
+quadratic form of a probe, which keeps its variance and gets a small bias. The second needs no
+derivative beyond that of the loss.
 """
 
 from __future__ import annotations
@@ -34,13 +36,17 @@ def difference(
     create_graph: bool,
     reach: float = 1.0,
 ) -> Product:
-    """Return the product with the Hessian by central differences of the gradient.
+    r"""Return the product with the Hessian by central differences of the gradient.
 
-    Two more runs of the network behind the layer, each differentiated once; the gradient of the
-    result needs second derivatives alone, whose correctness does not hang on torch's third ones.
-    The step is the cube root of the precision, relative to the outputs; the error is of second
-    order in it where the network is smooth. Kinks within the step are another matter, see
-    `check_differences`.
+    .. math:: \frac{g(z + h v) - g(z - h v)}{2h} = H v + \frac{h^2}{6} D^3 g[v, v, v] + O(h^4)
+
+    Costs two more runs of the network behind the layer, each differentiated once; the gradient of
+    the result needs second derivatives alone, whose correctness does not hang on torch's third
+    ones. The bias is of order :math:`h^2` where the network is smooth, and rounding adds
+    :math:`\epsilon / h` for a precision :math:`\epsilon`: both are smallest together at a step of
+    :math:`\epsilon^{1/3}`, which is taken relative to the outputs and leaves an error of
+    :math:`\epsilon^{2/3}` (Press et al., *Numerical Recipes*, section 5.7). Kinks within the step
+    are another matter, see `check_differences`.
 
     Args:
         task: What to run.
@@ -120,7 +126,10 @@ _SETTLED = 0.05
 
 
 def noisy(direction: Callable[[Site], Tensor], scale: float) -> Edit:
-    """Return an edit that adds noise to the outputs: a direction, and how far along it."""
+    """Return an edit that adds noise to the outputs: a direction, and how far along it.
+
+    What the expected loss becomes by that, and how good that is: see `famseg.flatness._step`.
+    """
 
     def edit(site: Site) -> Tensor:
         return site.own + scale * direction(site).to(site.own.dtype)

@@ -1,9 +1,11 @@
 r"""Largest eigenvalues of a layer's Hessian, of the neurons' blocks and of all of it.
 
-An eigenvector is sought without a graph. The value is then its Rayleigh quotient
-:math:`v^\top H v` with ``v`` held constant, whose derivative is that of the eigenvalue:
-:math:`d\lambda = v^\top dH\, v`, since the quotient is stationary in ``v``. Where the largest
-eigenvalue is repeated it has no derivative, and this is a subgradient.
+An eigenvector is sought without a graph. The value is then its Rayleigh quotient :math:`v^\top H v`
+with ``v`` held constant, whose derivative is that of the eigenvalue:
+:math:`d\lambda = v^\top dH\, v`, since the quotient is stationary in ``v`` (Magnus, *On
+differentiating eigenvalues and eigenvectors*, 1985). Where the largest eigenvalue is repeated it
+has no derivative, and this is a subgradient. Nothing is drawn: a value is exact, or, where Lanczos'
+method ended before it converged, too low.
 """
 
 from __future__ import annotations
@@ -96,8 +98,11 @@ def largest_eigenvalue(
 ) -> LargestEigenvalue:
     r"""Return the largest eigenvalue of a layer's whole Hessian, ``d m x d m``.
 
-    Lanczos' method, a Hessian-vector product an iteration, mostly some tens of them. The result
-    says whether it converged: a value that did not is a lower bound and should be shown as one.
+    .. math:: \lambda_{\max}(H) = \max_{\lVert v\rVert = 1} v^\top H v
+
+    by Lanczos' method (`famseg.flatness._lanczos`), a Hessian-vector product an iteration, mostly
+    some tens of them. The result says whether it converged: a value that did not is a lower bound
+    and should be shown as one.
 
     Args:
         run: The pass.

@@ -95,7 +95,18 @@ class Product(Protocol):
 
 
 def hessian(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Product:
-    """Return the product with the Hessian of the loss: one reverse pass through its gradient."""
+    r"""Return the product with the Hessian of the loss in the outputs of the layers.
+
+    .. math:: H v = \nabla_z \langle \nabla_z L, v\rangle
+
+    (Pearlmutter 1994, by reverse mode twice.) Exact. The gradient is computed once; each product is
+    a backward pass through its graph, and one that is differentiated keeps a graph of its own.
+
+    Args:
+        run: The pass.
+        uses: The layers, whose outputs directions are in.
+        create_graph: Whether products can be differentiated.
+    """
     shifts = [use.shift for use in uses]
     slopes = pullback([run.loss], shifts, [torch.ones_like(run.loss)], create_graph=True)
 
@@ -110,10 +121,20 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
 
     .. math:: \hat H = J^\top \nabla^2_{\mathrm{out}} L\, J
 
-    with ``J`` the Jacobian of the model's output (Schraudolph 2002). It equals the Hessian where
-    the network between layer and output is piecewise linear, and it is positive semidefinite where
-    the loss is convex in the output; elsewhere it is another quantity, a biased estimate. Only the
-    loss is ever differentiated three times.
+    with ``J`` the Jacobian of the model's output ``o`` (Schraudolph 2002). It equals the Hessian
+    where the network between layer and output is piecewise linear, and it is positive semidefinite
+    where the loss is convex in the output. Elsewhere it is another quantity: what it leaves out,
+    and what more probes do not bring back, is
+
+    .. math:: H - \hat H = \sum_k \frac{\partial L}{\partial o_k}\, \nabla^2 o_k
+
+    A product costs two backward passes through the network behind the layer and one through the
+    loss, which alone is ever differentiated three times.
+
+    Args:
+        run: The pass.
+        uses: The layers, whose outputs directions are in.
+        create_graph: Whether products can be differentiated.
 
     Raises:
         NotApplicableError: If the model's output is not one tensor.
@@ -144,9 +165,12 @@ def columns(run: Pass, use: Use, factor: Factor, product: Product) -> Tensor:
     .. math:: \kappa_i = \lVert\phi_i\rVert^2 \operatorname{tr}(A^\top H_i A),
         \qquad H_i = n\, \partial^2 L / \partial z_i^2
 
-    from ``min(d, m)`` Hessian-vector products, each for all samples at once: along the columns of
-    ``A``, or, where there are fewer neurons than columns, along the neurons, contracted with
-    ``A A^T``.
+    (definition 3 of Petzka et al. 2021 after the chain rule) from ``min(d, m)`` Hessian-vector
+    products, each for all samples at once: along the columns of ``A``, or, where there are fewer
+    neurons than columns, along the neurons, contracted with ``A A^T``. It is exact, without
+    variance, since the Hessian of samples that do not interact is block diagonal: one direction for
+    all of them gives every :math:`H_i` its own product. For training, the graphs of all products
+    are kept.
 
     Args:
         run: The pass.
@@ -176,8 +200,10 @@ def exact(use: Use, factor: Factor, product: Product) -> Tensor:
 
     .. math:: \kappa = \sum_{s,k} \langle J\, G e_{sk},\; H J e_{sk} \rangle
 
-    with ``G = A A^T`` acting on the neurons, from ``d * m`` Hessian-vector products: for small
-    layers, and as a reference that runs on the very pass of training.
+    with ``G = A A^T`` acting on the neurons and :math:`e_{sk}` zero but for one entry: definition 3
+    of Petzka et al. 2021 as a sum over the entries of the weight. Costs ``d * m`` Hessian-vector
+    products, for training with the graphs of all: for small layers, and as a reference that runs on
+    the very pass of training.
 
     Args:
         use: The layer.
@@ -202,7 +228,14 @@ def exact(use: Use, factor: Factor, product: Product) -> Tensor:
 
 
 def quadratic(product: Product, directions: Sequence[Tensor], *, per_sample: bool) -> Tensor:
-    """Return the quadratic form of one direction in all layers together.
+    r"""Return the quadratic form of one direction in all layers together.
+
+    .. math:: q = v^\top H v
+
+    with the full gradient, by the expression at the top of this module. Costs one product. Where
+    ``v`` has mean 0 and the covariance :math:`J (A A^\top \otimes I) J^\top`, its expectation is
+    the flatness (Hutchinson 1990); the terms between two layers, whose directions are independent,
+    have mean 0.
 
     Args:
         product: The curvature.
@@ -226,9 +259,16 @@ def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
 
     .. math:: v_i = \lVert\phi_i\rVert\, A\, \xi_i \quad\text{or}\quad v_i = (A\, Z_i) \phi_i
 
-    for layers that see one feature vector a sample, and for others. Its quadratic form is unbiased
-    where samples do not interact (Hutchinson 1990), and the errors of the samples are independent
-    and average out.
+    for layers that see one feature vector a sample, and for others. With entries of mean 0 and
+    variance 1 :math:`E\, \xi \xi^\top = I`, so that
+
+    .. math:: E\, v_i^\top H_i v_i = \lVert\phi_i\rVert^2 \operatorname{tr}(A^\top H_i A) = \kappa_i
+
+    is unbiased where samples do not interact (Hutchinson 1990). The errors of the samples are
+    independent and average out: with :math:`M_i = \lVert\phi_i\rVert^2 A^\top H_i A` the variance
+    of a batch is :math:`2/n^2 \sum_i \lVert M_i\rVert_F^2` for normal probes, and that without the
+    diagonals for signs. Costs at most ``n m`` random numbers, for a convolution
+    ``n g min(d, m) m``, and as many operations as the layer itself.
 
     Args:
         use: The layer.
@@ -255,8 +295,14 @@ def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
 
     .. math:: v = (A Z)\, \phi
 
-    with independent entries of ``Z``. Its quadratic form is unbiased whether or not samples
-    interact, and whatever positions of a sample the layer is applied to.
+    with independent entries of ``Z``. Since
+    :math:`E (AZ)_{sj} (AZ)_{tk} = \langle a_s, a_t\rangle \delta_{jk}`, its quadratic form is
+    unbiased whether or not samples interact, and whatever positions of a sample the layer is
+    applied to (Hutchinson 1990). The variance is :math:`2 \lVert M\rVert_F^2` with
+    :math:`M = (A \otimes I)^\top H (A \otimes I)` for normal probes, without the diagonal for
+    signs: beside the terms of each sample, which are those of `sample_direction`, it has those of
+    every two samples, which do not fall with their number. Costs ``g min(d, m) m`` random numbers,
+    or ``n m`` in a small batch of feature vectors, and as many operations as the layer itself.
 
     Args:
         use: The layer.

@@ -18,9 +18,10 @@ def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tenso
     .. math:: \kappa(w) = \sum_{s,t=1}^{d} \langle w_s, w_t \rangle \operatorname{tr} H_{st}
 
     with :math:`w_s` row ``s`` of ``weight`` and :math:`H_{st}` the Hessian block of rows ``s`` and
-    ``t`` (Petzka et al., *Relative Flatness and Generalization*, NeurIPS 2021, definition 3). Costs
-    ``d * m`` Hessian-vector products, their graphs kept: it is the reference that faster estimators
-    are tested on. Reverse mode alone, so ``loss`` may hold whatever can be differentiated twice.
+    ``t`` (Petzka et al., *Relative Flatness and Generalization*, NeurIPS 2021, definition 3).
+    Exact, without variance. Costs ``d * m`` Hessian-vector products, their graphs kept: it is the
+    reference that faster estimators are tested on. Reverse mode alone, so ``loss`` may hold
+    whatever can be differentiated twice.
 
     Args:
         loss: Maps a weight of the layer's shape to a scalar loss.
