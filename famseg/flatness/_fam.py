@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,13 @@ from famseg.flatness._arguments import Inputs, Loss, differentiable_in
 from famseg.flatness._bound import BOUNDS, bounded
 from famseg.flatness._check import check_ddp, check_model
 from famseg.flatness._choice import Level, Plan
+from famseg.flatness._compiled import compiled_step, traceable
 from famseg.flatness._errors import FlatnessError, NotApplicableError, UnsupportedTailError
 from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Draw
-from famseg.flatness._free import FreeStep, free_step
+from famseg.flatness._free import FreeStep, free_step, penalty_of
 from famseg.flatness._layer_cache import LayerCache
-from famseg.flatness._operator import matrix_shape
+from famseg.flatness._operator import Operator, matrix_shape
 from famseg.flatness._options import Options
 from famseg.flatness._pace import Pace, push
 from famseg.flatness._pass import Noting, Recorded, Task
@@ -33,7 +34,7 @@ from famseg.flatness._state import evaluating, undone_on_error, untouched
 from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
 from famseg.flatness._upkeep import Upkeep
-from famseg.flatness._watch import IdleLayersError, eagerly
+from famseg.flatness._watch import IdleLayersError
 
 _logger = logging.getLogger("famseg.flatness")
 
@@ -45,6 +46,7 @@ class _Free(NamedTuple):
     generation: int
     noting: Noting
     upkeep: Upkeep
+    head: Operator | None  # what can be traced, see `traceable`
 
 
 class FAM(nn.Module):
@@ -199,8 +201,8 @@ class FAM(nn.Module):
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
                 random state, Python state, generator and position are then what they were before.
         """
-        if torch.compiler.is_compiling():  # the objective itself: its passes cannot be traced
-            return cast("Terms", eagerly(self.forward, inputs, targets))
+        if torch.compiler.is_compiling():  # the objective itself
+            return compiled_step(self, inputs, targets)
         task = self._task()
         if not (self.training and torch.is_grad_enabled()):
             return _plain(task, inputs, targets)
@@ -356,10 +358,7 @@ class FAM(nn.Module):
         if free.upkeep.counted():
             found.check()
             free.upkeep.checked(same=True)
-        if self.options.ceiling is None:  # never negative: no bound changes it
-            penalty = found.values.mean()
-        else:
-            penalty = bounded(found.values, self.options.bound, ceiling=self.options.ceiling)
+        penalty = penalty_of(found.values, self.options)
         strength = self.weight * self.period
         return Terms(found.loss + strength * penalty, found.loss, penalty)
 
@@ -441,7 +440,8 @@ class FAM(nn.Module):
         known.upkeep.stepped(task.parts)
         single = len(self.layers) == 1 and not plan.copies
         if plan.is_free and single and not self.options.standardize:
-            self._free = _Free(self.loss, self._cache.generation, plan.noting, Upkeep())
+            head = traceable(found.run, plan.noting)
+            self._free = _Free(self.loss, self._cache.generation, plan.noting, Upkeep(), head)
         return Terms(found.loss + self.weight * slower.every * penalty, found.loss, penalty)
 
     def _taken(

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from famseg.flatness._arguments import Inputs
+from famseg.flatness._bound import bounded
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimate import Rule, closed
 from famseg.flatness._estimators import Use
 from famseg.flatness._loss_call import LossCall
 from famseg.flatness._operator import Layer, Operator
+from famseg.flatness._options import Options
 from famseg.flatness._pass import Recorded, Task, check_map
 from famseg.flatness._state import random_state
 from famseg.flatness._tail import check_sole_use
@@ -148,3 +150,10 @@ def _precise(task: Task, name: str, seen: Seen, call: LossCall) -> tuple[Use, Lo
         call = replace(call, input=output)
     operator = Operator(layer, features, output)
     return Use(name, features, output, layer.weight, output, operator), call
+
+
+def penalty_of(values: Tensor, options: Options) -> Tensor:
+    """Return the penalty of a batch from the samples' values in closed form, shape ``(n,)``."""
+    if options.ceiling is None:  # never negative: no bound changes it
+        return values.mean()
+    return bounded(values, options.bound, ceiling=options.ceiling)
