@@ -111,7 +111,11 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         scores=SCORES,
         table=evaluation.classification_table,
         signs=lambda history, summary: evaluation.classification_signs(
-            history, summary, weight=config.penalty.weight, key_metric=KEY_METRIC
+            history,
+            summary,
+            weight=config.penalty.weight,
+            kind=config.penalty.kind,
+            key_metric=KEY_METRIC,
         ),
     )
 

@@ -84,7 +84,10 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     def signs(history: engine.History, summary: Mapping[str, Any]) -> list[str]:
         ratios = {name: part.get("variance_ratio") for name, part in summary.items()}
         return evaluation.failure_signs(
-            history, weight=config.penalty.weight, variance_ratios=ratios
+            history,
+            weight=config.penalty.weight,
+            kind=config.penalty.kind,
+            variance_ratios=ratios,
         )
 
     def evaluate(

@@ -7,7 +7,7 @@ from typing import Any
 
 from famseg.cli._progress import duration
 from famseg.engine import RunConfig, RunReport
-from famseg.evaluation import penalty_effect_share, penalty_time_share
+from famseg.evaluation import penalty_effect_share, penalty_term, penalty_time_share
 
 
 def as_dict(report: RunReport) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
         f"lambda {weight:g}, seed {config.seed}: {fit.epochs} epochs"
         f"{' (stopped early)' if fit.stopped_early else ''}, best validation in epoch "
         f"{fit.best.epoch}: {fit.best.value:.4f}; training took {duration(fit.seconds)}",
-        *_penalty(report, weight),
+        *_penalty(report, config),
         "",
         report.table,
         "",
@@ -50,13 +50,14 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def _penalty(report: RunReport, weight: float) -> list[str]:
+def _penalty(report: RunReport, config: RunConfig) -> list[str]:
+    weight, kind = config.penalty.weight, config.penalty.kind
     if weight == 0:
         return []
     effect = penalty_effect_share(report.history, weight)
     time = penalty_time_share(report.history)
     parts = [
-        f"lambda * kappa {effect:.2%} of the loss at the end" if effect is not None else "",
+        f"{penalty_term(kind)} {effect:.2%} of the loss at the end" if effect is not None else "",
         f"{time:.0%} of the training time" if time is not None else "",
     ]
     text = ", ".join(part for part in parts if part)

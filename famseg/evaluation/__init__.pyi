@@ -37,6 +37,7 @@ from ._shape import count_components as count_components
 from ._shape import volume_difference_ml as volume_difference_ml
 from ._signs import failure_signs as failure_signs
 from ._signs import penalty_effect_share as penalty_effect_share
+from ._signs import penalty_term as penalty_term
 from ._signs import penalty_time_share as penalty_time_share
 from ._summary import flat_metrics as flat_metrics
 from ._summary import summarise as summarise
@@ -77,6 +78,7 @@ __all__ = [
     "flat_metrics",
     "pair_files",
     "penalty_effect_share",
+    "penalty_term",
     "penalty_time_share",
     "read_cases",
     "score",

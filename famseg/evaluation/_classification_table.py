@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from famseg.evaluation._classification_summary import GAP, MAJORITY, sets_of
-from famseg.evaluation._signs import History, failure_signs, penalty_effect_share
+from famseg.evaluation._signs import (
+    History,
+    PenaltyKind,
+    failure_signs,
+    penalty_effect_share,
+    penalty_term,
+)
 
 # A training accuracy that is this much above the test accuracy is called overfitting.
 GAP_SIGN = 0.1
@@ -67,6 +73,7 @@ def classification_signs(
     summary: Mapping[str, Any],
     *,
     weight: float,
+    kind: PenaltyKind = "relative_flatness",
     key_metric: str = "accuracy",
 ) -> list[str]:
     """Return one sentence for each known failure that shows in a classifier.
@@ -75,6 +82,7 @@ def classification_signs(
         history: One mapping an epoch, as in ``metrics.jsonl``.
         summary: As ``evaluate_classification`` returns it.
         weight: lambda; 0 for a run without penalty.
+        kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
         key_metric: Name of the validation metric.
 
     Returns:
@@ -91,8 +99,8 @@ def classification_signs(
         *_overfitting(summary),
         *_calibration(summary),
         *_rising_loss(history),
-        *_outweighed(history, summary, weight),
-        *failure_signs(history, weight=weight, key_metric=key_metric),
+        *_outweighed(history, summary, weight, kind),
+        *failure_signs(history, weight=weight, kind=kind, key_metric=key_metric),
     ]
 
 
@@ -164,15 +172,17 @@ def _rising_loss(history: History) -> Iterator[str]:
     )
 
 
-def _outweighed(history: History, summary: Mapping[str, Any], weight: float) -> Iterator[str]:
+def _outweighed(
+    history: History, summary: Mapping[str, Any], weight: float, kind: PenaltyKind
+) -> Iterator[str]:
     share = penalty_effect_share(history, weight) if weight > 0 else None
     train = summary.get("train")
     if share is None or share < OUTWEIGHS or train is None or train["accuracy"]["mean"] > 0.9:
         return
     yield (
-        f"over-regularised: lambda * kappa is {share:.0%} of the loss at the end of the training, "
-        f"and training samples reach an accuracy of {train['accuracy']['mean']:.4f} only. Lower "
-        "lambda."
+        f"over-regularised: {penalty_term(kind)} is {share:.0%} of the loss at the end of the "
+        f"training, and training samples reach an accuracy of {train['accuracy']['mean']:.4f} "
+        "only. Lower lambda."
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 History = Sequence[Mapping[str, float | None]]
+PenaltyKind = Literal["none", "relative_flatness", "weight_decay", "jacobian_norm"]
 
 # A penalty that takes more than this share of the training time is called expensive, one that adds
 # less than this share of the loss is called without effect.
@@ -19,10 +20,63 @@ FALLING = 0.05
 STALLED = 0.005
 
 
+class _Penalty(NamedTuple):
+    """What is said of a kind of penalty.
+
+    Attributes:
+        value: What is penalized.
+        term: The term of the objective.
+        zero: What it means that the value is 0 throughout, and what to do.
+        cheaper: What to do where it is expensive; ``None`` where it never is.
+    """
+
+    value: str
+    term: str
+    zero: str
+    cheaper: str | None
+
+
+_FLATNESS = _Penalty(
+    "kappa",
+    "lambda * kappa",
+    "The layer cannot matter for the loss, or its curvature is negative everywhere "
+    "(penalty.bound). Choose another layer.",
+    "Set penalty.every higher (the mean gradient stays), or leave penalty.estimator and "
+    "penalty.samples at auto.",
+)
+_PENALTIES: Mapping[PenaltyKind, _Penalty] = {
+    "none": _FLATNESS,  # of which nothing is said
+    "relative_flatness": _FLATNESS,
+    "weight_decay": _Penalty(
+        "||W||^2",
+        "lambda * ||W||^2",
+        "All weights of the layer are 0. Lower lambda, or choose another layer.",
+        None,
+    ),
+    "jacobian_norm": _Penalty(
+        "||J||^2",
+        "lambda / 2 * ||J||^2",
+        "The outputs do not depend on the input. Lower lambda, or train longer.",
+        "Set penalty.projections to 1, or leave the penalty out.",
+    ),
+}
+
+
+def penalty_term(kind: PenaltyKind) -> str:
+    """Return how the term of a penalty is written.
+
+    Example:
+        >>> penalty_term("relative_flatness"), penalty_term("weight_decay")
+        ('lambda * kappa', 'lambda * ||W||^2')
+    """
+    return _PENALTIES[kind].term
+
+
 def failure_signs(
     history: History,
     *,
     weight: float,
+    kind: PenaltyKind = "relative_flatness",
     variance_ratios: Mapping[str, float | None] | None = None,
     key_metric: str = "dsc",
 ) -> list[str]:
@@ -31,6 +85,7 @@ def failure_signs(
     Args:
         history: One mapping an epoch, as in ``metrics.jsonl``.
         weight: lambda; without a penalty only overfitting and collapse are looked for.
+        kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
         variance_ratios: Output variance over truth variance of each test set; None where outputs
             are no shapes.
         key_metric: Name of the validation metric.
@@ -46,7 +101,7 @@ def failure_signs(
     return [
         *_collapse(variance_ratios or {}, weight),
         *_stall(history, weight, key_metric),
-        *(_cost(history) + _effect(history, weight) if weight > 0 else []),
+        *(_cost(history, kind) + _effect(history, weight, kind) if weight != 0 else []),
     ]
 
 
@@ -63,7 +118,15 @@ def penalty_time_share(history: History) -> float | None:
 
 
 def penalty_effect_share(history: History, weight: float) -> float | None:
-    """Return lambda * kappa over the loss, mean of the last tenth of the epochs; None without."""
+    """Return the penalty's term over the loss, mean of the last tenth of the epochs.
+
+    Args:
+        history: One mapping an epoch, as in ``metrics.jsonl``.
+        weight: lambda; below 0 the share is, too.
+
+    Returns:
+        ``None`` where no epoch has a penalty.
+    """
     rows = [
         row
         for row in history[-max(1, len(history) // 10) :]
@@ -106,30 +169,26 @@ def _stall(history: History, weight: float, key: str) -> list[str]:
     ]
 
 
-def _cost(history: History) -> list[str]:
-    share = penalty_time_share(history)
-    if share is None or share <= EXPENSIVE_SHARE:
+def _cost(history: History, kind: PenaltyKind) -> list[str]:
+    share, cheaper = penalty_time_share(history), _PENALTIES[kind].cheaper
+    if share is None or share <= EXPENSIVE_SHARE or cheaper is None:
         return []
-    return [
-        f"penalty too expensive: it takes {share:.0%} of the training time. Set penalty.every "
-        "higher (the expectation stays), or take estimator hutchinson with one probe."
-    ]
+    return [f"penalty too expensive: it takes {share:.0%} of the training time. {cheaper}"]
 
 
-def _effect(history: History, weight: float) -> list[str]:
-    share = penalty_effect_share(history, weight)
+def _effect(history: History, weight: float, kind: PenaltyKind) -> list[str]:
+    share, penalty = penalty_effect_share(history, weight), _PENALTIES[kind]
     if share is None:
         return []
     if share == 0:
-        return [
-            "penalty without effect: kappa was 0 throughout. The layer cannot matter for the loss, "
-            "or its curvature is negative everywhere (penalty.bound). Choose another layer."
-        ]
-    if share >= EFFECT_SHARE:
+        return [f"penalty without effect: {penalty.value} was 0 throughout. {penalty.zero}"]
+    if abs(share) >= EFFECT_SHARE:
         return []
+    stronger = "Raise lambda" if weight > 0 else "Set lambda further below 0"
+    other = ", or choose another layer" if kind != "jacobian_norm" else ""
     return [
-        f"penalty without effect: lambda * kappa is {share:.2%} of the loss at the end of the "
-        f"training, below {EFFECT_SHARE:.0%}. Raise lambda, or choose another layer."
+        f"penalty without effect: {penalty.term} is {share:.2%} of the loss at the end of the "
+        f"training, less than {EFFECT_SHARE:.0%}. {stronger}{other}."
     ]
 
 

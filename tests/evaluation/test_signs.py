@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from famseg.evaluation import failure_signs, penalty_effect_share, penalty_time_share
 
 
@@ -71,6 +73,44 @@ def test_a_penalty_without_effect_is_said_with_its_share() -> None:
     rows = history(losses=FALLING, validations=RISING, penalty=1e-3)
     assert penalty_effect_share(rows, 0.1) == 1e-3
     assert "penalty without effect: lambda * kappa is 0.10% of the loss" in signs(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "term", "advice"),
+    [
+        ("relative_flatness", "lambda * kappa", "Raise lambda, or choose another layer."),
+        ("weight_decay", "lambda * ||W||^2", "Raise lambda, or choose another layer."),
+        ("jacobian_norm", "lambda / 2 * ||J||^2", "Raise lambda."),
+    ],
+)
+def test_every_kind_of_penalty_is_called_by_its_own_term(kind: str, term: str, advice: str) -> None:
+    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-3), kind=kind)
+    assert text.startswith(f"penalty without effect: {term} is 0.10% of the loss at the end")
+    assert text.endswith(f"less than 1%. {advice}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("relative_flatness", "leave penalty.estimator and penalty.samples at auto"),
+        ("jacobian_norm", "Set penalty.projections to 1"),
+    ],
+)
+def test_an_expensive_penalty_gets_advice_of_its_own_keys(kind: str, advice: str) -> None:
+    rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
+    assert advice in signs(rows, kind=kind)
+
+
+def test_weight_decay_is_never_called_expensive() -> None:
+    rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
+    assert signs(rows, kind="weight_decay") == ""
+
+
+def test_a_negative_lambda_without_effect_is_said() -> None:
+    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-3), weight=-0.1)
+    assert "lambda * kappa is -0.10% of the loss" in text
+    assert "Set lambda further below 0" in text
+    assert signs(history(losses=FALLING, validations=RISING), weight=-0.1) == ""
 
 
 def test_a_layer_that_cannot_matter_is_said() -> None:
