@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from famseg.config import InputError
+from famseg.config._errors import DAMAGED
+from famseg.config._visible import visible
 from famseg.engine._batches import Batches
 from famseg.engine._checkpoint import (
     BEST,
@@ -37,8 +38,9 @@ from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes, group_for, lost_named
 from famseg.engine._result import Best, FitResult
-from famseg.engine._signals import Interrupted, StopRequest
+from famseg.engine._signals import SIGNALS, Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
+from famseg.engine._trust import check_optimizer, check_scheduler
 from famseg.engine._validation import Validator
 
 if TYPE_CHECKING:
@@ -215,6 +217,8 @@ class Fit:
             return 0
         state = load_checkpoint(path)
         try:
+            check_optimizer(self.step.optimizer, state["optimizer"])
+            check_scheduler(self.step.scheduler, state["scheduler"])
             self.experiment.objective.model.load_state_dict(state.get("trained", state["model"]))
             if self.average is not None:
                 self.average.module.load_state_dict(state["model"])
@@ -224,12 +228,18 @@ class Fit:
             self.step.scaler.load_state_dict(state["scaler"])
             if self.step.sharpness is not None:
                 self.step.sharpness.load_state_dict(state.get("sharpness", {}))
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            self.best = Best(**state["best"])
+            self.meter.load_state(state["meter"], self.processes)
+            self.batches.start = state["iteration"]
+        except (RuntimeError, *DAMAGED) as error:
+            reason = visible(str(error).partition("\n")[0])[:200] or type(error).__name__
             raise InputError(f"{path}: belongs to another network ({reason}).") from error
-        self.best = Best(**state["best"])
-        self.meter.sums = dict(state["meter"])
-        self.batches.start = int(state["iteration"])
+        if self.batches.start > self.epochs * self.batches.per_epoch:
+            raise InputError(
+                f"{path}: was trained for {self.batches.start} steps, more than the "
+                f"{self.epochs * self.batches.per_epoch} of training.epochs={self.epochs}. Give as "
+                "many epochs as it has, or leave out --resume for a new run."
+            )
         return self.batches.start // self.batches.per_epoch
 
     def _checkpoint_to_resume(self) -> Path | None:
@@ -275,6 +285,7 @@ class Fit:
         """
         began = time.perf_counter()
         self.observers = observers if self.processes.main else ()
+        self.step.asked = stop.flags
         trainer = self._trainer(stop)
         steps = self.epochs * self.batches.per_epoch
         for observer in self.observers:
@@ -346,18 +357,23 @@ class Fit:
             if self._moving is not None:
                 self._moving.update_parameters(self.experiment.objective.model)
             if not self._ends_epoch(iteration):
-                self._stop_if_asked(iteration, stop)
+                self._stop_if_asked(iteration, self._asked(stop, self.step.agreed))
 
     def _ends_epoch(self, iteration: int) -> bool:
         return iteration % self.batches.per_epoch == 0
 
-    def _stop_if_asked(self, iteration: int, stop: StopRequest) -> None:
-        # All processes stop after the same step, whoever got the signal first.
-        flags = [float(stop.signum == number) for number in (signal.SIGINT, signal.SIGTERM)]
-        interrupts, terminations = self.processes.sum(flags)
-        if interrupts or terminations:
-            self._save(LAST, iteration)
-            raise Interrupted(signal.SIGTERM if terminations else signal.SIGINT)
+    def _asked(self, stop: StopRequest, agreed: Sequence[float]) -> Sequence[float]:
+        """Return how many processes know of each signal, of which all must know the same.
+
+        Where there are several they agreed on it within the step, with what else they exchange: a
+        signal that comes afterwards ends the training after the next one.
+        """
+        return agreed if self.processes.world > 1 else stop.flags()
+
+    def _stop_if_asked(self, iteration: int, asked: Sequence[float]) -> None:
+        if any(asked):
+            self._save(LAST, iteration, self.meter.state(self.processes))
+            raise Interrupted([number for number, n in zip(SIGNALS, asked, strict=True) if n][-1])
 
     def _after_epoch(self, engine: Engine, stop: StopRequest) -> None:
         epoch = engine.state.epoch
@@ -387,7 +403,7 @@ class Fit:
             drawn = picture(self.model)
             for observer in self.observers:
                 observer.picture(epoch, drawn)
-        self._stop_if_asked(engine.state.iteration, stop)
+        self._stop_if_asked(engine.state.iteration, self.processes.sum(stop.flags()))
         if self._exhausted():
             engine.terminate()
 
@@ -413,12 +429,14 @@ class Fit:
     def _exhausted(self) -> bool:
         return self.patience is not None and self.best.waited >= self.patience
 
-    def _save(self, name: str, iteration: int) -> None:
+    def _save(self, name: str, iteration: int, meter: Mapping[str, float] | None = None) -> None:
+        """Write a checkpoint, with the sums over an epoch that is not at its end."""
         if not self.processes.main:
             return
         if name == LAST and self._last_is_whole:
             keep_previous(self.checkpoints / LAST)
-        save_checkpoint(self.checkpoints / name, self._state(iteration))
+        sums = Meter().sums if meter is None else meter
+        save_checkpoint(self.checkpoints / name, self._state(iteration) | {"meter": dict(sums)})
         self._last_is_whole = self._last_is_whole or name == LAST
 
     def _state(self, iteration: int) -> dict[str, Any]:
@@ -428,7 +446,6 @@ class Fit:
             "scheduler": self.step.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "best": asdict(self.best),
-            "meter": dict(self.meter.sums),
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,
         }

@@ -9,11 +9,20 @@ from famseg.engine._processes import Processes
 
 _SUMS = (
     "samples",
+    "weight",
     "loss",
     "loss_squared",
     "penalised",
     "penalty",
     "penalty_squared",
+    "plain_steps",
+    "plain_seconds",
+    "penalised_steps",
+    "penalised_seconds",
+    "seconds",
+)
+# What is a mean over processes, not over samples.
+_PER_PROCESS = (
     "plain_steps",
     "plain_seconds",
     "penalised_steps",
@@ -40,9 +49,11 @@ class Meter:
     def add(self, output: Mapping[str, float]) -> None:
         """Add the output of a training step."""
         sums, samples = self.sums, output["samples"]
+        weight = output.get("weight", samples)  # of a loss that is not a mean over samples
         sums["samples"] += samples
-        sums["loss"] += samples * output["loss"]
-        sums["loss_squared"] += samples * output["loss"] ** 2
+        sums["weight"] += weight
+        sums["loss"] += weight * output["loss"]
+        sums["loss_squared"] += weight * output["loss"] ** 2
         sums["seconds"] += output["seconds"]
         penalty = output["penalty"]
         kind = "plain" if math.isnan(penalty) else "penalised"
@@ -53,17 +64,33 @@ class Meter:
             sums["penalty"] += samples * penalty
             sums["penalty_squared"] += samples * penalty**2
 
+    def state(self, processes: Processes) -> dict[str, float]:
+        """Return the sums over all processes for a checkpoint; every process must ask.
+
+        Numbers of steps and seconds are their means over processes, so that they fit any number.
+        """
+        total = dict(zip(_SUMS, processes.sum(list(self.sums.values())), strict=True))
+        return total | {name: total[name] / processes.world for name in _PER_PROCESS}
+
+    def load_state(self, state: Mapping[str, float], processes: Processes) -> None:
+        """Take up the sums of a checkpoint: the first process has them, the others begin anew."""
+        if processes.main:
+            # Checkpoints from before there were weights have sums over samples.
+            self.sums = dict.fromkeys(_SUMS, 0.0) | {"weight": state["samples"], **state}
+            self.sums |= {name: self.sums[name] * processes.world for name in _PER_PROCESS}
+
     def metrics(self, processes: Processes) -> dict[str, float]:
         """Return the epoch's metrics; every process must ask.
 
-        ``train/loss`` and ``train/penalty`` are means over samples, ``_std`` the standard
+        ``train/loss`` and ``train/penalty`` are means over samples, of a loss with class weights
+        the mean with these weights, ``_std`` the standard
         deviations over batches, ``train/seconds`` the time in training steps, mean over processes,
         and the two ``seconds_*_step`` the mean time of a step with and without penalty.
         """
         total = dict(zip(_SUMS, processes.sum(list(self.sums.values())), strict=True))
         metrics = {
-            "train/loss": total["loss"] / total["samples"],
-            "train/loss_std": _std(total["loss_squared"], total["loss"], total["samples"]),
+            "train/loss": total["loss"] / total["weight"],
+            "train/loss_std": _std(total["loss_squared"], total["loss"], total["weight"]),
             "train/seconds": total["seconds"] / processes.world,
             "train/steps": (total["plain_steps"] + total["penalised_steps"]) / processes.world,
         }

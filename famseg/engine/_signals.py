@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# The later one says how a run ended that got both.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(BaseException):
     """The run was asked to end by a signal; no error, hence no subclass of Exception.
@@ -40,6 +43,10 @@ class StopRequest:
         if repeated or not self._deferring:
             raise Interrupted(signum)
 
+    def flags(self) -> list[float]:
+        """Return for each of `SIGNALS` whether it was the last to ask, as 1 or 0."""
+        return [float(self.signum == number) for number in SIGNALS]
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Note the first signal instead of raising."""
@@ -57,8 +64,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request  # signals reach the main thread alone
         return
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, request) for number in watched}
+    before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield request
     finally:

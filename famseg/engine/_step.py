@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from famseg.config import RunError
+from famseg.config import InputError, RunError
 from famseg.engine._batches import Batches
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
 from famseg.engine._sharpness import Sharpness, buffers_kept
 from famseg.engine._weight_noise import WeightNoise
 from famseg.flatness import Terms
-from famseg.objectives import Objective
+from famseg.objectives import JacobianNorm, Objective, check_parts, divisor_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,6 +60,10 @@ class TrainStep:
     weights themselves. In both, running statistics count each batch once, and the numbers reported
     are those of the first pass.
 
+    Where the loss is not a mean over samples, as with class weights, the gradient of each part of a
+    step is weighted with what its loss was divided by, and their sum divided by the total of that
+    over the step's parts and processes: the gradient of the whole batch.
+
     Args:
         objective: Batch to terms, wrapped in DDP where there are several processes.
         optimizer: Optimizer of its parameters.
@@ -75,6 +79,15 @@ class TrainStep:
         noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
         augment: Changes a batch on the device before it is used, or None.
         memory_format: Memory order of a batch's pictures.
+
+    Attributes:
+        asked: Returns what this process adds to `agreed`.
+        agreed: Sums over the processes of what `asked` returned in the last pass: what has to be
+            known of the others needs no exchange of its own.
+
+    Raises:
+        InputError: If batches are put together of parts that do not determine the loss or penalty
+            of the whole.
     """
 
     def __init__(
@@ -114,7 +127,14 @@ class TrainStep:
         self.noise = noise
         self.augment = augment
         self.memory_format = memory_format
+        self.asked: Callable[[], Sequence[float]] = tuple
+        self.agreed: Sequence[float] = ()
+        self._divisor = divisor_of(self.objective.terms.loss)
+        if processes.world > 1 or accumulate > 1:
+            _check_parts(self.objective)
         self._window_batches: list[tuple[int, Mapping[str, Any]]] = []
+        self._window_weight = 0.0  # of the parts of this process until now
+        self._total_weight = 0.0  # of all processes, known from the last pass on
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, engine: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -125,20 +145,24 @@ class TrainStep:
         if iteration == first:
             self.optimizer.zero_grad(set_to_none=True)
             self._window_batches.clear()
+            self._window_weight = 0.0
         moved = self.on_device(batch)
+        weight = self._weight(iteration, moved)
+        self._window_weight += weight
         terms = self._passes(iteration, moved)
         if self.sharpness is not None and self.sharpness.due(self.optimizer_step(iteration)):
             self._window_batches.append((iteration, moved))
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if iteration == last:
+            self._normalize(iteration)
             self._sharpen(iteration, terms)
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         if self.device.type == "cuda" and self.objective.weight > 0:
             torch.cuda.synchronize(self.device)  # the time of this step is compared with others'
-        samples = self.batches.size(iteration) * self.batches.share(iteration)
         return {
-            "samples": samples / self.processes.world,
+            "samples": self._samples(iteration),
+            "weight": weight,
             "loss": float(terms.loss.detach()),
             "penalty": float("nan") if terms.penalty is None else float(terms.penalty.detach()),
             "learning_rate": learning_rate,
@@ -222,14 +246,40 @@ class TrainStep:
             complete: Whether no other pass over the same batch follows.
         """
         first, last = self.window(iteration)
-        samples, share = self.batches.size(iteration), self.batches.share(iteration)
-        window = sum(self.batches.size(index) for index in range(first, last + 1))
+        # DDP takes the mean over processes, hence their number.
+        weight = self._weight(iteration, batch) * self.processes.world
         with self._synchronised(complete and iteration == last):
             terms = self._forward(iteration, first, batch)
-            self._stop_unless_finite(iteration, terms)
-            total = self.scaler.scale(terms.total * (part * share * samples / window))
+            self._exchange(iteration, terms)
+            factor = part * weight / self._window_samples(iteration)
+            total = self.scaler.scale(terms.total * factor)
             total.backward()  # type: ignore[no-untyped-call]
         return terms
+
+    def _samples(self, iteration: int) -> float:
+        """Return this process's samples in a batch."""
+        batches = self.batches
+        return batches.size(iteration) * batches.share(iteration) / self.processes.world
+
+    def _window_samples(self, iteration: int) -> int:
+        """Return the samples of an optimizer step, of all processes."""
+        first, last = self.window(iteration)
+        return sum(self.batches.size(index) for index in range(first, last + 1))
+
+    def _weight(self, iteration: int, batch: Mapping[str, Any]) -> float:
+        """Return what this process's loss of a batch counts: its samples, or what it divides by."""
+        samples = self._samples(iteration)
+        if self._divisor is None or not samples:
+            return samples
+        return float(self._divisor(batch[self.objective.targets]))
+
+    def _normalize(self, iteration: int) -> None:
+        """Divide the step's gradient by the total weight, where that is not known beforehand."""
+        if self._divisor is None:
+            return
+        factor = self._window_samples(iteration) / self._total_weight
+        for gradient in self._gradients():
+            gradient.mul_(factor)
 
     def _sharpen(self, iteration: int, terms: Terms) -> None:
         """Take the gradient of the step's batches anew, at the worst weights nearby."""
@@ -241,6 +291,7 @@ class TrainStep:
             with sharpness.away(self._rate()), buffers_kept(self.objective):
                 for number, batch in self._window_batches:
                     self._pass(number, batch)
+                self._normalize(iteration)
             self._window_batches.clear()
             if not self._finite_gradient(iteration, terms):  # the scaler will skip the step
                 return
@@ -278,10 +329,12 @@ class TrainStep:
             terms: Terms = self.wrapped(batch)
         return terms
 
-    def _stop_unless_finite(self, iteration: int, terms: Terms) -> None:
+    def _exchange(self, iteration: int, terms: Terms) -> None:
+        """Learn from the other processes all that a pass needs; stop if a total is not finite."""
         finite = bool(torch.isfinite(terms.total.detach()))
+        own = [float(not finite), self._window_weight, *self.asked()]
         # All processes stop together: one that waits in an all-reduce for a stopped one hangs.
-        bad = self.processes.sum([0.0 if finite else 1.0])[0]
+        bad, self._total_weight, *self.agreed = self.processes.sum(own)
         if bad:
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
 
@@ -304,6 +357,17 @@ class TrainStep:
             self.sharpness.after_step(self.optimizer, scale=self.scaler.get_scale())
         self.scaler.update()
         self.scheduler.step()
+
+
+def _check_parts(objective: Objective) -> None:
+    """Refuse what the parts of a batch do not determine."""
+    check_parts(objective.terms.loss)
+    if isinstance(objective.terms, JacobianNorm) and divisor_of(objective.terms.loss) is not None:
+        raise InputError(
+            "penalty.kind: jacobian_norm is a mean over samples, and the loss, with class weights "
+            "or ignored targets, is not: batches cannot be put together of parts. Set "
+            "training.accumulate=1 and train in one process, or leave out loss.class_weights."
+        )
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

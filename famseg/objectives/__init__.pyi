@@ -10,6 +10,8 @@ from ._config import RelativeFlatnessConfig as RelativeFlatnessConfig
 from ._config import ShapeLossConfig as ShapeLossConfig
 from ._config import TverskyConfig as TverskyConfig
 from ._config import WeightDecayConfig as WeightDecayConfig
+from ._divisor import check_parts as check_parts
+from ._divisor import divisor_of as divisor_of
 from ._jacobian import JacobianNorm as JacobianNorm
 from ._jacobian import squared_jacobian_norm as squared_jacobian_norm
 from ._objective import LayerDecay as LayerDecay
@@ -35,5 +37,7 @@ __all__ = [
     "ShapeLossConfig",
     "TverskyConfig",
     "WeightDecayConfig",
+    "check_parts",
+    "divisor_of",
     "squared_jacobian_norm",
 ]

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import warm
+from monai.losses import DiceCELoss, DiceLoss
 from test_checkpoint import flip_a_bit
+from torch.optim import SGD
 from toy import (
     Descent,
     Log,
@@ -20,7 +25,14 @@ from toy import (
 )
 
 from famseg.config import InputError
-from famseg.engine import Interrupted, NonFiniteError, StopRequest, load_checkpoint
+from famseg.engine import (
+    Interrupted,
+    NonFiniteError,
+    NSOConfig,
+    SAMConfig,
+    StopRequest,
+    load_checkpoint,
+)
 
 HERE = Path(__file__).parent
 
@@ -36,7 +48,8 @@ def run_toy(
     command = [str(HERE / "train_toy.py"), str(folder), *options, f'backend="{backend}"']
     for done in [warm.run(*command)] if ranks == 1 else warm.run_ranks(ranks, *command):
         assert done.returncode == 0, done.stderr
-    return torch.load(folder / "result.pt", weights_only=True)
+    stopped = any(option.startswith("stop_after") for option in options)
+    return {} if stopped else torch.load(folder / "result.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.05])
@@ -133,6 +146,106 @@ def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path, weight: 
     parts = make_experiment(**options)
     make_fit(parts, tmp_path / "parts", batch_size=2, accumulate=2).run(stop=StopRequest())
     assert largest_difference(weights(whole), weights(parts)) < 1e-12
+
+
+# Boxes 1 and 4 of 7 are of the second kind: parts of a batch differ in weight.
+CLASSES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "penalty": {"weight": 0.05, "estimator": "columns"},
+    "ignored": {"ignore": 1, "samples": 6},
+}
+
+
+@pytest.mark.parametrize("way", CLASSES)
+@pytest.mark.parametrize(
+    "method", [{}, {"sam": SAMConfig(rho=0.1)}, {"nso": NSOConfig(sigma=0.01)}]
+)
+def test_accumulated_gradients_of_weighted_classes_equal_those_of_one_batch(
+    tmp_path: Path, way: str, method: dict[str, Any]
+) -> None:
+    options = {
+        "class_weights": [1.0, 10.0],
+        "dtype": torch.float64,
+        "optimizer": Descent,
+        "schedule": lambda epoch: 1.0,
+        **CLASSES[way],
+    }
+    whole, parts = make_experiment(**options), make_experiment(**options)
+    make_fit(whole, tmp_path / "whole", batch_size=6, **method).run(stop=StopRequest())
+    fit = make_fit(parts, tmp_path / "parts", batch_size=3, accumulate=2, **method)
+    fit.run(stop=StopRequest())
+    before = weights(make_experiment(**options))
+    assert largest_difference(before, weights(whole)) > 1e-2
+    assert largest_difference(weights(whole), weights(parts)) < 1e-12
+
+
+def test_the_loss_of_weighted_classes_is_reported_with_their_weights(tmp_path: Path) -> None:
+    losses = []
+    for size in (7, 3):
+        log = Log()
+        experiment = make_experiment(class_weights=[1.0, 10.0], optimizer=partial(SGD, lr=1e-12))
+        make_fit(experiment, tmp_path / str(size), batch_size=size, epochs=1).run(
+            observers=[log], stop=StopRequest()
+        )
+        losses.append(log.epochs[0]["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_take_the_steps_of_one_with_weighted_classes(
+    tmp_path: Path, backend: str
+) -> None:
+    options = ["weight=0.05", 'estimator="columns"', "class_weights=[1,10]", "rate=1"]
+    one = run_toy(tmp_path / "one", *options)
+    two = run_toy(tmp_path / "two", *options, ranks=2, backend=backend)
+    assert largest_difference(one["weights"], two["weights"]) < 1e-12
+    logs = [json.loads((tmp_path / name / "log.json").read_text()) for name in ("one", "two")]
+    losses = [[epoch["train/loss"] for epoch in log] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (DiceLoss(batch=True, sigmoid=True), r"loss: DiceLoss is taken over the whole batch"),
+        (
+            DiceCELoss(softmax=True, weight=torch.ones(2)),
+            r"loss: DiceCELoss .* \(CrossEntropyLoss\).*Set training\.accumulate=1",
+        ),
+    ],
+)
+def test_a_loss_over_the_whole_batch_is_not_put_together_of_parts(
+    tmp_path: Path, loss: torch.nn.Module, message: str
+) -> None:
+    experiment = make_experiment()
+    experiment.objective.terms.loss = loss
+    make_fit(experiment, tmp_path)  # one part
+    with pytest.raises(InputError, match=message):
+        make_fit(experiment, tmp_path, accumulate=2)
+
+
+def test_a_mean_over_samples_beside_a_weighted_loss_is_not_put_together_of_parts(
+    tmp_path: Path,
+) -> None:
+    experiment = make_experiment(jacobian=0.1, class_weights=[1.0, 2.0])
+    with pytest.raises(InputError, match=r"penalty\.kind: jacobian_norm is a mean over samples"):
+        make_fit(experiment, tmp_path, accumulate=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_sums_of_all_processes_are_taken_up_again(tmp_path: Path, ranks: int) -> None:
+    # Stopped inside the first epoch of two processes; gone on with by one or two.
+    run_toy(tmp_path / "whole", "epochs=1", "samples=12", ranks=2)
+    run_toy(tmp_path / "parts", "epochs=1", "samples=12", "stop_after=1", ranks=2)
+    assert not (tmp_path / "parts" / "log.json").exists()
+    run_toy(tmp_path / "parts", "epochs=1", "samples=12", ranks=ranks)
+    whole, parts = (
+        json.loads((tmp_path / name / "log.json").read_text())[0] for name in ("whole", "parts")
+    )
+    same = ["train/loss", "train/steps", *(["train/loss_std"] if ranks == 2 else [])]
+    assert [parts[key] for key in same] == pytest.approx([whole[key] for key in same], rel=1e-9)
 
 
 def test_every_second_step_alone_carries_the_penalty(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ class Boxes(Dataset[Mapping[str, Any]]):
         label[:, : 3 + sample % 4, : 3 + sample % 3, 2:6] = 1
         image = label.clone()
         image[:, epoch % 3 : epoch % 3 + 2, :2] = 0
-        return {"image": image, "label": label, "subject": f"box{sample}"}
+        kind = int(sample % 3 == 1)
+        return {"image": image, "label": label, "kind": kind, "subject": f"box{sample}"}
 
 
 def soft_dice(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -63,6 +66,30 @@ def shallow(*, normalized: bool = False) -> nn.Module:
     )
 
 
+def classifier() -> nn.Module:
+    """Return a network of two classes of boxes."""
+    layers = OrderedDict(
+        pool=nn.AvgPool3d(4),
+        flat=nn.Flatten(),
+        expand=nn.Linear(8, 4),
+        bend=nn.Tanh(),
+        head=nn.Linear(4, 2),
+    )
+    return nn.Sequential(layers)
+
+
+def as_classes(experiment: Experiment, terms: nn.Module) -> Experiment:
+    """Return the toy task with the kinds of boxes as targets."""
+    return replace(
+        experiment,
+        objective=Objective(terms, targets="kind"),
+        score=lambda outputs, batch: [
+            {"subject": subject, "dsc": float(output.softmax(0)[kind])}
+            for subject, output, kind in zip(batch["subject"], outputs, batch["kind"], strict=True)
+        ],
+    )
+
+
 def way_of_training(name: str, value: Any) -> Any:
     """Return a way of training, as `Fit` takes it, of what a configuration says."""
     if name == "sam":
@@ -83,17 +110,26 @@ def make_experiment(
     every: int = 1,
     jacobian: float = 0.0,
     normalized: bool = False,
+    class_weights: Sequence[float] | None = None,
+    ignore: int = -100,
     schedule: Callable[[float], float] = lambda epoch: 0.9**epoch,
     optimizer: Callable[[Any], torch.optim.Optimizer] = Adam,
 ) -> Experiment:
     """Return the toy task around a small skull autoencoder.
 
     With a penalty on the Jacobian, which is taken exactly, or with batch normalization the network
-    is a shallow one.
+    is a shallow one; with class weights it tells two kinds of boxes apart.
     """
     torch.manual_seed(seed)
+    loss: Callable[[Tensor, Tensor], Tensor] = soft_dice
+    if class_weights:
+        loss = nn.CrossEntropyLoss(
+            torch.tensor(class_weights, dtype=dtype), ignore_index=ignore, label_smoothing=0.1
+        )
     model: nn.Module = (
-        shallow(normalized=normalized)
+        classifier()
+        if class_weights
+        else shallow(normalized=normalized)
         if jacobian or normalized
         else ShapeAutoencoder(size=8, channels=(4, 4), strides=(2, 2), latent=3, dropout=dropout)
     ).to(dtype)
@@ -101,7 +137,7 @@ def make_experiment(
         FAM(
             model,
             layer="expand",
-            loss=soft_dice,
+            loss=loss,
             weight=weight,
             estimator=estimator,
             every=every,
@@ -109,15 +145,15 @@ def make_experiment(
             seed=seed,
         )
         if weight
-        else JacobianNorm(model, loss=soft_dice, weight=jacobian, projections="all")
+        else JacobianNorm(model, loss=loss, weight=jacobian, projections="all")
         if jacobian
-        else PlainLoss(model, loss=soft_dice)
+        else PlainLoss(model, loss=loss)
     )
 
     def evaluate(model: nn.Module, folder: Path, *, processes: Processes) -> Mapping[str, Any]:
         raise AssertionError("training alone is tested here")
 
-    return Experiment(
+    experiment = Experiment(
         objective=Objective(terms),
         optimizer=optimizer,
         schedule=schedule,
@@ -134,6 +170,7 @@ def make_experiment(
         data_hash="boxes",
         write_manifest=lambda path: None,
     )
+    return as_classes(experiment, terms) if class_weights else experiment
 
 
 def make_fit(experiment: Experiment, folder: Path, **options: Any) -> Fit:

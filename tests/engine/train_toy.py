@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import SGD
 from toy import Log, make_experiment, make_fit, way_of_training
 
-from famseg.engine import processes, stop_on_signals
+from famseg.engine import Fit, Interrupted, StopRequest, processes, stop_on_signals
 
 
 def main(folder: Path, options: dict[str, object]) -> None:
@@ -22,6 +25,7 @@ def main(folder: Path, options: dict[str, object]) -> None:
     workers = options.pop("workers", 0)
     slow = options.pop("slow", False)
     backend = options.pop("backend", None)
+    stop_after = options.pop("stop_after", None)
     ways = {name: options.pop(name) for name in ("sam", "nso", "ema", "swa") if name in options}
     rate = options.pop("rate", 0.1)
     with processes(backend=backend) as group, stop_on_signals() as stop:
@@ -40,6 +44,9 @@ def main(folder: Path, options: dict[str, object]) -> None:
         fit.restore()
         log = Log()
         observers = [log, Announcer()] if slow else [log]
+        if stop_after is not None:
+            interrupt(fit, stop, stop_after if group.rank == group.world - 1 else None)
+            return
         fit.run(observers=observers, stop=stop)
         if group.main:
             gradients = {
@@ -49,6 +56,20 @@ def main(folder: Path, options: dict[str, object]) -> None:
             state = experiment.objective.model.state_dict()
             torch.save({"weights": state, "gradients": gradients}, folder / "result.pt")
             (folder / "log.json").write_text(json.dumps(log.epochs))
+
+
+def interrupt(fit: Fit, stop: StopRequest, step: int | None) -> None:
+    """Train until a signal comes to this process after a step; or to another one."""
+    after_step = fit._after_step
+
+    def signalled(engine: Any, request: StopRequest) -> None:
+        if engine.state.iteration == step:
+            request(signal.SIGTERM, None)
+        after_step(engine, request)
+
+    fit._after_step = signalled
+    with suppress(Interrupted):
+        fit.run(stop=stop)
 
 
 class Announcer(Log):
