@@ -57,7 +57,7 @@ def compare(
         typer.Option(
             metavar="NAME",
             help="The group that the others are compared with, or a part of its name; by default "
-            "the one without penalty and SAM.",
+            "the one without penalty, SAM and its variants, NSO and SWA.",
         ),
     ] = None,
     by: Annotated[

@@ -101,7 +101,7 @@ def compare_runs(
         runs: Runs of any pipelines, from ``find_runs``.
         metrics: Flat names of the metrics; empty for the scores of each pipeline.
         baseline: Name of the baseline's group, or a part of it that no other has; None for the one
-            group that is trained without penalty and SAM.
+            group that is trained without penalty, SAM and its variants, NSO and SWA.
         by: ``seed`` speaks about new trainings; ``case`` about new cases for the networks at hand.
 
     Returns:
@@ -229,7 +229,9 @@ def _baseline(study: Study, wanted: str | None) -> Group | None:
 
 def _no_baseline(study: Study) -> str:
     plain = [group.name for group in study.groups if group.plain and group.runs]
-    why = "several groups have neither penalty nor SAM" if plain else "no group is a baseline"
+    why = "no group is a baseline"
+    if plain:
+        why = "several groups have no penalty, no SAM or variant of it, no NSO and no SWA"
     return f"not paired: {why}. Choose one with --baseline NAME."
 
 

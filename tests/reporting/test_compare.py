@@ -166,7 +166,8 @@ def test_without_a_baseline_nothing_is_paired_and_it_is_said(two):
     assert comparison.baseline is None
     assert comparison.pairings == {}
     assert comparison.notes[-1] == (
-        "not paired: several groups have neither penalty nor SAM. Choose one with --baseline NAME."
+        "not paired: several groups have no penalty, no SAM or variant of it, no NSO and no SWA. "
+        "Choose one with --baseline NAME."
     )
 
 
