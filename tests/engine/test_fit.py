@@ -14,6 +14,7 @@ import warm
 from monai.losses import DiceCELoss, DiceLoss
 from test_checkpoint import flip_a_bit
 from torch.optim import SGD
+from torch.utils.data import default_collate
 from toy import (
     Descent,
     Log,
@@ -177,6 +178,22 @@ def test_accumulated_gradients_of_weighted_classes_equal_those_of_one_batch(
     before = weights(make_experiment(**options))
     assert largest_difference(before, weights(whole)) > 1e-2
     assert largest_difference(weights(whole), weights(parts)) < 1e-12
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_step_of_weighted_classes_is_that_of_the_whole_batch(tmp_path: Path, parts: int) -> None:
+    options = {"class_weights": [1.0, 10.0], "dtype": torch.float64, "optimizer": Descent}
+    experiment = make_experiment(**options, schedule=lambda epoch: 1.0)
+    make_fit(experiment, tmp_path, batch_size=-(-7 // parts), accumulate=parts, epochs=1).run(
+        stop=StopRequest()
+    )
+    by_hand = make_experiment(**options)
+    whole = default_collate([by_hand.train[index] for index in range(7)])
+    by_hand.objective(whole).loss.backward()
+    with torch.no_grad():
+        for parameter in by_hand.objective.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert largest_difference(weights(experiment), weights(by_hand)) < 1e-12
 
 
 def test_the_loss_of_weighted_classes_is_reported_with_their_weights(tmp_path: Path) -> None:
