@@ -10,6 +10,7 @@ from pathlib import Path
 
 from famseg.config import InputError
 from famseg.config._atomic import write_atomically
+from famseg.config._json import read_json
 from famseg.datasets._defects_opening import OPENING_VERSION
 from famseg.datasets._defects_region import WHERES, Pair, RegionDefect, Spread, Where
 from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, read_table
@@ -73,7 +74,7 @@ def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            found = json.loads(path.read_text())
+            found = read_json(path, "Choose another folder")
             other = [name for name in wanted if found.get(name) != wanted[name]]
             if other:
                 raise InputError(
@@ -84,6 +85,6 @@ def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
         if (root / TABLE_NAME).exists():
             raise InputError(f"{path}: is missing beside {TABLE_NAME}: choose another folder")
         write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read or written ({error})") from error
     return ()

@@ -13,6 +13,7 @@ import torch
 
 from famseg.config import InputError
 from famseg.config._atomic import remove_parts, write_atomically
+from famseg.engine._trust import check_state
 from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpointError: If it is damaged or holds more than plain data.
-        InputError: If it is missing or of a newer format.
+        InputError: If it is missing, of a newer format, or says what cannot be.
     """
     try:
         state = load_plain(path, checksums=True)
@@ -61,10 +62,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(
             f"{path}: not a readable checkpoint ({error}). {_instead(path)}"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(found, int) or found != FORMAT:
         raise InputError(
             f"{path}: not a checkpoint of format {FORMAT}. Use the famseg version that wrote it."
         )
+    try:
+        check_state(state)
+    except ValueError as error:
+        raise InputError(f"{path}: not a checkpoint of famseg ({error}).") from error
     return state
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
+import re
 from collections.abc import Mapping
 
 import torch
 from PIL import Image
 
-from famseg.config import to_yaml
+from famseg.config import InputError, to_yaml
+from famseg.config._json import read_json
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Picture
 from famseg.engine._run import RunFolder
@@ -24,6 +25,8 @@ from famseg.tracking import (
     write_atomically,
     write_json,
 )
+
+_RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 class Recorder:
@@ -130,5 +133,8 @@ def _tracked_run(folder: RunFolder) -> str | None:
     """Return the MLflow run that a run folder belongs to."""
     if not folder.tracking.is_file():
         return None
-    run_id: str | None = json.loads(folder.tracking.read_text()).get("run_id")
+    advice = "Restore it, or delete it to track the run as a new one of MLflow."
+    run_id = read_json(folder.tracking, advice).get("run_id")
+    if run_id is not None and not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id)):
+        raise InputError(f"{folder.tracking}: run_id is none of MLflow. {advice}")
     return run_id

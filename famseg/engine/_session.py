@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 
 from famseg.config import InputError, differences, read
+from famseg.config._errors import DAMAGED
+from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._config import RunConfig
 from famseg.engine._evaluation import evaluate_run
@@ -166,9 +167,9 @@ class Session:
         config = self.config
         return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
 
-    def _on_main(self, choose: Callable[[], RunFolder | None]) -> Any:  # noqa: ANN401
+    def _on_main(self, choose: Callable[[], object]) -> Any:  # noqa: ANN401
         """Let rank 0 choose; every process gets the choice, or the fault."""
-        chosen: RunFolder | InputError | None = None
+        chosen: object = None
         if self.processes.main:
             try:
                 chosen = choose()
@@ -213,12 +214,25 @@ class Session:
     def _evaluate(
         self, experiment: Experiment, folder: RunFolder, *, again: bool
     ) -> Mapping[str, Any]:
-        if again or not self.processes.from_main(folder.metrics.is_file()):
-            state = load_checkpoint(folder.checkpoint("best"))
-            model = experiment.objective.model
-            model.load_state_dict(state["model"])
-            evaluate_run(experiment, model, folder, processes=self.processes)
         summary = folder.evaluation / "summary.json"
-        text: str = self.processes.from_main(summary.read_text() if self.processes.main else "")
-        loaded: Mapping[str, Any] = json.loads(text)
-        return loaded
+        advice = f"Evaluate the run again: famseg evaluate {folder.path}"
+        if again or not self.processes.from_main(folder.metrics.is_file()):
+            path = folder.checkpoint("best")
+            state = load_checkpoint(path)
+            model = experiment.objective.model
+            try:
+                model.load_state_dict(state["model"])
+            except (RuntimeError, *DAMAGED) as error:
+                raise InputError(
+                    f"{path}: does not fit the network of {folder.config}. Were they copied from "
+                    "different runs?"
+                ) from error
+            evaluate_run(experiment, model, folder, processes=self.processes)
+            return self._on_main(lambda: read_json(summary, advice))
+        found = self._on_main(lambda: read_json(summary, advice))
+        try:  # of an earlier session, or from elsewhere
+            experiment.test_metrics(found)
+            experiment.table(found)
+        except DAMAGED as error:
+            raise InputError(f"{summary}: is none of this pipeline. {advice}") from error
+        return found

@@ -191,6 +191,9 @@ class ReusedSharpness(Sharpness):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
+        for parameter, v in zip(self.parameters, state["direction"], strict=True):
+            if v is not None and v.shape != parameter.shape:
+                raise ValueError(f"a direction has the shape {tuple(v.shape)}")
         self._direction = [
             None if v is None else v.to(parameter.device)
             for parameter, v in zip(self.parameters, state["direction"], strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from famseg.config import InputError
+from famseg.config._json import read_json
 from famseg.engine._signals import Interrupted
 from famseg.tracking import write_json
 
@@ -54,10 +55,10 @@ def read_status(folder: Path) -> str | None:
         folder: The run folder.
     """
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(folder / NAME, "")
+    except InputError:
         return None
-    if not isinstance(content, dict) or not isinstance(content.get("state"), str):
+    if not isinstance(content.get("state"), str):
         return None
     state, reason = content["state"], content.get("reason")
     if state == RUNNING:
@@ -72,7 +73,7 @@ def _running(content: Mapping[str, Any]) -> str:
         process = psutil.Process(content.get("pid"))
         # A number is given anew; a process that has it now began after the entry was written.
         alive = process.create_time() <= float(content["time"])
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return KILLED
     return RUNNING if alive else KILLED
 

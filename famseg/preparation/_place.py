@@ -10,6 +10,7 @@ from pathlib import Path
 
 from famseg.config import InputError
 from famseg.config._atomic import open_to_update
+from famseg.config._json import read_json
 from famseg.preparation._record import Folder
 
 
@@ -40,9 +41,9 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
     if not folder.state.exists():
         return
     try:
-        before = json.loads(folder.state.read_text(encoding="utf-8"))["settings"]
-        keys = sorted({*before, *settings})
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        before = read_json(folder.state, "")["settings"]
+        keys = sorted({**before, **settings})
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder.state}: is damaged: choose another folder, or do everything again with "
             "--force"

@@ -7,8 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import TypeAdapter
+
+from famseg.config._atomic import open_to_read
+from famseg.config._json import parse_json
 from famseg.preparation._types import Quality, Role, Source, Split
 from famseg.tracking import write_json
 
@@ -129,19 +133,14 @@ def write_record(record: Record, folder: Folder) -> None:
 def read_record(subject: str, folder: Folder) -> Record | None:
     """Return the record of a subject; None if there is none that this version understands."""
     try:
-        content = json.loads(folder.record(subject).read_text(encoding="utf-8"))
+        content = parse_json(folder.record(subject).read_bytes())
         quality = content["quality"]
-        return Record(
-            **{
-                **content,
-                "notes": tuple(content["notes"]),
-                "to_source": tuple(content["to_source"]),
-                "quality": None if quality is None else _quality(quality),
-            }
-        )
+        if set(content) != _names(Record) or (quality and set(quality) != _names(Quality)):
+            return None
+        return TypeAdapter(Record).validate_python(content)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None  # of another version: the subject is prepared again
 
 
@@ -154,7 +153,7 @@ def is_written(record: Record, folder: Folder) -> bool:
     """Tell whether the files of a record are there as they were written."""
     for name, sha256 in record.files.items():
         try:
-            with (folder.path / name).open("rb") as stream:
+            with open_to_read(folder.path / name) as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                     return False
         except OSError:
@@ -171,10 +170,5 @@ def discard(record: Record, folder: Folder) -> None:
             path.unlink(missing_ok=True)
 
 
-def _quality(content: Mapping[str, Any]) -> Quality:
-    """Return what JSON made of a quality: its lists are tuples."""
-    known = {f.name for f in fields(Quality)}
-    if set(content) != known:
-        raise ValueError("another version's quality")
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
-    return Quality(**values)
+def _names(kind: type[Record] | type[Quality]) -> set[str]:
+    return {each.name for each in fields(kind)}

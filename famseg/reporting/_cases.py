@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.reporting._runs import LARGEST
 
 Case = tuple[str, ...]
 # By case: the score, and whether the case failed.
@@ -88,7 +89,7 @@ class Cases:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not abs(value) <= LARGEST:  # so it is of NaN too
             raise InputError(
                 f"{self.path}: holds {text!r} for {metric}, which is no number. Evaluate the run "
                 "again."

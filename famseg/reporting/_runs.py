@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from famseg.config import InputError, load, read
+from famseg.config._errors import DAMAGED
+from famseg.config._json import read_json
 from famseg.engine import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
 from famseg.tracking._names import flatten, text_of
@@ -17,6 +18,9 @@ from famseg.tracking._names import flatten, text_of
 FINISHED = "finished"
 # Numbers that every run has, beside those of its evaluation.
 SECONDS, EPOCHS = "seconds", "epochs"
+
+# Beyond it nothing is measured, and sums of squares would leave the range of float64.
+LARGEST = 1e100
 
 # What runs of one method may differ in: where, how fast and from which random numbers they go. Data
 # are told apart by their fingerprint, for the same ones can lie in two places.
@@ -131,7 +135,19 @@ def _folders(path: Path) -> tuple[list[Path], list[Path]]:
 def _read(path: Path) -> tuple[Run, str | None]:
     folder = RunFolder(path)
     config, note = _configuration(folder.config)
-    origin = _json(folder.provenance)
+    try:
+        return _described(folder, config), note
+    except DAMAGED as error:
+        if note is None:  # the configuration was validated: it is not at fault
+            raise
+        raise InputError(
+            f"{folder.config}: holds what no configuration of a run does ({type(error).__name__})"
+        ) from error
+
+
+def _described(folder: RunFolder, config: Mapping[str, Any]) -> Run:
+    path = folder.path
+    origin = read_json(folder.provenance, "Restore the file")
     epochs, seconds = _course(path)
     training = config.get("training") or {}
     state, metrics = _result(folder, epochs, training.get("epochs"))
@@ -140,9 +156,9 @@ def _read(path: Path) -> tuple[Run, str | None]:
     if metrics:
         metrics[EPOCHS] = float(epochs)
     seed, data_hash = config.get("seed"), origin.get("data_hash")
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or isinstance(seed, bool):
         raise InputError(f"{folder.config}: has no seed: is it the configuration of a run?")
-    run = Run(
+    return Run(
         path=path,
         pipeline=str(config.get("pipeline")),
         seed=seed,
@@ -154,7 +170,6 @@ def _read(path: Path) -> tuple[Run, str | None]:
         state=state,
         metrics=metrics,
     )
-    return run, note
 
 
 def _configuration(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -197,8 +212,8 @@ def _course(path: Path) -> tuple[int, float | None]:
 def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, dict[str, float]]:
     """Return how far a run came, and the numbers of its evaluation."""
     if folder.metrics.is_file():
-        content = _json(folder.metrics)
-        if not all(isinstance(value, int | float) for value in content.values()):
+        content = read_json(folder.metrics, "Evaluate it again")
+        if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in content.values()):
             raise InputError(f"{folder.metrics}: must hold names and numbers. Evaluate it again")
         return FINISHED, {name: float(value) for name, value in content.items()}
     if (folder.evaluation / "summary.json").is_file():
@@ -209,13 +224,3 @@ def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, d
         course = f"{epochs} of {planned} epochs" if epochs else "no epoch finished"
     status = read_status(folder.path)
     return f"{course}, {status}" if status else course, {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from famseg.config import InputError
-from famseg.config._atomic import open_to_update
+from famseg.config._atomic import open_to_read, open_to_update
 from famseg.config._atomic import write_atomically as write_atomically
+from famseg.config._json import parse_json
 
 _logger = logging.getLogger("famseg")
 
 METRICS_FILE = "metrics.jsonl"
 _RESERVED = ("epoch", "time")
+_LARGEST = 1e308  # whole numbers have no bound in JSON, those of a float have
 
 Record = dict[str, float | None]
 
@@ -155,12 +157,16 @@ def read_metrics(folder: Path) -> list[Record]:
         value was not finite. Empty if there is no record.
 
     Raises:
-        InputError: If a line other than the last is broken.
+        InputError: If a line other than the last is broken, or it cannot be read.
     """
     path = Path(folder) / METRICS_FILE
-    if not path.exists():
+    try:
+        with open_to_read(path) as file:
+            *lines, tail = file.read().split(b"\n")
+    except FileNotFoundError:
         return []
-    *lines, tail = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore the file.") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         row = _parse(line)
@@ -176,12 +182,15 @@ def read_metrics(folder: Path) -> list[Record]:
 
 def _parse(line: bytes) -> Record | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
-    if isinstance(row, dict) and isinstance(row.get("epoch"), int):
-        return row
-    return None
+    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+        return None
+    for value in row.values():  # None where it was not finite
+        if value is not None and (not isinstance(value, int | float) or abs(value) > _LARGEST):
+            return None
+    return row if row["epoch"] >= 0 else None
 
 
 def _line(row: Record) -> bytes:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from famseg.config import InputError, to_yaml
-from famseg.engine import Processes, RunConfig, Session, StopRequest, new_run_folder
+from famseg.engine import Processes, RunConfig, RunFolder, Session, StopRequest, new_run_folder
+from famseg.engine._recorder import _tracked_run
+from famseg.engine._scores import scores_metrics, scores_table
 
 
 def session(output: Path, epochs: int, **training: Any) -> Session:
@@ -54,3 +57,53 @@ def test_a_run_from_before_sam_had_kinds_goes_on(tmp_path: Path) -> None:
     resumed = session(tmp_path, 4)._run_to_resume()
     assert resumed is not None
     assert resumed.path == folder.path
+
+
+TRACKING = (
+    "[]",
+    '{"run_id": 1}',
+    '{"run_id": ["a"]}',
+    '{"run_id": "../../x"}',
+    '{"run_id": ""}',
+    '{"run_id": 1e999}',
+    "{" * 10**5,
+    '{"run_id":' * 10**5,
+    "\xff",
+)
+
+
+@pytest.mark.parametrize("text", TRACKING, ids=[text[:20] for text in TRACKING])
+def test_a_hostile_identity_of_the_tracked_run_is_one_line(tmp_path: Path, text: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.tracking.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"tracking\.json: .* Restore it, or delete it") as caught:
+        _tracked_run(folder)
+    assert len(caught.value.faults) == 1
+
+
+def test_the_identity_of_the_tracked_run_is_taken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert _tracked_run(folder) is None
+    folder.tracking.write_text('{"run_id": "0123456789abcdef0123456789abcdef", "uri": "x"}')
+    assert _tracked_run(folder) == "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", r"summary\.json: must hold a JSON object\. Evaluate the run again"),
+        ('{"a": 1e999}', r"summary\.json: cannot be read \(1e999 is not a finite number\)"),
+        ('{"a":' * 10**5, r"summary\.json: cannot be read \(nested too deep\)"),
+        ('{"a": 1}', r"summary\.json: is none of this pipeline\. Evaluate the run again: famseg"),
+        ('{"a": {"b": {"mean": "c"}}}', r"summary\.json: is none of this pipeline"),
+    ],
+)
+def test_a_hostile_summary_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.evaluation.mkdir()
+    folder.metrics.write_text("{}")  # the evaluation is said to be complete
+    (folder.evaluation / "summary.json").write_text(text)
+    experiment: Any = SimpleNamespace(test_metrics=scores_metrics, table=scores_table)
+    with pytest.raises(InputError, match=message) as caught:
+        session(tmp_path, 1)._evaluate(experiment, folder, again=False)
+    assert len(caught.value.faults) == 1

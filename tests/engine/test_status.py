@@ -69,7 +69,9 @@ def test_of_another_machine_or_container_nothing_is_claimed(tmp_path):
         assert read_status(tmp_path) == "running elsewhere, or killed"
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"state": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"state": 1}', "\xff", "[" * 10**5, '{"state": "running", "time": 1e999}']
+)
 def test_a_damaged_file_says_nothing(tmp_path, text):
     (tmp_path / NAME).write_bytes(text.encode("latin-1"))
     assert read_status(tmp_path) is None
@@ -79,3 +81,14 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path):
     with status_kept(Path(tmp_path, "missing")):
         pass
     assert read_status(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"pid": -1}, {"pid": 10**400}, {"pid": "x"}, {"pid": 1.5}, {"time": "x"}, {"time": [1]}],
+    ids=str,
+)
+def test_a_hostile_entry_is_no_running_run(tmp_path, fields):
+    with status_kept(tmp_path):
+        change(tmp_path, **fields)
+        assert read_status(tmp_path) == "killed"

@@ -135,6 +135,46 @@ def test_what_was_lost_or_spoilt_is_done_again(places: tuple[Path, Path], lost: 
     assert files(out) == content
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{" * 10**5,
+        '{"status": "done"}',
+        {"files": ["a"]},
+        {"files": {"skulls/a.nii.gz": 1}},
+        {"notes": "x"},
+        {"notes": [1]},
+        {"quality": []},
+        {"quality": {"volume_ml": 1}},
+        {"to_source": ["x"]},
+        {"status": "famous"},
+        {"subject": None},
+        {"more": 1},
+    ],
+    ids=lambda content: str(content)[:30],
+)
+def test_a_hostile_record_is_prepared_again(
+    content: str | dict[str, object], places: tuple[Path, Path]
+) -> None:
+    root, out = places
+    prepare(root, out, ["a"])
+    path = out / "records" / "a.json"
+    honest = files(out)
+    changed = content if isinstance(content, str) else json.loads(path.read_text()) | content
+    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    prepare(root, out, ["a"])
+    assert files(out) == honest
+
+
+@pytest.mark.parametrize("text", ["[]", '{"settings": 1}', '{"settings": [[1]]}', "[" * 10**5])
+def test_hostile_settings_are_one_line(text: str, places: tuple[Path, Path]) -> None:
+    root, out = places
+    prepare(root, out, ["a"])
+    (out / "prepare.json").write_text(text)
+    with pytest.raises(InputError, match=r"prepare\.json: is damaged: choose another folder"):
+        prepare(root, out, ["a"])
+
+
 def test_a_changed_original_is_prepared_again_and_a_touched_one_is_not(
     places: tuple[Path, Path],
 ) -> None:

@@ -103,6 +103,35 @@ def test_a_pipeline_that_is_not_installed_is_compared_as_written(tmp_path):
         ("provenance.json", "{", r"provenance\.json: cannot be read \(Expecting .*\)"),
         ("provenance.json", "[]", r"provenance\.json: must hold a JSON object"),
         ("evaluation/metrics.json", '{"x": "y"}', r"metrics\.json: must hold names and numbers\."),
+        ("evaluation/metrics.json", '{"x": NaN}', r"metrics\.json: cannot be read \(NaN is not"),
+        (
+            "evaluation/metrics.json",
+            '{"x": 1e999}',
+            r"metrics\.json: cannot be read \(1e999 is",
+        ),
+        ("evaluation/metrics.json", '{"x": 1e200}', r"metrics\.json: must hold names and numbers"),
+        (
+            "evaluation/metrics.json",
+            f'{{"x": {10**400}}}',
+            r"metrics\.json: must hold names and num",
+        ),
+        ("evaluation/metrics.json", '{"x":' * 10**5, r"metrics\.json: cannot be read \(nested too"),
+        ("provenance.json", "[" * 10**5, r"provenance\.json: cannot be read \(nested too deep\)"),
+        ("metrics.jsonl", "[[\n{}\n", r"metrics\.jsonl:1: is not a line of metrics\."),
+        ("metrics.jsonl", '{"epoch": -1}\n{}\n', r"metrics\.jsonl:1: is not a line of metrics"),
+        ("metrics.jsonl", f'{{"epoch": {10**400}}}\n{{}}\n', r"metrics\.jsonl:1: is not a line"),
+        ("metrics.jsonl", '{"epoch": 1, "a": "b"}\n{}\n', r"metrics\.jsonl:1: is not a line of"),
+        ("config.yaml", "pipeline: mine\nseed: true\n", r"config\.yaml: has no seed"),
+        (
+            "config.yaml",
+            "pipeline: mine\nseed: 0\ntraining: [1]\n",
+            r"config\.yaml: holds what no configuration of a run does \(AttributeError\)",
+        ),
+        (
+            "config.yaml",
+            "pipeline: mine\nseed: 0\npenalty: {lambda: [much]}\n",
+            r"config\.yaml: holds what no configuration of a run does \(TypeError\)",
+        ),
     ],
 )
 def test_a_broken_folder_is_left_out_and_named(tmp_path, file, text, message):

@@ -100,6 +100,14 @@ def test_a_broken_line_in_the_middle_is_a_fault_with_its_number(tmp_path):
         read_metrics(tmp_path)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read \(not a regular file\)"):
+        read_metrics(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be written \(not a regular file\)"):
+        LocalRecord.create(tmp_path)
+
+
 def test_a_file_that_was_taken_away_is_begun_anew_without_a_gap(tmp_path):
     record = LocalRecord.create(tmp_path)
     record.append(1, {})

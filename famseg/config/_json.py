@@ -1,0 +1,75 @@
+"""JSON files of others: read within bounds, every fault in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from famseg.config._atomic import open_to_read
+from famseg.config._errors import InputError
+from famseg.config._visible import visible
+
+MAX_BYTES = 64 * 2**20
+"""Of a file that famseg reads back: the largest, a summary of cases, has some hundred KiB."""
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: The file.
+        advice: What to do where it cannot be used, a sentence.
+
+    Returns:
+        By name; all numbers are finite.
+
+    Raises:
+        InputError: If it is missing, no file, too large, no JSON, nested too deep, holds a number
+            that is not finite (``NaN``, ``1e999``), or something else than an object.
+    """
+    try:
+        with open_to_read(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). {advice}") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: cannot be read (more than {MAX_BYTES} bytes). {advice}")
+    try:
+        content = parse_json(data)
+    except ValueError as error:
+        reason = visible(str(error).partition("\n")[0])[:200]
+        raise InputError(f"{path}: cannot be read ({reason}). {advice}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object. {advice}")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  # any JSON value
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: If it is no JSON in UTF-8, nested too deep, or holds a number that is not
+            finite.
+
+    Example:
+        >>> parse_json('{"loss": 1e999}')
+        Traceback (most recent call last):
+        ValueError: 1e999 is not a finite number
+    """
+    try:
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        _refused(text)
+    return value
+
+
+def _refused(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is not a finite number")

@@ -1,0 +1,121 @@
+"""What a checkpoint says, looked at before a training believes it: it may be a stranger's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from famseg.engine._result import Best
+
+_MOST = 2**53  # steps: beyond it the steps of a schedule, which are floats, are not told apart
+_COUNTS = ("iteration", "epoch", "averaged")
+_MAPPINGS = ("model", "trained", "optimizer", "scheduler", "scaler", "sharpness", "best", "meter")
+# What optimizers keep for each weight, in its shape.
+_LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+
+
+def check_state(state: Mapping[Any, Any]) -> None:
+    """Check the kinds of what a checkpoint holds, so far as it is there.
+
+    Args:
+        state: What was loaded.
+
+    Raises:
+        ValueError: If something is of another kind, or a number that cannot be; says which.
+    """
+    for name in _COUNTS:
+        if name in state and not _is_count(state[name]):
+            raise ValueError(f"{name} is {_shown(state[name])}, not a number of 0 or more")
+    for name in _MAPPINGS:
+        if not isinstance(state.get(name, {}), Mapping):
+            raise ValueError(f"{name} is {_shown(state[name])}, not a mapping")
+    best = state.get("best", {})
+    unknown = [name for name in best if name not in {field.name for field in fields(Best)}]
+    counts = all(_is_count(best.get(name, 0)) for name in ("epoch", "waited"))
+    value = best.get("value", 0.0)  # minus infinity before the first validation
+    if unknown or not counts or not _is_number(value) or math.isnan(value):
+        raise ValueError(f"best is {_shown(dict(best))}, not an epoch and its metric")
+    for name, value in state.get("meter", {}).items():
+        if not _is_number(value) or not math.isfinite(value):
+            raise ValueError(f"the sum of {_shown(name)} is {_shown(value)}")
+
+
+def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Check that a saved state is one that this optimizer can go on with.
+
+    Raises:
+        ValueError: If it is of another kind of optimizer, or has values of other kinds or shapes.
+    """
+    own = optimizer.state_dict()
+    groups, kept = state["param_groups"], state["state"]
+    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]):
+        raise ValueError("the optimizer has other groups of weights")
+    for group, ours in zip(groups, own["param_groups"], strict=True):
+        for name, value in ours.items():
+            if name not in group or not _alike(group[name], value):
+                raise ValueError(f"the optimizer's {name} is {_shown(group.get(name))}")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, values in kept.items():
+        weight = weights[number]
+        for name in _LIKE_WEIGHTS:
+            value = values.get(name)
+            if value is not None and value.shape != weight.shape:
+                raise ValueError(f"the optimizer's {name} has the shape {tuple(value.shape)}")
+
+
+def check_scheduler(scheduler: LambdaLR, state: Mapping[str, Any]) -> None:
+    """Check that a saved state is one of this scheduler: torch writes it over its attributes.
+
+    Raises:
+        ValueError: If it has other entries, or values of other kinds.
+    """
+    own = scheduler.state_dict()
+    for name, value in state.items():
+        if name not in own or not _alike(value, own[name]):
+            raise ValueError(f"the schedule's {_shown(name)} is {_shown(value)}")
+        if name in ("last_epoch", "_step_count") and not _is_count(value):
+            raise ValueError(f"the schedule's {name} is {_shown(value)}")
+
+
+def _alike(value: object, own: object) -> bool:
+    """Whether a value is of the kind that ours is; numbers are finite."""
+    if own is None:  # a choice that is torch's, until it has chosen
+        return value is None or isinstance(value, bool)
+    if isinstance(own, bool):
+        return isinstance(value, bool)
+    if isinstance(own, int | float):
+        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(own, list | tuple):
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(own)
+            and all(map(_alike, value, own))
+        )
+    if isinstance(own, Tensor):
+        return isinstance(value, Tensor) and value.shape == own.shape
+    return isinstance(value, type(own))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= _MOST
+    return isinstance(value, float)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _shown(value: object) -> str:
+    """Return a value on one short line; of what can be anything, its kind alone."""
+    if isinstance(value, str | float | bool) or value is None:
+        return f"{value!r:.40}"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**15 else "a number of more than 15 digits"
+    return f"a {type(value).__name__}"
