@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from famseg.config._atomic import open_to_read
 from famseg.config._entry import one_line
 from famseg.config._errors import InputError
 from famseg.config._near import listed, near
@@ -91,10 +92,10 @@ def read_text(path: Path) -> str:
     """Return the text of a configuration.
 
     Raises:
-        InputError: If it cannot be read, is not UTF-8 or is too large.
+        InputError: If it is no file (a pipe would be waited for), cannot be read or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             data = file.read(4 * MAX_CHARACTERS + 1)  # UTF-8 takes four bytes a character at most
     except OSError as error:
         raise InputError(
@@ -137,7 +138,7 @@ def _known() -> list[str]:
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.exists() and not path.is_dir()  # a pipe will do
+        return path.exists() and not path.is_dir()  # what is no file is refused when it is read
     except (OSError, ValueError):  # no permission, a name too long, a NUL in it
         return False
 

@@ -133,3 +133,10 @@ def test_paths_are_shown_as_users_know_them(folder):
 
 def test_the_shipped_folder_is_that_of_the_wheel_or_the_checkout():
     assert files.shipped_folder().name in ("_configs", "configs")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder, shipped):
+    os.mkfifo(folder / "a.yaml")
+    path = files.find_config("a")
+    with pytest.raises(InputError, match=r"^a\.yaml: cannot be read: not a regular file\. Check"):
+        files.read_text(path)
