@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -88,7 +89,7 @@ def open_to_update(path: Path, *, create: bool = True) -> IO[bytes]:
     return os.fdopen(_regular(handle, path), "r+b")
 
 
-def open_to_read(path: Path) -> IO[bytes]:
+def open_to_read(path: Path) -> BufferedReader:
     """Open a file for reading, through links; what is no file of the disk is not opened at all.
 
     Args:

@@ -62,8 +62,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(
             f"{path}: not a readable checkpoint ({error}). {_instead(path)}"
         ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(found, int) or found != FORMAT:
+    # A tensor compared with a number would be one again.
+    if (
+        not isinstance(state, dict)
+        or not isinstance(state.get("format"), int | None)
+        or (state.get("format") != FORMAT)
+    ):
         raise InputError(
             f"{path}: not a checkpoint of format {FORMAT}. Use the famseg version that wrote it."
         )

@@ -228,8 +228,10 @@ class Session:
                     "different runs?"
                 ) from error
             evaluate_run(experiment, model, folder, processes=self.processes)
-            return self._on_main(lambda: read_json(summary, advice))
-        found = self._on_main(lambda: read_json(summary, advice))
+            again = True
+        found: Mapping[str, Any] = self._on_main(lambda: read_json(summary, advice))
+        if again:
+            return found
         try:  # of an earlier session, or from elsewhere
             experiment.test_metrics(found)
             experiment.table(found)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from famseg.engine._result import Best
 
@@ -69,7 +69,7 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
                 raise ValueError(f"the optimizer's {name} has the shape {tuple(value.shape)}")
 
 
-def check_scheduler(scheduler: LambdaLR, state: Mapping[str, Any]) -> None:
+def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
     """Check that a saved state is one of this scheduler: torch writes it over its attributes.
 
     Raises:
