@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -128,6 +128,8 @@ def _begun(fam: FAM) -> _Step | None:
     ):
         return None
     (layer,) = task.layers.values()
+    if type(layer) is not nn.Linear or "forward" in vars(layer):  # it may call anything
+        return None
     return _Step(task, fam._rule, _Head(layer.weight, free.head), fam.weight * fam.period)
 
 
@@ -173,6 +175,8 @@ def _otherwise(
     for features, output in step.head.calls:
         seen(step.task.model, (features,), {}, output)
     fam._free = None
+    if not seen.calls:  # either it had nothing to do, or it runs where it is not seen
+        return fam.forward(inputs, targets)
     found = FreeStep(step.task, terms.loss, prediction, seen, None)
     terms = fam._otherwise(found, inputs, targets, fam._position)
     found_again = cast("_Free | None", fam._free)

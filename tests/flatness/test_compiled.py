@@ -50,6 +50,9 @@ class Compiled:
         torch.testing.assert_close(*states)
         both = zip(self.fam.parameters(), self.eager.parameters(), strict=True)
         for p, q in both:
+            assert (p.grad is None) == (q.grad is None)
+            if p.grad is None:
+                continue
             torch.testing.assert_close(p.grad, q.grad)
             with torch.no_grad():
                 p -= 0.1 * p.grad
@@ -169,6 +172,40 @@ def test_one_that_cannot_be_traced_any_more_is_computed_as_written(net):
     graphs = [(twin.step(*batch), twin.graphs)[1] for batch in batches(4)]
     assert "closed_form" in twin.fam.explain()
     assert graphs[-1] == graphs[0]
+
+
+class ByName(nn.Linear):
+    """A linear layer that calls its function in a way of its own."""
+
+    def forward(self, x):
+        return F.linear(input=x, weight=self.weight, bias=self.bias)
+
+
+def test_a_layer_that_calls_its_function_in_its_own_way_is_as_written(net):
+    net[4] = ByName(5, 3).double()
+    twin = Compiled(net)
+    assert all(twin.step(*batch).penalty > 0 for batch in batches(3))
+    assert twin.graphs == 0
+
+
+class Experts(nn.Module):
+    """Two heads of which a batch uses one."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(4, 3).double(), nn.Linear(4, 3).double()])
+        self.used = 0
+
+    def forward(self, x):
+        return self.heads[self.used](x)
+
+
+def test_an_expert_without_samples_counts_0(net):
+    twin = Compiled(Experts(), layer="heads.0")
+    for used in (0, 0, 1, 0, 0):
+        twin.fam.model.used = twin.eager.model.used = used
+        (batch,) = batches(1)
+        assert (twin.step(*batch).penalty > 0) == (used == 0)
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
