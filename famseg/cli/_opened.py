@@ -61,13 +61,14 @@ def open_run(
     Raises:
         InputError: If there is no such checkpoint, or it does not fit the run.
     """
-    from famseg.engine import load_checkpoint
+    from famseg.engine import exact_float32, load_checkpoint
 
     pipeline, loaded = load(str(folder.config), overrides)
     config = cast("RunConfig", loaded)
     checkpoint = folder.checkpoint(which)
     state = load_checkpoint(checkpoint)
     device = config.training.choose_device(processes)
+    exact_float32()
     experiment = pipeline.build(config, device)
     model = experiment.objective.to(device).model
     try:

@@ -18,6 +18,7 @@ from ._methods_config import SAMConfig as SAMConfig
 from ._methods_config import SharpnessConfig as SharpnessConfig
 from ._methods_config import SWAConfig as SWAConfig
 from ._methods_config import WSAMConfig as WSAMConfig
+from ._precision import exact_float32 as exact_float32
 from ._processes import Processes as Processes
 from ._processes import processes as processes
 from ._progress import log_progress as log_progress
@@ -69,6 +70,7 @@ __all__ = [
     "TrainingConfig",
     "WSAMConfig",
     "evaluate_run",
+    "exact_float32",
     "learning_rate_factor",
     "load_checkpoint",
     "log_progress",

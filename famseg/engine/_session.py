@@ -18,6 +18,7 @@ from famseg.engine._config import RunConfig
 from famseg.engine._evaluation import evaluate_run
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._network import weights_hash
+from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
@@ -90,6 +91,7 @@ class Session:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.deterministic = True
+            exact_float32()
         self._build = build
 
     def run(self, *, resume: bool, observers: Sequence[Observer] = ()) -> RunReport:
