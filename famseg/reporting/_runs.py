@@ -94,7 +94,7 @@ def find_runs(paths: Sequence[Path | str]) -> Found:
         paths: Run folders (with ``config.yaml`` and ``provenance.json``), or folders above them.
 
     Raises:
-        InputError: If a path is no folder, or there is no run below it.
+        InputError: If a path is no folder, or there is no run below it that can be read.
     """
     runs: dict[Path, Run] = {}
     notes, faults = [], []
@@ -116,6 +116,8 @@ def find_runs(paths: Sequence[Path | str]) -> Found:
                 notes += [note] if note else []
     if faults:
         raise InputError(*faults)
+    if not runs:
+        raise InputError(*notes)
     return Found(tuple(runs.values()), tuple(dict.fromkeys(notes)))
 
 

@@ -145,6 +145,18 @@ def test_a_broken_folder_is_left_out_and_named(tmp_path, file, text, message):
         raise AssertionError(note)
 
 
+def test_if_no_run_can_be_read_it_is_said_why(tmp_path):
+    for name in "ab":
+        make_run(tmp_path, name, metrics={"x": 1.0}).joinpath("provenance.json").write_text("[]")
+    with pytest.raises(InputError) as caught:
+        find_runs([tmp_path])
+    assert caught.value.faults == tuple(
+        f"{tmp_path}/{name}/provenance.json: must hold a JSON object. Restore the file. The run is "
+        "left out."
+        for name in "ab"
+    )
+
+
 def test_all_faulty_paths_are_said_at_once(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text("a: 1\n")  # somebody's, not a run's
