@@ -62,7 +62,7 @@ def scalar(loss: object) -> Tensor:
             f"the loss must be one scalar for the batch, got shape {tuple(loss.shape)}. "
             'Use reduction="mean".'
         )
-    return loss
+    return plain(loss)
 
 
 def precise(value: Any) -> Any:  # noqa: ANN401
@@ -78,6 +78,11 @@ def precise(value: Any) -> Any:  # noqa: ANN401
 def differentiable_in(value: Any) -> Any:  # noqa: ANN401
     """Return values that a graph may save: tensors made in inference mode are copied."""
     return changed(value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor without what a subclass knows beside its numbers (MONAI's ``MetaTensor``)."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def copied(value: Any) -> Any:  # noqa: ANN401

@@ -217,8 +217,10 @@ def _cheapest(options: Options, facts: Facts, name: str) -> LayerPlan:
     if layer.obstacle is None:
         reason = "exact and free: the loss has a closed form there"
         return LayerPlan(name, "closed_form", reason)
-    if facts.interact:
+    if facts.interact is not False:
         reason = "unbiased: the samples of a batch interact after the layer"
+        if facts.interact is None:
+            reason = "unbiased: no curvature has shown yet whether the samples of a batch interact"
         return LayerPlan(name, "batch_probes", reason)
     products = d if options.quantity == "simplified" else min(d, m)
     if layer.single and products <= options.probes:

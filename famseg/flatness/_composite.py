@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -35,6 +36,33 @@ _COMPOSITES: tuple[tuple[Any, Callable[..., Any]], ...] = (
 _REPLACED = {native: (function, inspect.signature(function)) for native, function in _COMPOSITES}
 
 
+def _grad(
+    outputs: Any,  # noqa: ANN401
+    inputs: Any,  # noqa: ANN401
+    grad_outputs: Any = None,  # noqa: ANN401
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> None: ...
+
+
+def _backward(
+    outputs: Tensor,
+    gradient: Any = None,  # noqa: ANN401
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> None: ...
+
+
+_GRADIENTS = {
+    torch.autograd.grad: inspect.signature(_grad),
+    Tensor.backward: inspect.signature(_backward),
+}
+
+
 def _math_kernel() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
@@ -55,7 +83,9 @@ _CONTEXTS: dict[Any, Callable[[], AbstractContextManager[None]]] = {
 
 
 @contextmanager
-def composites(active: Callable[[], bool]) -> Iterator[None]:
+def composites(
+    active: Callable[[], bool], reaches: Callable[[Tensor], bool] = lambda _: False
+) -> Iterator[None]:
     r"""Replace what torch differentiates wrongly, while a condition holds.
 
     The third derivatives of torch's batch norm (with statistics of the batch), instance norm and
@@ -77,6 +107,8 @@ def composites(active: Callable[[], bool]) -> Iterator[None]:
 
     Args:
         active: Asked at each call of such a function: whether to replace it.
+        reaches: Whether the penalized layers lead to a tensor: a gradient of it that can be
+            differentiated is refused.
 
     Yields:
         Nothing; native functions are back with the end of the context, exceptions included.
@@ -88,7 +120,7 @@ def composites(active: Callable[[], bool]) -> Iterator[None]:
         >>> y.grad_fn.name(), F.layer_norm(x, (3,)).grad_fn.name()
         ('MulBackward0', 'NativeLayerNormBackward0')
     """
-    mode = _Composites(active)
+    mode = _Composites(active, reaches)
 
     def begin() -> Callable[[], AbstractContextManager[None]]:
         start = len(mode.asked)
@@ -104,9 +136,12 @@ def composites(active: Callable[[], bool]) -> Iterator[None]:
 
 
 class _Composites(TorchFunctionMode):
-    def __init__(self, active: Callable[[], bool]) -> None:
+    def __init__(
+        self, active: Callable[[], bool], reaches: Callable[[Tensor], bool] = lambda _: False
+    ) -> None:
         super().__init__()
         self._active = active
+        self._reaches = reaches
         self.asked: list[bool] = []
 
     def __torch_function__(
@@ -117,7 +152,7 @@ class _Composites(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
-        if func is torch.autograd.grad and self._active():
+        if func in _GRADIENTS and self._active() and self._is_penalty(func, args, kwargs):
             raise UnsupportedTailError(
                 "a gradient is taken behind the penalized layer, by the loss or by the model (a "
                 "gradient penalty): the layer's weight acts on the loss a second time there, which "
@@ -137,6 +172,15 @@ class _Composites(TorchFunctionMode):
             return func(*args, **kwargs)
         result = composite(*bound.args, **bound.kwargs)
         return func(*args, **kwargs) if result is None else result
+
+    def _is_penalty(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether a gradient can be differentiated, and is of what the penalized layers give."""
+        bound = _GRADIENTS[func].bind(*args, **kwargs).arguments
+        outputs = bound["outputs"]
+        several = outputs if isinstance(outputs, tuple | list) else [outputs]
+        return bool(bound.get("create_graph")) and any(map(self._reaches, several))
 
     def _asks(self) -> bool:
         self.asked.append(self._active())

@@ -246,12 +246,11 @@ def quadratic(product: Product, directions: Sequence[Tensor], *, per_sample: boo
         Shape ``(n,)`` with the batch's value as the mean, or that value, a scalar.
     """
     rows = product([v.detach() for v in directions])
-    values = sum(
-        (row * (2 * v - v.detach())).flatten(1).sum(1)
-        for row, v in zip(rows, directions, strict=True)
-    )
-    assert isinstance(values, Tensor)  # noqa: S101 - sum() of at least one tensor
-    return len(values) * values if per_sample else values.sum()
+    parts = [row * (2 * v - v.detach()) for row, v in zip(rows, directions, strict=True)]
+    if not per_sample:  # layers may see different numbers of rows
+        return torch.stack([part.sum() for part in parts]).sum()
+    values = torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
+    return len(values) * values
 
 
 def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:

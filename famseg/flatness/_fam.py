@@ -38,6 +38,8 @@ from famseg.flatness._watch import IdleLayersError
 
 _logger = logging.getLogger("famseg.flatness")
 
+_UNUSED = 20  # penalized steps without a call after which a layer is taken for one that never is
+
 
 class _Free(NamedTuple):
     """What a closed form was found to hold for, and when to check that again."""
@@ -149,6 +151,7 @@ class FAM(nn.Module):
         self._position, self._stream = 0, 0
         self._pace = Pace()
         self._used: set[str] = set()
+        self._unused = 0
         self._planner = Planner(self.explain)
         self._free: _Free | None = None
 
@@ -321,6 +324,7 @@ class FAM(nn.Module):
             "position": self._position,
             "stream": self._stream,
             "pace": (self._pace.level, self._pace.looked),
+            "used": sorted(self._used),
             "generator": state,
         }
 
@@ -328,6 +332,7 @@ class FAM(nn.Module):
         """Take up a position that `get_extra_state` returned."""
         self.seek(state["position"], stream=state["stream"])
         self._pace = Pace(*state.get("pace", (0, 0)))
+        self._used = set(state.get("used", ()))
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"].cpu())
 
@@ -387,9 +392,7 @@ class FAM(nn.Module):
                 with undone_on_error(task.parts, task.device, self._generator):
                     terms = self._penalised(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
-                others = len(used) > len(found.names) or bool(idle)
-                unused = others or found.empty or found.names <= self._used
-                if self._planner.samples(inputs, targets) == 0 or not unused:
+                if self._planner.samples(inputs, targets) == 0 or self._never_runs(found.names):
                     raise
                 idle |= found.names
             except NotApplicableError:  # what held on earlier batches, and does not on this one
@@ -403,6 +406,22 @@ class FAM(nn.Module):
         terms = _plain(task, inputs, targets)
         return Terms(terms.total, terms.loss, torch.zeros_like(terms.loss.detach()))
 
+    def _never_runs(self, names: set[str]) -> bool:
+        """Whether layers are such that they will not be called, told from a few batches at most."""
+        unknown = names - self._used
+        inside = [self.model.get_submodule(name.rpartition(".")[0]) for name in unknown if name]
+        if any(isinstance(module, nn.MultiheadAttention) for module in inside):
+            return True
+        self._unused = self._unused + 1 if unknown else 0
+        if self._unused == 1:
+            _logger.warning(
+                "layer %s was not called in this batch: it counts 0. An expert may have nothing to "
+                "do; a layer that is not called in %d penalized steps is refused.",
+                ", ".join(map(repr, sorted(unknown))),
+                _UNUSED,
+            )
+        return self._unused >= _UNUSED
+
     def _penalised(
         self,
         task: Task,
@@ -412,7 +431,7 @@ class FAM(nn.Module):
         *,
         recorded: Recorded | None = None,
     ) -> Terms:
-        known = self._known(task, inputs, targets, training=True)
+        known = self._known(task, inputs, targets, step=step)
         plan = known.plan
         level = self._level(plan)
         if step % level.every:
@@ -522,13 +541,19 @@ class FAM(nn.Module):
         return slower
 
     def _known(
-        self, task: Task, inputs: Inputs, targets: object, *, training: bool = False
+        self, task: Task, inputs: Inputs, targets: object, *, step: int | None = None
     ) -> Known:
+        """The plan of a batch, checked if a step of training is due for it."""
+
+        def penalized(plan: Plan) -> bool:
+            return step is not None and step % self._level(plan).every == 0
+
         loss = self.loss
         of_loss = loss.modules() if isinstance(loss, nn.Module) else ()
         modules = chain(self._cache.modules, of_loss)
-        options = self.options
-        return self._planner.known(task, options, modules, inputs, targets, training=training)
+        return self._planner.known(
+            task, self.options, modules, inputs, targets, penalized=penalized
+        )
 
     def _source(
         self, purpose: str, step: int, device: torch.device | str = "cpu"

@@ -20,6 +20,7 @@ _LIBRARY = __name__.rpartition(".")[0]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Where objects lead out of the model into all of a program (a trainer, a data set).
 _MOST = 20_000
+_LONG = 256  # items of a container: more are data or a history, of which only the length is kept
 _LARGEST = 2**20  # numbers in a tensor that is no buffer: more are data, not state
 
 
@@ -29,8 +30,9 @@ class Held:
     It covers, from some modules, functions and objects on: attributes; lists, dictionaries, sets
     and deques; what closures, bound methods and partial functions hold, those of forward hooks
     included; plain tensors and NumPy arrays of up to a million numbers that are changed in place;
-    random generators. It does not cover global variables of a program, files, and objects that keep
-    their state outside of Python's ``__dict__``.
+    random generators. Of a list of more than 256 items its length is put back; larger dictionaries
+    and sets are data and not covered, nor are global variables of a program, files, and objects
+    that keep their state outside of Python's ``__dict__``.
 
     Args:
         roots: Where to begin: the model and the loss.
@@ -60,12 +62,15 @@ class Held:
             self._keep_tensor(value)
             return ()
         if isinstance(value, dict):
+            if len(value) > _LONG:
+                return ()
             self._undo.append(partial(_refill, value, dict(value)))
             return value.values()
         if isinstance(value, list | deque):
-            self._undo.append(partial(_replace_items, value, list(value)))
-            return value
+            return self._keep_sequence(value)
         if isinstance(value, set):
+            if len(value) > _LONG:
+                return ()
             self._undo.append(partial(_replace_members, value, set(value)))
             return ()
         if isinstance(value, tuple):
@@ -83,6 +88,14 @@ class Held:
             self._undo.append(partial(value.setstate, value.getstate()))
             return ()
         return self._keep_numpy(value) if _is_numpy(value) else self._keep_object(value)
+
+    def _keep_sequence(self, value: list[Any] | deque[Any]) -> Iterable[object]:
+        """A history grows at its end, and its items are not changed any more."""
+        if len(value) > _LONG:
+            self._undo.append(partial(_shorten, value, len(value)))
+            return ()
+        self._undo.append(partial(_replace_items, value, list(value)))
+        return value
 
     def _keep_module(self, module: nn.Module) -> Iterator[object]:
         own = module.__dict__
@@ -135,7 +148,10 @@ class Held:
         return ()
 
     def _keep_object(self, value: object) -> Iterable[object]:
-        attributes = getattr(value, "__dict__", None)
+        try:
+            attributes = getattr(value, "__dict__", None)
+        except Exception:
+            return ()
         if isinstance(value, _NO_STATE) or not isinstance(attributes, dict):
             return ()
         self._undo.append(partial(_refill, attributes, dict(attributes)))
@@ -163,6 +179,11 @@ def _replace_items(sequence: list[Any] | deque[Any], items: list[Any]) -> None:
         return
     sequence.clear()
     sequence.extend(items)
+
+
+def _shorten(sequence: list[Any] | deque[Any], length: int) -> None:
+    while len(sequence) > length:
+        sequence.pop()
 
 
 def _replace_members(members: set[Any], items: set[Any]) -> None:

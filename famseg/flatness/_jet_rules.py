@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from famseg.flatness._arguments import plain
+
 
 class Jet(NamedTuple):
     """First and second derivative along a direction.
@@ -65,7 +67,8 @@ class Rows(NamedTuple):
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return the rows of a tensor whose first dimension counts the samples."""
-        return tensor if self.part is None else tensor[self.part]
+        rows = plain(tensor)
+        return rows if self.part is None else rows[self.part]
 
     def beside(self, value: Any, like: Tensor) -> Any:  # noqa: ANN401
         """Return what broadcasts against the rows of a tensor, of what does so with all of it."""
@@ -343,6 +346,10 @@ def _multiplied(
 ) -> Jet:
     one, two = _aligned(jet_of, input, result), _aligned(jet_of, other, result)
     left, right = rows.beside(input, result), rows.beside(other, result)
+    if function in _MATRIX_PRODUCTS and result.ndim == 2:
+        if two is not None:  # it would mix the samples
+            raise NoRuleError
+        right = other
     if one is not None and two is not None:
         first = function(one.first, right) + function(left, two.first)
         second = 2 * function(one.first, two.first)
@@ -682,6 +689,8 @@ def _max_pool(
     **kwargs: Any,  # noqa: ANN401
 ) -> Jet:
     jet = _only(jet_of, input)
+    if input.ndim < 3 or len(result) != rows.n:  # channels and positions of one sample
+        raise NoRuleError
     _, largest = function(rows.of(input.detach()), *args, **{**kwargs, "return_indices": True})
     flat = largest.flatten(2).expand(len(jet.parts), -1, -1, -1)
     moved = jet.parts.flatten(3).gather(3, flat)

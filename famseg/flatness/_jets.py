@@ -62,7 +62,7 @@ class Jets(TorchFunctionMode):
         self.ended: str | None = None
         self._rows = Rows(0, None)
         # With the tensors themselves, so that no number is given to another tensor meanwhile.
-        self._jets: dict[int, tuple[Tensor, Jet]] = {}
+        self._jets: dict[int, tuple[Tensor, Jet, int]] = {}
 
     def begin(self, output: Tensor, direction: Tensor) -> None:
         """Move the outputs of a layer along a direction, on top of what moves them already."""
@@ -81,6 +81,11 @@ class Jets(TorchFunctionMode):
         found = self._jets.get(id(value))
         return None if found is None else found[1]
 
+    def check(self) -> None:
+        """End the jets if something that has no rule changed a tensor in place at last."""
+        if any(tensor._version != version for tensor, _, version in self._jets.values()):
+            self.end("an operation in place")
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -89,21 +94,27 @@ class Jets(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
+        touched = self._touched((*args, *kwargs.values())) if self._jets else []
+        if any(tensor._version != version for tensor, _, version in touched):
+            self.end(_name(func))  # something that has no rule changed it in place
         result = func(*args, **kwargs)
-        if self.ended is None and self._jets and self._touched((*args, *kwargs.values())):
-            if isinstance(result, Tensor):
+        if self.ended is not None or not touched:
+            return result
+        if isinstance(result, Tensor):
+            if torch.is_grad_enabled():  # else it is a constant, as it is for autograd
                 self._carry(func, result, args, kwargs)
-            elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
-                self.end(_name(func))
+        elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
+            self.end(_name(func))
         return result
 
-    def _touched(self, values: Iterable[object]) -> bool:
+    def _touched(self, values: Iterable[object]) -> list[tuple[Tensor, Jet, int]]:
+        found = []
         for value in values:
             if id(value) in self._jets:
-                return True
-            if isinstance(value, tuple | list) and self._touched(value):
-                return True
-        return False
+                found.append(self._jets[id(value)])
+            elif isinstance(value, tuple | list):
+                found += self._touched(value)
+        return found
 
     def _carry(
         self,
@@ -119,7 +130,8 @@ class Jets(TorchFunctionMode):
             if rule is None:
                 raise NoRuleError
             jet = rule(self._rows, self.of, func, result, *args, **kwargs)
-        except (NoRuleError, TypeError):  # a call that the rule does not know
+        except (NoRuleError, TypeError, ValueError, IndexError, RuntimeError, AttributeError):
+            # No rule, or a call that the rule does not know.
             self.end(_name(func))
             return
         wanted = (len(self._rows.of(result)), *result.shape[1:]) if result.ndim else None
@@ -129,7 +141,7 @@ class Jets(TorchFunctionMode):
             self._put(result, jet)
 
     def _put(self, tensor: Tensor, jet: Jet) -> None:
-        self._jets[id(tensor)] = tensor, jet
+        self._jets[id(tensor)] = tensor, jet, tensor._version
 
     def end(self, what: str) -> None:
         """Carry nothing any further."""
@@ -201,6 +213,7 @@ def carried(
     ):
         with jets:
             prediction = task.predict(inputs)
+        jets.check()
         check_used(sites.values())
         for site in sites.values():
             site.check(task.model)
@@ -225,7 +238,8 @@ def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None
     jets, recorded = found.jets, found.recorded
     of_path = {path: jets.of(t) for path, t in leaves(recorded.prediction, PREDICTION)}
     carried_to = {path: jet for path, jet in of_path.items() if jet is not None}
-    if jets.ended is not None or not carried_to:
+    leads = recorded.loss.requires_grad
+    if jets.ended is not None or not carried_to or not leads:
         return None
     rows: dict[str, Tensor] = {}
 
@@ -244,6 +258,8 @@ def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None
         with composites(lambda: True), untouched((task.loss,), task.device):
             loss = scalar(task.loss(prediction, targets))
     moving = [rows[path] for path in carried_to]
+    if not all(tensor.requires_grad for tensor in moving):
+        return None
     slopes = pullback([loss], moving, [torch.ones_like(loss)], create_graph=True)
 
     def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -257,7 +273,7 @@ def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None
             bent = (slope * jet.second).flatten(1).sum(1)
             values = values + (len(bent) * bent if per_sample else bent.sum())
     values = rule.factor(found.uses[0]).scaled(values)
-    return Estimate(values, values.detach().mean()[None])
+    return Estimate(values, values.detach().mean().reshape(1))
 
 
 def _name(function: Callable[..., Any]) -> str:

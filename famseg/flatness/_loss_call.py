@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
 _FUNCTIONS: frozenset[Callable[..., Tensor]] = frozenset(
@@ -98,7 +99,7 @@ def plain_call(loss: object, prediction: object, targets: object) -> LossCall | 
         prediction: What the loss gets.
         targets: What it gets beside that.
     """
-    if not isinstance(prediction, Tensor):
+    if not isinstance(prediction, Tensor) or _does_more(loss):
         return None
     if type(loss) is nn.CrossEntropyLoss:
         return _call(
@@ -125,6 +126,14 @@ def plain_call(loss: object, prediction: object, targets: object) -> LossCall | 
         if loss is function:
             return _call(function, prediction, targets)
     return None
+
+
+def _does_more(loss: object) -> bool:
+    """Whether hooks, or a forward of its own, may make another loss of one of torch's."""
+    own = getattr(loss, "__dict__", {})
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    anywhere = module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks
+    return "forward" in own or any(own.get(name) for name in hooks) or bool(anywhere)
 
 
 def _call(

@@ -81,7 +81,7 @@ def find_parts(
         cut, usable = _held_by_trial(task, recorded, calls, parts[0], held)
     except _FAULTS:
         return Found(None, body, _OTHER_ROWS)
-    with untouched(task.parts, task.device), torch.no_grad():
+    with untouched(task.parts, task.device):
         given = task.fresh(recorded.inputs), task.fresh(recorded.targets)
         recorded = record(task, *given, body=usable)
         reason = _tried(task, recorded, parts, index, cut)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, call_model, copied, scalar, select
+from famseg.flatness._arguments import Inputs, Loss, call_model, copied, plain, scalar, select
 from famseg.flatness._body import Call, Finished, given_back, kept
 from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
@@ -290,7 +290,8 @@ def replay(
 
 def rows_of(tensor: Tensor, part: Tensor | None) -> Tensor:
     """Return the rows of a part, or all."""
-    return tensor if part is None else tensor[part.to(tensor.device)]
+    rows = plain(tensor)
+    return rows if part is None else rows[part.to(rows.device)]
 
 
 def uses_of(
@@ -354,7 +355,7 @@ def _pass(ran: Ran, scales: Mapping[str, Tensor], *, standardize: bool) -> Pass:
             Use(
                 name,
                 features,
-                site.output,
+                plain(site.output),
                 weight,
                 site.shift,
                 site.operator,

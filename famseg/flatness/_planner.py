@@ -59,7 +59,7 @@ class Planner:
         inputs: Inputs,
         targets: object,
         *,
-        training: bool,
+        penalized: Callable[[Plan], bool],
     ) -> Known:
         """Return the plan of a batch: made on the first that can tell, for each state of the model.
 
@@ -69,7 +69,8 @@ class Planner:
             modules: Those whose training flags matter.
             inputs: The model's arguments.
             targets: Those of the loss.
-            training: Whether the step trains, and the plan is checked if that is due.
+            penalized: Whether the step is penalized under a plan, which is checked then if that is
+                due.
 
         Raises:
             FlatnessError: If the penalty cannot be computed as asked.
@@ -82,17 +83,17 @@ class Planner:
         flags = tuple([module.training for module in modules])
         key = (tuple(task.layers), flags, n > 1, layout)
         known = self._plans.get(key)
-        if known is None or (training and known.upkeep.due(task.parts)):
+        if known is None or (penalized(known.plan) and known.upkeep.due(task.parts)):
             held = self._lengths.held(layout)
             chosen, final = settle(task, options, inputs, targets, n=n, held=held)
             if known is None:
-                known = Known(chosen, Upkeep(task.parts if training else ()))
+                known = self._plans[key] = Known(chosen, Upkeep(task.parts))
             elif final:
                 chosen = chosen.unless_thinner_than(known.plan)
                 known.upkeep.checked(same=chosen == known.plan)
                 known.plan = chosen
-            if final:
-                self._plans[key] = known
+            if not final:  # a batch that could not tell
+                known.upkeep.try_again()
         if known.plan != self.plan:
             self.plan = known.plan
             self._say(self._explain())

@@ -71,6 +71,8 @@ def settle(
         return plan(options, facts, eager=task.eager, copies=task.copies), True
     with without_autocast(task.device.type):
         interact, twice = _interact(run, rough=rough)
+    if run.samples == 1:
+        interact = False
     facts = replace(facts, interact=interact, twice=twice)
     whole = ("all",) if estimator == "auto" else ("all", "auto")
     wanted = interact is not True and options.samples not in whole
@@ -90,7 +92,7 @@ def settle(
     if may_carry(options, chosen):
         rule = Rule(options)
         chosen = replace(chosen, jets=jets_hold(task, rule, chosen, inputs, targets))
-    return chosen, interact is not None or run.samples == 1
+    return chosen, interact is not None
 
 
 def _obstacle(options: Options, run: Pass, use: Use) -> str | None:

@@ -31,6 +31,7 @@ class Upkeep:
 
     def __init__(self, parts: Sequence[object] = ()) -> None:
         self._steps, self._due_at, self._gap = 0, _FIRST, _FIRST
+        self._tries = 0
         self._marks: Marks | None = None
         self._before: Marks = marks(parts)
         self._changed: set[tuple[int, str]] = set()
@@ -64,6 +65,11 @@ class Upkeep:
         """Note a penalized step that needs no look at attributes; return whether a check is due."""
         self._steps += 1
         return self._steps >= self._due_at
+
+    def try_again(self) -> None:
+        """Let a plan that a batch could not settle be checked soon, and ever more rarely."""
+        self._tries += 1
+        self._due_at = self._steps + min(2 ** (self._tries - 1), LONGEST)
 
     def doubt(self) -> None:
         """Let the plan be checked before the next penalized step."""

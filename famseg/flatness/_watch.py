@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from famseg.flatness._arguments import plain
 from famseg.flatness._checkpoint import computed_again
 from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
@@ -56,7 +57,7 @@ class Site:
 
     def record(self, features: Tensor, output: Tensor, edit: Edit) -> Tensor:
         """Keep the tensors of a call and return what the edit makes of its output."""
-        self.features, self.own = features, output
+        self.features, self.own = plain(features), output
         self.operator = Operator(self.layer, features, output)
         self.output = edit(self)
         self.node = self.output.grad_fn
@@ -110,7 +111,7 @@ def check_used(sites: Iterable[Site]) -> None:
 
 def add_shift(site: Site) -> Tensor:
     """Add a leaf of zeros to the layer's output: what derivatives are taken in."""
-    site.shift = torch.zeros_like(site.own, requires_grad=True)
+    site.shift = torch.zeros_like(plain(site.own), requires_grad=True)
     return site.own + site.shift
 
 
@@ -152,13 +153,35 @@ def watched(
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
-            stack.enter_context(composites(lambda: any(site.calls for site in sites.values())))
+            stack.enter_context(
+                composites(
+                    lambda: any(site.calls for site in sites.values()),
+                    lambda tensor: _leads(sites.values(), tensor),
+                )
+            )
         hooked = functools.partial(_hooked, edit=edit, feed=feed, island=device if island else None)
         stack.enter_context(
             computed_again(lambda: lambda: hooked([Site(layer, n) for n, layer in layers.items()]))
         )
         stack.enter_context(hooked(sites.values()))
         yield sites
+
+
+def _leads(sites: Iterable[Site], tensor: Tensor) -> bool:
+    """Whether any of some layers leads to a tensor, by its call or by another use of its weight."""
+    used = [site for site in sites if site.calls and not site.empty]
+    ends = {site.node for site in used} - {None}
+    weights = {id(site.layer.weight) for site in used}
+    seen: set[Node | None] = {None}
+    stack = [tensor.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node in ends or id(getattr(node, "variable", None)) in weights:
+            return True
+        if node not in seen and node is not None:
+            seen.add(node)
+            stack.extend(following for following, _ in node.next_functions)
+    return False
 
 
 @contextmanager

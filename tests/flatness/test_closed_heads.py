@@ -176,3 +176,24 @@ def test_conv1d_of_transformers_is_penalized_like_its_linear_twin():
     for (one, slope), (two, other) in zip(found[:2], found[2:], strict=True):
         torch.testing.assert_close(one, two)
         torch.testing.assert_close(slope, other)
+
+
+def test_a_loss_of_torch_with_hooks_or_another_forward_is_not_taken_for_itself():
+    torch.manual_seed(0)
+    model = Tokens().double()
+    x, y = X[:, 0], TOKENS[:, 0]
+
+    def hooked(loss):
+        loss.register_forward_hook(lambda m, a, out: 3 * out)
+
+    def before(loss):
+        loss.register_forward_pre_hook(lambda m, a: (3 * a[0], a[1]))
+
+    def replaced(loss):
+        loss.forward = lambda z, y: F.cross_entropy(3 * z, y)
+
+    for change in (hooked, before, replaced):
+        loss = nn.CrossEntropyLoss()
+        change(loss)
+        _, _, fam = terms(model, "head", loss, x, y, weight=1e-3)
+        assert "closed_form" not in fam.explain()

@@ -142,3 +142,21 @@ def test_a_penalized_step_leaves_a_model_and_a_loss_as_a_plain_step_does(options
         assert model.h.shape == (12, 6)
         assert model.h.requires_grad
         assert torch.equal(model.h, torch.tanh(model.a(x)))
+
+
+def test_of_a_long_history_only_the_length_is_put_back():
+    history = [torch.zeros(3) for _ in range(300)]
+    held = Held([history])
+    history += [torch.ones(3), torch.ones(3)]
+    assert len(held._undo) == 1
+    held.put_back()
+    assert len(history) == 300
+
+
+def test_a_property_of_somebody_else_that_fails_is_no_fault():
+    class Odd:
+        @property
+        def __dict__(self):
+            raise RuntimeError
+
+    Held([Odd()]).put_back()

@@ -253,3 +253,132 @@ def test_jets_that_end_later_leave_the_step_to_reverse_mode_on_the_same_pass():
     assert model.calls == 301
     wanted = FAM(model, estimator="exact", **options)(x, y).penalty
     assert abs(torch.stack(draws).mean() - wanted) < 4 * torch.stack(draws).std() / 300**0.5
+
+
+class Swish(torch.autograd.Function):
+    """An activation that saves memory, as many write it: its inside is hidden from autograd."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return slope * s * (1 + x * (1 - s))
+
+
+def shifted(model, h, x):
+    with torch.no_grad():
+        h += 0.1
+    return torch.tanh(h)
+
+
+@torch.jit.script
+def _scripted(h):
+    return torch.tanh(h)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda m, h, x: Swish.apply(h),
+        shifted,
+        lambda m, h, x: torch.relu(h) + m.zero * _scripted(h),
+    ],
+    ids=["a function of its own", "in place without gradients", "hidden behind a gate of zero"],
+)
+def test_what_hides_from_jets_is_found_by_its_gradient(tail):
+    torch.manual_seed(0)
+    model = Vectors(tail).double()
+    model.zero = nn.Parameter(torch.zeros(6).double())
+    x, y = torch.randn(8, 4).double(), torch.arange(8) % 3
+    options = {"layer": "layer", "loss": nn.CrossEntropyLoss(), "weight": 1e-3, "bound": "none"}
+    fam = FAM(model, estimator="hutchinson", **options)
+    fam(x, y)
+    assert not fam._planner.plan.jets
+
+
+def test_an_assignment_that_hits_later_ends_the_jets_then():
+    def clipped(model, h, x):
+        h = h.clone()
+        h[h > 0.8] = 0.8
+        return torch.tanh(h)
+
+    torch.manual_seed(0)
+    model = Vectors(clipped).double()
+    x, y = torch.randn(8, 4).double(), torch.arange(8) % 3
+    options = {"layer": "layer", "loss": nn.CrossEntropyLoss(), "weight": 1e-3, "bound": "none"}
+    fam = FAM(model, estimator="hutchinson", **options)
+    fam(0.05 * x, y)
+    draws = torch.stack([fam(4 * x, y).penalty.detach() for _ in range(400)])
+    wanted = FAM(model, estimator="exact", **options)(4 * x, y).penalty
+    assert abs(draws.mean() - wanted) < 4 * draws.std() / 20
+
+
+@pytest.mark.parametrize("samples", ["all", 2])
+def test_a_square_matrix_as_large_as_the_batch_is_no_sample(monkeypatch, samples):
+    def setup():
+        torch.manual_seed(0)
+        model = Vectors(lambda m, h, x: torch.tanh(h) @ m.matrix).double()
+        model.matrix = nn.Parameter(torch.randn(6, 6).double())
+        return model, torch.randn(6, 4).double(), torch.arange(6) % 3, nn.CrossEntropyLoss()
+
+    check(monkeypatch, setup, samples=samples)
+
+
+def test_layers_that_see_different_numbers_of_rows():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.each, self.all, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.each(x.flatten(0, 1))).view(len(x), 4, 6).mean(1)
+            return self.head(torch.tanh(self.all(h)))
+
+    torch.manual_seed(0)
+    model = Encoder().double()
+    x, y = torch.randn(6, 4, 5).double(), torch.arange(6) % 3
+    options = {"layer": ["each", "all"], "loss": nn.CrossEntropyLoss(), "bound": "none"}
+    fam = FAM(model, weight=1e-4, every=1, **options)
+    draws = torch.stack([fam(x, y).penalty.detach() for _ in range(600)])
+    wanted = FAM(model, weight=1, estimator="exact", **options)(x, y).penalty
+    assert abs(draws.mean() - wanted) < 4 * draws.std() / 600**0.5
+
+
+def test_a_network_that_is_frozen_later_is_still_measured():
+    torch.manual_seed(0)
+    model = Vectors(VECTORS["tanh"]).double()
+    x, y = torch.randn(8, 4).double(), torch.arange(8) % 3
+    options = {"layer": "layer", "loss": nn.CrossEntropyLoss(), "weight": 1e-3, "bound": "none"}
+    fam = FAM(model, estimator="hutchinson", **options)
+    fam(x, y)
+    model.requires_grad_(False)
+    fam.seek(0)
+    frozen = fam(x, y).penalty
+    model.requires_grad_(True)
+    fam.seek(0)
+    torch.testing.assert_close(frozen, fam(x, y).penalty.detach())
+
+
+def test_tensors_of_monai_give_what_plain_ones_give():
+    MetaTensor = pytest.importorskip("monai.data").MetaTensor
+    torch.manual_seed(0)
+    model, inputs, targets, _ = images("group norm")
+
+    def loss(z, y):
+        return ((z.sigmoid() - y) ** 2).mean()
+
+    found = []
+    for wrap in (lambda t: t, MetaTensor):
+        for options in ({}, {"estimator": "hutchinson", "samples": 2}):
+            fam = FAM(model, layer="layer", loss=loss, weight=1e-3, **options)
+            terms = fam(wrap(inputs), wrap(targets))
+            terms.total.backward()
+            found.append(terms.total.item())
+            assert type(terms.total) is torch.Tensor
+            assert type(fam.measure(wrap(inputs), wrap(targets)).kappa) is torch.Tensor
+    assert found[:2] == pytest.approx(found[2:])

@@ -92,7 +92,7 @@ def test_the_statistics_of_batch_norm_behind_the_layer_are_updated_once():
 
 
 @contextmanager
-def native(active):
+def native(active, reaches):
     yield
 
 
@@ -365,3 +365,31 @@ def test_a_gradient_penalty_is_refused_by_that_name(net, batch, estimator, layer
     fam = FAM(net, layer=layer, loss=loss, weight=0.1, estimator=estimator)
     with pytest.raises(UnsupportedTailError, match="gradient penalty"):
         fam(inputs, batch[1])
+
+
+def test_gradients_that_are_no_penalty_of_the_layer_are_allowed(net, batch):
+    other = nn.Linear(3, 1).double()
+
+    def critic(z, y):
+        leaf = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(other(leaf).sum(), leaf, create_graph=True)
+        return nn.functional.cross_entropy(z, y) + slope.square().sum()
+
+    def adaptive(z, y):
+        value = nn.functional.cross_entropy(z, y)
+        (slope,) = torch.autograd.grad(value, z, retain_graph=True)
+        return value * (1 + slope.norm().detach())
+
+    for loss in (critic, adaptive):
+        assert FAM(net, layer="2", loss=loss, weight=0.1)(*batch).penalty is not None
+
+
+def test_a_gradient_penalty_by_backward_leaves_no_gradient_behind(net, batch):
+    def loss(z, y):
+        leaf = batch[0].clone().requires_grad_()
+        net(leaf).sum().backward(create_graph=True)
+        return nn.functional.cross_entropy(z, y) + leaf.grad.square().mean()
+
+    with pytest.raises(UnsupportedTailError, match="gradient penalty"):
+        FAM(net, layer="2", loss=loss, weight=0.1)(*batch)
+    assert all(p.grad is None for p in net.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from famseg.flatness import FAM, LayerError, SampleInteractionError
+from famseg.flatness import FAM, LayerError, SampleInteractionError, _planner
 from famseg.flatness._upkeep import LONGEST, Upkeep
 
 
@@ -76,6 +76,24 @@ def test_a_schedule_that_changes_nothing_is_not_checked_at_every_step():
             upkeep.checked(same=True)
         upkeep.stepped([thing])
     assert checks <= 5
+
+
+def test_a_loss_that_never_shows_curvature_is_not_planned_anew_at_each_step(monkeypatch):
+    plans = []
+    settle = _planner.settle
+
+    def counted(*args, **options):
+        plans.append(1)
+        return settle(*args, **options)
+
+    monkeypatch.setattr(_planner, "settle", counted)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    fam = FAM(model, layer="2", loss=lambda z, y: (z.sum(1) - y).abs().mean(), weight=1e-3)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    for _ in range(100):
+        fam(x, y)
+    assert "no curvature has shown yet" in fam.explain()
+    assert len(plans) < 8
 
 
 class Contrastive(nn.Module):
