@@ -146,6 +146,11 @@ class TrainingConfig(Strict):
     swa: SWAConfig | None = Field(
         None, description="stochastic weight averaging; absent: the weights themselves"
     )
+    sync_batchnorm: bool = Field(
+        True,
+        description="several processes: batch normalization over the samples of all, as with one "
+        "process; false: over those of each",
+    )
     channels_last: bool = Field(
         False, description="memory order of pictures: channels innermost, faster on most devices"
     )
@@ -239,6 +244,7 @@ class TrainingConfig(Strict):
             nso=nso,
             ema=self.ema,
             swa=self.swa,
+            sync_batchnorm=self.sync_batchnorm,
             channels_last=self.channels_last,
             compiled=self.compile,
             validate_every=self.validate_every,

@@ -40,6 +40,7 @@ from famseg.engine._processes import Processes, group_for, lost_named
 from famseg.engine._result import Best, FitResult
 from famseg.engine._signals import SIGNALS, Interrupted, StopRequest
 from famseg.engine._step import Precision, TrainStep
+from famseg.engine._synced_norm import batch_norms, single_values, synchronize
 from famseg.engine._trust import check_optimizer, check_scheduler
 from famseg.engine._validation import Validator
 
@@ -76,6 +77,7 @@ class Fit:
             what is validated, kept as ``model`` in checkpoints, pictured and evaluated.
         swa: Mean of the weights at the ends of the last epochs, or None; used like ``ema``, and the
             best epoch is then one of those that end with a mean.
+        sync_batchnorm: Whether batch normalization takes its statistics over all processes.
         channels_last: Whether weights and pictures are kept with channels innermost.
         compiled: Whether the experiment's compilable part is compiled.
         validate_every: Epochs between validations; the last epoch is always validated.
@@ -85,8 +87,8 @@ class Fit:
         workers: Processes that load data.
 
     Raises:
-        InputError: If the batch is smaller than the number of processes, or nothing can be
-            compiled that shall be.
+        InputError: If the batch is smaller than the number of processes, or leaves batch
+            normalization a single value; or nothing can be compiled that shall be.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Fit:
         nso: NSOConfig | None = None,
         ema: float | None = None,
         swa: SWAConfig | None = None,
+        sync_batchnorm: bool = True,
         channels_last: bool = False,
         compiled: bool = False,
         validate_every: int = 1,
@@ -148,6 +151,10 @@ class Fit:
         memory_format = order_channels_last(objective) if channels_last else torch.preserve_format
         self.swa = None if swa is None else swa.build(objective.model, epochs=epochs)
         self._moving = None if ema is None else moving_average(objective.model, ema)
+        norms = batch_norms(objective.model)
+        # The averages stay as they are: each process renews their statistics on whole batches.
+        synced = bool(norms) and sync_batchnorm and processes.world > 1
+        share = synchronize(objective, processes) if synced else None
         if compiled:
             compile_part(experiment.compilable, objective.penalised)
         optimizer = experiment.optimizer(objective.parameters())
@@ -172,7 +179,12 @@ class Fit:
             noise=None if nso is None else nso.build(objective.parameters(), seed=seed),
             augment=experiment.augment,
             memory_format=memory_format,
+            norm_share=share,
         )
+        if norms:
+            self._check_norms(1 if synced else processes.world)
+        if synced and objective.penalised:
+            self._check_single_samples()
         self.validate = Validator(
             experiment,
             self.model,
@@ -202,6 +214,50 @@ class Fit:
             schedule = swa.schedule(schedule, epochs=self.epochs, base=base)
         # Half a step in: neither the first step of a warm-up nor the last of a cosine is wasted.
         return LambdaLR(optimizer, lambda step: schedule((step + 0.5) / steps_per_epoch))
+
+    def _check_norms(self, world: int) -> None:
+        """Refuse batches that leave batch normalization one value of a channel.
+
+        Args:
+            world: Among how many processes the statistics of a batch are split.
+        """
+        samples, size = self.batches.samples, self.batches.batch_size
+        if _least(samples, size, world) > 1:
+            return
+        number = next(iter(self.batches))[:1]
+        loader = training_loader(self.experiment, [number], workers=0, pin_memory=False)
+        single = single_values(self.step.objective, self.step.on_device(next(iter(loader))))
+        if not single:
+            return  # each sample has several places, as in the middle of a convolutional network
+        fitting = [each for each in range(2, samples + 1) if _least(samples, each, world) > 1]
+        advice = "Train on more samples."
+        if fitting:
+            nearest = min(fitting, key=lambda each: (abs(each - size), each))
+            advice = f"Set training.batch_size={nearest}"
+            advice += "." if world == 1 else ", or training.sync_batchnorm=true."
+        among = "" if world == 1 else f" on {world} processes"
+        raise InputError(
+            f"training.batch_size: {samples} samples in batches of {size}{among} leave batch "
+            f"normalization {single[0]!r} a single sample, which has no variance. {advice}"
+        )
+
+    def _check_single_samples(self) -> None:
+        """Refuse batches of which some processes have one sample, and others several.
+
+        The penalty looks at a network anew, by a pass of its own, on its first batch of one sample.
+        Such a pass of one process alone would wait for the statistics of the others.
+        """
+        samples, size, world = self.batches.samples, self.batches.batch_size, self.processes.world
+        if not _uneven(samples, size, world):
+            return
+        fitting = [each for each in range(world, samples + 1) if not _uneven(samples, each, world)]
+        nearest = min(fitting, key=lambda each: (abs(each - size), each), default=size)
+        raise InputError(
+            f"training.batch_size: {samples} samples in batches of {size} leave some of {world} "
+            "processes a single sample of a batch and others two, on which synchronized batch "
+            "normalization and a flatness penalty cannot be trained together. Set "
+            f"training.batch_size={nearest}, or training.sync_batchnorm=false."
+        )
 
     def restore(self) -> int:
         """Load ``last.pt`` if there is one; return the epochs it has completed.
@@ -385,6 +441,8 @@ class Fit:
             metrics["train/seconds_plain_step"] = self._plain_seconds
         metrics["train/learning_rate"] = engine.state.output["learning_rate"]
         self.meter = Meter()
+        # Without synchronized statistics each process has its own; those of the first are saved.
+        self.processes.copy_from_main(self.model.buffers())
         if self.experiment.monitor is not None:
             metrics |= self.experiment.monitor(self.model)
         improved = False
@@ -455,6 +513,18 @@ class Fit:
             state["trained"] = self.experiment.objective.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
+
+
+def _least(samples: int, batch_size: int, world: int) -> int:
+    """Return the fewest samples that a process has of any batch; one that has none runs one."""
+    sizes = min(batch_size, samples), samples % batch_size or batch_size
+    return max(1, min(sizes) // world)
+
+
+def _uneven(samples: int, batch_size: int, world: int) -> bool:
+    """Return whether of some batch a process has one sample and another one two."""
+    sizes = min(batch_size, samples), samples % batch_size or batch_size
+    return any(world < size < 2 * world for size in sizes)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -20,8 +20,9 @@ from famseg.engine._batches import Batches
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
 from famseg.engine._sharpness import Sharpness, buffers_kept
+from famseg.engine._synced_norm import Share
 from famseg.engine._weight_noise import WeightNoise
-from famseg.flatness import Terms
+from famseg.flatness import Terms, UnsupportedTailError
 from famseg.objectives import JacobianNorm, Objective, check_parts, divisor_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -79,6 +80,8 @@ class TrainStep:
         noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
         augment: Changes a batch on the device before it is used, or None.
         memory_format: Memory order of a batch's pictures.
+        norm_share: Where batch normalization is over all processes, what says whether this one's
+            samples count.
 
     Attributes:
         asked: Returns what this process adds to `agreed`.
@@ -107,6 +110,7 @@ class TrainStep:
         noise: WeightNoise | None = None,
         augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         memory_format: torch.memory_format = torch.preserve_format,
+        norm_share: Share | None = None,
     ) -> None:
         self.wrapped: Objective | DistributedDataParallel = objective
         self.objective: Objective = (
@@ -127,6 +131,7 @@ class TrainStep:
         self.noise = noise
         self.augment = augment
         self.memory_format = memory_format
+        self.norm_share = norm_share
         self.asked: Callable[[], Sequence[float]] = tuple
         self.agreed: Sequence[float] = ()
         self._divisor = divisor_of(self.objective.terms.loss)
@@ -325,7 +330,9 @@ class TrainStep:
             if self.precision != "fp32"
             else nullcontext()
         )
-        with autocast:
+        if self.norm_share is not None:
+            self.norm_share.counts = self._samples(iteration) > 0
+        with autocast, _sync_refused(self.objective):
             terms: Terms = self.wrapped(batch)
         return terms
 
@@ -357,6 +364,22 @@ class TrainStep:
             self.sharpness.after_step(self.optimizer, scale=self.scaler.get_scale())
         self.scaler.update()
         self.scheduler.step()
+
+
+@contextmanager
+def _sync_refused(objective: Objective) -> Iterator[None]:
+    """Name both keys where a penalized layer lies before synchronized batch normalization."""
+    try:
+        yield
+    except UnsupportedTailError as error:
+        if "synchronised batch norm" not in str(error):
+            raise
+        layers = " and ".join(map(repr, objective.penalised))
+        raise InputError(
+            f"penalty.layer: batch normalization runs after layer {layers}, and over several "
+            "processes the penalty has no gradient through it. Set training.sync_batchnorm=false, "
+            "or penalize a layer behind it."
+        ) from error
 
 
 def _check_parts(objective: Objective) -> None:

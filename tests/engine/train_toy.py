@@ -22,9 +22,11 @@ def main(folder: Path, options: dict[str, object]) -> None:
     torch.set_num_threads(1)
     epochs = options.pop("epochs", 3)
     batch_size = options.pop("batch_size", 4)
+    accumulate = options.pop("accumulate", 1)
     workers = options.pop("workers", 0)
     slow = options.pop("slow", False)
     backend = options.pop("backend", None)
+    synced = options.pop("sync_batchnorm", True)
     stop_after = options.pop("stop_after", None)
     ways = {name: options.pop(name) for name in ("sam", "nso", "ema", "swa") if name in options}
     rate = options.pop("rate", 0.1)
@@ -37,7 +39,9 @@ def main(folder: Path, options: dict[str, object]) -> None:
             folder,
             epochs=epochs,
             batch_size=batch_size,
+            accumulate=accumulate,
             workers=workers,
+            sync_batchnorm=synced,
             processes=group,
             **{name: way_of_training(name, value) for name, value in ways.items()},
         )

@@ -1,0 +1,177 @@
+"""Batch normalization over the whole batch, however many processes share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from famseg.engine._processes import Processes
+
+
+class Share:
+    """Whether this process's samples count in a pass; all layers of a network have one of these.
+
+    A process that a batch has no sample for runs another one, whose loss counts 0 times.
+    """
+
+    counts = True
+
+
+class SyncBatchNormSum(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is the gradient's, as often as it is taken.
+
+    The name is what `famseg.flatness` knows synchronized batch normalization by in the graph: it
+    refuses a penalty on a layer before one, whose curvature depends on the other processes too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, processes: Processes) -> Tensor:  # noqa: ANN401
+        """Return the sum."""
+        ctx.processes = processes
+        return processes.add(value.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401  # as torch has it
+        """Return the sum of the gradients."""
+        return SyncBatchNormSum.apply(gradient.contiguous(), ctx.processes), None
+
+
+class SyncedBatchNorm(_BatchNorm):
+    r"""Batch normalization with mean and variance over the samples of all processes.
+
+    .. math:: \mu = \tfrac1N \sum_r n_r \mu_r, \qquad
+              \sigma^2 = \tfrac1N \sum_r n_r \big(\sigma_r^2 + (\mu_r - \mu)^2\big)
+
+    with count, mean and variance of each process :math:`r`: one exchange per layer and pass, and
+    one more for the gradient. torch's ``SyncBatchNorm`` computes the same on GPUs, only there, and
+    counts every process, also one that runs a sample that is not in the batch.
+
+    Args:
+        norm: The layer that it takes the place of; parameters and buffers are shared.
+        processes: The processes of the run.
+        share: Whether this process's samples count.
+    """
+
+    def __init__(self, norm: _BatchNorm, *, processes: Processes, share: Share) -> None:
+        super().__init__(
+            norm.num_features,
+            norm.eps,
+            norm.momentum,
+            norm.affine,
+            norm.track_running_stats,
+            device="meta",
+        )
+        self.processes = processes
+        self.share = share
+        for name, parameter in norm.named_parameters(recurse=False):
+            setattr(self, name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            setattr(self, name, buffer)
+        self.train(norm.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # torch's name
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's name
+        """Return the normalized input, of the same shape ``(n, channels, ...)`` and type."""
+        self._check_input_dim(input)
+        if not self.training:
+            return super().forward(input)
+        # As torch: statistics in float32 at least, whatever the autocast.
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count, mean, variance = self._statistics(values)
+        self._follow(count, mean, variance)
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        scale = (variance + self.eps).rsqrt()
+        result = (values - mean.view(shape)) * scale.view(shape)
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(input.dtype)
+
+    def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return count, mean and biased variance over all processes."""
+        over = [dimension for dimension in range(values.dim()) if dimension != 1]
+        own_variance, own_mean = torch.var_mean(values, over, correction=0)
+        number = values.numel() // values.shape[1] if self.share.counts else 0
+        own = torch.cat([own_mean.new_full((1,), number), own_mean, own_variance])
+        # Each process's row, not sums of squares: those cancel where the mean is far from 0.
+        rows = own.new_zeros(self.processes.world, len(own))
+        rows = rows.index_put((torch.tensor([self.processes.rank], device=own.device),), own)
+        counts, means, variances = SyncBatchNormSum.apply(rows, self.processes).split(
+            [1, *[values.shape[1]] * 2], dim=1
+        )
+        shares = counts / counts.sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        return counts.detach().sum(), mean, variance
+
+    @torch.no_grad()
+    def _follow(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics."""
+        if self.num_batches_tracked is None or self.running_mean is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:  # the mean over all batches
+            momentum = 1.0 / float(self.num_batches_tracked)
+        unbiased = variance * (count / (count - 1))
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            if running is not None:
+                running.lerp_(new.to(running.dtype), momentum)
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return a network's layers of batch normalization, by name."""
+    return {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+
+
+def synchronize(model: nn.Module, processes: Processes) -> Share:
+    """Replace batch normalization in a network by that over all processes, in place.
+
+    Args:
+        model: The network, or what holds it: it is not one such layer itself.
+        processes: The processes of the run.
+
+    Returns:
+        What says whether this process's samples count in the next pass.
+    """
+    share = Share()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(child, SyncedBatchNorm):
+                setattr(parent, name, SyncedBatchNorm(child, processes=processes, share=share))
+    return share
+
+
+def single_values(objective: nn.Module, batch: Mapping[str, Any]) -> list[str]:
+    """Return the layers of batch normalization to which one sample gives one value a channel.
+
+    Costs a forward pass in evaluation mode.
+
+    Args:
+        objective: Maps a batch to terms.
+        batch: A batch of one sample.
+    """
+    found: list[str] = []
+    hooks = []
+    for name, norm in batch_norms(objective).items():
+
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            if inputs[0].numel() == inputs[0].shape[1]:
+                found.append(name.removeprefix("terms.model."))
+
+        hooks.append(norm.register_forward_pre_hook(note))
+    training = objective.training
+    try:
+        with torch.no_grad():
+            objective.eval()(batch)
+    finally:
+        objective.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
