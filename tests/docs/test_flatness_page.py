@@ -121,6 +121,52 @@ def test_other_closed_forms(net, batch):
         same(measured(net, data, "4", loss, estimator="exact").kappa, (length * bracket).mean())
 
 
+@pytest.mark.parametrize("kind", ["tokens", "pixels"])
+def test_a_closed_form_at_many_positions_is_their_weighted_sum(kind):
+    torch.manual_seed(0)
+    labels = torch.randint(3, (4, 6))
+    labels[:, 4:] = -100
+    inputs = torch.randn(4, 6, 5).double()
+    layer = nn.Linear(5, 3)
+    if kind == "pixels":
+        layer, inputs = nn.Conv1d(5, 3, 1), inputs.transpose(1, 2).contiguous()
+    net = nn.Sequential(layer).double()
+
+    def loss(z, y):
+        z = z.flatten(0, 1) if kind == "tokens" else z
+        return nn.functional.cross_entropy(z, y.flatten() if kind == "tokens" else y)
+
+    found = measured(net, (inputs, labels), "0", loss, estimator="closed_form").kappa
+    same(found, measured(net, (inputs, labels), "0", loss, estimator="exact").kappa)
+    rows = inputs if kind == "tokens" else inputs.transpose(1, 2)
+    kept = labels != -100
+    p = (net(inputs) if kind == "tokens" else net(inputs).transpose(1, 2)).softmax(-1)[kept]
+    weight = layer.weight.detach().flatten(1)
+    spread = p @ weight.square().sum(1) - (p @ weight).square().sum(1)
+    same(found, (rows[kept].square().sum(1) * spread).mean().detach())
+
+
+def test_a_direction_carried_along_gives_the_second_derivative(batch):
+    """Through tanh, a matrix and the loss: jets by hand, and by two derivatives of torch."""
+    (z, targets), v = batch, torch.randn(12, 4).double()
+    matrix = torch.randn(4, 3).double()
+
+    def loss(prediction):
+        return CROSS_ENTROPY(prediction, targets)
+
+    def second(function, x, direction):
+        def slope(at):
+            return torch.func.jvp(function, (at,), (direction,))[1]
+
+        return torch.func.jvp(slope, (x,), (direction,))[1]
+
+    y = z.tanh()
+    first, bent = (1 - y**2) * v, -2 * y * (1 - y**2) * v**2  # J_f v, D^2 f[v, v]
+    p, first, bent = y @ matrix, first @ matrix, bent @ matrix
+    found = second(loss, p, first) + (torch.func.grad(loss)(p) * bent).sum()
+    same(found, second(lambda x: loss(x.tanh() @ matrix), z, v))
+
+
 def test_layers_add_up(net, batch):
     one, other = (measured(net, batch, layer, estimator="exact").kappa for layer in ("0", "2"))
     same(measured(net, batch, ["0", "2"], estimator="exact").kappa, one + other)
