@@ -284,6 +284,7 @@ class Fit:
             self.step.scaler.load_state_dict(state["scaler"])
             if self.step.sharpness is not None:
                 self.step.sharpness.load_state_dict(state.get("sharpness", {}))
+            self.experiment.objective.recall(state.get("objective", {}))
             self.best = Best(**state["best"])
             self.meter.load_state(state["meter"], self.processes)
             self.batches.start = state["iteration"]
@@ -503,6 +504,7 @@ class Fit:
             "optimizer": self.step.optimizer.state_dict(),
             "scheduler": self.step.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
+            "objective": self.experiment.objective.learnt(),
             "best": asdict(self.best),
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,

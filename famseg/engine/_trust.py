@@ -15,7 +15,10 @@ from famseg.engine._result import Best
 
 _MOST = 2**53  # steps: beyond it the steps of a schedule, which are floats, are not told apart
 _COUNTS = ("iteration", "epoch", "averaged")
-_MAPPINGS = ("model", "trained", "optimizer", "scheduler", "scaler", "sharpness", "best", "meter")
+_MAPPINGS = (
+    *("model", "trained", "optimizer", "scheduler", "scaler"),
+    *("sharpness", "objective", "best", "meter"),
+)
 # What optimizers keep for each weight, in its shape.
 _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
@@ -35,6 +38,9 @@ def check_state(state: Mapping[Any, Any]) -> None:
     for name in _MAPPINGS:
         if not isinstance(state.get(name, {}), Mapping):
             raise ValueError(f"{name} is {_shown(state[name])}, not a mapping")
+    pace = state.get("objective", {}).get("pace", (0, 0))
+    if not (isinstance(pace, tuple) and len(pace) == 2 and all(map(_is_count, pace))):
+        raise ValueError(f"the pace of the penalty is {_shown(pace)}, not two numbers of 0 or more")
     best = state.get("best", {})
     unknown = [name for name in best if name not in {field.name for field in fields(Best)}]
     counts = all(_is_count(best.get(name, 0)) for name in ("epoch", "waited"))

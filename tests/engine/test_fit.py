@@ -27,6 +27,7 @@ from toy import (
 
 from famseg.config import InputError
 from famseg.engine import (
+    Experiment,
     Interrupted,
     NonFiniteError,
     NSOConfig,
@@ -77,6 +78,26 @@ def test_a_resumed_run_reaches_the_same_weights_to_the_last_bit(
     for epoch, again in zip(reversed(seen.epochs), reversed(seen_again.epochs), strict=False):
         same = [key for key in epoch if "seconds" not in key]
         assert {key: epoch[key] for key in same} == {key: again[key] for key in same}
+
+
+def test_a_resumed_run_keeps_the_pace_of_a_strong_penalty(tmp_path: Path) -> None:
+    """Which is taken more often than every 10 steps from the first step on."""
+
+    def experiment() -> Experiment:
+        return make_experiment(weight=1.0, estimator="auto", every="auto")
+
+    whole, part, rest = experiment(), experiment(), experiment()
+    make_fit(whole, tmp_path / "whole").run(stop=StopRequest())
+    assert whole.objective.period < 10
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        make_fit(part, tmp_path / "parts").run(
+            observers=[StopAfter(stop, 6, signal.SIGTERM)], stop=stop
+        )
+    fit = make_fit(rest, tmp_path / "parts")
+    fit.restore()
+    fit.run(stop=StopRequest())
+    assert largest_difference(weights(whole), weights(rest)) == 0
 
 
 def test_the_best_metric_survives_a_resume(tmp_path: Path) -> None:

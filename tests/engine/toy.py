@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ def make_experiment(
     dtype: torch.dtype = torch.float32,
     estimator: str = "hutchinson",
     probe_per: str = "sample",
-    every: int = 1,
+    every: int | Literal["auto"] = 1,
     jacobian: float = 0.0,
     normalized: bool = False,
     layer: str = "expand",
