@@ -94,7 +94,7 @@ def main() -> None:
     except RunError as error:
         _end(error, [str(error)], 1, debug=debug)
     except Exception as error:
-        _end(error, [_memory_fault(error) or _defect(error)], 1, debug=debug)
+        _end(error, [_memory_fault(error) or _defect(error)], 1, debug=debug, own=True)
     except BaseException as error:
         signum = getattr(error, "signum", None)
         if signum is None:
@@ -129,9 +129,17 @@ def _defect(error: Exception) -> str:
     )
 
 
-def _end(error: BaseException, lines: list[str], status: int, *, debug: bool = False) -> None:
+def _end(
+    error: BaseException, lines: list[str], status: int, *, debug: bool = False, own: bool = False
+) -> None:
+    """End; with ``own`` a process that is not the first speaks too: the others know nothing of it.
+
+    They hear only that a process is gone.
+    """
     if debug:
         raise error
-    for line in lines if _speaks() else ():
-        say(f"famseg: {visible(line)}", err=True)
+    speaks = _speaks()
+    for line in lines if speaks or own else ():
+        rank = "" if speaks else f"rank {os.environ['RANK']}: "
+        say(f"famseg: {rank}{visible(line)}", err=True)
     sys.exit(status)

@@ -37,7 +37,12 @@ class SyncBatchNormSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401  # as torch has it
         """Return the sum of the gradients."""
-        return SyncBatchNormSum.apply(gradient.contiguous(), ctx.processes), None
+        return _sum(gradient.contiguous(), ctx.processes), None
+
+
+def _sum(value: Tensor, processes: Processes) -> Tensor:
+    result: Tensor = SyncBatchNormSum.apply(value, processes)  # type: ignore[no-untyped-call]
+    return result
 
 
 class SyncedBatchNorm(_BatchNorm):
@@ -102,9 +107,8 @@ class SyncedBatchNorm(_BatchNorm):
         # Each process's row, not sums of squares: those cancel where the mean is far from 0.
         rows = own.new_zeros(self.processes.world, len(own))
         rows = rows.index_put((torch.tensor([self.processes.rank], device=own.device),), own)
-        counts, means, variances = SyncBatchNormSum.apply(rows, self.processes).split(
-            [1, *[values.shape[1]] * 2], dim=1
-        )
+        total = _sum(rows, self.processes)
+        counts, means, variances = torch.split(total, [1, *[values.shape[1]] * 2], dim=1)
         shares = counts / counts.sum()
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)

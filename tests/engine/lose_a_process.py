@@ -1,8 +1,7 @@
-"""Trains the toy task in processes of which the second kills itself: ``FOLDER BACKEND``."""
+"""Trains the toy task in processes of which the second is lost: ``FOLDER BACKEND HOW``."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,13 +14,15 @@ from famseg.cli import _main
 from famseg.engine import processes, stop_on_signals
 
 
-def train(folder: Path, backend: str) -> None:
-    """Train until the second process dies in its third step."""
+def train(folder: Path, backend: str, how: str) -> None:
+    """Train until the second process is killed, or fails, in its third step."""
     torch.set_num_threads(1)
     with processes(backend=backend) as group, stop_on_signals() as stop:
         fit = make_fit(make_experiment(), folder, processes=group, batch_size=4)
 
         def die(step: int, **_: object) -> None:
+            if group.rank == 1 and step == 3 and how == "fails":
+                raise MemoryError
             if group.rank == 1 and step == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -31,5 +32,5 @@ def train(folder: Path, backend: str) -> None:
 
 
 if __name__ == "__main__":
-    _main.app = lambda: train(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    _main.app = lambda: train(Path(sys.argv[1]), *sys.argv[2:])
     _main.main()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Iterator
@@ -117,11 +116,16 @@ def test_a_lost_process_is_called_so(error: RuntimeError, lost: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "fails"])
 @pytest.mark.parametrize("backend", ["gloo", "cuda:gloo"])
-def test_the_others_of_a_killed_process_end_with_one_line(tmp_path: Path, backend: str) -> None:
-    command = [str(HERE / "lose_a_process.py"), str(tmp_path), json.dumps(backend)]
+def test_the_others_of_a_lost_process_end_with_one_line(
+    tmp_path: Path, backend: str, how: str
+) -> None:
+    command = [str(HERE / "lose_a_process.py"), str(tmp_path), backend, how]
     first, second = warm.run_ranks(2, *command)
-    assert second.returncode == -signal.SIGKILL
+    assert second.returncode == (-signal.SIGKILL if how == "killed" else 1)
+    said = "" if how == "killed" else "famseg: rank 1: out of memory."
+    assert said in second.stderr
     assert first.returncode == 1, first.stderr
     assert (
         first.stderr.strip()
