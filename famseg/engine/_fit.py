@@ -504,7 +504,7 @@ class Fit:
             "optimizer": self.step.optimizer.state_dict(),
             "scheduler": self.step.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
-            "objective": self.experiment.objective.learnt(),
+            "objective": self.experiment.objective.learned(),
             "best": asdict(self.best),
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,

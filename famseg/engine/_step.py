@@ -163,7 +163,7 @@ class TrainStep:
             self._sharpen(iteration, terms)
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        if self.device.type == "cuda" and self.objective.weight > 0:
+        if self.device.type == "cuda" and self.objective.weight != 0:
             torch.cuda.synchronize(self.device)  # the time of this step is compared with others'
         return {
             "samples": self._samples(iteration),

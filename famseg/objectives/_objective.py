@@ -133,18 +133,18 @@ class Objective(nn.Module):
         if not isinstance(self.terms, PlainLoss | LayerDecay):
             self.terms.seek(step, stream=stream)
 
-    def learnt(self) -> dict[str, Any]:
-        """Return what the terms have learnt from earlier steps, as plain data for a checkpoint.
+    def learned(self) -> dict[str, Any]:
+        """Return what the terms have learned from earlier steps, as plain data for a checkpoint.
 
         `FAM` takes its penalty on more steps where it is strong: a run that is resumed must go on
         with those.
         """
         return self.terms.get_extra_state() if isinstance(self.terms, FAM) else {}
 
-    def recall(self, learnt: Mapping[str, Any]) -> None:
-        """Take up what `learnt` returned; nothing of an older checkpoint, which has nothing."""
-        if isinstance(self.terms, FAM) and learnt:
-            self.terms.set_extra_state(dict(learnt))
+    def recall(self, learned: Mapping[str, Any]) -> None:
+        """Take up what `learned` returned; nothing of an older checkpoint, which has nothing."""
+        if isinstance(self.terms, FAM) and learned:
+            self.terms.set_extra_state(dict(learned))
 
     def forward(self, batch: Mapping[str, Any]) -> Terms:
         """Return the terms of one batch; call ``backward()`` once, on the total."""
