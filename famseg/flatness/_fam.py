@@ -392,7 +392,7 @@ class FAM(nn.Module):
                 with undone_on_error(task.parts, task.device, self._generator):
                     terms = self._penalised(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
-                if self._planner.samples(inputs, targets) == 0 or self._never_runs(found.names):
+                if self._planner.samples(inputs, targets) == 0 or self._never_runs(found.uncalled):
                     raise
                 idle |= found.names
             except NotApplicableError:  # what held on earlier batches, and does not on this one

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from famseg.flatness._choice import Level, Plan
 from famseg.flatness._estimators import Pass
@@ -83,8 +81,8 @@ def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
 def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
     """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
 
-    Under `DistributedDataParallel` it is the largest of all processes, so that they stay in step.
-    Costs a backward pass through the network behind the layers for each of the two.
+    Each process takes that of its own part of the batch: the mean gradient of processes that thin
+    out differently is the same. Costs a backward pass through the network behind the layers for each of the two.
 
     Args:
         run: The pass that the penalty was taken from.
@@ -95,8 +93,6 @@ def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
     weights = [use.weight for use in run.uses if use.weight.requires_grad]
     of_loss, of_penalty = _size(loss, weights), strength * _size(penalty, weights)
     ratio = of_penalty / of_loss.clamp(min=torch.finfo(of_loss.dtype).tiny)
-    if getattr(DistributedDataParallel, "_active_ddp_module", None) is not None:
-        dist.all_reduce(ratio, op=dist.ReduceOp.MAX)
     return ratio.item()
 
 

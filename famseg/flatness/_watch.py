@@ -84,18 +84,27 @@ class Site:
 
 
 class IdleLayersError(LayerError):
-    """Layers that a batch does not use."""
+    """Layers that a batch does not use.
 
-    def __init__(self, names: set[str], *, empty: bool) -> None:
-        listed = ", ".join(map(repr, sorted(names)))
+    Args:
+        uncalled: Those that were not called.
+        empty: Those that were called without rows.
+
+    Attributes:
+        names: All of them.
+        uncalled: Those that were not called.
+    """
+
+    def __init__(self, uncalled: set[str], empty: set[str]) -> None:
+        listed = ", ".join(map(repr, sorted(uncalled or empty)))
         super().__init__(
-            f"layer {listed} got an empty batch: flatness is a mean over samples."
-            if empty
-            else f"layer {listed} was not called in the forward pass: penalize one that is (layers "
+            f"layer {listed} was not called in the forward pass: penalize one that is (layers "
             "inside nn.MultiheadAttention are never called)."
+            if uncalled
+            else f"layer {listed} got an empty batch: flatness is a mean over samples."
         )
-        self.names = names
-        self.empty = empty
+        self.names = uncalled | empty
+        self.uncalled = uncalled
 
 
 def check_used(sites: Iterable[Site]) -> None:
@@ -104,9 +113,11 @@ def check_used(sites: Iterable[Site]) -> None:
     Raises:
         IdleLayersError: Naming them.
     """
-    idle = [site for site in sites if site.calls == 0 or site.empty]
-    if idle:
-        raise IdleLayersError({site.name for site in idle}, empty=any(s.empty for s in idle))
+    seen = list(sites)
+    uncalled = {site.name for site in seen if site.calls == 0}
+    empty = {site.name for site in seen if site.empty}
+    if uncalled or empty:
+        raise IdleLayersError(uncalled, empty)
 
 
 def add_shift(site: Site) -> Tensor:
