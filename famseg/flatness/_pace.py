@@ -82,7 +82,8 @@ def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
     """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
 
     Each process takes that of its own part of the batch: the mean gradient of processes that thin
-    out differently is the same. Costs a backward pass through the network behind the layers for each of the two.
+    out differently is the same. Costs a backward pass through the network behind the layers for
+    each of the two.
 
     Args:
         run: The pass that the penalty was taken from.

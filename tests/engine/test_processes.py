@@ -45,7 +45,7 @@ def test_a_group_without_a_backend_for_the_cpu_sums_what_lies_there() -> None:
 
 def test_collectives_are_in_one_place() -> None:
     # A flatness penalty's own one is of a tensor on the device that the group was made for.
-    allowed = {"engine/_processes.py", "flatness/_pace.py"}
+    allowed = {"engine/_processes.py"}
     root = Path(famseg.__file__).parent
     found = {
         str(path.relative_to(root))
