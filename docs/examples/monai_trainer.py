@@ -49,8 +49,8 @@ def train(weight: float) -> FAM:
 
 def main() -> None:
     """Train with and without the penalty and compare on new volumes."""
-    images, labels = balls(16, seed=2)
-    for weight in (0.0, 0.005):
+    images, labels = balls(64, seed=2)
+    for weight in (0.0, 0.0015):
         objective = train(weight)
         network: nn.Module = objective.model.eval()
         with torch.no_grad():
