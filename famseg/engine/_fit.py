@@ -284,7 +284,7 @@ class Fit:
             self.step.scaler.load_state_dict(state["scaler"])
             if self.step.sharpness is not None:
                 self.step.sharpness.load_state_dict(state.get("sharpness", {}))
-            self.experiment.objective.recall(state.get("objective", {}))
+            self.experiment.objective.recall(_own(state.get("objective", []), self.processes))
             self.best = Best(**state["best"])
             self.meter.load_state(state["meter"], self.processes)
             self.batches.start = state["iteration"]
@@ -489,13 +489,18 @@ class Fit:
         return self.patience is not None and self.best.waited >= self.patience
 
     def _save(self, name: str, iteration: int, meter: Mapping[str, float] | None = None) -> None:
-        """Write a checkpoint, with the sums over an epoch that is not at its end."""
+        """Write a checkpoint, with the sums over an epoch that is not at its end.
+
+        Every process must call.
+        """
+        learned = self.processes.gather(self.experiment.objective.learned())
         if not self.processes.main:
             return
         if name == LAST and self._last_is_whole:
             keep_previous(self.checkpoints / LAST)
         sums = Meter().sums if meter is None else meter
-        save_checkpoint(self.checkpoints / name, self._state(iteration) | {"meter": dict(sums)})
+        more = {"meter": dict(sums), "objective": learned}
+        save_checkpoint(self.checkpoints / name, self._state(iteration) | more)
         self._last_is_whole = self._last_is_whole or name == LAST
 
     def _state(self, iteration: int) -> dict[str, Any]:
@@ -504,7 +509,6 @@ class Fit:
             "optimizer": self.step.optimizer.state_dict(),
             "scheduler": self.step.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
-            "objective": self.experiment.objective.learned(),
             "best": asdict(self.best),
             "iteration": iteration,
             "epoch": iteration // self.batches.per_epoch,
@@ -515,6 +519,16 @@ class Fit:
             state["trained"] = self.experiment.objective.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
+
+
+def _own(learned: Sequence[Mapping[str, Any]], processes: Processes) -> Mapping[str, Any]:
+    """Return what a process has learned; of another number of them what the most careful has.
+
+    Each process takes the penalty at a pace of its own, as strong as it is on its samples.
+    """
+    if len(learned) == processes.world:
+        return learned[processes.rank]
+    return max(learned, key=lambda one: one.get("pace", (0, 0)), default={})
 
 
 def _least(samples: int, batch_size: int, world: int) -> int:

@@ -15,10 +15,7 @@ from famseg.engine._result import Best
 
 _MOST = 2**53  # steps: beyond it the steps of a schedule, which are floats, are not told apart
 _COUNTS = ("iteration", "epoch", "averaged")
-_MAPPINGS = (
-    *("model", "trained", "optimizer", "scheduler", "scaler"),
-    *("sharpness", "objective", "best", "meter"),
-)
+_MAPPINGS = ("model", "trained", "optimizer", "scheduler", "scaler", "sharpness", "best", "meter")
 # What optimizers keep for each weight, in its shape.
 _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
@@ -38,9 +35,7 @@ def check_state(state: Mapping[Any, Any]) -> None:
     for name in _MAPPINGS:
         if not isinstance(state.get(name, {}), Mapping):
             raise ValueError(f"{name} is {_shown(state[name])}, not a mapping")
-    pace = state.get("objective", {}).get("pace", (0, 0))
-    if not (isinstance(pace, tuple) and len(pace) == 2 and all(map(_is_count, pace))):
-        raise ValueError(f"the pace of the penalty is {_shown(pace)}, not two numbers of 0 or more")
+    _check_objective(state.get("objective", []))
     best = state.get("best", {})
     unknown = [name for name in best if name not in {field.name for field in fields(Best)}]
     counts = all(_is_count(best.get(name, 0)) for name in ("epoch", "waited"))
@@ -50,6 +45,17 @@ def check_state(state: Mapping[Any, Any]) -> None:
     for name, value in state.get("meter", {}).items():
         if not _is_number(value) or not math.isfinite(value):
             raise ValueError(f"the sum of {_shown(name)} is {_shown(value)}")
+
+
+def _check_objective(learned: object) -> None:
+    """Check what the objective of each process has learned."""
+    if not isinstance(learned, list) or not all(isinstance(one, Mapping) for one in learned):
+        raise ValueError(f"objective is {_shown(learned)}, not a mapping for each process")
+    for pace in (one.get("pace", (0, 0)) for one in learned):
+        if not (isinstance(pace, tuple) and len(pace) == 2 and all(map(_is_count, pace))):
+            raise ValueError(
+                f"the pace of the penalty is {_shown(pace)}, not two numbers of 0 or more"
+            )
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -100,6 +100,18 @@ def test_a_resumed_run_keeps_the_pace_of_a_strong_penalty(tmp_path: Path) -> Non
     assert largest_difference(weights(whole), weights(rest)) == 0
 
 
+@pytest.mark.slow
+def test_each_of_two_processes_keeps_its_own_pace(tmp_path: Path) -> None:
+    options = ["weight=1.0", 'estimator="auto"', 'every="auto"']
+    whole = run_toy(tmp_path / "whole", *options, "epochs=3", ranks=2)
+    for epochs in (1, 3):
+        parts = run_toy(tmp_path / "parts", *options, f"epochs={epochs}", ranks=2)
+    paces = load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.pt")["objective"]
+    assert all(one["pace"][0] > 0 for one in paces)  # taken more often than at first
+    assert len(paces) == 2
+    assert largest_difference(whole["weights"], parts["weights"]) == 0
+
+
 def test_the_best_metric_survives_a_resume(tmp_path: Path) -> None:
     experiment, stop = make_experiment(), StopRequest()
     fit = make_fit(experiment, tmp_path, epochs=6)

@@ -83,12 +83,16 @@ HOSTILE: dict[str, tuple[Callable[[State], None], str]] = {
     "best with more": (put("best", "__class__", value=1), "best is a dict, not an epoch"),
     "sums as text": (put("meter", "loss", value="much"), "the sum of 'loss' is 'much'"),
     "sums not finite": (put("meter", "loss", value=float("inf")), "the sum of 'loss' is inf"),
+    "pace of no process": (
+        put("objective", value=[3]),
+        "objective is a list, not a mapping for each process",
+    ),
     "pace as text": (
-        put("objective", value={"pace": "ab"}),
+        put("objective", value=[{"pace": "ab"}]),
         "the pace of the penalty is 'ab', not",
     ),
     "pace below 0": (
-        put("objective", value={"pace": (-1, 0)}),
+        put("objective", value=[{"pace": (-1, 0)}]),
         "the pace of the penalty is a tuple",
     ),
     "optimizer as text": (put("optimizer", value="adam"), "optimizer is 'adam', not a mapping"),
