@@ -82,7 +82,9 @@ def counter():
     return count, calls
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, functools.partial, lambda f: [f]], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, functools.partial, lambda f: [f]], ids=["itself", "partial", "in a list"]
+)
 def test_what_functions_close_over_is_put_back(wrap):
     count, calls = counter()
     held = Held([wrap(count)])
