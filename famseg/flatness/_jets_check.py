@@ -11,7 +11,7 @@ from torch import Tensor
 from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Plan
 from famseg.flatness._estimate import Rule, estimate
-from famseg.flatness._estimators import Draw, Product, Use, hessian
+from famseg.flatness._estimators import Draw, Pass, Product, Use, hessian
 from famseg.flatness._jets import along, carried
 from famseg.flatness._options import Options
 from famseg.flatness._pass import Task, differentiable, replay
@@ -61,6 +61,16 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
     def choose(n: int) -> Tensor:
         return torch.arange(0, n, 1 if plan.part == "all" else _APART)
 
+    standardize = rule.options.standardize
+
+    def by_reverse(run: Pass) -> list[Tensor]:
+        def product_of(uses: Sequence[Use]) -> Product:
+            return hessian(run, uses, create_graph=True)
+
+        with without_autocast(device.type):
+            wanted = estimate(rule, plan, run, draw(), product_of, create_graph=True)
+        return _with_gradient(wanted.values, trained)
+
     with untouched(task.parts, device):
         given = task.fresh(inputs), task.fresh(targets)
         carry = carried(task, rule, plan, *given, draw=draw(), choose=choose)
@@ -68,21 +78,14 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
         if found is None:
             return False
         by_jets = _with_gradient(found.values, trained)
-    standardize = rule.options.standardize
-    with untouched(task.parts, device), without_autocast(device.type):
-        if carry.jets.part is None:
-            given = task.fresh(inputs), task.fresh(targets)
-            run = differentiable(task, *given, standardize=standardize)
-        else:
-            part, cut = carry.jets.part, plan.cut
+        part, cut = carry.jets.part, plan.cut
+        if part is not None:  # with what the pass has left on the model, as in a step
             run = replay(task, carry.recorded, part=part, cut=cut, standardize=standardize).run
-
-        def product_of(uses: Sequence[Use]) -> Product:
-            return hessian(run, uses, create_graph=True)
-
-        wanted = estimate(rule, plan, run, draw(), product_of, create_graph=True)
-        by_reverse = _with_gradient(wanted.values, trained)
-    return _close(by_jets, by_reverse, _CLOSE[dtype])
+            return _close(by_jets, by_reverse(run), _CLOSE[dtype])
+    with untouched(task.parts, device):
+        given = task.fresh(inputs), task.fresh(targets)
+        run = differentiable(task, *given, standardize=standardize)
+        return _close(by_jets, by_reverse(run), _CLOSE[dtype])
 
 
 def _with_gradient(values: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

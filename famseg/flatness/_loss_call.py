@@ -99,7 +99,7 @@ def plain_call(loss: object, prediction: object, targets: object) -> LossCall | 
         prediction: What the loss gets.
         targets: What it gets beside that.
     """
-    if not isinstance(prediction, Tensor) or _does_more(loss):
+    if not isinstance(prediction, Tensor) or (isinstance(loss, nn.Module) and _does_more(loss)):
         return None
     if type(loss) is nn.CrossEntropyLoss:
         return _call(
@@ -128,9 +128,9 @@ def plain_call(loss: object, prediction: object, targets: object) -> LossCall | 
     return None
 
 
-def _does_more(loss: object) -> bool:
+def _does_more(loss: nn.Module) -> bool:
     """Whether hooks, or a forward of its own, may make another loss of one of torch's."""
-    own = getattr(loss, "__dict__", {})
+    own = loss.__dict__
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     anywhere = module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks
     return "forward" in own or any(own.get(name) for name in hooks) or bool(anywhere)

@@ -26,12 +26,12 @@ def test_piped_batches_are_those_of_shared_memory() -> None:
     assert torch.equal(batches[0]["image"], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
-@pytest.mark.parametrize(("free", "piped"), [(40_959, True), (40_960, False)])
+@pytest.mark.parametrize(("free", "piped"), [(41_039, True), (41_040, False)])
 def test_pipes_are_for_a_shared_memory_smaller_than_the_batches_under_way(
     free: int, piped: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Two volumes of 8^3 float32 a sample, two samples a batch, two batches ready in each of two
-    # processes and one in use: 2 * 2048 * 2 * 5 = 40960 bytes.
+    # Two volumes of 8^3 float32 and a number a sample, two samples a batch, two batches ready in
+    # each of two processes and one in use: (2 * 2048 + 8) * 2 * 5 = 41040 bytes.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     batches = Batches(7, 2, epochs=3, seed=0)
