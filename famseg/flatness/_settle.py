@@ -73,6 +73,9 @@ def settle(
         interact, twice = _interact(run, rough=rough)
     if run.samples == 1:
         interact = False
+    if estimator == "auto" and n and any(len(use.features) != n for use in run.uses):
+        # Rows that are not samples, an expert's tokens say, may belong to one sample another time.
+        interact = True
     facts = replace(facts, interact=interact, twice=twice)
     whole = ("all",) if estimator == "auto" else ("all", "auto")
     wanted = interact is not True and options.samples not in whole
