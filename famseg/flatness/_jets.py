@@ -13,9 +13,9 @@ differentiation of second order (Griewank and Walther, *Evaluating Derivatives*,
 It is the number that reverse mode gives with the same probe, unbiased for the same reason and with
 the same variance, and the full gradient follows from jets by the backward pass of the step. The
 network runs once, nothing of it runs again, and its gradient is taken once. In
-``benchmarks/flatness.py`` a penalized step of the autoencoder on a quarter of the batch so takes 1.5
-plain steps of time, and 2.8 times their peak memory: the normalization that is written out keeps its
-intermediate results.
+``benchmarks/flatness.py`` a penalized step of the autoencoder on a quarter of the batch so takes
+1.5 plain steps of time, and 2.8 times their peak memory: the normalization that is written out
+keeps its intermediate results.
 
 Where an operation has no rule, or a checkpoint would compute jets again without knowing them, they
 end, the pass goes on as a plain one, and the penalty is taken by reverse mode. When a plan is made
