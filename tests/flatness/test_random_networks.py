@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import itertools
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -328,22 +329,47 @@ def begin(fam: FAM, built: Built) -> None:
 
 
 def exact(built: Built) -> Sample:
-    """Value and gradient by the definition; the value is compared with torch's own Hessian."""
+    """Value and gradient by the definition, compared with the Hessian of the plain loss."""
     network = built.network
     twin = build(network)
     twin.switch(counters=True)
     twin.model.load_state_dict(built.model.state_dict())
     shared = {name: value for name, value in network.options.items() if name in SHARED}
     fam = objective(twin, estimator="exact", samples="all", every=1, **shared)
-    remembering = remembered(twin)
+    restore = remembered(twin)
     true = sample(fam, twin)
+    restore()
     if not shared:
-        remembering()
         plain = plain_value(twin)
         assert true.value == pytest.approx(plain, rel=1e-8, abs=1e-10), (
             f"exact gives {true.value}, the Hessian of the plain loss {plain}"
         )
+        slope, wanted = slopes(true, twin)
+        assert slope == pytest.approx(wanted, rel=1e-4, abs=1e-6 * (1 + abs(plain))), (
+            f"the gradient of exact gives a slope of {slope}, differences {wanted}"
+        )
     return true
+
+
+def slopes(true: Sample, built: Built, step: float = 1e-6) -> tuple[float, float]:
+    """The slope along a random direction of all parameters, and by differences of the value.
+
+    The step is so short that an activation hardly ever changes sides within it.
+    """
+    generator = torch.Generator().manual_seed(built.network.seed)
+    trained = built.trained()
+    direction = {k: torch.randn(p.shape, generator=generator).to(p) for k, p in trained.items()}
+
+    def value(by: float) -> float:
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.add_(direction[name], alpha=by)
+        return plain_value(built)
+
+    ahead, behind = value(step), value(-2 * step)
+    value(step)
+    slope = sum((true.gradient[name] * v).sum().item() for name, v in direction.items())
+    return slope, (ahead - behind) / (2 * step)
 
 
 def plain_value(built: Built) -> float:
@@ -353,14 +379,17 @@ def plain_value(built: Built) -> float:
     for name in built.network.layers:
         restore()
         layer = built.model.get_submodule(name)
-        layer.weight.requires_grad_(True)
+        trains = layer.weight.requires_grad
+        layer.weight.requires_grad_(True)  # also one that is frozen
         (slope,) = torch.autograd.grad(built.plain(), layer.weight, create_graph=True)
-        if not slope.requires_grad:
-            continue  # linear in the weight
+        if not slope.requires_grad:  # linear in the weight
+            layer.weight.requires_grad_(trains)
+            continue
         rows = [
             torch.autograd.grad(s, layer.weight, retain_graph=True, materialize_grads=True)[0]
             for s in slope.flatten()
         ]
+        layer.weight.requires_grad_(trains)
         transposed = isinstance(layer, nn.ConvTranspose1d)
         hessian = torch.stack(rows).reshape(*slope.shape, *slope.shape)
         weight = layer.weight.detach()
@@ -369,6 +398,7 @@ def plain_value(built: Built) -> float:
         d, m = weight.flatten(1).shape
         hessian, weight = hessian.reshape(d, m, d, m), weight.reshape(d, m)
         total += torch.einsum("si,ti,sktk->", weight, weight, hessian).item()
+    restore()
     return total
 
 
@@ -537,9 +567,12 @@ def check_examples(topic: str, about: object, count: int) -> None:
     assert answers["refused"] <= count / 2, f"{answers['refused']} of {count} are refused"
 
 
-EXAMPLES = 2  # the plainest one, and another; with 20 it looks further, for some minutes
+EXAMPLES = int(os.environ.get("FAMSEG_EXAMPLES", "2"))
+"""Networks for each thing that a topic is about: the plainest one and another; more look further,
+``FAMSEG_EXAMPLES=20`` for ten minutes or so."""
 TOPICS = [
-    pytest.param(topic, about, id=f"{topic}-{about}") for topic, about in random_networks.topics()
+    pytest.param(topic, about, id=f"{topic}-{about if isinstance(about, str) else index}")
+    for index, (topic, about) in enumerate(random_networks.topics())
 ]
 
 
