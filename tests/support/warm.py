@@ -54,13 +54,19 @@ def run_ranks(
     timeout: float = LONGEST_S,
 ) -> list[Done]:
     """Run so many processes of one program side by side, with the variables torchrun gives them."""
+    return _run(words, rank_variables(world), cwd, env, timeout)
+
+
+def rank_variables(world: int) -> list[dict[str, str]]:
+    """Return what torchrun puts into the environment of each rank; nothing for a single process."""
+    if world == 1:
+        return [{}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-    return _run(words, ranks, cwd, env, timeout)
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def _run(
@@ -73,7 +79,7 @@ def _run(
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, str(number)) for number in range(len(variables))]
         started = [
-            _start(words, output, cwd or Path.cwd(), {**(env or os.environ), **extra})
+            start(words, output, cwd or Path.cwd(), {**(env or os.environ), **extra})
             for output, extra in zip(outputs, variables, strict=True)
         ]
         try:
@@ -96,9 +102,10 @@ def _run(
         ]
 
 
-def _start(
+def start(
     words: Sequence[str], output: Path, cwd: Path, env: Mapping[str, str]
 ) -> ForkServerProcess:
+    """Start one program; its outputs are the files ``output`` with the endings .1 and .2."""
     process = _CONTEXT.Process(target=_become, args=(words, output, cwd, env))
     process.start()
     return process
