@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from famseg.config import InputError
 from famseg.datasets import Volume
 from famseg.datasets._volume import MAX_VOXELS, _quiet, _read_header
-from famseg.preparation._inside import inside
+from famseg.meshes import close_openings, inside, load_mesh
 from famseg.preparation._items import Item, fit_name, local, told_as, without_path
 from famseg.preparation._layouts import Challenge, Piece
-from famseg.preparation._mend import close
-from famseg.preparation._mesh import load_mesh, read_mesh
+from famseg.preparation._mesh import read_mesh
 from famseg.preparation._read import check_memory, read_file
 from famseg.preparation._types import Companion, Refused, Role, Scan, Source
 
@@ -175,7 +174,7 @@ def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
     shape, affine = grid.volume.array.shape, grid.volume.affine
     with told_as(origin), local([item]) as (path,):
         vertices, faces, space = load_mesh(path)
-        vertices, faces, mended = close(vertices, faces)
+        vertices, faces, mended = close_openings(vertices, faces)
         check_memory(shape, 1)
         turned = {"LPS": vertices, "RAS": vertices * [-1, -1, 1]}
         if space:

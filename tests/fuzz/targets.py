@@ -21,10 +21,10 @@ from famseg.datasets._images_mat import read_mat
 from famseg.datasets._images_pickle import read_pickle
 from famseg.datasets._tar import TAR_DAMAGED, open_tar
 from famseg.datasets._text_read import read_rows
+from famseg.meshes import load_mesh
 from famseg.preparation import find_sources
 from famseg.preparation._dicom_header import read_header
 from famseg.preparation._items import Item, Opener
-from famseg.preparation._mesh import load_mesh
 from famseg.tracking._record import _parse
 
 Target = Callable[[bytes], object]

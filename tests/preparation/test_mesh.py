@@ -7,10 +7,9 @@ import pytest
 import trimesh
 
 from famseg.config import InputError
+from famseg.meshes import _load as load_module
+from famseg.meshes import inside, open_edges
 from famseg.preparation import Scan, find_sources
-from famseg.preparation import _mesh as mesh_module
-from famseg.preparation._inside import inside
-from famseg.preparation._mend import open_edges
 
 
 def read(path: Path) -> Scan:
@@ -170,7 +169,7 @@ def test_a_mesh_that_does_not_fit_into_memory(
     class Little:
         available = 2**20
 
-    monkeypatch.setattr(mesh_module.psutil, "virtual_memory", Little)
+    monkeypatch.setattr(load_module.psutil, "virtual_memory", Little)
     with pytest.raises(
         InputError, match=r"^a\.stl: a mesh of 0 MiB needs about 0\.0 GiB of memory, 0\.0 GiB are f"
     ):

@@ -36,7 +36,7 @@ def open_edges(faces: Faces) -> NDArray[np.int64]:
     return np.column_stack([odd // many, odd % many])
 
 
-def close(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
+def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
     """Close a mesh.
 
     Each opening is filled by triangles from its rim to the rim's middle.

@@ -1,0 +1,5 @@
+"""Surface meshes in mm: from masks and files, their measures, booleans and fit; back to files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
