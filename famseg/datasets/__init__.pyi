@@ -24,6 +24,8 @@ from ._defects_region import WHERES as WHERES
 from ._defects_region import RegionDefect as RegionDefect
 from ._defects_region import SkullBreakDefect as SkullBreakDefect
 from ._defects_region import Where as Where
+from ._deform import Deformation as Deformation
+from ._deform import deform as deform
 from ._downloads import DOWNLOADS as DOWNLOADS
 from ._downloads import Download as Download
 from ._downloads import RemoteFile as RemoteFile
@@ -47,6 +49,11 @@ from ._images_set import ImageBatch as ImageBatch
 from ._images_set import ImageItem as ImageItem
 from ._images_set import ImageSet as ImageSet
 from ._images_split import limited as limited
+from ._implant_config import ImplantAugmentConfig as ImplantAugmentConfig
+from ._implant_sets import ImplantAugmentation as ImplantAugmentation
+from ._implant_sets import ImplantCases as ImplantCases
+from ._implant_sets import ImplantItem as ImplantItem
+from ._implant_sets import ImplantTrainingSet as ImplantTrainingSet
 from ._inject import inject as inject
 from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
@@ -97,6 +104,7 @@ __all__ = [
     "Defect",
     "DefectConfig",
     "DefectsConfig",
+    "Deformation",
     "Download",
     "EvaluationDefectConfig",
     "EvaluationSet",
@@ -114,6 +122,11 @@ __all__ = [
     "ImageSet",
     "ImageSplits",
     "Images",
+    "ImplantAugmentConfig",
+    "ImplantAugmentation",
+    "ImplantCases",
+    "ImplantItem",
+    "ImplantTrainingSet",
     "Item",
     "JsonLinesText",
     "MaskCache",
@@ -149,6 +162,7 @@ __all__ = [
     "Where",
     "checksum_of",
     "default_cache_folder",
+    "deform",
     "fetch",
     "inject",
     "limited",

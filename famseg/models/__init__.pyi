@@ -9,6 +9,10 @@ from ._classifier_config import WideResNetConfig as WideResNetConfig
 from ._config import AutoencoderConfig as AutoencoderConfig
 from ._convnet import convnet as convnet
 from ._efficientnet import efficientnet as efficientnet
+from ._implant_config import ImplantModelConfig as ImplantModelConfig
+from ._implant_config import SegResNetConfig as SegResNetConfig
+from ._implant_config import UNetConfig as UNetConfig
+from ._implant_network import ImplantNetwork as ImplantNetwork
 from ._monai_network import monai_network as monai_network
 from ._norms import replace_instance_norm as replace_instance_norm
 from ._residual import resnet18 as resnet18
@@ -32,14 +36,18 @@ __all__ = [
     "ClassifierConfig",
     "ConvNetConfig",
     "EfficientNetConfig",
+    "ImplantModelConfig",
+    "ImplantNetwork",
     "MonaiConfig",
     "PretrainedTokenizer",
     "ResNet18Config",
+    "SegResNetConfig",
     "ShapeAutoencoder",
     "TextClassifier",
     "TextModelConfig",
     "TinyBertConfig",
     "TransformerConfig",
+    "UNetConfig",
     "WideResNet",
     "WideResNetConfig",
     "check_tokens",

@@ -1,0 +1,21 @@
+from ._calibrate import calibrate as calibrate
+from ._calibrate import confidence_rows as confidence_rows
+from ._coarse import CoarseNetwork as CoarseNetwork
+from ._confidence import Curve as Curve
+from ._confidence import agreement_of as agreement_of
+from ._confidence import fit_curve as fit_curve
+from ._models import load_network as load_network
+from ._models import save_network as save_network
+from ._models import write_calibration as write_calibration
+
+__all__ = [
+    "CoarseNetwork",
+    "Curve",
+    "agreement_of",
+    "calibrate",
+    "confidence_rows",
+    "fit_curve",
+    "load_network",
+    "save_network",
+    "write_calibration",
+]

@@ -1,0 +1,165 @@
+"""How far a predicted implant can be trusted: agreement of several answers, calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+Array = NDArray[np.float64]
+Probability = NDArray[np.float32]
+
+THRESHOLDS = tuple(round(0.2 + 0.025 * step, 3) for step in range(25))
+"""Thresholds of the probability that `calibrate_threshold` tries."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rising map from an agreement to the implant DSC that validation cases had with it.
+
+    Args:
+        agreement: Agreements, rising; empty where nothing was calibrated.
+        dsc: The DSC that belongs to each, rising.
+        n: Validation cases that the map was fitted to.
+        spearman: Rank correlation of agreement and DSC over these cases.
+    """
+
+    agreement: tuple[float, ...] = ()
+    dsc: tuple[float, ...] = ()
+    n: int = 0
+    spearman: float | None = None
+
+    def __call__(self, agreement: float) -> float:
+        """Return the DSC to be expected; the agreement itself where nothing was calibrated."""
+        if not self.agreement:
+            return float(agreement)
+        return float(np.interp(agreement, self.agreement, self.dsc))
+
+    def record(self) -> dict[str, Any]:
+        """Return the curve as JSON types."""
+        return {
+            "agreement": list(self.agreement),
+            "dsc": list(self.dsc),
+            "n": self.n,
+            "spearman": self.spearman,
+        }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Curve:
+        """Return the curve that `record` wrote.
+
+        Raises:
+            ValueError: If the record holds something else.
+        """
+        try:
+            x = tuple(float(value) for value in record["agreement"])
+            y = tuple(float(value) for value in record["dsc"])
+            spearman = None if record["spearman"] is None else float(record["spearman"])
+            curve = cls(x, y, int(record["n"]), spearman)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("it has no confidence curve") from error
+        rising = all(np.all(np.diff(values) >= 0) for values in (x, y))
+        if len(x) != len(y) or not np.isfinite([*x, *y]).all() or not rising:
+            raise ValueError("its confidence curve does not rise")
+        return curve
+
+
+def fit_curve(agreement: Sequence[float], dsc: Sequence[float]) -> Curve:
+    """Fit the rising map from agreement to DSC that is nearest to the cases (least squares).
+
+    Neighbors that fall are pooled until nothing falls any more (isotonic regression by pool
+    adjacent violators); between the means of the pools the map is linear, and it is constant
+    beyond them.
+
+    Args:
+        agreement: Agreement of each validation case.
+        dsc: Its unmasked implant DSC.
+
+    Raises:
+        ValueError: If the lengths differ or there is no case.
+
+    Example:
+        >>> curve = fit_curve([0.2, 0.4, 0.6, 0.8], [0.1, 0.5, 0.3, 0.9])
+        >>> curve(0.5), curve(0.9), curve.n
+        (0.4, 0.9, 4)
+    """
+    if len(agreement) != len(dsc) or not len(dsc):
+        raise ValueError(f"{len(agreement)} agreements for {len(dsc)} cases: give one per case.")
+    order = np.argsort(agreement, kind="stable")
+    pools: list[tuple[float, float, int]] = []  # sums of agreement and DSC, and how many
+    for index in order:
+        pools.append((float(agreement[index]), float(dsc[index]), 1))
+        while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
+            last, before = pools.pop(), pools.pop()
+            pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
+    varied = len(set(agreement)) > 1 and len(set(dsc)) > 1
+    spearman = float(spearmanr(agreement, dsc).statistic) if varied else None
+    return Curve(
+        tuple(round(x / k, 6) for x, _, k in pools),
+        tuple(round(y / k, 6) for _, y, k in pools),
+        len(dsc),
+        None if spearman is None else round(spearman, 4),
+    )
+
+
+def dice_by_threshold(
+    probability: Probability, skull: NDArray[np.bool_], implant: NDArray[np.bool_]
+) -> Array:
+    """Return the unmasked implant DSC at each of ``THRESHOLDS``.
+
+    Args:
+        probability: Probability of the implant, shape ``(X, Y, Z)``.
+        skull: The defective skull, where there is no implant.
+        implant: The true implant.
+
+    Example:
+        >>> implant = np.array([True, True, False])
+        >>> probability = np.array([0.9, 0.3, 0.25], dtype=np.float32)
+        >>> found = dice_by_threshold(probability, np.zeros(3, dtype=bool), implant)
+        >>> [float(found[THRESHOLDS.index(level)].round(2)) for level in (0.2, 0.275, 0.5)]
+        [0.8, 1.0, 0.67]
+    """
+    levels = np.array(THRESHOLDS, dtype=np.float32)
+    free, true = ~skull, implant[~skull]
+    # One histogram over the levels: the volume is not thresholded at each of them.
+    above = np.searchsorted(levels, probability[free], side="left")
+    found, both = (
+        np.bincount(places, minlength=len(levels) + 1)[::-1].cumsum()[::-1][1:]
+        for places in (above, above[true])
+    )
+    return np.asarray(2 * both / np.maximum(found + np.count_nonzero(implant), 1))
+
+
+def agreement_of(
+    answers: Sequence[Probability], skull: NDArray[np.bool_], threshold: float
+) -> tuple[Probability, Probability, float]:
+    """Return the mean answer, the map of agreement, and the agreement as one number.
+
+    The number is the mean of two: the mean Dice coefficient of the answers with the mean answer,
+    each thresholded, and the Dice coefficient that the mean answer expects to reach if its
+    probabilities are right, ``2 sum_M p / (|M| + sum p)``. The first sees what the network says
+    differently about the same head, the second where it hesitates.
+
+    Args:
+        answers: Probabilities of the implant, each of shape ``(X, Y, Z)``.
+        skull: The defective skull, where there is no implant.
+        threshold: From which probability on a voxel belongs to the implant.
+
+    Returns:
+        Mean probability; the share of the answers that agree with the mean answer at each voxel,
+        from 0 to 1; the agreement from 0 to 1, which is 0 where the mean answer is empty.
+    """
+    mean = np.mean(answers, axis=0, dtype=np.float32)
+    mask = (mean > threshold) & ~skull
+    votes = [(answer > threshold) & ~skull for answer in answers]
+    agree = np.mean([vote == mask for vote in votes], axis=0, dtype=np.float32)
+    size = np.count_nonzero(mask)
+    if not size:
+        return mean, agree, 0.0
+    dice = [2 * np.count_nonzero(v & mask) / (np.count_nonzero(v) + size) for v in votes]
+    expected = 2 * float(mean[mask].sum()) / (size + float(mean[~skull].sum()))
+    return mean, agree, float((np.mean(dice) + expected) / 2)
