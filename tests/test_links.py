@@ -19,7 +19,8 @@ from famseg.config._atomic import write_atomically
 from famseg.datasets import MaskCache, SkullSubject, Volume, fetch, write_manifest
 from famseg.datasets._fetch import _Origin, _Part
 from famseg.datasets._fixed_write import _Writer
-from famseg.engine import RunConfig, RunFolder, save_checkpoint
+from famseg.engine import RunConfig, save_checkpoint
+from famseg.runs import RunFolder
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.preparation._place import alone
 from famseg.preparation._record import Folder

@@ -30,13 +30,13 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate a trained run on its test sets; rewrites the run's evaluation folder."""
-    from famseg.engine import open_run_folder
+    from famseg.runs import open_run_folder
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
-    from famseg.engine import evaluate_run, processes
+    from famseg.engine import evaluate_run, leased, processes, stop_on_signals
 
-    with processes() as group:
+    with processes() as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
         opened = open_run(folder, checkpoint, group)
         summary = evaluate_run(opened.experiment, opened.model, folder, processes=group)
         if not group.main:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import sys
 import warnings
 
@@ -99,7 +100,7 @@ def main() -> None:
         signum = getattr(error, "signum", None)
         if signum is None:
             raise
-        _end(error, [f"{error}; go on with the same command and --resume"], 128 + signum)
+        _end(error, [f"{error}{_how_to_go_on(error)}"], 128 + signum)
 
 
 def _speaks() -> bool:
@@ -114,6 +115,13 @@ def _system_fault(error: OSError) -> str:
     if error.errno in _FAULTY_NAME:
         return f"{where}{error.strerror}. Choose another name."
     return f"{where}{error.strerror or error}"
+
+
+def _how_to_go_on(error: BaseException) -> str:
+    folder = getattr(error, "folder", None)
+    if folder is None:
+        return ""
+    return f"; go on with: famseg train --resume {shlex.quote(str(folder))}"
 
 
 def _memory_fault(error: Exception) -> str | None:

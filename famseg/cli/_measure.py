@@ -88,13 +88,14 @@ def measure(
     flatness.png to the run's folder flatness.
     """
     _check_split(split)
-    from famseg.engine import open_run_folder
+    from famseg.runs import open_run_folder
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
-    from famseg.engine import processes
+    from famseg.engine import leased, processes, stop_on_signals
 
-    with processes(device or "auto") as group:
+    group_of = processes(device or "auto")
+    with group_of as group, stop_on_signals(), leased(folder, group, purpose="measure"):
         overrides = [] if device is None else [f"training.device={device}"]
         opened = open_run(folder, checkpoint, group, overrides=overrides)
         if not group.main:
@@ -206,7 +207,7 @@ def _prepare(opened: Opened) -> None:
         (folder / "report.json").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}). Mend its permissions."
+            f"{folder}: cannot be written to ({error.strerror}). Fix its permissions."
         ) from error
 
 

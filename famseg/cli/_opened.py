@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from famseg.engine import Experiment, Processes, RunConfig, RunFolder
+    from famseg.engine import Experiment, Processes, RunConfig
+    from famseg.runs import RunFolder
 
 
 class Which(StrEnum):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import load
+from famseg.config import InputError, load
 
 if TYPE_CHECKING:
     from famseg.engine import RunConfig
@@ -23,33 +25,61 @@ Examples:
 
   famseg train --config skull.yaml --resume
 
+  famseg train --resume runs/skull-lambda0.002-seed0 training.workers=2
+
+  famseg train --config finer.yaml --from runs/skull-lambda0.002-seed0/last
+
   torchrun --nproc-per-node 2 -m famseg train --config skull.yaml
 """
 
 
 def train(
     config: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--config", "-c", help="A path, or the name of a shipped configuration (skull)."
         ),
-    ],
-    overrides: Annotated[
+    ] = None,
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Overrides, such as lambda=0.02 seed=1 data.root=FOLDER."
+            metavar="[RUN] [KEY=VALUE]...",
+            help="With --resume and without --config the run folder first; then overrides, such as "
+            "lambda=0.02 seed=1 data.root=FOLDER.",
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the newest run of this name, if there is one."),
+        typer.Option(
+            "--resume",
+            help="Go on with the run folder RUN, or with the newest run that --config names; begin "
+            "it if there is none.",
+        ),
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN[/CHECKPOINT]",
+            help="Begin a new run with the weights of an old one: those of its best epoch, of "
+            "RUN/last, or of a checkpoint file.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Train a network, evaluate it and track the run."""
-    pipeline, loaded = load(config, overrides or [])
+    """Train a network, evaluate it and track the run.
+
+    A run folder has one owner at a time: while it is trained, evaluated or measured, another
+    command that wants it ends in one line. A run that goes on keeps its configuration; output,
+    tracking, training.device, keep, picture_every, threads and workers may change, and with a
+    constant schedule training.epochs may grow.
+    """
+    run, overrides = _run_and_overrides(config, words or [], resume=resume)
+    if weights is not None and resume:
+        raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
+    pipeline, loaded = load(str(config if run is None else run / "config.yaml"), overrides)
     from famseg.cli._progress import progress
     from famseg.cli._summary import as_dict, summary_text
     from famseg.engine import Session, processes, stop_on_signals
@@ -58,7 +88,7 @@ def train(
     with processes(run_config.training.device) as group, stop_on_signals() as stop:
         session = Session(pipeline.build, run_config, processes=group, stop=stop)
         with progress(pipeline.KEY_METRIC) as display:
-            report = session.run(resume=resume, observers=[display])
+            report = session.run(resume=run or resume, weights=weights, observers=[display])
         if not group.main:
             return
         if as_json:
@@ -67,4 +97,29 @@ def train(
             say(summary_text(report, run_config))
 
 
-train.__doc__ = f"{train.__doc__}\n{EXAMPLES}"
+train.__doc__ = f"{inspect.cleandoc(train.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _run_and_overrides(
+    config: str | None, words: list[str], *, resume: bool
+) -> tuple[Path | None, list[str]]:
+    """Tell a run folder from what follows it; None where a configuration names the run.
+
+    Raises:
+        InputError: If neither is given, or both, or the folder is none of a run.
+    """
+    folder = Path(words[0]) if words and ("=" not in words[0] or Path(words[0]).is_dir()) else None
+    if config is not None:
+        if folder is not None and folder.is_dir():
+            raise InputError(f"{folder}: a run folder has its configuration. Leave out --config.")
+        return None, words
+    if not resume:
+        raise InputError(
+            "--config: is missing. Give --config FILE for a new run, or --resume RUN to go on with "
+            "one."
+        )
+    if folder is None:
+        raise InputError("--resume: which run? Give its folder, or its configuration by --config.")
+    from famseg.runs import open_run_folder
+
+    return open_run_folder(folder).path, words[1:]

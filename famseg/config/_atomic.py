@@ -105,6 +105,16 @@ def open_to_read(path: Path) -> BufferedReader:
     )
 
 
+def is_part(name: str) -> bool:
+    """Return whether a name is one of ours for what is half written.
+
+    Example:
+        >>> is_part(".last.pt.0123456789abcdef.part"), is_part(".last.part")
+        (True, False)
+    """
+    return _PART.fullmatch(name) is not None
+
+
 def remove_parts(path: Path) -> None:
     """Remove what killed processes left half written of a file; nobody else may be writing it.
 

@@ -11,6 +11,8 @@ from ._experiment import History as History
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
 from ._fit import Fit as Fit
+from ._main import leased as leased
+from ._main import on_main as on_main
 from ._methods_config import GSAMConfig as GSAMConfig
 from ._methods_config import LookSAMConfig as LookSAMConfig
 from ._methods_config import NSOConfig as NSOConfig
@@ -24,10 +26,6 @@ from ._processes import processes as processes
 from ._progress import log_progress as log_progress
 from ._result import Best as Best
 from ._result import FitResult as FitResult
-from ._run import RunFolder as RunFolder
-from ._run import new_run_folder as new_run_folder
-from ._run import newest_run_folder as newest_run_folder
-from ._run import open_run_folder as open_run_folder
 from ._schedule import learning_rate_factor as learning_rate_factor
 from ._scores import Row as Row
 from ._session import RunReport as RunReport
@@ -35,7 +33,6 @@ from ._session import Session as Session
 from ._signals import Interrupted as Interrupted
 from ._signals import StopRequest as StopRequest
 from ._signals import stop_on_signals as stop_on_signals
-from ._status import read_status as read_status
 from ._step import NonFiniteError as NonFiniteError
 from ._step import TrainStep as TrainStep
 from ._step import to_device as to_device
@@ -58,7 +55,6 @@ __all__ = [
     "Processes",
     "Row",
     "RunConfig",
-    "RunFolder",
     "RunReport",
     "SAMConfig",
     "SWAConfig",
@@ -72,13 +68,11 @@ __all__ = [
     "evaluate_run",
     "exact_float32",
     "learning_rate_factor",
+    "leased",
     "load_checkpoint",
     "log_progress",
-    "new_run_folder",
-    "newest_run_folder",
-    "open_run_folder",
+    "on_main",
     "processes",
-    "read_status",
     "save_checkpoint",
     "stop_on_signals",
     "to_device",

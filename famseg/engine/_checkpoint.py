@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from typing import Any
 import torch
 
 from famseg.config import InputError
-from famseg.config._atomic import remove_parts, write_atomically
+from famseg.config._atomic import fresh_part, remove_parts, write_atomically
 from famseg.engine._trust import check_state
 from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
 LAST, BEST, PREVIOUS = "last.pt", "best.pt", "previous.pt"
+_EPOCH = re.compile(r"epoch-(\d{5,9})\.pt")
 
 
 class DamagedCheckpointError(InputError):
@@ -92,12 +95,52 @@ def keep_previous(path: Path) -> None:
     if not path.exists():
         return
     previous = path.with_name(PREVIOUS)
-    part = path.with_name(f".{PREVIOUS}.{secrets.token_hex(8)}.part")
     try:
-        os.link(path, part)
-        part.replace(previous)
+        _link(path, previous)
     except OSError:  # a disk without hard links; a kill right now leaves the previous one alone
         path.replace(previous)
+
+
+def keep_epoch(path: Path, epoch: int, *, last: int, every: int | None) -> None:
+    """Keep an epoch's checkpoint as ``epoch-00012.pt`` beside it, and remove what is kept no more.
+
+    It takes no room before the next checkpoint is written, on disks with hard links.
+
+    Args:
+        path: The checkpoint at the end of the epoch.
+        epoch: The epoch, from 1.
+        last: Of how many of the last epochs it is kept; with 1 that is ``path`` itself.
+        every: Of each so many epochs it is kept for good, or None.
+
+    Raises:
+        OSError: If the folder cannot be written to, with the path.
+    """
+
+    def wanted(number: int) -> bool:
+        return (last > 1 and number > epoch - last) or (every is not None and number % every == 0)
+
+    if wanted(epoch):
+        kept = path.with_name(f"epoch-{epoch:05d}.pt")
+        try:
+            _link(path, kept)
+        except OSError:  # a disk without hard links
+            try:
+                with fresh_part(kept) as part:
+                    shutil.copyfile(path, part)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(kept)) from error
+    for each in path.parent.iterdir():
+        match = _EPOCH.fullmatch(each.name)
+        if match and int(match[1]) < epoch and not wanted(int(match[1])):
+            each.unlink(missing_ok=True)
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name, in place of what has it."""
+    part = other.with_name(f".{other.name}.{secrets.token_hex(8)}.part")
+    try:
+        os.link(path, part)
+        part.replace(other)
     finally:
         part.unlink(missing_ok=True)  # replace does nothing where both are one file already
 

@@ -126,6 +126,17 @@ class EarlyStoppingConfig(Strict):
     min_delta: float = Field(0.0, ge=0, description="a rise of at most this counts as none")
 
 
+class KeepConfig(Strict):
+    """Which checkpoints of epochs stay as ``checkpoints/epoch-00012.pt``, beside best and last."""
+
+    last: int = Field(
+        1, gt=0, description="checkpoints of so many of the last epochs; 1: last.pt alone"
+    )
+    every: int | None = Field(
+        None, gt=0, description="also that of each so many epochs, for good; absent: none"
+    )
+
+
 class TrainingConfig(Strict):
     """How long and in which way to train."""
 
@@ -162,7 +173,14 @@ class TrainingConfig(Strict):
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="end early; absent: train all epochs"
     )
-    workers: int = Field(0, ge=0, description="processes that load data; 0: the main process")
+    keep: KeepConfig = Field(
+        default_factory=KeepConfig, description="checkpoints that are kept beside best and last"
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="processes that load data, in training and validation; 0: the main process",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads; absent: torch's default")
 
@@ -252,6 +270,8 @@ class TrainingConfig(Strict):
             patience=early.patience if early else None,
             min_delta=early.min_delta if early else 0.0,
             workers=self.workers,
+            keep_last=self.keep.last,
+            keep_every=self.keep.every,
         )
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from famseg.engine._experiment import Experiment
 from famseg.engine._processes import Processes
-from famseg.engine._run import RunFolder
 from famseg.engine._scores import write_scores
 from famseg.engine._validation import Validator
+from famseg.runs import RunFolder
 from famseg.tracking import write_json
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from famseg.engine._checkpoint import (
     LAST,
     PREVIOUS,
     DamagedCheckpointError,
+    keep_epoch,
     keep_previous,
     load_checkpoint,
     save_checkpoint,
@@ -34,6 +36,7 @@ from famseg.engine._checkpoint import (
 from famseg.engine._epoch_average import EpochAverage, renew_statistics, whole_batches
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._loader import training_loader
+from famseg.engine._main import on_main
 from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes, group_for, lost_named
@@ -85,6 +88,12 @@ class Fit:
         patience: Validations without a rise before the training ends, or None.
         min_delta: A rise of at most this counts as none.
         workers: Processes that load data.
+        keep_last: Of how many of the last epochs checkpoints are kept; of one it is ``last.pt``.
+        keep_every: Of each so many epochs the checkpoint is kept for good, or None.
+
+    Attributes:
+        history: What is known of each epoch, as a line of ``metrics.jsonl`` is; in checkpoints too.
+        before_save: Called in the main process before it writes a checkpoint; may raise.
 
     Raises:
         InputError: If the batch is smaller than the number of processes, or leaves batch
@@ -116,6 +125,8 @@ class Fit:
         patience: int | None = None,
         min_delta: float = 0.0,
         workers: int = 0,
+        keep_last: int = 1,
+        keep_every: int | None = None,
     ) -> None:
         if batch_size < processes.world:
             raise InputError(
@@ -132,6 +143,10 @@ class Fit:
         self.patience = patience
         self.min_delta = min_delta
         self.workers = workers
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self.history: list[dict[str, float | None]] = []
+        self.before_save: Callable[[], None] = lambda: None
         self.best = Best()
         self.meter = Meter()
         self.observers: Sequence[Observer] = ()
@@ -192,6 +207,8 @@ class Fit:
             device=device,
             batch_size=batch_size,
             memory_format=memory_format,
+            workers=workers,
+            pin_memory=device.type == "cuda",
         )
 
     @property
@@ -288,6 +305,7 @@ class Fit:
             self.best = Best(**state["best"])
             self.meter.load_state(state["meter"], self.processes)
             self.batches.start = state["iteration"]
+            self.history = [dict(row) for row in state.get("history", [])]
         except (RuntimeError, *DAMAGED) as error:
             reason = visible(str(error).partition("\n")[0])[:200] or type(error).__name__
             raise InputError(f"{path}: belongs to another network ({reason}).") from error
@@ -301,15 +319,7 @@ class Fit:
 
     def _checkpoint_to_resume(self) -> Path | None:
         """Return the newest checkpoint that is whole; rank 0 chooses."""
-        found: Path | InputError | None = None
-        if self.processes.main:
-            try:
-                found = self._newest_whole()
-            except InputError as error:
-                found = error
-        found = self.processes.from_main(found)
-        if isinstance(found, InputError):
-            raise found
+        found = on_main(self.processes, self._newest_whole)
         self._last_is_whole = found is None or found.name == LAST
         return found
 
@@ -450,11 +460,14 @@ class Fit:
         if epoch % self.validate_every == 0 or epoch == self.epochs:
             metrics |= self.validate()
             improved = self._compare(epoch, metrics[f"val/{self.experiment.key_metric}"])
+        self._note(epoch, metrics)
         # In this order: after a kill between the two the epoch is run again to the same best.pt,
         # whereas a last.pt alone would know of a best epoch that was never saved.
         if improved:
             self._save(BEST, engine.state.iteration)
         self._save(LAST, engine.state.iteration)
+        if self.processes.main:
+            keep_epoch(self.checkpoints / LAST, epoch, last=self.keep_last, every=self.keep_every)
         picture = self.experiment.picture
         for observer in self.observers:
             observer.epoch(epoch, metrics)
@@ -465,6 +478,13 @@ class Fit:
         self._stop_if_asked(engine.state.iteration, self.processes.sum(stop.flags()))
         if self._exhausted():
             engine.terminate()
+
+    def _note(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Note an epoch for its checkpoint, from which a record is completed after a kill."""
+        row: dict[str, float | None] = {"epoch": epoch, "time": round(time.time(), 3)}
+        values = {name: float(value) for name, value in metrics.items()}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.history.append(row)
 
     def _average_epoch(self, swa: EpochAverage, epoch: int) -> None:
         objective = self.experiment.objective
@@ -496,10 +516,11 @@ class Fit:
         learned = self.processes.gather(self.experiment.objective.learned())
         if not self.processes.main:
             return
+        self.before_save()
         if name == LAST and self._last_is_whole:
             keep_previous(self.checkpoints / LAST)
         sums = Meter().sums if meter is None else meter
-        more = {"meter": dict(sums), "objective": learned}
+        more = {"meter": dict(sums), "objective": learned, "history": self.history}
         save_checkpoint(self.checkpoints / name, self._state(iteration) | more)
         self._last_is_whole = self._last_is_whole or name == LAST
 

@@ -1,4 +1,4 @@
-"""The loader of training batches, also where ``/dev/shm`` is too small for its processes."""
+"""Loaders of batches, also where ``/dev/shm`` is too small for its processes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from famseg.engine._batches import Batches
 from famseg.engine._experiment import Experiment
+from famseg.engine._signals import calm_worker
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
 # Torch's default: batches that each loader process has ready.
@@ -33,11 +34,7 @@ def training_loader(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader[Any]:
-    """Return the loader of an experiment's training batches.
-
-    Loader processes hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
-    process that finds it full ends the training, whatever torch's sharing strategy. Where it is
-    too small for the batches under way they go through pipes, and a warning says so.
+    """Return the loader of an experiment's training batches; see `batch_loader`.
 
     Args:
         experiment: The task.
@@ -45,18 +42,53 @@ def training_loader(
         workers: Processes that load data; 0 for this one.
         pin_memory: Whether batches are put where a GPU fetches them fast.
     """
+    return batch_loader(
+        experiment.train,
+        batches,
+        collate=experiment.collate,
+        workers=workers,
+        pin_memory=pin_memory,
+        speaks=isinstance(batches, Batches) and batches.rank == 0,
+    )
+
+
+def batch_loader(
+    data: Dataset[Any],
+    batches: Batches | Sequence[list[int]],
+    *,
+    collate: Callable[[Any], Any] | None,
+    workers: int,
+    pin_memory: bool,
+    speaks: bool,
+) -> DataLoader[Any]:
+    """Return a loader of batches.
+
+    Loader processes hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
+    process that finds it full ends the training, whatever torch's sharing strategy. Where it is
+    too small for the batches under way they go through pipes, and a warning says so.
+
+    Args:
+        data: The samples.
+        batches: Which samples make which batch.
+        collate: Makes a batch of samples; None for torch's own way.
+        workers: Processes that load data; 0 for this one.
+        pin_memory: Whether batches are put where a GPU fetches them fast.
+        speaks: Whether a small ``/dev/shm`` is warned of.
+    """
     options: dict[str, Any] = {
         "batch_sampler": batches,
-        "collate_fn": experiment.collate,
+        "collate_fn": collate,
         "num_workers": workers,
         "pin_memory": pin_memory,
         # A generator of its own: the loader then leaves the global one alone.
         "generator": torch.Generator(),
+        "worker_init_fn": calm_worker,
     }
     if workers and SHARED_MEMORY.is_dir():
-        needed, free = _needed(experiment, batches, workers), shutil.disk_usage(SHARED_MEMORY).free
+        needed = _needed(data, batches, collate, workers)
+        free = shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
-            if isinstance(batches, Batches) and batches.rank == 0:
+            if speaks:
                 _logger.warning(
                     "%s has %.1f MB free, batches of %d loader processes take %.1f MB: they go "
                     "through pipes, which is slower. Start docker with --shm-size=8g or "
@@ -66,8 +98,8 @@ def training_loader(
                     workers,
                     needed / 1e6,
                 )
-            return PipedLoader(experiment.train, **options)
-    return DataLoader(experiment.train, **options)
+            return PipedLoader(data, **options)
+    return DataLoader(data, **options)
 
 
 class PipedLoader(DataLoader[Any]):
@@ -119,15 +151,20 @@ def _to_bytes(samples: object) -> bytes:
     return buffer.getvalue()
 
 
-def _needed(experiment: Experiment, batches: Iterable[list[int]], workers: int) -> int:
+def _needed(
+    data: Dataset[Any],
+    batches: Iterable[list[int]],
+    collate: Callable[[Any], Any] | None,
+    workers: int,
+) -> int:
     """Return the bytes of all batches that are under way at a time on this machine."""
     first = next(iter(batches), None)
     if first is None:
         return 0
     sample = DataLoader(
-        experiment.train,
+        data,
         batch_sampler=[first[:1]],
-        collate_fn=experiment.collate,
+        collate_fn=collate,
         generator=torch.Generator(),
     )
     size = sum(map(_bytes, islice(sample, 1))) * len(first)

@@ -13,7 +13,7 @@ from famseg.config import InputError, to_yaml
 from famseg.config._json import read_json
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Picture
-from famseg.engine._run import RunFolder
+from famseg.runs import RunFolder
 from famseg.tracking import (
     LocalRecord,
     Tracker,
@@ -83,6 +83,7 @@ def recorder_of(
     device: torch.device,
     weights: str | None,
     epochs: int | None,
+    started_from: Mapping[str, object] | None = None,
 ) -> Recorder:
     """Write what is known of a run before it is trained, and return its recorder.
 
@@ -93,6 +94,8 @@ def recorder_of(
         device: Where.
         weights: Hash of the weights that the training begins from.
         epochs: How many were trained before, if the run goes on; None for a new one.
+        started_from: The checkpoint that the weights are from, for the provenance; None if they
+            were drawn.
     """
     text = to_yaml(config)
     write_atomically(folder.config, text.encode())
@@ -103,6 +106,8 @@ def recorder_of(
         data_hash=experiment.data_hash,
         weights_hash=weights,
     )
+    if started_from is not None:
+        origin["started_from"] = dict(started_from)
     write_json(folder.provenance, origin)
     if experiment.write_manifest is not None:
         experiment.write_manifest(folder.manifest)

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from famseg.config import InputError, differences, read
+from famseg.config import InputError
 from famseg.config._errors import DAMAGED
 from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
+from famseg.engine._claim import Claim, claimed
 from famseg.engine._config import RunConfig
 from famseg.engine._evaluation import evaluate_run
 from famseg.engine._experiment import Experiment, Observer
+from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
+from famseg.engine._origin import Origin, load_again, load_origin, note_origin
 from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
-from famseg.engine._run import RunFolder, new_run_folder, newest_run_folder
-from famseg.engine._signals import StopRequest
-from famseg.engine._status import status_kept
+from famseg.engine._signals import Interrupted, StopRequest
 from famseg.flatness import FlatnessError
+from famseg.runs import RunFolder, complete_record, status_kept
 from famseg.tracking import Tracker, read_metrics
 
-Build = Callable[[Any, torch.device], Experiment]
+if TYPE_CHECKING:
+    from famseg.engine._fit import Fit
 
-# What may differ on resume: it changes where and how fast a run goes, not where it arrives.
-_FREE_ON_RESUME = (
-    "output",
-    "tracking",
-    "training.workers",
-    "training.device",
-    "training.threads",
-    "training.picture_every",
-)
+Build = Callable[[Any, torch.device], Experiment]
 
 
 @dataclass(frozen=True)
@@ -94,54 +89,63 @@ class Session:
             exact_float32()
         self._build = build
 
-    def run(self, *, resume: bool, observers: Sequence[Observer] = ()) -> RunReport:
-        """Train and evaluate.
+    def run(
+        self,
+        *,
+        resume: bool | Path = False,
+        weights: Path | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> RunReport:
+        """Train and evaluate, as the only owner of the run folder.
 
         Args:
-            resume: Go on with the newest run of this name and configuration; start one if there
-                is none. A finished run is only reported.
+            resume: Go on with the newest run of this name and configuration, or begin one if there
+                is none; or the run folder to go on with. A finished run is only reported.
+            weights: Begin a new run from these weights: a run folder, for its best epoch,
+                ``RUN/last``, ``RUN/best`` or a checkpoint. Does not go with ``resume``.
             observers: Who sees the progress, in the main process.
 
         Raises:
-            InputError: If the input is faulty.
+            InputError: If the input is faulty, or another process owns the run folder.
             NonFiniteError: If the training diverges.
             Interrupted: If a signal ends it.
         """
-        old = self._on_main(self._run_to_resume) if resume else None
-        # Before the data are prepared, which can take long: a faulty output folder is said at once.
-        folder: RunFolder = old or self._on_main(self._new_folder)
-        try:
-            experiment = self._experiment(folder)
-            weights = weights_hash(experiment.objective.model)
-            fit = self.config.training.build(
-                experiment,
-                folder=folder.path,
-                processes=self.processes,
-                device=self.device,
-                seed=self.config.seed,
-                sam=self.config.sam,
-                nso=self.config.nso,
-            )
-            completed = fit.restore() if old else 0
-            recorder = (
-                recorder_of(
-                    folder,
-                    experiment,
-                    config=self.config,
-                    device=self.device,
-                    weights=weights,
-                    epochs=completed if old else None,
-                )
-                if self.processes.main
-                else Recorder(folder, None, Tracker.null())
-            )
-            with self._status(folder), recorder.tracker:
-                result = fit.run(observers=[recorder, *observers], stop=self.stop)
-                trained = result.epochs > completed
-                summary = self._evaluate(experiment, folder, again=trained)
-                recorder.evaluated(experiment.test_metrics(summary))
-        except FlatnessError as error:
-            raise InputError(f"penalty: {error}") from error
+        if resume and weights is not None:
+            raise ValueError("weights are for a new run. Leave out resume.")
+        with claimed(self.config, self.processes, resume=resume) as claim:
+            try:
+                return self._run(claim, weights, observers)
+            except FlatnessError as error:
+                raise InputError(f"penalty: {error}") from error
+            except Interrupted as signal:
+                if claim.folder.config.is_file():
+                    signal.folder = claim.folder.path
+                raise
+
+    def _run(self, claim: Claim, weights: Path | None, observers: Sequence[Observer]) -> RunReport:
+        folder = claim.folder
+        torch.manual_seed(self.config.seed)  # the initial weights
+        experiment = self._build(self.config, self.device)
+        origin = self._origin(experiment, claim, weights)
+        first = origin.sha256 if origin else weights_hash(experiment.objective.model)
+        fit = self.config.training.build(
+            experiment,
+            folder=folder.path,
+            processes=self.processes,
+            device=self.device,
+            seed=self.config.seed,
+            sam=self.config.sam,
+            nso=self.config.nso,
+        )
+        if claim.lease is not None:
+            fit.before_save = claim.lease.check
+        completed = fit.restore() if claim.begun else 0
+        recorder = self._recorder(claim, experiment, fit, completed, first, origin)
+        with self._status(folder), recorder.tracker:
+            result = fit.run(observers=[recorder, *observers], stop=self.stop)
+            trained = result.epochs > completed
+            summary = self._evaluate(experiment, folder, again=trained)
+            recorder.evaluated(experiment.test_metrics(summary))
         history = read_metrics(folder.path)
         return RunReport(
             folder=folder,
@@ -154,61 +158,49 @@ class Session:
             run_id=recorder.tracker.run_id,
         )
 
-    def _experiment(self, folder: RunFolder) -> Experiment:
-        torch.manual_seed(self.config.seed)  # the initial weights
-        try:
-            return self._build(self.config, self.device)
-        except BaseException:
-            if self.processes.main:
-                with suppress(OSError):  # a folder with files in it is an older run's
-                    folder.path.rmdir()
-            raise
-
-    @property
-    def _name(self) -> str:
-        config = self.config
-        return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
-
-    def _on_main(self, choose: Callable[[], object]) -> Any:  # noqa: ANN401
-        """Let rank 0 choose; every process gets the choice, or the fault."""
-        chosen: object = None
-        if self.processes.main:
-            try:
-                chosen = choose()
-            except InputError as error:
-                chosen = error
-        chosen = self.processes.from_main(chosen)
-        if isinstance(chosen, InputError):
-            raise chosen
-        return chosen
-
-    def _new_folder(self) -> RunFolder:
-        return new_run_folder(Path(self.config.output), self._name)
-
-    def _run_to_resume(self) -> RunFolder | None:
-        folder = newest_run_folder(Path(self.config.output), self._name)
-        if folder is None:
+    def _origin(self, experiment: Experiment, claim: Claim, weights: Path | None) -> Origin | None:
+        """Load the weights that a run begins from, if they are those of another run."""
+        model = experiment.objective.model
+        if claim.begun:
+            return load_again(model, claim.folder, self.processes)
+        if weights is None:
             return None
-        old = read(str(folder.config)).validate(type(self.config))
-        changed = [
-            line
-            for line in differences(old, self.config)
-            if not line.startswith(_FREE_ON_RESUME) and not self._longer(line)
-        ]
-        if changed:
-            raise InputError(
-                *(f"{folder.config}: {line}" for line in changed),
-                f"{folder.path}: a run goes on with the configuration it began with. Leave out "
-                "--resume for a new run.",
-            )
-        return folder
+        origin = load_origin(model, weights, self.processes)
+        if self.processes.main:
+            note_origin(claim.folder, origin)
+        return origin
 
-    def _longer(self, difference: str) -> bool:
-        # The cosine's course depends on the number of epochs, and so does the beginning of an
-        # average over epochs; a constant rate does not.
-        config = self.config
-        constant = config.schedule.kind == "constant" and config.training.swa is None
-        return constant and difference.startswith("training.epochs")
+    def _recorder(
+        self,
+        claim: Claim,
+        experiment: Experiment,
+        fit: Fit,
+        completed: int,
+        weights: str,
+        origin: Origin | None,
+    ) -> Recorder:
+        """Write what is known of the run, now that it can go on; the others hear of an error."""
+        recorders = [Recorder(claim.folder, None, Tracker.null())]
+
+        def begin() -> None:
+            if claim.begun:
+                known = [row for row in fit.history if (row["epoch"] or 0) <= completed]
+                rows = complete_record(claim.folder.path, known)
+                fit.history = [row for row in rows if (row["epoch"] or 0) <= completed]
+            recorders.append(
+                recorder_of(
+                    claim.folder,
+                    experiment,
+                    config=self.config,
+                    device=self.device,
+                    weights=weights,
+                    epochs=completed if claim.begun else None,
+                    started_from=origin.as_dict() if origin else None,
+                )
+            )
+
+        on_main(self.processes, begin)
+        return recorders[-1]
 
     def _status(self, folder: RunFolder) -> AbstractContextManager[None]:
         return status_kept(folder.path) if self.processes.main else nullcontext()
@@ -231,7 +223,7 @@ class Session:
                 ) from error
             evaluate_run(experiment, model, folder, processes=self.processes)
             again = True
-        found: Mapping[str, Any] = self._on_main(lambda: read_json(summary, advice))
+        found: Mapping[str, Any] = on_main(self.processes, lambda: read_json(summary, advice))
         if again:
             return found
         try:  # of an earlier session, or from elsewhere

@@ -1,15 +1,18 @@
-"""SIGINT and SIGTERM: finish the step, save, end."""
+"""Signals that end a run: finish the step, save, end."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-# The later one says how a run ended that got both.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Of several that came the last in this order says how a run ended. Ctrl-C; a closed terminal; the
+# warnings of schedulers before the time is up; the end that they ask for.
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -17,11 +20,15 @@ class Interrupted(BaseException):
 
     Args:
         signum: The signal's number.
+
+    Attributes:
+        folder: The run folder with which `famseg train --resume` goes on; None if there is none.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"ended by {signal.Signals(signum).name}")
         self.signum = signum
+        self.folder: Path | None = None
 
 
 class StopRequest:
@@ -35,9 +42,12 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._deferring = False
+        self._pid = os.getpid()
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
+        if os.getpid() != self._pid:
+            return  # a forked loader process: it ends when this one does
         repeated = self.signum is not None
         self.signum = signum
         if repeated or not self._deferring:
@@ -59,14 +69,41 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a :class:`StopRequest` for the time of the context."""
+    """Turn signals that end a run into a :class:`StopRequest` for the time of the context.
+
+    SIGHUP stays ignored where it is, as under ``nohup``.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # signals reach the main thread alone
         return
-    before = {number: signal.signal(number, request) for number in SIGNALS}
+    taken = [number for number in SIGNALS if not _nohup(number)]
+    before = {number: signal.signal(number, request) for number in taken}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def calm_worker(number: int) -> None:
+    """Make a process that loads data leave it to the one that trains to end.
+
+    Schedulers and terminals send a signal to every process of a job. One that loads data would end
+    at once, and take the training along before it has saved.
+
+    Args:
+        number: Of the worker, as torch passes it.
+    """
+    for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)
+
+    # The process that trains asks by SIGTERM, too, where a worker hangs: the second one holds.
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, first)
+
+
+def _nohup(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -36,6 +36,7 @@ def check_state(state: Mapping[Any, Any]) -> None:
         if not isinstance(state.get(name, {}), Mapping):
             raise ValueError(f"{name} is {_shown(state[name])}, not a mapping")
     _check_objective(state.get("objective", []))
+    _check_history(state.get("history", []))
     best = state.get("best", {})
     unknown = [name for name in best if name not in {field.name for field in fields(Best)}]
     counts = all(_is_count(best.get(name, 0)) for name in ("epoch", "waited"))
@@ -56,6 +57,19 @@ def _check_objective(learned: object) -> None:
             raise ValueError(
                 f"the pace of the penalty is {_shown(pace)}, not two numbers of 0 or more"
             )
+
+
+def _check_history(rows: object) -> None:
+    """Check what is known of each epoch: what will be a line of ``metrics.jsonl``."""
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"history is {_shown(rows)}, not a mapping for each epoch")
+    for row in rows:
+        if not _is_count(row.get("epoch")):
+            raise ValueError(f"an epoch of the history is {_shown(row.get('epoch'))}")
+        for name, value in row.items():
+            known = value is None or (_is_number(value) and math.isfinite(value))
+            if not isinstance(name, str) or not known:
+                raise ValueError(f"the history's {_shown(name)} is {_shown(value)}")
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

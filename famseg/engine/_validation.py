@@ -12,9 +12,10 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from famseg.engine._experiment import Experiment
+from famseg.engine._loader import batch_loader
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
 from famseg.engine._scores import Row
@@ -33,6 +34,8 @@ class Validator:
         batch_size: Cases a forward pass.
         memory_format: Memory order of a batch's pictures.
         data: The cases; those of the validation unless given.
+        workers: Processes that load data, which begin and end with each validation; 0 for this one.
+        pin_memory: Whether batches are put where a GPU fetches them fast.
     """
 
     def __init__(
@@ -45,32 +48,21 @@ class Validator:
         batch_size: int,
         memory_format: torch.memory_format = torch.preserve_format,
         data: Dataset[Mapping[str, Any]] | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
-        data = experiment.validation if data is None else data
+        self.data = experiment.validation if data is None else data
         self.experiment = experiment
         self.memory_format = memory_format
         self.model = model
         self.processes = processes
         self.device = device
-        cases = range(processes.rank, len(data), processes.world)  # type: ignore[arg-type]  # a map-style set has a length
-        loader = DataLoader(
-            Subset(data, list(cases)),
-            batch_size=batch_size,
-            collate_fn=experiment.collate,
-        )
+        self.workers = workers
+        self.pin_memory = pin_memory
+        cases = list(range(processes.rank, len(self.data), processes.world))  # type: ignore[arg-type]  # a map-style set has a length
+        self._batches = [cases[at : at + batch_size] for at in range(0, len(cases), batch_size)]
         self._rows: list[Row] = []
-        # MONAI's own metric handlers gather in a way that hangs when a process has no case.
-        self._evaluator = (
-            SupervisedEvaluator(
-                device=device,
-                val_data_loader=loader,
-                network=model,
-                iteration_update=self._score,
-                decollate=False,
-            )
-            if len(cases)
-            else None
-        )
+        self._evaluator: SupervisedEvaluator | None = None
 
     def __call__(self) -> dict[str, float]:
         """Return mean and standard deviation of each score, and the count; every process must ask.
@@ -89,11 +81,31 @@ class Validator:
     def rows(self) -> list[Row]:
         """Return the score rows of all cases, in their order; every process must ask."""
         self._rows = []
-        if self._evaluator is not None:
+        # MONAI's own metric handlers gather in a way that hangs when a process has no case.
+        if self._batches:
+            self._evaluator = self._evaluator or self._assemble()
             self._evaluator.run()
         parts = self.processes.gather(self._rows)
         # Dealt out card by card, gathered the same way.
         return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
+
+    def _assemble(self) -> SupervisedEvaluator:
+        # Not before the first validation: what training has in /dev/shm is then there.
+        loader = batch_loader(
+            self.data,
+            self._batches,
+            collate=self.experiment.collate,
+            workers=min(self.workers, len(self._batches)),
+            pin_memory=self.pin_memory,
+            speaks=False,  # training has warned, with more batches
+        )
+        return SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=loader,
+            network=self.model,
+            iteration_update=self._score,
+            decollate=False,
+        )
 
     def _score(self, engine: Engine, batch: Mapping[str, Any]) -> None:
         moved = in_memory_format(to_device(batch, self.device), self.memory_format)

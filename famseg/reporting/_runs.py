@@ -11,7 +11,7 @@ from typing import Any
 from famseg.config import InputError, load, read
 from famseg.config._errors import DAMAGED
 from famseg.config._json import read_json
-from famseg.engine import RunFolder, read_status
+from famseg.runs import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
 from famseg.tracking._names import flatten, text_of
 
@@ -31,6 +31,7 @@ FREE = (
     "seed",
     "tracking",
     "training.device",
+    "training.keep",
     "training.picture_every",
     "training.threads",
     "training.workers",

@@ -21,7 +21,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder without a training: a configuration and checkpoints of a fresh network."""
-    from famseg.engine import RunFolder, save_checkpoint
+    from famseg.engine import save_checkpoint
+    from famseg.runs import RunFolder
 
     root = tmp_path_factory.mktemp("measure")
     with pytest.MonkeyPatch.context() as patch:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from famseg.config import InputError, to_yaml
-from famseg.engine import Processes, RunConfig, RunFolder, Session, StopRequest, new_run_folder
+from famseg.engine import Processes, RunConfig, Session, StopRequest
+from famseg.engine._claim import claimed, folder_name
 from famseg.engine._recorder import _tracked_run
 from famseg.engine._scores import scores_metrics, scores_table
+from famseg.runs import RunFolder
 
 
 def session(output: Path, epochs: int, **training: Any) -> Session:
@@ -30,33 +32,41 @@ def session(output: Path, epochs: int, **training: Any) -> Session:
     return Session(build, config, processes=Processes(), stop=StopRequest())
 
 
+def begun_folder(output: Path, config: RunConfig, text: str) -> Path:
+    folder = output / folder_name(config)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
 @pytest.mark.parametrize("swa", [None, {"start": 0.5}])
 def test_a_run_with_an_average_over_epochs_cannot_be_made_longer(
     tmp_path: Path, swa: dict[str, float] | None
 ) -> None:
-    begun = session(tmp_path, 4, swa=swa)
-    folder = new_run_folder(tmp_path, begun._name)
-    folder.config.write_text(to_yaml(begun.config))
-    assert f"-sam0.1{'-swa0.5' if swa else ''}-seed0" in folder.path.name
+    begun = session(tmp_path, 4, swa=swa).config
+    folder = begun_folder(tmp_path, begun, to_yaml(begun))
+    assert f"-sam0.1{'-swa0.5' if swa else ''}-seed0" in folder.name
 
-    again = session(tmp_path, 8, swa=swa)
+    again = session(tmp_path, 8, swa=swa).config
     if swa is None:
-        resumed = again._run_to_resume()
-        assert resumed is not None
-        assert resumed.path == folder.path
+        with claimed(again, Processes(), resume=True) as claim:
+            assert claim.begun
+            assert claim.folder.path == folder
     else:  # averaging would have begun later
-        with pytest.raises(InputError, match=r"config\.yaml: training\.epochs: 4 -> 8"):
-            again._run_to_resume()
+        before = sorted(folder.iterdir())
+        wrong = pytest.raises(InputError, match=r"config\.yaml: training\.epochs: 4 -> 8")
+        with wrong, claimed(again, Processes(), resume=True):
+            pass
+        assert sorted(folder.iterdir()) == before
 
 
 def test_a_run_from_before_sam_had_kinds_goes_on(tmp_path: Path) -> None:
-    begun = session(tmp_path, 4)
-    folder = new_run_folder(tmp_path, begun._name)
-    text = to_yaml(begun.config).replace("  kind: sam\n", "").replace("nso: null\n", "")
-    folder.config.write_text(text)
-    resumed = session(tmp_path, 4)._run_to_resume()
-    assert resumed is not None
-    assert resumed.path == folder.path
+    begun = session(tmp_path, 4).config
+    text = to_yaml(begun).replace("  kind: sam\n", "").replace("nso: null\n", "")
+    folder = begun_folder(tmp_path, begun, text)
+    with claimed(session(tmp_path, 4).config, Processes(), resume=True) as claim:
+        assert claim.begun
+        assert claim.folder.path == folder
 
 
 TRACKING = (

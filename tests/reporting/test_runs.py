@@ -7,7 +7,7 @@ from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.config import InputError
 from famseg.engine._session import _FREE_ON_RESUME
-from famseg.engine._status import status_kept
+from famseg.runs import status_kept
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 

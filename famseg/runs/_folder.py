@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.runs._lease import Lease
+from famseg.runs._leftovers import PROVENANCE, claim_leftover, is_leftover, remove_empty
 
 
 class RunFolder:
@@ -23,26 +26,36 @@ class RunFolder:
         metrics: Its numbers by flat names, such as ``test/accuracy``.
         pictures: Pictures of the training.
         flatness: Relative flatness of the layers: tables and a plot.
+        checkpoints: The checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.manifest = path / "manifest.csv"
-        self.provenance = path / "provenance.json"
+        self.provenance = path / PROVENANCE
         self.tracking = path / "tracking.json"
         self.evaluation = path / "evaluation"
         self.metrics = self.evaluation / "metrics.json"
         self.pictures = path / "pictures"
         self.flatness = path / "flatness"
+        self.checkpoints = path / "checkpoints"
 
     def checkpoint(self, which: str) -> Path:
         """Return the path of a checkpoint, ``best`` or ``last``."""
-        return self.path / "checkpoints" / f"{which}.pt"
+        return self.checkpoints / f"{which}.pt"
 
 
-def new_run_folder(output: Path, name: str) -> RunFolder:
-    """Make a run folder that was not there: ``name``, else ``name-2``, ``name-3`` and so on.
+def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
+    """Make and own a run folder that was not there: ``name``, else ``name-2`` and so on.
+
+    What a run left that was killed before it began, a folder without a configuration, is taken
+    before the next number.
+
+    Args:
+        output: The folder of the run folders; made if it is missing.
+        name: Name of the run folder.
+        purpose: What it is for, see `lease`.
 
     Raises:
         InputError: If the folder cannot be made.
@@ -52,12 +65,13 @@ def new_run_folder(output: Path, name: str) -> RunFolder:
         number = 1
         while True:
             path = output / (name if number == 1 else f"{name}-{number}")
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return RunFolder(path)
+            taken = claim_leftover(path, purpose=purpose)
+            if taken is not None:
+                return RunFolder(path), taken
+            # Otherwise another process has cleared it away, just before we owned it.
+            number += path.exists() or path.is_symlink()
     except OSError as error:
         raise InputError(
             f"output: {output}: no run folder can be made there ({error.strerror}). Choose another "
@@ -66,16 +80,32 @@ def new_run_folder(output: Path, name: str) -> RunFolder:
 
 
 def newest_run_folder(output: Path, name: str) -> RunFolder | None:
-    """Return the run folder of that name with the highest number, or None."""
+    """Return the run folder of that name with the highest number, or None.
+
+    One that was killed before it began counts: it is a run that was started, too.
+    """
+    found = _numbered(output, name)
+    begun = [each for each in found if (each[1] / "config.yaml").is_file() or is_leftover(each[1])]
+    return RunFolder(max(begun)[1]) if begun else None
+
+
+def remove_empty_runs(output: Path, name: str) -> None:
+    """Remove the folders of that name whose runs were killed before they began."""
+    for _, path in _numbered(output, name):
+        if is_leftover(path):
+            remove_empty(path)
+
+
+def _numbered(output: Path, name: str) -> list[tuple[int, Path]]:
+    """Return the folders that have the name of a run, with their numbers."""
     if not output.is_dir():
-        return None
-    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
-    found = [
+        return []
+    pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d{0,8}))?")
+    return [
         (int(match[1] or 1), path)
         for path in output.iterdir()
-        if (match := pattern.fullmatch(path.name)) and (path / "config.yaml").is_file()
+        if (match := pattern.fullmatch(path.name)) and path.is_dir()
     ]
-    return RunFolder(max(found)[1]) if found else None
 
 
 def open_run_folder(path: Path) -> RunFolder:

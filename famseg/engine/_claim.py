@@ -1,0 +1,132 @@
+"""The folder of a run, chosen and owned: a new one, or that of a run to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from famseg.config import InputError, differences, read
+from famseg.engine._config import RunConfig
+from famseg.engine._main import on_main
+from famseg.engine._processes import Processes
+from famseg.runs import (
+    Lease,
+    RunFolder,
+    claim_new_run,
+    lease,
+    newest_run_folder,
+    open_run_folder,
+    remove_empty_runs,
+    remove_leftovers,
+)
+
+# What may differ on resume: it changes where and how fast a run goes and what it keeps, not where
+# it arrives.
+FREE_ON_RESUME = (
+    "output",
+    "tracking",
+    "training.workers",
+    "training.device",
+    "training.keep",
+    "training.threads",
+    "training.picture_every",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run folder that this run owns.
+
+    Attributes:
+        folder: The folder.
+        begun: Whether it holds a run to go on with.
+        lease: What owns it; None in all processes but the first.
+    """
+
+    folder: RunFolder
+    begun: bool
+    lease: Lease | None
+
+
+@contextmanager
+def claimed(config: RunConfig, processes: Processes, *, resume: bool | Path) -> Iterator[Claim]:
+    """Own a run folder for the time of the context; every process must call.
+
+    An empty folder is removed at the end.
+
+    Args:
+        config: The configuration.
+        processes: The processes of the run.
+        resume: Whether to go on with the newest run of this name; or the folder to go on with.
+
+    Raises:
+        InputError: If another process owns the folder, it cannot be made, or the configuration
+            differs in what a run cannot change. Nothing in the folder was changed then.
+    """
+    held: list[Lease] = []
+
+    def claim() -> tuple[Path, bool]:
+        folder, taken = _folder(config, resume)
+        held.append(taken)
+        begun = folder.config.is_file()
+        if begun:
+            _check_unchanged(folder, config)
+        remove_leftovers(folder.path)
+        remove_empty_runs(Path(config.output), folder_name(config))
+        return folder.path, begun
+
+    try:
+        path, begun = on_main(processes, claim)
+        yield Claim(RunFolder(path), begun, held[0] if held else None)
+    finally:
+        for each in held:
+            each.release()
+            with suppress(OSError):  # a folder with files in it
+                each.folder.rmdir()
+
+
+def folder_name(config: RunConfig) -> str:
+    """Return the name of a run's folder, without the number behind it."""
+    return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
+
+
+def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
+    output, name = Path(config.output), folder_name(config)
+    if isinstance(resume, Path):
+        folder = open_run_folder(resume)
+    else:
+        newest = newest_run_folder(output, name) if resume else None
+        if newest is None:
+            return claim_new_run(output, name)
+        folder = newest
+    try:
+        return folder, lease(folder.path, purpose="train")
+    except OSError as error:
+        raise InputError(
+            f"{folder.path}: cannot be written to ({error.strerror}). Fix its permissions, or "
+            "leave out --resume for a new run."
+        ) from error
+
+
+def _check_unchanged(folder: RunFolder, config: RunConfig) -> None:
+    old = read(str(folder.config)).validate(type(config))
+    changed = [
+        line
+        for line in differences(old, config)
+        if not line.startswith(FREE_ON_RESUME) and not _longer(line, config)
+    ]
+    if changed:
+        raise InputError(
+            *(f"{folder.config}: {line}" for line in changed),
+            f"{folder.path}: a run goes on with the configuration it began with. Leave out "
+            "--resume for a new run.",
+        )
+
+
+def _longer(difference: str, config: RunConfig) -> bool:
+    # The cosine's course depends on the number of epochs, and so does the beginning of an
+    # average over epochs; a constant rate does not.
+    constant = config.schedule.kind == "constant" and config.training.swa is None
+    return constant and difference.startswith("training.epochs")

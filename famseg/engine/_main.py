@@ -1,0 +1,64 @@
+"""What the first of several processes decides for all: one speaks, the others hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from famseg.config import InputError
+from famseg.engine._processes import Processes
+from famseg.runs import RunFolder, lease
+
+T = TypeVar("T")
+
+
+def on_main(processes: Processes, choose: Callable[[], T]) -> T:
+    """Let rank 0 choose; every process gets the choice, or the error.
+
+    Every process must call.
+
+    Args:
+        processes: The processes of the run.
+        choose: Called in rank 0 only; what it returns is pickled.
+
+    Raises:
+        InputError: In every process, if `choose` raises it.
+    """
+    chosen: T | InputError | None = None
+    if processes.main:
+        try:
+            chosen = choose()
+        except InputError as error:
+            chosen = error
+    chosen = processes.from_main(chosen)
+    if isinstance(chosen, InputError):
+        raise chosen
+    return chosen
+
+
+@contextmanager
+def leased(folder: RunFolder, processes: Processes, *, purpose: str) -> Iterator[None]:
+    """Own a run folder with all processes of a command: rank 0 holds the lease.
+
+    A folder that cannot be written to is used without one. Every process must call.
+
+    Args:
+        folder: The run folder.
+        processes: The processes of the command.
+        purpose: What it is for, as the name of the command.
+
+    Raises:
+        BusyError: In rank 0, and an InputError in the others, if another process owns the folder.
+    """
+    held = []
+
+    def take() -> None:
+        held.append(lease(folder.path, purpose=purpose, read_only=True))
+
+    on_main(processes, take)
+    try:
+        yield
+    finally:
+        for each in held:
+            each.release()

@@ -1,0 +1,33 @@
+from ._folder import RunFolder as RunFolder
+from ._folder import claim_new_run as claim_new_run
+from ._folder import newest_run_folder as newest_run_folder
+from ._folder import open_run_folder as open_run_folder
+from ._folder import remove_empty_runs as remove_empty_runs
+from ._lease import BusyError as BusyError
+from ._lease import Lease as Lease
+from ._lease import LostLeaseError as LostLeaseError
+from ._lease import lease as lease
+from ._lease import owner_of as owner_of
+from ._leftovers import remove_leftovers as remove_leftovers
+from ._owner import Owner as Owner
+from ._record import complete_record as complete_record
+from ._status import read_status as read_status
+from ._status import status_kept as status_kept
+
+__all__ = [
+    "BusyError",
+    "Lease",
+    "LostLeaseError",
+    "Owner",
+    "RunFolder",
+    "claim_new_run",
+    "complete_record",
+    "lease",
+    "newest_run_folder",
+    "open_run_folder",
+    "owner_of",
+    "read_status",
+    "remove_empty_runs",
+    "remove_leftovers",
+    "status_kept",
+]

@@ -1,0 +1,41 @@
+"""The record of the epochs, completed from a checkpoint after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.tracking import read_metrics, write_atomically
+from famseg.tracking._record import METRICS_FILE
+
+Row = dict[str, float | None]
+
+
+def complete_record(folder: Path, rows: Sequence[Mapping[str, float | None]]) -> list[Row]:
+    """Put the rows that a checkpoint has and ``metrics.jsonl`` lacks there, and return all.
+
+    A process that is killed between its checkpoint and its record leaves an epoch unrecorded.
+
+    Args:
+        folder: The run folder.
+        rows: One for each epoch of the checkpoint, as in ``metrics.jsonl``, with ``epoch``.
+
+    Raises:
+        InputError: If the record is damaged, or cannot be written.
+    """
+    written = {int(row["epoch"] or 0): row for row in read_metrics(folder)}
+    kept = {int(row["epoch"] or 0): dict(row) for row in rows}
+    complete = [row for _, row in sorted((kept | written).items())]
+    if len(complete) == len(written):
+        return complete
+    text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in complete)
+    path = folder / METRICS_FILE
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}). Make room or fix its permissions."
+        ) from error
+    return complete

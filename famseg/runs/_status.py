@@ -1,0 +1,75 @@
+"""How a run stands, in a file of its folder: whether it runs, ended, failed or was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from famseg.config import InputError
+from famseg.config._json import read_json
+from famseg.runs._lease import owner_of
+from famseg.tracking import write_json
+
+NAME = "status.json"
+RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+KILLED = "killed"
+TRAIN = "train"
+"""The purpose of a lease under which a run is trained."""
+
+
+@contextmanager
+def status_kept(folder: Path) -> Iterator[None]:
+    """Write how a run stands when it begins, and how it ended: also by an exception.
+
+    A process that is killed leaves the entry of a running one; its lease tells `read_status` so.
+    Where the disk is full the file stays as it was.
+
+    Args:
+        folder: The run folder, which this process owns.
+    """
+    _write(folder, RUNNING)
+    try:
+        yield
+    except BaseException as error:
+        lines = str(error).splitlines()
+        # A signal is no Exception.
+        state = FAILED if isinstance(error, Exception) else INTERRUPTED
+        _write(folder, state, lines[0] if lines else type(error).__name__)
+        raise
+    _write(folder, FINISHED)
+
+
+def read_status(folder: Path) -> str | None:
+    """Return how a run stands, in words; None where nothing is written.
+
+    ``running`` or ``running on HOST``, ``finished``, ``interrupted (why)``, ``failed (why)``; of a
+    process that no longer exists, or has long given no sign of life on another machine, ``killed``.
+
+    Args:
+        folder: The run folder.
+    """
+    try:
+        content = read_json(folder / NAME, "")
+    except InputError:
+        return None
+    if not isinstance(content.get("state"), str):
+        return None
+    state, reason = content["state"], content.get("reason")
+    if state == RUNNING:
+        owner = owner_of(folder)
+        if owner is None or owner.purpose != TRAIN:
+            return KILLED
+        return RUNNING if owner.near else f"{RUNNING} on {owner.host}"
+    return f"{state} ({reason})" if reason else state
+
+
+def _write(folder: Path, state: str, reason: str | None = None) -> None:
+    entry = {
+        "state": state,
+        "reason": reason,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with suppress(OSError):
+        write_json(folder / NAME, entry)

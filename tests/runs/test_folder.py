@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from famseg.config import InputError
+from famseg.runs import claim_new_run, lease, newest_run_folder, open_run_folder, remove_empty_runs
+
+
+def begun(output: Path, *names: str) -> None:
+    for name in names:
+        (output / name).mkdir(parents=True)
+        (output / name / "config.yaml").touch()
+
+
+def dead_lease(folder: Path) -> None:
+    """Leave what a killed process leaves that owned the folder."""
+    with lease(folder) as held:
+        assert held.path is not None
+        text = held.path.read_text()
+    (folder / "lease-3.json").write_text(text.replace('"started": ', '"started": 1'))
+
+
+def test_a_new_run_never_takes_the_folder_of_another(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        folder, held = claim_new_run(tmp_path / "runs", "a")
+        names.append(folder.path.name)
+        folder.config.touch()
+        held.release()
+    assert names == ["a", "a-2", "a-3"]
+
+
+def test_a_new_run_never_takes_the_folder_of_one_that_begins(tmp_path: Path) -> None:
+    _, first = claim_new_run(tmp_path, "a")
+    _, second = claim_new_run(tmp_path, "a")
+    with first, second:
+        assert (first.folder.name, second.folder.name) == ("a", "a-2")
+
+
+def test_the_newest_run_of_a_name_is_found_by_its_number(tmp_path: Path) -> None:
+    begun(tmp_path, "a", "a-2", "a-10", "a-b", "ab-11", "a-012")
+    (tmp_path / "a-12").mkdir()
+    (tmp_path / "a-12" / "notes.txt").touch()  # somebody's: not a run
+    found = newest_run_folder(tmp_path, "a")
+    assert found is not None
+    assert found.path.name == "a-10"
+    assert newest_run_folder(tmp_path, "c") is None
+    assert newest_run_folder(tmp_path / "none", "a") is None
+
+
+def test_what_a_killed_first_start_left_is_used_again(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    dead_lease(folder)
+    (folder / ".config.yaml.0123456789abcdef.part").write_text("half")
+    (folder / "provenance.json").write_text("{}")
+    newest = newest_run_folder(tmp_path, "a")
+    assert newest is not None
+    assert newest.path == folder
+    again, held = claim_new_run(tmp_path, "a")
+    assert again.path == folder
+    assert [path.name for path in folder.iterdir()] == ["lease-4.json"]
+    held.release()
+
+
+def test_empty_folders_of_a_name_are_removed_and_no_others(tmp_path: Path) -> None:
+    begun(tmp_path, "a")
+    for name in ("a-2", "a-3", "b", "a-4"):
+        (tmp_path / name).mkdir()
+    dead_lease(tmp_path / "a-3")
+    with lease(tmp_path / "a-4"):  # another process is about to begin
+        remove_empty_runs(tmp_path, "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a-4", "b"]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"output: .*file: no run folder .* output=FOLDER"):
+        claim_new_run(tmp_path / "file", "a")
+
+
+def test_a_folder_without_configuration_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no run folder"):
+        open_run_folder(tmp_path)
