@@ -16,8 +16,10 @@ from ._classification_summary import classification_metrics as classification_me
 from ._classification_summary import summarise_classes as summarise_classes
 from ._classification_table import classification_signs as classification_signs
 from ._classification_table import classification_table as classification_table
+from ._evaluate import Baseline as Baseline
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
+from ._evaluate import predicted_outline as predicted_outline
 from ._files import FilePair as FilePair
 from ._files import pair_files as pair_files
 from ._files import score_files as score_files
@@ -49,6 +51,7 @@ from ._variance import variance_ratio as variance_ratio
 __all__ = [
     "SCORES",
     "Answer",
+    "Baseline",
     "Bin",
     "Calibration",
     "CaseRow",
@@ -80,6 +83,7 @@ __all__ = [
     "penalty_effect_share",
     "penalty_term",
     "penalty_time_share",
+    "predicted_outline",
     "read_cases",
     "score",
     "score_files",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,8 +18,19 @@ from famseg.evaluation._metrics import dice, surface_scores
 from famseg.evaluation._pair import Pair, measure
 from famseg.tracking import write_atomically
 
-Source = Literal["model", "mean_skull"]
-Region = Literal["skull", "implant"]
+Source = Literal[
+    "model",
+    "mean_skull",
+    "outlined_mean_skull",
+    "outlined_nearest_skull",
+    "outlined_mirror",
+    "outlined_thin_plate",
+    "oracle_mean_skull",
+    "oracle_nearest_skull",
+    "oracle_mirror",
+    "oracle_thin_plate",
+]
+Region = Literal["skull", "implant", "implant_masked"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 REGIONS: tuple[Region, ...] = get_args(Region)
@@ -34,8 +45,12 @@ class CaseRow:
     Attributes:
         set: Evaluation set, as ``set1``.
         subject: Who it is.
-        source: Who answered: the ``model``, or the one ``mean_skull`` that ignores the input.
-        region: ``skull``: everywhere; ``implant``: inside the removed region alone.
+        source: Who answered: the ``model``, the one ``mean_skull`` that ignores the input, or a
+            baseline within the outline that the model predicts (``outlined_...``) or within the
+            region that was removed, which nobody knows in practice (``oracle_...``).
+        region: ``skull``: everywhere; ``implant``: all that the answer adds to the defective skull;
+            ``implant_masked``: only what it has inside the removed region, which is to be told
+            where the implant belongs.
         dsc: Dice coefficient.
         bdsc: Border Dice, within 10 mm of the bone that was left; None for the whole skull.
         volume_difference_ml: Answer minus truth.
@@ -94,9 +109,15 @@ def case_scores(
     subject: str,
     dataset: str,
     source: Source = "model",
+    regions: Collection[Region] = REGIONS,
     tolerance_mm: float | None = None,
 ) -> list[CaseRow]:
-    """Score one answer: everywhere, and inside the removed region, where the implant belongs.
+    """Score one answer as a skull, as an implant, and as an implant inside the removed region.
+
+    The implant is what the answer adds to the skull with the hole, wherever that is: bone in the
+    wrong place counts against it. Inside the removed region it is scored by itself, too, as
+    other publications do: whoever gets that number was told where the implant belongs, and the mean
+    skull reaches a Dice coefficient of about 0.5 in it with no idea of the defect.
 
     Args:
         prediction: The completed skull, a mask of shape ``(X, Y, Z)``.
@@ -106,10 +127,11 @@ def case_scores(
         subject: Who it is.
         dataset: Name of the evaluation set.
         source: Who answered.
+        regions: Which rows are wanted.
         tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
 
     Returns:
-        Two rows: ``skull`` and ``implant``.
+        A row for each region, in the order of ``REGIONS``.
 
     Raises:
         ValueError: As ``surface_scores``, naming set and subject.
@@ -120,15 +142,18 @@ def case_scores(
         removed, _ = as_masks(region, label)
         spacing = as_spacing(spacing_mm)
         tolerance = as_tolerance(tolerance_mm, spacing)
-        implants = predicted & removed, truth & removed
         bone = truth & ~removed
+        added = predicted & ~bone, truth & removed
+        masked = predicted & removed, truth & removed
         pairs: dict[Region, Pair] = {
             "skull": Pair(predicted, truth, spacing, tolerance, "diagonal", None, None),
-            "implant": Pair(*implants, spacing, tolerance, "diagonal", implants, bone),
+            "implant": Pair(*added, spacing, tolerance, "diagonal", added, bone),
+            "implant_masked": Pair(*masked, spacing, tolerance, "diagonal", masked, bone),
         }
         return [
             CaseRow(set=dataset, subject=subject, source=source, region=name, **_measured(pair))
             for name, pair in pairs.items()
+            if name in regions
         ]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

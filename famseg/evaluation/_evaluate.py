@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from famseg.config import InputError
+from famseg.config._atomic import fresh_part
+from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
-from famseg.evaluation._cases import CaseRow, Source, case_scores, write_cases
+from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
 from famseg.evaluation._pictures import SlicesCase, slices_picture
 from famseg.evaluation._summary import Summary, summarise
 from famseg.evaluation._surface import Mask
@@ -22,9 +27,18 @@ from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
 from famseg.tracking import write_atomically, write_json
 
+PREDICTIONS = "predictions"
+
 Predict = Callable[[Tensor], Tensor]
 Cases = Dataset[Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
+Baseline = Callable[[Mask, Mask, npt.NDArray[np.float64]], Mask]
+"""A method that needs to be told where the implant belongs.
+
+Maps the defective skull and the outline, masks of shape ``(X, Y, Z)``, and the affine ``(4, 4)``
+from voxels to mm to bone; what of it lies inside the outline and not in the skull is the implant.
+"""
+Save = Literal["none", "failed", "all"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +63,14 @@ def evaluate(
     processes: Processes | None = None,
     threshold: float = 0.5,
     tolerance_mm: float | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
+    save: Save = "none",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a network and the mean skull on the same cases; write tables and a picture.
+
+    Baselines are given the outline that the network predicts (`predicted_outline`), and once more
+    the region that was removed: an oracle, for what they could reach.
 
     Cases are dealt out to the processes and predicted one by one, so that the result does not
     depend on the number of processes. Every process must call this function and gets the whole
@@ -69,6 +88,10 @@ def evaluate(
         processes: The processes of the run; None for one alone.
         threshold: Probabilities above it are bone.
         tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        baselines: Other methods by name: ``mean_skull``, ``nearest_skull``, ``mirror``,
+            ``thin_plate``. Items then need ``affine``.
+        save: Which completed skulls are written, as ``predictions/SET/SUBJECT.nii.gz`` with the
+            item's ``affine``: none, those of failed cases, or all.
         progress: Called in the first process after each of its cases with the set's name, its
             finished and all its cases of the set.
 
@@ -86,7 +109,13 @@ def evaluate(
     rows: list[CaseRow] = []
     ratios = {}
     for each in answers:
-        parts, ratio = _score(each, processes, mean_skull, tolerance_mm, progress)
+        parts, ratio = _score(
+            each,
+            processes,
+            mean_skull,
+            _Extras(tolerance_mm, baselines or {}, save, folder),
+            progress,
+        )
         dealt = [part for share in processes.gather(parts) for part in share]
         rows += [row for _, part in sorted(dealt, key=lambda part: part[0]) for row in part]
         ratio.gather(processes)
@@ -103,11 +132,22 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class _Extras:
+    """What is done with each case beside the model's scores."""
+
+    tolerance_mm: float | None
+    baselines: Mapping[str, Baseline]
+    save: Save
+    folder: Path
+
+
+@dataclass(frozen=True)
 class _Case:
     """One case as arrays of shape (X, Y, Z), with the model's answer."""
 
     subject: str
     spacing_mm: tuple[float, float, float]
+    affine: npt.NDArray[np.float64] | None
     image: Mask
     label: Mask
     region: Mask
@@ -144,6 +184,7 @@ class _Answers:
         return _Case(
             subject=str(item["subject"]),
             spacing_mm=(x, y, z),
+            affine=None if "affine" not in item else np.asarray(item["affine"], dtype=np.float64),
             image=_mask(item["image"]),
             label=_mask(item["label"]),
             region=_mask(item["region"]),
@@ -160,7 +201,7 @@ def _score(
     answers: _Answers,
     processes: Processes,
     mean_skull: npt.ArrayLike | None,
-    tolerance_mm: float | None,
+    extras: _Extras,
     progress: Progress | None,
 ) -> tuple[list[tuple[int, list[CaseRow]]], VarianceRatio]:
     """Return this process's rows by case number, and its sums for the variance ratio."""
@@ -173,10 +214,9 @@ def _score(
         candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
         if mean_skull is not None:
             candidates["mean_skull"] = mean_skull
-        rows = [
-            row
-            for source, answer in candidates.items()
-            for row in case_scores(
+        rows = []
+        for source, answer in (candidates | _baselines(case, extras.baselines)).items():
+            rows += case_scores(
                 answer,
                 case.label,
                 case.region,
@@ -184,13 +224,71 @@ def _score(
                 subject=case.subject,
                 dataset=answers.name,
                 source=source,
-                tolerance_mm=tolerance_mm,
+                regions=REGIONS if source in candidates else ("implant",),
+                tolerance_mm=extras.tolerance_mm,
             )
-        ]
         parts.append((index, rows))
+        failed = any(row.failed for row in rows if row.source == "model")
+        if extras.save == "all" or (extras.save == "failed" and failed):
+            _save(case, extras.folder / PREDICTIONS / answers.name)
         if progress is not None and processes.main:
             progress(answers.name, done, len(share))
     return parts, ratio
+
+
+def _baselines(case: _Case, baselines: Mapping[str, Baseline]) -> dict[Source, npt.ArrayLike]:
+    """Return the completed skulls of all baselines, within each of the two outlines."""
+    found: dict[Source, npt.ArrayLike] = {}
+    if not baselines:
+        return found
+    if case.affine is None:
+        raise ValueError(f"subject {case.subject}: baselines need the item's affine.")
+    outlines = {"outlined": predicted_outline(case.output, case.image), "oracle": case.region}
+    for kind, outline in outlines.items():
+        for name, baseline in baselines.items():
+            source = f"{kind}_{name}"
+            if source not in SOURCES:
+                raise ValueError(f"no baseline is called {name!r}: {', '.join(SOURCES[2:])}.")
+            bone = baseline(case.image, outline, case.affine) if outline.any() else case.image
+            found[source] = case.image | (bone & outline)
+    return found
+
+
+def predicted_outline(output: Mask, image: Mask) -> Mask:
+    """Return where an answer puts the implant: its large pieces, closed and grown by a voxel.
+
+    Small pieces are those of less than a tenth of the largest one. A voxel is added on each side as
+    a method that is given the outline may be thicker than the answer.
+
+    Args:
+        output: The completed skull, a mask of shape ``(X, Y, Z)``.
+        image: The defective skull, same shape.
+
+    Returns:
+        A mask of the same shape, empty if the answer adds nothing.
+    """
+    added = output & ~image
+    labels, count = ndimage.label(added)
+    if not count:
+        return added
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    large: Mask = np.isin(labels, np.flatnonzero(sizes >= sizes.max() / 10))
+    padded = np.pad(large, 2)
+    grown = ndimage.binary_dilation(ndimage.binary_closing(padded, iterations=2))
+    outline: Mask = grown[2:-2, 2:-2, 2:-2]
+    return outline
+
+
+def _save(case: _Case, folder: Path) -> None:
+    """Write the completed skull of a case."""
+    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
+    # A case of a fixed set is called ID/CLASS; a manifest that somebody wrote may say anything.
+    parts = [part for part in case.subject.split("/") if part not in ("", ".", "..")]
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.nii.gz" if parts else "case.nii.gz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fresh_part(path, ".nii.gz") as part:
+        write_volume(Volume(case.output.astype(np.uint8), affine), part)
 
 
 def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[SlicesCase]:
@@ -226,6 +324,8 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
+        if (folder / PREDICTIONS).is_dir() and not (folder / PREDICTIONS).is_symlink():
+            shutil.rmtree(folder / PREDICTIONS)  # of the network that was scored before
         write_atomically(folder / "slices.png", b"")
         (folder / "slices.png").unlink()
     except OSError as error:

@@ -26,6 +26,10 @@ _ROWS = (
     ("components", "components", 1),
     ("roughness_mm", "roughness mm", 2),
 )
+_HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in REGIONS}
+# Sources that are scored as the model is; the others as implants only.
+_BESIDE = ("model", "mean_skull")
+_OF_BASELINES = ("dsc", "bdsc", "hd95_mm")
 
 
 def summarise(rows: Iterable[CaseRow]) -> Summary:
@@ -36,7 +40,7 @@ def summarise(rows: Iterable[CaseRow]) -> Summary:
 
     Returns:
         ``{set: {region: {metric: figures}, "mean_skull": {region: {metric: figures}}}}``: the
-        model's regions stand directly under the set, the baseline's under ``mean_skull``. Figures
+        model's regions stand directly under the set, a baseline's under its name. Figures
         are ``mean``, ``std`` (of the population: divided by n), ``median``, ``min``, ``max``, ``n``
         and ``failed``. A metric that a region does not have is left out of it. The order of the
         rows does not matter. All is finite: it fits JSON.
@@ -54,9 +58,10 @@ def summarise(rows: Iterable[CaseRow]) -> Summary:
     for name in dict.fromkeys(row.set for row in rows):
         of_set = [row for row in rows if row.set == name]
         summary[name] = _regions([row for row in of_set if row.source == "model"])
-        baseline = _regions([row for row in of_set if row.source == "mean_skull"])
-        if baseline:
-            summary[name]["mean_skull"] = baseline
+        for source in SOURCES[1:]:
+            baseline = _regions([row for row in of_set if row.source == source])
+            if baseline:
+                summary[name][source] = baseline
     return summary
 
 
@@ -65,7 +70,8 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
 
     ``test/set1/skull/dsc`` is the mean, ``.../dsc_std`` its standard deviation; ``.../n`` and
     ``.../failed`` count the region's cases; ``test/set1/mean_skull/skull/dsc`` is the baseline's.
-    ``test/set1/variance_ratio`` is left out where it is undefined.
+    Of baselines within an outline there are DSC, border DSC and HD95 only; the case table has the
+    rest. ``test/set1/variance_ratio`` is left out where it is undefined.
 
     Args:
         summary: As ``summarise`` or ``evaluate`` returns it.
@@ -81,23 +87,36 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
             flat[f"{prefix}/{name}/variance_ratio"] = of_set["variance_ratio"]
         for source, region, metrics in _blocks(of_set):
             path = "/".join([prefix, name, *([] if source == "model" else [source]), region])
+            if source not in _BESIDE:
+                metrics = {key: metrics[key] for key in _OF_BASELINES if key in metrics}
             flat |= flat_figures(path, metrics)
     return flat
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Return the summary as plain text: a block for each set, the baseline beside the model.
+    """Return the summary as plain text: a block for each set, then one for its baselines.
 
     Args:
         summary: As ``evaluate`` returns it.
 
     Returns:
         Mean ± standard deviation by metric with its unit, and failed cases, for the whole skull and
-        for the implant; without a newline at the end. Fits 88 columns while distances stay below
-        100 mm.
+        for the implant; then the implants of the baselines. Without a newline at the end. Fits 88
+        columns while distances stay below 100 mm.
     """
     blocks = [_block(name, of_set) for name, of_set in summary.items()]
+    blocks += [each for name, of_set in summary.items() if (each := _baselines(name, of_set))]
     notes = []
+    if any("implant_masked" in of_set for of_set in summary.values()):
+        notes.append(
+            "implant: all that the answer adds to the defective skull; implant masked: only what\n"
+            "it has inside the removed region, as if that were known"
+        )
+    if any("outlined" in source for of_set in summary.values() for source in of_set):
+        notes.append(
+            "outlined: within the outline that the model predicts; oracle: within the removed\n"
+            "region, as if that were known"
+        )
     if any("variance_ratio" in of_set for of_set in summary.values()):
         notes.append(
             "variance ratio: outputs over truths; 1 varies as the truth, 0 is one skull for all"
@@ -110,15 +129,36 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
 
+def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
+    """Return the implants of baselines; empty where there are none."""
+    lines = [["", *(header for metric, header, _ in _ROWS if metric in _OF_BASELINES), "failed"]]
+    for source, region, metrics in _blocks(of_set):
+        if source == "model" or region == "skull":
+            continue
+        figures = [(metrics.get(key), digits) for key, _, digits in _ROWS if key in _OF_BASELINES]
+        cells = [_cell(each, digits) for each, digits in figures]
+        title = source.replace("_", " ") + (", masked" if region == "implant_masked" else "")
+        lines.append([title, *cells, str(metrics["dsc"]["failed"])])
+    if len(lines) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        [f"{name}: implants of other methods", *(_aligned(line, widths) for line in lines)]
+    )
+
+
 def _block(name: str, of_set: Mapping[str, Any]) -> str:
-    columns = sorted(_blocks(of_set), key=lambda block: REGIONS.index(block[1]))
+    columns = sorted(
+        (block for block in _blocks(of_set) if block[0] == "model" or block[1] == "skull"),
+        key=lambda block: REGIONS.index(block[1]),
+    )
     cases = max((metrics["dsc"]["n"] for _, _, metrics in columns), default=0)
     title = f"{name}: {cases} case{'s' * (cases != 1)}"
     if "variance_ratio" in of_set:
         ratio = of_set["variance_ratio"]
         title += f", variance ratio {'undefined' if ratio is None else format(ratio, '.3f')}"
     lines = [
-        ["", *(region if source == "model" else "mean skull" for source, region, _ in columns)]
+        ["", *(_HEADERS[r] if source == "model" else "mean skull" for source, r, _ in columns)]
     ]
     for metric, header, digits in _ROWS:
         figures = [metrics.get(metric) for _, _, metrics in columns]

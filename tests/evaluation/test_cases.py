@@ -29,8 +29,8 @@ def rows(box):
 
 def test_the_whole_skull_and_the_removed_region_are_scored(box, rows):
     answer = np.roll(box, 1, axis=1)
-    skull, implant = rows
-    assert (skull.region, implant.region) == ("skull", "implant")
+    skull, _, implant = rows
+    assert [row.region for row in rows] == ["skull", "implant", "implant_masked"]
     assert (skull.set, skull.subject, skull.source) == ("set1", "a", "model")
     assert skull.dsc == dice(answer, box)
     inside = np.zeros_like(box)
@@ -49,7 +49,7 @@ def test_border_and_roughness_are_those_of_the_implant(box, rows):
     answer = np.roll(box, 1, axis=1)
     inside = np.zeros_like(box)
     inside[8:] = True
-    skull, implant = rows
+    skull, _, implant = rows
     assert (skull.bdsc, skull.roughness_mm) == (None, None)
     bone = box & ~inside
     assert implant.bdsc == border_dice(answer & inside, box & inside, bone, SPACING)
@@ -59,21 +59,39 @@ def test_border_and_roughness_are_those_of_the_implant(box, rows):
 
 
 def test_an_empty_answer_has_failed_and_is_scored_by_the_rule(box):
-    skull, implant = case_scores(
+    skull, *implants = case_scores(
         np.zeros_like(box), box, box, (1.0, 1.0, 1.0), subject="a", dataset="set1"
     )
-    for row in (skull, implant):
+    for row in (skull, *implants):
         assert (row.failed, row.empty_truth, row.dsc, row.voxels) == (True, False, 0.0, 0)
         assert row.hd95_mm == pytest.approx(20 * np.sqrt(3))
         assert (row.components, row.volume_difference_ml) == (0, pytest.approx(-0.12))
-    assert (implant.bdsc, implant.roughness_mm) == (0.0, 5.0)
+    assert [(row.bdsc, row.roughness_mm) for row in implants] == [(0.0, 5.0)] * 2
+
+
+def test_bone_in_the_wrong_place_counts_against_the_implant(box):
+    region = np.zeros_like(box)
+    region[8:] = True
+    answer = box.copy()
+    answer[0, :, :] = True  # 400 voxels far from the removed region
+    skull, implant, masked = case_scores(answer, box, region, SPACING, subject="a", dataset="set1")
+    wanted = np.count_nonzero(box & region)
+    assert (implant.voxels, implant.truth_voxels) == (wanted + 400, wanted)
+    assert implant.dsc == pytest.approx(2 * wanted / (2 * wanted + 400))
+    assert masked.dsc == 1.0
+    assert skull.dsc < 1.0
+
+
+def test_only_the_wanted_regions_are_scored(box):
+    rows = case_scores(box, box, box, SPACING, subject="a", dataset="set1", regions=("implant",))
+    assert [row.region for row in rows] == ["implant"]
 
 
 def test_a_region_without_bone_is_right_when_left_empty(box):
     region = ~box
-    _, implant = case_scores(box, box, region, SPACING, subject="a", dataset="set1")
+    *_, implant = case_scores(box, box, region, SPACING, subject="a", dataset="set1")
     assert (implant.failed, implant.empty_truth, implant.dsc, implant.hd_mm) == (False, True, 1, 0)
-    _, implant = case_scores(region, box, region, SPACING, subject="a", dataset="set1")
+    *_, implant = case_scores(region, box, region, SPACING, subject="a", dataset="set1")
     assert (implant.failed, implant.empty_truth, implant.dsc) == (True, True, 0)
 
 
@@ -101,7 +119,7 @@ def test_all_faults_of_a_table_come_at_once(rows, tmp_path):
     write_cases([*rows, *rows, *rows], path)
     lines = path.read_text().splitlines()
     lines[1] = lines[1].replace("skull", "skul")
-    lines[2] = lines[2].replace(",0.8", ",nan")
+    lines[2] = ",".join([*lines[2].split(",")[:4], "nan", *lines[2].split(",")[5:]])
     lines[3] += ",7"
     lines[4] = lines[4].rsplit(",", 1)[0]
     lines[5] = lines[5].replace("False,False", "False,no")
@@ -109,7 +127,7 @@ def test_all_faults_of_a_table_come_at_once(rows, tmp_path):
     with pytest.raises(InputError) as caught:
         read_cases(path)
     assert list(caught.value.faults) == [
-        f"{path}:2: region is 'skul'. Choose from skull, implant.",
+        f"{path}:2: region is 'skul'. Choose from skull, implant, implant_masked.",
         f"{path}:3: dsc is 'nan'. Give a finite number.",
         f"{path}:4: does not have 25 values. Write the table again.",
         f"{path}:5: does not have 25 values. Write the table again.",

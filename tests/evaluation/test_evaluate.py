@@ -12,7 +12,15 @@ import warm
 from toy_cases import Boxes, mean_box, predict, run
 
 from famseg.config import InputError
-from famseg.evaluation import dice, evaluate, read_cases, summarise, variance_ratio
+from famseg.datasets import read_volume
+from famseg.evaluation import (
+    dice,
+    evaluate,
+    predicted_outline,
+    read_cases,
+    summarise,
+    variance_ratio,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def test_model_and_baseline_are_scored_on_the_same_cases(folder):
     rows = read_cases(folder / "cases.csv")
     order = [(row.set, row.subject, row.source, row.region) for row in rows]
     subjects = [("set1", f"box{index}") for index in range(3)] + [("set2", "box0")]
-    answers = product(("model", "mean_skull"), ("skull", "implant"))
+    answers = product(("model", "mean_skull"), ("skull", "implant", "implant_masked"))
     wanted = [(*subject, *answer) for subject, answer in product(subjects, list(answers))]
     assert order == wanted
     item = Boxes(3)[2]
@@ -38,7 +46,10 @@ def test_model_and_baseline_are_scored_on_the_same_cases(folder):
     answer = predict(item["image"][None])[0, 0].numpy() > 0.5
     by_key = dict(zip(order, rows, strict=True))
     assert by_key["set1", "box2", "model", "skull"].dsc == dice(answer, label)
-    assert by_key["set1", "box2", "model", "implant"].dsc == dice(answer & region, label & region)
+    masked = by_key["set1", "box2", "model", "implant_masked"]
+    assert masked.dsc == dice(answer & region, label & region)
+    added = by_key["set1", "box2", "model", "implant"]
+    assert added.dsc == dice(answer & ~(label & ~region), label & region)
     assert by_key["set1", "box2", "mean_skull", "skull"].dsc == dice(mean_box(), label)
 
 
@@ -84,6 +95,76 @@ def test_progress_is_told_case_by_case(tmp_path):
 def test_a_threshold_decides_what_is_bone(tmp_path):
     strict = run(tmp_path, threshold=0.9).summary["set1"]["implant"]["dsc"]["mean"]
     assert strict == 0.0
+
+
+def filled(image, outline, affine):
+    """Fill the whole outline; the affine must be the item's."""
+    assert affine[0, 0] == 2.0
+    return outline
+
+
+def test_baselines_get_the_predicted_outline_and_the_true_region(tmp_path):
+    found = run(tmp_path, baselines={"mirror": filled})
+    item = Boxes(3)[2]
+    image, label, region = (item[key][0].numpy() > 0.5 for key in ("image", "label", "region"))
+    added = predict(item["image"][None])[0, 0].numpy() > 0.5
+    outline = predicted_outline(added, image)
+    rows = {(row.subject, row.source): row for row in found.rows if row.region == "implant"}
+    implant = label & region
+    assert rows["box2", "oracle_mirror"].dsc == dice(region & ~image, implant)
+    assert rows["box2", "outlined_mirror"].dsc == dice(outline & ~image, implant)
+    # The model missed this box, and so did what depends on its outline.
+    assert rows["box0", "outlined_mirror"].failed
+    assert not rows["box0", "oracle_mirror"].failed
+    regions = {row.region for row in found.rows if row.source == "oracle_mirror"}
+    assert regions == {"implant"}
+
+
+def test_an_unknown_baseline_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no baseline is called 'magic'"):
+        run(tmp_path, baselines={"magic": filled})
+
+
+def test_the_outline_is_the_large_pieces_grown_by_a_voxel():
+    image = np.zeros((12, 12, 12), dtype=bool)
+    output = image.copy()
+    output[4:8, 4:8, 4:8] = True
+    output[5, 5, 5] = False  # closed
+    output[0, 0, 0] = True  # a speck
+    outline = predicted_outline(output, image)
+    assert np.array_equal(np.argwhere(outline).min(0), [3, 3, 3])
+    assert np.array_equal(np.argwhere(outline).max(0), [8, 8, 8])
+    assert outline[5, 5, 5]
+    assert not predicted_outline(image, image).any()
+
+
+@pytest.mark.parametrize(
+    ("save", "wanted"),
+    [("none", []), ("failed", ["box0"]), ("all", ["box0", "box1", "box2"])],
+)
+def test_completed_skulls_are_saved_where_they_are_asked_for(tmp_path, save, wanted):
+    def all_or_nothing(images):
+        return torch.zeros_like(images) if images.sum() < 90 else torch.ones_like(images)
+
+    for each in ("all", save):  # what an earlier evaluation left is gone
+        evaluate(all_or_nothing, {"set1": Boxes(3)}, None, tmp_path, save=each)
+    files = sorted((tmp_path / "predictions").rglob("*.nii.gz"))
+    assert files == [tmp_path / "predictions" / "set1" / f"{name}.nii.gz" for name in wanted]
+    if save == "all":
+        saved = [read_volume(path) for path in files]
+        assert [each.array.mean() for each in saved] == [0, 1, 1]
+        assert np.allclose(saved[2].affine, Boxes(3)[2]["affine"])
+
+
+def test_a_subject_cannot_name_a_place_elsewhere(tmp_path):
+    class Elsewhere(Boxes):
+        def __getitem__(self, index):
+            return {**super().__getitem__(index), "subject": "../../up/box"}
+
+    folder = tmp_path / "evaluation"
+    evaluate(predict, {"set1": Elsewhere(2)}, None, folder, save="all")
+    assert (folder / "predictions/set1/up/box.nii.gz").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation"]
 
 
 def test_without_a_mean_skull_there_is_no_baseline(tmp_path):

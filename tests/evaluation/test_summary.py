@@ -71,7 +71,7 @@ def test_the_baseline_stands_beside_the_model(rows):
 
 def test_without_a_baseline_there_is_none(rows):
     summary = summarise(row for row in rows if row.source == "model")
-    assert set(summary["set1"]) == {"skull", "implant"}
+    assert set(summary["set1"]) == {"skull", "implant", "implant_masked"}
 
 
 def test_the_order_of_the_rows_does_not_matter(rows):
@@ -104,24 +104,44 @@ def test_the_table_shows_units_baseline_failures_and_ratio(rows):
     summary["set1"]["variance_ratio"] = 0.1234
     lines = table(summary).splitlines()
     assert lines[0] == "set1: 3 cases, variance ratio 0.123"
-    assert lines[1].split() == ["skull", "mean", "skull", "implant", "mean", "skull"]
+    assert lines[1].split() == ["skull", "mean", "skull", "implant", "implant", "masked"]
     assert lines[2].split()[:7] == ["DSC", "0.611", "±", "0.437", "0.667", "±", "0.000"]
-    assert lines[2].split()[7:] == ["0.636", "±", "0.452", "0.800", "±", "0.000"]
+    assert lines[2].split()[7:] == ["0.611", "±", "0.437", "0.636", "±", "0.452"]
     headers = [line[2:20].split("  ")[0] for line in lines[3:13]]
     assert headers[:4] == ["border DSC", "HD mm", "HD95 mm", "HD95 directed mm"]
     assert headers[4:7] == ["HD95 pooled mm", "ASSD mm", "NSD"]
     assert headers[7:] == ["volume diff. ml", "components", "roughness mm"]
     assert lines[3].split()[:3] == ["border", "DSC", "-"]  # the whole skull has no border
-    assert lines[13].split() == ["failed", "1", "0", "1", "0"]
-    assert "variance ratio: outputs over truths" in lines[15]
-    assert lines[16].startswith("failed: no bone in the answer")
+    assert lines[13].split() == ["failed", "1", "0", "1", "1"]
+    assert lines[15] == "set1: implants of other methods"
+    assert lines[16].split() == ["DSC", "border", "DSC", "HD95", "mm", "failed"]
+    assert lines[17].split()[:5] == ["mean", "skull", "0.667", "±", "0.000"]
+    assert lines[18].split()[:6] == ["mean", "skull,", "masked", "0.800", "±", "0.000"]
+    assert lines[20].startswith("implant: all that the answer adds to the defective skull")
+    assert "variance ratio: outputs over truths" in lines[22]
+    assert lines[23].startswith("failed: no bone in the answer")
     assert all(line == line.rstrip() and len(line) <= 88 for line in lines)
 
 
 def test_the_table_has_a_block_for_each_set(rows):
     rows = [*rows, *(replace(row, set="set2") for row in rows if row.subject == "a")]
     titles = [line for line in table(summarise(rows)).splitlines() if line.startswith("set")]
-    assert titles == ["set1: 3 cases", "set2: 1 case"]
+    others = [f"set{number}: implants of other methods" for number in (1, 2)]
+    assert titles == ["set1: 3 cases", "set2: 1 case", *others]
+
+
+def test_baselines_within_an_outline_are_implants_with_few_flat_names(rows):
+    implants = [row for row in rows if row.source == "mean_skull" and row.region == "implant"]
+    beside = [replace(row, source="outlined_mirror") for row in implants]
+    beside += [replace(row, source="oracle_mirror", dsc=0.5) for row in implants]
+    summary = summarise([*rows, *beside])
+    flat = {name for name in flat_metrics(summary) if "mirror" in name}
+    ends = ["dsc", "dsc_std", "bdsc", "bdsc_std", "hd95_mm", "hd95_mm_std", "n", "failed"]
+    kinds = ("outlined_mirror", "oracle_mirror")
+    assert flat == {f"test/set1/{kind}/implant/{end}" for kind in kinds for end in ends}
+    lines = table(summary).splitlines()
+    assert any(line.split()[:4] == ["oracle", "mirror", "0.500", "±"] for line in lines)
+    assert "outlined: within the outline that the model predicts" in table(summary)
 
 
 def test_the_table_explains_nothing_that_did_not_happen(rows):

@@ -36,6 +36,7 @@ class Boxes(Dataset[Mapping[str, Any]]):
         } | {
             "subject": f"box{index}",
             "spacing_mm": torch.tensor([2.0, 2.0, 2.0]),
+            "affine": torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64)),
         }
 
 
