@@ -3,5 +3,35 @@ from ._close import open_edges as open_edges
 from ._inside import inside as inside
 from ._load import load_mesh as load_mesh
 from ._load import space_note as space_note
+from ._mesh import Mesh as Mesh
+from ._read import read_mesh as read_mesh
+from ._read import voxelize as voxelize
+from ._solid import intersect as intersect
+from ._solid import is_manifold as is_manifold
+from ._solid import largest_pieces as largest_pieces
+from ._solid import simplify as simplify
+from ._solid import subtract as subtract
+from ._solid import union as union
+from ._surface import surface_mesh as surface_mesh
+from ._surface import surface_mesh_of_field as surface_mesh_of_field
+from ._write import write_mesh as write_mesh
 
-__all__ = ["close_openings", "inside", "load_mesh", "open_edges", "space_note"]
+__all__ = [
+    "Mesh",
+    "close_openings",
+    "inside",
+    "intersect",
+    "is_manifold",
+    "largest_pieces",
+    "load_mesh",
+    "open_edges",
+    "read_mesh",
+    "simplify",
+    "space_note",
+    "subtract",
+    "surface_mesh",
+    "surface_mesh_of_field",
+    "union",
+    "voxelize",
+    "write_mesh",
+]

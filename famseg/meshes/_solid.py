@@ -1,0 +1,200 @@
+"""Solids: simplification, booleans, pieces and validity, all by manifold3d."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import manifold3d
+import numpy as np
+
+from famseg.meshes._mesh import Mesh, joined
+
+_REASONS = {
+    "NotManifold": "an edge does not have one triangle on each side of it, looking the same way",
+    "NonFiniteVertex": "a vertex is not a finite number",
+    "VertexOutOfBounds": "a face names a vertex that does not exist",
+}
+
+
+def is_manifold(mesh: Mesh) -> tuple[bool, str]:
+    """Return whether a mesh is the surface of a solid, and if not, why.
+
+    It is one if manifold3d accepts it: closed, and consistently oriented; the volume must also be
+    positive. Triangles may intersect.
+
+    Args:
+        mesh: Any mesh.
+
+    Returns:
+        ``(True, "")``, or False with the reason, as a part of a sentence.
+
+    Example:
+        >>> is_manifold(Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]))[1]
+        'an edge does not have one triangle on each side of it, looking the same way'
+    """
+    if len(mesh.faces) == 0:
+        return False, "it has no triangles"
+    status = _raw(mesh).status().name
+    if status != "NoError":
+        return False, _REASONS.get(status, f"manifold3d reports {status}")
+    if mesh.volume_mm3 <= 0:
+        return False, f"it encloses {mesh.volume_mm3:.3g} mm3: its triangles look inwards"
+    return True, ""
+
+
+def simplify(
+    mesh: Mesh, *, max_error_mm: float | None = None, max_faces: int | None = None
+) -> Mesh:
+    """Return a mesh with fewer faces, closed as before.
+
+    Vertices are left out one after the other where the surface stays near; none is moved.
+
+    Args:
+        mesh: The surface of a solid.
+        max_error_mm: How far the surface may move.
+        max_faces: How many faces to keep at most: the smallest error that allows it is searched
+            to a tenth of itself. Fewer than manifold3d can reach give what it reached.
+
+    Raises:
+        ValueError: If the mesh is not that of a solid, or not exactly one of the two is given.
+
+    Example:
+        >>> from famseg.meshes import surface_mesh
+        >>> mesh = surface_mesh(np.ones((9, 9, 9)), np.eye(4))
+        >>> small = simplify(mesh, max_error_mm=0.1)
+        >>> len(small.faces) < len(mesh.faces) / 2, small.is_watertight
+        (True, True)
+    """
+    if (max_error_mm is None) == (max_faces is None):
+        raise ValueError("give either max_error_mm or max_faces")
+    solid = _solid(mesh)
+    if max_error_mm is not None:
+        if not 0 < max_error_mm < np.inf:
+            raise ValueError(f"max_error_mm must be above 0, got {max_error_mm}")
+        return _mesh(solid.simplify(max_error_mm))
+    if max_faces is None or max_faces < 4:
+        raise ValueError(f"max_faces must be 4 or more, got {max_faces}")
+    if len(mesh.faces) <= max_faces:
+        return mesh
+    low, high = 0.0, 1e-3
+    largest = float(np.ptp(mesh.bounds_mm, axis=0).max()) / 4
+    found = solid.simplify(high)
+    while found.num_tri() > max_faces and high < largest:
+        low, high = high, 2 * high
+        found = solid.simplify(high)
+    while high > 1.1 * low and found.num_tri() <= max_faces:
+        middle = (low + high) / 2
+        less = solid.simplify(middle)
+        if less.num_tri() > max_faces:
+            low = middle
+        else:
+            high, found = middle, less
+        if high <= 1e-3:
+            break
+    return _mesh(found)
+
+
+def union(*meshes: Mesh) -> Mesh:
+    """Return what at least one of some solids encloses; robust to faces that coincide.
+
+    Raises:
+        ValueError: If one of them is not the mesh of a solid, or none is given.
+    """
+    return _boolean(meshes, manifold3d.OpType.Add)
+
+
+def subtract(mesh: Mesh, *others: Mesh) -> Mesh:
+    """Return what a solid encloses and others do not; empty if they enclose all of it.
+
+    Raises:
+        ValueError: If one of them is not the mesh of a solid.
+    """
+    return _boolean((mesh, *others), manifold3d.OpType.Subtract)
+
+
+def intersect(*meshes: Mesh) -> Mesh:
+    """Return what all of some solids enclose; empty if they have nothing in common.
+
+    Raises:
+        ValueError: If one of them is not the mesh of a solid, or none is given.
+    """
+    return _boolean(meshes, manifold3d.OpType.Intersect)
+
+
+def largest_pieces(mesh: Mesh, *, count: int | None = None, min_share: float = 0.0) -> Mesh:
+    """Return the largest pieces of a solid: those that hang together, cavities included.
+
+    Args:
+        mesh: The surface of a solid.
+        count: How many pieces to keep at most; None for all.
+        min_share: Pieces whose volume is a smaller share of the largest one's are left out.
+
+    Raises:
+        ValueError: If the mesh is not that of a solid, or ``count`` is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"count must be 1 or more, got {count}")
+    pieces = pieces_of(mesh)
+    kept = [piece for piece in pieces if piece.volume_mm3 >= min_share * pieces[0].volume_mm3]
+    return joined(kept[:count])
+
+
+def pieces_of(mesh: Mesh) -> list[Mesh]:
+    """Return the pieces of a solid, the largest first.
+
+    A surface inside of a piece that looks inwards is a cavity of it and stays with it.
+
+    Raises:
+        ValueError: If the mesh is not that of a solid.
+    """
+    parts = [_mesh(part) for part in _solid(mesh).decompose()]
+    solids = sorted((p for p in parts if p.volume_mm3 > 0), key=lambda p: -p.volume_mm3)
+    owned: list[list[Mesh]] = [[solid] for solid in solids]
+    for cavity in (part for part in parts if part.volume_mm3 <= 0):
+        # The smallest piece whose bounds hold it: what is inside another lies deeper.
+        around = [k for k, solid in enumerate(solids) if _holds(solid, cavity)]
+        if around:
+            owned[around[-1]].append(cavity)
+    whole = [joined(group) for group in owned]
+    return sorted(whole, key=lambda piece: -piece.volume_mm3)
+
+
+def _holds(outer: Mesh, inner: Mesh) -> bool:
+    (low, high), (inner_low, inner_high) = outer.bounds_mm, inner.bounds_mm
+    return bool((low <= inner_low).all() and (inner_high <= high).all())
+
+
+def _boolean(meshes: Sequence[Mesh], operation: manifold3d.OpType) -> Mesh:
+    if not meshes:
+        raise ValueError("give at least one mesh")
+    solids = [_solid(mesh) for mesh in meshes]
+    if operation == manifold3d.OpType.Intersect:
+        result = solids[0]
+        for other in solids[1:]:
+            result = result ^ other
+        return _mesh(result)
+    return _mesh(manifold3d.Manifold.batch_boolean(solids, operation))
+
+
+def _raw(mesh: Mesh) -> manifold3d.Manifold:
+    return manifold3d.Manifold(
+        manifold3d.Mesh64(
+            vert_properties=mesh.vertices.copy(),  # manifold3d refuses what is read-only
+            tri_verts=mesh.faces.astype(np.uint64, order="C"),
+        )
+    )
+
+
+def _solid(mesh: Mesh) -> manifold3d.Manifold:
+    if len(mesh.faces) == 0:
+        return manifold3d.Manifold()
+    valid, reason = is_manifold(mesh)
+    if not valid:
+        raise ValueError(f"the mesh is not that of a solid: {reason}")
+    return _raw(mesh)
+
+
+def _mesh(solid: manifold3d.Manifold) -> Mesh:
+    found = solid.to_mesh64()
+    vertices = np.asarray(found.vert_properties, dtype=np.float64)[:, :3]
+    return Mesh(vertices.reshape(-1, 3), np.asarray(found.tri_verts).astype(np.int32))
