@@ -1,3 +1,7 @@
+from ._baselines import mean_baseline as mean_baseline
+from ._baselines import mirror as mirror
+from ._baselines import mirror_baseline as mirror_baseline
+from ._baselines import nearest_baseline as nearest_baseline
 from ._calibrate import calibrate as calibrate
 from ._calibrate import confidence_rows as confidence_rows
 from ._coarse import CoarseNetwork as CoarseNetwork
@@ -16,6 +20,10 @@ __all__ = [
     "confidence_rows",
     "fit_curve",
     "load_network",
+    "mean_baseline",
+    "mirror",
+    "mirror_baseline",
+    "nearest_baseline",
     "save_network",
     "write_calibration",
 ]

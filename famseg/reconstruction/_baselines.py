@@ -1,0 +1,141 @@
+"""What an implant can be without a network: the mean skull, the nearest one, the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from scipy import ndimage
+
+from famseg.evaluation import Baseline
+
+Mask = npt.NDArray[np.bool_]
+Affine = npt.NDArray[np.float64]
+
+# The masks are smoothed so far that a wall of a few mm is seen from beside it.
+_SMOOTHING_MM = 3.0
+_STEPS = 60
+
+
+def mean_baseline(mean_skull: npt.ArrayLike) -> Baseline:
+    """Return the baseline that gives everybody the bone of the mean skull.
+
+    Args:
+        mean_skull: A mask on the grid of the cases.
+    """
+    mean: Mask = np.asarray(mean_skull) > 0
+    return lambda skull, outline, affine: mean
+
+
+def nearest_baseline(skulls: Sequence[npt.ArrayLike]) -> Baseline:
+    """Return the baseline that takes the implant from the most similar of the training skulls.
+
+    That is the one with the highest Dice coefficient with the defective skull, outside the outline.
+    Masks are kept as bits: a hundred skulls of 64^3 take 3 MB.
+
+    Args:
+        skulls: Masks of complete skulls on the grid of the cases; at least one.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    masks = [np.asarray(skull) > 0 for skull in skulls]
+    if not masks:
+        raise ValueError("the nearest skull needs at least one skull: give the training split.")
+    shape, size = masks[0].shape, masks[0].size
+    packed = np.stack([np.packbits(mask) for mask in masks])
+    ones = np.array([mask.sum() for mask in masks])
+    del masks
+
+    def nearest(skull: Mask, outline: Mask, affine: Affine) -> Mask:
+        seen, hidden = np.packbits(skull & ~outline), np.packbits(outline)
+        both = _count(packed & seen)
+        dice = 2 * both / (ones - _count(packed & hidden) + _count(seen[None]))
+        best: Mask = np.unpackbits(packed[dice.argmax()], count=size).reshape(shape).astype(bool)
+        return best
+
+    return nearest
+
+
+def _count(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the number of ones in each row."""
+    ones: npt.NDArray[np.int64] = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+    return ones
+
+
+def mirror_baseline() -> Baseline:
+    """Return the baseline of surgical planning: the bone of the other side.
+
+    `mirror` does not depend on the outline, so that the last skull's is kept: it is asked for once
+    with the predicted outline and once with the true one.
+    """
+    last: list[tuple[bytes, Mask]] = []
+
+    def other_side(skull: Mask, outline: Mask, affine: Affine) -> Mask:
+        key = skull.tobytes() + affine.tobytes()
+        if not last or last[0][0] != key:
+            last[:] = [(key, mirror(skull, affine))]
+        return last[0][1]
+
+    return other_side
+
+
+def mirror(skull: Mask, affine: Affine) -> Mask:
+    """Return a skull reflected at its plane of symmetry.
+
+    The image is reflected along its left-right axis and registered rigidly to itself (mean squares
+    of smoothed masks), as a head is never quite straight in a scan. A defect of a tenth of the
+    vault hardly moves the plane. About 0.4 s at 64^3, the same on every machine with the same
+    SimpleITK.
+
+    Args:
+        skull: The defective skull, a mask of shape ``(X, Y, Z)``.
+        affine: From voxels to mm, ``(4, 4)``, left to right along x.
+
+    Returns:
+        Bone of the reflected skull on the same grid; nothing where there is none.
+    """
+    axis = int(np.abs(affine[0, :3]).argmax())
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    smooth = ndimage.gaussian_filter(skull.astype(np.float32), _SMOOTHING_MM / spacing)
+    if not (smooth > 0).any():
+        return np.zeros_like(skull)
+    fixed, moving = _image(smooth, spacing), _image(np.flip(smooth, axis), spacing)
+    bone = _image(np.flip(skull, axis).astype(np.float32), spacing)
+    turned = SimpleITK.Resample(bone, fixed, _register(fixed, moving), SimpleITK.sitkLinear, 0.0)
+    answer: Mask = SimpleITK.GetArrayFromImage(turned).transpose(2, 1, 0) > 0.5
+    return answer
+
+
+def _image(array: npt.NDArray[np.generic], spacing: npt.NDArray[np.float64]) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(spacing.tolist())
+    return image
+
+
+def _register(fixed: SimpleITK.Image, moving: SimpleITK.Image) -> SimpleITK.Transform:
+    """Return the rigid motion that brings one image onto the other; it begins with their moments.
+
+    One thread: sums over several depend on how many there are.
+    """
+    start = SimpleITK.CenteredTransformInitializer(
+        fixed,
+        moving,
+        SimpleITK.Euler3DTransform(),
+        SimpleITK.CenteredTransformInitializerFilter.MOMENTS,
+    )
+    method = SimpleITK.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)
+    method.SetMetricAsMeanSquares()
+    method.SetMetricSamplingStrategy(method.NONE)
+    method.SetInterpolator(SimpleITK.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0, minStep=0.01, numberOfIterations=_STEPS
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(start, inPlace=False)
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([0.0, 0.0])
+    return method.Execute(fixed, moving)
