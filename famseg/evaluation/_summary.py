@@ -27,9 +27,8 @@ _ROWS = (
     ("roughness_mm", "roughness mm", 2),
 )
 _HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in REGIONS}
-# Sources that are scored as the model is; the others as implants only.
-_BESIDE = ("model", "mean_skull")
-_OF_BASELINES = ("dsc", "bdsc", "hd95_mm")
+# All that is shown of what stands beside the model's skull and implant.
+_FOREMOST = ("dsc", "bdsc", "hd95_mm")
 
 
 def summarise(rows: Iterable[CaseRow]) -> Summary:
@@ -70,8 +69,8 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
 
     ``test/set1/skull/dsc`` is the mean, ``.../dsc_std`` its standard deviation; ``.../n`` and
     ``.../failed`` count the region's cases; ``test/set1/mean_skull/skull/dsc`` is the baseline's.
-    Of baselines within an outline there are DSC, border DSC and HD95 only; the case table has the
-    rest. ``test/set1/variance_ratio`` is left out where it is undefined.
+    Of baselines and of ``implant_masked`` there are DSC, border DSC and HD95 only; the case table
+    has the rest. ``test/set1/variance_ratio`` is left out where it is undefined.
 
     Args:
         summary: As ``summarise`` or ``evaluate`` returns it.
@@ -87,8 +86,8 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
             flat[f"{prefix}/{name}/variance_ratio"] = of_set["variance_ratio"]
         for source, region, metrics in _blocks(of_set):
             path = "/".join([prefix, name, *([] if source == "model" else [source]), region])
-            if source not in _BESIDE:
-                metrics = {key: metrics[key] for key in _OF_BASELINES if key in metrics}
+            if source != "model" or region == "implant_masked":
+                metrics = {key: metrics[key] for key in _FOREMOST if key in metrics}
             flat |= flat_figures(path, metrics)
     return flat
 
@@ -131,11 +130,11 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
     """Return the implants of baselines; empty where there are none."""
-    lines = [["", *(header for metric, header, _ in _ROWS if metric in _OF_BASELINES), "failed"]]
+    lines = [["", *(header for metric, header, _ in _ROWS if metric in _FOREMOST), "failed"]]
     for source, region, metrics in _blocks(of_set):
         if source == "model" or region == "skull":
             continue
-        figures = [(metrics.get(key), digits) for key, _, digits in _ROWS if key in _OF_BASELINES]
+        figures = [(metrics.get(key), digits) for key, _, digits in _ROWS if key in _FOREMOST]
         cells = [_cell(each, digits) for each, digits in figures]
         title = source.replace("_", " ") + (", masked" if region == "implant_masked" else "")
         lines.append([title, *cells, str(metrics["dsc"]["failed"])])
