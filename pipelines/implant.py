@@ -60,7 +60,9 @@ class Config(engine.RunConfig):
         default_factory=models.UNetConfig, description="the network"
     )
     loss: objectives.ShapeLossConfig = Field(
-        default_factory=lambda: objectives.DiceCEConfig(kind="dice_ce", ce_weight=20.0),
+        default_factory=lambda: objectives.DiceCEConfig(
+            kind="dice_ce", ce_weight=3.0, positive_weight=8.0
+        ),
         description="the loss",
     )
     tracking: TrackingConfig = Field(

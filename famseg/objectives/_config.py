@@ -47,13 +47,26 @@ class DiceCEConfig(_ShapeLoss):
     kind: Literal["dice_ce"]
     dice_weight: float = Field(1.0, ge=0, description="factor of the Dice loss")
     ce_weight: float = Field(1.0, ge=0, description="factor of the cross-entropy")
+    positive_weight: float = Field(
+        1.0,
+        gt=0,
+        description="factor of the cross-entropy of voxels inside, for targets that take a small "
+        "part of the volume; probabilities then come out too high",
+    )
 
     def build(self) -> nn.Module:
         """Return the loss."""
+        import torch
         from monai.losses import DiceCELoss
 
+        positive = None if self.positive_weight == 1 else torch.tensor([self.positive_weight])
         return self._scaled(
-            DiceCELoss(sigmoid=True, lambda_dice=self.dice_weight, lambda_ce=self.ce_weight)
+            DiceCELoss(
+                sigmoid=True,
+                weight=positive,
+                lambda_dice=self.dice_weight,
+                lambda_ce=self.ce_weight,
+            )
         )
 
 

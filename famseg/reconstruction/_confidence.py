@@ -89,14 +89,16 @@ def fit_curve(agreement: Sequence[float], dsc: Sequence[float]) -> Curve:
     """
     if len(agreement) != len(dsc) or not len(dsc):
         raise ValueError(f"{len(agreement)} agreements for {len(dsc)} cases: give one per case.")
-    order = np.argsort(agreement, kind="stable")
+    levels, places = np.unique(np.asarray(agreement, dtype=np.float64), return_inverse=True)
+    counts = np.bincount(places)
+    sums = np.bincount(places, weights=np.asarray(dsc, dtype=np.float64))
     pools: list[tuple[float, float, int]] = []  # sums of agreement and DSC, and how many
-    for index in order:
-        pools.append((float(agreement[index]), float(dsc[index]), 1))
+    for level, total, count in zip(levels, sums, counts, strict=True):
+        pools.append((float(level * count), float(total), int(count)))
         while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
             last, before = pools.pop(), pools.pop()
             pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
-    varied = len(set(agreement)) > 1 and len(set(dsc)) > 1
+    varied = len(levels) > 1 and len(set(dsc)) > 1
     spearman = float(spearmanr(agreement, dsc).statistic) if varied else None
     return Curve(
         tuple(round(x / k, 6) for x, _, k in pools),

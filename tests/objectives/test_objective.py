@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -140,6 +142,19 @@ def test_losses_fall_towards_the_truth_and_scale(config: DiceConfig) -> None:
     assert float(good) < 0.1 < float(bad)
     scaled = config.model_copy(update={"scale": 80.0}).build()
     assert float(scaled(-truth, truth)) == pytest.approx(80 * float(loss(-truth, truth)))
+
+
+def test_the_voxels_inside_weigh_more_in_the_cross_entropy_alone() -> None:
+    truth = torch.zeros(1, 1, 2, 2, 2)
+    truth[0, 0, 0] = 1  # half of the voxels
+    options = {"kind": "dice_ce", "dice_weight": 2.0, "ce_weight": 3.0}
+    plain, heavy = (
+        DiceCEConfig(**options, positive_weight=weight).build()(torch.zeros_like(truth), truth)
+        for weight in (1.0, 8.0)
+    )
+    dice = 1 - 2 * 2 / (4 + 4)
+    assert float(plain) == pytest.approx(2 * dice + 3 * math.log(2), rel=1e-4)
+    assert float(heavy) == pytest.approx(2 * dice + 3 * math.log(2) * (8 + 1) / 2, rel=1e-4)
 
 
 def test_tversky_with_equal_halves_is_dice() -> None:
