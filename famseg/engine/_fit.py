@@ -461,6 +461,7 @@ class Fit:
             metrics |= self.validate()
             improved = self._compare(epoch, metrics[f"val/{self.experiment.key_metric}"])
         self._note(epoch, metrics)
+        self._draw(epoch)
         # In this order: after a kill between the two the epoch is run again to the same best.pt,
         # whereas a last.pt alone would know of a best epoch that was never saved.
         if improved:
@@ -468,13 +469,8 @@ class Fit:
         self._save(LAST, engine.state.iteration)
         if self.processes.main:
             keep_epoch(self.checkpoints / LAST, epoch, last=self.keep_last, every=self.keep_every)
-        picture = self.experiment.picture
         for observer in self.observers:
             observer.epoch(epoch, metrics)
-        if self.observers and picture and (epoch % self.picture_every == 0 or epoch == self.epochs):
-            drawn = picture(self.model)
-            for observer in self.observers:
-                observer.picture(epoch, drawn)
         self._stop_if_asked(engine.state.iteration, self.processes.sum(stop.flags()))
         if self._exhausted():
             engine.terminate()
@@ -485,6 +481,14 @@ class Fit:
         values = {name: float(value) for name, value in metrics.items()}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.history.append(row)
+
+    def _draw(self, epoch: int) -> None:
+        """Draw the network before its checkpoint: after a kill nobody goes back for the picture."""
+        picture, due = self.experiment.picture, epoch % self.picture_every == 0
+        if self.observers and picture and (due or epoch == self.epochs):
+            drawn = picture(self.model)
+            for observer in self.observers:
+                observer.picture(epoch, drawn)
 
     def _average_epoch(self, swa: EpochAverage, epoch: int) -> None:
         objective = self.experiment.objective
