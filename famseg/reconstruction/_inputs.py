@@ -1,0 +1,170 @@
+"""Which skulls there are to complete: files, folders and DICOM series on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from famseg.config import InputError
+from famseg.datasets._volume import VOLUME_SUFFIXES, volume_suffix
+from famseg.preparation import Refused, Source, find_sources
+from famseg.preparation._find import _unique
+from famseg.preparation._items import Opener
+
+Kind = Literal["volume", "mesh", "dicom"]
+
+# Formats that keep voxels beside their header become the one that holds both.
+_ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
+_DEFAULT_ENDING = ".nii.gz"
+_TRACES = ("case.json", "reconstruct.json")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A skull to complete.
+
+    Args:
+        source: Its name and files, and how it is read.
+        kind: What its files are.
+    """
+
+    source: Source
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """Its name, fit for a folder, nothing personal."""
+        return self.source.subject
+
+    @property
+    def ending(self) -> str:
+        """The ending of volumes that are written for it: its own, else that of NIfTI."""
+        suffix = volume_suffix(Path(self.source.origin)) if self.kind == "volume" else None
+        return _ONE_FILE.get(suffix or "", suffix or _DEFAULT_ENDING)
+
+    def space(self) -> Literal["RAS", "LPS"]:
+        """Return the axes of coordinates in its mesh files: those of the input if it is a mesh.
+
+        Meshes that do not state it are read as LPS, and DICOM means LPS, too.
+        """
+        if self.kind != "mesh":
+            return "LPS"
+        item = self.source.read.args[0]  # type: ignore[attr-defined]  # a partial of read_any
+        with Opener() as opener:
+            start = opener.start(item, 1024).upper()
+        return "RAS" if b"SPACE=RAS" in start else "LPS"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a command line names.
+
+    Args:
+        found: Skulls that can be tried, each with a name of its own.
+        refused: What cannot, with the reason.
+    """
+
+    found: tuple[Input, ...]
+    refused: tuple[Refused, ...]
+
+
+def find_inputs(paths: Sequence[Path]) -> Inputs:
+    """Find the skulls that paths name.
+
+    A file is one skull. A folder is all volumes, meshes and DICOM series in it and below, and ZIP
+    archives are looked into (`famseg.preparation.find_sources`): only names and headers are read.
+    Folders that an earlier reconstruction has written are left out.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        The skulls, named by their files or folders as ``famseg prepare`` names them, in the order
+        of the paths; a number is added to a name that is there already.
+
+    Raises:
+        InputError: One line for each path that is not there, or holds nothing of the kind.
+    """
+    sources: list[tuple[Source, Kind]] = []
+    refused: list[Refused] = []
+    faults: list[str] = []
+    for path in dict.fromkeys(paths):
+        try:
+            here, not_here = _look_into(path)
+        except InputError as error:
+            faults += error.faults
+            continue
+        sources += here
+        refused += not_here
+    if faults:
+        raise InputError(*faults)
+    named = _unique([source for source, _ in sources], set())
+    found = tuple(Input(n, kind) for n, (_, kind) in zip(named, sources, strict=True))
+    return Inputs(found, tuple(dict.fromkeys(refused)))
+
+
+def check_out(paths: Sequence[Path], out: Path) -> None:
+    """Refuse a folder of results that overlaps with a folder of inputs, or is somebody else's.
+
+    Args:
+        paths: Files and folders of inputs.
+        out: Where results are to go.
+
+    Raises:
+        InputError: If files of the inputs could be taken for results, or the other way round.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file: give a folder")
+    target = out.resolve()
+    for path in paths:
+        source = path.resolve()
+        if path.is_dir() and (target.is_relative_to(source) or source.is_relative_to(target)):
+            raise InputError(
+                f"--out {out}: overlaps with the input {path}: choose a folder outside it"
+            )
+    filled = out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir())
+    if filled and not (out / "reconstruct.json").is_file():
+        raise InputError(
+            f"--out {out}: is not empty and was not written by famseg reconstruct: choose a new "
+            "folder"
+        )
+
+
+def _look_into(path: Path) -> tuple[list[tuple[Source, Kind]], list[Refused]]:
+    """Return what a path holds; collections are not recognized, since any skull will do."""
+    found: list[tuple[Source, Kind]] = []
+    refused: list[Refused] = []
+    nothing: list[str] = []
+    for layout in ("folder", "dicom"):
+        try:
+            here = find_sources(path, layout=layout)  # type: ignore[arg-type]  # both are layouts
+        except InputError as error:
+            nothing += error.faults
+            continue
+        for source in here.sources:
+            if not _is_result(path, source):
+                found.append((source, _kind_of(source) if layout == "folder" else "dicom"))
+        refused += here.refused
+    if not found and not refused:
+        missing = [fault for fault in nothing if "nothing to prepare" not in fault]
+        endings = ", ".join((*VOLUME_SUFFIXES, ".stl", ".ply"))
+        what = "there is no such file or folder"
+        if path.exists():
+            what = f"no skull to complete: looked for DICOM series and files ending in {endings}"
+            missing = [f for f in missing if "no DICOM files" not in f and "no such file" not in f]
+        raise InputError(*(missing[:1] if path.exists() and missing else [f"{path}: {what}"]))
+    return found, refused
+
+
+def _kind_of(source: Source) -> Kind:
+    return "mesh" if source.origin.lower().endswith((".stl", ".ply")) else "volume"
+
+
+def _is_result(root: Path, source: Source) -> bool:
+    """Whether a file lies in a folder that a reconstruction has written."""
+    if not root.is_dir():
+        return False
+    folder = source.files[0].parent
+    return any((place / name).is_file() for place in (folder, folder.parent) for name in _TRACES)

@@ -1,0 +1,199 @@
+"""From a scan to the bone that is to be completed, and back to the scan's own voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+from famseg.datasets import Volume
+from famseg.preparation import Scan, Settings
+from famseg.preparation._bone import Bone, find_bone
+from famseg.preparation._checks import _cut_at_side, _spanned, implausible, truncated_vault
+from famseg.preparation._clean import Box, bounding_box, clean_bone
+from famseg.preparation._grid import BoneField, bone_field, to_ras
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+MARGIN_MM = 25.0
+"""Room around the skull: an implant at the top may stand higher than all bone that is left."""
+
+# Hard bounds of what is taken for a skull; those of `implausible` are the usual ones and warn.
+_BOX_MM, _VOLUME_ML = (70.0, 450.0), (60.0, 3000.0)
+_OPEN_CM2 = 10.0  # of the ring that a scan cuts from a vault lies inside: heads cut open show 100
+
+
+@dataclass(frozen=True, eq=False)
+class Skull:
+    """The bone of a patient on a grid around the skull, axes to the right, front and top.
+
+    Args:
+        bone: All bone of the input on the grid: of a mask all that is set, of a CT the skull.
+        mask: The skull alone, cavities filled, loose pieces left out; shape of ``bone``.
+        affine: Maps indices of both to mm of the world, which is the scan's.
+        field: The surface of ``mask`` below the size of a voxel.
+        box: Where the grid lies in the scan, turned to the right, front and top; it may begin
+            below 0 and end beyond the scan.
+        scan_bone: All bone of the input in the scan's own voxels and order of axes.
+        scan_affine: Of the scan in its own order of axes.
+        notes: What to look at, one sentence each.
+    """
+
+    bone: Mask
+    mask: Mask
+    affine: Floats
+    field: BoneField
+    box: Box
+    scan_bone: Mask
+    scan_affine: Floats
+    notes: tuple[str, ...]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge of a voxel along each axis."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return x, y, z
+
+    def to_scan(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of the grid in the scan's own voxels, in its own order of axes.
+
+        Args:
+            values: Shape of ``bone``.
+
+        Returns:
+            Shape of the scan; 0 where the grid does not reach.
+        """
+        shape = _turned_shape(self.scan_bone.shape, self.scan_affine)
+        whole = np.zeros(shape, dtype=values.dtype)
+        kept = [
+            (slice(max(s.start, 0), min(s.stop, n)), max(-s.start, 0))
+            for s, n in zip(self.box, shape, strict=True)
+        ]
+        here = tuple(slice(skip, skip + k.stop - k.start) for k, skip in kept)
+        whole[tuple(k for k, _ in kept)] = values[here]
+        return np.ascontiguousarray(_turned_back(whole, self.scan_affine))
+
+    def beyond_scan(self, mask: Mask) -> int:
+        """Return how many voxels of a mask of the grid lie beyond the scan."""
+        return int(np.count_nonzero(mask)) - int(np.count_nonzero(self.to_scan(mask)))
+
+
+def read_skull(scan: Scan, settings: Settings) -> Skull:
+    """Find the skull of a scan and check that it can be completed.
+
+    The steps are those of ``famseg prepare``: bone by its threshold, table, holder, neck and loose
+    pieces left out, cavities filled. Nothing is resampled. The bone of a mask stays whole: what is
+    loose takes no part in the reconstruction, but an implant must leave room for it.
+
+    Args:
+        scan: What was read.
+        settings: Thresholds and what to cut off.
+
+    Returns:
+        The skull. A CT of 512 x 512 x 250 voxels takes about 20 s and 1.5 GB.
+
+    Raises:
+        InputError: If there is no skull, or its vault is cut off by the scan.
+    """
+    ras = to_ras(scan.volume)
+    bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings)
+    cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings)
+    size_note = _check_size(cleaned.mask, ras)
+    values = ras.array if bone.scale else None
+    cut_note = _check_whole(cleaned.mask, ras, bone)
+    turned = bone.mask if scan.kind == "mask" else cleaned.mask
+    box = _with_margin(bounding_box(cleaned.mask), ras.spacing_mm)
+    inside = _cropped(cleaned.mask, box)
+    affine = ras.affine.copy()
+    affine[:3, 3] += ras.affine[:3, :3] @ [s.start for s in box]
+    field = bone_field(cleaned.mask, ras.affine, values, bone.scale)
+    notes = dict.fromkeys((*scan.notes, *bone.notes, *cleaned.notes, *size_note, *cut_note))
+    return Skull(
+        bone=_cropped(turned, box),
+        mask=inside,
+        affine=affine,
+        field=field,
+        box=box,
+        scan_bone=_turned_back(turned, scan.volume.affine),
+        scan_affine=scan.volume.affine,
+        notes=tuple(notes),
+    )
+
+
+def _turned_shape(shape: tuple[int, ...], affine: Floats) -> list[int]:
+    """Return the shape of a scan after `to_ras`."""
+    turn = nibabel.orientations.io_orientation(affine)
+    return [shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3)]
+
+
+def _turned_back(values: NDArray[Any], affine: Floats) -> NDArray[Any]:
+    """Undo `to_ras`: return a view in the order of the scan's own axes."""
+    back = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.io_orientation(affine)
+    )
+    return np.asarray(nibabel.orientations.apply_orientation(values, back))
+
+
+def _check_size(mask: Mask, ras: Volume) -> list[str]:
+    """Return what is unusual about a skull's size; InputError if it cannot be one."""
+    box = bounding_box(mask)
+    edges = [(s.stop - s.start) * e for s, e in zip(box, ras.spacing_mm, strict=True)]
+    volume_ml = float(np.count_nonzero(mask) * np.prod(ras.spacing_mm)) / 1000
+    shown = " x ".join(f"{edge:.0f}" for edge in edges)
+    low, high = _BOX_MM
+    if min(edges) < low or max(edges) > high:
+        raise InputError(
+            f"the bone measures {shown} mm: a skull has {low:.0f} to {high:.0f} mm along each "
+            "axis; is it a head, and is its spacing in mm?"
+        )
+    if not _VOLUME_ML[0] <= volume_ml <= _VOLUME_ML[1]:
+        raise InputError(
+            f"{volume_ml:.0f} ml of bone in {shown} mm: a skull has {_VOLUME_ML[0]:.0f} to "
+            f"{_VOLUME_ML[1]:.0f} ml; is this noise, or a mask of the whole head?"
+        )
+    return implausible(volume_ml, (edges[0], edges[1], edges[2]))
+
+
+def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
+    """Return a note on a vault that the scan just grazes; InputError if the scan opens it.
+
+    Where a scan ends within the wall, the topmost layer is a cap of bone, and nothing is missing
+    that an implant would have to replace. Where it ends below, the layer is a ring.
+    """
+    values = ras.array if bone.scale else None
+    tissue = bone.scale.tissue if bone.scale else 0.0
+    if not truncated_vault(mask, ras.spacing_mm, values, tissue):
+        return []
+    layer = mask[:, :, int(np.flatnonzero(mask.any(axis=(0, 1)))[-1])]
+    if values is not None:
+        body = values > tissue
+        highest = body.shape[2] - 1 - np.argmax(body[:, :, ::-1], axis=2)
+        ends = np.take_along_axis(mask, highest[:, :, None], axis=2)[:, :, 0]
+        layer = ends & body.any(axis=2)
+    open_cm2 = np.count_nonzero(_spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
+    if open_cm2 >= _OPEN_CM2 or _cut_at_side(mask, ras.spacing_mm):
+        raise InputError(
+            "the vault is cut off by the border of the scan: what is missing there is no defect; "
+            "give a scan of the whole vault"
+        )
+    return ["The scan ends within the wall of the vault: its top is shaved."]
+
+
+def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
+    steps = [int(np.ceil(MARGIN_MM / edge)) for edge in spacing_mm]
+    x, y, z = (slice(s.start - n, s.stop + n) for s, n in zip(box, steps, strict=True))
+    return x, y, z
+
+
+def _cropped(mask: Mask, box: Box) -> Mask:
+    """Return the part of a mask in a box that may reach beyond it."""
+    out = np.zeros([s.stop - s.start for s in box], dtype=bool)
+    kept = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)]
+    here = tuple(slice(k.start - s.start, k.stop - s.start) for k, s in zip(kept, box, strict=True))
+    out[here] = mask[tuple(kept)]
+    return out
