@@ -1,0 +1,225 @@
+"""A map of the wall around a defect: how far its two surfaces lie from a point inside the vault.
+
+All lengths are mm in the scanner's space (RAS+), so that a rotated, anisotropic or flipped grid
+gives the same map. The projection is Lambert's: every pixel covers the same solid angle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.datasets._defects_chart import Frame
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_BELOW_VERTEX = 0.45  # of the vault's width: where rays start from
+_SUBSAMPLED_MM = 2.0
+_RAYS_AT_ONCE = 2048
+_SINUS_MM = 20.0  # a gap up to this length lies within one wall: marrow, or the frontal sinus
+_MOST_WALL_MM = 25.0  # a longer way through bone is the base or the face, not the vault's wall
+_WINDOW_MM = 20.0  # of rays, before and behind the outline
+_NEAREST_MM = 15.0
+_WIDEST = 1.9  # of 2, which is the opposite pole
+
+
+def vault_middle_mm(skull: Mask, affine: Array) -> Array:
+    """Return the point that rays start from, RAS+ mm, shape ``(3,)``.
+
+    It lies in the middle of the vault's width and length, half a width below its vertex.
+    """
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    steps = np.maximum(np.round(_SUBSAMPLED_MM / edges), 1).astype(int)
+    places = np.argwhere(skull[tuple(slice(None, None, int(k)) for k in steps)]) * steps
+    points = places @ affine[:3, :3].T + affine[:3, 3]
+    vertex = np.percentile(points[:, 2], 99.8)
+    upper = points[points[:, 2] > vertex - 60]
+    low, high = np.percentile(upper, [0.2, 99.8], axis=0)
+    middle = (low + high) / 2
+    middle[2] = vertex - _BELOW_VERTEX * (high[0] - low[0])
+    return np.asarray(middle)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A field whose surface lies at a level.
+
+    Args:
+        values: Shape ``(X, Y, Z)``, uint8 or float32.
+        level: Of its surface.
+    """
+
+    values: NDArray[np.uint8] | NDArray[np.float32]
+    level: float
+
+    @classmethod
+    def of(cls, mask: Mask) -> Layer:
+        """Return a mask as a field; nothing is copied."""
+        return cls(mask.view(np.uint8), 0.5)
+
+    def above(self, places: Array) -> NDArray[np.float32]:
+        """Return how far the field lies above its level at voxel positions, ``(3, ...)``."""
+        values = ndimage.map_coordinates(self.values, places, output=np.float32, order=1, cval=0.0)
+        return np.asarray(values - self.level, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Both surfaces of the wall on a map, mm from the middle; NaN where a ray meets no wall.
+
+    Args:
+        inner_mm: Shape ``(N, N)``.
+        outer_mm: The same.
+    """
+
+    inner_mm: Array
+    outer_mm: Array
+
+    @property
+    def there(self) -> Mask:
+        """Pixels whose ray goes through a wall."""
+        return np.isfinite(self.inner_mm)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A square of directions around a defect.
+
+    Args:
+        affine: Maps voxel indices to RAS+ mm.
+        origin: The point that rays start from, RAS+ mm.
+        frame: The projection.
+        count: Pixels on either side of the middle one.
+        pixel: Edge of a pixel in the map's unit, the radius of a unit sphere.
+        radius_mm: Typical distance of the wall: what the map's unit is in mm there.
+        window_mm: Nearest and farthest distance at which rays are sampled.
+    """
+
+    affine: Array
+    origin: Array
+    frame: Frame
+    count: int
+    pixel: float
+    radius_mm: float
+    window_mm: tuple[float, float]
+
+    @classmethod
+    def around(
+        cls, outline: Mask, affine: Array, origin: Array, *, margin_mm: float, pixel_mm: float
+    ) -> Chart:
+        """Return the chart that shows an outline and a margin around it.
+
+        Args:
+            outline: Voxels of the defect, shape ``(X, Y, Z)``, not empty.
+            affine: Maps voxel indices to RAS+ mm.
+            origin: The point that rays start from.
+            margin_mm: How much of the wall to show on every side.
+            pixel_mm: Edge of a pixel on the wall.
+        """
+        offsets = np.argwhere(outline) @ affine[:3, :3].T + affine[:3, 3] - origin
+        away = np.linalg.norm(offsets, axis=1)
+        rays = offsets / np.maximum(away, 1e-6)[:, None]
+        ahead = rays.mean(axis=0)
+        ahead /= max(float(np.linalg.norm(ahead)), 1e-6)
+        radius = float(np.median(away))
+        angle = float(np.arccos(np.clip((rays @ ahead).min(), -1, 1))) + margin_mm / radius
+        half = min(2 * np.sin(min(angle, np.pi) / 2), _WIDEST)
+        pixel = pixel_mm / radius
+        window = max(float(away.min()) - _WINDOW_MM, _NEAREST_MM), float(away.max()) + _WINDOW_MM
+        count = int(np.ceil(half / pixel))
+        return cls(affine, origin, Frame.towards(ahead), count, pixel, radius, window)
+
+    @property
+    def pixel_mm(self) -> float:
+        """Edge of a pixel on the wall."""
+        return self.pixel * self.radius_mm
+
+    def coordinates(self) -> tuple[Array, Array]:
+        """Return the map coordinates of all pixels, each ``(N, N)``."""
+        axis = np.arange(-self.count, self.count + 1) * self.pixel
+        x, y = np.meshgrid(axis, axis, indexing="ij")
+        return x, y
+
+    def at_pixels(self, points: Array) -> tuple[Array, Array]:
+        """Return positions in pixels, ``(2, M)``, and distances in mm of points in RAS+ mm."""
+        x, y, away = self.frame.project(points - self.origin)
+        return np.stack([x, y]) / self.pixel + self.count, away
+
+    def walls(self, layers: Sequence[Layer], where: Mask) -> Wall:
+        """Return the wall that some fields show together.
+
+        It is the first stretch from inside where one of the fields lies above its level. Gaps as
+        long as a sinus belong to it; a stretch longer than a wall can be is none. Takes about 0.1
+        microseconds a sample of each field.
+
+        Args:
+            layers: The fields.
+            where: Pixels whose rays are cast.
+        """
+        inner = np.full(where.shape, np.nan)
+        outer = inner.copy()
+        radii = self._radii()
+        found = [_stretch(above, radii) for above in self._samples(layers, where)]
+        if found:
+            inner[where] = np.concatenate([pair[0] for pair in found])
+            outer[where] = np.concatenate([pair[1] for pair in found])
+        return Wall(inner, outer)
+
+    def shadow(self, region: Mask, where: Mask) -> Mask:
+        """Return the pixels whose rays meet a region."""
+        met = np.zeros(where.shape, dtype=bool)
+        found = [(above >= 0).any(axis=1) for above in self._samples([Layer.of(region)], where)]
+        if found:
+            met[where] = np.concatenate(found)
+        return met
+
+    def _radii(self) -> Array:
+        step = 0.6 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
+        return np.arange(*self.window_mm, max(step, 0.3))
+
+    def _samples(self, layers: Sequence[Layer], where: Mask) -> Iterator[NDArray[np.float32]]:
+        """Yield how far fields lie above their levels, ``(rays, radii)``, a few rays at a time."""
+        x, y = self.coordinates()
+        inverse = np.linalg.inv(self.affine)
+        rays = self.frame.directions(x[where], y[where]) @ inverse[:3, :3].T
+        start = inverse[:3, :3] @ self.origin + inverse[:3, 3]
+        radii = self._radii()
+        for first in range(0, len(rays), _RAYS_AT_ONCE):
+            some = rays[first : first + _RAYS_AT_ONCE]
+            places = start[:, None, None] + some.T[:, :, None] * radii
+            above = [layer.above(places) for layer in layers]
+            yield np.maximum.reduce(above)
+
+
+def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array]:
+    """Return where rays enter and leave the wall; NaN for those that miss.
+
+    Args:
+        above: The field less its level, shape ``(rays, radii)``.
+        radii: Distances of the samples.
+    """
+    step = radii[1] - radii[0]
+    bone = above >= 0
+    steps = np.arange(len(radii))
+    rows = np.arange(len(above))
+    first = bone.argmax(axis=1)
+    latest = np.maximum.accumulate(np.where(bone, steps, -1), axis=1)
+    over = (latest >= 0) & (steps - latest > _SINUS_MM / step)
+    stop = np.where(over.any(axis=1), over.argmax(axis=1), len(radii) - 1)
+    last = np.maximum(latest[rows, stop], 0)
+    inner = radii[first] - step * _part(above[rows, first], above[rows, np.maximum(first - 1, 0)])
+    beyond = np.minimum(last + 1, len(radii) - 1)
+    outer = radii[last] + step * _part(above[rows, last], above[rows, beyond])
+    none = ~bone.any(axis=1) | (outer - inner > _MOST_WALL_MM)
+    return np.where(none, np.nan, inner), np.where(none, np.nan, outer)
+
+
+def _part(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> Array:
+    """Return how far from an inner sample to an outer one the field crosses its level, 0 to 1."""
+    fall = inside.astype(np.float64) - outside
+    return np.clip(inside / np.where(fall > 1e-6, fall, 1.0), 0, 1)

@@ -1,0 +1,109 @@
+"""One piece of a defect: its chart, its edge, and the wall across it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.reconstruction._chart import Array, Chart, Layer, Mask, Wall
+from famseg.reconstruction._outline import Piece, opened, share_there
+from famseg.reconstruction._surfaces import MARGIN_MM, Surfaces, across, between
+
+_FINEST_MM, _COARSEST_MM = 0.8, 3.5
+_FARTHEST = 1.95  # of 2: the opposite pole has no place on the map
+_WHOLE = 0.9
+_BESIDE = 1.5
+_LEAST_KNOWN = 30
+_SHRUNK = 0.3
+_OUTLINE_MARGIN_MM = 5.0
+_EMPTY_BOX = (slice(0, 0),) * 3
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A piece of a defect with the wall across it.
+
+    Args:
+        chart: The map.
+        pixels: The defect on the map.
+        use: Pixels that have surfaces.
+        wall: The measured wall.
+        surfaces: The wall across the defect.
+        edge_mm: Longest edge of a voxel.
+    """
+
+    chart: Chart
+    pixels: Mask
+    use: Mask
+    wall: Wall
+    surfaces: Surfaces
+    edge_mm: float
+
+    def implant(self, skull: Mask) -> tuple[tuple[slice, ...], Mask]:
+        """Return a box of the volume and the voxels in it that the wall lacks.
+
+        A voxel on the edge may lie over a pixel that is mostly bone. Such a voxel is filled if it
+        lies well within the wall: on sound bone nothing is.
+        """
+        if not self.pixels.any():
+            return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)
+        steps = max(round(self.edge_mm / self.chart.pixel_mm), 1)
+        wide = ndimage.binary_dilation(self.pixels, np.ones((3, 3)), iterations=steps) & self.use
+        shrunk = np.where(self.pixels, 0.0, _SHRUNK * self.edge_mm)
+        inner = replace(
+            self.surfaces,
+            inner_mm=self.surfaces.inner_mm + shrunk,
+            outer_mm=self.surfaces.outer_mm - shrunk,
+        )
+        box, mask = between(self.chart, inner, wide, skull.shape)
+        return box, mask & ~skull[box]
+
+    def outline(self, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], Mask]:
+        """Return a box and the region of the defect in it, bone or not, 5 mm beyond the wall."""
+        if not self.pixels.any():
+            return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)
+        return between(self.chart, self.surfaces, self.pixels, shape, margin_mm=_OUTLINE_MARGIN_MM)
+
+
+def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: float) -> Laid:
+    """Lay thin plates across a piece of a defect.
+
+    The outline is only trusted to ``snap_mm``. The plates are laid twice: across the outline and
+    all that it may have missed, and then across the pixels where bone is in fact missing.
+
+    Args:
+        skull: The defective skull.
+        affine: Maps voxel indices to RAS+ mm.
+        origin: The point that rays start from.
+        piece: The outline.
+        snap_mm: How far the edge of the bone may lie outside the outline.
+
+    Raises:
+        InputError: If too little of the vault's wall is there around the piece.
+    """
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    pixel_mm = float(np.clip(edges.min(), _FINEST_MM, _COARSEST_MM))
+    region = np.zeros(skull.shape, dtype=bool)
+    region[piece.box] = piece.mask
+    chart = Chart.around(region, affine, origin, margin_mm=MARGIN_MM + snap_mm, pixel_mm=pixel_mm)
+    x, y = chart.coordinates()
+    disc = x**2 + y**2 < _FARTHEST**2
+    core = ndimage.binary_fill_holes(chart.shadow(region, disc))
+    reach = ndimage.distance_transform_edt(~core) * chart.pixel_mm
+    use = disc & (reach < MARGIN_MM + snap_mm)
+    wall = chart.walls([Layer.of(skull)], use)
+    zone = use & (reach <= snap_mm)
+    if np.count_nonzero(use & ~zone & wall.there) < _LEAST_KNOWN:
+        raise InputError(
+            "hardly any bone of the vault lies around the defect: give a scan that shows it"
+        )
+    surfaces = across(chart, wall, use & ~zone, use)
+    share = share_there(wall, surfaces)
+    pixels = opened(share, zone, core)
+    beside = ndimage.distance_transform_edt(~pixels) <= _BESIDE
+    known = use & ~pixels & ((share >= _WHOLE) | ~beside)
+    surfaces = across(chart, wall, known, use)
+    return Laid(chart, pixels, use, wall, surfaces, float(edges.max()))

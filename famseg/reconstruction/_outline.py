@@ -1,0 +1,124 @@
+"""Where a defect begins and ends: its pieces, and its edge at the bone's own resolution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.reconstruction._chart import Array, Mask, Wall
+from famseg.reconstruction._surfaces import Surfaces
+
+_CONNECTED = np.ones((3, 3, 3), dtype=bool)
+_SMALLEST_ML = 0.1
+_SMALLEST_SHARE = 0.05
+_OPEN = 0.5  # a ray that meets less of the wall than this goes through the defect
+_MOST_OUTSIDE = 0.01
+_FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
+
+
+class Piece(NamedTuple):
+    """One connected part of a defect.
+
+    Args:
+        box: Where in the volume.
+        mask: The part within its box.
+        volume_ml: Its volume.
+    """
+
+    box: tuple[slice, ...]
+    mask: Mask
+    volume_ml: float
+
+
+def pieces_of(region: Mask, affine: Array) -> tuple[list[Piece], list[Piece]]:
+    """Return the parts of a region that are worth a reconstruction, and the others.
+
+    A part counts if it has 0.1 ml and a twentieth of the largest part's volume; parts touch by
+    faces, edges or corners. Both lists begin with the largest.
+    """
+    box = bounding_box(region)
+    if box is None:
+        return [], []
+    labels, _ = ndimage.label(region[box], structure=_CONNECTED)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    found = []
+    for number, own in enumerate(ndimage.find_objects(labels), start=1):
+        mask = labels[own] == number
+        place = tuple(
+            slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, own, strict=True)
+        )
+        found.append(Piece(place, mask, int(np.count_nonzero(mask)) * voxel_ml))
+    found.sort(key=lambda piece: -piece.volume_ml)
+    least = max(_SMALLEST_ML, _SMALLEST_SHARE * found[0].volume_ml)
+    return (
+        [piece for piece in found if piece.volume_ml >= least],
+        [piece for piece in found if piece.volume_ml < least],
+    )
+
+
+def bounding_box(mask: Mask) -> tuple[slice, ...] | None:
+    """Return the box around what is true, None if nothing is."""
+    box = []
+    for axis in range(3):
+        hits = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        if not hits.size:
+            return None
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+    return tuple(box)
+
+
+def share_there(wall: Wall, surfaces: Surfaces) -> Array:
+    """Return how much of the wall between two surfaces a measured wall fills, 0 to 1."""
+    overlap = np.minimum(wall.outer_mm, surfaces.outer_mm) - np.maximum(
+        wall.inner_mm, surfaces.inner_mm
+    )
+    share = overlap / (surfaces.outer_mm - surfaces.inner_mm)
+    return np.clip(np.nan_to_num(share, nan=0.0), 0, 1)
+
+
+def opened(share: Array, among: Mask, core: Mask) -> Mask:
+    """Return the pixels where the wall is missing, as far as they are connected to a core.
+
+    Args:
+        share: How much of the wall is there.
+        among: Pixels that may belong to the defect.
+        core: Pixels that the defect is known to be near.
+    """
+    missing = among & (share < _OPEN)
+    labels, count = ndimage.label(missing, structure=np.ones((3, 3)))
+    near = np.zeros(count + 1, dtype=bool)
+    near[np.unique(labels[missing & core])] = True
+    near[0] = False
+    return np.asarray(near[labels])
+
+
+def check_border(box: tuple[slice, ...], mask: Mask, affine: Array, shape: tuple[int, ...]) -> None:
+    """Refuse an implant that the scan cuts off.
+
+    Args:
+        box: Where in the volume the mask lies.
+        mask: Voxels of the implant within the box.
+        affine: Maps voxel indices to RAS+ mm.
+        shape: Of the volume.
+
+    Raises:
+        InputError: If more than a hundredth of the voxels lie on a face of the volume.
+    """
+    count = max(int(np.count_nonzero(mask)), 1)
+    for axis in range(3):
+        side = int(np.abs(affine[:3, axis]).argmax())
+        rising = affine[side, axis] > 0
+        for end, at in ((0, 0), (1, shape[axis] - 1)):
+            place = at - box[axis].start
+            if not 0 <= place < mask.shape[axis]:
+                continue
+            cut = int(np.count_nonzero(np.take(mask, place, axis=axis)))
+            if cut > _MOST_OUTSIDE * count:
+                face = _FACES[side][end if rising else 1 - end]
+                raise InputError(
+                    f"the defect reaches the {face} border of the scan ({cut} voxels of its "
+                    "implant lie there): give a scan that shows bone all around the defect"
+                )

@@ -1,0 +1,156 @@
+"""Both surfaces of the wall across a defect, and the voxels between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.reconstruction._chart import Array, Chart, Mask, Wall
+from famseg.reconstruction._fill import fill
+
+MARGIN_MM = 16.0
+"""How far around a defect the wall is measured."""
+
+_SMOOTH_MM = 2.0  # shorter waves of the measured wall are not bone's but the voxels'
+_SMOOTH_VOXELS = 1.1
+TENSIONS = [1e-3, 1e-2]
+_OUTLIER_MM = 3.0
+_ROUNDS = 3
+_THINNEST_MM = 1.0
+_VOXELS_AT_ONCE = 2**19
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """Both surfaces on a map, mm from the middle; NaN outside the map.
+
+    Args:
+        inner_mm: Shape ``(N, N)``.
+        outer_mm: The same.
+        known: Pixels whose measured wall they were tied to.
+        misfit_mm: Root mean square distance to the measured wall there.
+    """
+
+    inner_mm: Array
+    outer_mm: Array
+    known: Mask
+    misfit_mm: float
+
+
+def weight_for(affine: Array) -> float:
+    """Return the weight of measured surfaces in mm^-4, from the length that is smoothed."""
+    coarsest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    return float(max(_SMOOTH_MM, _SMOOTH_VOXELS * coarsest) ** -4)
+
+
+def across(
+    chart: Chart,
+    wall: Wall,
+    known: Mask,
+    use: Mask,
+    *,
+    base: Array | None = None,
+) -> Surfaces:
+    """Lay a thin plate through each surface of the measured wall.
+
+    Pixels that lie far off the plate (the edge of another bone, a vessel's canal) are given up and
+    the plate is laid anew.
+
+    Args:
+        chart: The map.
+        wall: The measured wall.
+        known: Where to believe it.
+        use: Pixels that the surfaces shall have.
+        base: Surfaces that the plates are laid relative to, shape ``(2, N, N)``; None for the
+            typical distance of each surface.
+    """
+    values = np.stack([wall.outer_mm, wall.outer_mm - wall.inner_mm])
+    known = known & wall.there
+    if base is None:
+        base = np.broadcast_to(np.median(values[:, known], axis=1)[:, None, None], values.shape)
+    relative = np.where(known, values - base, 0.0)
+    weight = weight_for(chart.affine)
+    trusted = known
+    for _ in range(_ROUNDS):
+        plates = np.stack(
+            [
+                fill(one, trusted * weight, use, chart.pixel_mm, tension=tension)
+                for one, tension in zip(relative, TENSIONS, strict=True)
+            ]
+        )
+        off = np.abs(relative - plates).max(axis=0)
+        kept = known & (off < _OUTLIER_MM)
+        if (kept == trusted).all() or not kept.any():
+            break
+        trusted = kept
+    outer, thickness = plates + base
+    misfit = float(np.sqrt(np.mean((relative - plates)[:, trusted] ** 2)))
+    return Surfaces(outer - np.maximum(thickness, _THINNEST_MM), outer, trusted, misfit)
+
+
+def between(
+    chart: Chart,
+    surfaces: Surfaces,
+    pixels: Mask,
+    shape: tuple[int, ...],
+    *,
+    margin_mm: float = 0.0,
+) -> tuple[tuple[slice, ...], Mask]:
+    """Return the voxels between both surfaces over some pixels.
+
+    Args:
+        chart: The map.
+        surfaces: The wall.
+        pixels: Which part of the map, not empty.
+        shape: Of the volume.
+        margin_mm: Added on either side of the wall; negative to leave off.
+
+    Returns:
+        A box of the volume and the mask within it.
+    """
+    whole = np.isfinite(surfaces.inner_mm)
+    nearest = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
+    inner = surfaces.inner_mm[tuple(nearest)] - margin_mm
+    outer = surfaces.outer_mm[tuple(nearest)] + margin_mm
+    box = _box(chart, inner, outer, pixels, shape)
+    size = [side.stop - side.start for side in box]
+    mask = np.zeros(size, dtype=bool)
+    thick = max(_VOXELS_AT_ONCE // (size[1] * size[2]), 1)
+    for first in range(0, size[0], thick):
+        slab = mask[first : first + thick]
+        corner = [box[0].start + first, box[1].start, box[2].start]
+        places = np.indices(slab.shape).reshape(3, -1).T + corner
+        slab[...] = _inside(chart, inner, outer, pixels, places).reshape(slab.shape)
+    return box, mask
+
+
+def _inside(
+    chart: Chart, inner: Array, outer: Array, pixels: Mask, places: NDArray[np.int64]
+) -> Mask:
+    """Return which voxels lie between two surfaces over some pixels; places are ``(M, 3)``."""
+    points = places @ chart.affine[:3, :3].T + chart.affine[:3, 3]
+    position, away = chart.at_pixels(points)
+    inside = ndimage.map_coordinates(pixels.astype(np.float32), position, order=1) >= 0.5
+    over = position[:, inside]
+    low = ndimage.map_coordinates(inner, over, order=1)
+    high = ndimage.map_coordinates(outer, over, order=1)
+    inside[inside] = (away[inside] >= low) & (away[inside] <= high)
+    return np.asarray(inside)
+
+
+def _box(
+    chart: Chart, inner: Array, outer: Array, pixels: Mask, shape: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """Return the box of voxels around a part of the wall."""
+    around = ndimage.binary_dilation(pixels, np.ones((3, 3), dtype=bool))
+    x, y = chart.coordinates()
+    rays = chart.frame.directions(x[around], y[around])
+    ends = np.concatenate([rays * inner[around][:, None], rays * outer[around][:, None]])
+    inverse = np.linalg.inv(chart.affine)
+    index = (ends + chart.origin) @ inverse[:3, :3].T + inverse[:3, 3]
+    low = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, shape)
+    high = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, 0, shape)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
