@@ -293,10 +293,7 @@ def picture(
     drawn = []
     for index in range(min(count, len(cases))):
         item = cases[index]
-        image, label, implant = (
-            item[key][0].numpy() > 0  # type: ignore[literal-required]
-            for key in ("image", "label", "implant")
-        )
+        image, label, implant = (item[key][0].numpy() > 0 for key in ("image", "label", "implant"))
         found = network.implant(image)
         x, y, z = (float(edge) for edge in item["spacing_mm"])
         drawn.append(

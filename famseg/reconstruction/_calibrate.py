@@ -92,8 +92,8 @@ def _agreement_and_dsc(network: CoarseNetwork, case: Mapping[str, Any]) -> tuple
     skull, truth = _masks(case)
     probability, agreement = network.raw_agreement(skull)
     found = (probability > network.threshold) & ~skull
-    total = np.count_nonzero(found) + np.count_nonzero(truth)
-    return agreement, float(2 * np.count_nonzero(found & truth) / max(total, 1))
+    total = int(np.count_nonzero(found)) + int(np.count_nonzero(truth))
+    return agreement, 2 * int(np.count_nonzero(found & truth)) / max(total, 1)
 
 
 def _masks(case: Mapping[str, Any]) -> tuple[Mask, Mask]:

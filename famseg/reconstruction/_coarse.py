@@ -171,8 +171,10 @@ def _noise(model: nn.Module, layer: str) -> Iterator[None]:
 def _shifted(volume: Tensor, shift: tuple[int, ...], fill: float = 0.0) -> Tensor:
     """Move a volume by whole voxels; what comes in from outside is ``fill``."""
     moved = torch.full_like(volume, fill)
-    size = volume.shape[2:]
-    to = [slice(max(step, 0), edge + min(step, 0)) for step, edge in zip(shift, size, strict=True)]
-    of = [slice(max(-step, 0), edge - max(step, 0)) for step, edge in zip(shift, size, strict=True)]
-    moved[..., *to] = volume[..., *of]
+    to: Any = [...]
+    of: Any = [...]
+    for step, edge in zip(shift, volume.shape[2:], strict=True):
+        to.append(slice(max(step, 0), edge + min(step, 0)))
+        of.append(slice(max(-step, 0), edge - max(step, 0)))
+    moved[tuple(to)] = volume[tuple(of)]
     return moved

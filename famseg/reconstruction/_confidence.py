@@ -155,10 +155,12 @@ def agreement_of(
         Mean probability; the share of the answers that agree with the mean answer at each voxel,
         from 0 to 1; the agreement from 0 to 1, which is 0 where the mean answer is empty.
     """
-    mean = np.mean(answers, axis=0, dtype=np.float32)
+    mean: Probability = np.asarray(np.mean(answers, axis=0, dtype=np.float32))
     mask = (mean > threshold) & ~skull
     votes = [(answer > threshold) & ~skull for answer in answers]
-    agree = np.mean([vote == mask for vote in votes], axis=0, dtype=np.float32)
+    agree: Probability = np.asarray(
+        np.mean([vote == mask for vote in votes], axis=0, dtype=np.float32)
+    )
     size = np.count_nonzero(mask)
     if not size:
         return mean, agree, 0.0
