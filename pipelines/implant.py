@@ -104,6 +104,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         for split in ("validation", "test")
     )
     mean_skull = datasets.mean_skull_mask(skulls.train)
+    baselines = reconstruction.standard_baselines(
+        [skull.mask for skull in skulls.train], mean_skull
+    )
 
     def evaluate(
         model: nn.Module, folder: Path, *, processes: engine.Processes
@@ -121,6 +124,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             mean_skull,
             folder,
             processes=processes,
+            baselines=baselines,
             progress=lambda _, done, of: log(done, of),
         )
         rows = reconstruction.confidence_rows(network, test, processes=processes)

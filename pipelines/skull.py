@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from famseg import datasets, engine, evaluation, models, objectives
+from famseg import datasets, engine, evaluation, models, objectives, reconstruction
 from famseg.config import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         for name in ("set1", "set2")
     }
     mean_skull = datasets.mean_skull_mask(skulls.train)
+    baselines = reconstruction.standard_baselines(
+        [skull.mask for skull in skulls.train], mean_skull
+    )
 
     def signs(history: engine.History, summary: Mapping[str, Any]) -> list[str]:
         ratios = {name: part.get("variance_ratio") for name, part in summary.items()}
@@ -101,6 +104,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             mean_skull,
             folder,
             processes=processes,
+            baselines=baselines,
             progress=lambda name, done, of: logs[name](done, of),
         )
         return result.summary

@@ -2,6 +2,8 @@ from ._baselines import mean_baseline as mean_baseline
 from ._baselines import mirror as mirror
 from ._baselines import mirror_baseline as mirror_baseline
 from ._baselines import nearest_baseline as nearest_baseline
+from ._baselines import standard_baselines as standard_baselines
+from ._baselines import thin_plate as thin_plate
 from ._calibrate import calibrate as calibrate
 from ._calibrate import confidence_rows as confidence_rows
 from ._coarse import CoarseNetwork as CoarseNetwork
@@ -25,5 +27,7 @@ __all__ = [
     "mirror_baseline",
     "nearest_baseline",
     "save_network",
+    "standard_baselines",
+    "thin_plate",
     "write_calibration",
 ]

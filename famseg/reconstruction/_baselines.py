@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
+from famseg.config import InputError
 from famseg.evaluation import Baseline
+from famseg.reconstruction._plate import plate
 
 Mask = npt.NDArray[np.bool_]
 Affine = npt.NDArray[np.float64]
+Baselines = Mapping[str, Baseline]
 
 # The masks are smoothed so far that a wall of a few mm is seen from beside it.
 _SMOOTHING_MM = 3.0
 _STEPS = 60
+
+
+def standard_baselines(skulls: Sequence[npt.ArrayLike], mean_skull: npt.ArrayLike) -> Baselines:
+    """Return the baselines that every evaluation of implants is shown beside.
+
+    Args:
+        skulls: Masks of the training skulls, on the grid of the cases; at least one.
+        mean_skull: Their mean as a mask.
+
+    Returns:
+        ``mean_skull``, ``nearest_skull``, ``mirror`` and ``thin_plate``, by name.
+
+    Raises:
+        ValueError: If there is no skull.
+    """
+    return {
+        "mean_skull": mean_baseline(mean_skull),
+        "nearest_skull": nearest_baseline(skulls),
+        "mirror": mirror_baseline(),
+        "thin_plate": thin_plate,
+    }
+
+
+def thin_plate(skull: Mask, outline: Mask, affine: Affine) -> Mask:
+    """Return a smoothed thin plate through the walls around the outline, as `plate` does.
+
+    Where there are none to go by, as in the middle of nowhere, there is no implant: a failed case.
+    """
+    try:
+        return plate(skull, affine, outline)
+    except InputError:
+        return np.zeros_like(skull)
 
 
 def mean_baseline(mean_skull: npt.ArrayLike) -> Baseline:

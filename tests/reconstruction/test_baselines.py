@@ -6,7 +6,15 @@ from scipy import ndimage
 
 from famseg.datasets import phantom
 from famseg.evaluation import dice
-from famseg.reconstruction import mean_baseline, mirror, mirror_baseline, nearest_baseline
+from famseg.evaluation._cases import SOURCES
+from famseg.reconstruction import (
+    mean_baseline,
+    mirror,
+    mirror_baseline,
+    nearest_baseline,
+    standard_baselines,
+    thin_plate,
+)
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])
 
@@ -66,6 +74,20 @@ def test_the_mirror_is_kept_for_the_skull_it_is_of(skull, outline):
     assert baseline(skull & ~outline, ~outline, AFFINE) is first
     assert not np.array_equal(baseline(other, outline, AFFINE), first)
     assert np.array_equal(baseline(skull & ~outline, outline, AFFINE), first)
+
+
+def test_a_thin_plate_needs_walls(skull, outline):
+    found = thin_plate(skull & ~outline, outline, AFFINE) & outline
+    assert dice(found, skull & outline) > 0.4
+    nowhere = np.zeros_like(skull)
+    nowhere[1:4, 1:4, 1:4] = True
+    assert not thin_plate(skull, nowhere, AFFINE).any()
+
+
+def test_the_standard_baselines_are_those_that_evaluations_know(skull):
+    baselines = standard_baselines([skull], skull)
+    known = {name.removeprefix("oracle_") for name in SOURCES if name.startswith("oracle_")}
+    assert set(baselines) == known
 
 
 def _tilted(mask):
