@@ -71,18 +71,17 @@ def find_weights(place: Path) -> Path:
     )
 
 
-def load_origin(model: nn.Module, place: Path, processes: Processes) -> Origin:
+def load_origin(model: nn.Module, path: Path, processes: Processes) -> Origin:
     """Load old weights into a network; every process must call.
 
     Args:
         model: The network, on any device.
-        place: See `find_weights`.
+        path: The checkpoint.
         processes: The processes of the run.
 
     Raises:
         InputError: If they cannot be read or do not fit; one line says in what.
     """
-    path = on_main(processes, lambda: find_weights(place))
     state = load_checkpoint(path)
     weights = state.get("model", {})
     differing = _differences(model.state_dict(), weights)

@@ -16,11 +16,11 @@ from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._claim import Claim, claimed
 from famseg.engine._config import RunConfig
-from famseg.engine._evaluation import evaluate_run
+from famseg.engine._evaluation import evaluate_run, is_evaluated
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
-from famseg.engine._origin import Origin, load_again, load_origin, note_origin
+from famseg.engine._origin import Origin, find_weights, load_again, load_origin, note_origin
 from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
@@ -112,9 +112,11 @@ class Session:
         """
         if resume and weights is not None:
             raise ValueError("weights are for a new run. Leave out resume.")
+        # Before the data are prepared, which can take long; as is the run folder.
+        place = None if weights is None else on_main(self.processes, lambda: find_weights(weights))
         with claimed(self.config, self.processes, resume=resume) as claim:
             try:
-                return self._run(claim, weights, observers)
+                return self._run(claim, place, observers)
             except FlatnessError as error:
                 raise InputError(f"penalty: {error}") from error
             except Interrupted as signal:
@@ -210,7 +212,7 @@ class Session:
     ) -> Mapping[str, Any]:
         summary = folder.evaluation / "summary.json"
         advice = f"Evaluate the run again: famseg evaluate {folder.path}"
-        if again or not self.processes.from_main(folder.metrics.is_file()):
+        if again or not on_main(self.processes, lambda: is_evaluated(folder)):
             path = folder.checkpoint("best")
             state = load_checkpoint(path)
             model = experiment.objective.model
@@ -221,7 +223,8 @@ class Session:
                     f"{path}: does not fit the network of {folder.config}. Were they copied from "
                     "different runs?"
                 ) from error
-            evaluate_run(experiment, model, folder, processes=self.processes)
+            epoch = int(state["epoch"])
+            evaluate_run(experiment, model, folder, processes=self.processes, epoch=epoch)
             again = True
         found: Mapping[str, Any] = on_main(self.processes, lambda: read_json(summary, advice))
         if again:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +50,8 @@ class StopRequest:
         """Handle a signal."""
         if os.getpid() != self._pid:
             return  # a forked loader process: it ends when this one does
+        if signum == signal.SIGHUP:
+            _leave_lost_terminal()
         repeated = self.signum is not None
         self.signum = signum
         if repeated or not self._deferring:
@@ -84,6 +88,18 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_lost_terminal() -> None:
+    """Write to nowhere what went to a terminal that is closed: each line would be an error."""
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 def calm_worker(number: int) -> None:

@@ -43,7 +43,7 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     assert summary["set1"]["implant"]["hd95_mm"]["n"] == 2
     with (folder / "evaluation" / "cases.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 2 * 2 * 2  # sets, cases, regions, sources
+        assert len(list(csv.DictReader(file))) == 2 * 2 * 3 * 2  # sets, cases, regions, sources
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
@@ -83,19 +83,65 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
                 break
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "ended by SIGTERM; go on with the same command and --resume" in rest
+    run = "runs/skull-lambda0.002-seed0"
+    assert f"ended by SIGTERM; go on with: famseg train --resume {run}" in rest
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert [run.info.status for run in client.search_runs(["1"])] == ["KILLED"]
 
-    done = famseg(*arguments, "--resume")
+    done = famseg("train", "--resume", run, "training.threads=1", "training.keep.every=20")
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
+    kept = sorted(path.name for path in (tmp_path / run / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-00020.pt", "epoch-00040.pt"]
     (run,) = client.search_runs(["1"])
     assert run.info.status == "FINISHED"
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == list(range(1, 41))
     folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Path) -> None:
+    run = "runs/skull-lambda0.002-seed0"
+    with subprocess.Popen(
+        [sys.executable, "-m", "famseg", *TRAIN, "training.epochs=400"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGSTOP)  # it does nothing, and is not dead
+                break
+        try:
+            for words in (("train", "--resume"), ("evaluate",), ("measure",)):
+                (line,) = faults(famseg(*words, run))
+                assert f"{run}: is in use by process {process.pid} (train, since" in line
+        finally:
+            process.kill()
+    # Nobody waits for a dead one, and what is found whole can be used.
+    done = famseg("evaluate", run)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / run).glob("lease*"))
+
+
+@pytest.mark.slow
+def test_a_new_run_begins_from_old_weights(famseg: Run, tmp_path: Path) -> None:
+    assert famseg(*TRAIN).returncode == 0
+    new = [*TRAIN, "lambda=0.5", "training.epochs=1", "--from"]
+    done = famseg(*new, "runs/skull-lambda0.002-seed0/last", "--json")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / json.loads(done.stdout)["folder"]
+    assert folder.name == "skull-lambda0.5-seed0"
+    origin = json.loads((folder / "provenance.json").read_text())
+    assert origin["started_from"]["epoch"] == 2
+    assert origin["started_from"]["sha256"] == origin["weights_hash"]
+    wide = famseg(*new, "runs/skull-lambda0.002-seed0", "model.latent=3")
+    (line,) = faults(wide)
+    assert re.search(r"best\.pt: does not fit the network of the configuration: .* and not ", line)
 
 
 @pytest.mark.slow
@@ -148,6 +194,10 @@ def volume(path: Path, array: np.ndarray) -> None:
         (("--config", "skull", "training.epochs=many"), "training.epochs: .*many"),
         (("--config", "skull", "traning.epochs=2"), "traning.*did you mean training"),
         (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
+        (("--config", "skull", "--from", "none"), "none: there is no such run or checkpoint"),
+        (("--config", "skull", "--from", "none", "--resume"), "--from: begins a new run. Leave"),
+        (("--resume",), "--resume: which run\\? Give its folder"),
+        ((), "--config: is missing. Give --config FILE for a new run, or --resume RUN"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

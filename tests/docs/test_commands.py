@@ -34,6 +34,7 @@ RUN = (
     "docs/own-ct-data.md",
     "docs/prepare.md",
     "docs/quick-start.md",
+    "docs/runs.md",
     "docs/several-gpus.md",
 )
 # Pages and commands that are not run, by the beginning of the page's name and a pattern.
@@ -95,7 +96,7 @@ def in_small(words: list[str], page: str) -> list[str]:
     # Openings by region need a finer grid.
     small = SMALL if page == "docs/own-ct-data.md" else [*SMALL, *COARSE]
     words = [re.sub(r"^/data/", "data/", word) for word in words]
-    if "train" in words:
+    if "train" in words and "--config" in words:
         config = words[words.index("--config") + 1]
         if config.startswith("classification/"):
             words[words.index(config)] = config.replace("classification/", "smoke/")

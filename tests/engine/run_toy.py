@@ -2,14 +2,15 @@
 
 Keys: ``resume`` and ``weights`` as of `Session.run`; ``pause`` seconds after each step; ``kill_at``
 ends the process by SIGKILL just before it opens its record so many times; all else is of the
-section ``training``. ``wide`` takes another network, ``group`` makes a group of the processes, and
-``nohup`` ignores SIGHUP as that program does.
+section ``training``. ``wide`` takes another network, ``group`` makes a group of the processes,
+``nohup`` ignores SIGHUP as that program does, and ``terminal`` runs in one that is closed then.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import sys
 import time
@@ -33,6 +34,8 @@ def main(output: Path, options: dict[str, Any]) -> None:
     wide = options.pop("wide", False)
     if options.pop("group", False):
         os.setsid()
+    if options.pop("terminal", False):
+        in_terminal("step 2")
     if options.pop("nohup", False):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if kill_at:
@@ -85,6 +88,18 @@ def kill_before_record(times: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hear)
+
+
+def in_terminal(until: str) -> None:
+    """Go on in a terminal, which is closed once a text was seen in it."""
+    pid, screen = pty.fork()
+    if pid == 0:
+        return
+    text = ""
+    while until not in text:
+        text += os.read(screen, 1000).decode()
+    os.close(screen)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 class Slow(Log):

@@ -188,6 +188,13 @@ def test_a_signal_to_all_processes_of_a_job_saves(
     assert losses(run) == losses(whole)
 
 
+def test_a_closed_terminal_saves(tmp_path: Path) -> None:
+    done = train(tmp_path, pause=0.3, terminal=True)
+    assert done.returncode == 128 + signal.SIGHUP, done.stderr
+    assert state(tmp_path / NAME)["iteration"] in (2, 3)
+    assert read_status(tmp_path / NAME) == "interrupted (ended by SIGHUP)"
+
+
 def test_under_nohup_a_closed_terminal_is_ignored(tmp_path: Path) -> None:
     process, output = start(tmp_path, "run", pause=0.1, nohup=True)
     wait_for(lambda: output.exists() and "step 2" in output.read_text())
