@@ -37,6 +37,9 @@ from ._scores import score_labels as score_labels
 from ._shape import border_dice as border_dice
 from ._shape import count_components as count_components
 from ._shape import volume_difference_ml as volume_difference_ml
+from ._shown import ShownCase as ShownCase
+from ._shown import read_shown as read_shown
+from ._shown import write_shown as write_shown
 from ._signs import failure_signs as failure_signs
 from ._signs import penalty_effect_share as penalty_effect_share
 from ._signs import penalty_term as penalty_term
@@ -60,6 +63,7 @@ __all__ = [
     "HeadMonitor",
     "Logits",
     "Scores",
+    "ShownCase",
     "SkullMetric",
     "SlicesCase",
     "VarianceRatio",
@@ -85,6 +89,7 @@ __all__ = [
     "penalty_time_share",
     "predicted_outline",
     "read_cases",
+    "read_shown",
     "score",
     "score_files",
     "score_labels",
@@ -98,4 +103,5 @@ __all__ = [
     "variance_ratio",
     "volume_difference_ml",
     "write_cases",
+    "write_shown",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,13 @@ from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
 from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
 from famseg.evaluation._pictures import SlicesCase, slices_picture
+from famseg.evaluation._shown import (
+    SHOWN,
+    SHOWN_INPUT,
+    SHOWN_PREDICTION,
+    SHOWN_REFERENCE,
+    write_shown,
+)
 from famseg.evaluation._summary import Summary, summarise
 from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
@@ -75,7 +82,8 @@ def evaluate(
     Cases are dealt out to the processes and predicted one by one, so that the result does not
     depend on the number of processes. Every process must call this function and gets the whole
     result; the first one writes ``cases.csv``, ``slices.png`` (best, median and worst case of each
-    set by Dice coefficient) and, last, ``summary.json``: where it is, the evaluation is complete.
+    set by Dice coefficient), the same cases as volumes in ``shown`` and, last, ``summary.json``:
+    where it is, the evaluation is complete.
     An older one is removed first.
 
     Args:
@@ -125,8 +133,9 @@ def evaluate(
         summary[name]["variance_ratio"] = value
     if processes.main:
         write_cases(rows, folder / "cases.csv")
-        drawn = [case for each in answers for case in _pictured(each, rows)]
-        write_atomically(folder / "slices.png", slices_picture(drawn))
+        shown = [one for each in answers for one in _pictured(each, rows)]
+        write_atomically(folder / "slices.png", slices_picture([_slices(*one) for one in shown]))
+        write_shown(shown_volumes(shown), folder)
         write_json(folder / "summary.json", summary)
     return Evaluation(tuple(rows), summary)
 
@@ -282,17 +291,20 @@ def predicted_outline(output: Mask, image: Mask) -> Mask:
 
 def _save(case: _Case, folder: Path) -> None:
     """Write the completed skull of a case."""
-    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
     # A case of a fixed set is called ID/CLASS; a manifest that somebody wrote may say anything.
     parts = [part for part in case.subject.split("/") if part not in ("", ".", "..")]
     path = folder.joinpath(*parts[:-1], f"{parts[-1]}.nii.gz" if parts else "case.nii.gz")
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_part(path, ".nii.gz") as part:
-        write_volume(Volume(case.output.astype(np.uint8), affine), part)
+        write_volume(Volume(case.output.astype(np.uint8), _affine(case)), part)
 
 
-def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[SlicesCase]:
-    """Return the best, the median and the worst case of a set, predicted once more."""
+def _affine(case: _Case) -> npt.NDArray[np.float64]:
+    return np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
+
+
+def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]:
+    """Return titles and cases: the best, the median and the worst of a set, predicted once more."""
     of_model = [row for row in rows if row.set == answers.name and row.source == "model"]
     skulls = [row for row in of_model if row.region == "skull"]
     implants = [row for row in of_model if row.region == "implant"]
@@ -308,10 +320,30 @@ def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[SlicesCase]:
             f"{answers.name}, {chosen[index]} of {len(order)}: {case.subject}    "
             f"skull: {_scores(skull)}    implant: {_scores(implant)}"
         )
-        pictured.append(
-            SlicesCase(title, case.image, case.output, case.label, case.region, case.spacing_mm)
-        )
+        pictured.append((title, case))
     return pictured
+
+
+def _slices(title: str, case: _Case) -> SlicesCase:
+    return SlicesCase(title, case.image, case.output, case.label, case.region, case.spacing_mm)
+
+
+def shown_volumes(shown: Sequence[tuple[str, _Case]]) -> list[tuple[str, Volume]]:
+    """Return the cases of the figure as volumes that hold all of their masks."""
+    return [
+        (
+            title,
+            Volume(
+                (
+                    SHOWN_INPUT * case.image
+                    + SHOWN_REFERENCE * case.label
+                    + SHOWN_PREDICTION * case.output
+                ).astype(np.uint8),
+                _affine(case),
+            ),
+        )
+        for title, case in shown
+    ]
 
 
 def _scores(row: CaseRow) -> str:
@@ -324,8 +356,9 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
-        if (folder / PREDICTIONS).is_dir() and not (folder / PREDICTIONS).is_symlink():
-            shutil.rmtree(folder / PREDICTIONS)  # of the network that was scored before
+        for older in (folder / PREDICTIONS, folder / SHOWN):  # of what was scored before
+            if older.is_dir() and not older.is_symlink():
+                shutil.rmtree(older)
         write_atomically(folder / "slices.png", b"")
         (folder / "slices.png").unlink()
     except OSError as error:

@@ -18,6 +18,7 @@ from famseg.evaluation import (
     evaluate,
     predicted_outline,
     read_cases,
+    read_shown,
     summarise,
     variance_ratio,
 )
@@ -31,7 +32,11 @@ def folder(tmp_path_factory):
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_model_and_baseline_are_scored_on_the_same_cases(folder):
@@ -71,7 +76,9 @@ def test_a_missed_case_is_counted(folder):
 
 @pytest.mark.slow
 def test_files_are_the_same_every_time(folder, tmp_path):
-    assert set(files(folder)) == {"cases.csv", "summary.json", "slices.png"}
+    shown = {f"shown/{name}" for name in ("1.nii.gz", "2.nii.gz", "3.nii.gz", "4.nii.gz")}
+    tables = {"cases.csv", "summary.json", "slices.png", "shown/cases.json"}
+    assert set(files(folder)) == tables | shown
     run(tmp_path)
     assert files(tmp_path) == files(folder)
 
@@ -154,6 +161,33 @@ def test_completed_skulls_are_saved_where_they_are_asked_for(tmp_path, save, wan
         saved = [read_volume(path) for path in files]
         assert [each.array.mean() for each in saved] == [0, 1, 1]
         assert np.allclose(saved[2].affine, Boxes(3)[2]["affine"])
+
+
+def test_the_cases_of_the_figure_can_be_turned(folder):
+    cases = read_shown(folder)
+    assert [case.title.split(":")[0] for case in cases] == [
+        "set1, best of 3",
+        "set1, median of 3",
+        "set1, worst of 3",
+        "set2, worst of 1",
+    ]
+    worst, item = cases[2], Boxes(3)[0]
+    assert "box0" in worst.title
+    assert "(failed)" in worst.title
+    assert np.array_equal(worst.image, item["image"][0].numpy() > 0.5)
+    assert np.array_equal(worst.reference, item["label"][0].numpy() > 0.5)
+    assert not worst.prediction.any()
+    assert cases[0].prediction.any()
+    assert np.allclose(worst.affine, item["affine"])
+
+
+def test_an_index_of_cases_cannot_name_files_elsewhere(tmp_path):
+    assert read_shown(tmp_path) == []
+    (tmp_path / "shown").mkdir()
+    for text in ('{"cases": [{"file": "../a.nii.gz", "title": "a"}]}', '{"cases": 3}', "{}"):
+        (tmp_path / "shown" / "cases.json").write_text(text)
+        with pytest.raises(InputError, match="is not an index of cases"):
+            read_shown(tmp_path)
 
 
 def test_a_subject_cannot_name_a_place_elsewhere(tmp_path):
