@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from famseg.cli._opened import Which
 from famseg.cli._say import say, say_json
 from famseg.config import InputError
 
@@ -66,6 +67,13 @@ def compare(
             help="What makes a pair: two runs of one seed, or the scores of one test case."
         ),
     ] = ByName.seed,
+    checkpoint: Annotated[
+        Which,
+        typer.Option(
+            help="The evaluations that are compared: of the best checkpoint, which training makes, "
+            "or of the last one, see famseg evaluate."
+        ),
+    ] = Which.best,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON on standard output.")
     ] = False,
@@ -90,7 +98,7 @@ def compare(
 
     from famseg.reporting import as_dict, compare_runs, find_runs, markdown, plain, tables
 
-    found = find_runs(runs)
+    found = find_runs(runs, checkpoint.value)
     comparisons = compare_runs(found.runs, metrics=metric or (), baseline=baseline, by=by.value)
     if csv is not None:
         _write_csv(comparisons, csv)

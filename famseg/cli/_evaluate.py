@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,11 @@ def evaluate(
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Evaluate a trained run on its test sets; rewrites the run's evaluation folder."""
+    """Evaluate a trained run on its test sets.
+
+    Rewrites the run's folder evaluation; that of --checkpoint last is evaluation-last. The file
+    checkpoint.json there says what was evaluated.
+    """
     from famseg.runs import open_run_folder
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
@@ -38,7 +43,14 @@ def evaluate(
 
     with processes() as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
         opened = open_run(folder, checkpoint, group)
-        summary = evaluate_run(opened.experiment, opened.model, folder, processes=group)
+        summary = evaluate_run(
+            opened.experiment,
+            opened.model,
+            folder,
+            processes=group,
+            epoch=opened.epoch,
+            checkpoint=checkpoint.value,
+        )
         if not group.main:
             return
         if as_json:
@@ -46,7 +58,7 @@ def evaluate(
         else:
             say(f"{opened.checkpoint}, epoch {opened.epoch}\n")
             say(opened.experiment.table(summary))
-            say(f"\nper case     {folder.evaluation / 'cases.csv'}")
+            say(f"\nper case     {folder.evaluation_of(checkpoint) / 'cases.csv'}")
 
 
-evaluate.__doc__ = f"{evaluate.__doc__}\n{EXAMPLES}"
+evaluate.__doc__ = f"{inspect.cleandoc(evaluate.__doc__ or '')}\n{EXAMPLES}"

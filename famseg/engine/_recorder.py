@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from PIL import Image
@@ -21,7 +23,9 @@ from famseg.tracking import (
     provenance,
     provenance_tags,
     read_metrics,
+    resolve_uri,
     run_name,
+    without_password,
     write_atomically,
     write_json,
 )
@@ -54,10 +58,6 @@ class Recorder:
         if self.record is not None:
             self.record.append(epoch, metrics)
         self.tracker.log_epoch(epoch, metrics)
-        if self.tracker.run_id is not None and not self.folder.tracking.exists():
-            write_json(
-                self.folder.tracking, {"run_id": self.tracker.run_id, "uri": self.tracker.uri}
-            )
 
     def picture(self, epoch: int, picture: Picture) -> None:
         """Record a picture of the validation."""
@@ -69,8 +69,8 @@ class Recorder:
         self.tracker.log_image(path, "validation", epoch)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Track the result; at epoch 0, where MLflow draws bars instead of curves."""
-        self.tracker.log_epoch(0, metrics)
+        """Track the result of the evaluation."""
+        self.tracker.log_results(metrics)
         self.tracker.log_artifact(self.folder.evaluation, "evaluation")
         self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
 
@@ -117,6 +117,20 @@ def recorder_of(
         record = LocalRecord.resume(folder.path, epochs)
     parameters = config.model_dump(mode="json", by_alias=True)
     method = method_label(parameters)
+    run_id, start = _tracked_run(folder)
+    identity = {
+        "run_id": run_id,
+        "uri": without_password(resolve_uri(config.tracking.uri)),
+        "start": start,
+    }
+    if config.tracking.enabled:
+        # Before there is a run in the store: after a kill at any moment the mark finds it.
+        write_json(folder.tracking, identity)
+
+    def note(found: str) -> None:
+        with suppress(OSError):  # a full disk: the mark finds the run as well
+            write_json(folder.tracking, identity | {"run_id": found})
+
     tracker = config.tracking.build(
         run_name=run_name(config.penalty.weight, config.seed, method),
         parameters=parameters,
@@ -124,7 +138,9 @@ def recorder_of(
         method=method,
         scores=(f"val/{experiment.key_metric}", *experiment.scores),
         tags={**provenance_tags(origin), "run_folder": folder.path.name},
-        run_id=_tracked_run(folder),
+        run_id=run_id,
+        start=start,
+        opened=note,
     )
     tracker.log_history(() if epochs is None else read_metrics(folder.path))
     tracker.log_artifact(folder.config)
@@ -134,12 +150,18 @@ def recorder_of(
     return Recorder(folder, record, tracker)
 
 
-def _tracked_run(folder: RunFolder) -> str | None:
-    """Return the MLflow run that a run folder belongs to."""
+def _tracked_run(folder: RunFolder) -> tuple[str | None, str]:
+    """Return the MLflow run that a run folder belongs to, and the mark that the run carries.
+
+    The id is None where the run is still to be made, or was made by a process that was killed
+    before it noted the id. The mark is a new one where there is none.
+    """
     if not folder.tracking.is_file():
-        return None
+        return None, uuid.uuid4().hex
     advice = "Restore it, or delete it to track the run as a new one of MLflow."
-    run_id = read_json(folder.tracking, advice).get("run_id")
-    if run_id is not None and not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id)):
-        raise InputError(f"{folder.tracking}: run_id is none of MLflow. {advice}")
-    return run_id
+    content = read_json(folder.tracking, advice)
+    run_id, start = content.get("run_id"), content.get("start") or uuid.uuid4().hex
+    for key, value in (("run_id", run_id), ("start", start)):
+        if value is not None and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
+            raise InputError(f"{folder.tracking}: {key} is none of MLflow. {advice}")
+    return run_id, start

@@ -26,7 +26,7 @@ _MODEL = "model"
 
 @dataclass(frozen=True)
 class Cases:
-    """The table ``evaluation/cases.csv`` of a run.
+    """The table ``cases.csv`` of a run's evaluation.
 
     Attributes:
         path: The file.

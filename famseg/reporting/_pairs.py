@@ -100,7 +100,7 @@ class Pairs:
             return "no seed in common"
         cases = [tuple(self._scored(run).identity for run in pair) for pair in pairs]
         if self.by == "case" and any(None in pair for pair in cases):
-            return "a run has no evaluation/cases.csv"
+            return f"a run has no {self.baseline.runs[0].evaluation.name}/cases.csv"
         # Two runs without tables can be paired by seed, one with and one without cannot.
         if any(ours != theirs for ours, theirs in cases):
             return "the test cases are not the same"
@@ -126,7 +126,7 @@ class Pairs:
 
     def _scored(self, run: Run) -> _Scored:
         if run.path not in self._read:
-            cases = read_case_table(run.path / "evaluation" / "cases.csv")
+            cases = read_case_table(run.evaluation / "cases.csv")
             scores = {metric: cases.scores(metric) if cases else None for metric in self._metrics}
             self._read[run.path] = _Scored(cases.identity if cases else None, scores)
         return self._read[run.path]

@@ -121,6 +121,7 @@ def _run(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "state": run.state,
         "created": run.created,
+        "checkpoint": run.checkpoint,
         "metrics": dict(run.metrics),
     }
 

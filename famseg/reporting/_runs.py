@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from famseg.config import InputError, load, read
 from famseg.config._errors import DAMAGED
@@ -14,6 +14,8 @@ from famseg.config._json import read_json
 from famseg.runs import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
 from famseg.tracking._names import flatten, text_of
+
+Checkpoint = Literal["best", "last"]
 
 FINISHED = "finished"
 # Numbers that every run has, beside those of its evaluation.
@@ -56,6 +58,9 @@ class Run:
         state: ``finished``, or how far it came, in words.
         metrics: The numbers of the final evaluation by flat name; ``seconds``: time of the training
             without validation, ``epochs``: how many were trained.
+        checkpoint: The checkpoint whose evaluation was read, ``best`` or ``last``.
+        evaluation: The folder of that evaluation.
+        noted: Whether the evaluation itself says what it is of; older ones do not.
     """
 
     path: Path
@@ -68,6 +73,9 @@ class Run:
     created: str
     state: str
     metrics: Mapping[str, float]
+    checkpoint: Checkpoint
+    evaluation: Path
+    noted: bool
 
     @property
     def finished(self) -> bool:
@@ -88,11 +96,13 @@ class Found:
     notes: tuple[str, ...]
 
 
-def find_runs(paths: Sequence[Path | str]) -> Found:
+def find_runs(paths: Sequence[Path | str], checkpoint: Checkpoint = "best") -> Found:
     """Read run folders, and all run folders below other folders.
 
     Args:
         paths: Run folders (with ``config.yaml`` and ``provenance.json``), or folders above them.
+        checkpoint: The checkpoint whose evaluations are read: ``best``, which training evaluates,
+            or ``last``, for which see ``famseg evaluate``. Never one for the other.
 
     Raises:
         InputError: If a path is no folder, or there is no run below it that can be read.
@@ -109,7 +119,7 @@ def find_runs(paths: Sequence[Path | str]) -> Found:
             if folder.resolve() in runs:
                 continue
             try:
-                run, note = _read(folder)
+                run, note = _read(folder, checkpoint)
             except InputError as error:
                 notes.append(f"{error.faults[0]}. The run is left out.")
             else:
@@ -135,11 +145,11 @@ def _folders(path: Path) -> tuple[list[Path], list[Path]]:
     return runs, empty
 
 
-def _read(path: Path) -> tuple[Run, str | None]:
+def _read(path: Path, checkpoint: Checkpoint) -> tuple[Run, str | None]:
     folder = RunFolder(path)
     config, note = _configuration(folder.config)
     try:
-        return _described(folder, config), note
+        return _described(folder, config, checkpoint), note
     except DAMAGED as error:
         if note is None:  # the configuration was validated: it is not at fault
             raise
@@ -148,12 +158,13 @@ def _read(path: Path) -> tuple[Run, str | None]:
         ) from error
 
 
-def _described(folder: RunFolder, config: Mapping[str, Any]) -> Run:
+def _described(folder: RunFolder, config: Mapping[str, Any], checkpoint: Checkpoint) -> Run:
     path = folder.path
     origin = read_json(folder.provenance, "Restore the file")
     epochs, seconds = _course(path)
     training = config.get("training") or {}
-    state, metrics = _result(folder, epochs, training.get("epochs"))
+    evaluated = _evaluated(folder, checkpoint)
+    state, metrics = _result(folder, checkpoint, evaluated, epochs, training.get("epochs"))
     if metrics and seconds is not None:
         metrics[SECONDS] = seconds
     if metrics:
@@ -172,6 +183,9 @@ def _described(folder: RunFolder, config: Mapping[str, Any]) -> Run:
         created=str(origin.get("created", "")),
         state=state,
         metrics=metrics,
+        checkpoint=checkpoint,
+        evaluation=folder.evaluation_of(checkpoint),
+        noted=evaluated is not None,
     )
 
 
@@ -212,15 +226,35 @@ def _course(path: Path) -> tuple[int, float | None]:
     return last, sum(times) if times else None
 
 
-def _result(folder: RunFolder, epochs: int, planned: int | None) -> tuple[str, dict[str, float]]:
+def _evaluated(folder: RunFolder, checkpoint: Checkpoint) -> str | None:
+    """Return the checkpoint that an evaluation says it is of; None where it does not say."""
+    note = folder.evaluation_of(checkpoint) / "checkpoint.json"
+    return str(read_json(note, "Evaluate it again").get("checkpoint")) if note.is_file() else None
+
+
+def _result(
+    folder: RunFolder,
+    checkpoint: Checkpoint,
+    evaluated: str | None,
+    epochs: int,
+    planned: int | None,
+) -> tuple[str, dict[str, float]]:
     """Return how far a run came, and the numbers of its evaluation."""
-    if folder.metrics.is_file():
-        content = read_json(folder.metrics, "Evaluate it again")
+    place, command = folder.evaluation_of(checkpoint), f"famseg evaluate {folder.path}"
+    if checkpoint != "best":
+        command += f" --checkpoint {checkpoint}"
+    metrics = place / folder.metrics.name
+    if metrics.is_file():
+        if evaluated not in (None, checkpoint):
+            return f"{place.name} is of another checkpoint ({evaluated}): {command}", {}
+        content = read_json(metrics, "Evaluate it again")
         if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in content.values()):
-            raise InputError(f"{folder.metrics}: must hold names and numbers. Evaluate it again")
+            raise InputError(f"{metrics}: must hold names and numbers. Evaluate it again")
         return FINISHED, {name: float(value) for name, value in content.items()}
-    if (folder.evaluation / "summary.json").is_file():
-        return f"evaluated by another version: famseg evaluate {folder.path}", {}
+    if (place / "summary.json").is_file():
+        return f"evaluated by another version: {command}", {}
+    if checkpoint != "best" and folder.metrics.is_file():
+        return f"{checkpoint}.pt is not evaluated: {command}", {}
     if planned is not None and epochs >= planned:
         course = "trained, not evaluated"
     else:

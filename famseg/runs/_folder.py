@@ -45,6 +45,10 @@ class RunFolder:
         """Return the path of a checkpoint, ``best`` or ``last``."""
         return self.checkpoints / f"{which}.pt"
 
+    def evaluation_of(self, which: str) -> Path:
+        """Return the folder of a checkpoint's evaluation; that of ``best`` stands for the run."""
+        return self.evaluation if which == "best" else self.path / f"evaluation-{which}"
+
 
 def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
     """Make and own a run folder that was not there: ``name``, else ``name-2`` and so on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -47,7 +47,8 @@ class TrackingConfig(Strict):
         default=10,
         ge=1,
         le=600,
-        description="Seconds to wait for an answer of an MLflow server before the run goes on.",
+        description="Seconds to wait for an answer of an MLflow server before it is asked again "
+        "later. The training goes on meanwhile.",
     )
 
     @field_validator("uri")
@@ -68,6 +69,8 @@ class TrackingConfig(Strict):
         tags: Mapping[str, str] | None = None,
         scores: Sequence[str] = (),
         run_id: str | None = None,
+        start: str | None = None,
+        opened: Callable[[str], None] | None = None,
         rank: int = 0,
     ) -> Tracker:
         """Start the run; arguments as for :meth:`famseg.tracking.Tracker.start`.
@@ -80,6 +83,8 @@ class TrackingConfig(Strict):
             tags: Tags from the provenance; the section's own tags win.
             scores: Names of the metrics that the experiment's comparison charts.
             run_id: The run to go on with, or None for a new one.
+            start: Mark of the run, by which it is found where its id is not known.
+            opened: Called with the id of the run once it is known, in another thread.
             rank: Rank of this process; ranks other than 0 get a tracker that does nothing.
 
         Returns:
@@ -102,5 +107,7 @@ class TrackingConfig(Strict):
             scores=scores,
             tags={**(tags or {}), **self.tags},
             run_id=run_id,
+            start=start,
+            opened=opened,
             timeout_s=self.timeout_s,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import NamedTuple
 
 from famseg.config import InputError
 from famseg.tracking import _store
+from famseg.tracking._database import StoreFaultError
+from famseg.tracking._quiet import quiet
 
 _logger = logging.getLogger("famseg")
 
 _FIRST_WAIT_S = 15.0
 _LONGEST_WAIT_S = 600.0
-# A run of 10,000 epochs fits; beyond it the oldest entries but the first (it creates the run) go.
+# A run of 10,000 epochs fits; beyond it the oldest entries go, but not those that open the run.
 _MOST_ENTRIES = 20_000
 
 Action = Callable[[], None]
@@ -29,103 +32,152 @@ class _Entry(NamedTuple):
     what: str
     action: Action
     essential: bool
+    opening: bool
 
 
 class Outbox:
     """A queue of actions on the store that outlives the store's absence.
 
-    :meth:`put` tries to run what waits. At the first failure it warns in one line and stops; it
-    tries again after 15 s, then after twice as long and so on up to 10 minutes, so that a store
-    which answers slowly or never costs a training next to nothing. What the store refuses for
-    good (a name that is not allowed) is dropped with a warning.
+    Entries are put in by one thread and run by another, see :class:`famseg.tracking._courier`; it
+    holds no lock while an action runs. At the first failure it warns in one line and stops; it
+    tries again after 15 s, then after twice as long and so on up to 10 minutes. What the store
+    refuses for good (a name that is not allowed) is dropped with a warning.
 
     Args:
         name: What the entries go to, in messages.
+        patience_s: Seconds that an entry may take while a program waits for its end.
         ready: Tells whether to try at all; entries wait silently until it does.
     """
 
-    def __init__(self, name: str, *, ready: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, name: str, *, patience_s: float = 60.0, ready: Callable[[], bool] = lambda: True
+    ) -> None:
         self._name = name
+        self.patience_s = patience_s
         self._ready = ready
+        self._lock = threading.Lock()
         self._entries: deque[_Entry] = deque()
         self._wait_s = _FIRST_WAIT_S
         self._next_try = 0.0
+        self._sent = 0
+        self._overflowed = False
         self._refused: set[str] = set()
         self.closed = False
         self.problem: str | None = None
+        # A fault of the user's that the first try found, while somebody waits to raise it.
+        self.fault: InputError | None = None
+        self.fault_is_awaited = False
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, what: str, action: Action, *, essential: bool = False) -> None:
-        """Queue an action and run what can be run.
+    def put(
+        self, what: str, action: Action, *, essential: bool = False, opening: bool = False
+    ) -> None:
+        """Queue an action; takes no time.
 
         Args:
             what: What it sends, for messages.
             action: Does it; raises if it cannot. Runs again after a failure, so twice must do no
                 harm.
             essential: Whether all that follows is useless without it.
-
-        Raises:
-            InputError: If an action finds a fault of the user's at its first try; later it is a
-                warning.
+            opening: Whether it is kept, however many entries wait.
         """
-        if self.closed:
-            return
-        self._entries.append(_Entry(what, action, essential))
-        if len(self._entries) > _MOST_ENTRIES:
-            del self._entries[1]
-        if time.monotonic() >= self._next_try:
-            self.flush()
+        with self._lock:
+            if self.closed:
+                return
+            self._entries.append(_Entry(what, action, essential, opening))
+            if len(self._entries) <= _MOST_ENTRIES:
+                return
+            # The first is perhaps being run right now.
+            place = next(i for i, each in enumerate(self._entries) if i and not each.opening)
+            del self._entries[place]
+            first, self._overflowed = not self._overflowed, True
+        if first:
+            _logger.warning(
+                "%s: more than %d entries wait: the oldest are left out. The run folder has them.",
+                self._name,
+                _MOST_ENTRIES,
+            )
 
-    def flush(self) -> bool:
-        """Run all that waits, whether the waiting time is over or not.
+    def hurry(self) -> None:
+        """Let the next step try, whether the waiting time is over or not."""
+        with self._lock:
+            self._next_try = 0.0
+
+    def seconds_to_next_try(self) -> float | None:
+        """Return how long it waits after a failure; None where nothing waits for time to pass."""
+        with self._lock:
+            if not self._entries or not self._next_try:
+                return None
+            return max(0.0, self._next_try - time.monotonic())
+
+    def step(self) -> bool:
+        """Run the first entry, if there is one and it is time to try.
 
         Returns:
-            True if nothing is left.
+            Whether there may be more to do: False if nothing is left, or the entry failed.
         """
-        if not self._ready():
-            return not self._entries
-        sent = 0
-        while self._entries:
+        with self._lock:
+            if not self._entries or time.monotonic() < self._next_try or not self._ready():
+                return False
             entry = self._entries[0]
-            try:
-                with _store.quiet():
-                    entry.action()
-            except InputError as error:
-                if self.problem is None:  # at the start, when the user is still there
-                    raise
+        try:
+            with quiet():
+                entry.action()
+        except InputError as error:
+            if not self._hand_over(error):
                 self._refuse(entry, error)
-            except Exception as error:  # a store may fail in any way; the run goes on
-                if not _is_final(error):
-                    self._fail(error)
-                    return False
-                self._refuse(entry, error)
-            else:
-                sent += 1
+        except Exception as error:  # a store may fail in any way; the run goes on
+            if not _is_final(error):
+                self._fail(error)
+                return False
+            self._refuse(entry, error)
+        else:
+            with self._lock:
                 self._entries.popleft()
-        self._recover(sent)
+                self._sent += 1
+        with self._lock:
+            over = not self._entries
+        if over:
+            self._recover()
         return True
+
+    def _hand_over(self, error: InputError) -> bool:
+        """Keep a fault for the user, who is still there: nothing is sent then."""
+        with self._lock:
+            if not self.fault_is_awaited or self.problem is not None:
+                return False
+            self.fault = error
+            self.closed = True
+            self._entries.clear()
+            return True
 
     def _fail(self, error: Exception) -> None:
         if self.problem is None:
             self.problem = _store.reason(error)
+            if isinstance(error, StoreFaultError):
+                said = f"cannot be used: {self.problem}. {error.advice}"
+            else:
+                said = f"does not answer ({self.problem})."
             _logger.warning(
-                "%s does not answer (%s). The run goes on with its local record; "
-                "what waits is sent once it is back.",
+                "%s %s The run goes on with its local record; what waits is sent once it is back.",
                 self._name,
-                self.problem,
+                said,
             )
+            self._sent = 0
         else:
             self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        self._next_try = time.monotonic() + self._wait_s
+        with self._lock:
+            self._next_try = time.monotonic() + self._wait_s
 
-    def _recover(self, sent: int) -> None:
+    def _recover(self) -> None:
         if self.problem is not None:
-            _logger.info("%s is back: %d entries sent.", self._name, sent)
+            _logger.info("%s is back: %d entries sent.", self._name, self._sent)
         self.problem = None
         self._wait_s = _FIRST_WAIT_S
-        self._next_try = 0.0
+        with self._lock:
+            self._next_try = 0.0
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:
         if entry.essential:
@@ -135,15 +187,17 @@ class Outbox:
                 entry.what,
                 _store.reason(error),
             )
-            self.closed = True
-            self._entries.clear()
+            with self._lock:
+                self.closed = True
+                self._entries.clear()
             return
         if entry.what not in self._refused:
             _logger.warning(
                 "MLflow does not take %s (%s): left out.", entry.what, _store.reason(error)
             )
         self._refused.add(entry.what)
-        self._entries.popleft()
+        with self._lock:
+            self._entries.popleft()
 
 
 def _is_final(error: Exception) -> bool:

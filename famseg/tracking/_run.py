@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from famseg.tracking import _store
+from famseg.tracking._courier import Courier
 from famseg.tracking._names import cut, milliseconds, valid_name
 from famseg.tracking._outbox import Outbox, RefusedError
 from famseg.tracking._pictures import cell, to_picture
-from famseg.tracking._uri import without_password
+from famseg.tracking._quiet import quiet
+from famseg.tracking._uri import sqlite_path, without_password
 from famseg.tracking._view import share_comparison
 
 if TYPE_CHECKING:
@@ -26,14 +27,22 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("famseg")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+# Metrics of an epoch: the epoch, names and values, and when they were measured.
+Points = tuple[int, Mapping[str, float], float]
 
 # Limits of MLflow for one request and for one value.
 _MOST_METRICS = 1000
 _MOST_PARAMETERS = 100
 _LONGEST_PARAMETER = 6000
 _LONGEST_TAG = 8000
-# Finds a run whose creation was answered too late to be heard.
+# The mark by which a run is found.
 _START_TAG = "famseg.start"
+
+
+# A training waits that long for its run to be opened before it goes on without: for a server, which
+# can hang; for a file, whose tables may have to be made.
+_SERVER_WAIT_S, _FILE_WAIT_S = 5.0, 60.0
+_PATIENCE_S, _PATIENCE_WITH_FILES_S = 60.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,20 @@ class _Opened:
     run_id: str
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the store has of a metric: the steps, and the last point of step 0."""
+
+    steps: frozenset[int]
+    value: float | None
+    timestamp_ms: int
+
+
 class Run:
     """A run in the store, or on its way there: what :class:`famseg.tracking.Tracker` sends.
 
-    Everything goes through the outbox, opening the run included.
+    Everything goes through an outbox, opening the run included, which a thread of its own empties:
+    what is sent is prepared in the caller's thread, and the client is used in the other one only.
 
     Args:
         uri: Address of the store.
@@ -57,7 +76,9 @@ class Run:
         name: Name of the run.
         tags: Its tags.
         run_id: The run to go on with, or None.
+        start: Mark of the run in the store, by which it is found where its id is not known.
         scores: Names of the metrics that the comparison view charts.
+        opened: Called in the thread with the run's id, once it is known.
     """
 
     def __init__(
@@ -69,25 +90,33 @@ class Run:
         name: str,
         tags: Mapping[str, str],
         run_id: str | None,
+        start: str,
         scores: Sequence[str] = (),
+        opened: Callable[[str], None] | None = None,
     ) -> None:
         self.uri = without_password(uri)
         self._uri = uri
-        self._box = Outbox(f"MLflow store {self.uri}")
+        self._box = Outbox(f"MLflow store {self.uri}", patience_s=_PATIENCE_S)
         # Files may go to another machine than the rest; if that is down, metrics still arrive.
-        self._files = Outbox(f"Artifact store of MLflow {self.uri}", ready=self._can_take_files)
+        self._files = Outbox(
+            f"Artifact store of MLflow {self.uri}",
+            patience_s=_PATIENCE_WITH_FILES_S,
+            ready=self._can_take_files,
+        )
+        self._courier = Courier((self._box, self._files))
         self._experiment = experiment
         self._timeout_s = timeout_s
         self._name = name
         self._tags = dict(tags)
         self._resumed = run_id
-        self._start_tag = uuid.uuid4().hex
+        self._start = start
+        self._on_opened = opened
         self._started_ms = milliseconds(time.time())
-        self._tries = 0
+        self._missing_said = False
         self._opened: _Opened | None = None
-        # What the run had before it was resumed: parameters, and the last step of each metric.
+        # What the run had before it was resumed.
         self._known_parameters: frozenset[str] = frozenset()
-        self._known_steps: dict[str, int] = {}
+        self._known: dict[str, _Known] = {}
         # Last step of each series of pictures; the view opens at it.
         self._pictures: dict[str, int] = {}
         self._scores = [valid_name(name) for name in scores]
@@ -112,38 +141,60 @@ class Run:
         return None if self._opened is None else self._opened.experiment_id
 
     def open(self, parameters: Mapping[str, str]) -> None:
-        """Create the run, or reopen it, and send its parameters."""
-        self._box.put("the run", self._open, essential=True)
-        self._put("the parameters", lambda run: self._send_parameters(run, parameters))
-        self._put("the comparison view", lambda run: self._share(run))
+        """Create the run, or reopen it, and send its parameters; waits for the first try.
+
+        Raises:
+            InputError: If a fault of the user's is found while it waits.
+        """
+        with quiet():  # in this thread, which imports other things later: two at once can fail
+            import mlflow  # noqa: F401
+        self._box.fault_is_awaited = True
+        self._box.put("the run", self._open, essential=True, opening=True)
+        self._put(
+            "the parameters", lambda run: self._send_parameters(run, parameters), opening=True
+        )
+        self._put("the comparison view", lambda run: self._share(run), opening=True)
+        is_file = sqlite_path(self._uri) is not None
+        self._courier.flush(_FILE_WAIT_S if is_file else _SERVER_WAIT_S)
+        self._box.fault_is_awaited = False
+        if self._box.fault is not None:
+            self._courier.end()
+            raise self._box.fault
+
+    def flush(self) -> bool:
+        """Try all that waits, and wait until it was tried; return whether nothing is left."""
+        return self._courier.flush()
 
     def _open(self) -> None:
-        with _store.creation_lock(self._uri):
-            client = _store.client(self._uri, self._timeout_s)
-            experiment_id = _store.experiment_id(client, self._uri, self._experiment)
-        stored = None if self._resumed is None else self._find(client, self._resumed)
+        client = _store.open_store(self._uri, self._timeout_s)
+        experiment_id = _store.experiment_id(client, self._uri, self._experiment)
+        stored = self._find(client, experiment_id)
         if stored is not None:
             self._reopen(client, stored)
         run_id = self._create(client, experiment_id) if stored is None else stored.info.run_id
         self._opened = _Opened(client, experiment_id, str(run_id))
+        if self._on_opened is not None:
+            self._on_opened(str(run_id))
 
-    def _find(self, client: MlflowClient, run_id: str) -> StoredRun | None:
-        """Return the run to go on with; None, with a warning, if the store has it no more."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        else:
-            if run.info.lifecycle_stage != "deleted":
-                return run
-        self._tags["famseg.resumed_from"] = run_id
-        if self._tries == 0:
-            _logger.warning(
-                "MLflow store %s has no run %s: a new run goes on in its place.", self.uri, run_id
-            )
+    def _find(self, client: MlflowClient, experiment_id: str) -> StoredRun | None:
+        """Return the run to go on with, by its id or by its mark; None if the store has none."""
+        stored = None if self._resumed is None else _stored(client, self._resumed)
+        if stored is not None:
+            return stored
+        # One whose creation was answered too late to be heard, or killed before it was noted.
+        mine = f"tags.`{_START_TAG}` = '{self._start}'"
+        found = client.search_runs([experiment_id], mine, max_results=1)
+        if found:
+            return found[0]
+        if self._resumed is not None:
+            self._tags["famseg.resumed_from"] = self._resumed
+            if not self._missing_said:
+                _logger.warning(
+                    "MLflow store %s has no run %s: a new run goes on in its place.",
+                    self.uri,
+                    self._resumed,
+                )
+            self._missing_said = True
         return None
 
     def _reopen(self, client: MlflowClient, stored: StoredRun) -> None:
@@ -152,29 +203,31 @@ class Run:
         self._known_parameters = frozenset(stored.data.params)
         for key in stored.data.metrics:
             history = client.get_metric_history(run_id, key)
-            self._known_steps[key] = max(metric.step for metric in history)
-        _set_tags(client, run_id, self._tags)
+            results = [(point.timestamp, point.value) for point in history if point.step == 0]
+            timestamp, value = max(results, default=(0, None))
+            steps = frozenset(point.step for point in history)
+            self._known[key] = _Known(steps, value, timestamp)
+        _set_tags(client, run_id, {**self._tags, _START_TAG: self._start})
 
     def _create(self, client: MlflowClient, experiment_id: str) -> str:
-        self._tries += 1
-        if self._tries > 1:
-            mine = f"tags.`{_START_TAG}` = '{self._start_tag}'"
-            found = client.search_runs([experiment_id], mine, max_results=1)
-            if found:
-                return str(found[0].info.run_id)
         run = client.create_run(
             experiment_id,
             start_time=self._started_ms,
             tags={
                 **{key: cut(text, _LONGEST_TAG) for key, text in self._tags.items()},
-                _START_TAG: self._start_tag,
+                _START_TAG: self._start,
             },
             run_name=self._name,
         )
         return str(run.info.run_id)
 
     def _put(
-        self, what: str, action: Callable[[_Opened], None], *, box: Outbox | None = None
+        self,
+        what: str,
+        action: Callable[[_Opened], None],
+        *,
+        box: Outbox | None = None,
+        opening: bool = False,
     ) -> None:
         def act() -> None:
             # The entry that opens the run stays first in the queue until it has succeeded.
@@ -182,8 +235,9 @@ class Run:
                 raise RuntimeError("the run is not open")
             action(self._opened)
 
-        if not self._box.closed:
-            (self._box if box is None else box).put(what, act)
+        if not self._box.closed and not self._courier.foreign:
+            (self._box if box is None else box).put(what, act, opening=opening)
+            self._courier.wake()
 
     def _send_parameters(self, run: _Opened, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -201,21 +255,47 @@ class Run:
     def _share(self, run: _Opened) -> None:
         share_comparison(run.client, run.experiment_id, self._pictures, self._scores)
 
-    def send_metrics(self, epoch: int, metrics: Mapping[str, float], time_s: float) -> None:
-        """Send the metrics of an epoch, but those that the run already has."""
+    def send_metrics(self, points: Sequence[Points]) -> None:
+        """Send metrics of epochs, but those points that the run already has."""
 
         def send(run: _Opened) -> None:
-            from mlflow.entities import Metric
-
-            items = [
-                Metric(valid_name(key), float(value), milliseconds(time_s), epoch)
-                for key, value in metrics.items()
-                if epoch > self._known_steps.get(valid_name(key), -1)
-            ]
-            for start in range(0, len(items), _MOST_METRICS):
-                run.client.log_batch(run.run_id, metrics=items[start : start + _MOST_METRICS])
+            self._send(
+                run,
+                [
+                    (name, value, milliseconds(time_s), epoch)
+                    for epoch, metrics, time_s in points
+                    for key, value in metrics.items()
+                    if epoch not in self._steps(name := valid_name(key))
+                ],
+            )
 
         self._put("metrics", send)
+
+    def send_results(self, metrics: Mapping[str, float], time_s: float) -> None:
+        """Send the numbers of an evaluation at step 0; those that have changed replace the old."""
+
+        def send(run: _Opened) -> None:
+            points = []
+            for key, value in metrics.items():
+                known = self._known.get(valid_name(key))
+                if known is None or known.value != value:
+                    # Of several points at a step MLflow shows the latest.
+                    last_ms = 0 if known is None else known.timestamp_ms + 1
+                    points.append((valid_name(key), value, max(milliseconds(time_s), last_ms), 0))
+            self._send(run, points)
+
+        self._put("metrics", send)
+
+    def _steps(self, name: str) -> frozenset[int]:
+        known = self._known.get(name)
+        return frozenset() if known is None else known.steps
+
+    def _send(self, run: _Opened, points: Sequence[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        items = [Metric(*point) for point in points]
+        for start in range(0, len(items), _MOST_METRICS):
+            run.client.log_batch(run.run_id, metrics=items[start : start + _MOST_METRICS])
 
     def send_artifact(self, path: Path, folder: str | None) -> None:
         """Copy a file or a folder to the run."""
@@ -234,10 +314,12 @@ class Run:
         """Send a picture of a series."""
         time_ms = milliseconds(time.time())
         name = valid_name(key, ascii_only=True)
-        self._pictures[name] = max(epoch, self._pictures.get(name, 0))
+        # A new mapping: the thread may be reading the old one.
+        self._pictures = {**self._pictures, name: max(epoch, self._pictures.get(name, 0))}
+        source = image if isinstance(image, Path | str) else image.copy()
 
         def send(run: _Opened) -> None:
-            picture = to_picture(image)
+            picture = to_picture(source)
             run.client.log_image(
                 run.run_id, picture, key=name, step=epoch, timestamp=time_ms, synchronous=True
             )
@@ -263,21 +345,25 @@ class Run:
 
     def send_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._put("the tags", lambda run: _set_tags(run.client, run.run_id, tags))
+        given = dict(tags)
+        self._put("the tags", lambda run: _set_tags(run.client, run.run_id, given))
 
     def close(self, status: Status) -> None:
         """End the run, and warn if the store still lacks a part of it."""
+        if self._courier.foreign:
+            return
         time_ms = milliseconds(time.time())
         if self._pictures:
             self._put("the comparison view", lambda run: self._share(run))
         self._put("the end", lambda run: run.client.set_terminated(run.run_id, status, time_ms))
-        sent = [box.flush() for box in (self._box, self._files)]
-        if not all(sent):
+        sent = self._courier.flush()
+        self._courier.end()
+        if not sent:
             _logger.warning(
                 "MLflow store %s still does not answer (%s): %d entries were not sent. The run "
                 "folder has them.",
                 self.uri,
-                self.problem,
+                self.problem or "it takes too long",
                 self.waiting,
             )
 
@@ -288,3 +374,16 @@ def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> Non
     items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]
     for start in range(0, len(items), _MOST_PARAMETERS):
         client.log_batch(run_id, tags=items[start : start + _MOST_PARAMETERS])
+
+
+def _stored(client: MlflowClient, run_id: str) -> StoredRun | None:
+    """Return a run of the store; None if it has none of that id any more."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return None if run.info.lifecycle_stage == "deleted" else run

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import time
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famseg.config import InputError
-from famseg.config._atomic import open_to_update
+from famseg.tracking._database import (
+    StoreFaultError,
+    check_tables,
+    close_connections,
+    creation_lock,
+    make_database,
+    opening_fault,
+)
+from famseg.tracking._quiet import quiet
 from famseg.tracking._uri import sqlite_path, without_password
 from famseg.tracking._view import VIEW_TAG, share_comparison
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_LOCK_SECONDS = 60.0
-# These log whole tracebacks or every retry of a connection; one line of ours stands for them.
-_NOISY = ("mlflow", "alembic", "urllib3")
 
 
 def client(uri: str, timeout_s: int) -> MlflowClient:
@@ -32,8 +30,8 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
         timeout_s: Seconds to wait for an answer of a server.
 
     Returns:
-        The client. Creating one for a database makes its tables: use it under :func:`creation_lock`
-        the first time.
+        The client. Creating one for a database makes its tables where it has none, which a kill
+        leaves half made: see :func:`open_store`.
     """
     # MLflow reads these at each request; a user's own values win. Its defaults, 7 retries of up
     # to 120 s, would hold up a training for a quarter of an hour.
@@ -47,68 +45,32 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence MLflow and what it uses: loggers, and warnings that speak to its developers.
-
-    A user can do nothing about a deprecation between MLflow and SQLAlchemy, and a program that
-    turns warnings into errors would lose its store by one.
-    """
-    loggers = [logging.getLogger(name) for name in (*_NOISY, "mlflow.store.db.utils")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def creation_lock(uri: str) -> Iterator[None]:
-    """Hold the lock under which a SQLite store is opened; several first writers race otherwise.
-
-    MLflow makes the tables by migrations that are no single transaction: a second process that
-    finds them half made dies. The lock is the file ``<database>.lock``. Stores of other kinds, and
-    platforms without ``fcntl``, need or have none.
+def open_store(uri: str, timeout_s: int) -> MlflowClient:
+    """Return a client of a store, whose database is made if it is missing.
 
     Args:
         uri: Address of the store.
+        timeout_s: Seconds to wait for an answer of a server.
 
     Raises:
-        OSError: If the lock is not free within a minute, its file cannot be made, or a link lies
-            in its place.
+        StoreFaultError: If the tables of a SQLite database are half made or of another version.
+        OSError: If a SQLite database cannot be made.
+        Exception: Whatever MLflow and SQLAlchemy raise.
     """
     path = sqlite_path(uri)
     if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_to_update(path.with_name(f"{path.name}.lock")) as file:
-        _lock(file.fileno(), path)
-        yield  # closing the file releases the lock, and so does the end of the process
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not POSIX
-        return
-    end = time.monotonic() + _LOCK_SECONDS
-    while True:
+        return client(uri, timeout_s)
+    with creation_lock(uri) as alone:
+        make_database(path, alone=alone)
+        check_tables(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{path}.lock has been held for a minute") from None
-            time.sleep(0.05)
-        except OSError:
-            return  # a network file system without locks: no worse than without this function
-        else:
-            return
+            return client(uri, timeout_s)
+        except Exception as error:
+            close_connections(uri)
+            fault = opening_fault(path, error)
+            if fault is None:
+                raise
+            raise fault from error
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -163,8 +125,8 @@ def prepare_store(
         InputError: If the store cannot be opened or does not answer.
     """
     try:
-        with quiet(), creation_lock(uri):
-            store = client(uri, timeout_s)
+        with quiet():
+            store = open_store(uri, timeout_s)
             if experiment is None:
                 found = [each for each in store.search_experiments() if VIEW_TAG in each.tags]
             else:
@@ -172,6 +134,8 @@ def prepare_store(
                 found = [] if named is None else [named]
             for each in found:
                 share_comparison(store, each.experiment_id)
+    except StoreFaultError as error:
+        raise InputError(f"{without_password(uri)}: {error}") from error
     except Exception as error:
         raise InputError(
             f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check "
@@ -187,6 +151,8 @@ def reason(error: BaseException) -> str:
         >>> reason(OSError(28, "No space left on device"))
         'No space left on device'
     """
+    if isinstance(error, StoreFaultError):
+        return error.what
     seen = {id(error)}
     while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen:
         seen.add(id(cause))

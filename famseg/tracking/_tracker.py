@@ -1,17 +1,18 @@
-"""One MLflow run: started, fed once an epoch, ended; it never stops or delays a training."""
+"""One MLflow run: started, fed once per epoch, ended; it never stops or delays a training."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from famseg.tracking._names import color, flatten, text_of
-from famseg.tracking._run import Run, Status
+from famseg.tracking._run import Points, Run, Status
 from famseg.tracking._uri import resolve_uri
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ class Tracker:
     """A run in MLflow, or nothing at all: :meth:`start` makes the one, :meth:`null` the other.
 
     It owns its run by id: it neither joins a run that other code has active nor leaves one active.
-    No method raises because of the store. As a context manager it ends the run: FINISHED, KILLED
-    for an interruption, FAILED for another exception.
+    No method raises because of the store, and none but :meth:`start`, :meth:`flush` and
+    :meth:`finish` waits for it: what is logged is sent by a thread, in order. As a context manager
+    it ends the run: FINISHED, KILLED for an interruption, FAILED for another exception. In a forked
+    process it does nothing.
 
     Example:
         >>> with Tracker.null() as tracker:
@@ -58,12 +61,15 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         scores: Sequence[str] = (),
         run_id: str | None = None,
+        start: str | None = None,
+        opened: Callable[[str], None] | None = None,
         timeout_s: int = 10,
     ) -> Tracker:
         """Start a run, or go on with one.
 
         Database and experiment are created if they are missing, which several processes may do at
-        once. If the store does not answer, there is one warning; the run is created later.
+        once. Waits until the run is there, for a server at most 5 s: one that is slow opens it
+        later. If the store does not answer, there is one warning; the run is created later.
 
         Args:
             run_name: Name in the list of runs, see :func:`famseg.tracking.run_name`.
@@ -82,6 +88,11 @@ class Tracker:
                 first: the validation metric, whose name begins with ``val/``, and those of the
                 final evaluation.
             run_id: The run to go on with. One that the store does not know becomes a new run.
+            start: A text of letters and digits that no other run has, a new one by default. The run
+                carries it as the tag ``famseg.start``: whoever has noted it finds the run again,
+                even if it was killed before it knew the run's id.
+            opened: Called with the id of the run once it is known, in another thread; must not
+                raise.
             timeout_s: Seconds to wait for an answer of a server.
 
         Returns:
@@ -108,11 +119,13 @@ class Tracker:
             name=run_name,
             tags=tags,
             run_id=run_id,
+            start=start or uuid.uuid4().hex,
             scores=scores,
+            opened=opened,
         )
         tracker = cls(run)
         run.open({name: text_of(value) for name, value in flat.items()})
-        tracker._log(0, metrics)
+        tracker._log([(0, metrics, time.time())])
         return tracker
 
     @property
@@ -151,34 +164,36 @@ class Tracker:
             epoch: The epoch, the x-axis of the charts.
             metrics: Names (letters, digits, ``_-./``, blanks) and values.
         """
-        if self._run is None:
-            return
-        finite: dict[str, float] = {}
-        for name, value in metrics.items():
-            number = float(value)
-            if math.isfinite(number):
-                finite[name] = number
-                continue
-            self._nonfinite += 1
-            finite["nonfinite"] = self._nonfinite
-            if name not in self._warned:
-                _logger.warning("%s is %s in epoch %d: not sent to MLflow.", name, number, epoch)
-            self._warned.add(name)
-        self._log(epoch, finite)
+        self._log([(epoch, self._finite(epoch, metrics), time.time())])
+
+    def log_results(self, metrics: Mapping[str, float]) -> None:
+        """Log the numbers of an evaluation, at epoch 0: MLflow draws bars of them, not curves.
+
+        On resume, numbers that have changed replace those that the run has.
+
+        Args:
+            metrics: Names and values, as in :meth:`log_epoch`.
+        """
+        if self._run is not None:
+            self._run.send_results(self._finite(0, metrics), time.time())
 
     def log_history(self, records: Iterable[Mapping[str, float | None]]) -> None:
-        """Log what a local record has and the run in MLflow lacks, after a start without a store.
+        """Log what a local record has and the run in MLflow lacks: whatever was not sent before.
 
         Args:
             records: The rows of :func:`famseg.tracking.read_metrics`.
         """
+        points = []
         for row in records:
-            metrics = {
-                name: value
-                for name, value in row.items()
-                if name not in ("epoch", "time") and value is not None
-            }
-            self._log(int(row["epoch"] or 0), metrics, time_s=row.get("time"))
+            given = {name: value for name, value in row.items() if name not in ("epoch", "time")}
+            metrics = {name: value for name, value in given.items() if value is not None}
+            if len(metrics) < len(given):
+                self._nonfinite += len(given) - len(metrics)
+                metrics["nonfinite"] = self._nonfinite
+            time_s = row.get("time")
+            epoch = int(row["epoch"] or 0)
+            points.append((epoch, metrics, time.time() if time_s is None else time_s))
+        self._log(points)
 
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Copy a file, or a folder with all it holds, to the run.
@@ -221,8 +236,18 @@ class Tracker:
         if self._run is not None:
             self._run.send_tags(tags)
 
+    def flush(self) -> bool:
+        """Try all that waits to be sent, and wait until it was tried.
+
+        An entry is waited for at most a minute, or ten minutes if a file is being sent.
+
+        Returns:
+            Whether the store has everything.
+        """
+        return self._run is None or self._run.flush()
+
     def finish(self, status: Status = "FINISHED") -> None:
-        """End the run; a second call does nothing.
+        """End the run and wait as :meth:`flush` does; a second call does nothing.
 
         Args:
             status: How it ended.
@@ -248,6 +273,22 @@ class Tracker:
         else:
             self.finish("KILLED")
 
-    def _log(self, epoch: int, metrics: Mapping[str, float], time_s: float | None = None) -> None:
-        if self._run is not None and metrics:
-            self._run.send_metrics(epoch, metrics, time.time() if time_s is None else time_s)
+    def _finite(self, epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return what is finite, and how many values were not so far; warn once per metric."""
+        finite: dict[str, float] = {}
+        for name, value in metrics.items():
+            number = float(value)
+            if math.isfinite(number):
+                finite[name] = number
+                continue
+            self._nonfinite += 1
+            finite["nonfinite"] = self._nonfinite
+            if name not in self._warned and self._run is not None:
+                _logger.warning("%s is %s in epoch %d: not sent to MLflow.", name, number, epoch)
+            self._warned.add(name)
+        return finite
+
+    def _log(self, points: Sequence[Points]) -> None:
+        given = [point for point in points if point[1]]
+        if self._run is not None and given:
+            self._run.send_metrics(given)

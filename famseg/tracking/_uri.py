@@ -99,7 +99,8 @@ def resolve_uri(uri: str | None = None) -> str:
     path = sqlite_path(uri)
     if path is None:
         return uri
-    return f"{uri.partition('///')[0]}///{path.as_posix()}"
+    query = uri.partition("?")[2]
+    return f"{uri.partition('///')[0]}///{path.as_posix()}{query and '?'}{query}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -108,12 +109,14 @@ def sqlite_path(uri: str) -> Path | None:
     Example:
         >>> sqlite_path("sqlite:////data/mlflow.db").as_posix()
         '/data/mlflow.db'
+        >>> sqlite_path("sqlite:////data/mlflow.db?timeout=5").as_posix()
+        '/data/mlflow.db'
         >>> sqlite_path("http://localhost:5000") is None
         True
     """
     if not uri.startswith("sqlite"):
         return None
-    return Path(uri.partition("///")[2]).expanduser().absolute()
+    return Path(uri.partition("///")[2].partition("?")[0]).expanduser().absolute()
 
 
 def without_password(text: str) -> str:

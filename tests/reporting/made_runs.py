@@ -62,6 +62,7 @@ def make_run(
         found |= {"test/set1/implant/dsc": sum(dsc) / len(dsc)}
     if found:
         evaluation.mkdir(exist_ok=True)
+        write_json(evaluation / "checkpoint.json", {"checkpoint": "best", "epoch": epochs})
         write_json(evaluation / "metrics.json", found)
     return path
 

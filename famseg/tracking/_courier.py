@@ -1,0 +1,118 @@
+"""The thread that brings entries to the store, so that a training never waits for one."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+from famseg.tracking._outbox import Outbox
+
+
+class Courier:
+    """A thread that empties outboxes, those in front first.
+
+    It is a daemon: one that hangs does not keep the interpreter alive. A program that ends by any
+    way but a kill waits for it in :meth:`flush`, at the latest when the interpreter exits. A forked
+    process has no such thread and no part in the run: there every method does nothing.
+
+    Args:
+        boxes: The outboxes, the most urgent first.
+    """
+
+    def __init__(self, boxes: Sequence[Outbox]) -> None:
+        self._boxes = boxes
+        self._changed = threading.Condition()
+        self._news = False  # something was put in or hurried since the thread last looked
+        self._idle = True  # nothing can be done right now
+        self._steps = 0
+        self._ends = False
+        self._working = boxes[0]
+        self._owner = os.getpid()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a process that was forked from the one that tracks the run."""
+        return os.getpid() != self._owner
+
+    def wake(self) -> None:
+        """Tell the thread, which is started if there is none, that something was put in a box."""
+        if self.foreign:
+            return
+        with self._changed:
+            self._tell()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="famseg-mlflow", daemon=True
+                )
+                self._thread.start()
+                atexit.register(self.flush)
+
+    def flush(self, patience_s: float | None = None) -> bool:
+        """Try all that waits at once, and wait until it was tried.
+
+        Args:
+            patience_s: Seconds without progress after which it stops waiting; by default what the
+                boxes grant to an entry.
+
+        Returns:
+            Whether nothing is left.
+        """
+        if self.foreign or self._thread is None:
+            return not any(map(len, self._boxes))
+        with self._changed:
+            for box in self._boxes:
+                box.hurry()
+            self._tell()
+            seen, since = self._steps, time.perf_counter()
+            while not (self._idle or self._ends):
+                granted = self._working.patience_s if patience_s is None else patience_s
+                left = since + granted - time.perf_counter()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+                if self._steps != seen:
+                    seen, since = self._steps, time.perf_counter()
+        return not any(map(len, self._boxes))
+
+    def end(self) -> None:
+        """Let the thread end after what it is doing; what still waits is not sent any more."""
+        if self.foreign:
+            return
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
+        atexit.unregister(self.flush)
+
+    def _tell(self) -> None:
+        self._news, self._idle = True, False
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while not self._ends:
+            with self._changed:
+                self._news = False
+            while not self._ends and self._step():
+                pass
+            with self._changed:
+                if self._news:
+                    continue
+                self._idle = True
+                self._changed.notify_all()
+                waits = [box.seconds_to_next_try() for box in self._boxes]
+                until = min((each for each in waits if each is not None), default=None)
+                self._changed.wait_for(lambda: self._news or self._ends, until)
+
+    def _step(self) -> bool:
+        """Run one entry of the first box that has one; return whether there was any."""
+        for box in self._boxes:
+            self._working = box
+            if box.step():
+                with self._changed:
+                    self._steps += 1
+                    self._changed.notify_all()
+                return True
+        return False

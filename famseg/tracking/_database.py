@@ -1,0 +1,203 @@
+"""The SQLite file of an MLflow store: made whole or not at all, and looked at before it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from famseg.config._atomic import fresh_part, open_to_update, remove_parts
+from famseg.tracking._uri import sqlite_path
+
+_LOCK_SECONDS = 60.0
+# What SQLite keeps beside a database while it writes.
+_COMPANIONS = ("-journal", "-wal", "-shm")
+# What SQLite says to a migration that was begun before.
+_BEGUN_BEFORE = ("already exists", "duplicate column", "no such index", "no such column")
+_OLD_SCHEMA = "out-of-date database schema"
+
+
+class StoreFaultError(Exception):
+    """A store that cannot be used until somebody does something about it.
+
+    Args:
+        what: What is wrong, in a few words.
+        advice: What to do, as a sentence.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}. {advice}")
+        self.what = what
+        self.advice = advice
+
+
+@contextlib.contextmanager
+def creation_lock(uri: str) -> Iterator[bool]:
+    """Hold the lock under which a SQLite store is opened; several first writers race otherwise.
+
+    The lock is the file ``<database>.lock``. Stores of other kinds, and platforms without
+    ``fcntl``, need or have none.
+
+    Args:
+        uri: Address of the store.
+
+    Yields:
+        Whether nobody else can be in here: False where there is no lock.
+
+    Raises:
+        OSError: If the lock is not free within a minute, its file cannot be made, or a link lies
+            in its place.
+    """
+    path = sqlite_path(uri)
+    if path is None:
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_to_update(path.with_name(f"{path.name}.lock")) as file:
+        held = _lock(file.fileno(), path)
+        try:
+            yield held
+        finally:
+            if held:
+                _unlock(file.fileno())
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - not POSIX
+        return False
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{path}.lock has been held for a minute") from None
+            time.sleep(0.05)
+        except OSError:
+            return False  # a network file system without locks
+        else:
+            return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Release the lock; closing the file is not enough where a process was forked meanwhile."""
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def make_database(path: Path, *, alone: bool) -> None:
+    """Make the database of a store with all its tables, unless there is one.
+
+    MLflow makes the tables by some hundred migrations, which are no single transaction: a database
+    whose making was killed can never be used. Hence it is made under another name and renamed.
+
+    Args:
+        path: The file.
+        alone: Whether the lock is held: then what killed processes left is removed.
+
+    Raises:
+        OSError: If it cannot be written.
+        Exception: Whatever MLflow and SQLAlchemy raise.
+    """
+    if alone:
+        remove_parts(path)
+    if _has_content(path):
+        return
+    with contextlib.suppress(FileExistsError), fresh_part(path) as part:
+        _make_tables(part)
+        if _has_content(path):  # by a program that knows of no lock, such as mlflow ui
+            raise FileExistsError(path)
+        for companion in _COMPANIONS:  # SQLite would apply those of an older file to the new one
+            path.with_name(path.name + companion).unlink(missing_ok=True)
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is a database; SQLite makes an empty file before the first table."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    uri = f"sqlite:///{path}"
+    try:
+        SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    finally:
+        close_connections(uri)
+
+
+def close_connections(uri: str) -> None:
+    """Close the connections that MLflow keeps to a database: they would go on to a moved file.
+
+    Args:
+        uri: Address of the database.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+def check_tables(path: Path) -> None:
+    """Find tables that a killed migration left behind; takes no time.
+
+    Args:
+        path: The database.
+
+    Raises:
+        StoreFaultError: If there are any.
+    """
+    try:
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=1)) as base:
+            rows = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    except sqlite3.Error:
+        return  # locked, or no database: MLflow will say so
+    if any(name.startswith("_alembic_tmp_") for (name,) in rows):
+        raise _half_made(path)
+
+
+def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
+    """Return what an error of MLflow says about the tables of a database; None for other errors.
+
+    Args:
+        path: The database.
+        error: What opening it raised.
+    """
+    text = str(error)
+    if _OLD_SCHEMA in text:
+        return StoreFaultError(
+            "its tables are those of another version of MLflow, or half made",
+            f"Run: mlflow db upgrade sqlite:///{path}; if that fails, {_way_out(path)}",
+        )
+    cause = getattr(error, "orig", None)  # by which SQLAlchemy names the error of the database
+    if isinstance(cause, sqlite3.OperationalError) and any(
+        words in str(cause) for words in _BEGUN_BEFORE
+    ):
+        return _half_made(path)
+    return None
+
+
+def _half_made(path: Path) -> StoreFaultError:
+    way_out = _way_out(path)
+    return StoreFaultError(
+        "its tables were left half made by a program that was killed",
+        way_out[0].upper() + way_out[1:],
+    )
+
+
+def _way_out(path: Path) -> str:
+    return (
+        f"move the file away (mv {path} {path}.broken): the next start makes a new store, and "
+        "famseg train --resume sends the record of a run to it."
+    )
