@@ -92,12 +92,13 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
                 "data.validation and data.test; a manifest must name all three splits."
             )
     defects = config.defects.build()
+    augmentation = config.augment.build()
     train = datasets.ImplantTrainingSet(
         [*skulls.train, *extra_phantoms(config)],
         defects,
         config.seed,
         draws=config.draws,
-        augmentation=config.augment.build(),
+        augmentation=replace(augmentation, mirror=augmentation.mirror or config.data.mirror),
     )
     validation, test = (
         datasets.ImplantCases(getattr(skulls, split), defects, config.data.seed, split)
