@@ -27,7 +27,7 @@ Examples:
 
   famseg train --resume runs/skull-lambda0.002-seed0 training.workers=2
 
-  famseg train --config finer.yaml --from runs/skull-lambda0.002-seed0/last
+  famseg train --config skull.yaml lambda=0.02 --from runs/skull-lambda0.002-seed0
 
   torchrun --nproc-per-node 2 -m famseg train --config skull.yaml
 """
@@ -40,10 +40,10 @@ def train(
             "--config", "-c", help="A path, or the name of a shipped configuration (skull)."
         ),
     ] = None,
-    words: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN] [KEY=VALUE]...",
+            metavar="RUN|KEY=VALUE",
             help="With --resume and without --config the run folder first; then overrides, such as "
             "lambda=0.02 seed=1 data.root=FOLDER.",
         ),
@@ -76,7 +76,7 @@ def train(
     tracking, training.device, keep, picture_every, threads and workers may change, and with a
     constant schedule training.epochs may grow.
     """
-    run, overrides = _run_and_overrides(config, words or [], resume=resume)
+    run, overrides = _run_and_overrides(config, arguments or [], resume=resume)
     if weights is not None and resume:
         raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
     pipeline, loaded = load(str(config if run is None else run / "config.yaml"), overrides)

@@ -163,10 +163,8 @@ class Session:
     def _origin(self, experiment: Experiment, claim: Claim, weights: Path | None) -> Origin | None:
         """Load the weights that a run begins from, if they are those of another run."""
         model = experiment.objective.model
-        if claim.begun:
+        if weights is None:  # also of a start that was killed before it had a configuration
             return load_again(model, claim.folder, self.processes)
-        if weights is None:
-            return None
         origin = load_origin(model, weights, self.processes)
         if self.processes.main:
             note_origin(claim.folder, origin)

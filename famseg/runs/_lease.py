@@ -201,8 +201,13 @@ def _require_dead(found: LeaseFile, folder: Path, dead: set[str]) -> None:
     if found.key in dead or (found.gone if found.near else _stays_silent(found)):
         dead.add(found.key)
         return
-    who = "another process" if found.owner is None else str(found.owner)
-    raise BusyError(f"{folder}: is in use by {who}. Wait until it ends, or end it.")
+    owner = found.owner
+    if owner is None:
+        raise BusyError(f"{folder}: is in use by another process. Wait until it ends, or end it.")
+    raise BusyError(
+        f"{folder}: is in use by process {owner.pid}{owner.where} ({owner.purpose}, since "
+        f"{owner.since}). Wait until it ends, or end it."
+    )
 
 
 def _stays_silent(found: LeaseFile) -> bool:

@@ -80,9 +80,13 @@ class Owner:
         began = _started(self.pid)
         return began is not None and 0.0 in (began - self.started, began, self.started)
 
+    @property
+    def where(self) -> str:
+        """Words that follow its number: the host of a process that is not near."""
+        return "" if self.near else f" on {self.host}"
+
     def __str__(self) -> str:
-        where = "" if self.near else f" on {self.host}"
-        return f"process {self.pid}{where} ({self.purpose}, since {self.since})"
+        return f"process {self.pid}{self.where} ({self.purpose}, since {self.since})"
 
 
 def _started(pid: int) -> float | None:

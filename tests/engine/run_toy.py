@@ -9,6 +9,7 @@ section ``training``. ``wide`` takes another network, ``group`` makes a group of
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pty
 import signal
@@ -29,6 +30,8 @@ from famseg.engine._scores import scores_metrics
 def main(output: Path, options: dict[str, Any]) -> None:
     """Train and evaluate; exit statuses are those of the command."""
     torch.set_num_threads(1)
+    # As in a program that was not itself started by a fork server, which workers would import anew.
+    multiprocessing.set_start_method("fork", force=True)
     resume, weights = options.pop("resume", False), options.pop("weights", None)
     pause, kill_at = options.pop("pause", 0.0), options.pop("kill_at", 0)
     wide = options.pop("wide", False)

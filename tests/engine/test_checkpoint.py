@@ -10,7 +10,7 @@ import torch
 
 from famseg.config import InputError
 from famseg.engine import load_checkpoint, save_checkpoint
-from famseg.engine._checkpoint import DamagedCheckpointError, keep_previous
+from famseg.engine._checkpoint import DamagedCheckpointError, keep_epoch, keep_previous
 
 
 def test_what_was_saved_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
@@ -126,3 +126,34 @@ def test_the_checkpoint_before_is_kept(
     names = {file.name for file in tmp_path.iterdir()}
     assert names == ({"last.pt", "previous.pt"} if links else {"previous.pt"})
     assert load_checkpoint(tmp_path / "previous.pt")["epoch"] == 2
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(
+    ("last", "every", "kept"),
+    [(1, None, []), (3, None, [4, 5, 6]), (1, 2, [2, 4, 6]), (2, 4, [4, 5, 6]), (1, 7, [])],
+)
+def test_checkpoints_of_epochs_are_kept_and_removed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    links: bool,
+    last: int,
+    every: int | None,
+    kept: list[int],
+) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "epoch-of-mine.pt").touch()
+    path = tmp_path / "last.pt"
+    for epoch in range(1, 7):
+        save_checkpoint(path, {"epoch": epoch})
+        keep_epoch(path, epoch, last=last, every=every)
+        keep_epoch(path, epoch, last=last, every=every)  # as after a kill just behind it
+    names = [f"epoch-{epoch:05d}.pt" for epoch in kept]
+    found = sorted(file.name for file in tmp_path.iterdir())
+    assert found == [*names, "epoch-of-mine.pt", "last.pt"]
+    assert [load_checkpoint(tmp_path / name)["epoch"] for name in names] == kept

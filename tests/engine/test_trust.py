@@ -83,6 +83,26 @@ HOSTILE: dict[str, tuple[Callable[[State], None], str]] = {
     "best with more": (put("best", "__class__", value=1), "best is a dict, not an epoch"),
     "sums as text": (put("meter", "loss", value="much"), "the sum of 'loss' is 'much'"),
     "sums not finite": (put("meter", "loss", value=float("inf")), "the sum of 'loss' is inf"),
+    "history as text": (
+        put("history", value="1"),
+        "history is '1', not a mapping for each epoch",
+    ),
+    "history without an epoch": (
+        put("history", value=[{"time": 1.0}]),
+        "an epoch of the history is None",
+    ),
+    "history of an epoch below 0": (
+        put("history", value=[{"epoch": -1}]),
+        "an epoch of the history is -1",
+    ),
+    "history that is not finite": (
+        put("history", value=[{"epoch": 1, "train/loss": float("inf")}]),
+        "the history's 'train/loss' is inf",
+    ),
+    "history of huge numbers": (
+        put("history", value=[{"epoch": 1, "train/loss": 10**400}]),
+        "the history's 'train/loss' is a number of more than 15 digits",
+    ),
     "pace of no process": (
         put("objective", value=[3]),
         "objective is a list, not a mapping for each process",
