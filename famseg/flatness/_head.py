@@ -6,8 +6,8 @@ cross-entropy, squared error and binary cross-entropy no two positions interact,
 
 .. math:: \kappa = \sum_{i,t} u_{it}\, \lVert\phi_{it}\rVert^2 \operatorname{tr}(W^\top H_{it} W)
 
-is a sum over them of what a head on one vector has. The loss may get the outputs as any view of
-them: flattened, with its dimensions permuted, or without some positions.
+is a sum over them of what a head on one vector has. The loss may get the outputs flattened, with
+their dimensions permuted, or without some positions, as a view or as a copy.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators import Gradient
 from famseg.flatness._factor import Quantity
 from famseg.flatness._loss_call import LossCall
+from famseg.flatness._loss_copy import loss_copy
 from famseg.flatness._loss_view import LossView, loss_view
 from famseg.flatness._operator import Operator
 
@@ -43,11 +44,15 @@ def obstacle(call: LossCall, operator: Operator, output: Tensor) -> str | None:
     """
     if not operator.pointwise:
         return "an output of the layer takes in several positions, or its neurons are in groups"
+    return _obstacle(call, _view(call, operator, output))
+
+
+def _obstacle(call: LossCall, view: LossView | None) -> str | None:
     seen, targets = call.input, call.targets
-    if _view(call, operator, output) is None:
+    if view is None:
         return (
-            "what the loss gets is not the layer's output, reshaped, permuted or sliced at most, "
-            "with its neurons as the classes"
+            "what the loss gets is not the layer's output, reshaped, permuted, sliced or indexed "
+            "at most, with its neurons as the classes"
         )
     if not isinstance(targets, Tensor):
         return f"the targets are a {type(targets).__name__}"
@@ -106,8 +111,8 @@ def head_flatness(
     matrix = operator.matrix(weight)
     if operator.single and call.input is output and not _computed(call):
         return _values(call, features, output, call.targets, matrix, quantity, gradient)
-    reason = obstacle(call, operator, output)
-    view = _view(call, operator, output)
+    view = _view(call, operator, output) if operator.pointwise else None
+    reason = _obstacle(call, view) if operator.pointwise else obstacle(call, operator, output)
     if view is None or reason is not None:
         raise NotApplicableError(f"there is no closed form of the flatness: {reason}.")
     rows = features.movedim(operator.channel, -1).reshape(-1, matrix.shape[1])
@@ -141,7 +146,10 @@ def _computed(call: LossCall) -> bool:
 
 def _view(call: LossCall, operator: Operator, output: Tensor) -> LossView | None:
     classes = call.function is F.cross_entropy
-    return loss_view(call.input, output, operator.channel, classes=classes)
+    view = loss_view(call.input, output, operator.channel, classes=classes)
+    if view is None:
+        view = loss_copy(call.input, output, operator.channel, classes=classes)
+    return view
 
 
 def _values(

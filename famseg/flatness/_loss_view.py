@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_VIEWS = frozenset(
+VIEWS = frozenset(
     f"{name}Backward{number}"
     for number in range(4)
     for name in (
@@ -19,6 +19,7 @@ _VIEWS = frozenset(
         *("UnsafeView", "Unsqueeze", "View"),
     )
 )
+"""Operations of which the result is a view of what they got."""
 
 
 class LossView(NamedTuple):
@@ -76,7 +77,7 @@ def _is_view(seen: Tensor, output: Tensor) -> bool:
     # The same numbers: but is the gradient the same? A function of one's own may turn it around.
     node, end = seen.grad_fn, output.grad_fn
     while node is not end:
-        if node is None or node.name() not in _VIEWS:
+        if node is None or node.name() not in VIEWS:
             return False
         node = node.next_functions[0][0]
     return True

@@ -110,8 +110,14 @@ class Task:
         care: Care,
         feed: Feed = own_input,
     ) -> Ran:
-        """Run model and loss with the layers watched."""
-        with watched(self.layers, edit, care=care, as_written=self.eager, feed=feed) as sites:
+        """Run model and loss with the layers watched; return these in the order of running."""
+        order: list[str] = []
+
+        def noting(site: Site) -> Tensor:
+            order.append(site.name)
+            return edit(site)
+
+        with watched(self.layers, noting, care=care, as_written=self.eager, feed=feed) as sites:
             with _noting(self.noting == "model") as in_model:
                 prediction = self.predict(inputs)
             check_used(sites.values())
@@ -121,6 +127,7 @@ class Task:
             island = nullcontext() if care == "none" else without_autocast(self.device.type)
             with island:
                 loss, call = self._lost(prediction, targets)
+        sites = {name: sites[name] for name in order}
         return Ran(loss, prediction, sites, call or in_model.behind(loss, in_model=True))
 
 
@@ -215,16 +222,9 @@ def record(
     """
     state = random_state(task.device)
     before = task.fresh(inputs), task.fresh(targets)
-    order: list[str] = []
-
-    def noting(site: Site) -> Tensor:
-        order.append(site.name)
-        return edit(site)
-
     with kept(task.model, body, draws_on=task.device if draws else None) as calls:
-        loss, prediction, sites, _ = task.run(inputs, targets, noting, care="none")
-    in_order = {name: sites[name] for name in order}
-    return Recorded(loss, prediction, in_order, *before, state, body, calls)
+        loss, prediction, sites, _ = task.run(inputs, targets, edit, care="none")
+    return Recorded(loss, prediction, sites, *before, state, body, calls)
 
 
 class Replayed(NamedTuple):

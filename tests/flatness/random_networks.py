@@ -55,8 +55,10 @@ class Network:
         loss: See `_loss`.
         late: What changes after the first steps, see `LATE`.
         training: Whether the network, not its loss, is in training mode; the objective always is.
-        first: The batch that the objective sees first: ``"same"``, ``"larger"``, ``"smaller"``,
-            or one with ``"plain targets"``: all of one class, and none ignored.
+        first: The batches that the objective sees first, as in ``"larger, bare"``: the ``"same"``,
+            a ``"larger"`` or ``"smaller"`` one, or one with ``"plain targets"`` (all of one class,
+            and none ignored), ``"bare"`` (without the second input and the weights of samples), or
+            ``"shared"`` (with one row as second input of all samples).
         layers: The penalised layers.
         options: Of the objective, all others being the defaults.
     """
@@ -619,7 +621,8 @@ def weighted_classes(z: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def weighted_samples(z: Tensor, y: Mapping[str, Tensor]) -> Tensor:
-    return (F.cross_entropy(z, y["labels"], reduction="none") * y["weights"]).mean()
+    each = F.cross_entropy(z, y["labels"], reduction="none")
+    return (each * y["weights"]).mean() if "weights" in y else each.mean()
 
 
 class Counting(nn.Module):
@@ -824,8 +827,26 @@ def batch(network: Network, kind: str = "same") -> Batch:
     elif network.loss == "class weights in the targets":
         targets = labels, torch.linspace(0.5, 2, c, dtype=torch.float64)
     elif network.loss == "sample weights in the targets":
-        targets = {"labels": labels, "weights": normal(n).square() + 0.1}
-    return Batch(network, x, (shared | own).get(network.other), targets)
+        weights = normal(n).square() + 0.1
+        targets = {"labels": labels} if kind == "bare" else {"labels": labels, "weights": weights}
+    other = None if kind == "bare" else (shared | own).get(network.other)
+    if other is not None and kind == "shared":
+        other = other[:1]
+    return Batch(network, x, other, targets)
+
+
+def holding_samples(network: Network) -> list[str]:
+    """Return the paths of the tensors of a batch that hold one row a sample."""
+    names = ["x"] if network.other == "none" else network.order.split(", ")
+    shared = network.other in ("context", "memory", "positions", "mask")
+    paths = [
+        f"inputs.{name if network.passed == 'mapping' else index}"
+        for index, name in enumerate(names)
+        if name == "x" or not shared
+    ]
+    if network.loss == "class weights in the targets":
+        return [*paths, "targets.0"]
+    return [*paths, "targets"]
 
 
 def called_once(network: Network) -> list[str]:
@@ -961,11 +982,25 @@ TOPICS: dict[str, dict[str, tuple[Any, ...]]] = {
         "other": ("none", "another", "codes", "context"),
         "tokens": (0,),
     },
+    "layouts": {
+        **_FOCUSED,
+        "other": ("another",),
+        "order": ("x, other",),
+        "first": (
+            "bare",
+            "larger, bare, smaller",
+            "shared",
+            "smaller, shared, bare",
+        ),
+        "loss": ("sample weights in the targets", *ADDITIVE),
+        "layer": (r"\.a$|own|experts|joint",),
+    },
     "late": {
         **_FOCUSED,
         "more stages": (1, 2),
         "late": tuple(LATE)[1:],
         "stage": ("linear", "functional"),
+        "options": ({}, {"samples": "all"}),
     },
 }
 """Options to choose from, where a topic wants others than `draw` does."""
@@ -976,6 +1011,7 @@ _LEADING = {
     "stash": "loss",
     "hooks": "hook",
     "named": "options",
+    "layouts": "first",
     "late": "late",
 }
 
@@ -1056,7 +1092,7 @@ def draw(choose: Choose[Any], topic: str = "anything", about: Any = None) -> Net
         tokens=tokens,
         stages=tuple(stages),
         other=other,
-        order=choose(("x, other", "other, x")) if other != "none" else "x, other",
+        order=pick("order", "x, other", "other, x") if other != "none" else "x, other",
         passed=choose(("tuple", "mapping")),
         around=pick("around", "nothing", "nothing", "sum", "concatenation"),
         pool=pool,

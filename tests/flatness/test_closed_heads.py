@@ -39,6 +39,18 @@ def weighted(z, y):
     return F.cross_entropy(z, y, weight=weight)
 
 
+def causal(z, y):
+    return F.cross_entropy(z[:, :-1].reshape(-1, 3), y[:, 1:].reshape(-1))
+
+
+def masked(z, y):
+    return F.cross_entropy(z[y != -100], y[y != -100])
+
+
+def rows_of_pixels(z, y):
+    return F.cross_entropy(z.permute(0, 2, 3, 1).reshape(-1, 3), y.flatten())
+
+
 def pixels():
     return nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 3, 1))
 
@@ -52,6 +64,9 @@ CASES = {
         X,
         TOKENS,
     ),
+    "causal, a copy": (Tokens, "head", causal, X, TOKENS),
+    "masked, a copy": (Tokens, "head", masked, X, TOKENS),
+    "pixels as rows, a copy": (pixels, "2", rows_of_pixels, IMAGES, PIXELS),
     "weights": (lambda: Tokens(transpose=True), "head", weighted, X, TOKENS),
     "squared error": (Tokens, "head", nn.MSELoss(), X, torch.ones(3, 5, 3).double()),
     "the model's own loss": (
@@ -106,6 +121,28 @@ def test_options(options):
     assert fam._free is not None
     wanted, _, _ = terms(model, *rest, estimator="exact", **options)
     torch.testing.assert_close(found.penalty, wanted.penalty)
+
+
+def test_a_mask_chooses_anew_at_each_step():
+    torch.manual_seed(0)
+    model, targets = Tokens().double(), TOKENS.clone()
+    fam = FAM(model, layer="head", loss=masked, weight=0.5)
+    for _ in range(4):
+        targets = targets.roll(2, 1)
+        found = fam(X, targets).penalty
+        wanted, _, _ = terms(model, "head", masked, X, targets, estimator="exact")
+        torch.testing.assert_close(found, wanted.penalty)
+    assert "closed_form" in fam.explain()
+
+
+def test_hooks_on_the_outputs_see_gradients_alone():
+    torch.manual_seed(0)
+    model, seen = Tokens().double(), []
+    model.head.register_forward_hook(lambda m, args, out: out.register_hook(seen.append) and None)
+    terms(model, "head", causal, X, TOKENS, steps=1)
+    slopes, seen[:] = [*seen], []
+    F.cross_entropy(model(X)[:, :-1].reshape(-1, 3), TOKENS[:, 1:].reshape(-1)).backward()
+    assert len(slopes) == len(seen) == 1
 
 
 def test_per_sample_values_average_to_the_batch():

@@ -60,6 +60,32 @@ TOKEN_LOSSES = {
 }
 
 
+MASK = torch.arange(N * T).reshape(N, T) % 3 > 0
+LONE = MASK & (torch.arange(N) != 2)[:, None]
+LAST = torch.tensor([0, 4, 2, 1])  # the last token of each sample that is one
+# The same of copies of the outputs.
+TOKEN_COPIES = {
+    "contiguous": lambda z: CE(z.mT.contiguous(), TOKENS),
+    "causal": lambda z: CE(z[:, :-1].reshape(-1, D), TOKENS[:, 1:].reshape(-1)),
+    "causal, as transformers": lambda z: CE(
+        z[..., :-1, :].contiguous().view(-1, D), IGNORED[..., 1:].contiguous().view(-1)
+    ),
+    "masked": lambda z: CE(z[MASK], TOKENS[MASK]),
+    "masked, all": lambda z: CE(z[MASK], IGNORED[MASK], WEIGHTS, label_smoothing=0.2),
+    "no token of a sample": lambda z: CE(z[LONE], TOKENS[LONE]),
+    "last tokens": lambda z: CE(z[torch.arange(N), LAST], TOKENS[:, 0]),
+    "other tokens": lambda z: CE(z[:, [3, 1]].mT, TOKENS[:, :2], reduction="sum"),
+    "index_select": lambda z: CE(z.index_select(1, LAST[:2]).mT, TOKENS[:, :2]),
+    "chosen and reshaped": lambda z: CE(z[1:][:, [4, 0, 2]].mT.reshape(3, D, 3), TOKENS[1:, :3]),
+    "soft": lambda z: CE(z[MASK], SOFT[MASK], WEIGHTS),
+    "squared, masked": lambda z: MSE(z[MASK], REAL[MASK]),
+    "squared, flattened": lambda z: MSE(z[:, 1:].reshape(N, -1), REAL[:, 1:].reshape(N, -1)),
+    "squared, neurons first": lambda z: MSE(z.permute(2, 1, 0).contiguous(), REAL.permute(2, 1, 0)),
+    "logistic, masked": lambda z: BCE(z[MASK], SOFT[MASK], pos_weight=WEIGHTS),
+    "logistic, reshaped": lambda z: BCE(z[:, ::2].reshape(-1), SOFT[:, ::2].reshape(-1)),
+}
+
+
 def pixels(values):
     """Values of tokens (N, T, ...) as those of an image, five pixels wide: (N, 1, T, ...)."""
     return values.unsqueeze(1)
@@ -81,6 +107,14 @@ PIXEL_LOSSES = {
     "squared, samples": lambda z: MSE(z.flatten(1), IMAGE_REAL.flatten(1)),
     "logistic": lambda z: BCE(z, IMAGE_SOFT),
     "logistic, all": lambda z: BCE(z, IMAGE_SOFT, IMAGE_REAL**2, pos_weight=WEIGHTS[:, None, None]),
+    "pixels as rows": lambda z: CE(z.permute(0, 2, 3, 1).reshape(-1, D), IMAGE.flatten()),
+    "pixels as rows, ignored": lambda z: CE(
+        z.permute(0, 2, 3, 1).reshape(-1, D), IMAGE_IGNORED.flatten(), WEIGHTS
+    ),
+    "masked pixels": lambda z: CE(z.movedim(1, -1)[pixels(MASK)], IMAGE[pixels(MASK)]),
+    "logistic, pixels as rows": lambda z: BCE(
+        z.movedim(1, -1).reshape(-1, D), IMAGE_SOFT.movedim(1, -1).reshape(-1, D)
+    ),
 }
 
 
@@ -110,6 +144,12 @@ def compare(layer, features, loss):
         torch.autograd.grad(values.mean(), leaves, materialize_grads=True),
         torch.autograd.grad(wanted, leaves, materialize_grads=True),
     )
+
+
+@pytest.mark.parametrize("loss", TOKEN_COPIES.values(), ids=TOKEN_COPIES)
+def test_of_a_copy_is_what_the_dense_hessian_gives(loss):
+    features = torch.randn(N, T, M, dtype=torch.float64, requires_grad=True)
+    compare(nn.Linear(M, D).double(), features, loss)
 
 
 @pytest.mark.parametrize("loss", TOKEN_LOSSES.values(), ids=TOKEN_LOSSES)
@@ -306,10 +346,20 @@ class Turned(torch.autograd.Function):
         return -slope
 
 
+def changed_in_place(copy):
+    with torch.no_grad():
+        return copy.mul_(2)
+
+
 NO_VIEWS = {
     "computed": lambda z: CE((2 * z).mT, TOKENS),
-    "copied": lambda z: CE(z.mT.contiguous(), TOKENS),
-    "copied by reshape": lambda z: CE(z[:, :-1].reshape(-1, D), TOKENS[:, :-1].flatten()),
+    "copied, computed": lambda z: CE(2 * z.mT.contiguous(), TOKENS),
+    "copied, changed in place": lambda z: CE(changed_in_place(z.mT.contiguous()), TOKENS),
+    "copied, a row twice": lambda z: CE(z[:, [0, 0, 1]].flatten(0, 1), TOKENS[:, :3].flatten()),
+    "copied, neurons mixed": lambda z: CE(z.mT.reshape(N, T, D).mT, TOKENS),
+    "copied, two neurons": lambda z: CE(z[..., :2].reshape(-1, 2), TOKENS.flatten() % 2),
+    "copied, neurons turned": lambda z: CE(z[..., [1, 0, 2]].mT, TOKENS),
+    "padded": lambda z: CE(F.pad(z, (0, 0, 0, 1)).mT, F.pad(TOKENS, (0, 1))),
     "detached": lambda z: CE(z.detach().mT, TOKENS),
     "another gradient": lambda z: CE(Turned.apply(z).mT, TOKENS),
     "another precision": lambda z: CE(z.float().mT, TOKENS),

@@ -181,6 +181,7 @@ def test_batch_norm_in_both_modes(monkeypatch, training):
         {"probe_per": "batch"},
         {"distribution": "gaussian"},
         {"layer": ["body", "layer"]},
+        {"layer": ["layer", "body"]},  # not in the order of running
         {"layer": ["body", "layer"], "samples": 3},
     ],
     ids=str,

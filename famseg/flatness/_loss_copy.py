@@ -1,0 +1,98 @@
+"""Which rows of a layer's output a loss gets as a copy: reshaped, indexed, or chosen by a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from famseg.flatness._loss_view import VIEWS, LossView
+
+_SELECTIONS = VIEWS | {"CloneBackward0", "IndexBackward0", "IndexSelectBackward0"}
+# Numbers of rows that a type of numbers tells apart.
+_EXACT = {torch.float32: 2**24, torch.float64: 2**53}
+
+
+def loss_copy(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> LossView | None:
+    """Return how a tensor shows rows of a layer's output; ``None`` if it does more than that.
+
+    Reshaping what does not lie in order in memory, a boolean mask or an index makes a copy. Which
+    numbers it holds is told by its graph: operations that choose numbers lead back from each of
+    them to where it came from. Numbers of rows and of neurons are sent that way instead of a
+    gradient, at the cost of that part of the backward pass, twice.
+
+    Args:
+        seen: What the loss gets.
+        output: The layer's output.
+        channel: The dimension of the output that holds the neurons.
+        classes: Whether the loss takes dimension 1 for the neurons, as cross-entropy does, instead
+            of every number for itself.
+    """
+    if not seen.numel() or not _is_selection(seen, output):
+        return None
+    for shape, neurons in _layouts(tuple(seen.shape), output.shape[channel], classes=classes):
+        positions = _positions(seen, output, channel, shape, neurons)
+        if positions is not None:
+            return LossView(shape, neurons, positions)
+    return None
+
+
+def _is_selection(seen: Tensor, output: Tensor) -> bool:
+    # A copy that was changed in place holds other numbers; a hook would get ours for a gradient.
+    hooked = seen._backward_hooks or output._backward_hooks or output.retains_grad
+    if seen.dtype != output.dtype or seen.dtype not in _EXACT or seen._version or hooked:
+        return False
+    node, end = seen.grad_fn, output.grad_fn
+    while node is not end:
+        if node is None or node.name() not in _SELECTIONS:
+            return False
+        node = node.next_functions[0][0]
+    return end is not None
+
+
+def _layouts(
+    shape: tuple[int, ...], d: int, *, classes: bool
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Shapes of what the loss gets in which one dimension may hold the neurons, and which."""
+    if classes:
+        if len(shape) > 1 and shape[1] == d:
+            yield shape, 1
+        return
+    if d == 1:
+        yield (*shape, 1), len(shape)
+        return
+    for axis in reversed(range(len(shape))):
+        if shape[axis] % d == 0:  # flattened, if there are more numbers than neurons
+            yield (*shape[:axis], shape[axis] // d, d, *shape[axis + 1 :]), axis + 1
+
+
+def _positions(
+    seen: Tensor, output: Tensor, channel: int, shape: tuple[int, ...], neurons: int
+) -> Tensor | None:
+    """The position of each row; ``None`` if a row is not that of all neurons of a position."""
+    d, device = output.shape[channel], seen.device
+    count = seen.numel() // d
+    if max(count, d) >= _EXACT[seen.dtype]:
+        return None
+
+    def sent_back(numbers: Tensor) -> Tensor:
+        numbers = numbers.to(seen.dtype).expand(shape).reshape(seen.shape)
+        (found,) = torch.autograd.grad(seen, output, numbers, retain_graph=True)
+        return found.movedim(channel, -1).reshape(-1, d)
+
+    others = [size for axis, size in enumerate(shape) if axis != neurons]
+    number = torch.arange(1, count + 1, device=device).reshape(others).unsqueeze(neurons)
+    neuron = torch.arange(1, d + 1, device=device)
+    behind = [1] * (len(shape) - neurons - 1)
+    of_rows, of_neurons = sent_back(number), sent_back(neuron.reshape(-1, *behind))
+    own = of_rows[:, 0]
+    used = own > 0
+    # Each place got at least one number, as many as there are: then it got exactly one.
+    right = (of_rows == own.unsqueeze(1)).all() & (used.sum() == count)
+    right &= (of_neurons == used.unsqueeze(1) * neuron).all()
+    if not right:
+        return None
+    place = torch.zeros(count + 1, dtype=torch.long, device=device)
+    # Unused positions have the number 0.
+    return place.scatter_(0, own.long(), torch.arange(len(own), device=device))[1:]
