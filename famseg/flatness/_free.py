@@ -47,7 +47,7 @@ class FreeStep(NamedTuple):
         """
         ((name, layer),) = self.task.layers.items()
         features, output = self.seen.features, self.seen.output
-        check_sole_use(self.loss, output.grad_fn, features, layer.weight, name)
+        check_sole_use(self.loss, output.grad_fn, features.grad_fn, layer.weight, name)
         check_map(self._site(name, layer))
 
     def recorded(self, inputs: Inputs, targets: object) -> Recorded:

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from famseg.flatness._arguments import plain
+from famseg.flatness._jet_graph import recomputed
+from famseg.flatness._jet_norm import normalized
 
 
 class Jet(NamedTuple):
@@ -387,13 +389,35 @@ def _aligned(jet_of: JetOf, value: Any, result: Tensor) -> Jet | None:  # noqa: 
     return jet
 
 
-def _bent(jet: Jet, slope: Tensor, bend: Tensor | None) -> Jet:
-    """The jet behind an elementwise function with a slope and a second derivative."""
-    sloped = slope * jet.parts
-    if bend is None:
-        return Jet(sloped)
-    curved = bend * jet.first.square()
-    return Jet.of(sloped[0], curved if len(sloped) == 1 else sloped[1] + curved)
+Slopes = Callable[..., tuple[Tensor, Tensor | None]]
+"""Takes rows of tensors, returns slope and second derivative of a function, ``None`` for zero."""
+
+
+def _bent(rows: Rows, jet: Jet, slopes: Slopes, value: Tensor, *others: Tensor) -> Jet:
+    """The jet behind an elementwise function.
+
+    Args:
+        rows: The samples.
+        jet: The jet in front of it.
+        slopes: Takes the rows of the value and the other tensors.
+        value: Argument or result of the function, whichever the plain pass keeps as well: it is
+            kept for the backward pass, and must not be changed in place.
+        others: What the slopes depend on beside it.
+    """
+
+    def moved(parts: Tensor, value: Tensor, *others: Tensor) -> Tensor:
+        slope, bend = slopes(rows.of(value), *others)
+        sloped = slope * parts
+        if bend is None:
+            return sloped
+        curved = bend * parts[0].square()
+        return torch.stack([sloped[0], curved if len(parts) == 1 else sloped[1] + curved])
+
+    return Jet(recomputed(moved, jet.parts, plain(value), *others))
+
+
+def _positive(values: Tensor) -> Tensor:
+    return (values.detach() > 0).to(values.dtype)
 
 
 @_rule(F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_)
@@ -406,7 +430,7 @@ def _relu(
     inplace: bool = False,
 ) -> Jet:
     # From the result, since the input may have been overwritten.
-    return _bent(_only(jet_of, input), (rows.of(result) > 0).to(result.dtype), None)
+    return _bent(rows, _only(jet_of, input), lambda y: (_positive(y), None), result)
 
 
 @_rule(F.leaky_relu)
@@ -421,8 +445,11 @@ def _leaky_relu(
 ) -> Jet:
     if negative_slope < 0:
         raise NoRuleError
-    positive = (rows.of(result.detach()) > 0).to(result.dtype)
-    return _bent(_only(jet_of, input), negative_slope + (1 - negative_slope) * positive, None)
+
+    def slopes(x: Tensor) -> tuple[Tensor, None]:
+        return negative_slope + (1 - negative_slope) * _positive(x), None
+
+    return _bent(rows, _only(jet_of, input), slopes, result if inplace else input)
 
 
 @_rule(torch.prelu, Tensor.prelu)
@@ -437,8 +464,11 @@ def _prelu(
     jet = _only(jet_of, input, weight)
     if weight.numel() > 1:
         weight = weight.reshape(-1, *[1] * (input.ndim - 2))
-    positive = (rows.of(input.detach()) > 0).to(input.dtype)
-    return _bent(jet, weight + (1 - weight) * positive, None)
+
+    def slopes(x: Tensor, weight: Tensor) -> tuple[Tensor, None]:
+        return weight + (1 - weight) * _positive(x), None
+
+    return _bent(rows, jet, slopes, input, weight)
 
 
 @_rule(torch.tanh, Tensor.tanh, F.tanh)
@@ -449,9 +479,11 @@ def _tanh(
     result: Tensor,
     input: Tensor,
 ) -> Jet:
-    y = rows.of(result)
-    slope = 1 - y.square()
-    return _bent(_only(jet_of, input), slope, -2 * y * slope)
+    def slopes(y: Tensor) -> tuple[Tensor, Tensor]:
+        slope = 1 - y.square()
+        return slope, -2 * y * slope
+
+    return _bent(rows, _only(jet_of, input), slopes, result)
 
 
 @_rule(torch.sigmoid, Tensor.sigmoid, F.sigmoid)
@@ -462,9 +494,11 @@ def _sigmoid(
     result: Tensor,
     input: Tensor,
 ) -> Jet:
-    y = rows.of(result)
-    slope = y * (1 - y)
-    return _bent(_only(jet_of, input), slope, slope * (1 - 2 * y))
+    def slopes(y: Tensor) -> tuple[Tensor, Tensor]:
+        slope = y * (1 - y)
+        return slope, slope * (1 - 2 * y)
+
+    return _bent(rows, _only(jet_of, input), slopes, result)
 
 
 @_rule(F.silu)
@@ -478,10 +512,12 @@ def _silu(
 ) -> Jet:
     if inplace:
         raise NoRuleError
-    x = rows.of(input)
-    s = x.sigmoid()
-    slope = s * (1 + x * (1 - s))
-    return _bent(_only(jet_of, input), slope, s * (1 - s) * (2 + x * (1 - 2 * s)))
+
+    def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        s = x.sigmoid()
+        return s * (1 + x * (1 - s)), s * (1 - s) * (2 + x * (1 - 2 * s))
+
+    return _bent(rows, _only(jet_of, input), slopes, input)
 
 
 @_rule(F.gelu)
@@ -495,10 +531,12 @@ def _gelu(
 ) -> Jet:
     if approximate != "none":
         raise NoRuleError
-    x = rows.of(input)
-    density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
-    slope = torch.special.ndtr(x) + x * density
-    return _bent(_only(jet_of, input), slope, density * (2 - x.square()))
+
+    def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
+        return torch.special.ndtr(x) + x * density, density * (2 - x.square())
+
+    return _bent(rows, _only(jet_of, input), slopes, input)
 
 
 @_rule(F.softplus)
@@ -511,12 +549,13 @@ def _softplus(
     beta: float = 1,
     threshold: float = 20,
 ) -> Jet:
-    x = rows.of(input)
-    linear = x.detach() * beta > threshold
-    s = (beta * x).sigmoid()
-    slope = torch.where(linear, torch.ones_like(s), s)
-    bend = torch.where(linear, torch.zeros_like(s), beta * s * (1 - s))
-    return _bent(_only(jet_of, input), slope, bend)
+    def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        linear = x.detach() * beta > threshold
+        s = (beta * x).sigmoid()
+        slope = torch.where(linear, torch.ones_like(s), s)
+        return slope, torch.where(linear, torch.zeros_like(s), beta * s * (1 - s))
+
+    return _bent(rows, _only(jet_of, input), slopes, input)
 
 
 @_rule(F.elu)
@@ -531,12 +570,14 @@ def _elu(
 ) -> Jet:
     if inplace:
         raise NoRuleError
-    x = rows.of(input)
-    positive = x.detach() > 0
-    bend = alpha * x.clamp(max=0).exp()
-    zero = torch.zeros_like(bend)
-    slope = torch.where(positive, zero + 1, bend)
-    return _bent(_only(jet_of, input), slope, torch.where(positive, zero, bend))
+
+    def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        positive = x.detach() > 0
+        bend = alpha * x.clamp(max=0).exp()
+        zero = torch.zeros_like(bend)
+        return torch.where(positive, zero + 1, bend), torch.where(positive, zero, bend)
+
+    return _bent(rows, _only(jet_of, input), slopes, input)
 
 
 @_rule(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
@@ -568,11 +609,14 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Jet:
     jet = _only(jet_of, input, weight, bias)
-    n, count = len(jet.first), len(jet.parts)
-    grouped = Jet(jet.parts.reshape(count, n, num_groups, -1))
-    normal = _normalized(rows.of(input).reshape(n, num_groups, -1), grouped, (2,), eps)
-    shaped = Jet(normal.parts.reshape(2, n, *input.shape[1:]))
-    return _scaled(shaped, weight, input.ndim - 2)
+    n = len(jet.first)
+
+    def moved(parts: Tensor, input: Tensor, *weights: Tensor) -> Tensor:
+        grouped = parts.reshape(len(parts), n, num_groups, -1)
+        normal = normalized(rows.of(input).reshape(n, num_groups, -1), grouped, (2,), eps)
+        return _scaled(normal.reshape(2, *parts.shape[1:]), *weights, behind=input.ndim - 2)
+
+    return Jet(recomputed(moved, jet.parts, plain(input), *_given(weight)))
 
 
 @_rule(F.layer_norm)
@@ -591,8 +635,11 @@ def _layer_norm(
     dims = tuple(range(-len(normalized_shape), 0))
     if len(dims) >= input.ndim:
         raise NoRuleError
-    normal = _normalized(rows.of(input), jet, dims, eps)
-    return _scaled(normal, weight, 0)
+
+    def moved(parts: Tensor, input: Tensor, *weights: Tensor) -> Tensor:
+        return _scaled(normalized(rows.of(input), parts, dims, eps), *weights, behind=0)
+
+    return Jet(recomputed(moved, jet.parts, plain(input), *_given(weight)))
 
 
 @_rule(F.batch_norm)
@@ -613,45 +660,28 @@ def _batch_norm(
     jet = _only(jet_of, input, weight, bias)
     if not training and running_var is not None:
         scale = (running_var + eps).rsqrt()
-        scaled = _scaled(jet, scale, input.ndim - 2)
-        return _scaled(scaled, weight, input.ndim - 2)
+        weights = (scale, *_given(weight))
+        return Jet(_scaled(jet.parts, *weights, behind=input.ndim - 2))
     if rows.part is not None:  # the statistics are those of all samples
         raise NoRuleError
     dims = (0, *range(2, input.ndim))
-    return _scaled(_normalized(input, jet, dims, eps), weight, input.ndim - 2)
+
+    def moved(parts: Tensor, input: Tensor, *weights: Tensor) -> Tensor:
+        normal = normalized(input, parts, dims, eps)
+        return _scaled(normal, *weights, behind=input.ndim - 2)
+
+    return Jet(recomputed(moved, jet.parts, plain(input), *_given(weight)))
 
 
-def _scaled(jet: Jet, weight: Tensor | None, behind: int) -> Jet:
-    """A jet times a weight of the channels, with so many dimensions behind them."""
-    if weight is None:
-        return jet
-    return _times(jet, weight.reshape(*weight.shape, *[1] * behind))
+def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
+    return () if weight is None else (weight,)
 
 
-def _normalized(x: Tensor, jet: Jet, dims: tuple[int, ...], eps: float) -> Jet:
-    r"""The jet of ``(x - mean) / sqrt(var + eps)``.
-
-    With centered values :math:`c`, variance :math:`s = \overline{c^2}` and :math:`r = (s +
-    \epsilon)^{-1/2}`: :math:`s' = 2\overline{c c'}`, :math:`s'' = 2\overline{c'^2 + c c''}`,
-    :math:`r' = -\tfrac12 r^3 s'` and :math:`r'' = \tfrac34 r^5 s'^2 - \tfrac12 r^3 s''`.
-    """
-    c = x - x.mean(dims, keepdim=True)
-    behind = tuple(d if d < 0 else d + 1 for d in dims)
-    centered = jet.parts - jet.parts.mean(behind, keepdim=True)
-    c1, c2 = centered[0], centered[1] if len(centered) == 2 else None
-    r = (c.square().mean(dims, keepdim=True) + eps).rsqrt()
-    s1 = 2 * (c * c1).mean(dims, keepdim=True)
-    s2 = c1.square()
-    if c2 is not None:
-        s2 = s2 + c * c2
-    s2 = 2 * s2.mean(dims, keepdim=True)
-    cube = -r.pow(3) / 2
-    r1 = cube * s1
-    r2 = cube * s2 + 0.75 * r.pow(5) * s1.square()
-    second = c1 * (2 * r1) + c * r2
-    if c2 is not None:
-        second = second + c2 * r
-    return Jet.of(c1 * r + c * r1, second)
+def _scaled(parts: Tensor, *weights: Tensor, behind: int) -> Tensor:
+    """A jet times weights of the channels, with so many dimensions behind them."""
+    for weight in weights:
+        parts = parts * weight.reshape(*weight.shape, *[1] * behind)
+    return parts
 
 
 @_rule(F.softmax, torch.softmax, Tensor.softmax)
@@ -667,15 +697,18 @@ def _softmax(
 ) -> Jet:
     if dim is None or dim % input.ndim == 0:
         raise NoRuleError
-    jet = _only(jet_of, input)
-    y = rows.of(result)
 
-    def centered(x: Tensor) -> Tensor:
-        return x - (y * x).sum(dim, keepdim=True)
+    def moved(parts: Tensor, result: Tensor) -> Tensor:
+        y = rows.of(result)
 
-    one = centered(jet.first)
-    bend = one.square() if jet.second is None else one.square() + jet.second
-    return Jet.of(y * one, y * centered(bend))
+        def centered(x: Tensor) -> Tensor:
+            return x - (y * x).sum(dim, keepdim=True)
+
+        one = centered(parts[0])
+        bend = one.square() if len(parts) == 1 else one.square() + parts[1]
+        return torch.stack([y * one, y * centered(bend)])
+
+    return Jet(recomputed(moved, _only(jet_of, input).parts, plain(result)))
 
 
 @_rule(F.max_pool1d, F.max_pool2d, F.max_pool3d)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from famseg.flatness._jets import along, carried
 from famseg.flatness._options import Options
 from famseg.flatness._pass import Task, differentiable, replay
 from famseg.flatness._probes import signs
+from famseg.flatness._samples import INPUTS, TARGETS, leaves
 from famseg.flatness._state import untouched
 from famseg.flatness._watch import autocast_on, without_autocast
 
@@ -53,39 +54,59 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
     trained = [p for p in task.model.parameters() if p.requires_grad]
     if autocast_on(device.type) or dtype not in _CLOSE or not trained:
         return False
-
-    def draw() -> Draw:
-        generator = torch.Generator().manual_seed(0)
-        return functools.partial(signs, generator=generator)
-
-    def choose(n: int) -> Tensor:
-        return torch.arange(0, n, 1 if plan.part == "all" else _APART)
-
+    inputs, targets, apart = _fewer(plan, inputs, targets)
     standardize = rule.options.standardize
-
-    def by_reverse(run: Pass) -> list[Tensor]:
-        def product_of(uses: Sequence[Use]) -> Product:
-            return hessian(run, uses, create_graph=True)
-
-        with without_autocast(device.type):
-            wanted = estimate(rule, plan, run, draw(), product_of, create_graph=True)
-        return _with_gradient(wanted.values, trained)
-
     with untouched(task.parts, device):
         given = task.fresh(inputs), task.fresh(targets)
-        carry = carried(task, rule, plan, *given, draw=draw(), choose=choose)
+        carry = carried(task, rule, plan, *given, draw=_drawing(), choose=_every(apart))
         found = along(task, rule, plan, carry)
         if found is None:
             return False
         by_jets = _with_gradient(found.values, trained)
-        part, cut = carry.jets.part, plan.cut
+        recorded, part = carry.recorded.to_replay(), carry.jets.part
+        del carry, found  # what follows needs the memory
         if part is not None:  # with what the pass has left on the model, as in a step
-            run = replay(task, carry.recorded, part=part, cut=cut, standardize=standardize).run
-            return _close(by_jets, by_reverse(run), _CLOSE[dtype])
+            run = replay(task, recorded, part=part, cut=plan.cut, standardize=standardize).run
+            return _close(by_jets, _by_reverse(task, rule, plan, run, trained), _CLOSE[dtype])
+        del recorded
     with untouched(task.parts, device):
         given = task.fresh(inputs), task.fresh(targets)
         run = differentiable(task, *given, standardize=standardize)
-        return _close(by_jets, by_reverse(run), _CLOSE[dtype])
+        return _close(by_jets, _by_reverse(task, rule, plan, run, trained), _CLOSE[dtype])
+
+
+def _fewer(plan: Plan, inputs: Inputs, targets: object) -> tuple[Inputs, object, int]:
+    """Half of a batch of which parts may be taken, and how far apart the samples of a part are."""
+    if plan.part == "all" or plan.cut is None:
+        return inputs, targets, 1
+    held = plan.cut.held
+    lengths = [len(tensor) for path, tensor in leaves(inputs, INPUTS) if path in held]
+    if not lengths or lengths[0] < _APART:
+        return inputs, targets, _APART
+    half = torch.arange(0, lengths[0], 2)
+    rows = plan.cut.rows
+    return rows(inputs, half, INPUTS), rows(targets, half, TARGETS), _APART // 2
+
+
+def _drawing() -> Draw:
+    return functools.partial(signs, generator=torch.Generator().manual_seed(0))
+
+
+def _every(apart: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.arange(0, n, apart)
+
+
+def _by_reverse(
+    task: Task, rule: Rule, plan: Plan, run: Pass, parameters: Sequence[Tensor]
+) -> list[Tensor]:
+    """Values and their gradient by reverse mode."""
+
+    def product_of(uses: Sequence[Use]) -> Product:
+        return hessian(run, uses, create_graph=True)
+
+    with without_autocast(task.device.type):
+        wanted = estimate(rule, plan, run, _drawing(), product_of, create_graph=True)
+    return _with_gradient(wanted.values, parameters)
 
 
 def _with_gradient(values: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -7,13 +7,15 @@ compared with those of the whole batch, which are there anyway.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs, precise, scalar
+from famseg.flatness._arguments import Inputs, changed, precise, scalar
 from famseg.flatness._body import Call, Finished, finished_noted
 from famseg.flatness._pass import Recorded, Task, record, replay
 from famseg.flatness._samples import INPUTS, PREDICTION, TARGETS, Cut, leaves
@@ -21,8 +23,9 @@ from famseg.flatness._state import untouched
 from famseg.flatness._watch import autocast_on, without_autocast
 
 # What a model or a loss may raise on a part of arguments that it cannot take.
-_FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
-_PARTS = 4
+FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
+PARTS = 4
+"""How many parts a batch is cut into by trial: every so manieth sample is in the same."""
 # How far a part's prediction may be from the batch's, relative to the largest, by precision.
 _CLOSE = {torch.float64: 1e-8, torch.float32: 2e-3}
 _COARSE = 0.1  # under autocast: the part runs in single precision
@@ -76,14 +79,17 @@ def find_parts(
     if len(recorded.first.features) != n:
         return Found(None, body, f"layer {recorded.first.name!r} does not see one row a sample")
     index = torch.arange(n, device=task.device)
-    parts = [index[k :: min(n, _PARTS)] for k in range(min(n, _PARTS))]
+    parts = [index[k :: min(n, PARTS)] for k in range(min(n, PARTS))]
     try:
         cut, usable = _held_by_trial(task, recorded, calls, parts[0], held)
-    except _FAULTS:
+    except FAULTS:
         return Found(None, body, _OTHER_ROWS)
+    # Two passes at once would need twice the memory.
+    inputs, targets = recorded.inputs, recorded.targets
+    del recorded, calls
     with untouched(task.parts, task.device):
-        given = task.fresh(recorded.inputs), task.fresh(recorded.targets)
-        recorded = record(task, *given, body=usable)
+        given = task.fresh(inputs), task.fresh(targets)
+        recorded = _without_graph(record(task, *given, body=usable))
         reason = _tried(task, recorded, parts, index, cut)
     return Found(None, body, reason) if reason else Found(cut, usable)
 
@@ -157,6 +163,24 @@ def _shrunk(whole: object, small: object, n: int, size: int, root: str) -> froze
     return frozenset(rows)
 
 
+def _without_graph(recorded: Recorded) -> Recorded:
+    """A pass to be run again for its numbers alone; its graph is most of its memory."""
+    if not recorded.kept:  # told by tensors that would be others
+        return recorded
+    calls = [
+        Call(call.name, changed(call.output, torch.Tensor.detach), call.random)
+        for call in recorded.calls
+    ]
+    sites = {name: copy.copy(site) for name, site in recorded.sites.items()}
+    for site in sites.values():
+        site.features, site.own = site.features.detach(), site.own.detach()
+        site.output, site.node = site.output.detach(), None
+    prediction = changed(recorded.prediction, torch.Tensor.detach)
+    return dataclasses.replace(
+        recorded, loss=recorded.loss.detach(), prediction=prediction, sites=sites, calls=calls
+    )
+
+
 def _tried(
     task: Task, recorded: Recorded, parts: Sequence[Tensor], index: Tensor, cut: Cut
 ) -> str | None:
@@ -167,10 +191,11 @@ def _tried(
             run, prediction = replay(task, recorded, part=part, cut=cut)
             if not _same_rows(task, recorded.prediction, prediction, part, cut):
                 return _OTHER_ROWS
-            losses.append(len(part) / len(index) * run.loss)
+            losses.append(len(part) / len(index) * run.loss.detach())
+            del run, prediction
         if not is_mean(task, recorded, parts[0], cut):
             return _NO_MEAN
-    except _FAULTS:
+    except FAULTS:
         return _OTHER_ROWS
     *of_parts, whole = losses
     off = (torch.stack(of_parts).sum() - whole).abs()
@@ -234,7 +259,7 @@ def is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut | None) -> bo
             if coarse:
                 whole = scalar(task.loss(prediction, task.fresh(recorded.targets)))
             own, rest = loss(part), loss((~chosen).nonzero()[:, 0])
-        except _FAULTS:
+        except FAULTS:
             return False
     if own == whole == rest:
         return False  # nothing was cut: the model computed the loss by itself

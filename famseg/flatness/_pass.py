@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, call_model, copied, plain, scalar, select
+from famseg.flatness._arguments import (
+    Inputs,
+    Loss,
+    call_model,
+    copied,
+    plain,
+    precise,
+    scalar,
+    select,
+)
 from famseg.flatness._body import Call, Finished, given_back, kept
 from famseg.flatness._errors import LayerError
 from famseg.flatness._estimators import Pass, Use
@@ -26,6 +35,7 @@ from famseg.flatness._watch import (
     Site,
     add_shift,
     check_used,
+    ended_at,
     leave,
     own_input,
     watched,
@@ -187,6 +197,10 @@ class Recorded:
         as_planned = [one.name for one in self.body] == [call.name for call in self.calls]
         return as_planned and all(call.intact for call in self.calls)
 
+    def to_replay(self) -> Recorded:
+        """Return the pass without the graph of its loss, which a run of its tail does not need."""
+        return replace(self, loss=self.loss.detach(), prediction=precise(self.prediction))
+
 
 def differentiable(
     task: Task,
@@ -323,17 +337,37 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
     Raises:
         FlatnessError: If a layer, the loss or an operation after a layer cannot be penalised.
     """
-    with untouched(task.parts, task.device), norms_noted(task.model, task.layers) as norms:
+    try:
+        run = _looked_at(task, inputs, targets, derivatives=derivatives, apart=True)
+    except RuntimeError:
+        # A gradient that the model or the loss takes by itself may lead past the layers.
+        run = _looked_at(task, inputs, targets, derivatives=derivatives, apart=False)
+    if derivatives:
+        check_slopes(run)
+    return run
+
+
+def _looked_at(
+    task: Task, inputs: Inputs, targets: object, *, derivatives: bool, apart: bool
+) -> Pass:
+    """A pass whose graph was looked at, and which holds no more of it than the tail if ``apart``.
+
+    What ran before the layers is about half of the memory of a pass, and products with the Hessian
+    of what lies behind them need as much again.
+    """
+    with (
+        untouched(task.parts, task.device),
+        norms_noted(task.model, task.layers) as norms,
+        ended_at(task.layers if apart else {}) as bodies,
+    ):
         ran = task.run(inputs, targets, add_shift, care="derivatives")
     for site in ran.sites.values():
         assert site.shift is not None  # noqa: S101 - add_shift set it
         check_operations(ran.loss, site.shift, site.name, norms, derivatives=derivatives)
         check_map(site)
-        check_sole_use(ran.loss, site.own.grad_fn, site.features, site.layer.weight, site.name)
-    run = _pass(ran, {}, standardize=False)
-    if derivatives:
-        check_slopes(run)
-    return run
+        before = bodies.get(site.name, site.features.grad_fn)
+        check_sole_use(ran.loss, site.own.grad_fn, before, site.layer.weight, site.name)
+    return _pass(ran, {}, standardize=False)
 
 
 def deviation(features: Tensor, layer: Layer) -> Tensor:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from famseg.flatness._arguments import Inputs, copied, versions
 from famseg.flatness._choice import Facts, LayerFacts, Plan, plan
 from famseg.flatness._differences import check_differences
@@ -14,8 +17,9 @@ from famseg.flatness._head import obstacle
 from famseg.flatness._jets_check import jets_hold, may_carry
 from famseg.flatness._loss_call import plain_call
 from famseg.flatness._options import Options
-from famseg.flatness._parts import Found, find_parts
+from famseg.flatness._parts import FAULTS, PARTS, Found, find_parts
 from famseg.flatness._pass import Noting, Task, checked, record
+from famseg.flatness._samples import INPUTS, TARGETS, Cut
 from famseg.flatness._state import untouched
 from famseg.flatness._tail import check_slopes, samples_interact
 from famseg.flatness._watch import compiled_noted, without_autocast
@@ -69,28 +73,40 @@ def settle(
     facts = Facts(layers, interact=False, parts=Found(None, ()), noting=noting)
     if _by_layer_alone(options, facts):
         return plan(options, facts, eager=task.eager, copies=task.copies), True
-    with without_autocast(task.device.type):
-        interact, twice = _interact(run, rough=rough)
-    if run.samples == 1:
-        interact = False
-    if estimator == "auto" and n and any(len(use.features) != n for use in run.uses):
-        # Rows that are not samples, an expert's tokens say, may belong to one sample another time.
-        interact = True
-    facts = replace(facts, interact=interact, twice=twice)
+    samples, finite = run.samples, bool(run.loss.isfinite())
+    # Rows that are not samples, an expert's tokens say, may belong to one sample another time.
+    other = estimator == "auto" and n and any(len(use.features) != n for use in run.uses)
     whole = ("all",) if estimator == "auto" else ("all", "auto")
-    wanted = interact is not True and options.samples not in whole
-    if not run.loss.isfinite():  # such a batch shows nothing, and the training will say so
+    wanted = finite and not other and options.samples not in whole
+    parts, twice = Found(None, ()), True
+    if wanted and not rough:
+        del run  # what follows runs the model again, and needs the memory
+        parts = find_parts(task, inputs, targets, n, held, wanted=True)
+        interact = _interact_in_parts(task, inputs, targets, n, parts.cut)
+    else:
+        with without_autocast(task.device.type):
+            interact, twice = _interact(run, rough=rough)
+        del run
+    if samples == 1:
+        interact = False
+    if other:
+        interact = True
+    if not finite:  # such a batch shows nothing, and the training will say so
         options = options.with_(samples="all")
+        facts = replace(facts, interact=interact, twice=twice)
         return plan(options, facts, eager=task.eager, copies=task.copies), False
-    if wanted or rough:
+    if rough:
+        wanted = wanted and interact is not True
         parts = find_parts(task, inputs, targets, n, held, wanted=wanted)
-        facts = replace(facts, parts=parts)
         if estimator == "finite_difference":
             with untouched(task.parts, task.device):
                 given = task.fresh(inputs), task.fresh(targets)
                 recorded = record(task, *given, body=parts.body, draws=True)
             with without_autocast(task.device.type):
                 check_differences(task, recorded)
+    elif interact is True:
+        parts = Found(None, ())
+    facts = replace(facts, interact=interact, twice=twice, parts=parts)
     chosen = plan(options, facts, eager=task.eager, copies=task.copies)
     if may_carry(options, chosen):
         rule = Rule(options)
@@ -141,3 +157,31 @@ def _interact(run: Pass, *, rough: bool) -> tuple[bool | None, bool]:
         if not rough:
             raise
         return True, False  # nothing is known: what holds in any case
+
+
+def _interact_in_parts(
+    task: Task, inputs: Inputs, targets: object, n: int, cut: Cut | None
+) -> bool | None:
+    """Whether samples interact, found out on half of the batch at a time if that is enough.
+
+    Where the loss of the batch is the mean of the losses of its parts, two samples of different
+    parts do not interact. Every two others are in the same half, and half of the batch takes half
+    of the memory.
+    """
+
+    def told(rows: Tensor | None) -> bool | None:
+        given = task.fresh(inputs), task.fresh(targets)
+        if rows is not None and cut is not None:
+            given = cut.rows(given[0], rows, INPUTS), cut.rows(given[1], rows, TARGETS)
+        run = checked(task, *given, derivatives=False)
+        with without_autocast(task.device.type):
+            return samples_interact(run)
+
+    if cut is not None and n >= PARTS:
+        try:
+            halves = {told(torch.arange(first, n, 2)) for first in (0, 1)}
+        except FAULTS:
+            pass
+        else:
+            return True if True in halves else False if False in halves else None
+    return told(None)

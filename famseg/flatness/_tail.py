@@ -103,14 +103,14 @@ def check_operations(
 
 
 def check_sole_use(
-    loss: Tensor, output: Node | None, features: Tensor, weight: Tensor, layer: str
+    loss: Tensor, output: Node | None, features: Node | None, weight: Tensor, layer: str
 ) -> None:
     """Refuse a weight that reaches the loss by another way than the call of its layer.
 
     Args:
         loss: The loss.
         output: The operation of the layer.
-        features: Inputs of the layer.
+        features: The operation that gave the inputs of the layer.
         weight: Its weight.
         layer: Its name.
 
@@ -120,7 +120,7 @@ def check_sole_use(
     if not (weight.is_leaf and weight.requires_grad):
         return
     own = get_gradient_edge(weight).node
-    around = _reached(loss.grad_fn, but=output) | _reached(features.grad_fn, but=None)
+    around = _reached(loss.grad_fn, but=output) | _reached(features, but=None)
     if any(following is own for node in around for following, _ in node.next_functions):
         raise LayerError(
             f"the weight of layer {layer!r} also reaches the loss beside the layer's own call (a "

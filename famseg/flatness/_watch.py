@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -200,6 +200,48 @@ def _hooked(sites: Iterable[Site], *, edit: Edit, feed: Feed, island: str | None
     with ExitStack() as stack:
         for site in sites:
             _hook(stack, site, edit, feed, island=island)
+        yield
+
+
+@contextmanager
+def ended_at(layers: Mapping[str, Layer]) -> Iterator[dict[str, Node | None]]:
+    """Let the graph of a pass begin at the first of some layers, and note what led to it.
+
+    Yields:
+        The operation that gave that layer its input, by the layer's name.
+    """
+    led: dict[str, Node | None] = {}
+    with _cutting(layers, led), computed_again(lambda: _again(layers, dict(led))):
+        yield led
+
+
+def _again(
+    layers: Mapping[str, Layer], led: dict[str, Node | None]
+) -> Callable[[], AbstractContextManager[None]]:
+    return lambda: _cutting(layers, dict(led))
+
+
+@contextmanager
+def _cutting(layers: Mapping[str, Layer], led: dict[str, Node | None]) -> Iterator[None]:
+    """Cut the graph where the first of some layers begins, if none has yet."""
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        led[name] = tensor.grad_fn
+        return tensor.detach()
+
+    def before(
+        name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if led:  # what leads from one layer to the next is part of the tail
+            return None
+        if args:
+            return (cut(name, args[0]), *args[1:]), kwargs
+        return args, kwargs | {"input": cut(name, kwargs["input"])}
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            hook = functools.partial(before, name)
+            stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
