@@ -51,12 +51,12 @@ class Courier:
                 self._thread.start()
                 atexit.register(self.flush)
 
-    def flush(self, patience_s: float | None = None) -> bool:
+    def flush(self, limit_s: float | None = None) -> bool:
         """Try all that waits at once, and wait until it was tried.
 
         Args:
-            patience_s: Seconds without progress after which it stops waiting; by default what the
-                boxes grant to an entry.
+            limit_s: Seconds that this may take in all; by default each entry has as long as its box
+                grants.
 
         Returns:
             Whether nothing is left.
@@ -67,15 +67,15 @@ class Courier:
             for box in self._boxes:
                 box.hurry()
             self._tell()
-            seen, since = self._steps, time.perf_counter()
+            steps, since = self._steps, time.perf_counter()
             while not (self._idle or self._ends):
-                granted = self._working.patience_s if patience_s is None else patience_s
+                granted = self._working.patience_s if limit_s is None else limit_s
                 left = since + granted - time.perf_counter()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-                if self._steps != seen:
-                    seen, since = self._steps, time.perf_counter()
+                if limit_s is None and self._steps != steps:
+                    steps, since = self._steps, time.perf_counter()
         return not any(map(len, self._boxes))
 
     def end(self) -> None:

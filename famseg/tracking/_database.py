@@ -178,7 +178,7 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
     if _OLD_SCHEMA in text:
         return StoreFaultError(
             "its tables are those of another version of MLflow, or half made",
-            f"Run: mlflow db upgrade sqlite:///{path}; if that fails, {_way_out(path)}",
+            f"Run: mlflow db upgrade sqlite:///{path}. If that fails: {_way_out(path)}",
         )
     cause = getattr(error, "orig", None)  # by which SQLAlchemy names the error of the database
     if isinstance(cause, sqlite3.OperationalError) and any(
@@ -189,15 +189,13 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
 
 
 def _half_made(path: Path) -> StoreFaultError:
-    way_out = _way_out(path)
     return StoreFaultError(
-        "its tables were left half made by a program that was killed",
-        way_out[0].upper() + way_out[1:],
+        "its tables were left half made by a program that was killed", _way_out(path)
     )
 
 
 def _way_out(path: Path) -> str:
     return (
-        f"move the file away (mv {path} {path}.broken): the next start makes a new store, and "
+        f"Move the file away (mv {path} {path}.broken): the next start makes a new store, and "
         "famseg train --resume sends the record of a run to it."
     )

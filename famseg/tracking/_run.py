@@ -6,13 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from famseg.tracking import _store
 from famseg.tracking._courier import Courier
 from famseg.tracking._names import cut, milliseconds, valid_name
+from famseg.tracking._opening import Opened, Opening, set_tags
 from famseg.tracking._outbox import Outbox, RefusedError
 from famseg.tracking._pictures import cell, to_picture
 from famseg.tracking._quiet import quiet
@@ -21,8 +20,6 @@ from famseg.tracking._view import share_comparison
 
 if TYPE_CHECKING:
     import numpy as np
-    from mlflow import MlflowClient
-    from mlflow.entities import Run as StoredRun
 
 _logger = logging.getLogger("famseg")
 
@@ -34,33 +31,12 @@ Points = tuple[int, Mapping[str, float], float]
 _MOST_METRICS = 1000
 _MOST_PARAMETERS = 100
 _LONGEST_PARAMETER = 6000
-_LONGEST_TAG = 8000
-# The mark by which a run is found.
-_START_TAG = "famseg.start"
 
 
 # A training waits that long for its run to be opened before it goes on without: for a server, which
 # can hang; for a file, whose tables may have to be made.
 _SERVER_WAIT_S, _FILE_WAIT_S = 5.0, 60.0
 _PATIENCE_S, _PATIENCE_WITH_FILES_S = 60.0, 600.0
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A run that exists in the store."""
-
-    client: MlflowClient
-    experiment_id: str
-    run_id: str
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What the store has of a metric: the steps, and the last point of step 0."""
-
-    steps: frozenset[int]
-    value: float | None
-    timestamp_ms: int
 
 
 class Run:
@@ -104,19 +80,17 @@ class Run:
             ready=self._can_take_files,
         )
         self._courier = Courier((self._box, self._files))
-        self._experiment = experiment
-        self._timeout_s = timeout_s
-        self._name = name
-        self._tags = dict(tags)
-        self._resumed = run_id
-        self._start = start
+        self._opening = Opening(
+            uri=uri,
+            experiment=experiment,
+            timeout_s=timeout_s,
+            name=name,
+            tags=tags,
+            run_id=run_id,
+            start=start,
+        )
         self._on_opened = opened
-        self._started_ms = milliseconds(time.time())
-        self._missing_said = False
-        self._opened: _Opened | None = None
-        # What the run had before it was resumed.
-        self._known_parameters: frozenset[str] = frozenset()
-        self._known: dict[str, _Known] = {}
+        self._opened: Opened | None = None
         # Last step of each series of pictures; the view opens at it.
         self._pictures: dict[str, int] = {}
         self._scores = [valid_name(name) for name in scores]
@@ -134,7 +108,7 @@ class Run:
 
     @property
     def run_id(self) -> str | None:
-        return self._resumed if self._opened is None else self._opened.run_id
+        return self._opening.resumed if self._opened is None else self._opened.run_id
 
     @property
     def experiment_id(self) -> str | None:
@@ -166,65 +140,14 @@ class Run:
         return self._courier.flush()
 
     def _open(self) -> None:
-        client = _store.open_store(self._uri, self._timeout_s)
-        experiment_id = _store.experiment_id(client, self._uri, self._experiment)
-        stored = self._find(client, experiment_id)
-        if stored is not None:
-            self._reopen(client, stored)
-        run_id = self._create(client, experiment_id) if stored is None else stored.info.run_id
-        self._opened = _Opened(client, experiment_id, str(run_id))
+        self._opened = self._opening()
         if self._on_opened is not None:
-            self._on_opened(str(run_id))
-
-    def _find(self, client: MlflowClient, experiment_id: str) -> StoredRun | None:
-        """Return the run to go on with, by its id or by its mark; None if the store has none."""
-        stored = None if self._resumed is None else _stored(client, self._resumed)
-        if stored is not None:
-            return stored
-        # One whose creation was answered too late to be heard, or killed before it was noted.
-        mine = f"tags.`{_START_TAG}` = '{self._start}'"
-        found = client.search_runs([experiment_id], mine, max_results=1)
-        if found:
-            return found[0]
-        if self._resumed is not None:
-            self._tags["famseg.resumed_from"] = self._resumed
-            if not self._missing_said:
-                _logger.warning(
-                    "MLflow store %s has no run %s: a new run goes on in its place.",
-                    self.uri,
-                    self._resumed,
-                )
-            self._missing_said = True
-        return None
-
-    def _reopen(self, client: MlflowClient, stored: StoredRun) -> None:
-        run_id = stored.info.run_id
-        client.update_run(run_id, status="RUNNING", name=self._name)
-        self._known_parameters = frozenset(stored.data.params)
-        for key in stored.data.metrics:
-            history = client.get_metric_history(run_id, key)
-            results = [(point.timestamp, point.value) for point in history if point.step == 0]
-            timestamp, value = max(results, default=(0, None))
-            steps = frozenset(point.step for point in history)
-            self._known[key] = _Known(steps, value, timestamp)
-        _set_tags(client, run_id, {**self._tags, _START_TAG: self._start})
-
-    def _create(self, client: MlflowClient, experiment_id: str) -> str:
-        run = client.create_run(
-            experiment_id,
-            start_time=self._started_ms,
-            tags={
-                **{key: cut(text, _LONGEST_TAG) for key, text in self._tags.items()},
-                _START_TAG: self._start,
-            },
-            run_name=self._name,
-        )
-        return str(run.info.run_id)
+            self._on_opened(self._opened.run_id)
 
     def _put(
         self,
         what: str,
-        action: Callable[[_Opened], None],
+        action: Callable[[Opened], None],
         *,
         box: Outbox | None = None,
         opening: bool = False,
@@ -239,33 +162,31 @@ class Run:
             (self._box if box is None else box).put(what, act, opening=opening)
             self._courier.wake()
 
-    def _send_parameters(self, run: _Opened, parameters: Mapping[str, str]) -> None:
+    def _send_parameters(self, run: Opened, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         texts = {
             valid_name(key): cut(without_password(text), _LONGEST_PARAMETER)
             for key, text in parameters.items()
         }
-        items = [
-            Param(key, text) for key, text in texts.items() if key not in self._known_parameters
-        ]
+        items = [Param(key, text) for key, text in texts.items() if key not in run.parameters]
         for start in range(0, len(items), _MOST_PARAMETERS):
             run.client.log_batch(run.run_id, params=items[start : start + _MOST_PARAMETERS])
 
-    def _share(self, run: _Opened) -> None:
+    def _share(self, run: Opened) -> None:
         share_comparison(run.client, run.experiment_id, self._pictures, self._scores)
 
     def send_metrics(self, points: Sequence[Points]) -> None:
         """Send metrics of epochs, but those points that the run already has."""
 
-        def send(run: _Opened) -> None:
+        def send(run: Opened) -> None:
             self._send(
                 run,
                 [
                     (name, value, milliseconds(time_s), epoch)
                     for epoch, metrics, time_s in points
                     for key, value in metrics.items()
-                    if epoch not in self._steps(name := valid_name(key))
+                    if epoch not in _steps(run, name := valid_name(key))
                 ],
             )
 
@@ -274,10 +195,10 @@ class Run:
     def send_results(self, metrics: Mapping[str, float], time_s: float) -> None:
         """Send the numbers of an evaluation at step 0; those that have changed replace the old."""
 
-        def send(run: _Opened) -> None:
+        def send(run: Opened) -> None:
             points = []
             for key, value in metrics.items():
-                known = self._known.get(valid_name(key))
+                known = run.metrics.get(valid_name(key))
                 if known is None or known.value != value:
                     # Of several points at a step MLflow shows the latest.
                     last_ms = 0 if known is None else known.timestamp_ms + 1
@@ -286,11 +207,7 @@ class Run:
 
         self._put("metrics", send)
 
-    def _steps(self, name: str) -> frozenset[int]:
-        known = self._known.get(name)
-        return frozenset() if known is None else known.steps
-
-    def _send(self, run: _Opened, points: Sequence[tuple[str, float, int, int]]) -> None:
+    def _send(self, run: Opened, points: Sequence[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
         items = [Metric(*point) for point in points]
@@ -300,7 +217,7 @@ class Run:
     def send_artifact(self, path: Path, folder: str | None) -> None:
         """Copy a file or a folder to the run."""
 
-        def send(run: _Opened) -> None:
+        def send(run: Opened) -> None:
             if path.is_dir():
                 run.client.log_artifacts(run.run_id, str(path), folder)
             elif path.exists():
@@ -318,7 +235,7 @@ class Run:
         self._pictures = {**self._pictures, name: max(epoch, self._pictures.get(name, 0))}
         source = image if isinstance(image, Path | str) else image.copy()
 
-        def send(run: _Opened) -> None:
+        def send(run: Opened) -> None:
             picture = to_picture(source)
             run.client.log_image(
                 run.run_id, picture, key=name, step=epoch, timestamp=time_ms, synchronous=True
@@ -333,7 +250,7 @@ class Run:
         table = {"columns": columns, "data": data}
         entry = {"path": path, "type": "table"}
 
-        def send(run: _Opened) -> None:
+        def send(run: Opened) -> None:
             run.client.log_dict(run.run_id, table, path)
             tags = run.client.get_run(run.run_id).data.tags
             logged = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
@@ -346,7 +263,7 @@ class Run:
     def send_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         given = dict(tags)
-        self._put("the tags", lambda run: _set_tags(run.client, run.run_id, given))
+        self._put("the tags", lambda run: set_tags(run.client, run.run_id, given))
 
     def close(self, status: Status) -> None:
         """End the run, and warn if the store still lacks a part of it."""
@@ -368,22 +285,7 @@ class Run:
             )
 
 
-def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]
-    for start in range(0, len(items), _MOST_PARAMETERS):
-        client.log_batch(run_id, tags=items[start : start + _MOST_PARAMETERS])
-
-
-def _stored(client: MlflowClient, run_id: str) -> StoredRun | None:
-    """Return a run of the store; None if it has none of that id any more."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return None if run.info.lifecycle_stage == "deleted" else run
+def _steps(run: Opened, name: str) -> frozenset[int]:
+    """Return the steps at which a run had a metric when it was opened."""
+    known = run.metrics.get(name)
+    return frozenset() if known is None else known.steps
