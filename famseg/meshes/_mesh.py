@@ -91,7 +91,7 @@ class Mesh:
         middle = self.bounds_mm.mean(axis=0)
         volume = self._tetrahedra
         if volume.sum() == 0:
-            return middle
+            return np.asarray(middle)
         # A tetrahedron's center is the mean of its corners, the fourth being the middle.
         corners = sum((corner - middle for corner in self._corners), np.zeros(3)) / 4
         return np.asarray(middle + (volume @ corners) / volume.sum())
@@ -114,8 +114,8 @@ class Mesh:
 
     @property
     def _corners(self) -> tuple[Floats, Floats, Floats]:
-        a, b, c = (self.vertices[self.faces[:, k]] for k in range(3))
-        return a, b, c
+        first, second, third = self.faces.T
+        return self.vertices[first], self.vertices[second], self.vertices[third]
 
     @property
     def _tetrahedra(self) -> Floats:

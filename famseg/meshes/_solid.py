@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import manifold3d
 import numpy as np
+from numpy.typing import NDArray
 
 from famseg.meshes._mesh import Mesh, joined
 
@@ -34,12 +35,8 @@ def is_manifold(mesh: Mesh) -> tuple[bool, str]:
     """
     if len(mesh.faces) == 0:
         return False, "it has no triangles"
-    status = _raw(mesh).status().name
-    if status != "NoError":
-        return False, _REASONS.get(status, f"manifold3d reports {status}")
-    if mesh.volume_mm3 <= 0:
-        return False, f"it encloses {mesh.volume_mm3:.3g} mm3: its triangles look inwards"
-    return True, ""
+    reason = _why_not(mesh, _raw(mesh))
+    return not reason, reason
 
 
 def simplify(
@@ -67,7 +64,7 @@ def simplify(
     """
     if (max_error_mm is None) == (max_faces is None):
         raise ValueError("give either max_error_mm or max_faces")
-    solid = _solid(mesh)
+    solid = as_manifold(mesh)
     if max_error_mm is not None:
         if not 0 < max_error_mm < np.inf:
             raise ValueError(f"max_error_mm must be above 0, got {max_error_mm}")
@@ -147,11 +144,11 @@ def pieces_of(mesh: Mesh) -> list[Mesh]:
     Raises:
         ValueError: If the mesh is not that of a solid.
     """
-    parts = [_mesh(part) for part in _solid(mesh).decompose()]
+    parts = [_mesh(part) for part in as_manifold(mesh).decompose()]
     solids = sorted((p for p in parts if p.volume_mm3 > 0), key=lambda p: -p.volume_mm3)
     owned: list[list[Mesh]] = [[solid] for solid in solids]
     for cavity in (part for part in parts if part.volume_mm3 <= 0):
-        # The smallest piece whose bounds hold it: what is inside another lies deeper.
+        # The smallest piece around it: a piece within a cavity of another may have some of its own.
         around = [k for k, solid in enumerate(solids) if _holds(solid, cavity)]
         if around:
             owned[around[-1]].append(cavity)
@@ -160,20 +157,44 @@ def pieces_of(mesh: Mesh) -> list[Mesh]:
 
 
 def _holds(outer: Mesh, inner: Mesh) -> bool:
+    """Return whether a surface lies inside another: a ray from it crosses that an odd number."""
     (low, high), (inner_low, inner_high) = outer.bounds_mm, inner.bounds_mm
-    return bool((low <= inner_low).all() and (inner_high <= high).all())
+    if not ((low <= inner_low).all() and (inner_high <= high).all()):
+        return False
+    start = inner.vertices[inner.faces[0]].mean(axis=0)
+    end = high + np.array([1.0, 2.0, 3.0])  # outside, and along no axis
+    return len(as_manifold(outer).ray_cast(tuple(start), tuple(end))) % 2 == 1
 
 
 def _boolean(meshes: Sequence[Mesh], operation: manifold3d.OpType) -> Mesh:
     if not meshes:
         raise ValueError("give at least one mesh")
-    solids = [_solid(mesh) for mesh in meshes]
+    solids = [as_manifold(mesh) for mesh in meshes]
     if operation == manifold3d.OpType.Intersect:
         result = solids[0]
         for other in solids[1:]:
             result = result ^ other
         return _mesh(result)
     return _mesh(manifold3d.Manifold.batch_boolean(solids, operation))
+
+
+def as_manifold(mesh: Mesh) -> manifold3d.Manifold:
+    """Return a mesh as manifold3d's solid.
+
+    Raises:
+        ValueError: If it is not the surface of a solid; an empty mesh is an empty solid.
+    """
+    solid = _raw(mesh) if len(mesh.faces) else manifold3d.Manifold()
+    reason = _why_not(mesh, solid) if len(mesh.faces) else ""
+    if reason:
+        raise ValueError(f"the mesh is not that of a solid: {reason}")
+    return solid
+
+
+def box_mm(low: NDArray[np.float64], high: NDArray[np.float64]) -> Mesh:
+    """Return a box between two corners."""
+    size = tuple(float(edge) for edge in high - low)
+    return _mesh(manifold3d.Manifold.cube(size).translate(tuple(float(x) for x in low)))
 
 
 def _raw(mesh: Mesh) -> manifold3d.Manifold:
@@ -185,13 +206,13 @@ def _raw(mesh: Mesh) -> manifold3d.Manifold:
     )
 
 
-def _solid(mesh: Mesh) -> manifold3d.Manifold:
-    if len(mesh.faces) == 0:
-        return manifold3d.Manifold()
-    valid, reason = is_manifold(mesh)
-    if not valid:
-        raise ValueError(f"the mesh is not that of a solid: {reason}")
-    return _raw(mesh)
+def _why_not(mesh: Mesh, solid: manifold3d.Manifold) -> str:
+    status = solid.status().name
+    if status != "NoError":
+        return _REASONS.get(status, f"manifold3d reports {status}")
+    if mesh.volume_mm3 <= 0:
+        return f"it encloses {mesh.volume_mm3:.3g} mm3: its triangles look inwards"
+    return ""
 
 
 def _mesh(solid: manifold3d.Manifold) -> Mesh:

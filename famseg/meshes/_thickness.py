@@ -1,0 +1,73 @@
+"""Wall thickness."""
+
+from __future__ import annotations
+
+import manifold3d
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from famseg.meshes._distance import samples_of
+from famseg.meshes._mesh import Mesh
+from famseg.meshes._solid import as_manifold
+from famseg.meshes._surface import surface_mesh
+
+_BEHIND_MM = 1e-3  # a ray meets the face that it starts on, and neighbors of it by rounding
+
+Floats = NDArray[np.float64]
+
+
+def thickness_mm(
+    solid: Mesh | ArrayLike, affine: ArrayLike | None = None, *, samples: int = 3000
+) -> Floats:
+    """Return how thick a wall is, at points spread evenly over its surface.
+
+    The thickness at a point is the length of the ray that starts there, goes straight inwards
+    against the surface's normal, and ends where it leaves the solid. It is right for walls whose
+    sides are about parallel, too large where they are not (by 6 % at 20 degrees), falls to 0 at an
+    edge that is as sharp as a knife, and at the rim of a plate it is the plate's width. Take the
+    minimum, the 5th percentile and the median of it.
+
+    Args:
+        solid: The surface of a solid, or a mask, whose :func:`surface_mesh` is taken.
+        affine: Of the mask.
+        samples: How many points; each stands for the same area. One takes about 0.4 ms.
+
+    Returns:
+        Thickness at each point, shape ``(samples,)``.
+
+    Raises:
+        ValueError: If the mesh is not that of a solid, a mask comes without its affine or a mesh
+            with one, or ``samples`` is below 1.
+
+    Example:
+        >>> plate = surface_mesh(np.ones((40, 40, 4)), np.eye(4), smoothing_mm=0.5)
+        >>> round(float(np.median(thickness_mm(plate, samples=500))), 1)
+        4.0
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be 1 or more, got {samples}")
+    if isinstance(solid, Mesh) == (affine is not None):
+        raise ValueError("give a mesh, or a mask with its affine")
+    mesh = solid if isinstance(solid, Mesh) else surface_mesh(solid, np.asarray(affine))
+    if len(mesh.faces) == 0:
+        raise ValueError("the mesh is empty: it has no thickness")
+    body = as_manifold(mesh)
+    points, faces = samples_of(mesh, samples)
+    vectors = mesh.area_vectors_mm2[faces]
+    inwards = -vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    reach = float(np.linalg.norm(np.ptp(mesh.bounds_mm, axis=0))) + 1.0
+    return np.array(
+        [
+            _way_out_mm(body, start, end, reach)
+            for start, end in zip(points, points + reach * inwards, strict=True)
+        ]
+    )
+
+
+def _way_out_mm(body: manifold3d.Manifold, start: Floats, end: Floats, reach_mm: float) -> float:
+    """Return how far a ray goes before it leaves a solid; hits come in their order."""
+    for hit in body.ray_cast(tuple(start), tuple(end)):
+        away = hit.distance * reach_mm
+        if away > _BEHIND_MM:
+            return float(away)
+    return 0.0  # the solid is thinner than a micrometer here

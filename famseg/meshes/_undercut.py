@@ -1,0 +1,163 @@
+"""Whether an implant can be put in, and from which direction best.
+
+An implant that moves along a straight line meets bone with each part of it that has bone further
+back on its way. The volume of these parts is the undercut: what would have to be cut off the
+implant. Both solids are set on voxels whose third axis is the line; bone then blocks all voxels
+further along its column.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from famseg.meshes._mesh import Mesh
+from famseg.meshes._read import voxelize
+from famseg.meshes._solid import box_mm, intersect, simplify
+
+_SPACING_MM = 0.5
+_SEARCH_SPACING_MM = 1.0
+_FINER = 0.25  # along the way: bone that overhangs by less than a voxel's height blocks as well
+_SEARCH_ERROR_MM = 0.1  # by which meshes are simplified while directions are compared
+_CONE_DEG = 45.0  # candidates lie this far around the mean normal
+_STEP_DEG = (15.0, 7.5, 4.0)  # between candidates, then between those around the best so far
+_ABOVE_MM = 30.0  # bone so far beyond an implant can be in its way
+_BESIDE_MM = 5.0
+_EQUAL = 0.02  # undercuts that differ by less than this share of the implant are taken as equal
+
+Floats = NDArray[np.float64]
+
+
+def undercut(
+    implant: Mesh, bone: Mesh, direction: ArrayLike, *, spacing_mm: float = _SPACING_MM
+) -> float:
+    """Return the volume of an implant that bone is in the way of when it moves in.
+
+    Args:
+        implant: The implant in its final place, a closed mesh.
+        bone: A closed mesh.
+        direction: The way it moves, towards its place; of any length above 0.
+        spacing_mm: Edge of the voxels that it is measured with, a quarter of it along the way.
+            The volume is right within about half a voxel times the area of walls that are
+            parallel to the direction and touch the bone.
+
+    Returns:
+        The undercut in cubic mm, 0 if the implant goes in without touching; parts of it that
+        overlap bone in its final place are not counted, unless bone lies behind them.
+
+    Raises:
+        ValueError: If a mesh is open or empty, or the direction is 0.
+    """
+    way = _unit(direction)
+    near = _bone_around(implant, bone)
+    return _blocked_mm3(implant, near, way, spacing_mm) if len(near.faces) else 0.0
+
+
+def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
+    """Return the direction in which an implant can be put in with the smallest undercut.
+
+    Directions within 45 degrees around the implant's mean normal are compared on voxels of 1 mm,
+    then those around the best in ever smaller steps; of equal ones, the one nearest to the normal
+    is taken. A skull is entered from outside: its middle says where that is.
+
+    Args:
+        implant: The implant in its final place, a closed mesh.
+        bone: A closed mesh, the whole skull if possible.
+
+    Returns:
+        The unit vector of the movement in world axes, pointing into the head, and its
+        :func:`undercut` in cubic mm.
+
+    Raises:
+        ValueError: If a mesh is open or empty.
+    """
+    center = -_outwards(implant, bone)
+    near = _bone_around(implant, bone)
+    if len(near.faces) == 0:
+        return center, 0.0
+    small = simplify(implant, max_error_mm=_SEARCH_ERROR_MM)
+    walls = simplify(near, max_error_mm=_SEARCH_ERROR_MM)
+
+    def cost(way: Floats) -> float:
+        # A tie, but for the rounding of voxels, goes to the direction that is nearer to the normal.
+        angle = float(np.degrees(np.arccos(np.clip(way @ center, -1, 1))))
+        blocked = _blocked_mm3(small, walls, way, _SEARCH_SPACING_MM) / small.volume_mm3
+        return blocked + _EQUAL * angle / _CONE_DEG
+
+    best, least, wide = center, cost(center), _CONE_DEG
+    for step in _STEP_DEG:
+        for way in _around(best, wide, step):
+            if way @ center < np.cos(np.radians(_CONE_DEG)) - 1e-9:
+                continue
+            if (value := cost(way)) < least:
+                best, least = way, value
+        wide = step
+    return best, _blocked_mm3(implant, near, best, _SPACING_MM)
+
+
+def _unit(direction: ArrayLike) -> Floats:
+    way = np.asarray(direction, dtype=np.float64)
+    if way.shape != (3,) or not np.isfinite(way).all() or not way.any():
+        raise ValueError(f"a direction must be three numbers, not all 0, got {direction}")
+    return np.asarray(way / np.linalg.norm(way))
+
+
+def _outwards(implant: Mesh, bone: Mesh) -> Floats:
+    """Return the implant's mean normal away from the middle of the bone."""
+    away = implant.centroid_mm - bone.centroid_mm
+    vectors = implant.area_vectors_mm2
+    # Where a plate is flat within the bone, its middle says nothing: its shape has the axis alone.
+    spread = vectors.T @ vectors
+    axis = np.linalg.eigh(spread)[1][:, -1]
+    if np.linalg.norm(away) > 1.0:
+        away = away / np.linalg.norm(away)
+        outer = vectors[vectors @ away > 0]
+        axis = outer.sum(axis=0)
+    elif axis[np.argmax(np.abs(axis))] < 0:
+        axis = -axis
+    return np.asarray(axis / np.linalg.norm(axis))
+
+
+def _around(center: Floats, wide_deg: float, step_deg: float) -> list[Floats]:
+    """Return unit vectors on rings around one."""
+    u, v = _across(center)
+    ways = []
+    for ring in range(1, int(np.ceil(wide_deg / step_deg - 1e-9)) + 1):
+        tilt = np.radians(min(ring * step_deg, wide_deg))
+        for turn in np.arange(6 * ring) * (2 * np.pi / (6 * ring)):
+            sideways = np.cos(turn) * u + np.sin(turn) * v
+            ways.append(np.cos(tilt) * center + np.sin(tilt) * sideways)
+    return ways
+
+
+def _across(way: Floats) -> tuple[Floats, Floats]:
+    """Return two unit vectors that are perpendicular to one and to each other."""
+    other = np.eye(3)[np.argmin(np.abs(way))]
+    u = np.cross(way, other)
+    u /= np.linalg.norm(u)
+    return u, np.cross(way, u)
+
+
+def _bone_around(implant: Mesh, bone: Mesh) -> Mesh:
+    """Return the bone in reach of an implant on its way in from any side."""
+    low, high = implant.bounds_mm
+    margin = _BESIDE_MM + _ABOVE_MM
+    return intersect(bone, box_mm(low - margin, high + margin))
+
+
+def _blocked_mm3(implant: Mesh, bone: Mesh, way: Floats, spacing_mm: float) -> float:
+    """Return the volume of the implant behind which, against the way, there is bone."""
+    u, v = _across(way)
+    axes = np.stack([u, v, way], axis=1)  # columns: right-handed, the third is the way
+    here = implant.vertices[np.unique(implant.faces)] @ axes
+    low, high = here.min(axis=0) - spacing_mm, here.max(axis=0) + spacing_mm
+    low[2] -= _ABOVE_MM
+    steps = spacing_mm * np.array([1.0, 1.0, _FINER])
+    affine = np.eye(4)
+    affine[:3, :3] = axes * steps
+    affine[:3, 3] = axes @ low
+    shape = np.ceil((high - low) / steps).astype(int) + 1
+    body = voxelize(implant, shape.tolist(), affine)
+    passed = np.logical_or.accumulate(voxelize(bone, shape.tolist(), affine), axis=2)
+    blocked = body[:, :, 1:] & passed[:, :, :-1]  # by bone further back, not in the same voxel
+    return float(blocked.sum()) * float(steps.prod())
