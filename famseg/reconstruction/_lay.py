@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.reconstruction._chart import Array, Chart, Layer, Mask, Wall
-from famseg.reconstruction._outline import Piece, opened, share_there
+from famseg.reconstruction._outline import Box, Piece, check_border, opened, share_there
 from famseg.reconstruction._surfaces import MARGIN_MM, Surfaces, across, between
 
 _FINEST_MM, _COARSEST_MM = 0.8, 3.5
@@ -42,7 +42,7 @@ class Laid:
     surfaces: Surfaces
     edge_mm: float
 
-    def implant(self, skull: Mask) -> tuple[tuple[slice, ...], Mask]:
+    def implant(self, skull: Mask) -> tuple[Box, Mask]:
         """Return a box of the volume and the voxels in it that the wall lacks.
 
         A voxel on the edge may lie over a pixel that is mostly bone. Such a voxel is filled if it
@@ -61,7 +61,7 @@ class Laid:
         box, mask = between(self.chart, inner, wide, skull.shape)
         return box, mask & ~skull[box]
 
-    def outline(self, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], Mask]:
+    def outline(self, shape: tuple[int, ...]) -> tuple[Box, Mask]:
         """Return a box and the region of the defect in it, bone or not, 5 mm beyond the wall."""
         if not self.pixels.any():
             return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)
@@ -106,4 +106,8 @@ def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: flo
     beside = ndimage.distance_transform_edt(~pixels) <= _BESIDE
     known = use & ~pixels & ((share >= _WHOLE) | ~beside)
     surfaces = across(chart, wall, known, use)
+    if pixels.any():
+        middle = (surfaces.inner_mm[pixels] + surfaces.outer_mm[pixels])[:, None] / 2
+        rays = chart.frame.directions(x[pixels], y[pixels])
+        check_border(origin + rays * middle, affine, skull.shape)
     return Laid(chart, pixels, use, wall, surfaces, float(edges.max()))

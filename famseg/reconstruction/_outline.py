@@ -11,6 +11,9 @@ from famseg.config import InputError
 from famseg.reconstruction._chart import Array, Mask, Wall
 from famseg.reconstruction._surfaces import Surfaces
 
+Box = tuple[slice, ...]
+"""A part of a volume, one slice an axis."""
+
 _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_ML = 0.1
 _SMALLEST_SHARE = 0.05
@@ -28,7 +31,7 @@ class Piece(NamedTuple):
         volume_ml: Its volume.
     """
 
-    box: tuple[slice, ...]
+    box: Box
     mask: Mask
     volume_ml: float
 
@@ -59,7 +62,7 @@ def pieces_of(region: Mask, affine: Array) -> tuple[list[Piece], list[Piece]]:
     )
 
 
-def bounding_box(mask: Mask) -> tuple[slice, ...] | None:
+def bounding_box(mask: Mask) -> Box | None:
     """Return the box around what is true, None if nothing is."""
     box = []
     for axis in range(3):
@@ -95,30 +98,27 @@ def opened(share: Array, among: Mask, core: Mask) -> Mask:
     return np.asarray(near[labels])
 
 
-def check_border(box: tuple[slice, ...], mask: Mask, affine: Array, shape: tuple[int, ...]) -> None:
-    """Refuse an implant that the scan cuts off.
+def check_border(points: Array, affine: Array, shape: tuple[int, ...]) -> None:
+    """Refuse a defect that the scan cuts off.
 
     Args:
-        box: Where in the volume the mask lies.
-        mask: Voxels of the implant within the box.
+        points: The middle of the wall across the defect, RAS+ mm, shape ``(M, 3)``.
         affine: Maps voxel indices to RAS+ mm.
         shape: Of the volume.
 
     Raises:
-        InputError: If more than a hundredth of the voxels lie on a face of the volume.
+        InputError: If more than a hundredth of the points lie outside the volume.
     """
-    count = max(int(np.count_nonzero(mask)), 1)
+    inverse = np.linalg.inv(affine)
+    index = points @ inverse[:3, :3].T + inverse[:3, 3]
     for axis in range(3):
         side = int(np.abs(affine[:3, axis]).argmax())
-        rising = affine[side, axis] > 0
-        for end, at in ((0, 0), (1, shape[axis] - 1)):
-            place = at - box[axis].start
-            if not 0 <= place < mask.shape[axis]:
-                continue
-            cut = int(np.count_nonzero(np.take(mask, place, axis=axis)))
-            if cut > _MOST_OUTSIDE * count:
+        rising = bool(affine[side, axis] > 0)
+        for end, beyond in enumerate((index[:, axis] < -0.5, index[:, axis] > shape[axis] - 0.5)):
+            share = float(beyond.mean())
+            if share > _MOST_OUTSIDE:
                 face = _FACES[side][end if rising else 1 - end]
                 raise InputError(
-                    f"the defect reaches the {face} border of the scan ({cut} voxels of its "
-                    "implant lie there): give a scan that shows bone all around the defect"
+                    f"the defect reaches the {face} border of the scan, which cuts {share:.0%} of "
+                    "it off: give a scan that shows bone all around the defect"
                 )

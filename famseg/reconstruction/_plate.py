@@ -7,7 +7,7 @@ import numpy as np
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import lay
-from famseg.reconstruction._outline import check_border, pieces_of
+from famseg.reconstruction._outline import pieces_of
 
 
 def plate(skull: Mask, affine: Array, outline: Mask) -> Mask:
@@ -37,6 +37,5 @@ def plate(skull: Mask, affine: Array, outline: Mask) -> Mask:
     implant = np.zeros(skull.shape, dtype=bool)
     for piece in pieces_of(outline, affine)[0]:
         box, mask = lay(skull, affine, origin, piece, snap_mm=longest).implant(skull)
-        check_border(box, mask, affine, skull.shape)
         implant[box] |= mask
     return implant

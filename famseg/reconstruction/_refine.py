@@ -13,15 +13,16 @@ from famseg.config import InputError
 from famseg.reconstruction._chart import Array, Layer, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import Laid, lay
-from famseg.reconstruction._outline import check_border, pieces_of
-from famseg.reconstruction._surfaces import across
+from famseg.reconstruction._outline import Box, Piece, pieces_of
+from famseg.reconstruction._surfaces import across_both
 
 Method = Literal["residual thin plate", "coarse"]
 
 _SNAP_MM = 4.0  # a coarse voxel: how far the edge of the bone may lie outside the prediction
-_DEEP_MM = 3.5
+_DEEP_MM = 5.0
 _LEAST_DEEP = 10
-_MOST_STRANGE = 0.15
+_LEAST_AGREEMENT = 0.8  # with the network: below it the wall is no height field
+_CLOSE_MM = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +76,24 @@ def refine(
     implant, outline = np.zeros(skull.shape, dtype=bool), np.zeros(skull.shape, dtype=bool)
     methods: list[Method] = []
     warnings: list[str] = []
-    for piece in kept:
-        laid = lay(skull, affine, origin, piece, snap_mm=_SNAP_MM)
-        laid = _towards(laid, skull, coarse, threshold)
+    for number, piece in enumerate(kept, start=1):
+        laid = _towards(
+            lay(skull, affine, origin, piece, snap_mm=_SNAP_MM), skull, coarse, threshold
+        )
         box, mask = laid.implant(skull)
-        check_border(box, mask, affine, skull.shape)
+        agreement = _agreement(box, mask, piece)
+        method: Method = "residual thin plate"
+        if agreement < _LEAST_AGREEMENT:
+            method = "coarse"
+            box, mask = _kept(piece, skull, affine)
+            warnings.append(
+                f"piece {number} ({piece.volume_ml:.1f} ml): the wall is no single layer there, as "
+                "at an orbit; the network's coarse surface was kept"
+            )
         implant[box] |= mask
-        box, mask = laid.outline(skull.shape)
+        box, mask = laid.outline(skull.shape) if method != "coarse" else (box, mask)
         outline[box] |= mask
-        methods.append("residual thin plate")
+        methods.append(method)
     if dropped:
         volume = sum(piece.volume_ml for piece in dropped)
         warnings.append(f"{len(dropped)} small parts of the prediction ({volume:.2f} ml) left out")
@@ -91,18 +101,55 @@ def refine(
 
 
 def _towards(laid: Laid, skull: Mask, coarse: NDArray[np.float32], threshold: float) -> Laid:
-    """Return a piece whose surfaces follow the network's within the defect."""
+    """Return a piece whose surfaces follow the network's within the defect.
+
+    Near the edge, a coarse prediction is rounded: only what lies deep inside is believed. Its bias
+    (too thick, too far out) is what it is off the bone around the defect, in the median; what is
+    left is bent over as a thin plate, with a small pull towards the network's surfaces.
+    """
     predicted = laid.chart.walls([Layer.of(skull), Layer(coarse, threshold)], laid.pixels)
     depth = ndimage.distance_transform_edt(laid.pixels) * laid.chart.pixel_mm
     deep = laid.pixels & (depth > _DEEP_MM) & predicted.there
     if np.count_nonzero(deep) < _LEAST_DEEP:
         return laid
-    base = across(laid.chart, predicted, deep, laid.use)
-    tied = across(
-        laid.chart,
-        laid.wall,
-        laid.surfaces.known,
-        laid.use,
-        base=np.stack([base.outer_mm, base.outer_mm - base.inner_mm]),
+    surfaces = across_both(laid.chart, laid.wall, laid.surfaces.known, predicted, deep, laid.use)
+    return replace(laid, surfaces=surfaces)
+
+
+def _agreement(box: Box, mask: Mask, piece: Piece) -> float:
+    """Return the Dice coefficient of an implant and the prediction that it came from."""
+    shared = tuple(
+        slice(max(a.start, b.start), min(a.stop, b.stop))
+        for a, b in zip(box, piece.box, strict=True)
     )
-    return replace(laid, surfaces=tied)
+    if any(side.start >= side.stop for side in shared):
+        return 0.0
+    one, other = (
+        whole[
+            tuple(
+                slice(s.start - o.start, s.stop - o.start) for s, o in zip(shared, own, strict=True)
+            )
+        ]
+        for whole, own in ((mask, box), (piece.mask, piece.box))
+    )
+    return 2 * int(np.count_nonzero(one & other)) / int(mask.sum() + piece.mask.sum())
+
+
+def _kept(piece: Piece, skull: Mask, affine: Array) -> tuple[Box, Mask]:
+    """Return the network's own implant, closed up to the bone that it nearly reaches."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    steps = np.ceil(2 * _CLOSE_MM / edges).astype(int) + 1
+    box = tuple(
+        slice(max(side.start - int(k), 0), min(side.stop + int(k), n))
+        for side, k, n in zip(piece.box, steps, skull.shape, strict=True)
+    )
+    rough = np.zeros([side.stop - side.start for side in box], dtype=bool)
+    own = tuple(
+        slice(a.start - b.start, a.stop - b.start) for a, b in zip(piece.box, box, strict=True)
+    )
+    rough[own] = piece.mask
+    bone = skull[box]
+    grown = ndimage.distance_transform_edt(~(rough | bone), sampling=edges) <= _CLOSE_MM
+    closed = ndimage.distance_transform_edt(grown, sampling=edges) > _CLOSE_MM
+    near = ndimage.distance_transform_edt(~rough, sampling=edges) <= _CLOSE_MM
+    return box, (rough | (closed & near)) & ~bone

@@ -16,7 +16,9 @@ MARGIN_MM = 16.0
 
 _SMOOTH_MM = 2.0  # shorter waves of the measured wall are not bone's but the voxels'
 _SMOOTH_VOXELS = 1.1
-TENSIONS = [1e-3, 1e-2]
+_TENSIONS = (1e-3, 1e-2)  # mm^-2, of outer surface and width: at 30 and 10 mm they are drawn tight
+_PULL = 1e-3  # of a prediction, over the weight of measured bone
+_BIAS_FROM_MM = 15.0
 _OUTLIER_MM = 3.0
 _ROUNDS = 3
 _THINNEST_MM = 1.0
@@ -31,64 +33,89 @@ class Surfaces:
         inner_mm: Shape ``(N, N)``.
         outer_mm: The same.
         known: Pixels whose measured wall they were tied to.
-        misfit_mm: Root mean square distance to the measured wall there.
     """
 
     inner_mm: Array
     outer_mm: Array
     known: Mask
-    misfit_mm: float
 
 
-def weight_for(affine: Array) -> float:
-    """Return the weight of measured surfaces in mm^-4, from the length that is smoothed."""
-    coarsest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
-    return float(max(_SMOOTH_MM, _SMOOTH_VOXELS * coarsest) ** -4)
+def across(chart: Chart, wall: Wall, known: Mask, use: Mask) -> Surfaces:
+    """Lay a thin plate through the outer surface of the measured wall, and one through its width.
 
-
-def across(
-    chart: Chart,
-    wall: Wall,
-    known: Mask,
-    use: Mask,
-    *,
-    base: Array | None = None,
-) -> Surfaces:
-    """Lay a thin plate through each surface of the measured wall.
-
-    Pixels that lie far off the plate (the edge of another bone, a vessel's canal) are given up and
-    the plate is laid anew.
+    Pixels that lie far off the plate (the edge of another bone, the canal of a vessel) are given up
+    and the plate is laid anew.
 
     Args:
         chart: The map.
         wall: The measured wall.
         known: Where to believe it.
         use: Pixels that the surfaces shall have.
-        base: Surfaces that the plates are laid relative to, shape ``(2, N, N)``; None for the
-            typical distance of each surface.
     """
-    values = np.stack([wall.outer_mm, wall.outer_mm - wall.inner_mm])
+    values = _channels(wall)
     known = known & wall.there
-    if base is None:
-        base = np.broadcast_to(np.median(values[:, known], axis=1)[:, None, None], values.shape)
-    relative = np.where(known, values - base, 0.0)
-    weight = weight_for(chart.affine)
+    level = np.median(values[:, known], axis=1)[:, None, None]
+    weight = _weight(chart.affine)
     trusted = known
     for _ in range(_ROUNDS):
-        plates = np.stack(
-            [
-                fill(one, trusted * weight, use, chart.pixel_mm, tension=tension)
-                for one, tension in zip(relative, TENSIONS, strict=True)
-            ]
-        )
-        off = np.abs(relative - plates).max(axis=0)
-        kept = known & (off < _OUTLIER_MM)
+        plates = level + _plates(chart, values - level, trusted * weight, use)
+        kept = known & (np.abs(values - plates).max(axis=0) < _OUTLIER_MM)
         if (kept == trusted).all() or not kept.any():
             break
         trusted = kept
-    outer, thickness = plates + base
-    misfit = float(np.sqrt(np.mean((relative - plates)[:, trusted] ** 2)))
-    return Surfaces(outer - np.maximum(thickness, _THINNEST_MM), outer, trusted, misfit)
+    return _surfaces(plates, trusted)
+
+
+def across_both(
+    chart: Chart, wall: Wall, known: Mask, predicted: Wall, deep: Mask, use: Mask
+) -> Surfaces:
+    """Lay thin plates through what the measured wall is off a prediction.
+
+    Args:
+        chart: The map.
+        wall: The measured wall.
+        known: Where to believe it.
+        predicted: The wall that a network sees across the defect.
+        deep: Where to believe that, away from the edge.
+        use: Pixels that the surfaces shall have.
+    """
+    measured, coarse = _channels(wall), _channels(predicted)
+    level = np.median(measured[:, known], axis=1)[:, None, None]
+    weight = _weight(chart.affine)
+    base = level + _plates(chart, coarse - level, deep * weight, use)
+    near = known & (ndimage.distance_transform_edt(~deep) * chart.pixel_mm < _BIAS_FROM_MM)
+    if near.any():
+        bias = np.median((measured - base)[:, near], axis=1)[:, None, None]
+        base, coarse = base + bias, coarse + bias
+    data = np.where(deep, coarse, measured) - base
+    pull = (known + deep * _PULL) * weight
+    return _surfaces(base + _plates(chart, data, pull, use), known)
+
+
+def _channels(wall: Wall) -> Array:
+    """Return the outer surface and the width of a wall, shape ``(2, N, N)``."""
+    return np.stack([wall.outer_mm, wall.outer_mm - wall.inner_mm])
+
+
+def _surfaces(channels: Array, known: Mask) -> Surfaces:
+    outer, width = channels
+    return Surfaces(outer - np.maximum(width, _THINNEST_MM), outer, known)
+
+
+def _plates(chart: Chart, data: Array, weights: Array, use: Mask) -> Array:
+    """Return one plate for the outer surface and one, drawn tighter, for the width."""
+    return np.stack(
+        [
+            fill(one, weights, use, chart.pixel_mm, tension=tension)
+            for one, tension in zip(data, _TENSIONS, strict=True)
+        ]
+    )
+
+
+def _weight(affine: Array) -> float:
+    """Return the weight of measured surfaces in mm^-4, from the length that is smoothed."""
+    longest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    return float(max(_SMOOTH_MM, _SMOOTH_VOXELS * longest) ** -4)
 
 
 def between(
