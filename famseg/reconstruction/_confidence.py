@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 Array = NDArray[np.float64]
 Probability = NDArray[np.float32]
 
-THRESHOLDS = tuple(round(0.2 + 0.025 * step, 3) for step in range(25))
-"""Thresholds of the probability that `calibrate_threshold` tries."""
+THRESHOLDS = tuple(round(0.1 + 0.025 * step, 3) for step in range(35))
+"""Thresholds of the probability, 0.1 to 0.95, that a calibration tries."""
 
 
 @dataclass(frozen=True)
