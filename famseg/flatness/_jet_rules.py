@@ -466,7 +466,7 @@ def _prelu(
         weight = weight.reshape(-1, *[1] * (input.ndim - 2))
 
     def slopes(x: Tensor, weight: Tensor) -> tuple[Tensor, None]:
-        return weight + (1 - weight) * _positive(x), None
+        return torch.where(x.detach() > 0, torch.ones_like(weight), weight), None
 
     return _bent(rows, jet, slopes, input, weight)
 
@@ -680,7 +680,8 @@ def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
 def _scaled(parts: Tensor, *weights: Tensor, behind: int) -> Tensor:
     """A jet times weights of the channels, with so many dimensions behind them."""
     for weight in weights:
-        parts = parts * weight.reshape(*weight.shape, *[1] * behind)
+        factor = weight.reshape(*weight.shape, *[1] * behind)
+        parts = parts * factor
     return parts
 
 
