@@ -29,7 +29,7 @@ VOLUME_TOLERANCE = 5e-4
 
 _LEVEL_WIDTH = 1.5  # standard deviation of the local level's mean, in units of the smoothing's
 _PAD = 3  # voxels around the mask: the surface goes beyond it by less than one
-_MOST_STEPS = 6
+_MOST_STEPS = 12
 _TRUNCATE = 3.0
 
 Mask = NDArray[np.bool_]
@@ -154,17 +154,16 @@ def _cropped(inside: Mask, place: NDArray[np.float64]) -> tuple[Mask, NDArray[np
 def _anti_aliased(inside: Mask, sigma_voxels: NDArray[np.float64]) -> Field:
     """Return a smooth field that is positive inside, see the head of this module."""
 
-    def smoothed(values: Field, wide: float) -> Field:
+    def smoothed(values: Field, sigma: NDArray[np.float64]) -> Field:
         return np.asarray(
-            ndimage.gaussian_filter(
-                values, wide * sigma_voxels, mode="constant", truncate=_TRUNCATE
-            )
+            ndimage.gaussian_filter(values, sigma, mode="constant", truncate=_TRUNCATE)
         )
 
-    field = smoothed(inside.astype(np.float32), 1.0)
+    field = smoothed(inside.astype(np.float32), sigma_voxels)
+    around = np.maximum(_LEVEL_WIDTH * sigma_voxels, 1.0)  # both sides of the border take part
     border = _border(inside)
-    weight = smoothed(border.astype(np.float32), _LEVEL_WIDTH)
-    level = smoothed(np.where(border, field, np.float32(0)), _LEVEL_WIDTH)
+    weight = smoothed(border.astype(np.float32), around)
+    level = smoothed(np.where(border, field, np.float32(0)), around)
     near = weight > 1e-4  # elsewhere the field is 0 or 1, and any level between them will do
     np.divide(level, weight, out=level, where=near)
     level[~near] = 0.5
@@ -195,14 +194,18 @@ def _of_volume(field: Field, place: NDArray[np.float64], inside: Mask) -> Mesh:
     # As many voxels as the mask has are above this level: its volume, but for what is curved.
     ranked = np.partition(field.ravel(), field.size - voxels - 1)
     level = float(ranked[field.size - voxels - 1 :][:2].mean())
+    low, high = outer + 1.0, float(field.max())
     seen: list[tuple[float, float]] = []
     for _ in range(_MOST_STEPS):
         mesh = _marched(field, place, level)
         excess = mesh.volume_mm3 / voxel_mm3 - voxels
         if abs(excess) <= VOLUME_TOLERANCE * voxels:
             break
+        low, high = (level, high) if excess > 0 else (low, level)
         seen.append((level, excess))
         level += _step(field, seen)
+        if not low < level < high:  # where few voxels have values between, a secant goes astray
+            level = (low + high) / 2
     return mesh
 
 
