@@ -6,13 +6,14 @@ READY := $(VENV)/.installed
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check docs fuzz clean
+.PHONY: help install train test lint check docs viewer fuzz clean
 
 help:
 	@echo "make train   install, then train and evaluate on the embedded skulls"
 	@echo "make test    install, then run the whole test suite"
 	@echo "make check   what CI runs: lint, types, import rules, spelling, tests"
 	@echo "make docs    build the documentation into build/site, its reference written anew"
+	@echo "make viewer  fetch what draws the interactive views of reports"
 	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
 	@echo "make fuzz    give the readers what nobody would, for twice ten minutes"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
@@ -70,11 +71,16 @@ $(RELEASE): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,release]'
 	@touch $@
 
+# What draws the interactive views of reports, by version and hash; without it they show images.
+viewer:
+	$(PYTHON) requirements/viewer.py
+
 # The same commit gives the same wheel, to the last byte: of its files alone, with its date and with
 # permissions that do not depend on who builds.
 wheel: $(RELEASE)
 	rm -rf build/release && mkdir -p build/release
 	git -c tar.umask=0022 archive HEAD | tar -x -p -C build/release
+	umask 0022 && $(BIN)/python requirements/viewer.py --into build/release
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist build/release
 	$(BIN)/twine check --strict dist/famseg-*.whl dist/famseg-*.tar.gz
 	cd dist && sha256sum famseg-*.whl

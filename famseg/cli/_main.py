@@ -20,6 +20,8 @@ from famseg.cli._evaluate import evaluate
 from famseg.cli._measure import measure
 from famseg.cli._metrics import metrics
 from famseg.cli._prepare import prepare
+from famseg.cli._reconstruct import reconstruct
+from famseg.cli._report import report
 from famseg.cli._say import VisibleFormatter, say
 from famseg.cli._split import split
 from famseg.cli._train import train
@@ -41,9 +43,12 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(measure)
 app.command()(compare)
+app.command()(report)
 app.command()(defects)
 app.command()(metrics)
 app.command()(prepare)
+app.command()(reconstruct)
+app.command("predict", hidden=True, help="The same as reconstruct.")(reconstruct)
 app.command()(split)
 app.add_typer(_config.app, name="config")
 app.command()(doctor)

@@ -4,12 +4,20 @@ from ._compare import compare_runs as compare_runs
 from ._groups import Group as Group
 from ._groups import Study as Study
 from ._groups import studies as studies
+from ._html import Image as Image
+from ._html import Page as Page
+from ._html import Sortable as Sortable
+from ._html import render as render
 from ._pairs import Pairing as Pairing
 from ._records import as_dict as as_dict
 from ._records import rows as rows
+from ._run_page import run_page as run_page
 from ._runs import Found as Found
 from ._runs import Run as Run
 from ._runs import find_runs as find_runs
+from ._scene import Layer as Layer
+from ._scene import Part as Part
+from ._scene import Scene as Scene
 from ._tables import Table as Table
 from ._tables import markdown as markdown
 from ._tables import plain as plain
@@ -20,8 +28,14 @@ __all__ = [
     "Figures",
     "Found",
     "Group",
+    "Image",
+    "Layer",
+    "Page",
     "Pairing",
+    "Part",
     "Run",
+    "Scene",
+    "Sortable",
     "Study",
     "Table",
     "as_dict",
@@ -29,7 +43,9 @@ __all__ = [
     "find_runs",
     "markdown",
     "plain",
+    "render",
     "rows",
+    "run_page",
     "studies",
     "tables",
 ]

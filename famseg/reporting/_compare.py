@@ -236,11 +236,8 @@ def _no_baseline(study: Study) -> str:
 
 
 def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
-    """Yield what was evaluated, and a line for each thing that is in no figure or in no name."""
-    finished = [run for group in study.groups for run in group.runs]
-    for checkpoint in dict.fromkeys(run.checkpoint for run in finished):
-        yield f"scores are of checkpoints/{checkpoint}.pt of each run"
-    silent = [str(run.path) for run in finished if not run.noted]
+    """Yield a line for each thing that is in no figure or in no name, or is not known."""
+    silent = [str(run.path) for group in study.groups for run in group.runs if not run.noted]
     if silent:
         yield (
             f"evaluated by a version that did not note the checkpoint: {listed(silent)}. Evaluate "

@@ -57,8 +57,10 @@ def tables(comparison: Comparison) -> list[Table]:
         figures = _figures(comparison, metric)
         pairings = _pairings(comparison, metric)
         found += [each for each in (figures, pairings) if each.rows]
+    read = dict.fromkeys(run.checkpoint for group in comparison.study.groups for run in group.runs)
+    scores = [f"scores: of checkpoints/{checkpoint}.pt of each run" for checkpoint in read]
     definitions = [_FIGURES, _PAIRED[comparison.by], _TESTS]
-    notes = (*found[-1].notes, *definitions[: None if comparison.pairings else 1])
+    notes = (*found[-1].notes, *scores, *definitions[: None if comparison.pairings else 1])
     return [*found[:-1], replace(found[-1], notes=notes)]
 
 

@@ -7,9 +7,10 @@ from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.config import InputError
 from famseg.engine._session import _FREE_ON_RESUME
-from famseg.runs import status_kept
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
+from famseg.runs import status_kept
+from famseg.tracking import write_json
 
 
 def states(found):
@@ -175,3 +176,36 @@ def test_a_time_that_was_not_measured_is_left_out(tmp_path):
     (path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     (run,) = find_runs([path]).runs
     assert run.metrics == {"x": 1.0, "epochs": 1.0}
+
+
+def evaluated(path, folder, metrics, checkpoint):
+    (path / folder).mkdir(exist_ok=True)
+    write_json(path / folder / "metrics.json", metrics)
+    if checkpoint is not None:
+        write_json(path / folder / "checkpoint.json", {"checkpoint": checkpoint, "epoch": 2})
+
+
+def test_evaluations_of_best_and_last_are_never_taken_for_each_other(tmp_path):
+    both = make_run(tmp_path, "both", metrics={"x": 1.0})
+    evaluated(both, "evaluation-last", {"x": 2.0}, "last")
+    make_run(tmp_path, "one", metrics={"x": 3.0})
+    best, last = (find_runs([tmp_path], which) for which in ("best", "last"))
+    assert [run.metrics["x"] for run in best.runs] == [1.0, 3.0]
+    assert [run.metrics.get("x") for run in last.runs] == [2.0, None]
+    assert [run.evaluation.name for run in last.runs] == ["evaluation-last"] * 2
+    command = f"famseg evaluate {tmp_path}/one --checkpoint last"
+    assert states(last) == {"both": "finished", "one": f"last.pt is not evaluated: {command}"}
+
+
+def test_an_evaluation_under_the_name_of_another_is_not_taken(tmp_path):
+    path = make_run(tmp_path, "a")
+    evaluated(path, "evaluation", {"x": 1.0}, "last")
+    expected = f"evaluation is of another checkpoint (last): famseg evaluate {path}"
+    assert states(find_runs([tmp_path])) == {"a": expected}
+
+
+def test_older_evaluations_do_not_say_what_they_are_of(tmp_path):
+    path = make_run(tmp_path, "a")
+    evaluated(path, "evaluation", {"x": 1.0}, None)
+    (run,) = find_runs([tmp_path]).runs
+    assert (run.finished, run.noted) == (True, False)

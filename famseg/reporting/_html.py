@@ -1,0 +1,146 @@
+"""Pages of one file: no request, no script but the two whose hashes its policy names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import jinja2
+from markupsafe import Markup
+
+from famseg.reporting._scene import Scene, scene_json, viewer_packed, viewer_source
+
+Kind = Literal["png", "svg+xml"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure of a page.
+
+    Args:
+        title: What stands over it.
+        content: The file.
+        alt: What it shows, in words, for those who do not see it.
+        kind: Its format.
+        caption: What to know when reading it: definitions, units, n.
+    """
+
+    title: str
+    content: bytes
+    alt: str
+    kind: Kind = "svg+xml"
+    caption: str = ""
+
+    @property
+    def address(self) -> str:
+        """The image as a data address."""
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
+class Sortable:
+    """A table whose columns sort.
+
+    Args:
+        title: What stands over it.
+        columns: Headers, with units.
+        rows: Texts and numbers; a number is shown with the digits of its column, None as a dash.
+        digits: Decimals of each column.
+        marked: Numbers of the rows that failed.
+        caption: Definitions.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | int | None]]
+    digits: Sequence[int]
+    marked: frozenset[int] = frozenset()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page holds, in the order in which it is shown.
+
+    Args:
+        title: Its heading.
+        lead: The summary: a sentence or two.
+        facts: Names and values at the top.
+        warnings: Sentences about what went wrong, or is to be looked at.
+        scenes: Interactive views.
+        images: Figures.
+        tables: Tables.
+        settings: Names and values that are folded away.
+        texts: Headings and preformatted texts.
+        foot: Where it comes from: versions, date, hashes.
+    """
+
+    title: str
+    lead: str
+    facts: Mapping[str, str]
+    warnings: Sequence[str] = ()
+    scenes: Sequence[Scene] = ()
+    images: Sequence[Image] = ()
+    tables: Sequence[Sortable] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    foot: str = ""
+
+
+def render(page: Page) -> str:
+    """Return a page as HTML.
+
+    It makes no request: images, data and the viewer are inside, and a strict policy forbids the
+    rest. Everything is escaped. Without the viewer's file, scenes are shown as still images with a
+    line that says how to get it.
+
+    Args:
+        page: What it holds.
+    """
+    source = viewer_source() if page.scenes else None
+    script, viewer, style = (_file(name) for name in ("page.js", "viewer.js", "page.css"))
+    scripts = [script, *([viewer, source] if source is not None else [])]
+    policy = (
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}"
+        "; img-src data: blob:; connect-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    return _template().render(
+        page=page,
+        policy=policy,
+        style=_safe(style),
+        script=_safe(script),
+        viewer=_safe(viewer) if source is not None else None,
+        packed=_safe(viewer_packed()) if source is not None else "",
+        scenes=[(scene, _safe(scene_json(scene)), _png(scene.still)) for scene in page.scenes],
+    )
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _safe(text: str) -> Markup:
+    """Mark what is ours, or was made safe, as HTML."""
+    return Markup(text)  # noqa: S704
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _file(name: str) -> str:
+    return (resources.files("famseg.reporting") / "page" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_file("page.html"))
