@@ -20,9 +20,10 @@ from famseg.meshes import (
 
 
 def egg(points: np.ndarray) -> np.ndarray:
-    """An ellipsoid with a bump to one side: no turn or mirror maps it onto itself."""
-    body = np.linalg.norm(points / [14.0, 10.0, 8.0], axis=-1) <= 1
-    return body | (np.linalg.norm(points - [9.0, 4.0, 3.0], axis=-1) <= 6)
+    """A smooth body with a bump to one side: no turn or mirror maps it onto itself."""
+    body = np.exp(-((points / [14.0, 10.0, 8.0]) ** 2).sum(axis=-1))
+    bump = np.exp(-(((points - [9.0, 5.0, 4.0]) / 5.0) ** 2).sum(axis=-1))
+    return body + bump > 0.4
 
 
 def test_a_cap_at_ct_resolution() -> None:
