@@ -74,7 +74,8 @@ def claimed(config: RunConfig, processes: Processes, *, resume: bool | Path) -> 
         if begun:
             _check_unchanged(folder, config)
         remove_leftovers(folder.path)
-        remove_empty_runs(Path(config.output), folder_name(config))
+        if not isinstance(resume, Path):
+            remove_empty_runs(Path(config.output), folder_name(config))
         return folder.path, begun
 
     try:

@@ -69,9 +69,13 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
         number = 1
         while True:
             path = output / (name if number == 1 else f"{name}-{number}")
-            with suppress(FileExistsError):
-                path.mkdir()
-            taken = claim_leftover(path, purpose=purpose)
+            made = _made(path)
+            try:
+                taken = claim_leftover(path, purpose=purpose)
+            except PermissionError:
+                if made:
+                    raise
+                taken = None  # of another user
             if taken is not None:
                 return RunFolder(path), taken
             # Otherwise another process has cleared it away, just before we owned it.
@@ -94,10 +98,19 @@ def newest_run_folder(output: Path, name: str) -> RunFolder | None:
 
 
 def remove_empty_runs(output: Path, name: str) -> None:
-    """Remove the folders of that name whose runs were killed before they began."""
+    """Remove the folders of that name whose runs were killed before they began, if we may."""
     for _, path in _numbered(output, name):
         if is_leftover(path):
-            remove_empty(path)
+            with suppress(OSError, InputError):
+                remove_empty(path)
+
+
+def _made(path: Path) -> bool:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _numbered(output: Path, name: str) -> list[tuple[int, Path]]:

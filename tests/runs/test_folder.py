@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_configuration_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no run folder"):
         open_run_folder(tmp_path)
+
+
+def test_an_empty_folder_of_another_user_is_passed_over(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "a").mkdir(mode=0o500)
+    folder, held = claim_new_run(tmp_path, "a")
+    with held:
+        assert folder.path.name == "a-2"
+        remove_empty_runs(tmp_path, "a")
+    assert (tmp_path / "a").is_dir()

@@ -17,6 +17,7 @@ import pytest
 from famseg.config import InputError
 from famseg.runs import BusyError, LostLeaseError, Owner, lease, owner_of
 from famseg.runs import _lease as module
+from famseg.runs._lease_file import leases
 
 HOLD = """
 import sys, time
@@ -257,3 +258,19 @@ def test_of_many_that_start_at_once_one_gets_it(tmp_path: Path, dead: bool) -> N
     assert counts["together"] == 0
     assert counts["held"] == rounds
     assert not [path for path in tmp_path.iterdir() if re.match(r"\.?lease", path.name)]
+
+
+def test_who_looked_too_early_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process took a dead lease over, and removed it, between our look and our own file."""
+    looks = []
+
+    def late(folder: Path) -> list[Any]:
+        looks.append(folder)
+        return [] if len(looks) == 1 else leases(folder)
+
+    other = leave(tmp_path, "lease-2.json")  # of this process, which lives
+    monkeypatch.setattr(module, "leases", late)
+    with pytest.raises(BusyError, match="is in use by process"):
+        lease(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
+    assert len(looks) == 3  # with our own file; and once more, to say who has it
