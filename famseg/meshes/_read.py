@@ -35,10 +35,11 @@ def read_mesh(path: Path | str) -> Mesh:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        vertices, faces, _ = load_mesh(path)
-        vertices, faces, _ = close_openings(vertices, faces)
+        vertices, found, _ = load_mesh(path)
+        vertices, faces, _ = close_openings(vertices, found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    faces[len(found) :] = _facing_as(found, faces[len(found) :])
     mesh = Mesh(vertices, faces.astype(np.int32))
     if mesh.volume_mm3 < 0:
         mesh = Mesh(mesh.vertices, mesh.faces[:, ::-1])
@@ -49,6 +50,14 @@ def read_mesh(path: Path | str) -> Mesh:
             "or Meshmixer"
         )
     return mesh
+
+
+def _facing_as(faces: NDArray[np.int64], lids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return triangles over openings turned so that they look as the faces at the rim do."""
+    many = int(max(faces.max(), lids.max(initial=0))) + 1
+    edges = (faces * many + faces[:, [1, 2, 0]]).ravel()
+    same_way = np.isin(lids[:, 0] * many + lids[:, 1], edges)  # both would run along the edge
+    return np.where(same_way[:, None], lids[:, [1, 0, 2]], lids)
 
 
 def voxelize(mesh: Mesh, shape: Sequence[int], affine: ArrayLike) -> NDArray[np.bool_]:

@@ -170,11 +170,11 @@ def plate_in_slab(lower_mm: float, upper_mm: float, shear: float = 0.0) -> tuple
 def test_the_undercut_of_a_plate_in_a_conical_hole() -> None:
     plate, slab = plate_in_slab(23, 20)  # narrow above
     wider = plate.volume_mm3 - np.pi * 19.95**2 * 6
-    assert undercut(plate, slab, [0, 0, -2]) == pytest.approx(wider, rel=0.05)
+    assert undercut(plate, slab, [0, 0, -2]) == pytest.approx(wider, rel=0.07)
     assert undercut(plate, slab, [0, 0, 1]) == 0
     way, least = insertion_direction(plate, slab)
     assert abs(way[2]) > 0.99
-    assert least == pytest.approx(wider if way[2] < 0 else 0, rel=0.06)
+    assert least == pytest.approx(wider if way[2] < 0 else 0, rel=0.07)
     assert insertion_direction(*plate_in_slab(20, 23))[1] < 20  # wide above: it goes in
 
 
