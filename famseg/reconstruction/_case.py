@@ -1,0 +1,113 @@
+"""What is measured of a reconstruction: shape of the implant, symmetry of the result, words."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
+
+from famseg.preparation._checks import _dome, _first_bone
+from famseg.preparation._grid import moved_points
+from famseg.reconstruction._frame import Vault
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+LOW_CONFIDENCE, FAIR_CONFIDENCE = 0.6, 0.75
+"""Implant DSC to be expected below which a case is called low, and below which fair."""
+
+_SYMMETRY_RAYS = 4  # every fourth ray of the vault's check: 1,500
+_ABOVE_DEG = 0.0  # orbits, face and base are no part of the symmetry
+_NEIGHBORS = 12  # that a normal is fitted to
+_ROUNDS = 20
+_TRIMMED = 0.9  # the nearest pairs that pull: an injury of the other side does not
+
+
+class Asymmetry(NamedTuple):
+    """How far a vault is from its own mirror image.
+
+    Args:
+        mean_mm: Mean distance of its inner surface from that of the mirror image.
+        p95_mm: The 95th percentile.
+    """
+
+    mean_mm: float
+    p95_mm: float
+
+
+def asymmetry(completed: Mask, affine: Floats, vault: Vault) -> Asymmetry:
+    """Measure how far the inner surface of a vault is from its own mirror image.
+
+    The surface is where 1,500 rays from the middle of the vault, above the horizontal, meet bone.
+    It is mirrored left to right, laid onto itself by rigid motion (iterated closest points and
+    tangent planes, the nearest 90 % of the pairs), and distances are taken along the surface's normals. Whole heads
+    have 1 to 3 mm.
+
+    Args:
+        completed: The completed skull, axes roughly to the right, front and top.
+        affine: Maps its indices to mm.
+        vault: From `famseg.reconstruction.fit_vault`.
+    """
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    middle = moved_points(vault.middle_mm[None], np.linalg.inv(affine))[0]
+    rays = _dome(_ABOVE_DEG)[::_SYMMETRY_RAYS]
+    radius = _first_bone(completed.view(np.uint8), middle, rays, edges)
+    met = np.isfinite(radius)
+    points = moved_points(middle + rays[met] * radius[met, None] / edges, affine)
+    tree = KDTree(points)
+    normals = _normals(points, tree)
+    mirrored = points * [-1, 1, 1] + [2 * vault.middle_mm[0], 0, 0]
+    for _ in range(_ROUNDS):
+        off, near = tree.query(mirrored)
+        kept = off <= np.quantile(off, _TRIMMED)
+        mirrored = _towards(mirrored, mirrored[kept], points[near[kept]], normals[near[kept]])
+    _, near = tree.query(mirrored)
+    off = np.abs(np.einsum("ij,ij->i", mirrored - points[near], normals[near]))
+    return Asymmetry(float(off.mean()), float(np.percentile(off, 95)))
+
+
+def _normals(points: Floats, tree: KDTree) -> Floats:
+    _, near = tree.query(points, k=min(_NEIGHBORS, len(points)))
+    around = points[near] - points[near].mean(axis=1, keepdims=True)
+    return np.asarray(np.linalg.svd(around, full_matrices=False)[2][:, -1])
+
+
+def _towards(moved: Floats, source: Floats, target: Floats, normals: Floats) -> Floats:
+    """Return points after the small rigid motion that lays ``source`` onto tangent planes best."""
+    middle = source.mean(axis=0)
+    off = np.einsum("ij,ij->i", target - source, normals)
+    rows = np.concatenate([np.cross(source - middle, normals), normals], axis=1)
+    turn, shift = np.split(np.linalg.lstsq(rows, off, rcond=None)[0], 2)
+    rotated = Rotation.from_rotvec(turn).apply(moved - middle)
+    return np.asarray(rotated + middle + shift)
+
+
+def confidence_level(confidence: float) -> str:
+    """Return a word for a confidence.
+
+    Example:
+        >>> [confidence_level(value) for value in (0.3, 0.7, 0.9)]
+        ['low', 'fair', 'high']
+    """
+    if confidence < LOW_CONFIDENCE:
+        return "low"
+    return "fair" if confidence < FAIR_CONFIDENCE else "high"
+
+
+def rounded(value: Any, digits: int = 4) -> Any:  # noqa: ANN401 - JSON types
+    """Return JSON types with numbers rounded; what is not finite becomes None.
+
+    Example:
+        >>> rounded({"a": 0.123456, "b": [float("nan"), np.float32(2)]})
+        {'a': 0.1235, 'b': [None, 2.0]}
+    """
+    if isinstance(value, dict):
+        return {str(key): rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [rounded(each, digits) for each in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), digits) + 0.0 if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,161 @@
+"""What a reconstruction leaves on the disk, each file whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.config import InputError
+from famseg.config._atomic import fresh_part, write_atomically
+from famseg.datasets import Volume, write_volume
+from famseg.meshes import Mesh, write_mesh
+from famseg.reconstruction._seg_nrrd import seg_nrrd
+from famseg.tracking import write_json
+
+MeshFormat = Literal["stl", "ply", "3mf"]
+MESH_FORMATS: tuple[MeshFormat, ...] = get_args(MeshFormat)
+
+CASE = "case.json"
+"""Written last: where it is, the case is complete."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files are written beside the volumes.
+
+    Args:
+        formats: Formats of the meshes.
+        seg_nrrd: Also a segmentation for 3D Slicer.
+        dicom_seg: Also a DICOM segmentation of inputs that are DICOM series.
+
+    Raises:
+        InputError: If a format is unknown.
+    """
+
+    formats: tuple[MeshFormat, ...] = MESH_FORMATS
+    seg_nrrd: bool = False
+    dicom_seg: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in MESH_FORMATS]
+        if unknown or not self.formats:
+            raise InputError(
+                f"--format: {', '.join(unknown) or 'no format'}: meshes are written as "
+                f"{', '.join(MESH_FORMATS)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A reconstruction in the voxels of its scan.
+
+    Args:
+        completed: The completed skull: all bone of the input and the implant.
+        implant: The implant; shares no voxel with the input's bone.
+        agreement: Share of the network's answers that agree with the result at each voxel.
+        affine: Maps voxel indices of the three to mm in RAS+.
+        implant_mesh: Surface of the implant in mm.
+        skull_mesh: Surface of the input's bone in mm.
+        case: What is known of it, in JSON types.
+    """
+
+    completed: NDArray[np.bool_]
+    implant: NDArray[np.bool_]
+    agreement: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    implant_mesh: Mesh
+    skull_mesh: Mesh
+    case: Mapping[str, Any]
+
+
+def save_case(
+    result: Result,
+    folder: Path,
+    outputs: Outputs,
+    *,
+    facts: Mapping[str, Any],
+    ending: str = ".nii.gz",
+    space: Literal["RAS", "LPS"] = "LPS",
+    extra: Mapping[str, bytes] | None = None,
+) -> dict[str, Any]:
+    """Write a reconstruction; ``case.json`` comes last and names all other files.
+
+    The same result gives the same bytes: no file holds a time or the name of a machine.
+
+    Args:
+        result: What to write.
+        folder: Where to; it is made. What an earlier reconstruction left there is removed.
+        outputs: Which files.
+        facts: What ``case.json`` says, in JSON types.
+        ending: Format of the volumes.
+        space: Axes of the coordinates in STL, PLY and 3MF files, which say so.
+        extra: Further files by name.
+
+    Returns:
+        The content of ``case.json``: the facts, and the SHA-256 of each file.
+
+    Raises:
+        OSError: If something cannot be written; then there is no ``case.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CASE).unlink(missing_ok=True)
+    written = [
+        *_write_volumes(result, folder, ending),
+        *_write_meshes(result, folder, outputs, space),
+    ]
+    contents = dict(extra or {})
+    if outputs.seg_nrrd:
+        skull = result.completed & ~result.implant
+        segments = {"skull": skull, "implant": result.implant}
+        contents["segmentation.seg.nrrd"] = seg_nrrd(segments, result.affine)
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+        written.append(folder / name)
+    for stale in folder.iterdir():
+        if stale not in written and stale.name.split(".")[0] in _NAMES:
+            stale.unlink(missing_ok=True)
+    case = {**facts, "files": {path.name: _sha256(path) for path in sorted(written)}}
+    write_json(folder / CASE, case)
+    return case
+
+
+_NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segmentation")
+
+
+def _write_volumes(result: Result, folder: Path, ending: str) -> Iterator[Path]:
+    agreement = np.round(100 * result.agreement).astype(np.uint8)  # in percent, a byte a voxel
+    volumes: dict[str, NDArray[Any]] = {
+        "completed": result.completed.astype(np.uint8),
+        "implant": result.implant.astype(np.uint8),
+        "agreement": agreement,
+    }
+    for name, array in volumes.items():
+        path = folder / f"{name}{ending}"
+        with fresh_part(path, ending) as part:
+            write_volume(Volume(array, result.affine), part)
+        yield path
+
+
+def _write_meshes(
+    result: Result, folder: Path, outputs: Outputs, space: Literal["RAS", "LPS"]
+) -> Iterator[Path]:
+    meshes = {"implant": result.implant_mesh, "skull": result.skull_mesh}
+    for kind in dict.fromkeys(outputs.formats):
+        if kind == "3mf":  # one file with parts that have names
+            write_mesh(folder / "reconstruction.3mf", meshes, space=space)
+            yield folder / "reconstruction.3mf"
+            continue
+        for name, mesh in meshes.items():
+            write_mesh(folder / f"{name}.{kind}", mesh, space=space)
+            yield folder / f"{name}.{kind}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
