@@ -42,7 +42,7 @@ def test_a_cap_at_ct_resolution() -> None:
 
 
 @pytest.mark.parametrize("tilt_deg", [0, 23, 45])
-@pytest.mark.parametrize("smoothing_mm", [None, 3.0])
+@pytest.mark.parametrize("smoothing_mm", [None, 1.0])
 def test_a_plate_of_two_voxels_is_neither_lost_nor_perforated(
     tilt_deg: float, smoothing_mm: float | None
 ) -> None:
