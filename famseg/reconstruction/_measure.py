@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.meshes import Mesh, gap_mm, insertion_direction, surface_mesh, thickness_mm
+from famseg.meshes import Mesh, surface_mesh, thickness_mm
+from famseg.reconstruction._fit import Fitted
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-_AROUND_MM = 8.0  # bone so far around an implant is what its gap is measured to
 _FINEST_SKULL_MM = 0.7  # voxels of the mesh of a skull, which nobody needs finer
 _MOST_FACES = 400_000
 
@@ -44,20 +44,14 @@ def implant_shape(mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def implant_fit(
-    mesh: Mesh, bone: Mask, affine: Floats, skull: Mesh, requested_mm: float
-) -> dict[str, Any]:
-    """Return gap, insertion direction and undercut of an implant, in JSON types.
+def implant_fit(fitted: Fitted, requested_mm: float) -> dict[str, Any]:
+    """Return gap, insertion direction, undercut and flushness of an implant, in JSON types.
 
     Args:
-        mesh: The surface of the implant in mm, RAS+.
-        bone: The skull on its grid.
-        affine: Of the grid.
-        skull: The surface of the whole skull, which says where outside is.
+        fitted: From `famseg.reconstruction.fit`.
         requested_mm: The gap that was asked for.
     """
-    gap = gap_mm(mesh, _bone_around(mesh, bone, affine))
-    direction, undercut = insertion_direction(mesh, skull)
+    gap = fitted.gap
     return {
         "gap_mm": {
             "requested": requested_mm,
@@ -67,10 +61,11 @@ def implant_fit(
             "samples": gap.samples,
         },
         "insertion": {
-            "direction_ras": direction,
-            "undercut_mm3": undercut,
-            "undercut_share": undercut / mesh.volume_mm3,
+            "direction_ras": fitted.direction,
+            "undercut_mm3": fitted.undercut_mm3,
+            "undercut_share": fitted.undercut_mm3 / fitted.mesh.volume_mm3,
         },
+        "step_mm": [None if step is None else step._asdict() for step in fitted.step],
     }
 
 
@@ -97,19 +92,3 @@ def _coarser(bone: Mask, affine: Floats, steps: NDArray[np.int_]) -> tuple[Mask,
     moved = affine @ np.diag([*steps, 1.0])
     moved[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((steps - 1) / 2)
     return 2 * count > np.prod(steps), moved
-
-
-def _bone_around(mesh: Mesh, bone: Mask, affine: Floats) -> Mesh:
-    """Return the surface of the bone in the box around an implant."""
-    corners = np.array(list(np.ndindex(2, 2, 2)))
-    low, high = mesh.bounds_mm + np.array([[-_AROUND_MM], [_AROUND_MM]])
-    inverse = np.linalg.inv(affine)
-    index = (low + corners * (high - low)) @ inverse[:3, :3].T + inverse[:3, 3]
-    start = np.clip(np.floor(index.min(axis=0)).astype(int), 0, bone.shape)
-    stop = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, bone.shape)
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    if not bone[box].any():
-        return Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int32))
-    moved = affine.copy()
-    moved[:3, 3] += affine[:3, :3] @ start
-    return surface_mesh(bone[box], moved)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from famseg.meshes import surface_mesh
 from famseg.reconstruction._case import asymmetry, confidence_level, rounded
 from famseg.reconstruction._frame import Vault
-from famseg.reconstruction._measure import implant_fit, implant_shape, skull_surface
+from famseg.reconstruction._measure import implant_shape, skull_surface
 
 Mask = NDArray[np.bool_]
 
@@ -47,23 +47,6 @@ def test_a_plate_is_measured_in_the_units_of_the_names() -> None:
     assert found["thickness_mm"]["median"] == pytest.approx(5, abs=0.1)
     assert found["box_mm"] == pytest.approx([40, 30, 5], abs=0.3)
     assert found["watertight"]
-
-
-def test_a_plug_in_a_plate_has_its_gap_and_its_way_in() -> None:
-    affine = np.diag([0.5, 0.5, 0.5, 1.0])
-    bone = np.zeros((100, 100, 40), dtype=bool)
-    bone[:, :, 20:28] = True
-    bone[30:70, 30:70] = False
-    bone[:, :, 2:6] = True  # the other side of the head: outside is upwards
-    plug = np.zeros_like(bone)
-    plug[32:68, 32:68, 20:28] = True
-    mesh = surface_mesh(plug, affine, smoothing_mm=0.3)
-    found = implant_fit(mesh, bone, affine, surface_mesh(bone, affine), requested_mm=1.0)
-    assert found["gap_mm"]["requested"] == 1.0
-    assert found["gap_mm"]["median"] == pytest.approx(1.0, abs=0.25)
-    assert found["insertion"]["direction_ras"] == pytest.approx([0, 0, -1], abs=0.2)
-    assert found["insertion"]["undercut_mm3"] == pytest.approx(0, abs=2)
-    assert found["insertion"]["undercut_share"] < 0.01
 
 
 def test_a_fine_skull_is_meshed_on_larger_voxels_at_the_same_place() -> None:

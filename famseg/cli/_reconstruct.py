@@ -1,0 +1,274 @@
+"""``famseg reconstruct``."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from famseg.cli._say import say, say_json
+from famseg.config import InputError, RunError
+from famseg.config._visible import visible
+
+if TYPE_CHECKING:
+    from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs
+
+EXAMPLES = """
+Examples:
+
+  famseg reconstruct builtin head.nii.gz --out implants
+
+  famseg reconstruct builtin /data/ct --out implants --gap 0.8 --format stl
+
+  famseg reconstruct runs/implant-lambda0-seed0 a.nrrd b.stl --out implants --json
+
+  famseg reconstruct builtin /data/series --out implants --seg-nrrd --dicom-seg
+"""
+
+
+def reconstruct(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="builtin, a run folder, a checkpoint or a saved model."
+        ),
+    ],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
+            "folders or ZIP archives of these.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")],
+    gap: Annotated[
+        float, typer.Option(metavar="MM", help="Room between implant and bone, in mm.")
+    ] = 0.5,
+    min_thickness: Annotated[
+        float, typer.Option(metavar="MM", help="The implant is thickened to this, in mm.")
+    ] = 2.0,
+    formats: Annotated[
+        str,
+        typer.Option("--format", metavar="LIST", help="Mesh formats, of stl, ply and 3mf."),
+    ] = "stl,ply,3mf",
+    seg_nrrd: Annotated[
+        bool, typer.Option("--seg-nrrd", help="Also write a segmentation for 3D Slicer.")
+    ] = False,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg",
+            help="Also write a DICOM segmentation for DICOM inputs; it holds the patient's name "
+            "and number, as the standard asks. Needs famseg[dicom-seg].",
+        ),
+    ] = False,
+    threshold_hu: Annotated[float, typer.Option(help="Bone lies above it in CT scans.")] = 226.0,
+    threshold: Annotated[
+        float | None, typer.Option(help="The same for scans without HU; found if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Do finished cases again.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Complete defective skulls and make their implants.
+
+    Writes a folder per input to DIR: the completed skull, the implant and the agreement of the
+    network's answers (in percent) in the input's own grid and format, meshes of implant and skull,
+    and case.json with all that was measured. For research only: not a medical device. The same
+    command goes on where an earlier one stopped. Exit status: 0 all done, 1 some inputs failed,
+    2 nothing could be done.
+    """
+    from famseg.reconstruction import Options, Outputs, check_dicom_seg, check_out, find_inputs
+
+    options = Options(
+        gap_mm=gap,
+        min_thickness_mm=min_thickness,
+        threshold_hu=threshold_hu,
+        threshold=threshold,
+    )
+    options.settings()  # tells what is wrong with thresholds before anything is read
+    names: Any = tuple(name.strip().lower() for name in formats.split(",") if name.strip())
+    outputs = Outputs(names, seg_nrrd=seg_nrrd, dicom_seg=dicom_seg)
+    if dicom_seg:
+        check_dicom_seg()
+    check_out(inputs, out)
+    found = find_inputs(inputs)
+    if not found.found:
+        raise InputError(*(f"{r.origin}: {r.reason}" for r in found.refused))
+    network = _open(model, device)
+    began = time.monotonic()
+    done = _run(found, network, out, options, outputs, force=force)
+    _show(found, done, network, out, time.monotonic() - began, as_json=as_json)
+
+
+reconstruct.__doc__ = f"{inspect.cleandoc(reconstruct.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _open(model: str, device: str) -> CoarseNetwork:
+    """Open the model on a device; also the message about a device that is not there."""
+    import torch
+
+    from famseg.reconstruction import load_network
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name, colon, number = device.partition(":")
+    if name not in ("cpu", "cuda") or (colon and not (name == "cuda" and number.isdecimal())):
+        raise InputError(f"--device {device}: give auto, cpu, cuda or cuda:N")
+    if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {device}: there is no such CUDA device ({torch.cuda.device_count()} found): "
+            "give cpu, or see `famseg doctor`"
+        )
+    return load_network(model, device)
+
+
+def _run(
+    found: Inputs,
+    network: CoarseNetwork,
+    out: Path,
+    options: Options,
+    outputs: Outputs,
+    *,
+    force: bool,
+) -> list[Done]:
+    """Reconstruct; a signal or a full disk ends it with what to do."""
+    from famseg.engine import Interrupted, stop_on_signals
+    from famseg.reconstruction import reconstruct_all
+
+    try:
+        with stop_on_signals(), _progress(found) as display:
+            return reconstruct_all(
+                found.found, network, out, options, outputs, force=force, **display
+            )
+    except Interrupted as stop:
+        say(f"famseg: {stop}; what is finished is kept; go on with the same command", err=True)
+        raise typer.Exit(128 + stop.signum) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"{out}: the disk is full. Make room, then go on with the same command."
+        ) from error
+
+
+@contextmanager
+def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
+    """Show on standard error what is at work: a bar for a terminal, lines for a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+    for refused in found.refused:
+        what = "left out" if refused.left_out else "refused"
+        tell(f"{refused.subject}  {what}: {refused.reason}")
+    if not console.is_terminal:
+
+        def line(done: Done, count: int, of: int) -> None:
+            tell(f"{count}/{of}  {done.name}  {_said(done)}")
+
+        yield {"told": line}
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reconstructing", total=len(found.found))
+
+        def begun(name: str, stage: str) -> None:
+            bar.update(task, description=visible(f"{name}: {stage}"))
+
+        def told(done: Done, count: int, of: int) -> None:
+            tell(f"{done.name}  {_said(done)}")
+            bar.update(task, completed=count, total=of)
+
+        yield {"begun": begun, "told": told}
+
+
+def _said(done: Done) -> str:
+    if done.case is None:
+        return f"failed: {done.reason}"
+    implant, confidence = done.case["implant"], done.case["confidence"]
+    before = "unchanged, " if done.status == "unchanged" else ""
+    return (
+        f"{before}implant of {implant['volume_ml']:.1f} ml, confidence "
+        f"{confidence['value']:.2f} ({confidence['level']})"
+    )
+
+
+def _show(
+    found: Inputs,
+    done: Sequence[Done],
+    network: CoarseNetwork,
+    out: Path,
+    seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what was done, and end with the status that says how it went."""
+    from famseg.cli._progress import duration
+
+    failed = [d for d in done if d.status == "failed"]
+    refused = [r for r in found.refused if not r.left_out]
+    good = [d for d in done if d.case is not None]
+    if as_json:
+        say_json(_as_dict(found, done, network, out, seconds))
+    elif good:
+        for each in good:
+            _say_case(each, out)
+        say(
+            f"\nreconstructed {len(good)} of {len(done) + len(refused)} (unchanged: "
+            f"{sum(d.status == 'unchanged' for d in done)}), failed: {len(failed)}, refused: "
+            f"{len(refused)}; took {duration(seconds)}"
+        )
+        say("For research only: not a medical device.")
+    if not good:
+        raise InputError(
+            *(f"{d.name}: {d.reason}" for d in failed),
+            *(f"{r.origin}: {r.reason}" for r in refused),
+        )
+    if failed or refused:
+        raise typer.Exit(1)
+
+
+def _say_case(done: Done, out: Path) -> None:
+    case = done.case or {}
+    say(f"{done.name}  {_said(done)}")
+    for warning in case["warnings"]:
+        say(f"  look: {warning}")
+    say(f"  {shlex.quote(str(out / done.name))}")
+
+
+def _as_dict(
+    found: Inputs, done: Sequence[Done], network: CoarseNetwork, out: Path, seconds: float
+) -> dict[str, Any]:
+    return {
+        "folder": str(out),
+        "model": network.name,
+        "seconds": round(seconds, 1),
+        "cases": [
+            {
+                "name": d.name,
+                "status": d.status,
+                "reason": d.reason,
+                "folder": str(out / d.name) if d.case is not None else None,
+                "case": d.case,
+            }
+            for d in done
+        ],
+        "refused": [
+            {"origin": r.origin, "reason": r.reason, "left_out": r.left_out} for r in found.refused
+        ],
+    }

@@ -1,0 +1,218 @@
+"""Many skulls one after the other: what is done stays done, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import famseg
+from famseg.config import InputError
+from famseg.config._atomic import open_to_update
+from famseg.config._json import read_json
+from famseg.preparation._record import files_content
+from famseg.preparation._subject import FATAL, impersonal, reason_of
+from famseg.reconstruction._coarse import CoarseNetwork
+from famseg.reconstruction._inputs import Input
+from famseg.reconstruction._reconstruct import Options, network_sha256, reconstruct
+from famseg.reconstruction._save import CASE, Outputs, save_case
+from famseg.tracking import write_json
+
+CASE_VERSION = 1
+"""Part of every key: raised when the same input and options give other files."""
+
+STATE = "reconstruct.json"
+_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "manifold3d")
+
+Told = Callable[["Done", int, int], None]
+Begun = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of an input.
+
+    Args:
+        name: Its name.
+        status: ``done``, ``unchanged`` (was done before) or ``failed``.
+        reason: Why it failed, one line.
+        case: The content of its ``case.json``; None if it failed.
+    """
+
+    name: str
+    status: Literal["done", "unchanged", "failed"]
+    reason: str = ""
+    case: dict[str, Any] | None = None
+
+
+def reconstruct_all(
+    inputs: Sequence[Input],
+    network: CoarseNetwork,
+    out: Path,
+    options: Options,
+    outputs: Outputs,
+    *,
+    force: bool = False,
+    begun: Begun = lambda name, stage: None,
+    told: Told = lambda done, count, of: None,
+) -> list[Done]:
+    """Reconstruct skulls into a folder each; what is there already is not done again.
+
+    A case is left as it is if its input (SHA-256 of the files), the network, the options and the
+    version of famseg are those of before and all its files are as they were written.
+
+    Args:
+        inputs: From `find_inputs`.
+        network: From `load_network`.
+        out: Where to; one folder per input, named after it.
+        options: What may be chosen of a reconstruction.
+        outputs: Which files are written.
+        force: Do everything again.
+        begun: Told the name of an input and the stage that begins.
+        told: Told each input that is through, how many are, and how many there are.
+
+    Returns:
+        What became of each, in their order.
+
+    Raises:
+        InputError: If another reconstruction is at work in the folder.
+        OSError: If the disk is full or read-only.
+    """
+    results = []
+    model = network_sha256(network)
+    with _alone(out):
+        _write_state(out, network, model, options, outputs)
+        for count, each in enumerate(inputs, start=1):
+            job = _Job(each, network, model, out / each.name, options, outputs, force)
+            results.append(_one(job, begun))
+            told(results[-1], count, len(inputs))
+    return results
+
+
+@dataclass(frozen=True)
+class _Job:
+    input: Input
+    network: CoarseNetwork
+    model: str
+    folder: Path
+    options: Options
+    outputs: Outputs
+    force: bool
+
+
+def _one(job: _Job, begun: Begun) -> Done:
+    source, name = job.input.source, job.input.name
+    try:
+        begun(name, "reading")
+        content = files_content(source)
+        key = _key(job, content)
+        before = None if job.force else _finished(job.folder, key)
+        if before is not None:
+            return Done(name, "unchanged", case=before)
+        scan = source.read()
+        result = reconstruct(scan, job.network, job.options, stage=lambda stage: begun(name, stage))
+        begun(name, "writing")
+        facts = {
+            "name": name,
+            "key": key,
+            "input": {"kind": job.input.kind, "sha256": content, **result.case["input"]},
+            "model": {"name": job.network.name, "sha256": job.model},
+            **{k: v for k, v in result.case.items() if k != "input"},
+            "versions": _versions(),
+        }
+        facts["warnings"] = [impersonal(w, source) for w in facts["warnings"]]
+        case = save_case(
+            result,
+            job.folder,
+            job.outputs,
+            ending=job.input.ending,
+            facts=facts,
+            space=job.input.space(),
+        )
+        return Done(name, "done", case=case)
+    except (Exception, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in FATAL:
+            raise
+        (job.folder / CASE).unlink(missing_ok=True)
+        return Done(name, "failed", impersonal(reason_of(error), source))
+
+
+def _key(job: _Job, content: str) -> str:
+    """Return the hash of all that decides what a case's files hold."""
+    what = {
+        "case": CASE_VERSION,
+        "famseg": famseg.__version__,
+        "input": content,
+        "kind": job.input.kind,
+        "ending": job.input.ending,
+        "model": job.model,
+        "options": asdict(job.options),
+        "outputs": asdict(job.outputs),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the record of a case that is there whole, with this key."""
+    try:
+        case = read_json(folder / CASE, "")
+        if case.get("key") != key:
+            return None
+        for name, sha256 in case["files"].items():
+            with (folder / Path(name).name).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+                    return None
+    except (InputError, OSError, AttributeError, KeyError, TypeError):
+        return None  # missing or damaged: it is done again
+    return case
+
+
+def _write_state(
+    out: Path, network: CoarseNetwork, model: str, options: Options, outputs: Outputs
+) -> None:
+    write_json(
+        out / STATE,
+        {
+            "model": {"name": network.name, "sha256": model},
+            "options": asdict(options),
+            "outputs": asdict(outputs),
+            "versions": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"famseg": famseg.__version__, "python": platform.python_version()}
+    return versions | {name: metadata.version(name) for name in _PACKAGES}
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other reconstructions out of the folder, and sweep up what killed ones left."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open_to_update(out / ".lock")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"--out {out}: cannot be written to ({error.strerror}): choose another folder"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--out {out}: another famseg reconstruct is at work there: wait for it"
+            ) from None
+        for part in out.rglob(".*.part*"):
+            part.unlink(missing_ok=True)
+        yield
