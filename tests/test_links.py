@@ -20,12 +20,13 @@ from famseg.datasets import MaskCache, SkullSubject, Volume, fetch, write_manife
 from famseg.datasets._fetch import _Origin, _Part
 from famseg.datasets._fixed_write import _Writer
 from famseg.engine import RunConfig, save_checkpoint
-from famseg.runs import RunFolder
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.preparation._place import alone
 from famseg.preparation._record import Folder
+from famseg.runs import RunFolder
 from famseg.tracking import LocalRecord, Tracker, TrackingConfig, write_json
-from famseg.tracking._store import creation_lock, prepare_store
+from famseg.tracking._database import creation_lock
+from famseg.tracking._store import prepare_store
 
 OLD = b"somebody's letter"
 

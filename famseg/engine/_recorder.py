@@ -118,12 +118,9 @@ def recorder_of(
     parameters = config.model_dump(mode="json", by_alias=True)
     method = method_label(parameters)
     run_id, start = _tracked_run(folder)
-    identity = {
-        "run_id": run_id,
-        "uri": without_password(resolve_uri(config.tracking.uri)),
-        "start": start,
-    }
+    identity = {"run_id": run_id, "uri": None, "start": start}
     if config.tracking.enabled:
+        identity["uri"] = without_password(resolve_uri(config.tracking.uri))
         # Before there is a run in the store: after a kill at any moment the mark finds it.
         write_json(folder.tracking, identity)
 

@@ -273,7 +273,7 @@ class Run:
         if self._pictures:
             self._put("the comparison view", lambda run: self._share(run))
         self._put("the end", lambda run: run.client.set_terminated(run.run_id, status, time_ms))
-        sent = self._courier.flush()
+        sent = self._courier.flush() or self._box.closed  # refused for good: nothing can be sent
         self._courier.end()
         if not sent:
             _logger.warning(

@@ -92,6 +92,12 @@ def test_faulty_input_is_one_line(root: Path, arguments: list[str], line: str) -
     assert fault.startswith(line)
 
 
+def test_what_was_evaluated_is_said_and_chosen(root: Path) -> None:
+    assert "scores: of checkpoints/best.pt of each run" in compare("runs").stdout
+    with pytest.raises(InputError, match=r"base0: not finished: last\.pt is not evaluated: famseg"):
+        CliRunner().invoke(app, ["compare", "runs", "--checkpoint", "last"], catch_exceptions=False)
+
+
 def test_nothing_heavy_is_imported(root: Path) -> None:
     heavy = ("torch", "monai", "mlflow", "pandas", "matplotlib")
     code = (

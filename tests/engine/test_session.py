@@ -75,6 +75,7 @@ TRACKING = (
     '{"run_id": ["a"]}',
     '{"run_id": "../../x"}',
     '{"run_id": ""}',
+    '{"run_id": null, "start": "a or 1=1"}',
     '{"run_id": 1e999}',
     "{" * 10**5,
     '{"run_id":' * 10**5,
@@ -93,9 +94,13 @@ def test_a_hostile_identity_of_the_tracked_run_is_one_line(tmp_path: Path, text:
 
 def test_the_identity_of_the_tracked_run_is_taken(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert _tracked_run(folder) is None
+    run_id, mark = _tracked_run(folder)
+    assert run_id is None
+    assert mark != _tracked_run(folder)[1]
     folder.tracking.write_text('{"run_id": "0123456789abcdef0123456789abcdef", "uri": "x"}')
-    assert _tracked_run(folder) == "0123456789abcdef0123456789abcdef"
+    assert _tracked_run(folder)[0] == "0123456789abcdef0123456789abcdef"
+    folder.tracking.write_text('{"run_id": null, "uri": "x", "start": "abc"}')
+    assert _tracked_run(folder) == (None, "abc")
 
 
 @pytest.mark.parametrize(

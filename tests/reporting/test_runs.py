@@ -6,7 +6,7 @@ import pytest
 from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.config import InputError
-from famseg.engine._session import _FREE_ON_RESUME
+from famseg.engine._claim import FREE_ON_RESUME
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 from famseg.runs import status_kept
@@ -37,7 +37,7 @@ def test_what_runs_of_one_method_differ_in_is_no_setting(tmp_path):
 
 
 def test_what_a_resumed_run_may_change_is_free_here_too():
-    assert set(_FREE_ON_RESUME) | {"seed", "name"} <= set(FREE)
+    assert set(FREE_ON_RESUME) | {"seed", "name"} <= set(FREE)
 
 
 def test_lambda_0_is_no_penalty_however_it_was_written(tmp_path):

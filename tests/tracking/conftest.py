@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from famseg.tracking import _store, resolve_uri
+from famseg.tracking._quiet import quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with _store.quiet():
-        _store.client(f"sqlite:///{path}", 10)
+    with quiet():
+        _store.open_store(f"sqlite:///{path}", 10)
     return path
 
 
@@ -33,5 +34,5 @@ def uri(empty_database: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def client(uri: str) -> MlflowClient:
     """A client of that store, to see what arrived."""
-    with _store.quiet():
+    with quiet():
         return _store.client(uri, 10)

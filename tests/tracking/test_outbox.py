@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from famseg.config import InputError
+from famseg.tracking._database import StoreFaultError
 from famseg.tracking._outbox import Outbox, RefusedError
 
 
@@ -34,6 +35,23 @@ class Store:
         return action
 
 
+def put(outbox, what, action, **options):
+    """Queue an action, and do what the thread does."""
+    outbox.put(what, action, **options)
+    work(outbox)
+
+
+def work(outbox):
+    while outbox.step():
+        pass
+    return not len(outbox)
+
+
+def flush(outbox):
+    outbox.hurry()
+    return work(outbox)
+
+
 @pytest.fixture(autouse=True)
 def record_log(caplog):
     caplog.set_level(logging.INFO, "famseg")
@@ -41,7 +59,7 @@ def record_log(caplog):
 
 def test_entries_pass_through_at_once(clock):
     store, outbox = Store(), Outbox("S")
-    outbox.put("a", store.take(1))
+    put(outbox, "a", store.take(1))
     assert store.got == [1]
     assert len(outbox) == 0
     assert outbox.problem is None
@@ -51,12 +69,12 @@ def test_an_outage_warns_once_and_keeps_the_order(clock, caplog):
     store, outbox = Store(), Outbox("S")
     store.away = True
     for item in range(5):
-        outbox.put("a", store.take(item))
+        put(outbox, "a", store.take(item))
         clock[0] += 20
     assert outbox.problem == "Connection refused"
     store.away = False
     clock[0] += 1000
-    outbox.put("a", store.take(5))
+    put(outbox, "a", store.take(5))
     assert store.got == [0, 1, 2, 3, 4, 5]
     assert caplog.messages == [
         "S does not answer (Connection refused). The run goes on with its local record; what "
@@ -70,7 +88,7 @@ def test_a_second_outage_warns_again(clock, caplog):
     for away in (True, False, True):
         store.away = away
         clock[0] += 1000
-        outbox.put("a", store.take(0))
+        put(outbox, "a", store.take(0))
     assert sum("does not answer" in message for message in caplog.messages) == 2
 
 
@@ -78,7 +96,7 @@ def test_a_dead_store_is_asked_ever_less(clock):
     store, outbox = Store(), Outbox("S")
     store.away = True
     for _ in range(3600):
-        outbox.put("a", store.take(0))
+        put(outbox, "a", store.take(0))
         clock[0] += 1
     # at 0, 15, 45, 105, 225, 465, 945, then every 600 s
     assert store.tries == 11
@@ -87,9 +105,9 @@ def test_a_dead_store_is_asked_ever_less(clock):
 def test_flush_asks_without_waiting(clock):
     store, outbox = Store(), Outbox("S")
     store.away = True
-    outbox.put("a", store.take(0))
+    put(outbox, "a", store.take(0))
     store.away = False
-    assert outbox.flush()
+    assert flush(outbox)
     assert store.got == [0]
 
 
@@ -99,9 +117,9 @@ def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
     def refused():
         raise RefusedError("no such\ncolour")
 
-    outbox.put("the picture x", refused)
-    outbox.put("the picture x", refused)
-    outbox.put("a", store.take(1))
+    put(outbox, "the picture x", refused)
+    put(outbox, "the picture x", refused)
+    put(outbox, "a", store.take(1))
     assert store.got == [1]
     assert caplog.messages == ["MLflow does not take the picture x (no such colour): left out."]
 
@@ -112,46 +130,67 @@ def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):
     def refused():
         raise RefusedError("name too long")
 
-    outbox.put("the run", refused, essential=True)
-    outbox.put("a", store.take(1))
+    put(outbox, "the run", refused, essential=True)
+    put(outbox, "a", store.take(1))
     assert store.got == []
     assert len(outbox) == 0
     assert caplog.messages == ["S does not take the run (name too long): it is not tracked there."]
 
 
-def test_a_fault_of_the_user_is_raised_at_the_start_and_a_warning_later(clock, caplog):
+def test_a_fault_of_the_user_is_kept_for_who_waits_and_a_warning_later(clock, caplog):
     def deleted():
         raise InputError("tracking.experiment: 'x' was deleted.")
 
-    with pytest.raises(InputError, match="was deleted"):
-        Outbox("S").put("the run", deleted, essential=True)
+    outbox = Outbox("S")
+    outbox.fault_is_awaited = True
+    put(outbox, "the run", deleted, essential=True)
+    assert str(outbox.fault) == "tracking.experiment: 'x' was deleted."
+    assert (len(outbox), caplog.messages) == (0, [])
 
     store, outbox = Store(), Outbox("S")
+    outbox.fault_is_awaited = True
     store.away = True
-    outbox.put("first", store.take(0))
-    outbox.put("the run", deleted, essential=True)
+    put(outbox, "first", store.take(0))
+    put(outbox, "the run", deleted, essential=True)
     store.away = False
-    outbox.flush()
-    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-2]
+    flush(outbox)
+    assert outbox.fault is None
+    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-1]
 
 
-def test_memory_is_bounded_and_the_first_entry_stays(clock, monkeypatch):
+def test_a_store_that_needs_somebody_says_what_to_do(clock, caplog):
+    def broken():
+        raise StoreFaultError("its tables are half made", "Move the file away.")
+
+    outbox = Outbox("S")
+    put(outbox, "the run", broken)
+    assert outbox.problem == "its tables are half made"
+    assert caplog.messages == [
+        "S cannot be used: its tables are half made. Move the file away. The run goes on with its "
+        "local record; what waits is sent once it is back."
+    ]
+
+
+def test_memory_is_bounded_and_what_opens_the_run_stays(clock, monkeypatch, caplog):
     monkeypatch.setattr("famseg.tracking._outbox._MOST_ENTRIES", 10)
     store, outbox = Store(), Outbox("S")
     store.away = True
     for item in range(100):
-        outbox.put("a", store.take(item))
+        put(outbox, "a", store.take(item), opening=item < 3)
     store.away = False
-    outbox.flush()
-    assert store.got == [0, *range(91, 100)]
+    flush(outbox)
+    assert store.got == [0, 1, 2, *range(93, 100)]
+    assert caplog.messages[1:-1] == [
+        "S: more than 10 entries wait: the oldest are left out. The run folder has them."
+    ]
 
 
 def test_nothing_is_tried_or_said_before_it_is_ready(clock, caplog):
     store, ready = Store(), []
     outbox = Outbox("S", ready=lambda: bool(ready))
-    outbox.put("a", store.take(1))
-    assert not outbox.flush()
+    put(outbox, "a", store.take(1))
+    assert not flush(outbox)
     assert (store.tries, outbox.problem, caplog.messages) == (0, None, [])
     ready.append(True)
-    outbox.put("a", store.take(2))
+    put(outbox, "a", store.take(2))
     assert store.got == [1, 2]

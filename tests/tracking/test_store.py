@@ -1,21 +1,25 @@
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+import warm
 from mlflow.exceptions import MlflowException
 
 from famseg.config import InputError
-from famseg.tracking import _store, prepare_store
+from famseg.tracking import Tracker, _database, _store, prepare_store
+from famseg.tracking._quiet import quiet
 from famseg.tracking._view import share_comparison
 
 FIRST_WRITER = """
@@ -43,11 +47,111 @@ def test_several_first_writers_do_not_hurt_each_other(tmp_path):
     assert [writer.returncode for writer in writers] == [0] * 3, said
     assert all(out.endswith(" 0 None\n") for out, _ in said), said
     assert all(error == "" for _, error in said), said
-    with _store.quiet():
+    with quiet():
         client = _store.client(uri, 10)
         (experiment,) = client.search_experiments(filter_string="name = 'famseg'")
         runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.params["seed"] for run in runs) == list("012")
+
+
+@pytest.mark.slow
+def test_a_store_whose_making_is_killed_is_made_anew(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    script = str(Path(__file__).with_name("kill_creation.py"))
+    for when in ("1", "700", "rename"):
+        assert warm.run(script, uri, when).returncode == -signal.SIGKILL
+        left = {path.name for path in tmp_path.iterdir()}
+        assert "mlflow.db" not in left
+        assert len(left) > 1, "the kill came before anything was made"
+    assert prepare_store(uri) == {}
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
+def half_made(path):
+    """What a kill in the middle of a migration leaves, which copies tables."""
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")
+        base.commit()
+
+
+def begun(path):
+    """What a kill leaves between a statement of a migration and the note that it is done."""
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        base.execute("DROP TABLE webhooks")
+        base.commit()
+
+
+def outdated(path):
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        base.commit()
+
+
+KILLED = "its tables were left half made by a program that was killed. Move the file away (mv {0} "
+OTHER = "its tables are those of another version of MLflow, or half made. Run: mlflow db upgrade "
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(half_made, KILLED), (begun, KILLED), (outdated, OTHER)]
+)
+def test_a_store_with_half_made_tables_is_said_with_the_way_out(uri, tmp_path, spoil, said):
+    path = tmp_path / "mlflow.db"
+    spoil(path)
+    with pytest.raises(InputError) as caught:
+        prepare_store(uri)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{uri}: {said.format(path)}")
+    assert f"(mv {path} {path}.broken): the next start makes a new store, and famseg train " in (
+        fault
+    )
+
+
+def test_a_run_goes_on_without_a_half_made_store_and_is_sent_to_the_next(
+    uri, empty_database, tmp_path, caplog
+):
+    path = tmp_path / "mlflow.db"
+    begun(path)
+    tracker = Tracker.start(uri=uri, run_name="a", parameters={})
+    tracker.log_epoch(1, {"a": 1.0})
+    assert tracker.run_id is None
+    assert caplog.messages[0].startswith(f"MLflow store {uri} cannot be used: its tables were left")
+    path.rename(tmp_path / "mlflow.db.broken")
+    shutil.copy(empty_database, path)
+    tracker.finish()
+    client = _store.client(uri, 10)
+    assert client.get_run(tracker.run_id).data.metrics == {"a": 1.0}
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_the_journal_of_a_database_that_is_gone_is_not_applied_to_the_new_one(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.touch()  # as SQLite leaves it before the first table
+    (tmp_path / "mlflow.db-journal").write_bytes(b"of an older file")
+    (tmp_path / ".mlflow.db.0123456789abcdef.part-journal").touch()
+    with _database.creation_lock(f"sqlite:///{path}") as alone:
+        assert alone
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_database, "_make_tables", lambda part: part.write_bytes(b"made"))
+            _database.make_database(path, alone=alone)
+    assert {each.name for each in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    assert path.read_bytes() == b"made"
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    reads, writes = os.pipe()
+    with _database.creation_lock(uri):
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            os.close(writes)
+            os.read(reads, 1)  # until the parent lets go
+            os._exit(0)
+    os.close(reads)
+    with _database.creation_lock(uri) as alone:
+        assert alone
+    os.close(writes)
+    os.waitpid(child, 0)
 
 
 def test_the_lock_is_held_by_one_at_a_time(tmp_path):
@@ -56,12 +160,12 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path):
 
     def other():
         inside.wait()
-        with _store.creation_lock(uri):
+        with _database.creation_lock(uri):
             order.append("other")
 
     thread = threading.Thread(target=other)
     thread.start()
-    with _store.creation_lock(uri):
+    with _database.creation_lock(uri):
         inside.set()
         time.sleep(0.15)
         order.append("first")
@@ -70,19 +174,19 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path):
 
 
 def test_a_lock_that_stays_held_is_an_error_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(_store, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(_database, "_LOCK_SECONDS", 0.1)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with (
-        _store.creation_lock(uri),
+        _database.creation_lock(uri),
         pytest.raises(TimeoutError, match=r"mlflow\.db\.lock has been held for a minute"),
-        _store.creation_lock(uri),
+        _database.creation_lock(uri),
     ):
         pass
 
 
 def test_other_stores_need_no_lock(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with _store.creation_lock("http://localhost:5000"):
+    with _database.creation_lock("http://localhost:5000"):
         assert list(tmp_path.iterdir()) == []
 
 
@@ -108,26 +212,16 @@ def test_a_deleted_experiment_is_refused_with_both_ways_out(uri, client):
     )
 
 
-def test_quiet_is_over_afterwards():
-    before = logging.getLogger("mlflow").level
-    with _store.quiet():
-        warnings.warn("for developers", DeprecationWarning, stacklevel=1)
-        assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
-    assert logging.getLogger("mlflow").level == before
-    with pytest.raises(DeprecationWarning, match="shown"):
-        warnings.warn("shown", DeprecationWarning, stacklevel=1)
-
-
 def test_a_users_own_limits_stay(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    with _store.quiet():
+    with quiet():
         _store.client(uri, 5)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
 
 
 def test_a_client_does_not_change_the_address_of_others(uri, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with _store.quiet():
+    with quiet():
         import mlflow
 
         before = mlflow.get_tracking_uri()

@@ -26,9 +26,26 @@ def record_log(caplog):
     caplog.set_level(logging.INFO, "famseg")
 
 
-def start(uri, **changes):
-    given = {"run_name": "a", "parameters": {}, **changes}
-    return Tracker.start(uri=uri, **given)
+@pytest.fixture
+def start():
+    """Starts trackers; those that a test does not end get nobody to wait for at the end."""
+    started = []
+
+    def begin(uri, **changes):
+        given = {"run_name": "a", "parameters": {}, **changes}
+        started.append(Tracker.start(uri=uri, **given))
+        return started[-1]
+
+    yield begin
+    for tracker in started:
+        tracker._run._courier.end()
+
+
+def settled(tracker):
+    """Wait until the thread has nothing left that it can do now; no outage is over by that."""
+    courier = tracker._run._courier
+    with courier._changed:
+        assert courier._changed.wait_for(lambda: courier._idle, 60)
 
 
 def history(client, tracker, key):
@@ -41,7 +58,7 @@ def artifacts(client, tracker):
     return {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
 
 
-def test_a_run_arrives_whole(uri, client):
+def test_a_run_arrives_whole(start, uri, client):
     parameters = {"seed": 0, "penalty": {"kind": "none", "lambda": 0.002}, "channels": [8, 16]}
     with start(
         uri,
@@ -71,7 +88,7 @@ def test_a_run_arrives_whole(uri, client):
     assert (tracker.waiting, tracker.problem) == (0, None)
 
 
-def test_the_method_is_a_parameter_and_a_tag(uri, client):
+def test_the_method_is_a_parameter_and_a_tag(start, uri, client):
     tracker = start(uri, penalty_weight=0.0, method="SAM rho=0.05", scores=["val/accuracy (%)"])
     tracker.finish()
     run = client.get_run(tracker.run_id)
@@ -81,13 +98,13 @@ def test_the_method_is_a_parameter_and_a_tag(uri, client):
     assert '"metricKey":"val/accuracy ___"' in view  # under the name that the metric has there
 
 
-def test_lambda_0_has_no_logarithm(uri, client):
+def test_lambda_0_has_no_logarithm(start, uri, client):
     with start(uri, penalty_weight=0.0) as tracker:
         pass
     assert client.get_run(tracker.run_id).data.metrics == {"lambda": 0.0}
 
 
-def test_runs_sort_by_lambda_as_a_number(uri, client):
+def test_runs_sort_by_lambda_as_a_number(start, uri, client):
     for weight in (0.01, 0.0, 5e-05, 0.2):
         start(uri, run_name=run_name(weight, 0), penalty_weight=weight).finish()
     number = client.get_experiment_by_name("famseg").experiment_id
@@ -103,7 +120,7 @@ def test_runs_sort_by_lambda_as_a_number(uri, client):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_left_out_counted_and_said_once(uri, client, caplog, value):
+def test_what_is_not_finite_is_left_out_counted_and_said_once(start, uri, client, caplog, value):
     with start(uri) as tracker:
         tracker.log_epoch(1, {"train/loss": 1.0, "val/dsc": value})
         tracker.log_epoch(2, {"train/loss": 2.0, "val/dsc": value})
@@ -114,7 +131,7 @@ def test_what_is_not_finite_is_left_out_counted_and_said_once(uri, client, caplo
     assert caplog.messages == [f"val/dsc is {value} in epoch 1: not sent to MLflow."]
 
 
-def test_more_than_the_limits_of_one_request(uri, client, caplog):
+def test_more_than_the_limits_of_one_request(start, uri, client, caplog):
     parameters = {f"p{i}": i for i in range(250)} | {"long": "x" * 7000}
     with start(uri, parameters=parameters, tags={"t": "y" * 9000}) as tracker:
         tracker.log_epoch(1, {f"m{i}": i for i in range(1500)})
@@ -128,7 +145,7 @@ def test_more_than_the_limits_of_one_request(uri, client, caplog):
     assert caplog.messages == []
 
 
-def test_names_that_mlflow_refuses_are_mended(uri, client, caplog):
+def test_names_that_mlflow_refuses_are_mended(start, uri, client, caplog):
     with start(uri, parameters={"a=b": 1}) as tracker:
         tracker.log_epoch(1, {"test/Straße (A)!/dsc": 0.5})
         tracker.log_image(np.zeros((2, 2)), "Straße (A)", 1)
@@ -139,7 +156,7 @@ def test_names_that_mlflow_refuses_are_mended(uri, client, caplog):
     assert caplog.messages == []
 
 
-def test_a_foreign_active_run_is_neither_joined_nor_touched(uri, client):
+def test_a_foreign_active_run_is_neither_joined_nor_touched(start, uri, client):
     import mlflow
 
     mlflow.set_tracking_uri(uri)
@@ -157,7 +174,7 @@ def test_a_foreign_active_run_is_neither_joined_nor_touched(uri, client):
     assert "mlflow.parentRunId" not in client.get_run(second.run_id).data.tags
 
 
-def test_no_personal_data_is_sent(uri, client):
+def test_no_personal_data_is_sent(start, uri, client):
     start(uri).finish()
     (run,) = client.search_runs([client.get_experiment_by_name("famseg").experiment_id])
     assert run.info.user_id in ("", "unknown")
@@ -173,7 +190,7 @@ def test_no_personal_data_is_sent(uri, client):
         (SystemExit(143), "KILLED"),
     ],
 )
-def test_the_status_says_how_it_ended(uri, client, error, status):
+def test_the_status_says_how_it_ended(start, uri, client, error, status):
     tracker = start(uri)
     ends = contextlib.nullcontext() if error is None else pytest.raises(type(error))
     with ends, tracker:
@@ -183,7 +200,7 @@ def test_the_status_says_how_it_ended(uri, client, error, status):
     assert client.get_run(tracker.run_id).info.status == status
 
 
-def test_resume_goes_on_with_the_run_and_logs_nothing_twice(uri, client, tmp_path, caplog):
+def test_resume_goes_on_with_the_run_and_logs_nothing_twice(start, uri, client, tmp_path, caplog):
     record = LocalRecord.create(tmp_path / "run")
     first = start(uri, parameters={"seed": 0, "epochs": 2}, penalty_weight=0.1)
     for epoch in (1, 2):
@@ -210,7 +227,9 @@ def test_resume_goes_on_with_the_run_and_logs_nothing_twice(uri, client, tmp_pat
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-def test_a_run_that_is_gone_is_replaced_with_its_history(uri, client, tmp_path, caplog, deleted):
+def test_a_run_that_is_gone_is_replaced_with_its_history(
+    start, uri, client, tmp_path, caplog, deleted
+):
     gone = "0" * 32
     if deleted:
         gone = start(uri).run_id
@@ -231,7 +250,64 @@ def test_a_run_that_is_gone_is_replaced_with_its_history(uri, client, tmp_path, 
     ]
 
 
-def test_files_folders_pictures_and_tables(uri, client, tmp_path):
+def test_holes_of_a_run_are_filled_from_the_record(start, uri, client, tmp_path):
+    """An outage at epochs 2 and 3, and a kill before it was over."""
+    record = LocalRecord.create(tmp_path / "run")
+    for epoch in (1, 2, 3, 4):
+        value = math.nan if epoch == 3 else float(epoch)
+        record.append(epoch, {"train/loss": float(epoch), "val/dsc": value})
+    first = start(uri)
+    for epoch in (1, 4):
+        first.log_epoch(epoch, {"train/loss": float(epoch), "val/dsc": float(epoch)})
+    first.finish("KILLED")
+    with start(uri, run_id=first.run_id) as again:
+        again.log_history(read_metrics(tmp_path / "run"))
+        again.log_epoch(5, {"train/loss": 5.0, "val/dsc": math.inf})
+    steps = sorted(history(client, again, "train/loss"))
+    assert steps == [(epoch, float(epoch)) for epoch in range(1, 6)]
+    assert sorted(history(client, again, "val/dsc")) == [(1, 1.0), (2, 2.0), (4, 4.0)]
+    assert history(client, again, "nonfinite") == [(3, 1.0), (5, 2.0)]
+
+
+def test_results_of_a_longer_run_replace_the_old_ones(start, uri, client):
+    with start(uri) as first:
+        first.log_results({"test/dsc": 0.9, "test/n": 4.0})
+    with start(uri, run_id=first.run_id) as again:
+        again.log_results({"test/dsc": 0.8, "test/n": 4.0})
+    run = client.get_run(first.run_id)
+    assert run.data.metrics == {"test/dsc": 0.8, "test/n": 4.0}
+    assert history(client, again, "test/n") == [(0, 4.0)]
+    assert {step for step, _ in history(client, again, "test/dsc")} == {0}
+
+
+def test_a_run_is_found_by_its_mark(start, uri, client):
+    """Killed after the run was made, before its id was noted."""
+    known = []
+    first = start(uri, start="abc123", opened=known.append)
+    first.log_epoch(1, {"a": 1.0})
+    first.flush()
+    assert known == [first.run_id]
+    with start(uri, start="abc123") as again:
+        again.log_epoch(1, {"a": 1.0})
+        again.log_epoch(2, {"a": 2.0})
+    assert again.run_id == first.run_id
+    assert history(client, again, "a") == [(1, 1.0), (2, 2.0)]
+    with start(uri, start="other") as another:
+        pass
+    assert another.run_id != first.run_id
+
+
+def test_a_replacement_whose_id_was_not_noted_is_found_by_its_mark(start, uri, client, caplog):
+    gone = "0" * 32
+    first = start(uri, run_id=gone, start="abc123")
+    first.flush()
+    with start(uri, run_id=gone, start="abc123") as again:
+        pass
+    assert again.run_id == first.run_id
+    assert len(caplog.messages) == 1
+
+
+def test_files_folders_pictures_and_tables(start, uri, client, tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "cases.csv").write_text("subject,dsc\na,0.5\n")
     (tmp_path / "config.yaml").write_text("seed: 0\n")
@@ -259,7 +335,9 @@ def test_files_folders_pictures_and_tables(uri, client, tmp_path):
     ]
 
 
-def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(uri, client, tmp_path, caplog):
+def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(
+    start, uri, client, tmp_path, caplog
+):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with start(uri) as tracker:
         tracker.log_artifact(tmp_path / "none.csv")
@@ -275,7 +353,7 @@ def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(uri, client, tmp
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
-def test_metrics_arrive_while_the_artifact_store_is_away(uri, client, tmp_path, caplog):
+def test_metrics_arrive_while_the_artifact_store_is_away(start, uri, client, tmp_path, caplog):
     """A file in the place of the artifact folder: what a server without its bucket looks like."""
     (tmp_path / "mlruns").touch()
     with start(uri) as tracker:
@@ -290,7 +368,7 @@ def test_metrics_arrive_while_the_artifact_store_is_away(uri, client, tmp_path, 
     assert "2 entries were not sent" in second
 
 
-def test_a_refused_connection_costs_one_line_and_no_time(tmp_path, caplog):
+def test_a_refused_connection_costs_one_line_and_no_time(start, tmp_path, caplog):
     began = time.monotonic()
     with start("http://127.0.0.1:9") as tracker:
         for epoch in range(1, 50):
@@ -306,7 +384,7 @@ def test_a_refused_connection_costs_one_line_and_no_time(tmp_path, caplog):
     ]
 
 
-def test_a_password_is_neither_logged_nor_printed(uri, client, caplog):
+def test_a_password_is_neither_logged_nor_printed(start, uri, client, caplog):
     address = "http://ann:secret@127.0.0.1:9"
     away = start(address, parameters={"tracking": {"uri": address}})
     away.finish()
@@ -318,16 +396,18 @@ def test_a_password_is_neither_logged_nor_printed(uri, client, caplog):
 
 
 def test_a_store_that_goes_in_mid_run_gets_everything_once_it_is_back(
-    uri, client, tmp_path, caplog, monkeypatch
+    start, uri, client, tmp_path, caplog, monkeypatch
 ):
     now = [1000.0]
     monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
     base = tmp_path / "mlflow.db"
     tracker = start(uri)
     tracker.log_epoch(1, {"a": 1.0})
+    settled(tracker)
     base.rename(tmp_path / "away.db")
     for epoch in (2, 3, 4):
         tracker.log_epoch(epoch, {"a": float(epoch)})
+        settled(tracker)
         now[0] += 5
     assert tracker.waiting == 3
     base.unlink(missing_ok=True)  # what SQLite may have begun in its place
@@ -341,22 +421,23 @@ def test_a_store_that_goes_in_mid_run_gets_everything_once_it_is_back(
     assert caplog.messages[1] == f"MLflow store {uri} is back: 4 entries sent."
 
 
-def test_a_store_that_comes_late_gets_the_run_from_its_beginning(uri, client, monkeypatch):
+def test_a_store_that_comes_late_gets_the_run_from_its_beginning(start, uri, client, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
     from famseg.tracking import _store
 
-    whole = _store.client
+    whole = _store.open_store
 
     def away(uri, timeout_s):
         raise ConnectionRefusedError(111, "Connection refused")
 
-    monkeypatch.setattr(_store, "client", away)
+    monkeypatch.setattr(_store, "open_store", away)
     before = time.time()
     tracker = start(uri, parameters={"seed": 0}, penalty_weight=0.5)
     tracker.log_epoch(1, {"a": 1.0})
+    settled(tracker)
     assert tracker.run_id is None
-    monkeypatch.setattr(_store, "client", whole)
+    monkeypatch.setattr(_store, "open_store", whole)
     now[0] += 100
     tracker.log_epoch(2, {"a": 2.0})
     tracker.finish()
@@ -366,7 +447,7 @@ def test_a_store_that_comes_late_gets_the_run_from_its_beginning(uri, client, mo
     assert history(client, tracker, "a") == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_creation_that_was_answered_too_late_makes_no_second_run(uri, client, monkeypatch):
+def test_a_creation_that_was_answered_too_late_makes_no_second_run(start, uri, client, monkeypatch):
     """The first try creates the run, but its answer is lost."""
     import mlflow
 
@@ -387,14 +468,14 @@ def test_a_creation_that_was_answered_too_late_makes_no_second_run(uri, client, 
     assert [run.info.run_id for run in client.search_runs([number])] == [tracker.run_id]
 
 
-def test_a_deleted_experiment_is_refused_before_anything_is_trained(uri, client):
+def test_a_deleted_experiment_is_refused_before_anything_is_trained(start, uri, client):
     number = client.create_experiment("old")
     client.delete_experiment(number)
     with pytest.raises(InputError, match=r"tracking\.experiment: 'old' was deleted\. Choose"):
         start(uri, experiment="old")
 
 
-def test_a_name_too_long_for_mlflow_is_a_warning(uri, caplog):
+def test_a_name_too_long_for_mlflow_is_a_warning(start, uri, caplog):
     with start(uri, experiment="x" * 600) as tracker:
         tracker.log_epoch(1, {"a": 1.0})
         tracker.log_artifact(__file__)
@@ -463,7 +544,8 @@ other.execute("BEGIN EXCLUSIVE")
 began = time.monotonic()
 for epoch in range(1, 30):
     tracker.log_epoch(epoch, {"a": float(epoch)})
-assert time.monotonic() - began < 40, "one epoch may wait for the lock, not each"
+assert time.monotonic() - began < 2, "no epoch waits for the lock"
+time.sleep(0.5)
 other.execute("ROLLBACK")
 tracker.finish()
 print(tracker.run_id, tracker.waiting)
@@ -471,7 +553,7 @@ print(tracker.run_id, tracker.waiting)
 
 
 @pytest.mark.slow
-def test_a_locked_database_delays_one_epoch_and_loses_none(uri, client, tmp_path):
+def test_a_locked_database_delays_no_epoch_and_loses_none(uri, client, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LOCKED, str(tmp_path / "mlflow.db")],
         capture_output=True,
@@ -481,9 +563,7 @@ def test_a_locked_database_delays_one_epoch_and_loses_none(uri, client, tmp_path
     assert done.returncode == 0, done.stderr
     run_id, waiting = done.stdout.split()
     assert waiting == "0"
-    first, second = done.stderr.splitlines()
-    assert "does not answer (database is locked)" in first
-    assert second.endswith("is back: 30 entries sent.")
+    assert done.stderr == ""
     assert len(client.get_metric_history(run_id, "a")) == 29
 
 
@@ -498,7 +578,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_the_same_run(uri, client):
+def test_a_killed_run_goes_on_as_the_same_run(start, uri, client):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, uri], capture_output=True, text=True, timeout=120
     )
