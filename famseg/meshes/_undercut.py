@@ -23,6 +23,7 @@ _CONE_DEG = 45.0  # candidates lie this far around the mean normal
 _STEP_DEG = (15.0, 7.5, 4.0)  # between candidates, then between those around the best so far
 _ABOVE_MM = 30.0  # bone so far beyond an implant can be in its way
 _BESIDE_MM = 5.0
+_MIDDLE_MM = 0.5  # the middles of implant and bone are this far apart if they tell in from out
 _EQUAL = 0.02  # undercuts that differ by less than this share of the implant are taken as equal
 
 Floats = NDArray[np.float64]
@@ -103,19 +104,19 @@ def _unit(direction: ArrayLike) -> Floats:
 
 
 def _outwards(implant: Mesh, bone: Mesh) -> Floats:
-    """Return the implant's mean normal away from the middle of the bone."""
-    away = implant.centroid_mm - bone.centroid_mm
+    """Return the implant's mean normal, away from the middle of the bone.
+
+    Two walls look along it, one this way and one that: most of the faces' area.
+    """
     vectors = implant.area_vectors_mm2
-    # Where a plate is flat within the bone, its middle says nothing: its shape has the axis alone.
-    spread = vectors.T @ vectors
+    area = np.linalg.norm(vectors, axis=1)
+    seen = area > 0
+    spread = (vectors[seen].T / area[seen]) @ vectors[seen]
     axis = np.linalg.eigh(spread)[1][:, -1]
-    if np.linalg.norm(away) > 1.0:
-        away = away / np.linalg.norm(away)
-        outer = vectors[vectors @ away > 0]
-        axis = outer.sum(axis=0)
-    elif axis[np.argmax(np.abs(axis))] < 0:
-        axis = -axis
-    return np.asarray(axis / np.linalg.norm(axis))
+    away = float((implant.centroid_mm - bone.centroid_mm) @ axis)
+    if abs(away) < _MIDDLE_MM:  # a plate in a flat piece of bone: nothing says where outside is
+        away = float(axis[np.argmax(np.abs(axis))])
+    return np.asarray(axis if away > 0 else -axis)
 
 
 def _around(center: Floats, wide_deg: float, step_deg: float) -> list[Floats]:
