@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -392,7 +392,7 @@ class FAM(nn.Module):
                 with undone_on_error(task.parts, task.device, self._generator):
                     terms = self._penalised(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
-                if self._planner.samples(inputs, targets) == 0 or self._never_runs(found.uncalled):
+                if self._planner.samples == 0 or self._never_runs(found.uncalled):
                     raise
                 idle |= found.names
             except NotApplicableError:  # what held on earlier batches, and does not on this one
@@ -474,6 +474,14 @@ class FAM(nn.Module):
         recorded: Recorded | None,
     ) -> tuple[Penalised, Tensor]:
         """The penalty of a step at a degree of thinning, and what it was taken from."""
+        sizes = {self._planner.samples}
+
+        def choose(n: int) -> Tensor:
+            self._check_rows(plan, dict.fromkeys(plan.names, n), sizes)
+            part = self._chosen(n, level=level, step=step)
+            sizes.add(len(part))
+            return part
+
         found = penalised(
             task,
             self._rule,
@@ -481,12 +489,27 @@ class FAM(nn.Module):
             inputs,
             targets,
             draws=functools.partial(self._draw, "train", step),
-            choose=functools.partial(self._chosen, level=level, step=step),
+            choose=choose,
             create_graph=True,
             recorded=recorded,
         )
         options = self.options
+        if options.estimator == "auto":
+            rows = {use.name: len(use.features) for use in found.run.uses}
+            self._check_rows(plan, rows, sizes)
         return found, bounded(found.found.values, options.bound, ceiling=options.ceiling)
+
+    def _check_rows(self, plan: Plan, rows: Mapping[str, int], sizes: Container[int]) -> None:
+        """Refuse rows that are not samples to a plan that takes them one by one."""
+        other = {name: count for name, count in rows.items() if count not in sizes}
+        if not other or not self._planner.samples or plan.interact or plan.is_free:
+            return
+        self._planner.loose(other)
+        name, count = next(iter(other.items()))
+        raise NotApplicableError(
+            f"layer {name!r} sees {count} rows for {self._planner.samples} samples, as an expert "
+            'does, and no part of a batch is a part of them. Use samples="all".'
+        )
 
     def _noisy(
         self, task: Task, plan: Plan, level: Level, inputs: Inputs, targets: object, step: int

@@ -41,7 +41,7 @@ from famseg.flatness._derivatives import pullback
 from famseg.flatness._estimate import Rule, directions
 from famseg.flatness._estimators import Draw, Use, quadratic
 from famseg.flatness._jet_rules import RULES, Jet, NoRuleError, Rows
-from famseg.flatness._pass import Recorded, Task, deviation, rows_of, standardized
+from famseg.flatness._pass import Recorded, Task, check_rows, deviation, rows_of, standardized
 from famseg.flatness._samples import PREDICTION, TARGETS, leaves
 from famseg.flatness._state import random_state, untouched
 from famseg.flatness._terms import Estimate
@@ -191,15 +191,18 @@ def carried(
         choose: Chooses a part; ``None`` for the whole batch.
     """
     plans = {one.name: one for one in plan.layers}
-    state, jets, uses = random_state(task.device), Jets(), list[Use]()
+    state, jets, uses, n = random_state(task.device), Jets(), list[Use](), 0
     before = task.fresh(inputs), task.fresh(targets)
 
     def move(site: Site) -> Tensor:
+        nonlocal n
         with torch._C.DisableTorchFunction():  # a direction is no operation of the network
             if choose is not None and not uses:
                 n = len(site.features)
                 part = choose(n).to(task.device)
                 jets.part = part if len(part) < n else None
+            if jets.part is not None:
+                check_rows([site], n)
             use = _use(site, rule, jets.part)
             (direction,) = directions([(plans[site.name], use)], [rule.factor(use)], draw)
             uses.append(use)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ from famseg.flatness._arguments import (
     select,
 )
 from famseg.flatness._body import Call, Finished, given_back, kept
-from famseg.flatness._errors import LayerError
+from famseg.flatness._errors import LayerError, NotApplicableError
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._loss_call import LossCall, LossCalls, plain_call
 from famseg.flatness._operator import Layer, channels
@@ -300,6 +300,21 @@ def replay(
             stack.enter_context(given_back(task.model, recorded.body, recorded.calls, part))
         ran = task.run(inputs, targets, edit, care="derivatives", feed=feed)
     return Replayed(_pass(ran, scales, standardize=standardize), ran.prediction)
+
+
+def check_rows(sites: Iterable[Site], n: int) -> None:
+    """Refuse layers that do not see one row for each sample, for what takes them one by one.
+
+    Raises:
+        NotApplicableError: If there is one.
+    """
+    for site in sites:
+        if len(site.features) != n:
+            raise NotApplicableError(
+                f"layer {site.name!r} sees {len(site.features)} rows for {n} samples, as an expert "
+                "does: there are no values of single samples, nor of a part of the batch. Use "
+                'estimator="hutchinson" with probe_per="batch".'
+            )
 
 
 def rows_of(tensor: Tensor, part: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -40,9 +40,11 @@ class Planner:
 
     Attributes:
         plan: The plan of the last batch; ``None`` before the first.
+        samples: Number of samples of the last batch; 0 if nothing counts them.
     """
 
     plan: Plan | None
+    samples: int
 
     def __init__(self, explain: Callable[[], str]) -> None:
         self._explain = explain
@@ -79,13 +81,14 @@ class Planner:
             self._begin_anew(options.samples_in)
             self._options, self._loss = options, task.loss
         n, layout = self._lengths.layout(inputs, targets)
+        self.samples = n
         # Batch norm in evaluation mode is another tail than in training.
         flags = tuple([module.training for module in modules])
         key = (tuple(task.layers), flags, n > 1, layout)
         known = self._plans.get(key)
         if known is None or (penalized(known.plan) and known.upkeep.due(task.parts)):
             held = self._lengths.held(layout)
-            chosen, final = settle(task, options, inputs, targets, n=n, held=held)
+            chosen, final = settle(task, options, inputs, targets, n=n, held=held, loose=self.loose)
             if known is None:
                 known = self._plans[key] = Known(chosen, Upkeep(task.parts))
             elif final:
@@ -99,9 +102,13 @@ class Planner:
             self._say(self._explain())
         return known
 
-    def samples(self, inputs: Inputs, targets: object) -> int:
-        """Return the number of samples of a batch."""
-        return self._lengths.layout(inputs, targets)[0]
+    def loose(self, rows: Mapping[str, int]) -> bool:
+        """Return whether layers have other rows than samples, in this batch or an earlier one.
+
+        Args:
+            rows: How many rows each layer sees, by its name.
+        """
+        return self._lengths.loose(rows, self.samples)
 
     def forget(self) -> None:
         """Let every state be planned anew."""
@@ -109,6 +116,7 @@ class Planner:
 
     def _begin_anew(self, samples_in: tuple[str, ...] | None) -> None:
         self.plan = None
+        self.samples = 0
         self._plans: dict[_Key, Known] = {}
         self._lengths = Lengths(samples_in)
 

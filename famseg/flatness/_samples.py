@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Lengths:
     def __init__(self, named: Sequence[str] | None = None) -> None:
         self._named = None if named is None else tuple(named)
         self._other: set[str] = set()
+        self._loose: set[str] = set()
 
     def layout(self, inputs: object, targets: object) -> tuple[int, Layout]:
         """Return the number of samples of a batch, and what is as long as that.
@@ -82,6 +83,18 @@ class Lengths:
         found = tuple((path, tensor.ndim > 0 and len(tensor) == n) for path, tensor in tensors)
         self._other.update(path for path, as_long in found if not as_long)
         return n, found
+
+    def loose(self, rows: Mapping[str, int], n: int) -> bool:
+        """Return whether one of some layers has, or once had, other rows than samples.
+
+        An expert sees the tokens that it is given: as many as a batch has samples by accident.
+
+        Args:
+            rows: How many rows each layer sees, by its name.
+            n: Number of samples; 0 if nothing counts them.
+        """
+        self._loose.update(name for name, count in rows.items() if n and count != n)
+        return not self._loose.isdisjoint(rows)
 
     def held(self, layout: Layout) -> frozenset[str]:
         """Return the paths of what may hold samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -33,6 +34,7 @@ def settle(
     *,
     n: int,
     held: frozenset[str],
+    loose: Callable[[Mapping[str, int]], bool],
 ) -> tuple[Plan, bool]:
     """Choose a plan by a pass on a batch that leaves no trace, and say whether it can be kept.
 
@@ -43,6 +45,8 @@ def settle(
         targets: Those of the loss.
         n: Number of samples of the batch.
         held: Paths of the tensors that may hold samples.
+        loose: Takes the numbers of rows of the layers, and returns whether these are other than
+            samples, now or in an earlier batch.
 
     Returns:
         The plan, and whether later batches need no new one.
@@ -75,7 +79,7 @@ def settle(
         return plan(options, facts, eager=task.eager, copies=task.copies), True
     samples, finite = run.samples, bool(run.loss.isfinite())
     # Rows that are not samples, an expert's tokens say, may belong to one sample another time.
-    other = estimator == "auto" and n and any(len(use.features) != n for use in run.uses)
+    other = estimator == "auto" and loose({use.name: len(use.features) for use in run.uses})
     whole = ("all",) if estimator == "auto" else ("all", "auto")
     wanted = finite and not other and options.samples not in whole
     parts, twice = Found(None, ()), True

@@ -18,6 +18,7 @@ from famseg.flatness._parts import is_mean, stands_for_batch
 from famseg.flatness._pass import (
     Recorded,
     Task,
+    check_rows,
     deviation,
     differentiable,
     record,
@@ -135,6 +136,7 @@ def _part_of(
     part = choose(n).to(task.device)
     if len(part) == n:
         return _Tried()
+    check_rows(recorded.sites.values(), n)
     with torch.set_grad_enabled(plan.curvature != "finite_difference"):
         run, prediction = replay(
             task, recorded, part=part, cut=plan.cut, standardize=rule.options.standardize

@@ -42,6 +42,14 @@ def test_named_paths_settle_the_question_at_once():
     assert len(whole.held(layout)) == 4
 
 
+def test_rows_that_were_no_samples_once_are_none_later():
+    lengths = Lengths()
+    assert not lengths.loose({"expert": 8, "layer": 8}, 8)
+    assert lengths.loose({"expert": 5, "layer": 8}, 8)
+    assert lengths.loose({"expert": 8}, 8)
+    assert not lengths.loose({"layer": 8}, 8)
+
+
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(FlatnessError, match=r"samples_in names 'inputs\.mask'.*'inputs\.0', 'inp"):
         Lengths(("inputs.mask",)).layout(*batch(4))

@@ -439,3 +439,49 @@ def test_arguments_that_are_changed_in_place_are_changed_once_a_step(options):
         torch.testing.assert_close(terms.loss, wanted.loss, rtol=1e-12, atol=0)
     fam.measure(inputs, TARGETS.clone())
     assert torch.equal(inputs, 8 * INPUTS)
+
+
+class Routed(nn.Module):
+    """Tokens whose first number is positive go to an expert; a sample is the mean of its tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.expert, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        tokens = x.flatten(0, 1)
+        own, out = tokens[:, 0] > 0, tokens.clone()
+        out[own] = torch.tanh(self.expert(tokens[own]))
+        return self.head(torch.tanh(3 * out.unflatten(0, x.shape[:2]).mean(1)))
+
+
+def routed():
+    torch.manual_seed(0)
+    tokens = torch.randn(8, 3, 4).double()
+    one, all_of_them = tokens.clone(), tokens.clone()
+    one[..., 0], all_of_them[..., 0] = -tokens[..., 0].abs(), tokens[..., 0].abs()
+    one[:, 0, 0] *= -1
+    return Routed().double(), one, all_of_them
+
+
+@pytest.mark.parametrize("samples", ["auto", "all"])
+def test_an_expert_that_saw_as_many_tokens_as_samples_by_accident(samples):
+    model, one, all_of_them = routed()
+    fam = objective(model, layer="expert", samples=samples)
+    exact = objective(model, layer="expert", estimator="exact")(all_of_them, TARGETS).penalty
+    fam(one, TARGETS)
+    assert "sample_probes" in fam.explain()
+    draws = torch.stack([fam(all_of_them, TARGETS).penalty.detach() for _ in range(300)])
+    assert "batch_probes" in fam.explain()
+    assert abs(draws.mean() - exact) < 4 * draws.std() / 300**0.5
+    for _ in range(20):  # through a check of the plan
+        fam(one, TARGETS)
+    assert "batch_probes" in fam.explain()  # it is remembered
+
+
+def test_a_part_of_an_experts_tokens_is_refused_by_name():
+    model, one, all_of_them = routed()
+    fam = objective(model, layer="expert", estimator="hutchinson", samples=2)
+    fam(one, TARGETS)
+    with pytest.raises(NotApplicableError, match="'expert' sees 24 rows for 8 samples"):
+        fam(all_of_them, TARGETS)
