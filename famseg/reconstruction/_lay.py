@@ -17,6 +17,7 @@ _FARTHEST = 1.95  # of 2: the opposite pole has no place on the map
 _WHOLE = 0.9
 _BESIDE = 1.5
 _LEAST_KNOWN = 30
+_AROUND_MM = 6.0  # the bone that ought to be around a defect
 _SHRUNK = 0.3
 _OUTLINE_MARGIN_MM = 5.0
 _EMPTY_BOX = (slice(0, 0),) * 3
@@ -86,8 +87,7 @@ def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: flo
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     pixel_mm = float(np.clip(edges.min(), _FINEST_MM, _COARSEST_MM))
-    region = np.zeros(skull.shape, dtype=bool)
-    region[piece.box] = piece.mask
+    region = piece.placed(skull.shape)
     chart = Chart.around(region, affine, origin, margin_mm=MARGIN_MM + snap_mm, pixel_mm=pixel_mm)
     x, y = chart.coordinates()
     disc = x**2 + y**2 < _FARTHEST**2
@@ -106,8 +106,10 @@ def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: flo
     beside = ndimage.distance_transform_edt(~pixels) <= _BESIDE
     known = use & ~pixels & ((share >= _WHOLE) | ~beside)
     surfaces = across(chart, wall, known, use)
-    if pixels.any():
-        middle = (surfaces.inner_mm[pixels] + surfaces.outer_mm[pixels])[:, None] / 2
-        rays = chart.frame.directions(x[pixels], y[pixels])
+    around = ndimage.binary_dilation(pixels, iterations=round(_AROUND_MM / chart.pixel_mm)) & use
+    around &= ~pixels
+    if around.any():
+        middle = (surfaces.inner_mm[around] + surfaces.outer_mm[around])[:, None] / 2
+        rays = chart.frame.directions(x[around], y[around])
         check_border(origin + rays * middle, affine, skull.shape)
     return Laid(chart, pixels, use, wall, surfaces, float(edges.max()))

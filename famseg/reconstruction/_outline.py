@@ -18,7 +18,7 @@ _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_ML = 0.1
 _SMALLEST_SHARE = 0.05
 _OPEN = 0.5  # a ray that meets less of the wall than this goes through the defect
-_MOST_OUTSIDE = 0.01
+_MOST_OUTSIDE = 0.02
 _FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
@@ -34,6 +34,12 @@ class Piece(NamedTuple):
     box: Box
     mask: Mask
     volume_ml: float
+
+    def placed(self, shape: tuple[int, ...]) -> Mask:
+        """Return the part as a mask of the whole volume."""
+        whole = np.zeros(shape, dtype=bool)
+        whole[self.box] = self.mask
+        return whole
 
 
 def pieces_of(region: Mask, affine: Array) -> tuple[list[Piece], list[Piece]]:
@@ -102,12 +108,12 @@ def check_border(points: Array, affine: Array, shape: tuple[int, ...]) -> None:
     """Refuse a defect that the scan cuts off.
 
     Args:
-        points: The middle of the wall across the defect, RAS+ mm, shape ``(M, 3)``.
+        points: The middle of the wall right around the defect, RAS+ mm, shape ``(M, 3)``.
         affine: Maps voxel indices to RAS+ mm.
         shape: Of the volume.
 
     Raises:
-        InputError: If more than a hundredth of the points lie outside the volume.
+        InputError: If more than a fiftieth of the points lie outside the volume.
     """
     inverse = np.linalg.inv(affine)
     index = points @ inverse[:3, :3].T + inverse[:3, 3]
@@ -119,6 +125,6 @@ def check_border(points: Array, affine: Array, shape: tuple[int, ...]) -> None:
             if share > _MOST_OUTSIDE:
                 face = _FACES[side][end if rising else 1 - end]
                 raise InputError(
-                    f"the defect reaches the {face} border of the scan, which cuts {share:.0%} of "
-                    "it off: give a scan that shows bone all around the defect"
+                    f"the defect reaches the {face} border of the scan, which cuts off {share:.0%} "
+                    "of the wall around it: give a scan that shows bone all around the defect"
                 )
