@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from famseg.tracking._outbox import Outbox
+from famseg.tracking._quiet import quiet
 
 
 class Courier:
@@ -95,8 +96,9 @@ class Courier:
         while not self._ends:
             with self._changed:
                 self._news = False
-            while not self._ends and self._step():
-                pass
+            with quiet():  # around all: raising the levels of loggers takes longer than an entry
+                while not self._ends and self._step():
+                    pass
             with self._changed:
                 if self._news:
                     continue

@@ -48,7 +48,12 @@ def test_the_text_has_every_figure_in_its_column(comparison, tmp_path):
     assert title == "test/accuracy: difference to baseline, by seed"
     wanted = "FAM lambda=0.1 2 +0.2500 +0.2500 to +0.2500 0.5000 0.5000 0.5000 +inf"
     assert " ".join(fam.split()) == wanted
-    assert [line.strip().partition(":")[0] for line in definitions] == ["std", "pairs", "p"]
+    assert [line.strip().partition(":")[0] for line in definitions] == [
+        "scores",
+        "std",
+        "pairs",
+        "p",
+    ]
 
 
 def test_markdown_has_as_many_cells_in_each_row(comparison):

@@ -74,7 +74,7 @@ def test_an_action_that_hangs_delays_nothing_and_is_waited_for_in_bounds(pair):
     for item in range(1000):
         box.put("a", lambda item=item: got.append(item))
         courier.wake()
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10  # of 30
     assert not courier.flush(0.2)
     assert got == []
     release.set()

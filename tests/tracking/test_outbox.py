@@ -155,7 +155,7 @@ def test_a_fault_of_the_user_is_kept_for_who_waits_and_a_warning_later(clock, ca
     store.away = False
     flush(outbox)
     assert outbox.fault is None
-    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-1]
+    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-2]
 
 
 def test_a_store_that_needs_somebody_says_what_to_do(clock, caplog):

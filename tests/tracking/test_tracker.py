@@ -414,6 +414,7 @@ def test_a_store_that_goes_in_mid_run_gets_everything_once_it_is_back(
     (tmp_path / "away.db").rename(base)
     now[0] += 100
     tracker.log_epoch(5, {"a": 5.0})
+    assert tracker.flush()
     tracker.finish()
     assert history(client, tracker, "a") == [(e, float(e)) for e in range(1, 6)]
     assert len(caplog.messages) == 2
