@@ -12,6 +12,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,7 +111,11 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     )
 
     def evaluate(
-        model: nn.Module, folder: Path, *, processes: engine.Processes
+        model: nn.Module,
+        folder: Path,
+        *,
+        processes: engine.Processes,
+        save: evaluation.Save = "none",
     ) -> Mapping[str, Any]:
         network, dsc = reconstruction.calibrate(
             coarse(config, model, device),
@@ -126,6 +131,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             folder,
             processes=processes,
             baselines=baselines,
+            save=save,
             progress=lambda _, done, of: log(done, of),
         )
         rows = reconstruction.confidence_rows(network, test, processes=processes)
@@ -158,6 +164,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         scores=SCORES,
         table=table,
         signs=lambda history, summary: signs(config, history, summary),
+        saving=lambda save: partial(evaluate, save=save),
     )
 
 

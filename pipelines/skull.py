@@ -8,6 +8,7 @@ sets of defects.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,7 +95,11 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         )
 
     def evaluate(
-        model: nn.Module, folder: Path, *, processes: engine.Processes
+        model: nn.Module,
+        folder: Path,
+        *,
+        processes: engine.Processes,
+        save: evaluation.Save = "none",
     ) -> Mapping[str, Any]:
         predict = Completion(model, device)
         logs = {name: engine.log_progress(f"evaluating {name}") for name in tests}
@@ -105,6 +110,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             folder,
             processes=processes,
             baselines=baselines,
+            save=save,
             progress=lambda name, done, of: logs[name](done, of),
         )
         return result.summary
@@ -126,6 +132,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         scores=SCORES,
         table=evaluation.table,
         signs=signs,
+        saving=lambda save: partial(evaluate, save=save),
     )
 
 

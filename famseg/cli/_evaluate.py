@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from famseg.cli._opened import Which, open_run
 from famseg.cli._say import say, say_json
+
+if TYPE_CHECKING:
+    from famseg.engine import Saved
 
 EXAMPLES = """
 Examples:
@@ -17,7 +21,17 @@ Examples:
   famseg evaluate runs/skull-lambda0.002-seed0
 
   famseg evaluate runs/skull-lambda0.002-seed0 --checkpoint last --json
+
+  famseg evaluate runs/skull-lambda0.002-seed0 --save failed
 """
+
+
+class Save(StrEnum):
+    """Which predictions are written."""
+
+    none = "none"
+    failed = "failed"
+    all = "all"
 
 
 def evaluate(
@@ -26,6 +40,10 @@ def evaluate(
         Which,
         typer.Option(help="best: highest validation metric; last: end of the training."),
     ] = Which.best,
+    save: Annotated[
+        Save,
+        typer.Option(help="Which completed skulls are written to evaluation/predictions."),
+    ] = Save.none,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
@@ -50,6 +68,7 @@ def evaluate(
             processes=group,
             epoch=opened.epoch,
             checkpoint=checkpoint.value,
+            save=None if save is Save.none else cast("Saved", save.value),
         )
         if not group.main:
             return

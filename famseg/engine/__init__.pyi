@@ -10,6 +10,7 @@ from ._experiment import Experiment as Experiment
 from ._experiment import History as History
 from ._experiment import Observer as Observer
 from ._experiment import Picture as Picture
+from ._experiment import Saved as Saved
 from ._fit import Fit as Fit
 from ._main import leased as leased
 from ._main import on_main as on_main
@@ -58,6 +59,7 @@ __all__ = [
     "RunReport",
     "SAMConfig",
     "SWAConfig",
+    "Saved",
     "ScheduleConfig",
     "Session",
     "SharpnessConfig",

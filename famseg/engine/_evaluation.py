@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from famseg.config import InputError
 from famseg.config._atomic import open_to_read
 from famseg.config._json import read_json
-from famseg.engine._experiment import Experiment
+from famseg.engine._experiment import Evaluate, Experiment, Saved
 from famseg.engine._processes import Processes
 from famseg.engine._scores import write_scores
 from famseg.engine._validation import Validator
@@ -31,6 +32,7 @@ def evaluate_run(
     processes: Processes,
     epoch: int,
     checkpoint: str = _BEST,
+    save: Saved | None = None,
 ) -> Mapping[str, Any]:
     """Evaluate a network into its run folder; every process must call.
 
@@ -43,14 +45,24 @@ def evaluate_run(
         processes: The processes of the run.
         epoch: The epoch of the network's weights.
         checkpoint: The checkpoint that they are from, ``best`` or ``last``.
+        save: Whose predictions are written, those of ``failed`` or of ``all`` cases; None for none.
 
     Returns:
         The summary, as in ``summary.json``.
+
+    Raises:
+        InputError: If the pipeline has no predictions to save.
     """
+    evaluate: Evaluate = experiment.evaluate or _Scores(experiment)
+    if save is not None:
+        if experiment.saving is None:
+            raise InputError(
+                "--save: the predictions of this pipeline are in its table of cases. Leave it out."
+            )
+        evaluate = experiment.saving(save)
     place = folder.evaluation_of(checkpoint)
     if processes.main:
         (place / _METRICS_FILE).unlink(missing_ok=True)
-    evaluate = experiment.evaluate or _Scores(experiment)
     summary = evaluate(model, place, processes=processes)
     if processes.main:
         origin = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from famseg.objectives import Objective
 Batch = Mapping[str, Any]
 History = Sequence[Mapping[str, float | None]]
 Picture = npt.NDArray[np.uint8]
+Saved = Literal["failed", "all"]
 
 
 class Evaluate(Protocol):
@@ -68,6 +69,8 @@ class Experiment:
         scores: Names of the test metrics that a comparison of runs shows, the foremost first.
         table: The evaluation's summary as a table in plain text.
         signs: Sentences about what went wrong, from the epochs' metrics and the summary.
+        saving: Returns the final evaluation that also writes predictions: those of ``failed`` or
+            of ``all`` cases. None where there is nothing to write.
     """
 
     objective: Objective
@@ -91,6 +94,7 @@ class Experiment:
     scores: Sequence[str] = ()
     table: Callable[[Mapping[str, Any]], str] = scores_table
     signs: Callable[[History, Mapping[str, Any]], Sequence[str]] = _no_signs
+    saving: Callable[[Saved], Evaluate] | None = None
 
 
 class Observer(Protocol):

@@ -18,6 +18,7 @@ from ._classification_table import classification_signs as classification_signs
 from ._classification_table import classification_table as classification_table
 from ._evaluate import Baseline as Baseline
 from ._evaluate import Evaluation as Evaluation
+from ._evaluate import Save as Save
 from ._evaluate import evaluate as evaluate
 from ._evaluate import predicted_outline as predicted_outline
 from ._files import FilePair as FilePair
@@ -62,6 +63,7 @@ __all__ = [
     "FilePair",
     "HeadMonitor",
     "Logits",
+    "Save",
     "Scores",
     "ShownCase",
     "SkullMetric",
