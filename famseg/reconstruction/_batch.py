@@ -21,9 +21,10 @@ from famseg.config._json import read_json
 from famseg.preparation._record import files_content
 from famseg.preparation._subject import FATAL, impersonal, reason_of
 from famseg.reconstruction._coarse import CoarseNetwork
+from famseg.reconstruction._dicom_seg import dicom_seg, on_slices, plan_of
 from famseg.reconstruction._inputs import Input
 from famseg.reconstruction._reconstruct import Options, network_sha256, reconstruct
-from famseg.reconstruction._save import CASE, Outputs, save_case
+from famseg.reconstruction._save import CASE, Outputs, Result, save_case
 from famseg.tracking import write_json
 
 CASE_VERSION = 1
@@ -129,13 +130,15 @@ def _one(job: _Job, begun: Begun) -> Done:
             "versions": _versions(),
         }
         facts["warnings"] = [impersonal(w, source) for w in facts["warnings"]]
+        extra = _dicom_seg(job, result, facts["warnings"])
         case = save_case(
             result,
             job.folder,
             job.outputs,
-            ending=job.input.ending,
             facts=facts,
+            ending=job.input.ending,
             space=job.input.space(),
+            extra=extra,
         )
         return Done(name, "done", case=case)
     except (Exception, MemoryError) as error:
@@ -143,6 +146,21 @@ def _one(job: _Job, begun: Begun) -> Done:
             raise
         (job.folder / CASE).unlink(missing_ok=True)
         return Done(name, "failed", impersonal(reason_of(error), source))
+
+
+def _dicom_seg(job: _Job, result: Result, warnings: list[str]) -> dict[str, bytes]:
+    """Return the DICOM segmentation of a case by name, if there is to be one; or warn why not."""
+    plan = plan_of(job.input.source)
+    if not job.outputs.dicom_seg or plan is None:
+        return {}
+    if not on_slices(plan):
+        warnings.append(
+            "No DICOM segmentation: the slices were moved for a tilt or gaps between them, so that "
+            "the result does not lie on their pixels."
+        )
+        return {}
+    parts = {"skull": result.completed & ~result.implant, "implant": result.implant}
+    return {"segmentation.dcm": dicom_seg(plan, parts, result.affine)}
 
 
 def _key(job: _Job, content: str) -> str:

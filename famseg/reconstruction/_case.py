@@ -43,8 +43,8 @@ def asymmetry(completed: Mask, affine: Floats, vault: Vault) -> Asymmetry:
 
     The surface is where 1,500 rays from the middle of the vault, above the horizontal, meet bone.
     It is mirrored left to right, laid onto itself by rigid motion (iterated closest points and
-    tangent planes, the nearest 90 % of the pairs), and distances are taken along the surface's normals. Whole heads
-    have 1 to 3 mm.
+    tangent planes, the nearest 90 % of the pairs), and distances are taken along the surface's
+    normals. Whole heads have 0.7 to 2 mm.
 
     Args:
         completed: The completed skull, axes roughly to the right, front and top.

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 from dicom_maker import AIR, BONE, SIZE, SPACING_MM, WATER, Series  # found through the lines above
 from shell import PAGES, ROOT, Command, check, shell_commands
 
-from famseg.datasets import Volume, phantom, write_volume
+from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
 
 RUN = (
     "README.md",
@@ -117,6 +117,10 @@ def put_data(folder: Path, page: str) -> None:
     sources = {"README.md": "FOLDER", "docs/prepare.md": "data/ct", "docs/defects.md": "prepared"}
     for subject in range(5 if page in sources else 0):
         write_mask(subject, folder / sources[page] / f"head{subject}.nii.gz")
+    patients = {"README.md": "HEAD.nii.gz", "docs/quick-start.md": "patient.nii.gz"}
+    patients["docs/reconstruct.md"] = "patient.nii.gz"
+    if page in patients:
+        write_patient(folder / patients[page])
     if page in ("README.md", "docs/metrics.md"):
         for place in ("PREDICTIONS", "predictions"):
             write_mask(0, folder / place / "head.nii.gz")
@@ -125,6 +129,15 @@ def put_data(folder: Path, page: str) -> None:
         write_mask(1, folder / "defective_skulls" / "head.nii.gz", cut=True)
         write_mask(0, folder / "prediction.nii.gz")
         write_mask(1, folder / "truth.nii.gz")
+
+
+def write_patient(path: Path) -> None:
+    """Write a skull with a hole at the side."""
+    skull = phantom(0, 0, SIZE)
+    spacing = (SPACING_MM,) * 3
+    defect = RegionDefect("parietotemporal")
+    holed, _ = inject(skull, defect, spacing, np.random.default_rng(0))
+    write_volume(Volume(holed, np.diag([*spacing, 1.0])), path)
 
 
 def write_mask(subject: int, path: Path, *, cut: bool = False) -> None:
