@@ -111,7 +111,8 @@ def surface_mesh_of_field(field: ArrayLike, affine: ArrayLike, level: float) -> 
     inside, place = _checked(values > level, affine)
     box, place = _box(inside, place, margin=1)
     values = values[box]
-    low = min(float(values.min()), level) - max(float(np.ptp(values)), 1e-3)
+    # Half a voxel beyond the border, where the field is as high there as anywhere.
+    low = min(float(values.min()), 2 * level - float(values.max()))
     return _marched(np.pad(values, 1, constant_values=low), _moved(place, [-1, -1, -1]), level)
 
 

@@ -141,7 +141,7 @@ def test_levels_that_voxels_have_give_triangles_with_an_area() -> None:
 def test_a_field_is_closed_where_it_meets_the_border() -> None:
     mesh = surface_mesh_of_field(np.ones((4, 5, 6)), np.diag([1, 1, -1, 1]), 0.5)
     assert mesh.is_watertight
-    assert mesh.volume_mm3 > 3 * 4 * 5
+    assert mesh.volume_mm3 == pytest.approx(4 * 5 * 6, rel=0.1)  # edges are cut off
 
 
 def test_simplified_to_a_number_of_faces() -> None:
@@ -151,7 +151,7 @@ def test_simplified_to_a_number_of_faces() -> None:
     assert len(small.faces) <= 600 < len(mesh.faces)
     assert is_manifold(small) == (True, "")
     assert distances_mm(small.vertices, mesh).max() < 1e-3  # vertices are a part of the old ones
-    assert small.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=0.02)
+    assert small.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=0.05)
 
 
 @pytest.mark.parametrize(
