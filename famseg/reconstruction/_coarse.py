@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from famseg.reconstruction._confidence import Curve, Probability, agreement_of
 
 _SHIFTS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1))
-"""Voxels by which the skull is shifted for one answer each: all phases of a stride of two."""
+"""Voxels by which the skull is shifted for one prediction each: all phases of a stride of two."""
 
-_NOISY = 4  # answers with noise on the features
+_NOISY = 4  # predictions with noise on the features
 _NEVER = -30.0  # logit of what lies outside the frame
 _NOISE = 0.2  # its standard deviation over the root mean square of the features
 
@@ -62,8 +62,8 @@ class CoarseNetwork:
     def predict(self, volume: NDArray[np.bool_]) -> Probability:
         """Return the probability that a voxel belongs to the implant.
 
-        The mean of eight answers: the skull and its mirror image, each as it is and shifted by a
-        voxel along two axes in three ways. Takes 0.4 s of one core with the built-in model.
+        The mean of eight predictions: of the skull and its mirror image, each as it is and shifted
+        by a voxel along two axes in three ways. Takes 0.4 s of one core with the built-in model.
 
         Args:
             volume: The defective skull in the frame, shape ``(S, S, S)``.
@@ -74,13 +74,13 @@ class CoarseNetwork:
         Raises:
             ValueError: If the volume has another shape.
         """
-        answers = self._answers(volume)
-        return np.asarray(np.mean(answers, axis=0), dtype=np.float32)
+        predictions = self._predictions(volume)
+        return np.asarray(np.mean(predictions, axis=0), dtype=np.float32)
 
     def agreement(self, volume: NDArray[np.bool_]) -> tuple[Probability, Probability, float]:
         """Return probability, agreement map and confidence of an implant.
 
-        Beside the eight answers of `predict` there are four with noise on the features of the
+        Beside the eight predictions of `predict` there are four with noise on the features of the
         penalized layer, by a fifth of their root mean square: where the loss is flat in that
         layer's weights they agree. Takes half as long again as `predict`.
 
@@ -88,8 +88,8 @@ class CoarseNetwork:
             volume: The defective skull in the frame, shape ``(S, S, S)``.
 
         Returns:
-            Probability as of `predict`; for each voxel the share of the twelve answers that agree
-            with it; the confidence, which is the implant DSC that validation cases of this
+            Probability as of `predict`; for each voxel the share of the twelve predictions that
+            agree with it; the confidence, which is the implant DSC that validation cases of this
             agreement had (without a calibration the agreement itself), 0 for an empty implant.
 
         Raises:
@@ -105,27 +105,27 @@ class CoarseNetwork:
         return probability, number
 
     def _agreement(self, volume: NDArray[np.bool_]) -> tuple[Probability, Probability, float]:
-        plain = self._answers(volume)
+        plain = self._predictions(volume)
         probability = np.asarray(np.mean(plain, axis=0), dtype=np.float32)
-        answers = [*plain, *self._noisy_answers(volume)]
-        return probability, *agreement_of(answers, volume, self.threshold)[1:]
+        predictions = [*plain, *self._noisy_predictions(volume)]
+        return probability, *agreement_of(predictions, volume, self.threshold)[1:]
 
     def implant(self, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the predicted implant in the frame, which shares no voxel with the skull."""
         return np.asarray((self.predict(volume) > self.threshold) & ~volume)
 
-    def _answers(self, volume: NDArray[np.bool_]) -> list[Probability]:
+    def _predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:
         skull = self._tensor(volume)
-        answers = []
+        predictions = []
         with torch.no_grad(), eval_mode(self.model):
             for shift in _SHIFTS:
                 back = tuple(-step for step in shift)
                 for flip in (False, True):
                     logits = self._logits(_shifted(skull, shift), flip=flip)
-                    answers.append(self._probability(_shifted(logits, back, _NEVER), volume))
-        return answers
+                    predictions.append(self._probability(_shifted(logits, back, _NEVER), volume))
+        return predictions
 
-    def _noisy_answers(self, volume: NDArray[np.bool_]) -> list[Probability]:
+    def _noisy_predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:
         skull = self._tensor(volume)
         with torch.no_grad(), eval_mode(self.model), _noise(self.model, self.layer):
             flips = (bool(k % 2) for k in range(_NOISY))

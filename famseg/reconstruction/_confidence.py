@@ -1,4 +1,4 @@
-"""How far a predicted implant can be trusted: agreement of several answers, calibrated."""
+"""How far a predicted implant can be trusted: agreement of several predictions, calibrated."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def dice_by_threshold(
     Args:
         probability: Probability of the implant, shape ``(X, Y, Z)``.
         skull: The defective skull, where there is no implant.
-        implant: The true implant.
+        implant: The reference implant.
 
     Example:
         >>> implant = np.array([True, True, False])
@@ -137,27 +137,27 @@ def dice_by_threshold(
 
 
 def agreement_of(
-    answers: Sequence[Probability], skull: NDArray[np.bool_], threshold: float
+    predictions: Sequence[Probability], skull: NDArray[np.bool_], threshold: float
 ) -> tuple[Probability, Probability, float]:
-    """Return the mean answer, the map of agreement, and the agreement as one number.
+    """Return the mean prediction, the map of agreement, and the agreement as one number.
 
-    The number is the mean of two: the mean Dice coefficient of the answers with the mean answer,
-    each thresholded, and the Dice coefficient that the mean answer expects to reach if its
+    The number is the mean of two: the mean Dice coefficient of the predictions with the mean one,
+    each thresholded, and the Dice coefficient that the mean prediction expects to reach if its
     probabilities are right, ``2 sum_M p / (|M| + sum p)``. The first sees what the network says
     differently about the same head, the second where it hesitates.
 
     Args:
-        answers: Probabilities of the implant, each of shape ``(X, Y, Z)``.
+        predictions: Probabilities of the implant, each of shape ``(X, Y, Z)``.
         skull: The defective skull, where there is no implant.
         threshold: From which probability on a voxel belongs to the implant.
 
     Returns:
-        Mean probability; the share of the answers that agree with the mean answer at each voxel,
-        from 0 to 1; the agreement from 0 to 1, which is 0 where the mean answer is empty.
+        Mean probability; the share of the predictions that agree with the mean one at each voxel,
+        from 0 to 1; the agreement from 0 to 1, which is 0 where the mean prediction is empty.
     """
-    mean: Probability = np.asarray(np.mean(answers, axis=0, dtype=np.float32))
+    mean: Probability = np.asarray(np.mean(predictions, axis=0, dtype=np.float32))
     mask = (mean > threshold) & ~skull
-    votes = [(answer > threshold) & ~skull for answer in answers]
+    votes = [(prediction > threshold) & ~skull for prediction in predictions]
     agree: Probability = np.asarray(
         np.mean([vote == mask for vote in votes], axis=0, dtype=np.float32)
     )

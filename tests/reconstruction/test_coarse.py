@@ -74,7 +74,7 @@ def test_an_autoencoder_completes_and_the_implant_is_what_it_adds(volume: np.nda
     assert np.argwhere(found).tolist() == [[5, 5, 5]]
 
 
-def test_the_answers_are_the_same_each_time_and_leave_the_model_as_it_was(
+def test_the_predictions_are_the_same_each_time_and_leave_the_model_as_it_was(
     volume: np.ndarray,
 ) -> None:
     torch.manual_seed(0)

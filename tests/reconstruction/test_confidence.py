@@ -85,7 +85,7 @@ def test_agreement_by_hand() -> None:
 
 def test_the_same_certain_answer_agrees_fully_and_an_empty_one_not_at_all() -> None:
     skull = np.zeros((2, 2, 2), dtype=bool)
-    answer = np.zeros((2, 2, 2), dtype=np.float32)
-    answer[0] = 1
-    assert agreement_of([answer] * 3, skull, 0.5)[2] == 1
-    assert agreement_of([answer * 0] * 3, skull, 0.5)[2] == 0
+    prediction = np.zeros((2, 2, 2), dtype=np.float32)
+    prediction[0] = 1
+    assert agreement_of([prediction] * 3, skull, 0.5)[2] == 1
+    assert agreement_of([prediction * 0] * 3, skull, 0.5)[2] == 0
