@@ -52,7 +52,8 @@ def asymmetry(completed: Mask, affine: Floats, vault: Vault) -> Asymmetry:
         vault: From `famseg.reconstruction.fit_vault`.
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    middle = moved_points(vault.middle_mm[None], np.linalg.inv(affine))[0]
+    to_index: Floats = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+    middle = moved_points(vault.middle_mm[None], to_index)[0]
     rays = _dome(_ABOVE_DEG)[::_SYMMETRY_RAYS]
     radius = _first_bone(completed.view(np.uint8), middle, rays, edges)
     met = np.isfinite(radius)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from famseg.config import InputError
 from famseg.datasets._volume import VOLUME_SUFFIXES, volume_suffix
-from famseg.preparation import Refused, Source, find_sources
+from famseg.preparation import Layout, Refused, Source, find_sources
 from famseg.preparation._find import _unique
 from famseg.preparation._items import Opener
 
@@ -137,15 +137,18 @@ def _look_into(path: Path) -> tuple[list[tuple[Source, Kind]], list[Refused]]:
     found: list[tuple[Source, Kind]] = []
     refused: list[Refused] = []
     nothing: list[str] = []
-    for layout in ("folder", "dicom"):
+    layouts: tuple[Layout, ...] = ("folder", "dicom")
+    for layout in layouts:
         try:
-            here = find_sources(path, layout=layout)  # type: ignore[arg-type]  # both are layouts
+            here = find_sources(path, layout=layout)
         except InputError as error:
             nothing += error.faults
             continue
-        for source in here.sources:
-            if not _is_result(path, source):
-                found.append((source, _kind_of(source) if layout == "folder" else "dicom"))
+        found += [
+            (source, _kind_of(source) if layout == "folder" else "dicom")
+            for source in here.sources
+            if not _is_result(path, source)
+        ]
         refused += here.refused
     if not found and not refused:
         missing = [fault for fault in nothing if "nothing to prepare" not in fault]

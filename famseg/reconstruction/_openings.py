@@ -88,7 +88,8 @@ def find_openings(seen: Mask, frame: Frame, vault: Vault) -> Openings:
         vault: What `fit_vault` found.
     """
     start_mm = np.array([*vault.middle_mm[:2], vault.top_mm - _BELOW_TOP_MM])
-    middle = moved_points(start_mm[None], np.linalg.inv(frame.affine))[0]
+    to_index: Floats = np.asarray(np.linalg.inv(frame.affine), dtype=np.float64)
+    middle = moved_points(start_mm[None], to_index)[0]
     rays = _dome(_LOWEST_DEG)
     inner, outer = _cast(seen.view(np.uint8), np.full(3, frame.spacing_mm), middle, rays)
     met = inner > 0
