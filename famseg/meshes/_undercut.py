@@ -99,7 +99,7 @@ def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
 def _unit(direction: ArrayLike) -> Floats:
     way = np.asarray(direction, dtype=np.float64)
     if way.shape != (3,) or not np.isfinite(way).all() or not way.any():
-        raise ValueError(f"a direction must be three numbers, not all 0, got {direction}")
+        raise ValueError(f"a direction must be three numbers, not all 0, got {direction!r}")
     return np.asarray(way / np.linalg.norm(way))
 
 
