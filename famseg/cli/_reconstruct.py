@@ -43,7 +43,7 @@ def reconstruct(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
             "folders or ZIP archives of these.",
         ),
