@@ -37,6 +37,8 @@ STAGES = ("reading", "finding bone", "network", "refining", "fitting", "meshes",
 BONE_SHARE = 0.4
 """Share of a voxel of the network's frame from which on it is bone: thin walls stay closed."""
 
+_SLAB = 16
+
 SMALLEST_ML = 0.5
 """Implants smaller than this are no implants: the network took a gap of anatomy for a defect."""
 
@@ -154,7 +156,7 @@ def reconstruct(
     return Result(
         completed=skull.scan_bone | in_scan,
         implant=in_scan,
-        agreement=_in_scan(skull, frame, agree),
+        agreement=_percent_in_scan(skull, frame, agree),
         affine=skull.scan_affine,
         implant_mesh=fitted.mesh,
         skull_mesh=skull_mesh,
@@ -232,7 +234,14 @@ def _whole(openings: Openings) -> str:
     )
 
 
-def _in_scan(skull: Skull, frame: Frame, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return values of the frame in the voxels of the scan."""
+def _percent_in_scan(skull: Skull, frame: Frame, agree: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the agreement in the voxels of the scan; all agree on what they do not look at."""
     x, y, z = skull.scan_bone.shape
-    return frame.to_grid(values, skull.scan_affine, (x, y, z))
+    percent = np.empty((x, y, z), dtype=np.uint8)
+    for start in range(0, x, _SLAB):  # no second volume in floating point
+        slab = percent[start : start + _SLAB]
+        affine = skull.scan_affine.copy()
+        affine[:3, 3] += start * affine[:3, 0]
+        against = frame.to_grid(1 - agree, affine, (len(slab), y, z))
+        slab[:] = np.round(100 * (1 - against))
+    return percent

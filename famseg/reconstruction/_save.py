@@ -58,7 +58,7 @@ class Result:
     Args:
         completed: The completed skull: all bone of the input and the implant.
         implant: The implant; shares no voxel with the input's bone.
-        agreement: Share of the network's answers that agree with the result at each voxel.
+        agreement: How many of the network's answers agree at each voxel, in percent.
         affine: Maps voxel indices of the three to mm in RAS+.
         implant_mesh: Surface of the implant in mm.
         skull_mesh: Surface of the input's bone in mm.
@@ -67,7 +67,7 @@ class Result:
 
     completed: NDArray[np.bool_]
     implant: NDArray[np.bool_]
-    agreement: NDArray[np.float32]
+    agreement: NDArray[np.uint8]
     affine: NDArray[np.float64]
     implant_mesh: Mesh
     skull_mesh: Mesh
@@ -129,11 +129,10 @@ _NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segme
 
 
 def _write_volumes(result: Result, folder: Path, ending: str) -> Iterator[Path]:
-    agreement = np.round(100 * result.agreement).astype(np.uint8)  # in percent, a byte a voxel
     volumes: dict[str, NDArray[Any]] = {
         "completed": result.completed.astype(np.uint8),
         "implant": result.implant.astype(np.uint8),
-        "agreement": agreement,
+        "agreement": result.agreement,
     }
     for name, array in volumes.items():
         path = folder / f"{name}{ending}"
