@@ -1,4 +1,4 @@
-"""What ran before the penalised layers: noted in one pass, given back in the next.
+"""What ran before the penalized layers: noted in one pass, given back in the next.
 
 The network behind the layers is run again on a part of a batch by calling the model again. What had
 finished before the first of the layers began is not computed a second time: its modules return
@@ -27,7 +27,7 @@ _STUBBED = ("_call_impl", "_compiled_call_impl")
 
 
 class Finished(NamedTuple):
-    """A call of a module that had ended before the first penalised layer began.
+    """A call of a module that had ended before the first penalized layer began.
 
     Attributes:
         name: Name of the module.

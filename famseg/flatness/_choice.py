@@ -83,12 +83,12 @@ class LayerPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a penalised step is computed.
+    """How a penalized step is computed.
 
     Attributes:
         layers: The methods.
         curvature: What is multiplied by directions.
-        every: Only every so many steps are penalised.
+        every: Only every so many steps are penalized.
         part: How many samples the penalty looks at: a number, ``"quarter"`` or ``"all"``.
         cut: What holds samples, for a part; ``None`` if no part stands for the batch.
         body: What had ended before the first layer began, and need not run again.
@@ -147,7 +147,7 @@ class Plan:
 
 
 def plan(options: Options, facts: Facts, *, eager: bool = False, copies: bool = False) -> Plan:
-    """Choose how to penalise, or refuse what was asked for.
+    """Choose how to penalize, or refuse what was asked for.
 
     Raises:
         NotApplicableError: If the estimator does not hold for what the pass showed.

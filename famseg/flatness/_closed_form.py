@@ -105,7 +105,7 @@ def squared_error_flatness(
 
     and ``d`` times as much for the simplified form, for the mean over all ``n * d`` elements, whose
     Hessian is :math:`H_i = \tfrac{2}{d} I`; the sum is ``n * d`` times as much. It depends on
-    neither outputs nor targets: the penalty shrinks features and weight, whatever is learnt. Time
+    neither outputs nor targets: the penalty shrinks features and weight, whatever is learned. Time
     ``O(n m + d m)``.
 
     Args:

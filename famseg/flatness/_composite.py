@@ -103,7 +103,7 @@ def composites(
     and recurrent layers take the kernels that have second derivatives. What a non-reentrant
     checkpoint records here it computes again in the same way, after this context too.
 
-    A normalisation costs about three times the memory and the time of the native one.
+    A normalization costs about three times the memory and the time of the native one.
 
     Args:
         active: Asked at each call of such a function: whether to replace it.

@@ -251,7 +251,7 @@ def _pair(channels: _Sizes, mean: Tensor | None, var: Tensor | None) -> bool:
 
 
 def _last(input: Tensor, normalized_shape: _Sizes) -> tuple[int, ...] | None:
-    """The normalised shape, if it is that of the last dimensions."""
+    """The normalized shape, if it is that of the last dimensions."""
     if isinstance(normalized_shape, int):
         normalized_shape = (normalized_shape,)
     shape = tuple(normalized_shape)

@@ -50,7 +50,7 @@ def convert_weight(
       gradients are not: the one that is not squared pulls half as hard on the norm.
     - Relative flatness and the simplified measure are two quantities. With their ``ratio`` the
       terms are equal **at the present weights only**. It is ``1 / d`` where the rows of ``W`` are
-      orthogonal and of one length, as they nearly are at initialisation where ``d`` is much
+      orthogonal and of one length, as they nearly are at initialization where ``d`` is much
       smaller than ``m``, or where the loss bends all outputs alike and apart, as squared error
       does. Elsewhere take it from `famseg.flatness.report`: ``row.kappa / row.simplified``.
 

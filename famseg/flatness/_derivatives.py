@@ -62,8 +62,8 @@ def pullback(
         if not any(refusal in str(error) for refusal in _REFUSALS):
             raise
         raise UnsupportedTailError(
-            "an operation after the penalised layer cannot be differentiated twice in torch "
-            f"({str(error).splitlines()[0]}). Replace it, penalise a layer behind it, use "
+            "an operation after the penalized layer cannot be differentiated twice in torch "
+            f"({str(error).splitlines()[0]}). Replace it, penalize a layer behind it, use "
             'estimator="noise", which needs none, or, for an operation that is compiled, run it '
             'under torch.compiler.set_stance("force_eager").'
         ) from error

@@ -42,7 +42,7 @@ Gradient = Literal["full", "weights_only"]
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One penalised layer in one forward pass.
+    """One penalized layer in one forward pass.
 
     Attributes:
         name: Its name.
@@ -72,7 +72,7 @@ class Pass:
     Attributes:
         loss: The batch loss, a scalar.
         prediction: What the loss was given, if that is one tensor.
-        uses: The penalised layers.
+        uses: The penalized layers.
         call: The call of a loss function that gave the loss, where it was noted.
     """
 

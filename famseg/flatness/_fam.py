@@ -64,7 +64,7 @@ class FAM(nn.Module):
 
     In evaluation mode, or where gradients are off, it returns the plain loss.
 
-    Estimators, with what a penalised step costs beside a plain one (``benchmarks/flatness.py``):
+    Estimators, with what a penalized step costs beside a plain one (``benchmarks/flatness.py``):
 
     - ``"closed_form"``: exact, about free; the layer's outputs under cross-entropy, squared error
       or binary cross-entropy.
@@ -106,7 +106,7 @@ class FAM(nn.Module):
 
     Raises:
         LayerNotFoundError: If there is no such layer.
-        FlatnessError: If another argument is wrong, or, at the first penalised step, if the
+        FlatnessError: If another argument is wrong, or, at the first penalized step, if the
             penalty cannot be computed correctly for this model and loss.
 
     Example:

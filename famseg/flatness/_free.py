@@ -58,7 +58,7 @@ class FreeStep(NamedTuple):
             targets: Those of the loss.
 
         Raises:
-            LayerError: If the layer was not called once, or its input was spoilt.
+            LayerError: If the layer was not called once, or its input was spoiled.
         """
         ((name, layer),) = self.task.layers.items()
         site = self._site(name, layer)

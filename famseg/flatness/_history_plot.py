@@ -12,7 +12,7 @@ from famseg.flatness._errors import FlatnessError
 if TYPE_CHECKING:
     from famseg.flatness._history import HistoryPoint
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# Okabe and Ito's palette: told apart with any color vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "#999999"
 _DPI = 120

@@ -1,4 +1,4 @@
-"""Find the layers to penalise, and refuse by name what cannot be penalised."""
+"""Find the layers to penalize, and refuse by name what cannot be penalized."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def _is_layer(module: nn.Module) -> TypeIs[Layer]:
 
 def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
     if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
-        raise LayerError(f"layer {name!r} is lazy: run the model once before you penalise it.")
+        raise LayerError(f"layer {name!r} is lazy: run the model once before you penalize it.")
     if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
         raise LayerError(
             f"the weight of layer {name!r} is computed from other parameters (a parametrization "
-            "such as weight or spectral norm). Remove it, or penalise another layer."
+            "such as weight or spectral norm). Remove it, or penalize another layer."
         )
     weight = layer.weight
     if weight.is_complex():
@@ -174,5 +174,5 @@ def _listed_candidates(names: list[str], modules: int) -> str:
     if not names:
         return f"None of the {modules} modules is linear or a convolution."
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    # The last ones: heads and bottlenecks are what people penalise.
+    # The last ones: heads and bottlenecks are what people penalize.
     return f"Linear or convolution: {_listed(names[-_SHOWN:])}{more}."

@@ -1,4 +1,4 @@
-"""The penalised layers of a model, found once and verified at each step."""
+"""The penalized layers of a model, found once and verified at each step."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def loss_copy(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> L
 
 def _is_selection(seen: Tensor, output: Tensor) -> bool:
     # A copy that was changed in place holds other numbers; a hook would get ours for a gradient.
-    hooked = seen._backward_hooks or output._backward_hooks or output.retains_grad
+    hooked = any(x._backward_hooks or x.retains_grad for x in (seen, output))
     if seen.dtype != output.dtype or seen.dtype not in _EXACT or seen._version or hooked:
         return False
     node, end = seen.grad_fn, output.grad_fn

@@ -133,7 +133,7 @@ def _split(axis: tuple[int, int], step: int, d: int) -> Iterator[tuple[int, int]
 
 
 def _merged(axes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Axes with those of one number left out and neighbours that lie in order made one."""
+    """Axes with those of one number left out and neighbors that lie in order made one."""
     merged: list[tuple[int, int]] = []
     for size, stride in axes:
         if size == 1:

@@ -1,4 +1,4 @@
-"""What a penalised layer does to its features: a map that is linear in the weight."""
+"""What a penalized layer does to its features: a map that is linear in the weight."""
 
 from __future__ import annotations
 

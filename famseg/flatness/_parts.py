@@ -1,7 +1,7 @@
 """Whether a part of a batch may stand for all of it: the loss must be the mean of its samples'.
 
 Nothing of that is taken on trust. When a plan is made the model runs on parts, which shows what
-holds samples and what does not, and at each penalised step the part's prediction and loss are
+holds samples and what does not, and at each penalized step the part's prediction and loss are
 compared with those of the whole batch, which are there anyway.
 """
 
@@ -36,7 +36,7 @@ _OTHER_ROWS = (
     "batch: name those that do by samples_in=)"
 )
 _NO_MEAN = (
-    "the loss of the batch is not the mean of its samples' losses (weights that are normalised "
+    "the loss of the batch is not the mean of its samples' losses (weights that are normalized "
     "over the batch, or an output that cannot be cut)"
 )
 

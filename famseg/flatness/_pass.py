@@ -1,4 +1,4 @@
-"""The forward passes of a penalised step: model, loss, and the checks on them."""
+"""The forward passes of a penalized step: model, loss, and the checks on them."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ the loss runs, or while the model does."""
 
 @dataclass(frozen=True)
 class Task:
-    """What is run: a model, its penalised layers, and a loss.
+    """What is run: a model, its penalized layers, and a loss.
 
     Attributes:
         model: The network.
-        layers: The penalised layers by name.
+        layers: The penalized layers by name.
         loss: The loss.
         output: Key or attribute of the model's output that the loss takes; ``None`` for all of it.
         eager: Whether compiled modules run as they were written.
@@ -341,7 +341,7 @@ def uses_of(
 
 
 def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = True) -> Pass:
-    """Run a pass, without a trace, that finds out whether the layers can be penalised at all.
+    """Run a pass, without a trace, that finds out whether the layers can be penalized at all.
 
     Args:
         task: What to run.
@@ -350,7 +350,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
         derivatives: Whether operations must have derivatives up to the third.
 
     Raises:
-        FlatnessError: If a layer, the loss or an operation after a layer cannot be penalised.
+        FlatnessError: If a layer, the loss or an operation after a layer cannot be penalized.
     """
     try:
         run = _looked_at(task, inputs, targets, derivatives=derivatives, apart=True)
@@ -443,6 +443,6 @@ def check_map(site: Site) -> None:
     if error > tolerance:  # False for NaN: that is reported where it can be named
         raise LayerError(
             f"layer {site.name!r}, a {type(layer).__name__}, computes something else than "
-            "its weight and bias say: its flatness would not be that of its weight. Penalise a "
+            "its weight and bias say: its flatness would not be that of its weight. Penalize a "
             "plain layer."
         )

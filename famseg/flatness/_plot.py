@@ -12,7 +12,7 @@ from famseg.flatness._errors import FlatnessError
 if TYPE_CHECKING:
     from famseg.flatness._rows import Report
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# Okabe and Ito's palette: told apart with any color vision.
 _BEFORE, _AFTER, _GREY = "#0072B2", "#D55E00", "#999999"
 _DPI = 120
 _SHOWN = 40  # characters of a layer's name

@@ -22,7 +22,7 @@ def position_generator(
 ) -> torch.Generator:
     """Return a generator that depends on a seed and a position in a run, and on nothing else.
 
-    A run that is resumed at a step draws what the uninterrupted run draws there, and neighbouring
+    A run that is resumed at a step draws what the uninterrupted run draws there, and neighboring
     steps or processes draw independently: the seed and the position are mixed by a hash, whereas
     ``seed + step`` would repeat one run's probes in another.
 

@@ -71,7 +71,7 @@ def rescaled(model: nn.Module, first: str, second: str, factor: float) -> Iterat
     .. math:: \frac{W_2}{c}\, \sigma(cW_1 x + cb_1) + b_2 = W_2\, \sigma(W_1 x + b_1) + b_2
 
     for a positively homogeneous :math:`\sigma` (ReLU, LeakyReLU, PReLU, max and average pooling,
-    flatten; not tanh, sigmoid, GELU or an activation with a normalisation of fixed epsilon): the
+    flatten; not tanh, sigmoid, GELU or an activation with a normalization of fixed epsilon): the
     rescaling under which plain sharpness can be made as large or small as one likes (Dinh et al.,
     ICML 2017) and relative flatness stays. Whether the network is such is not checked here: compare
     its outputs.

@@ -104,7 +104,7 @@ def feature_robustness(
     averaged over random ``A`` (Petzka et al., *Relative flatness and generalization*, NeurIPS
     2021). Since :math:`W(\phi + A\phi) = (W + WA)\phi`, that is relative noise of the weight,
     which is what is done for a convolution: ``A`` mixes the ``m`` inputs that a neuron sees,
-    neighbouring positions included, and each group has an ``A`` of its own.
+    neighboring positions included, and each group has an ``A`` of its own.
 
     Both distributions have :math:`E\, A = 0` and :math:`E\, A_{jk} A_{j'k'} =
     \tfrac{\delta^2}{m}\, \delta_{jj'} \delta_{kk'}`, so that

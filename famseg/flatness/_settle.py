@@ -1,4 +1,4 @@
-"""Find out, once and without a trace, how a model can be penalised."""
+"""Find out, once and without a trace, how a model can be penalized."""
 
 from __future__ import annotations
 

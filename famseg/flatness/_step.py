@@ -1,4 +1,4 @@
-"""One penalised step, as a plan says."""
+"""One penalized step, as a plan says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Choose = Callable[[int], Tensor]
 
 
 class Penalised(NamedTuple):
-    """What a penalised step found.
+    """What a penalized step found.
 
     Attributes:
         loss: The loss of the whole batch.

@@ -1,4 +1,4 @@
-"""Checks on what lies between the penalised layers and the loss."""
+"""Checks on what lies between the penalized layers and the loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NORM_MODULES = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
 @contextmanager
 def norms_noted(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Collect the names of normalisation layers that run after the first of some layers."""
+    """Collect the names of normalization layers that run after the first of some layers."""
     seen: list[str] = []
     begun = False
 
@@ -59,7 +59,7 @@ def check_operations(
 ) -> None:
     """Refuse operations between a leaf and a loss whose third derivatives are wrong in torch.
 
-    Native batch, instance and layer normalisation have a right second derivative, but the gradient
+    Native batch, instance and layer normalization have a right second derivative, but the gradient
     of it is off by 10 % to 400 %, in silence. The autograd graph shows them wherever they come
     from, functional calls included.
 
@@ -67,7 +67,7 @@ def check_operations(
         loss: The loss.
         leaf: The leaf of zeros that was added to the layer's output.
         layer: The layer's name.
-        norms: Names of normalisation layers that ran, for the message.
+        norms: Names of normalization layers that ran, for the message.
         derivatives: Whether third derivatives are needed at all.
 
     Raises:
@@ -98,7 +98,7 @@ def check_operations(
             f"{kind} runs after layer {layer!r}{among} in a form that cannot be replaced: its "
             "third derivatives are wrong in torch, and so would be the penalty's gradient. Use "
             "nn.GroupNorm: GroupNorm(C, C) is instance norm, GroupNorm(1, C) layer norm over a "
-            "volume; or penalise a layer behind it."
+            "volume; or penalize a layer behind it."
         )
 
 
@@ -125,7 +125,7 @@ def check_sole_use(
         raise LayerError(
             f"the weight of layer {layer!r} also reaches the loss beside the layer's own call (a "
             "functional call with it, or a term of the loss): its flatness would have to count "
-            "every use. Penalise a layer whose weight is used once."
+            "every use. Penalize a layer whose weight is used once."
         )
 
 
@@ -145,7 +145,7 @@ def check_slopes(run: Pass) -> None:
             raise UnsupportedTailError(
                 f"an operation after layer {use.name!r} is marked once_differentiable: its second "
                 "derivative does not exist, and would count as zero. Give its autograd.Function a "
-                "differentiable backward, or penalise a layer behind it."
+                "differentiable backward, or penalize a layer behind it."
             )
 
 

@@ -1,4 +1,4 @@
-"""A forward pass with the penalised layers under observation."""
+"""A forward pass with the penalized layers under observation."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Site:
         return self.output._version == self._versions[1]
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a pass of a model that used the layer more than once, or that spoilt its input."""
+        """Refuse a pass of a model that used the layer twice or more, or that spoiled its input."""
         if self.calls > 1:
             raise LayerError(
                 f"layer {self.name!r} was called {self.calls} times in one forward pass: its "
