@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from famseg.config import InputError
 from famseg.tracking import cores, cpu_name, resolve_uri, without_password
+from famseg.tracking._database import StoreFaultError, check_tables
 
 _GIB = 1024**3
 
@@ -166,7 +167,7 @@ def store() -> Check:
         return Check("fault", "mlflow store", str(error))
     shown = without_password(uri)
     if uri.startswith("sqlite"):
-        return _sqlite_store(uri, Path(uri.partition("///")[2]))
+        return _sqlite_store(uri, Path(uri.partition("///")[2].partition("?")[0]))
     if not uri.startswith("http"):
         return Check("ok", "mlflow store", f"{shown} (a database: not tried)")
     try:
@@ -197,6 +198,10 @@ def _sqlite_store(uri: str, path: Path) -> Check:
     except sqlite3.DatabaseError as error:
         advice = "Move it away or set tracking.uri to another file."
         return Check("fault", "mlflow store", f"{uri}: {error}", advice)
+    try:
+        check_tables(path)
+    except StoreFaultError as error:
+        return Check("fault", "mlflow store", f"{uri}: {error.what}", error.advice)
     return Check("ok", "mlflow store", f"{uri} can be written")
 
 

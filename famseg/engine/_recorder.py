@@ -96,7 +96,14 @@ def recorder_of(
         epochs: How many were trained before, if the run goes on; None for a new one.
         started_from: The checkpoint that the weights are from, for the provenance; None if they
             were drawn.
+
+    Raises:
+        InputError: If ``tracking.json`` is damaged or the address of the store is none; nothing
+            was written then. Or if the record of the epochs cannot be used.
     """
+    # What can be refused comes first: nothing was changed then.
+    run_id, start = _tracked_run(folder)
+    uri = without_password(resolve_uri(config.tracking.uri)) if config.tracking.enabled else None
     text = to_yaml(config)
     write_atomically(folder.config, text.encode())
     origin = provenance(
@@ -117,10 +124,8 @@ def recorder_of(
         record = LocalRecord.resume(folder.path, epochs)
     parameters = config.model_dump(mode="json", by_alias=True)
     method = method_label(parameters)
-    run_id, start = _tracked_run(folder)
-    identity = {"run_id": run_id, "uri": None, "start": start}
+    identity = {"run_id": run_id, "uri": uri, "start": start}
     if config.tracking.enabled:
-        identity["uri"] = without_password(resolve_uri(config.tracking.uri))
         # Before there is a run in the store: after a kill at any moment the mark finds it.
         write_json(folder.tracking, identity)
 

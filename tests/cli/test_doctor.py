@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -172,6 +173,24 @@ def test_a_store_that_is_no_database_is_a_fault(place):
 
 
 @pytest.mark.slow
+def test_a_half_made_store_is_a_fault_with_the_way_out(place):
+    with contextlib.closing(sqlite3.connect(place / "mlflow.db")) as base, base:
+        base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")  # as a killed MLflow does
+    check = _checks.store()
+    assert check.status == "fault"
+    assert check.text.endswith(
+        "mlflow.db: its tables were left half made by a program that was killed"
+    )
+    assert f"mv {place}/mlflow.db {place}/mlflow.db.broken" in check.advice
+
+
+def test_a_store_with_options_in_its_address_is_found(place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db?timeout=5")
+    sqlite3.connect(place / "mlflow.db").close()
+    (place / "mlflow.db").touch()
+    assert _checks.store().text.endswith("can be written")
+
+
 def test_a_locked_store_is_a_warning(place):
     other = sqlite3.connect(place / "mlflow.db", isolation_level=None)
     other.execute("CREATE TABLE a (b)")

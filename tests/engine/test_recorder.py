@@ -12,6 +12,7 @@ import pytest
 import torch
 import warm
 
+from famseg.config import InputError
 from famseg.engine import RunConfig
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.runs import RunFolder
@@ -38,7 +39,9 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def begin(folder: RunFolder, store: str, epochs: int | None = None, **tracking: Any) -> Recorder:
+def begin(
+    folder: RunFolder, store: str | None, epochs: int | None = None, **tracking: Any
+) -> Recorder:
     config = RunConfig.model_validate(
         {
             "pipeline": "skull",
@@ -82,6 +85,25 @@ def test_a_server_that_does_not_answer_leaves_the_mark(folder: RunFolder) -> Non
 def test_without_tracking_the_identity_stays_as_it_is(folder: RunFolder, store: str) -> None:
     begin(folder, store, enabled=False)
     assert not folder.tracking.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"run_id": "../elsewhere"}', '{"start": 5}'])
+def test_a_damaged_identity_changes_nothing(folder: RunFolder, store: str, content: str) -> None:
+    folder.tracking.write_text(content)
+    folder.config.write_text("as it was")
+    with pytest.raises(InputError, match=r"tracking\.json: .*Restore it, or delete it"):
+        begin(folder, store, epochs=0)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "tracking.json"]
+    assert folder.config.read_text() == "as it was"
+
+
+def test_an_address_that_is_none_changes_nothing(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///old")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: MLflow no longer writes to folders"):
+        begin(folder, None)
+    assert not list(folder.path.iterdir())
 
 
 def test_a_run_that_was_replaced_is_noted(folder: RunFolder, store: str) -> None:
