@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famseg.cli._opened import Which
 from famseg.cli._say import say, say_json
 from famseg.config import InputError
+from famseg.engine._opened import Which
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from famseg.cli._opened import Which, open_run
 from famseg.cli._say import say, say_json
+from famseg.engine._opened import Which, open_run
 
 if TYPE_CHECKING:
     from famseg.engine import Saved

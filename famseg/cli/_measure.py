@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from famseg.cli._opened import Opened, Which, open_run
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
+from famseg.engine._opened import Opened, Which, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor

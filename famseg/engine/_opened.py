@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from famseg.engine import Experiment, Processes, RunConfig
+    from famseg.engine._config import RunConfig
+    from famseg.engine._experiment import Experiment
+    from famseg.engine._processes import Processes
     from famseg.runs import RunFolder
 
 
@@ -62,7 +64,8 @@ def open_run(
     Raises:
         InputError: If there is no such checkpoint, or it does not fit the run.
     """
-    from famseg.engine import exact_float32, load_checkpoint
+    from famseg.engine._checkpoint import load_checkpoint
+    from famseg.engine._precision import exact_float32
 
     pipeline, loaded = load(str(folder.config), overrides)
     config = cast("RunConfig", loaded)
