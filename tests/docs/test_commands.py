@@ -34,6 +34,7 @@ RUN = (
     "docs/own-ct-data.md",
     "docs/prepare.md",
     "docs/quick-start.md",
+    "docs/report.md",
     "docs/runs.md",
     "docs/several-gpus.md",
 )
