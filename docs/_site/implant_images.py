@@ -70,7 +70,7 @@ def slices(
     spacing_mm: Sequence[float],
     size: int = 480,
 ) -> Image.Image:
-    """Return the sagittal, coronal and axial slice with the most implant, side by side.
+    """Return the sagittal, coronal and axial slice through the middle of an implant.
 
     Args:
         bone: Axes to the right, front and top.
@@ -81,7 +81,7 @@ def slices(
     tiles = []
     for axis in range(3):
         others = tuple(k for k in range(3) if k != axis)
-        at = int(np.argmax(implant.sum(axis=others)))
+        at = int(np.median(np.nonzero(implant)[axis]))
         layer = np.ones((*np.take(bone, 0, axis).shape, 3)) * 0.06
         layer[np.take(bone, at, axis)] = BONE
         layer[np.take(implant, at, axis)] = IMPLANT
