@@ -13,6 +13,10 @@ from ._confidence import Curve as Curve
 from ._confidence import agreement_of as agreement_of
 from ._confidence import fit_curve as fit_curve
 from ._dicom_seg import check_dicom_seg as check_dicom_seg
+from ._fit import Fitted as Fitted
+from ._fit import fit as fit
+from ._flush import Step as Step
+from ._flush import step_mm as step_mm
 from ._inputs import Input as Input
 from ._inputs import Inputs as Inputs
 from ._inputs import check_out as check_out
@@ -20,8 +24,11 @@ from ._inputs import find_inputs as find_inputs
 from ._models import load_network as load_network
 from ._models import save_network as save_network
 from ._models import write_calibration as write_calibration
+from ._plate import plate as plate
 from ._reconstruct import Options as Options
 from ._reconstruct import reconstruct as reconstruct
+from ._refine import Refinement as Refinement
+from ._refine import refine as refine
 from ._save import Outputs as Outputs
 from ._save import Result as Result
 from ._save import save_case as save_case
@@ -30,28 +37,35 @@ __all__ = [
     "CoarseNetwork",
     "Curve",
     "Done",
+    "Fitted",
     "Input",
     "Inputs",
     "Options",
     "Outputs",
+    "Refinement",
     "Result",
+    "Step",
     "agreement_of",
     "calibrate",
     "check_dicom_seg",
     "check_out",
     "confidence_rows",
     "find_inputs",
+    "fit",
     "fit_curve",
     "load_network",
     "mean_baseline",
     "mirror",
     "mirror_baseline",
     "nearest_baseline",
+    "plate",
     "reconstruct",
     "reconstruct_all",
+    "refine",
     "save_case",
     "save_network",
     "standard_baselines",
+    "step_mm",
     "thin_plate",
     "write_calibration",
 ]

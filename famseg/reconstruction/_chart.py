@@ -21,7 +21,8 @@ Mask = NDArray[np.bool_]
 _BELOW_VERTEX = 0.45  # of the vault's width: where rays start from
 _SUBSAMPLED_MM = 2.0
 _RAYS_AT_ONCE = 2048
-_SINUS_MM = 12.0  # a gap up to this length lies within one wall: marrow, or the frontal sinus
+_MARROW_MM = 6.0  # a gap up to this length lies within one wall
+_BEYOND_MM = 20.0  # bone so far behind it may be its other table, behind a sinus, or an arch
 _MOST_WALL_MM = 20.0  # a longer way through bone is the base or the face, not the vault's wall
 _WINDOW_MM = 20.0  # of rays, before and behind the outline
 _NEAREST_MM = 15.0
@@ -75,10 +76,13 @@ class Wall:
     Args:
         inner_mm: Shape ``(N, N)``.
         outer_mm: The same.
+        doubtful: Pixels where more bone follows: the other side of a sinus, which belongs to the
+            wall, or the zygomatic arch, which does not.
     """
 
     inner_mm: Array
     outer_mm: Array
+    doubtful: Mask
 
     @property
     def there(self) -> Mask:
@@ -154,7 +158,7 @@ class Chart:
         """Return the wall that some fields show together.
 
         It is the first stretch from inside where one of the fields lies above its level. Gaps as
-        long as a sinus belong to it; a stretch longer than a wall can be is none. Takes about 0.1
+        long as marrow belong to it; a stretch longer than a wall can be is none. Takes about 0.1
         microseconds a sample of each field.
 
         Args:
@@ -163,12 +167,14 @@ class Chart:
         """
         inner = np.full(where.shape, np.nan)
         outer = inner.copy()
+        doubtful = np.zeros(where.shape, dtype=bool)
         radii = self._radii()
         found = [_stretch(above, radii) for above in self._samples(layers, where)]
         if found:
             inner[where] = np.concatenate([pair[0] for pair in found])
             outer[where] = np.concatenate([pair[1] for pair in found])
-        return Wall(inner, outer)
+            doubtful[where] = np.concatenate([pair[2] for pair in found])
+        return Wall(inner, outer, doubtful)
 
     def shadow(self, region: Mask, where: Mask) -> Mask:
         """Return the pixels whose rays meet a region."""
@@ -196,8 +202,8 @@ class Chart:
             yield np.maximum.reduce(above)
 
 
-def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array]:
-    """Return where rays enter and leave the wall; NaN for those that miss.
+def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array, Mask]:
+    """Return where rays enter and leave the wall, NaN for those that miss, and which are doubtful.
 
     Args:
         above: The field less its level, shape ``(rays, radii)``.
@@ -209,14 +215,20 @@ def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array]:
     rows = np.arange(len(above))
     first = bone.argmax(axis=1)
     latest = np.maximum.accumulate(np.where(bone, steps, -1), axis=1)
-    over = (latest >= 0) & (steps - latest > _SINUS_MM / step)
+    over = (latest >= 0) & (steps - latest > _MARROW_MM / step)
     stop = np.where(over.any(axis=1), over.argmax(axis=1), len(radii) - 1)
     last = np.maximum(latest[rows, stop], 0)
     inner = radii[first] - step * _part(above[rows, first], above[rows, np.maximum(first - 1, 0)])
     beyond = np.minimum(last + 1, len(radii) - 1)
     outer = radii[last] + step * _part(above[rows, last], above[rows, beyond])
+    behind = steps - last[:, None]
+    more = bone & (behind > 0) & (behind <= _BEYOND_MM / step)
     none = ~bone.any(axis=1) | (outer - inner > _MOST_WALL_MM)
-    return np.where(none, np.nan, inner), np.where(none, np.nan, outer)
+    return (
+        np.where(none, np.nan, inner),
+        np.where(none, np.nan, outer),
+        np.asarray(more.any(axis=1) & ~none),
+    )
 
 
 def _part(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> Array:

@@ -89,7 +89,7 @@ def fit(
     box = _around(implant, affine)
     place = _moved(affine, box)
     bone = skull[box]
-    own = without_slivers(implant[box] & ~bone, bone, place)
+    own = without_slivers(implant[box] & ~bone, bone)
     kept, dropped = pieces_of(own, place)
     if not kept:
         raise InputError("nothing is left of the implant: it was films on sound bone alone")

@@ -17,6 +17,7 @@ _FARTHEST = 1.95  # of 2: the opposite pole has no place on the map
 _WHOLE = 0.9
 _BESIDE = 1.5
 _LEAST_KNOWN = 30
+_MOST_CUT_AROUND, _MOST_CUT = 0.02, 0.1  # of the wall around a defect and across it
 _AROUND_MM = 6.0  # the bone that ought to be around a defect
 _SHRUNK = 0.3
 _OUTLINE_MARGIN_MM = 5.0
@@ -96,20 +97,20 @@ def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: flo
     use = disc & (reach < MARGIN_MM + snap_mm)
     wall = chart.walls([Layer.of(skull)], use)
     zone = use & (reach <= snap_mm)
-    if np.count_nonzero(use & ~zone & wall.there) < _LEAST_KNOWN:
+    if np.count_nonzero(use & ~zone & wall.there & ~wall.doubtful) < _LEAST_KNOWN:
         raise InputError(
             "hardly any bone of the vault lies around the defect: give a scan that shows it"
         )
     surfaces = across(chart, wall, use & ~zone, use)
     share = share_there(wall, surfaces)
-    pixels = opened(share, zone, core)
+    pixels = opened(share, zone & (core | ~wall.doubtful), core)
     beside = ndimage.distance_transform_edt(~pixels) <= _BESIDE
     known = use & ~pixels & ((share >= _WHOLE) | ~beside)
     surfaces = across(chart, wall, known, use)
     around = ndimage.binary_dilation(pixels, iterations=round(_AROUND_MM / chart.pixel_mm)) & use
     around &= ~pixels
-    if around.any():
-        middle = (surfaces.inner_mm[around] + surfaces.outer_mm[around])[:, None] / 2
-        rays = chart.frame.directions(x[around], y[around])
-        check_border(origin + rays * middle, affine, skull.shape)
+    middle = (surfaces.inner_mm + surfaces.outer_mm) / 2
+    for place, most in ((around, _MOST_CUT_AROUND), (pixels, _MOST_CUT)):
+        rays = chart.frame.directions(x[place], y[place])
+        check_border(origin + rays * middle[place][:, None], affine, skull.shape, most)
     return Laid(chart, pixels, use, wall, surfaces, float(edges.max()))

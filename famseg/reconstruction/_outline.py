@@ -18,7 +18,6 @@ _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_ML = 0.1
 _SMALLEST_SHARE = 0.05
 _OPEN = 0.5  # a ray that meets less of the wall than this goes through the defect
-_MOST_OUTSIDE = 0.02
 _FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
@@ -104,17 +103,20 @@ def opened(share: Array, among: Mask, core: Mask) -> Mask:
     return np.asarray(near[labels])
 
 
-def check_border(points: Array, affine: Array, shape: tuple[int, ...]) -> None:
+def check_border(points: Array, affine: Array, shape: tuple[int, ...], most: float) -> None:
     """Refuse a defect that the scan cuts off.
 
     Args:
-        points: The middle of the wall right around the defect, RAS+ mm, shape ``(M, 3)``.
+        points: Places in the middle of the wall, RAS+ mm, shape ``(M, 3)``.
         affine: Maps voxel indices to RAS+ mm.
         shape: Of the volume.
+        most: Share of the points that may lie outside on one side.
 
     Raises:
-        InputError: If more than a fiftieth of the points lie outside the volume.
+        InputError: If more do.
     """
+    if not len(points):
+        return
     inverse = np.linalg.inv(affine)
     index = points @ inverse[:3, :3].T + inverse[:3, 3]
     for axis in range(3):
@@ -122,9 +124,9 @@ def check_border(points: Array, affine: Array, shape: tuple[int, ...]) -> None:
         rising = bool(affine[side, axis] > 0)
         for end, beyond in enumerate((index[:, axis] < -0.5, index[:, axis] > shape[axis] - 0.5)):
             share = float(beyond.mean())
-            if share > _MOST_OUTSIDE:
+            if share > most:
                 face = _FACES[side][end if rising else 1 - end]
                 raise InputError(
                     f"the defect reaches the {face} border of the scan, which cuts off {share:.0%} "
-                    "of the wall around it: give a scan that shows bone all around the defect"
+                    "of the wall there: give a scan that shows bone all around the defect"
                 )

@@ -21,6 +21,7 @@ _PULL = 1e-3  # of a prediction, over the weight of measured bone
 _BIAS_FROM_MM = 15.0
 _OUTLIER_MM = 2.5
 _ROUNDS = 3
+_WIDEST = 2.0  # of the usual width: a wider wall runs into the base, an arch or a rim
 _THINNEST_MM = 1.0
 _VOXELS_AT_ONCE = 2**19
 
@@ -53,7 +54,8 @@ def across(chart: Chart, wall: Wall, known: Mask, use: Mask) -> Surfaces:
         use: Pixels that the surfaces shall have.
     """
     values = _channels(wall)
-    known = known & wall.there
+    known = known & wall.there & ~wall.doubtful
+    known &= values[1] <= _WIDEST * np.median(values[1][known])
     level = np.median(values[:, known], axis=1)[:, None, None]
     weight = _weight(chart.affine)
     trusted = known
@@ -138,11 +140,8 @@ def between(
     Returns:
         A box of the volume and the mask within it.
     """
-    whole = np.isfinite(surfaces.inner_mm)
-    nearest = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
-    inner = surfaces.inner_mm[tuple(nearest)] - margin_mm
-    outer = surfaces.outer_mm[tuple(nearest)] + margin_mm
-    box = _box(chart, inner, outer, pixels, shape)
+    wide = _everywhere(surfaces, margin_mm)
+    box = _box(chart, *wide, pixels, shape)
     size = [side.stop - side.start for side in box]
     mask = np.zeros(size, dtype=bool)
     thick = max(_VOXELS_AT_ONCE // (size[1] * size[2]), 1)
@@ -150,22 +149,48 @@ def between(
         slab = mask[first : first + thick]
         corner = [box[0].start + first, box[1].start, box[2].start]
         places = np.indices(slab.shape).reshape(3, -1).T + corner
-        slab[...] = _inside(chart, inner, outer, pixels, places).reshape(slab.shape)
+        slab[...] = _between(chart, *wide, pixels, places).reshape(slab.shape)
     return box, mask
 
 
-def _inside(
+def inside(
+    chart: Chart,
+    surfaces: Surfaces,
+    pixels: Mask,
+    places: NDArray[np.int64],
+    *,
+    margin_mm: float = 0.0,
+) -> Mask:
+    """Return which voxels, ``(M, 3)``, lie between both surfaces over some pixels."""
+    return _between(chart, *_everywhere(surfaces, margin_mm), pixels, places)
+
+
+def over_pixels(chart: Chart, pixels: Mask, places: NDArray[np.int64]) -> Mask:
+    """Return which voxels, ``(M, 3)``, lie over some pixels."""
+    points = places @ chart.affine[:3, :3].T + chart.affine[:3, 3]
+    position, _ = chart.at_pixels(points)
+    return np.asarray(ndimage.map_coordinates(pixels.astype(np.float32), position, order=1) >= 0.5)
+
+
+def _everywhere(surfaces: Surfaces, margin_mm: float) -> tuple[Array, Array]:
+    """Return both surfaces, moved apart by a margin, on all pixels: the nearest where none is."""
+    whole = np.isfinite(surfaces.inner_mm)
+    nearest = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
+    at = tuple(nearest)
+    return surfaces.inner_mm[at] - margin_mm, surfaces.outer_mm[at] + margin_mm
+
+
+def _between(
     chart: Chart, inner: Array, outer: Array, pixels: Mask, places: NDArray[np.int64]
 ) -> Mask:
-    """Return which voxels lie between two surfaces over some pixels; places are ``(M, 3)``."""
     points = places @ chart.affine[:3, :3].T + chart.affine[:3, 3]
     position, away = chart.at_pixels(points)
-    inside = ndimage.map_coordinates(pixels.astype(np.float32), position, order=1) >= 0.5
-    over = position[:, inside]
+    found = ndimage.map_coordinates(pixels.astype(np.float32), position, order=1) >= 0.5
+    over = position[:, found]
     low = ndimage.map_coordinates(inner, over, order=1)
     high = ndimage.map_coordinates(outer, over, order=1)
-    inside[inside] = (away[inside] >= low) & (away[inside] <= high)
-    return np.asarray(inside)
+    found[found] = (away[found] >= low) & (away[found] <= high)
+    return np.asarray(found)
 
 
 def _box(

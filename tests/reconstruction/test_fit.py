@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shells
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.evaluation import dice
+from famseg.meshes import thickness_mm, voxelize
+from famseg.reconstruction import fit, step_mm
+from famseg.reconstruction._slivers import without_slivers
+from famseg.reconstruction._thicken import thickened
+
+SPACING = (2.5, 2.5, 2.5)
+TOWARD = (0.9, 0.2, 0.6)
+
+
+def case(deg=16.0):
+    shape, affine = shells.grid(SPACING)
+    where = shells.points(shape, affine)
+    whole, region = shells.shell(where), shells.hole(where, TOWARD, deg)
+    return whole & ~region, affine, whole & region, where
+
+
+@pytest.mark.slow
+def test_an_implant_keeps_its_gap_and_mesh_and_mask_agree():
+    skull, affine, implant, _ = case()
+    fitted = fit(implant, skull, affine, gap_mm=0.6)
+    assert not (fitted.mask & skull).any()
+    assert fitted.mesh.is_watertight
+    assert fitted.gap.p1_mm >= 0.5
+    assert fitted.gap.median_mm < 0.9
+    assert (fitted.mask == (voxelize(fitted.mesh, skull.shape, affine) & ~skull)).all()
+    assert dice(fitted.mask, implant) > 0.9
+    (step,) = fitted.step
+    assert step is not None
+    assert abs(step.median_mm) < 0.7  # voxels of 2.5 mm
+    assert fitted.direction @ np.array(TOWARD) < -0.9
+    assert fitted.undercut_mm3 < 0.01 * fitted.mesh.volume_mm3
+    assert fitted.warnings == ()
+
+
+def test_films_on_bone_and_fillings_of_bone_are_no_implant():
+    skull, _, implant, where = case()
+    film = ndimage.binary_dilation(skull) & ~skull & ~implant
+    film &= np.linalg.norm(where / shells.OUTER_MM, axis=-1) > 1  # on the outer surface
+    film &= ~ndimage.binary_dilation(implant, iterations=3)
+    pore = np.zeros_like(skull)
+    pore[tuple(np.argwhere(skull & ~ndimage.binary_dilation(implant, iterations=3))[500])] = True
+    found = without_slivers(implant | film | pore, skull & ~pore)
+    assert film.sum() > 500
+    assert not (found & (film | pore)).any()
+    assert (found & implant).sum() >= 0.99 * implant.sum()
+
+
+def test_a_thin_implant_keeps_its_rim():
+    skull, _, implant, where = case()
+    thin = implant & (np.linalg.norm(where / shells.OUTER_MM, axis=-1) > 0.965)  # a voxel thick
+    assert without_slivers(thin, skull).sum() >= 0.97 * thin.sum()
+
+
+def test_a_thin_implant_grows_inwards_alone():
+    skull, affine, implant, where = case()
+    depth = np.linalg.norm(where / shells.OUTER_MM, axis=-1)
+    thin = implant & (depth > 0.965)
+    origin = np.zeros(3)
+    grown, notes = thickened(thin, skull, affine, origin, 6.0)
+    assert "thickened on the inner side" in notes[0]
+    added = grown & ~thin
+    assert added.any()
+    assert not (added & skull).any()
+    assert depth[added].max() <= depth[thin].max()
+    assert dice(grown, implant) > dice(thin, implant) + 0.15
+    assert np.percentile(thickness_mm(grown, affine, samples=300), 50) > 5.0
+    same, none = thickened(implant, skull, affine, origin, 0.0)
+    assert same is implant
+    assert none == []
+
+
+def test_a_step_at_the_outline_is_measured():
+    skull, affine, implant, where = case(deg=24)
+    (flush,) = step_mm(implant, skull, affine)
+    assert flush is not None
+    assert abs(flush.median_mm) < 0.5
+    raised = (shells.shell(where * (1 - 3 / 75)) & shells.hole(where, TOWARD, 24)) & ~skull
+    (step,) = step_mm(raised, skull, affine)
+    assert step is not None
+    assert step.median_mm == pytest.approx(3.0, abs=0.8)
+    assert step.p95_mm > 2.5
+
+
+def test_an_implant_that_is_nothing_is_refused():
+    skull, affine, implant, _ = case()
+    with pytest.raises(InputError, match="the implant is empty: there is nothing to fit"):
+        fit(np.zeros_like(implant), skull, affine)
+    with pytest.raises(InputError, match="gap_mm and min_thickness_mm must be 0 or more"):
+        fit(implant, skull, affine, gap_mm=-1.0)
+    one = np.zeros_like(implant)
+    inside = np.argwhere(ndimage.binary_erosion(skull))[3]
+    one[tuple(inside)] = True
+    with pytest.raises(InputError, match="films on sound bone alone"):
+        fit(one, skull & ~one, affine)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shells
+from scipy import ndimage
+
+from famseg.config import InputError
+from famseg.evaluation import border_dice, dice
+from famseg.reconstruction import plate, refine
+
+SPACING = (2.5, 2.5, 2.5)
+TOWARD = (0.9, 0.2, 0.6)
+
+
+def case(toward=TOWARD, deg=28.0, dent_mm=0.0):
+    """Return skull, affine, implant; the vault may be dented in the middle of the defect."""
+    shape, affine = shells.grid(SPACING)
+    where = shells.points(shape, affine)
+    off = np.linalg.norm(where / np.linalg.norm(where, axis=-1, keepdims=True), axis=-1)
+    ahead = np.array(toward) / np.linalg.norm(toward)
+    cosine = (where @ ahead) / np.maximum(np.linalg.norm(where, axis=-1), 1e-9)
+    deep = dent_mm * np.clip((cosine - 0.9) / 0.1, 0, 1) * off
+    whole = shells.shell(where + deep[..., None] * ahead)
+    region = shells.hole(where, toward, deg)
+    return whole & ~region, affine, whole & region
+
+
+def blurred(implant, sigma_mm=3.0, shift=(0, 0, 0)):
+    """Return what a coarse network would say."""
+    moved = ndimage.shift(implant.astype(np.float32), shift, order=1)
+    return np.clip(ndimage.gaussian_filter(moved, sigma_mm / SPACING[0]), 0, 1)
+
+
+def test_a_coarse_prediction_is_sharpened_to_the_edge_of_the_bone():
+    skull, affine, implant = case()
+    coarse = blurred(implant)
+    rough = (coarse >= 0.4) & ~skull
+    found = refine(skull, affine, coarse, threshold=0.4)
+    assert found.method == ("residual thin plate",)
+    assert not found.warnings
+    assert not (found.implant & skull).any()
+    assert dice(found.implant, implant) > max(0.92, dice(rough, implant) + 0.03)
+    assert border_dice(found.implant, implant, skull, SPACING) > 0.92
+    assert (implant & ~found.outline).sum() < 0.02 * implant.sum()
+
+
+def test_the_networks_surface_counts_where_bone_says_nothing():
+    skull, affine, implant = case(dent_mm=6.0)
+    coarse = blurred(implant)
+    found = refine(skull, affine, coarse, threshold=0.4)
+    assert dice(found.implant, implant) > 0.85
+    alone = plate(skull, affine, found.outline)
+    assert dice(found.implant, implant) > dice(alone, implant) + 0.1
+
+
+def test_what_a_network_is_off_all_over_is_taken_from_the_bone():
+    skull, affine, implant = case()
+    coarse = blurred(implant, shift=(0.7, 0.15, 0.45))  # 2 mm outwards
+    rough = (coarse >= 0.4) & ~skull
+    found = refine(skull, affine, coarse, threshold=0.4)
+    assert dice(rough, implant) < 0.85
+    assert dice(found.implant, implant) > 0.9
+
+
+def test_where_the_wall_is_no_single_layer_the_networks_answer_is_kept():
+    skull, affine, implant = case()
+    where = shells.points(skull.shape, affine)
+    ahead = np.array(TOWARD) / np.linalg.norm(TOWARD)
+    along = where @ ahead
+    column = shells.hole(where, TOWARD, 16) & (along > 25) & (along < 76)
+    coarse = blurred(implant | column, sigma_mm=1.0)
+    found = refine(skull, affine, coarse, threshold=0.5)
+    assert found.method == ("coarse",)
+    assert "piece 1" in found.warnings[0]
+    assert "coarse surface was kept" in found.warnings[0]
+    assert dice(found.implant, implant | column) > 0.9
+    assert not (found.implant & skull).any()
+
+
+def test_two_pieces_and_crumbs():
+    skull, affine, left = case(toward=(-1, 0, 0.5), deg=18)
+    other, _, right = case(toward=(1, 0, 0.5), deg=18)
+    crumb = np.zeros_like(left)
+    crumb[5:8, 5:8, 5:8] = True
+    coarse = np.maximum(blurred(left | right, sigma_mm=1.5), crumb.astype(np.float32))
+    found = refine(skull & other, affine, coarse, threshold=0.4)
+    assert found.method == ("residual thin plate",) * 2
+    assert found.warnings == ("1 small parts of the prediction (0.42 ml) left out",)
+    assert dice(found.implant, left | right) > 0.9
+    assert not (found.implant & crumb).any()
+
+
+def test_a_prediction_of_nothing_is_refused():
+    skull, affine, implant = case()
+    coarse = 0.3 * blurred(implant)
+    with pytest.raises(InputError, match=r"no defect was found: the highest probability is 0"):
+        refine(skull, affine, coarse, threshold=0.5)
+    with pytest.raises(InputError, match="threshold 1 must lie between 0 and 1"):
+        refine(skull, affine, coarse, threshold=1.0)
+    with pytest.raises(InputError, match="coarse holds values that are not numbers"):
+        refine(skull, affine, np.full_like(coarse, np.nan), threshold=0.5)
