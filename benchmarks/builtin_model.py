@@ -123,7 +123,7 @@ def score_cases(network: CoarseNetwork, cases: ImplantCases) -> list[Row]:
         case = cases[index]
         skull, truth = (case[key][0].numpy() > 0 for key in ("image", "implant"))
         probability, _, confidence = network.agreement(skull)
-        found = (probability > network.threshold) & ~skull
+        found = network.implant_of(probability, skull)
         spacing = [float(edge) for edge in case["spacing_mm"]]
         scores = score(found, truth, spacing, defective=skull, kind="implant")
         metrics = {key: float(getattr(scores, key)) for key, _, _ in METRICS}

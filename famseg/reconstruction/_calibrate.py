@@ -91,7 +91,7 @@ def confidence_rows(
 def _agreement_and_dsc(network: CoarseNetwork, case: Mapping[str, Any]) -> tuple[float, float]:
     skull, truth = _masks(case)
     probability, agreement = network.raw_agreement(skull)
-    found = (probability > network.threshold) & ~skull
+    found = network.implant_of(probability, skull)
     total = int(np.count_nonzero(found)) + int(np.count_nonzero(truth))
     return agreement, 2 * int(np.count_nonzero(found & truth)) / max(total, 1)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.networks.utils import eval_mode
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 
 from famseg.reconstruction._confidence import Curve, Probability, agreement_of
@@ -23,6 +24,7 @@ from famseg.reconstruction._confidence import Curve, Probability, agreement_of
 _SHIFTS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 """Voxels by which the skull is shifted for one prediction each: all phases of a stride of two."""
 
+_SMALLEST_PIECE = 0.2  # of the largest piece of an implant
 _NOISY = 4  # predictions with noise on the features
 _NEVER = -30.0  # logit of what lies outside the frame
 _NOISE = 0.2  # its standard deviation over the root mean square of the features
@@ -112,7 +114,22 @@ class CoarseNetwork:
 
     def implant(self, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the predicted implant in the frame, which shares no voxel with the skull."""
-        return np.asarray((self.predict(volume) > self.threshold) & ~volume)
+        return self.implant_of(self.predict(volume), volume)
+
+    def implant_of(self, probability: Probability, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the implant that a probability stands for: its large pieces.
+
+        A piece smaller than a fifth of the largest is left out: networks also fill natural
+        openings that their training heads did not have, and a defect on both sides has pieces of
+        like size.
+        """
+        mask = np.asarray((probability > self.threshold) & ~volume)
+        pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0
+            mask &= (sizes >= _SMALLEST_PIECE * sizes.max())[pieces]
+        return mask
 
     def _predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:
         skull = self._tensor(volume)

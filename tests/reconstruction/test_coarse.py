@@ -61,6 +61,20 @@ def test_implant_and_skull_share_no_voxel(volume: np.ndarray) -> None:
     assert not net.predict(volume)[volume].any()
 
 
+def test_small_pieces_are_left_out_and_two_of_like_size_stay() -> None:
+    net = network(Neighbor())
+    probability = np.zeros((16, 16, 16), dtype=np.float32)
+    probability[1:5, 2:7, 3] = 0.9  # 20 voxels
+    probability[10:14, 2, 3] = 0.9  # 4, a fifth
+    probability[8, 12:15, 9] = 0.9  # 3
+    implant = net.implant_of(probability, np.zeros((16, 16, 16), dtype=bool))
+    assert implant.sum() == 24
+    assert not implant[8].any()
+    bone = np.zeros((16, 16, 16), dtype=bool)
+    bone[3:5] = True  # takes half of the first piece
+    assert net.implant_of(probability, bone).sum() == 10 + 4 + 3
+
+
 def test_an_autoencoder_completes_and_the_implant_is_what_it_adds(volume: np.ndarray) -> None:
     class Complete(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
