@@ -13,7 +13,7 @@ from famseg.reconstruction._fit import Fitted
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-_FINEST_SKULL_MM = 0.7  # voxels of the mesh of a skull, which nobody needs finer
+_FINEST_SKULL_MM = 0.9  # voxels of the mesh of a skull, which nobody needs finer
 _MOST_FACES = 400_000
 
 
@@ -70,7 +70,7 @@ def implant_fit(fitted: Fitted, requested_mm: float) -> dict[str, Any]:
 
 
 def skull_surface(bone: Mask, affine: Floats) -> Mesh:
-    """Return the surface of a skull on voxels of 0.7 mm or more, simplified to 400,000 faces.
+    """Return the surface of a skull on voxels of about 0.9 mm or more, simplified to 400,000 faces.
 
     Finer voxels are put together in whole numbers along each axis: bone is what is more than half
     of the larger voxel. Takes about 10 s for a skull of any resolution.

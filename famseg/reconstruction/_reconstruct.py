@@ -105,7 +105,8 @@ def reconstruct(
     skull = read_skull(scan, options.settings())
     vault = fit_vault(skull.field)
     frame = place_frame(vault, size=network.size, spacing_mm=network.spacing_mm)
-    seen = frame.shares(skull.field) > BONE_SHARE
+    share = frame.shares(skull.field)
+    seen = share > BONE_SHARE
     stage("network")
     openings = find_openings(seen, frame, vault)
     if not openings.total_cm2:
@@ -133,9 +134,8 @@ def reconstruct(
     facts["implant"] = implant_shape(fitted.mesh)
     facts |= implant_fit(fitted, options.gap_mm)
     completed = skull.mask | implant
-    left = find_openings(
-        frame.shares(bone_field(completed, skull.affine)) > BONE_SHARE, frame, vault
-    )
+    share += frame.shares(bone_field(implant, skull.affine))
+    left = find_openings(share > BONE_SHARE, frame, vault)
     facts["defect"] = {
         "openings_cm2": [h.area_cm2 for h in openings.found if h.area_cm2 >= SMALLEST_CM2],
         "where": [h.where for h in openings.found if h.area_cm2 >= SMALLEST_CM2],

@@ -36,6 +36,7 @@ RUN = (
     "docs/quick-start.md",
     "docs/report.md",
     "docs/runs.md",
+    "docs/reconstruct.md",
     "docs/several-gpus.md",
 )
 # Pages and commands that are not run, by the beginning of the page's name and a pattern.
