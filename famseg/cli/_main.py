@@ -17,6 +17,7 @@ from famseg.cli._compare import compare
 from famseg.cli._defects import defects
 from famseg.cli._doctor import doctor
 from famseg.cli._evaluate import evaluate
+from famseg.cli._export import export
 from famseg.cli._measure import measure
 from famseg.cli._metrics import metrics
 from famseg.cli._prepare import prepare
@@ -44,6 +45,7 @@ app.command()(evaluate)
 app.command()(measure)
 app.command()(compare)
 app.command()(report)
+app.command()(export)
 app.command()(defects)
 app.command()(metrics)
 app.command()(prepare)

@@ -1,0 +1,226 @@
+"""A trained network opened to be exported: the module, and all that its card says of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from famseg.config import InputError, pipeline_of, read
+from famseg.config._json import read_json
+from famseg.engine import processes
+from famseg.engine._network import weights_hash
+from famseg.engine._opened import Which, open_run
+from famseg.export._modules import ClassProbability, ImplantProbability
+from famseg.reconstruction import CoarseNetwork, load_network
+from famseg.reconstruction._reconstruct import BONE_SHARE
+from famseg.runs import RunFolder
+
+_BUILTIN = "builtin"
+# Of a card, what a network is built and filled from: its readers have the network itself.
+_OF_THE_NETWORK = ("format", "name", "model", "size", "spacing_mm", "layer", "threshold", "sha256")
+_LIMITS = {
+    "implant": (
+        "It sees a binary mask of a skull on a coarse grid: thin bone and small defects can be "
+        "lost before it.",
+        "It expects a head that stands upright in the frame that the preprocessing describes.",
+        "Its result is a coarse shape on that grid, not an implant to be made: `famseg "
+        "reconstruct` refines it on the voxels of the scan and fits it to the bone.",
+        "On scans unlike those that it was trained on its metrics can be worse than stated here.",
+    ),
+    "classes": (
+        "It names one of its classes for every image, also where none is shown.",
+        "On images unlike those that it was trained on its metrics can be worse than stated here.",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A trained network, ready to be exported.
+
+    Attributes:
+        name: What the model is called.
+        kind: What comes out: the probability of an ``implant`` or of ``classes``.
+        module: Maps inputs to probabilities, both float32; on the CPU, in evaluation mode.
+        input_name: What its input is called in ONNX: ``skull`` or ``image``.
+        shape: Of one input, without the batch.
+        weights_sha256: SHA-256 of the network's parameters and buffers with their names.
+        preprocessing: What must be done before and after, by name, in JSON types.
+        data: What it was trained on, in JSON types.
+        metrics: Rows with metric, mean, spread and n.
+        license_id: SPDX expression; None if the run's owner has stated none.
+        details: What else is known, in JSON types.
+    """
+
+    name: str
+    kind: Literal["implant", "classes"]
+    module: nn.Module
+    input_name: str
+    shape: tuple[int, ...]
+    weights_sha256: str
+    preprocessing: Mapping[str, Any]
+    data: Mapping[str, Any]
+    metrics: list[dict[str, Any]]
+    license_id: str | None
+    details: Mapping[str, Any]
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What the network cannot do, a sentence each."""
+        return _LIMITS[self.kind]
+
+    def example(self, count: int) -> torch.Tensor:
+        """Return random inputs, the same at each call, shape ``(count, *shape)``."""
+        drawn = torch.rand(count, *self.shape, generator=torch.Generator().manual_seed(count))
+        return (drawn < 0.2).float() if self.kind == "implant" else drawn
+
+
+def open_source(run: str | Path) -> Source:
+    """Open a network to be exported.
+
+    Args:
+        run: ``builtin``; a run folder of the pipelines ``skull``, ``implant`` or
+            ``classification``, whose best checkpoint is taken; a checkpoint of the first two; or a
+            folder with a packaged model. A classification run needs its data, which the
+            normalization comes from; the others do not.
+
+    Raises:
+        InputError: If there is none, it is damaged, or of another pipeline.
+    """
+    config = Path(run).expanduser() / "config.yaml"
+    if str(run) != _BUILTIN and config.is_file():
+        pipeline = pipeline_of(read(config))
+        if pipeline == "classification":
+            return _classifier(RunFolder(config.parent))
+        if pipeline not in ("skull", "implant"):
+            raise InputError(
+                f"{run}: is a run of the pipeline {pipeline}, which cannot be exported. Give a run "
+                "of skull, implant or classification."
+            )
+    return _implants(run, load_network(run))
+
+
+def _implants(run: str | Path, network: CoarseNetwork) -> Source:
+    packaged = "pipeline" not in network.card
+    folder = Path(run).expanduser()
+    folder = folder.parent.parent if folder.suffix == ".pt" else folder
+    size = network.size
+    stated = {k: v for k, v in network.card.items() if k not in _OF_THE_NETWORK}
+    return Source(
+        name=network.name,
+        kind="implant",
+        module=ImplantProbability(network.model.cpu().float()).eval(),
+        input_name="skull",
+        shape=(1, size, size, size),
+        weights_sha256=weights_hash(network.model),
+        preprocessing={
+            "input": "binary mask of a defective skull: 1 is bone, 0 is not",
+            "orientation": "RAS",
+            "spacing_mm": network.spacing_mm,
+            "grid": [size] * 3,
+            "frame": "the head in the middle from left to right and from front to back; its "
+            "topmost bone at 0.82 to 0.97 of the height of the grid",
+            "bone_share": BONE_SHARE,
+            "output": "probability that a voxel belongs to the implant, 0 where the skull is",
+            "threshold": network.threshold,
+            "threshold_rule": "a voxel belongs to the implant if its probability is above it",
+            "threshold_calibrated": network.calibrated,
+        },
+        data=dict(stated.pop("data", {})) if packaged else _data(RunFolder(folder)),
+        metrics=[] if packaged else _metrics(RunFolder(folder)),
+        license_id="Apache-2.0" if str(run) == _BUILTIN else None,
+        details=stated,
+    )
+
+
+def _classifier(folder: RunFolder) -> Source:
+    with processes("cpu") as group:
+        opened = open_run(folder, Which.best, group, overrides=["training.device=cpu"])
+    # The evaluated set knows the normalization; only the pipeline can make it.
+    tests: Any = opened.experiment.tests["test"]
+    mean, std = ((each.flatten() / 255).tolist() for each in (tests._mean, tests._std))
+    channels, size = tests[0]["image"].shape[:2]
+    return Source(
+        name=folder.path.resolve().name,
+        kind="classes",
+        module=ClassProbability(opened.model.float(), mean, std).eval(),
+        input_name="image",
+        shape=(channels, size, size),
+        weights_sha256=weights_hash(opened.model),
+        preprocessing={
+            "input": "image with channels first, values 0 to 1 (bytes divided by 255)",
+            "grid": [size, size],
+            "channels": channels,
+            "resize": "bilinear with antialiasing, rounded to bytes",
+            "normalization": "part of the network: (value - mean) / std of each channel",
+            "mean": mean,
+            "std": std,
+            "output": "probability of each class",
+            "classes": _classes(folder),
+        },
+        data=_data(folder),
+        metrics=_metrics(folder),
+        license_id=None,
+        details={
+            "pipeline": "classification",
+            "checkpoint": opened.checkpoint.name,
+            "epoch": opened.epoch,
+            "model": opened.config.model.model_dump(mode="json"),  # type: ignore[attr-defined]
+        },
+    )
+
+
+def _data(folder: RunFolder) -> dict[str, Any]:
+    """Return what a run says of its data: no paths, which are nobody's business."""
+    data: dict[str, Any] = {}
+    section = read(folder.config).values.get("data")
+    if isinstance(section, Mapping):
+        data |= {k: section[k] for k in ("kind", "name", "size", "spacing_mm") if k in section}
+    if folder.manifest.is_file():
+        with folder.manifest.open(encoding="utf-8", newline="") as file:
+            splits = Counter(row.get("split") or "not stated" for row in csv.DictReader(file))
+        data["cases"] = dict(splits)
+    if folder.provenance.is_file():
+        known = read_json(folder.provenance, "Leave the file out, or copy it again.")
+        data |= {key: known[key] for key in ("data_hash", "commit", "seed") if key in known}
+    return data
+
+
+def _classes(folder: RunFolder) -> list[str]:
+    """Return the names of the classes in the order of the outputs, as the manifest has them."""
+    if not folder.manifest.is_file():
+        return []
+    with folder.manifest.open(encoding="utf-8", newline="") as file:
+        names = {int(row["label"]): row["class"] for row in csv.DictReader(file)}
+    return [names[label] for label in sorted(names)]
+
+
+def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the means of the final evaluation, each with its spread and n."""
+    if not folder.metrics.is_file():
+        return []
+    values = read_json(folder.metrics, "Evaluate the run again.")
+    rows = []
+    for name, value in values.items():
+        if re.search(r"/(n|failed)$|_(std|low|high)$", name):
+            continue
+        row = {"metric": name, "mean": value}
+        row |= {s: values[f"{name}_{s}"] for s in ("std", "low", "high") if f"{name}_{s}" in values}
+        place = name.rpartition("/")[0]
+        row |= {
+            count: int(values[f"{place}/{count}"])
+            for count in ("n", "failed")
+            if f"{place}/{count}" in values
+        }
+        # What has no spread or no n is not a mean over cases.
+        if "n" in row and row.keys() & {"std", "low"}:
+            rows.append(row)
+    return rows
