@@ -25,6 +25,7 @@ _MARROW_MM = 6.0  # a gap up to this length lies within one wall
 _BEYOND_MM = 20.0  # bone so far behind it may be its other table, behind a sinus, or an arch
 _MOST_WALL_MM = 20.0  # a longer way through bone is the base or the face, not the vault's wall
 _WINDOW_MM = 20.0  # of rays, before and behind the outline
+_FINEST_STEP_MM = 0.5
 _NEAREST_MM = 15.0
 _WIDEST = 1.9  # of 2, which is the opposite pole
 
@@ -186,7 +187,7 @@ class Chart:
 
     def _radii(self) -> Array:
         step = 0.6 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
-        return np.arange(*self.window_mm, max(step, 0.3))
+        return np.arange(*self.window_mm, max(step, _FINEST_STEP_MM))
 
     def _samples(self, layers: Sequence[Layer], where: Mask) -> Iterator[NDArray[np.float32]]:
         """Yield how far fields lie above their levels, ``(rays, radii)``, a few rays at a time."""

@@ -12,7 +12,7 @@ from famseg.reconstruction._chart import Array, Chart, Layer, Mask, Wall
 from famseg.reconstruction._outline import Box, Piece, check_border, opened, share_there
 from famseg.reconstruction._surfaces import MARGIN_MM, Surfaces, across, between
 
-_FINEST_MM, _COARSEST_MM = 0.8, 3.5
+_FINEST_MM, _COARSEST_MM = 1.0, 3.5
 _FARTHEST = 1.95  # of 2: the opposite pole has no place on the map
 _WHOLE = 0.9
 _BESIDE = 1.5

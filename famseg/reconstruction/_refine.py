@@ -153,7 +153,9 @@ def _kept(piece: Piece, skull: Mask, affine: Array) -> tuple[Box, Mask]:
     )
     rough[own] = piece.mask
     bone = skull[box]
-    grown = ndimage.distance_transform_edt(~(rough | bone), sampling=edges) <= _CLOSE_MM
-    closed = ndimage.distance_transform_edt(grown, sampling=edges) > _CLOSE_MM
-    near = ndimage.distance_transform_edt(~rough, sampling=edges) <= _CLOSE_MM
+    # Boxes, not balls: distances take seconds where voxels are fine.
+    size = 2 * np.round(_CLOSE_MM / edges).astype(int) + 1
+    grown = ndimage.maximum_filter((rough | bone).view(np.uint8), size)
+    closed = ndimage.minimum_filter(grown, size) > 0
+    near = ndimage.maximum_filter(rough.view(np.uint8), size) > 0
     return box, (rough | (closed & near)) & ~bone

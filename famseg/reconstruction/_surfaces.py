@@ -56,11 +56,11 @@ def across(chart: Chart, wall: Wall, known: Mask, use: Mask) -> Surfaces:
     values = _channels(wall)
     known = known & wall.there & ~wall.doubtful
     known &= values[1] <= _WIDEST * np.median(values[1][known])
-    level = np.median(values[:, known], axis=1)[:, None, None]
+    level = np.asarray(np.median(values[:, known], axis=1)[:, None, None], dtype=np.float64)
     weight = _weight(chart.affine)
     trusted = known
     for _ in range(_ROUNDS):
-        plates = level + _plates(chart, values - level, trusted * weight, use)
+        plates = level + _plates(chart, values - level, np.where(trusted, weight, 0.0), use)
         kept = known & (np.abs(values - plates).max(axis=0) < _OUTLIER_MM)
         if (kept == trusted).all() or not kept.any():
             break
@@ -82,15 +82,15 @@ def across_both(
         use: Pixels that the surfaces shall have.
     """
     measured, coarse = _channels(wall), _channels(predicted)
-    level = np.median(measured[:, known], axis=1)[:, None, None]
+    level = np.asarray(np.median(measured[:, known], axis=1)[:, None, None], dtype=np.float64)
     weight = _weight(chart.affine)
-    base = level + _plates(chart, coarse - level, deep * weight, use)
+    base = level + _plates(chart, coarse - level, np.where(deep, weight, 0.0), use)
     near = known & (ndimage.distance_transform_edt(~deep) * chart.pixel_mm < _BIAS_FROM_MM)
     if near.any():
         bias = np.median((measured - base)[:, near], axis=1)[:, None, None]
         base, coarse = base + bias, coarse + bias
     data = np.where(deep, coarse, measured) - base
-    pull = (known + deep * _PULL) * weight
+    pull = np.where(known, weight, 0.0) + np.where(deep, _PULL * weight, 0.0)
     return _surfaces(base + _plates(chart, data, pull, use), known)
 
 

@@ -71,4 +71,4 @@ def _toward(shape: tuple[int, ...], affine: Array, origin: Array) -> Array:
 def _shifted(solid: Mask, toward: Array) -> Mask:
     """Return for each voxel whether the next one away from the origin is solid."""
     places = np.indices(solid.shape) + np.rint(toward * 1.2)
-    return ndimage.map_coordinates(solid.view(np.uint8), places, order=0, cval=0) > 0
+    return np.asarray(ndimage.map_coordinates(solid.view(np.uint8), places, order=0, cval=0) > 0)
