@@ -37,7 +37,7 @@ def faults(done: Result) -> tuple[str, ...]:
 
 def holed(subject: int = 0) -> NDArray[np.uint8]:
     skull = phantom(subject, 0, SIZE, SPACING_MM)
-    defect = RegionDefect("parietotemporal")
+    defect = RegionDefect("random_1", area_cm2=(22, 25))  # small: quick
     return inject(skull, defect, (SPACING_MM,) * 3, np.random.default_rng(1))[0]
 
 

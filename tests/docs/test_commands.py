@@ -137,7 +137,7 @@ def write_patient(path: Path) -> None:
     """Write a skull with a hole at the side."""
     skull = phantom(0, 0, SIZE)
     spacing = (SPACING_MM,) * 3
-    defect = RegionDefect("parietotemporal")
+    defect = RegionDefect("random_1", area_cm2=(22, 25))  # small: quick
     holed, _ = inject(skull, defect, spacing, np.random.default_rng(0))
     write_volume(Volume(holed, np.diag([*spacing, 1.0])), path)
 

@@ -27,7 +27,7 @@ from dicom_maker import Series  # found through the line above
 SIZE, SPACING_MM = 64, 3.5
 AFFINE = np.diag([SPACING_MM] * 3 + [1.0])
 AFFINE[:3, 3] = (-111, -109, 10)
-CT_MM = 1.75
+CT_MM = 2.0
 Array = NDArray[np.float64]
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def network() -> CoarseNetwork:
 @cache
 def holed(size: int = SIZE, spacing_mm: float = SPACING_MM) -> NDArray[np.uint8]:
     skull = phantom(0, 0, size, spacing_mm)
-    defect = RegionDefect("parietotemporal")
+    defect = RegionDefect("random_1", area_cm2=(22, 25))  # small: quick
     return inject(skull, defect, (spacing_mm,) * 3, np.random.default_rng(1))[0]
 
 
@@ -61,7 +61,7 @@ def apart_mm(one: Mesh, other: Mesh) -> Array:
     return np.concatenate([distances_mm(a.vertices[::7], b) for a, b in pairs])
 
 
-@pytest.mark.parametrize("codes", ["LPS", "SAR", "AIL"])
+@pytest.mark.parametrize("codes", ["LPS", "SAR"])
 def test_turned_and_flipped_grids_give_the_same_mesh(codes: str) -> None:
     turn = nibabel.orientations.ornt_transform(
         nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(codes)
@@ -94,8 +94,8 @@ def test_implant_and_bone_share_no_voxel_and_make_the_completed_skull() -> None:
 
 @cache
 def head() -> tuple[NDArray[np.float32], Array]:
-    """HU of a phantom with a hole and skin, blurred as a scanner does, on 128 voxels of 1.75 mm."""
-    bone = holed(128, CT_MM).astype(np.float32)
+    """HU of a phantom with a hole and skin, blurred as a scanner does, on 112 voxels of 2 mm."""
+    bone = holed(112, CT_MM).astype(np.float32)
     body = ndimage.binary_closing(np.pad(bone > 0, 12), iterations=11)[12:-12, 12:-12, 12:-12]
     skin = ndimage.binary_dilation(ndimage.binary_fill_holes(body), iterations=4)
     tissue = np.where(skin, 40.0, -1000.0)
@@ -122,7 +122,7 @@ def sampled(turn: Array, spacing_mm: tuple[float, float, float]) -> tuple[NDArra
 
 @cache
 def of_ct() -> Result:
-    return run(*sampled(np.eye(3), (1.75, 1.75, 1.75)), kind="hounsfield")
+    return run(*sampled(np.eye(3), (2.0, 2.0, 2.0)), kind="hounsfield")
 
 
 def oblique() -> Array:
@@ -134,12 +134,12 @@ def oblique() -> Array:
 @pytest.mark.parametrize("grid", ["oblique", "anisotropic"])
 def test_other_voxels_of_the_same_head_give_the_same_implant(grid: str) -> None:
     turn, spacing = {
-        "oblique": (oblique(), (1.75, 1.75, 1.75)),
-        "anisotropic": (np.eye(3), (1.5, 1.5, 2.0)),
+        "oblique": (oblique(), (2.0, 2.0, 2.0)),
+        "anisotropic": (np.eye(3), (1.8, 1.8, 2.2)),
     }[grid]
     found = run(*sampled(turn, spacing), kind="hounsfield")
     apart = apart_mm(found.implant_mesh, of_ct().implant_mesh)
-    assert apart.mean() < 0.35, "a fifth of a voxel"
+    assert apart.mean() < 0.4, "a fifth of a voxel"
     middle = found.implant_mesh.centroid_mm - of_ct().implant_mesh.centroid_mm
     assert np.abs(middle).max() < 0.2
     volumes = found.implant_mesh.volume_mm3, of_ct().implant_mesh.volume_mm3
@@ -147,7 +147,7 @@ def test_other_voxels_of_the_same_head_give_the_same_implant(grid: str) -> None:
 
 
 def test_a_round_trip_through_dicom_gives_the_same_implant(tmp_path: Path) -> None:
-    values, affine = sampled(np.eye(3), (1.75, 1.75, 1.75))
+    values, affine = sampled(np.eye(3), (2.0, 2.0, 2.0))
     lps = values[::-1, ::-1].transpose(2, 1, 0).astype(np.float64)
     heights = CT_MM * np.arange(len(lps))
     Series(lps, heights, spacing_mm=CT_MM).write(tmp_path / "series")
