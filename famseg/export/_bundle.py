@@ -39,7 +39,7 @@ def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
         "name": source.name,
         "task": known["task"],
         "description": f"{known['task']} The network of models/model.ts returns the mean of eight "
-        "predictions; models/model.pt holds its weights.",
+        "predictions, 0 in small pieces; models/model.pt holds its weights.",
         "authors": "whoever trained the model; see docs/README.md",
         "copyright": known["license"],
         "data_source": str(known["data"]),

@@ -18,7 +18,9 @@ from torch import nn
 from famseg.config import InputError, RunError
 from famseg.config._json import read_json
 from famseg.export import _bundle
+from famseg.export._bundle import at_least
 from famseg.export._card import KIND, NO_LICENSE, card, markdown
+from famseg.export._modules import LargePieces
 from famseg.export._source import Source
 
 Format = Literal["bundle", "onnx", "torchscript"]
@@ -136,7 +138,10 @@ def _usage(source: Source, export_format: str) -> str:
 def _write_bundle(source: Source, folder: Path, title: str | None) -> None:
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir()
-    _save_traced(source, folder / "models" / "model.ts")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; MONAI's bundles are made of it
+        whole = LargePieces(source.module, at_least(source.preprocessing["threshold"])).eval()
+    _save_traced(source, whole, folder / "models" / "model.ts")
     state = {k.removeprefix("network."): v for k, v in source.module.state_dict().items()}
     torch.save(state, folder / "models" / "model.pt")
     _write_json(folder / "configs" / "metadata.json", _bundle.metadata(source, title))
@@ -144,7 +149,7 @@ def _write_bundle(source: Source, folder: Path, title: str | None) -> None:
 
 
 def _write_torchscript(source: Source, folder: Path, _: str | None) -> None:
-    _save_traced(source, folder / "model.ts")
+    _save_traced(source, source.module, folder / "model.ts")
 
 
 def _write_onnx(source: Source, folder: Path, _: str | None) -> None:
@@ -184,23 +189,25 @@ _WRITERS: dict[str, Callable[[Source, Path, str | None], None]] = {
 }
 
 
-def _save_traced(source: Source, path: Path) -> None:
-    """Trace a network into a file that also holds the preprocessing, and compare the two."""
+def _save_traced(source: Source, module: nn.Module, path: Path) -> None:
+    """Trace a module into a file that also holds the preprocessing, and compare the two."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; MONAI's bundles are made of it
-        traced = torch.jit.trace(source.module, source.example(1), check_trace=False)
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, source.example(1), check_trace=False)
         facts = {"preprocessing.json": json.dumps(dict(source.preprocessing))}
         torch.jit.save(traced, str(path), _extra_files=facts)
         loaded: nn.Module = torch.jit.load(str(path))
-    _compare(source, loaded)
+    _compare(source, module, loaded)
 
 
-def _compare(source: Source, other: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def _compare(
+    source: Source, module: nn.Module, other: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     """Raise if an export gives other numbers than famseg, for a batch of one or of three."""
     with torch.no_grad():
         for count in (1, 3):
             inputs = source.example(count)
-            apart = float((other(inputs) - source.module(inputs)).abs().max())
+            apart = float((other(inputs) - module(inputs)).abs().max())
             if not apart <= _TOLERANCE:
                 raise RunError(
                     f"{source.name}: the export differs from famseg by {apart:.2g} in a "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famseg.reconstruction._coarse import _NEVER, _SHIFTS
+from famseg.reconstruction._coarse import _NEVER, _SHIFTS, _SMALLEST_PIECE
 
 
 class ImplantProbability(nn.Module):
@@ -40,6 +40,36 @@ class ImplantProbability(nn.Module):
         return total / (2 * len(_SHIFTS)) * (skull < 0.5).to(total.dtype)
 
 
+class LargePieces(nn.Module):
+    """A network whose implant has lost its small pieces, as `CoarseNetwork.implant_of` leaves them.
+
+    MONAI's transforms know pieces smaller than a number of voxels, not than a share of the largest;
+    a bundle, which holds no code, has the rule in its network. Pieces are told apart by spreading
+    the highest number of their voxels to all neighbors until nothing changes, which takes as many
+    steps as the longest piece has voxels: some 0.3 s of one core on a grid of 64.
+
+    Args:
+        network: Gives probabilities.
+        threshold: A voxel belongs to the implant from this probability on.
+
+    Shape:
+        As of the network; the probability of small pieces becomes 0.
+    """
+
+    def __init__(self, network: nn.Module, threshold: float) -> None:
+        super().__init__()
+        self.network = network
+        self.threshold = threshold
+        # Scripted, since tracing would keep the number of steps of the example.
+        self._kept = torch.jit.script(_kept)
+
+    def forward(self, skull: Tensor) -> Tensor:
+        """Return the probability of the implant without its small pieces."""
+        probability: Tensor = self.network(skull)
+        kept: Tensor = self._kept(probability >= self.threshold, _SMALLEST_PIECE)
+        return probability * kept.to(probability.dtype)
+
+
 class ClassProbability(nn.Module):
     """A classifier from images on the scale 0 to 1 to the probability of each class.
 
@@ -65,6 +95,30 @@ class ClassProbability(nn.Module):
         """Return the probability of each class."""
         logits: Tensor = self.network((image - self.mean) / self.std)
         return logits.softmax(dim=1)
+
+
+def _kept(mask: Tensor, share: float) -> Tensor:
+    """Return all but the pieces of masks, ``(n, 1, X, Y, Z)``, that are small beside the largest.
+
+    Args:
+        mask: True in the pieces, which hang together by faces, edges and corners.
+        share: Of the voxels of the largest piece.
+    """
+    count = mask[0].numel()
+    numbers = torch.arange(1, count + 1, device=mask.device).reshape(mask.shape[1:])
+    inside = mask.to(torch.float32)
+    # float32 holds whole numbers up to 2^24, the voxels of a grid of 256.
+    labels = numbers.to(torch.float32) * inside
+    changed = True
+    while changed:
+        spread = F.max_pool3d(labels, 3, 1, 1) * inside
+        changed = not torch.equal(spread, labels)
+        labels = spread
+    pieces = labels.flatten(1).to(torch.int64)
+    sizes = torch.zeros(mask.shape[0], count + 1, dtype=torch.float64, device=mask.device)
+    sizes.scatter_add_(1, pieces, inside.flatten(1).to(torch.float64))
+    large = sizes >= share * sizes.amax(dim=1, keepdim=True)
+    return large.gather(1, pieces).reshape(mask.shape) | ~mask
 
 
 def _moved(volume: Tensor, shift: Sequence[int], fill: float) -> Tensor:

@@ -20,6 +20,7 @@ from famseg.engine._network import weights_hash
 from famseg.engine._opened import Which, open_run
 from famseg.export._modules import ClassProbability, ImplantProbability
 from famseg.reconstruction import CoarseNetwork, load_network
+from famseg.reconstruction._coarse import _SMALLEST_PIECE
 from famseg.reconstruction._reconstruct import BONE_SHARE
 from famseg.runs import RunFolder
 
@@ -97,7 +98,7 @@ def open_source(run: str | Path) -> Source:
     """
     config = Path(run).expanduser() / "config.yaml"
     if str(run) != _BUILTIN and config.is_file():
-        pipeline = pipeline_of(read(config))
+        pipeline = pipeline_of(read(str(config)))
         if pipeline == "classification":
             return _classifier(RunFolder(config.parent))
         if pipeline not in ("skull", "implant"):
@@ -132,6 +133,8 @@ def _implants(run: str | Path, network: CoarseNetwork) -> Source:
             "output": "probability that a voxel belongs to the implant, 0 where the skull is",
             "threshold": network.threshold,
             "threshold_rule": "a voxel belongs to the implant if its probability is above it",
+            "smallest_piece": f"pieces of the implant under {_SMALLEST_PIECE:g} of the largest are "
+            "left out; pieces hang together by faces, edges and corners",
             "threshold_calibrated": network.calibrated,
         },
         data=dict(stated.pop("data", {})) if packaged else _data(RunFolder(folder)),
@@ -181,7 +184,7 @@ def _classifier(folder: RunFolder) -> Source:
 def _data(folder: RunFolder) -> dict[str, Any]:
     """Return what a run says of its data: no paths, which are nobody's business."""
     data: dict[str, Any] = {}
-    section = read(folder.config).values.get("data")
+    section = read(str(folder.config)).values.get("data")
     if isinstance(section, Mapping):
         data |= {k: section[k] for k in ("kind", "name", "size", "spacing_mm") if k in section}
     if folder.manifest.is_file():

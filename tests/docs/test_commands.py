@@ -59,6 +59,7 @@ NOT_RUN = {
     ("docs/own-pipeline.md", r".*"): "test_own_pipeline.py installs and trains it",
     ("docs/reference/", r".*"): "examples of the help of each command",
     ("", r"docker "): "needs an engine; docker/test_image.sh builds and runs the image",
+    ("docs/sharing.md", r".*"): "needs runs, and the web; tests/export runs MONAI's commands",
     ("docs/docker.md", r".*"): "needs an engine; docker/test_image.sh builds and runs the image",
     ("docker/", r".*"): "needs an engine; docker/test_image.sh builds and runs the image",
     ("data/", r".*"): "needs the data set; the other pages have the same commands",

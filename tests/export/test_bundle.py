@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +12,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from made import skull
+from scipy import ndimage
 
 from famseg.export import export_network, open_source
+from famseg.export._bundle import at_least
+from famseg.export._modules import LargePieces
 from famseg.reconstruction import load_network
 
 # Refuses famseg, and then runs MONAI's command once for each list of words.
@@ -80,6 +85,23 @@ def monai(folder: Path, *commands: list[str]) -> subprocess.CompletedProcess[str
     """Run commands of ``python -m monai.bundle`` in a folder, without famseg."""
     words = [sys.executable, "-I", "-W", "ignore", "-c", ALONE, json.dumps(commands)]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_small_pieces_are_left_out_as_famseg_does(run: Path, seed: int) -> None:
+    network = load_network(run)
+    noise = np.random.default_rng(seed).random((16, 16, 16))
+    smooth = ndimage.gaussian_filter(noise, 1.2, mode="constant")
+    probability = np.asarray(smooth / smooth.max(), dtype=np.float32)
+    skull = np.zeros((16, 16, 16), dtype=bool)
+    threshold = float(np.float32(0.85 + 0.02 * seed))
+    network = dataclasses.replace(network, threshold=threshold)
+    expected = network.implant_of(probability, skull)
+    assert 0 < expected.sum() < (probability > threshold).sum()  # some are left out
+    both = torch.from_numpy(np.stack([probability, 0 * probability]))[:, None]
+    found = LargePieces(torch.nn.Identity(), at_least(threshold))(both)
+    np.testing.assert_array_equal(found[0, 0] >= at_least(threshold), expected)
+    assert not found[1].any()
 
 
 @pytest.fixture(scope="module")
