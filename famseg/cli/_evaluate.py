@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.engine._opened import Which, open_run
+from famseg.engine._opened import Which, device_of, open_run
 
 if TYPE_CHECKING:
     from famseg.engine import Saved
@@ -59,7 +59,8 @@ def evaluate(
 
     from famseg.engine import evaluate_run, leased, processes, stop_on_signals
 
-    with processes() as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
+    group_of = processes(device_of(folder))
+    with group_of as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
         opened = open_run(folder, checkpoint, group)
         summary = evaluate_run(
             opened.experiment,

@@ -12,7 +12,7 @@ import typer
 
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
-from famseg.engine._opened import Opened, Which, open_run
+from famseg.engine._opened import Opened, Which, device_of, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,9 +94,9 @@ def measure(
 
     from famseg.engine import leased, processes, stop_on_signals
 
-    group_of = processes(device or "auto")
+    overrides = [] if device is None else [f"training.device={device}"]
+    group_of = processes(device_of(folder, overrides))
     with group_of as group, stop_on_signals(), leased(folder, group, purpose="measure"):
-        overrides = [] if device is None else [f"training.device={device}"]
         opened = open_run(folder, checkpoint, group, overrides=overrides)
         if not group.main:
             return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from famseg.engine._processes import Processes
 
-_SUMS = (
+SUMS = (
     "samples",
     "weight",
     "loss",
@@ -44,7 +44,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.sums = dict.fromkeys(_SUMS, 0.0)
+        self.sums = dict.fromkeys(SUMS, 0.0)
 
     def add(self, output: Mapping[str, float]) -> None:
         """Add the output of a training step."""
@@ -69,14 +69,14 @@ class Meter:
 
         Numbers of steps and seconds are their means over processes, so that they fit any number.
         """
-        total = dict(zip(_SUMS, processes.sum(list(self.sums.values())), strict=True))
+        total = dict(zip(SUMS, processes.sum(list(self.sums.values())), strict=True))
         return total | {name: total[name] / processes.world for name in _PER_PROCESS}
 
     def load_state(self, state: Mapping[str, float], processes: Processes) -> None:
         """Take up the sums of a checkpoint: the first process has them, the others begin anew."""
         if processes.main:
             # Checkpoints from before there were weights have sums over samples.
-            self.sums = dict.fromkeys(_SUMS, 0.0) | {"weight": state["samples"], **state}
+            self.sums = dict.fromkeys(SUMS, 0.0) | {"weight": state["samples"], **state}
             self.sums |= {name: self.sums[name] * processes.world for name in _PER_PROCESS}
 
     def metrics(self, processes: Processes) -> dict[str, float]:
@@ -87,7 +87,7 @@ class Meter:
         deviations over batches, ``train/seconds`` the time in training steps, mean over processes,
         and the two ``seconds_*_step`` the mean time of a step with and without penalty.
         """
-        total = dict(zip(_SUMS, processes.sum(list(self.sums.values())), strict=True))
+        total = dict(zip(SUMS, processes.sum(list(self.sums.values())), strict=True))
         metrics = {
             "train/loss": total["loss"] / total["weight"],
             "train/loss_std": _std(total["loss_squared"], total["loss"], total["weight"]),
@@ -108,4 +108,5 @@ class Meter:
 
 
 def _std(squares: float, values: float, count: float) -> float:
-    return math.sqrt(max(0.0, squares / count - (values / count) ** 2))
+    mean = values / count
+    return math.sqrt(max(0.0, squares / count - mean * mean))  # a power would raise beyond 1e154

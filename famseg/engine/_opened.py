@@ -50,6 +50,19 @@ class Opened:
     device: torch.device
 
 
+def device_of(folder: RunFolder, overrides: Sequence[str] = ()) -> str:
+    """Return ``training.device`` of a run, for `processes`: with ``cpu`` no GPU is touched.
+
+    Args:
+        folder: The run folder.
+        overrides: Changes of the configuration, ``key=value``.
+
+    Raises:
+        InputError: If the configuration is faulty.
+    """
+    return cast("RunConfig", load(str(folder.config), overrides)[1]).training.device
+
+
 def open_run(
     folder: RunFolder, which: Which, processes: Processes, *, overrides: Sequence[str] = ()
 ) -> Opened:

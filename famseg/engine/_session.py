@@ -146,6 +146,8 @@ class Session:
         with self._status(folder), recorder.tracker:
             result = fit.run(observers=[recorder, *observers], stop=self.stop)
             trained = result.epochs > completed
+            if claim.lease is not None:
+                claim.lease.check()  # the last checkpoint may be long ago
             summary = self._evaluate(experiment, folder, again=trained)
             recorder.evaluated(experiment.test_metrics(summary))
         history = read_metrics(folder.path)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from famseg.engine._meter import SUMS
 from famseg.engine._result import Best
 
 _MOST = 2**53  # steps: beyond it the steps of a schedule, which are floats, are not told apart
+_FASTEST = 1e30  # a learning rate that is still a float32
 _COUNTS = ("iteration", "epoch", "averaged")
 _MAPPINGS = ("model", "trained", "optimizer", "scheduler", "scaler", "sharpness", "best", "meter")
+_SIGNED = ("loss", "penalty")  # the other sums of an epoch are of counts, times and squares
 # What optimizers keep for each weight, in its shape.
 _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
@@ -44,7 +50,8 @@ def check_state(state: Mapping[Any, Any]) -> None:
     if unknown or not counts or not _is_number(value) or math.isnan(value):
         raise ValueError(f"best is {_shown(dict(best))}, not an epoch and its metric")
     for name, value in state.get("meter", {}).items():
-        if not _is_number(value) or not math.isfinite(value):
+        known = name in SUMS and _is_number(value) and math.isfinite(value)
+        if not known or (value < 0 and name not in _SIGNED):
             raise ValueError(f"the sum of {_shown(name)} is {_shown(value)}")
 
 
@@ -76,23 +83,75 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Check that a saved state is one that this optimizer can go on with.
 
     Raises:
-        ValueError: If it is of another kind of optimizer, or has values of other kinds or shapes.
+        ValueError: If it is of another kind of optimizer or one with other options, or has values
+            of other kinds or shapes.
     """
     own = optimizer.state_dict()
     groups, kept = state["param_groups"], state["state"]
     if not isinstance(groups, list) or len(groups) != len(own["param_groups"]):
         raise ValueError("the optimizer has other groups of weights")
-    for group, ours in zip(groups, own["param_groups"], strict=True):
+    weights = []
+    for group, ours, live in zip(groups, own["param_groups"], optimizer.param_groups, strict=True):
         for name, value in ours.items():
-            if name not in group or not _alike(group[name], value):
+            same = name in group and _alike(group[name], value)
+            if same and name == "lr":  # which the schedule changes
+                same = abs(group[name]) <= _FASTEST
+            elif same:
+                same = group[name] == value
+            if not same:
                 raise ValueError(f"the optimizer's {name} is {_shown(group.get(name))}")
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        expected = _kept(optimizer, live)
+        weights += [(weight, expected) for weight in live["params"]]
     for number, values in kept.items():
-        weight = weights[number]
-        for name in _LIKE_WEIGHTS:
-            value = values.get(name)
-            if value is not None and value.shape != weight.shape:
-                raise ValueError(f"the optimizer's {name} has the shape {tuple(value.shape)}")
+        if not _is_count(number) or number >= len(weights):
+            raise ValueError(f"the optimizer has no weight {_shown(number)}")
+        weight, expected = weights[number]
+        missing = sorted((expected or {}).keys() - values.keys())
+        if missing:
+            raise ValueError(f"the optimizer's {missing[0]} of a weight is missing")
+        for name, value in values.items():
+            _check_kept(name, value, weight, (expected or {}).get(name))
+
+
+def _kept(optimizer: Optimizer, group: Mapping[str, Any]) -> Mapping[str, object] | None:
+    """Return what an optimizer keeps for a weight of a group; None where that is not seen."""
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros_like(weight)
+    tried = copy.copy(optimizer)
+    tried.state = defaultdict(dict)
+    tried.param_groups = [{**group, "params": [weight]}]
+    try:
+        tried.step()
+    except (RuntimeError, TypeError):  # one that takes the loss anew, such as L-BFGS
+        return None
+    return dict(tried.state[weight])
+
+
+def _check_kept(name: str, value: object, weight: Tensor, own: object) -> None:
+    """Check one of the values that an optimizer keeps for a weight; ours is None if unknown."""
+    if isinstance(value, Tensor):
+        if name in _LIKE_WEIGHTS and value.shape != weight.shape:
+            raise ValueError(f"the optimizer's {name} has the shape {tuple(value.shape)}")
+        usable = value.is_floating_point() and _is_dense(value)
+        if name == "step":
+            usable &= value.dim() == 0 and 0 <= float(value) <= _MOST
+    else:
+        usable = value is None or (_is_number(value) and (name != "step" or _is_count(value)))
+    if not usable or (isinstance(own, Tensor) and not isinstance(value, Tensor)):
+        raise ValueError(f"the optimizer's {name} is {_shown(value)} that it cannot go on with")
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Whether each element has a place of its own in memory, as what is written in place needs."""
+    if value.layout != torch.strided:
+        return False
+    sizes = [pair for pair in zip(value.stride(), value.shape, strict=True) if pair[1] > 1]
+    places = 1
+    for stride, size in sorted(sizes):
+        if stride != places:
+            return False
+        places *= size
+    return True
 
 
 def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
@@ -107,6 +166,8 @@ def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
             raise ValueError(f"the schedule's {_shown(name)} is {_shown(value)}")
         if name in ("last_epoch", "_step_count") and not _is_count(value):
             raise ValueError(f"the schedule's {name} is {_shown(value)}")
+        if name == "base_lrs" and value != own[name]:
+            raise ValueError("the schedule's rates are not those of the configuration")
 
 
 def _alike(value: object, own: object) -> bool:

@@ -100,9 +100,12 @@ def create(folder: Path, number: int, owner: Owner) -> Path | None:
         The file; None if there is one of this number.
 
     Raises:
+        InputError: If the number is one that no lease has.
         OSError: If the folder is missing or cannot be written to.
     """
     path = folder / f"lease-{number}.json"
+    if not is_lease(path.name):  # others would not see it
+        raise InputError(f"{folder}: lease-{number - 1}.json is none of famseg's. Remove it.")
     content = json.dumps(owner.as_dict(), indent=2).encode() + b"\n"
     part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from famseg.config import InputError
 from famseg.config._json import read_json
-from famseg.runs._lease import owner_of
+from famseg.runs._lease import LostLeaseError, owner_of
 from famseg.tracking import write_json
 
 NAME = "status.json"
@@ -24,7 +24,7 @@ def status_kept(folder: Path) -> Iterator[None]:
     """Write how a run stands when it begins, and how it ended: also by an exception.
 
     A process that is killed leaves the entry of a running one; its lease tells `read_status` so.
-    Where the disk is full the file stays as it was.
+    Where the disk is full, or another process has taken the folder over, the file stays as it was.
 
     Args:
         folder: The run folder, which this process owns.
@@ -32,6 +32,8 @@ def status_kept(folder: Path) -> Iterator[None]:
     _write(folder, RUNNING)
     try:
         yield
+    except LostLeaseError:
+        raise  # what stands there is of the new owner
     except BaseException as error:
         lines = str(error).splitlines()
         # A signal is no Exception.

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from toy import Log, make_experiment
 
 from famseg.config import InputError, to_yaml
 from famseg.engine import Processes, RunConfig, Session, StopRequest
 from famseg.engine._claim import claimed, folder_name
 from famseg.engine._recorder import _tracked_run
 from famseg.engine._scores import scores_metrics, scores_table
-from famseg.runs import RunFolder
+from famseg.runs import LostLeaseError, RunFolder
 
 
 def session(output: Path, epochs: int, **training: Any) -> Session:
@@ -122,3 +124,36 @@ def test_a_hostile_summary_is_one_line(tmp_path: Path, text: str, message: str) 
     with pytest.raises(InputError, match=message) as caught:
         session(tmp_path, 1)._evaluate(experiment, folder, again=False)
     assert len(caught.value.faults) == 1
+
+
+class Suspended(Log):
+    """Another process takes the folder over after the last checkpoint was written."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        (path,) = self.output.glob("*/lease-1.json")
+        path.write_text(path.read_text().replace('"token": "', '"token": "of another '))
+
+    def __init__(self, output: Path) -> None:
+        super().__init__()
+        self.output = output
+
+
+def test_who_lost_the_folder_does_not_evaluate_into_it(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "pipeline": "skull",
+            "output": str(tmp_path),
+            "training": {"epochs": 1, "batch_size": 4, "device": "cpu"},
+            "penalty": {"kind": "none"},
+            "tracking": {"enabled": False},
+        }
+    )
+    run = Session(
+        lambda config, device: make_experiment(), config, processes=Processes(), stop=StopRequest()
+    )
+    with pytest.raises(LostLeaseError, match="was taken over by another process"):
+        run.run(observers=[Suspended(tmp_path)])
+    (folder,) = tmp_path.iterdir()
+    assert "running" in (folder / "status.json").read_text()  # as it was, for the other one
+    assert (folder / "lease-1.json").is_file()
+    assert not (folder / "evaluation").exists()

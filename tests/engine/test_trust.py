@@ -62,7 +62,18 @@ def drop(*keys: Any) -> Callable[[State], None]:
     return change
 
 
+def change_moments(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], None]:
+    """Return what changes the first moments of a weight."""
+
+    def put_changed(state: State) -> None:
+        kept = state["optimizer"]["state"][0]
+        kept["exp_avg"] = change(kept["exp_avg"])
+
+    return put_changed
+
+
 GROUP = ("optimizer", "param_groups", 0)
+MOMENTS = ("optimizer", "state", 0)
 HOSTILE: dict[str, tuple[Callable[[State], None], str]] = {
     "negative step": (put("iteration", value=-1), "iteration is -1, not a number"),
     "huge step": (put("iteration", value=10**400), "iteration is a number of more than 15 digits"),
@@ -130,6 +141,43 @@ HOSTILE: dict[str, tuple[Callable[[State], None], str]] = {
     "moments as text": (put("optimizer", "state", 0, "exp_avg", value="x"), "another network"),
     "moments of no weight": (put("optimizer", "state", 10**6, value={}), "another network"),
     "moments as list": (put("optimizer", "state", value=[1]), "another network"),
+    "moments of a weight below 0": (put("optimizer", "state", -1, value={}), "no weight -1"),
+    "moments by name": (put("optimizer", "state", "0", value={}), "no weight '0'"),
+    "moments that are not there": (drop(*MOMENTS, "exp_avg"), "exp_avg of a weight is missing"),
+    "no moments": (put(*MOMENTS, "exp_avg", value=None), "exp_avg is None that it cannot"),
+    "moments that are sparse": (
+        change_moments(lambda moments: moments.to_sparse()),
+        "exp_avg is a Tensor that it cannot",
+    ),
+    "moments in one place": (
+        change_moments(lambda moments: torch.zeros(1).expand(moments.shape)),
+        "exp_avg is a Tensor that it cannot",
+    ),
+    "moments that are complex": (
+        change_moments(lambda moments: moments.to(torch.complex64)),
+        "exp_avg is a Tensor that it cannot",
+    ),
+    "steps below 0": (put(*MOMENTS, "step", value=torch.tensor(-1.0)), "step is a Tensor that it"),
+    "steps not finite": (
+        put(*MOMENTS, "step", value=torch.tensor(float("nan"))),
+        "step is a Tensor that it",
+    ),
+    "steps of each": (put(*MOMENTS, "step", value=torch.ones(3)), "step is a Tensor that it"),
+    "steps as number below 0": (put(*MOMENTS, "step", value=-1), "step is -1 that it cannot"),
+    "rate beyond float32": (put(*GROUP, "lr", value=1e308), r"the optimizer's lr is 1e\+308"),
+    "betas of 1": (put(*GROUP, "betas", value=(1.0, 1.0)), "the optimizer's betas is a tuple"),
+    "decay of another run": (put(*GROUP, "weight_decay", value=0.5), "optimizer's weight_decay"),
+    "of a captured graph": (
+        put(*GROUP, "capturable", value=True),
+        "optimizer's capturable is True",
+    ),
+    "with more moments": (put(*GROUP, "amsgrad", value=True), "optimizer's amsgrad is True"),
+    "schedule's first rate": (
+        put("scheduler", "base_lrs", value=[0.5]),
+        "schedule's rates are not those of the configuration",
+    ),
+    "sums of another kind": (put("meter", "more", value=1.0), "the sum of 'more' is 1.0"),
+    "sums of a weight below 0": (put("meter", "weight", value=-7.0), "the sum of 'weight' is -7.0"),
     "schedule's step": (
         put("scheduler", "last_epoch", value=-(10**9)),
         "last_epoch is -10",

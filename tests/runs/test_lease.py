@@ -149,6 +149,14 @@ def test_a_forked_process_does_not_give_it_back(tmp_path: Path) -> None:
         held.check()
 
 
+def test_the_highest_number_is_refused(tmp_path: Path) -> None:
+    """A longer one would be seen by nobody: two processes would own the folder."""
+    last = leave(tmp_path, "lease-999999999.json", pid=2**31 - 1)
+    with pytest.raises(InputError, match=r"lease-999999999\.json is none of famseg's\. Remove it"):
+        lease(tmp_path)
+    assert list(tmp_path.iterdir()) == [last]
+
+
 def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("mine")
     (tmp_path / "lease-1.json").symlink_to(tmp_path / "other")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from famseg.engine import Interrupted
-from famseg.runs import lease, read_status, status_kept
+from famseg.runs import LostLeaseError, lease, read_status, status_kept
 from famseg.runs._lease import SILENT_S
 from famseg.runs._status import NAME
 
@@ -43,6 +43,17 @@ def test_an_exception_is_the_reason_and_goes_on(tmp_path, error, state):
     with pytest.raises(type(error)), status_kept(tmp_path):
         raise error
     assert read_status(tmp_path) == state
+
+
+def test_who_lost_the_folder_writes_nothing_more(tmp_path):
+    def taken_over():
+        with status_kept(tmp_path):
+            (tmp_path / NAME).write_text("of the new owner")
+            raise LostLeaseError
+
+    with pytest.raises(LostLeaseError):
+        taken_over()
+    assert (tmp_path / NAME).read_text() == "of the new owner"
 
 
 def test_a_killed_process_is_seen_as_killed(tmp_path):
