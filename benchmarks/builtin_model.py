@@ -181,6 +181,7 @@ def pack(
         "training": {
             "epoch": network.card["epoch"],
             "epochs": config.training.epochs,
+            "stopped_after": len((run / "metrics.jsonl").read_text().splitlines()),
             "seed": config.seed,
             "config": config.model_dump(mode="json", by_alias=True, exclude={"output", "tracking"}),
             "versions": provenance["versions"],
@@ -204,6 +205,9 @@ def samples_per_epoch(config: Any) -> int:
 def markdown(network: CoarseNetwork) -> str:
     """Return the card for people."""
     card = network.card
+    training = card["training"]
+    cut_short = training["stopped_after"] < training["epochs"]
+    stopped = f" (stopped after {training['stopped_after']})" if cut_short else ""
     size = sum(value.numel() for value in network.model.state_dict().values())
     lines = [
         "# The built-in model",
@@ -220,15 +224,15 @@ def markdown(network: CoarseNetwork) -> str:
         f"{card['data']['training_samples']} training samples, each a new defect of one of five "
         "classes in a head that was moved and bent.",
         f"- Training: configs/implant.yaml, seed {card['training']['seed']}, epoch "
-        f"{card['training']['epoch']} of {card['training']['epochs']}, torch {card['torch']}. Made "
-        f"by `{card['made_by']}`.",
+        f"{training['epoch']} of {training['epochs']}{stopped}, torch {card['torch']}. Made by "
+        f"`{card['made_by']}`.",
         f"- Threshold {network.threshold:g}, chosen on validation phantoms, as is the confidence "
         f"(n = {network.curve.n}, rank correlation {network.curve.spearman}).",
         f"- SHA-256 of weights.pt: `{card['sha256']}`",
         "",
         "Implant metrics, unmasked (all that is added to the skull counts), mean ± standard "
-        "deviation over cases; a case without an answer has failed and counts with DSC 0 and the "
-        "diagonal of the volume as distance.",
+        "deviation over cases; a case without a prediction has failed and counts with DSC 0 and "
+        "the diagonal of the volume as distance.",
     ]
     for name, groups in card["metrics"].items():
         lines += ["", f"## {name.capitalize()} ({card['subjects'][name]} heads)", ""]
@@ -247,11 +251,12 @@ LIMITS = (
     "## Limits",
     "",
     "- It has never seen a real head in training: shapes that the phantoms lack (a thick diploe, "
-    "sutures, implants, metal, children's skulls) are unknown to it. The confidence was calibrated "
-    "on phantoms and promises too much on real heads.",
+    "sutures, implants, metal, children's skulls) are unknown to it, and so is how far its "
+    "confidence holds on them: that was calibrated on phantoms.",
     "- An implant is two voxels thick on this grid. The orbit and the base are coarse.",
     "- A defect that touches the edge of the scan cannot be completed.",
-    "- Real heads in the tables trained nothing, chose no epoch and calibrated nothing.",
+    "- Real heads in the tables were used for nothing else. Four others were looked at while "
+    "settings were chosen; they are in no table.",
 )
 
 
