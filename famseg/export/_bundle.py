@@ -46,7 +46,7 @@ def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
         "data_type": "nibabel",
         "image_classes": source.preprocessing["input"],
         "pred_classes": source.preprocessing["output"],
-        "eval_metrics": {row["metric"]: row for row in source.metrics},
+        "eval_metrics": _metrics(known["metrics"]),
         "intended_use": known["intended_use"],
         "references": ["FAM: arXiv 2307.02337"],
         "preprocessing": dict(source.preprocessing),
@@ -151,6 +151,12 @@ def _after(source: Source) -> list[dict[str, Any]]:
         {**save, "keys": "pred", "output_postfix": "implant"},
         {**save, "keys": "image", "output_postfix": "skull"},
     ]
+
+
+def _metrics(stated: Any) -> dict[str, Any]:  # noqa: ANN401  # of a card
+    if isinstance(stated, list):
+        return {row["metric"]: row for row in stated}
+    return stated if isinstance(stated, dict) else {"stated": stated}
 
 
 def _tensor(source: Source, channels: dict[str, str]) -> dict[str, Any]:

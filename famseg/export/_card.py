@@ -44,7 +44,7 @@ def card(source: Source, export_format: str, license_text: str | None) -> dict[s
         "limits": list(source.limits),
         "license": license_text or source.license_id or NO_LICENSE,
         "weights_sha256": source.weights_sha256,
-        "details": {k: v for k, v in source.details.items() if k != "metrics"},
+        "details": {k: v for k, v in source.details.items() if k not in ("metrics", "limits")},
     }
 
 

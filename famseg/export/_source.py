@@ -26,7 +26,7 @@ from famseg.runs import RunFolder
 
 _BUILTIN = "builtin"
 # Of a card, what a network is built and filled from: its readers have the network itself.
-_OF_THE_NETWORK = ("format", "name", "model", "size", "spacing_mm", "layer", "threshold", "sha256")
+_OF_THE_NETWORK = ("format", "name", "size", "spacing_mm", "layer", "threshold", "sha256")
 _LIMITS = {
     "implant": (
         "It sees a binary mask of a skull on a coarse grid: thin bone and small defects can be "
@@ -75,8 +75,10 @@ class Source:
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """What the network cannot do, a sentence each."""
-        return _LIMITS[self.kind]
+        """What the network cannot do, a sentence each; those of a packaged model's card first."""
+        stated = self.details.get("limits", ())
+        own = stated if isinstance(stated, list | tuple) else (stated,)
+        return (*map(str, own), *_LIMITS[self.kind])
 
     def example(self, count: int) -> torch.Tensor:
         """Return random inputs, the same at each call, shape ``(count, *shape)``."""
@@ -137,7 +139,7 @@ def _implants(run: str | Path, network: CoarseNetwork) -> Source:
             "left out; pieces hang together by faces, edges and corners",
             "threshold_calibrated": network.calibrated,
         },
-        data=dict(stated.pop("data", {})) if packaged else _data(RunFolder(folder)),
+        data=_mapping(stated.pop("data", {})) if packaged else _data(RunFolder(folder)),
         metrics=[] if packaged else _metrics(RunFolder(folder)),
         license_id="Apache-2.0" if str(run) == _BUILTIN else None,
         details=stated,
@@ -179,6 +181,10 @@ def _classifier(folder: RunFolder) -> Source:
             "model": opened.config.model.model_dump(mode="json"),  # type: ignore[attr-defined]
         },
     )
+
+
+def _mapping(stated: Any) -> Mapping[str, Any]:  # noqa: ANN401  # of a card
+    return stated if isinstance(stated, Mapping) else {"stated": stated}
 
 
 def _data(folder: RunFolder) -> dict[str, Any]:

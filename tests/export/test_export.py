@@ -178,7 +178,7 @@ def test_the_threshold_of_a_bundle_leaves_out_what_lies_on_it(threshold: float) 
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A run of the pipeline classification with random weights, and its experiment."""
     folder = tmp_path_factory.mktemp("made") / "names"
-    options = ["data.train=40", "data.train_limit=40", "data.test_limit=8", "model.width=8"]
+    options = ["data.train=100", "data.train_limit=100", "data.test_limit=8", "model.width=8"]
     pipeline, config = load("smoke/cifar10_baseline", options)
     torch.manual_seed(2)
     experiment = pipeline.build(config, torch.device("cpu"))
