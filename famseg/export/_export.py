@@ -127,7 +127,58 @@ def _usage(source: Source, export_format: str) -> str:
         "--meta_file configs/metadata.json --input skull.nii.gz --output_dir eval\n\n"
         "`eval` then holds the implant, and the skull as the network saw it, on one grid.\n",
         "onnx": f"`model.onnx` maps `{name}`, float32 ({shape}), to `{_OUTPUT}`, with any n:\n\n"
-        '    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        '    session = onnxruntime.InferenceSession("model.onnx")\n'
+        f'    session.run(["{_OUTPUT}"], {{"{name}": array}})\n',
+        "torchscript": f"`model.ts` maps `{name}`, float32 ({shape}), to the probability, with any "
+        'n:\n\n    network = torch.jit.load("model.ts")\n    probability = network(tensor)\n',
+    }
+    return f"\n## How to run it\n\n{lines[export_format]}"
+
+
+def _write_bundle(source: Source, folder: Path, title: str | None) -> None:
+    for name in ("configs", "models", "docs"):
+        (folder / name).mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; MONAI's bundles are made of it
+        whole = LargePieces(source.module, at_least(source.preprocessing["threshold"])).eval()
+    _save_traced(source, whole, folder / "models" / "model.ts")
+    state = {k.removeprefix("network."): v for k, v in source.module.state_dict().items()}
+    torch.save(state, folder / "models" / "model.pt")
+    _write_json(folder / "configs" / "metadata.json", _bundle.metadata(source, title))
+    _write_json(folder / "configs" / "inference.json", _bundle.inference(source))
+
+
+def _write_torchscript(source: Source, folder: Path, _: str | None) -> None:
+    _save_traced(source, source.module, folder / "model.ts")
+
+
+def _write_onnx(source: Source, folder: Path, _: str | None) -> None:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx needs the package {error.name}: pip install famseg[export]"
+        ) from error
+    path, names = folder / "model.onnx", (source.input_name, _OUTPUT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes, which are fixed here
+        torch.onnx.export(
+            source.module,
+            (source.example(1),),
+            str(path),
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_axes={name: {0: "batch"} for name in names},
+            opset_version=_OPSET,
+            dynamo=False,  # the other exporter needs one package more
+        )
+    model = onnx.load(path)
+    facts = {"preprocessing": json.dumps(dict(source.preprocessing)), "name": source.name}
+    onnx.helper.set_model_props(model, facts)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run([names[1]], {names[0]: inputs.numpy()})[0])
