@@ -197,10 +197,11 @@ def _save_traced(source: Source, module: nn.Module, path: Path) -> None:
     """Trace a module into a file that also holds the preprocessing, and compare the two."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(module, source.example(1), check_trace=False)
+        jit: Any = torch.jit  # whose functions have no types
+        traced = jit.trace(module, source.example(1), check_trace=False)
         facts = {"preprocessing.json": json.dumps(dict(source.preprocessing))}
-        torch.jit.save(traced, str(path), _extra_files=facts)
-        loaded: nn.Module = torch.jit.load(str(path))
+        jit.save(traced, str(path), _extra_files=facts)
+        loaded: nn.Module = jit.load(str(path))
     _compare(source, module, loaded)
 
 
