@@ -327,13 +327,20 @@ class Fit:
         last, previous = (self.checkpoints / name for name in (LAST, PREVIOUS))
         if not last.exists():
             return previous if previous.exists() else None
+        if not last.is_file():  # a folder could not be replaced at the end of the epoch
+            raise InputError(f"{last}: is not a file. Remove it to go on from {PREVIOUS}.")
         try:
             load_checkpoint(last)
         except DamagedCheckpointError as error:
+            if not previous.exists():
+                raise
             try:
                 state = load_checkpoint(previous)
             except InputError:
-                raise error from None
+                raise DamagedCheckpointError(
+                    f"{last}: is damaged, and so is {PREVIOUS} beside it. Copy one of them from a "
+                    "backup, or leave out --resume for a new run."
+                ) from error
             iteration = int(state["iteration"])
             _logger.warning("%s Going on from there, step %d.", error, iteration)
             return previous

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import torch
 
+from famseg.config._atomic import open_to_read
 from famseg.config._errors import DAMAGED
 from famseg.config._visible import visible
 
@@ -20,6 +21,7 @@ _MOST_PICKLE_BYTES = 2**26  # names, numbers and shapes; tensors lie beside it
 _DEEPEST = 8  # of tuples in tuples: to hash them takes twice as long with each
 _OLD_PICKLES = 5  # that a file of before 2020 begins with
 _ARCHIVE = b"PK\x03\x04"  # by which torch tells its two formats apart
+_FOLDER = 0x10  # among the attributes of a part, as MS-DOS has them
 _TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 _NOT_PLAIN = "holds more than tensors and plain values; nothing of it was run"
 _FAULTS = (pickle.UnpicklingError, RuntimeError, OSError, zipfile.BadZipFile, *DAMAGED)
@@ -69,14 +71,15 @@ def _faults_in_one_line() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except _FAULTS as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error)
+        reason = said.partition("\n")[0].partition(". ")[0] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
             reason = _NOT_PLAIN  # torch's own words tell people to load it unsafely
         raise NotPlainError(visible(reason)) from error
 
 
 def _check(path: Path, *, checksums: bool = False) -> None:
-    with path.open("rb") as stream:
+    with open_to_read(path) as stream:  # a pipe would wait, and a device may never end
         archive = stream.read(4) == _ARCHIVE
         stream.seek(0)
         if archive:
@@ -93,6 +96,10 @@ def _check_archive(path: Path, *, checksums: bool) -> None:
             raise ValueError("its parts are packed, as torch packs none")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its parts are larger than the file")
+        # To torch such a part is empty, whatever lies there: it would leave the memory as it
+        # was. One flipped bit makes a folder of a tensor, and no checksum counts it.
+        if any(member.external_attr & _FOLDER for member in members):
+            raise ValueError("one of its parts is marked as a folder")
         damaged = archive.testzip() if checksums else None
         if damaged is not None:
             raise ValueError(f"the checksum of its part {damaged} is wrong: bytes have changed")

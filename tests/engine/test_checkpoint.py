@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import zipfile
@@ -12,6 +13,8 @@ from famseg.config import InputError
 from famseg.engine import load_checkpoint, save_checkpoint
 from famseg.engine._checkpoint import DamagedCheckpointError, keep_epoch, keep_previous
 
+_ENTRY = 46  # bytes of an entry of the directory before the name
+
 
 def test_what_was_saved_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "last.pt"
@@ -19,6 +22,26 @@ def test_what_was_saved_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
     state = load_checkpoint(path)
     assert torch.equal(state["model"]["w"], torch.arange(3.0))
     assert state["epoch"] == 2
+
+
+def test_no_bit_of_the_archives_directory_changes_a_weight(tmp_path: Path) -> None:
+    """Its bits count in no checksum; one of them makes a folder of a tensor, read as nothing."""
+    path, weight = tmp_path / "last.pt", torch.arange(1.0, 500.0)
+    save_checkpoint(path, {"model": {"w": weight}})
+    content = path.read_bytes()
+    name = max(zipfile.ZipFile(path).infolist(), key=lambda part: part.file_size).filename.encode()
+    entry = content.rindex(name) - _ENTRY
+    assert content[entry : entry + 4] == b"PK\1\2"
+    refused = 0
+    for bit in range(8 * (_ENTRY + len(name))):
+        changed = bytearray(content)
+        changed[entry + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert torch.equal(load_checkpoint(path)["model"]["w"], weight), f"bit {bit}"
+        except InputError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
@@ -68,6 +91,19 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"format": 99}, path)
     with pytest.raises(InputError, match=r"not a checkpoint of format 1\. Use the famseg version"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "last.pt"
+    if kind == "pipe":
+        os.mkfifo(path)  # would wait for its other end
+    elif kind == "device":
+        path.symlink_to("/dev/zero")  # would never end
+    else:
+        path.mkdir()
+    with pytest.raises(DamagedCheckpointError, match=r"checkpoint \(not a regular file\)"):
         load_checkpoint(path)
 
 

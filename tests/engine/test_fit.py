@@ -381,6 +381,23 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     assert load_checkpoint(last.with_name("previous.pt"))["epoch"] == 3
 
 
+def test_of_two_damaged_checkpoints_none_is_offered(tmp_path: Path) -> None:
+    make_fit(make_experiment(), tmp_path, epochs=2).run(stop=StopRequest())
+    for name in ("last.pt", "previous.pt"):
+        flip_a_bit(tmp_path / "checkpoints" / name)
+    with pytest.raises(InputError, match=r"last\.pt: is damaged, and so is previous\.pt beside it"):
+        make_fit(make_experiment(), tmp_path, epochs=3).restore()
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_refused_before_an_epoch(tmp_path: Path) -> None:
+    make_fit(make_experiment(), tmp_path, epochs=2).run(stop=StopRequest())
+    last = tmp_path / "checkpoints" / "last.pt"
+    last.unlink()
+    last.mkdir()
+    with pytest.raises(InputError, match=r"last\.pt: is not a file\. Remove it"):
+        make_fit(make_experiment(), tmp_path, epochs=3).restore()
+
+
 def test_fewer_samples_than_processes_are_refused(tmp_path: Path) -> None:
     from famseg.engine import Processes
 
