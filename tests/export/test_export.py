@@ -33,20 +33,24 @@ def predicted(run: Path, inputs: torch.Tensor) -> np.ndarray:
     return np.stack([network.predict(each[0].numpy() > 0) for each in inputs])[:, None]
 
 
+@pytest.fixture(scope="module")
+def model_onnx(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    export_network(source, "onnx", out)
+    return out / "model.onnx"
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_gives_the_numbers_of_a_reconstruction(
-    run: Path, source: Source, tmp_path: Path, batch: int
+    run: Path, source: Source, model_onnx: Path, batch: int
 ) -> None:
-    export_network(source, "onnx", tmp_path / "out")
-    session = onnxruntime.InferenceSession(
-        tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model_onnx, providers=["CPUExecutionProvider"])
     inputs = source.example(batch)
     (probability,) = session.run(["probability"], {"skull": inputs.numpy()})
     expected = predicted(run, inputs)
     assert expected.max() > 0.01
     np.testing.assert_allclose(probability, expected, atol=1e-4)
-    stated = {p.key: p.value for p in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    stated = {p.key: p.value for p in onnx.load(model_onnx).metadata_props}
     assert json.loads(stated["preprocessing"])["spacing_mm"] == 14
 
 
@@ -100,6 +104,7 @@ def test_the_license_of_somebodys_weights_is_not_ours_to_state(
     assert "ask before you use" in (tmp_path / "out" / "LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_an_unchanged_export_is_replaced_and_anything_else_is_kept(
     source: Source, tmp_path: Path
 ) -> None:
@@ -199,7 +204,7 @@ def test_a_classifier_takes_images_as_they_are(
     card = export_network(source, "onnx", tmp_path / "onnx")
     assert len(card["preprocessing"]["classes"]) == 10
     tests = experiment.tests["test"]
-    pixels = torch.from_numpy(tests.images.pixels[tests.images.rows[:3]]) / 255
+    pixels = torch.from_numpy(tests.images.pixels[:3]) / 255
     model = experiment.objective.model.eval()
     with torch.no_grad():
         expected = model(tests.__getitems__([0, 1, 2])["image"]).softmax(dim=1)
