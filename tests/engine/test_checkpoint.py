@@ -14,6 +14,7 @@ from famseg.engine import load_checkpoint, save_checkpoint
 from famseg.engine._checkpoint import DamagedCheckpointError, keep_epoch, keep_previous
 
 _ENTRY = 46  # bytes of an entry of the directory before the name
+_ATTRIBUTES = 38  # place of the attributes in it
 
 
 def test_what_was_saved_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
@@ -42,6 +43,12 @@ def test_no_bit_of_the_archives_directory_changes_a_weight(tmp_path: Path) -> No
         except InputError:
             refused += 1
     assert refused > 100
+    # What torch takes for the weights here is what lies in memory, as a rule the same ones again.
+    changed = bytearray(content)
+    changed[entry + _ATTRIBUTES] ^= 0x10
+    path.write_bytes(changed)
+    with pytest.raises(DamagedCheckpointError, match="one of its parts is marked as a folder"):
+        load_checkpoint(path)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
