@@ -26,15 +26,15 @@ from famseg.flatness._free import FreeStep, free_step, penalty_of
 from famseg.flatness._layer_cache import LayerCache
 from famseg.flatness._operator import Operator, matrix_shape
 from famseg.flatness._options import Options
-from famseg.flatness._pace import Pace, push
-from famseg.flatness._pass import Noting, Recorded, Task
+from famseg.flatness._pace import Pace, can_run_ahead, in_parts, push, ratio, size_of
+from famseg.flatness._pass import Noting, Recorded, Task, record
 from famseg.flatness._planner import Known, Planner
 from famseg.flatness._probes import normals, part_of, position_generator, signs
 from famseg.flatness._state import evaluating, undone_on_error, untouched
 from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
 from famseg.flatness._upkeep import Upkeep
-from famseg.flatness._watch import IdleLayersError
+from famseg.flatness._watch import IdleLayersError, autocast_on
 
 _logger = logging.getLogger("famseg.flatness")
 
@@ -88,7 +88,8 @@ class FAM(nn.Module):
     after changes, and planned anew where it is different: a plan is never wrong for more than 128
     penalized steps. A penalized step leaves model, loss and random state as a plain step does. The
     loss is called once, or four times where a part of the batch is penalized (on the batch, on the
-    part twice, on the rest), and some more where a plan is made or checked.
+    part twice, on the rest), and some more where a plan is made or checked, or the strength of the
+    penalty is compared with that of the loss.
 
     Args:
         model: The network; ``model(inputs)``, ``model(*inputs)`` for a tuple or list,
@@ -389,7 +390,10 @@ class FAM(nn.Module):
         while len(idle) < len(self.layers):
             used = {name: layer for name, layer in task.layers.items() if name not in idle}
             try:
-                with undone_on_error(task.parts, task.device, self._generator):
+                with (
+                    undone_on_error(task.parts, task.device, self._generator),
+                    self._pace.undone_on_error(),
+                ):
                     terms = self._penalised(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
                 if self._planner.samples == 0 or self._never_runs(found.uncalled):
@@ -449,8 +453,16 @@ class FAM(nn.Module):
             terms = self._noisy(task, plan, level, inputs, targets, step)
             known.upkeep.stepped(task.parts)
             return terms
+        due = self._due(level)
+        if due and recorded is None and can_run_ahead(task, plan, level):
+            pushed = self._pushed_ahead(task, plan, level, inputs, targets, step)
+            if pushed is not None:
+                level, due = self._slowed(plan, level, pushed), False
         found, penalty = self._taken(task, plan, level, inputs, targets, step, recorded)
-        slower = self._slowed(plan, level, found, penalty)
+        slower = level
+        if due:
+            pushed = push(task, found.loss, penalty, abs(self.weight) * level.every)
+            slower = self._slowed(plan, level, pushed)
         if slower.share > level.share:  # this step itself would be too strong
             recorded = found.recorded
             found, penalty = self._taken(task, plan, slower, inputs, targets, step, recorded)
@@ -544,13 +556,40 @@ class FAM(nn.Module):
             samples=automatic and self.options.samples == "auto",
         )
 
-    def _slowed(self, plan: Plan, level: Level, found: Penalised, penalty: Tensor) -> Level:
-        """The degree of thinning of a step: a lower one where the penalty would govern it."""
+    def _due(self, level: Level) -> bool:
+        """Whether the strength of a step is looked at; it is counted if it is thinned out."""
         automatic = "auto" in (self.options.every, self.options.samples)
-        if not (automatic and self.options.estimator == "auto" and self._pace.due(level)):
-            return level
-        ratio = push(found.run, found.loss, penalty, abs(self.weight) * level.every)
-        self._pace.slow_down(ratio)
+        return automatic and self.options.estimator == "auto" and self._pace.due(level)
+
+    def _pushed_ahead(
+        self, task: Task, plan: Plan, level: Level, inputs: Inputs, targets: object, step: int
+    ) -> float | None:
+        """How hard the penalty of a step would push, from passes on parts that leave no trace.
+
+        ``None`` where the part does not stand for the batch, or the model needs gradients to run.
+        """
+        if autocast_on(task.device.type):
+            return None
+        with untouched(task.parts, task.device, self._generator):
+            given = task.fresh(inputs), task.fresh(targets)
+            try:
+                with torch.no_grad():
+                    recorded = record(task, *given, body=plan.body)
+            except RuntimeError:
+                return None
+            found, penalty = self._taken(task, plan, level, *given, step, recorded)
+            size = len(found.run.uses[0].features)
+            if size == len(recorded.first.features):
+                return None
+            del found  # one graph at a time
+            of_penalty = size_of(penalty, task, keep=False)
+            del penalty
+            of_loss = in_parts(task, plan, recorded, size)
+        return ratio(of_penalty, of_loss, abs(self.weight) * level.every)
+
+    def _slowed(self, plan: Plan, level: Level, pushed: float) -> Level:
+        """The degree of thinning of a step: a lower one where the penalty would govern it."""
+        self._pace.slow_down(pushed)
         slower = self._level(plan)
         if slower != level:
             _logger.info(
@@ -558,7 +597,7 @@ class FAM(nn.Module):
                 "weight %.1f times as hard as the loss: from now on it is taken on more.\n%s",
                 level.every,
                 100 * level.share,
-                ratio,
+                pushed,
                 self.explain(),
             )
         return slower

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from famseg.flatness._choice import Level, Plan
-from famseg.flatness._estimators import Pass
+from famseg.flatness._pass import Recorded, Task, replay
 
 RATIO = 1.0
 """The largest push of a thinned step on the layer's weight, in units of the loss's own."""
@@ -48,6 +50,16 @@ class Pace:
         steps = levels(plan, every=every, samples=samples)
         return steps[min(self.level, len(steps) - 1)]
 
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Count no step that fails."""
+        before = self.level, self.looked
+        try:
+            yield
+        except BaseException:
+            self.level, self.looked = before
+            raise
+
     def due(self, level: Level) -> bool:
         """Return whether a step is thinned and to be looked at, and count it if it is thinned."""
         if level.every == 1 and level.share == 1:
@@ -78,7 +90,41 @@ def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
     return found
 
 
-def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
+def can_run_ahead(task: Task, plan: Plan, level: Level) -> bool:
+    """Return whether the two pushes are compared on parts of the batch, before the step.
+
+    Two gradients beside the graphs of a step with jets are half as much memory again. Other plans
+    run the network behind the layers a second time anyway. Processes that share the statistics of a
+    normalization must run it equally often, and each has a pace of its own.
+    """
+    parts = level.share < 1 and plan.cut is not None
+    alone = not any(isinstance(module, nn.SyncBatchNorm) for module in task.model.modules())
+    return plan.jets and parts and alone
+
+
+def in_parts(task: Task, plan: Plan, recorded: Recorded, size: int) -> Tensor:
+    """Return the size of the loss's gradient in the layers' weights, from parts of the batch.
+
+    Costs a forward and a backward pass through the network behind the layers, and the memory of one
+    part at a time.
+
+    Args:
+        task: What to run.
+        plan: How, with what holds samples: the loss is the mean of its samples'.
+        recorded: The pass, which needs no graph.
+        size: How many samples are run at a time.
+    """
+    weights, n = layer_weights(task), len(recorded.first.features)
+    slopes = [torch.zeros_like(weight) for weight in weights]
+    for first in range(0, n, size):
+        part = torch.arange(first, min(first + size, n), device=task.device)
+        loss = replay(task, recorded, part=part, cut=plan.cut).run.loss
+        for slope, of_part in zip(slopes, _slopes(loss, weights), strict=True):
+            slope += len(part) / n * of_part
+    return _norm(slopes, recorded.loss)
+
+
+def push(task: Task, loss: Tensor, penalty: Tensor, strength: float) -> float:
     """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
 
     Each process takes that of its own part of the batch: the mean gradient of processes that thin
@@ -86,21 +132,45 @@ def push(run: Pass, loss: Tensor, penalty: Tensor, strength: float) -> float:
     each of the two.
 
     Args:
-        run: The pass that the penalty was taken from.
+        task: What was run.
         loss: The loss of the batch.
         penalty: The penalty.
         strength: Its factor.
     """
-    weights = [use.weight for use in run.uses if use.weight.requires_grad]
-    of_loss, of_penalty = _size(loss, weights), strength * _size(penalty, weights)
-    ratio = of_penalty / of_loss.clamp(min=torch.finfo(of_loss.dtype).tiny)
-    return ratio.item()
+    return ratio(size_of(penalty, task), size_of(loss, task), strength)
 
 
-def _size(value: Tensor, weights: list[Tensor]) -> Tensor:
+def ratio(of_penalty: Tensor, of_loss: Tensor, strength: float) -> float:
+    """Return how hard a penalty pushes, relative to the loss, from the sizes of two gradients."""
+    return (strength * of_penalty / of_loss.clamp(min=torch.finfo(of_loss.dtype).tiny)).item()
+
+
+def size_of(value: Tensor, task: Task, *, keep: bool = True) -> Tensor:
+    """Return the size of a value's gradient in the layers' weights.
+
+    Args:
+        value: A scalar.
+        task: What it was taken from.
+        keep: Whether its graph is needed once more.
+    """
+    return _norm(_slopes(value, layer_weights(task), keep=keep), value)
+
+
+def layer_weights(task: Task) -> list[Tensor]:
+    """Return the weights of the layers that are trained."""
+    weights = [layer.weight for layer in task.layers.values()]
+    return [weight for weight in weights if weight.requires_grad]
+
+
+def _slopes(value: Tensor, weights: list[Tensor], *, keep: bool = False) -> Sequence[Tensor]:
     if not weights or not value.requires_grad:
-        return value.new_zeros(())
-    slopes = torch.autograd.grad(
-        value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+        return [torch.zeros_like(weight) for weight in weights]
+    return torch.autograd.grad(
+        value, weights, retain_graph=keep, allow_unused=True, materialize_grads=True
     )
+
+
+def _norm(slopes: Sequence[Tensor], like: Tensor) -> Tensor:
+    if not slopes:
+        return like.new_zeros(())
     return torch.stack([slope.square().sum() for slope in slopes]).sum().sqrt()

@@ -10,7 +10,7 @@ from torch import nn
 
 from famseg.flatness import FAM
 from famseg.flatness._choice import Level, Plan
-from famseg.flatness._pace import Pace, levels
+from famseg.flatness._pace import Pace, can_run_ahead, levels, push
 
 
 def plan(every, part):
@@ -103,3 +103,63 @@ def test_a_resumed_run_keeps_the_pace():
     first, second = (f(inputs[64:128], targets[64:128]) for f in (fam, again))
     assert torch.equal(first.total, second.total)
     assert again.period == 1
+
+
+def watched(**options):
+    """An objective in double precision whose penalty is thinned out, and a batch for it."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)]
+    model = nn.Sequential(*layers).double()
+    x, y = torch.randn(10, 5).double(), torch.randn(10, 3).double()
+    options = {"layer": "2", "loss": distance, "weight": 1e-4} | options
+    return FAM(model, **options), x, y
+
+
+def distance(prediction, targets):
+    return (1 + (prediction - targets) ** 2).log().mean()
+
+
+def test_what_is_told_from_parts_before_a_step_is_what_its_graphs_tell():
+    fam, x, y = watched(layer=["0", "2"])
+    fam(x, y)
+    plan = fam._planner.plan
+    task, level = plan.applied_to(fam._task()), fam._level(plan)
+    assert level == (4, 0.25)
+    assert can_run_ahead(task, plan, level)
+    ahead = fam._pushed_ahead(task, plan, level, x, y, 4)
+    found, penalty = fam._taken(task, plan, level, x, y, 4, None)
+    behind = push(task, found.loss, penalty, 4 * fam.weight)
+    assert 0 < ahead < 1
+    assert ahead == pytest.approx(behind, rel=1e-9)
+
+
+def test_a_look_at_the_pace_leaves_no_trace_in_a_step():
+    totals, states = [], []
+    for looked in (0, 2):  # looked at, and not
+        generator = torch.Generator().manual_seed(1)
+        fam, x, y = watched(generator=generator)
+        fam._pace.looked = looked
+        totals.append(fam(x, y).total)
+        states.append(generator.get_state())
+    assert torch.equal(*totals)
+    assert torch.equal(*states)
+
+
+def test_features_in_units_of_their_deviation_are_watched_at_the_weight_that_is_trained():
+    fam, x, y = watched(standardize=True)
+    fam(x, y)
+    assert fam.period == 4  # a weight of 1e-4 is weak in any units
+
+
+def test_a_step_that_fails_is_not_counted():
+    pace = Pace()
+
+    def step():
+        with pace.undone_on_error():
+            assert pace.due(Level(4, 0.25))
+            pace.slow_down(4.0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        step()
+    assert (pace.level, pace.looked) == (0, 0)
