@@ -244,20 +244,22 @@ def _result(
     if checkpoint != "best":
         command += f" --checkpoint {checkpoint}"
     metrics = place / folder.metrics.name
-    if metrics.is_file():
+    status = read_status(folder.path)
+    # A run that was made longer has the evaluation of the shorter one until its end.
+    cut = planned is not None and epochs < planned and status not in (None, FINISHED)
+    if metrics.is_file() and not cut:
         if evaluated not in (None, checkpoint):
             return f"{place.name} is of another checkpoint ({evaluated}): {command}", {}
         content = read_json(metrics, "Evaluate it again")
         if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in content.values()):
             raise InputError(f"{metrics}: must hold names and numbers. Evaluate it again")
         return FINISHED, {name: float(value) for name, value in content.items()}
-    if (place / "summary.json").is_file():
+    if (place / "summary.json").is_file() and not cut:
         return f"evaluated by another version: {command}", {}
-    if checkpoint != "best" and folder.metrics.is_file():
+    if checkpoint != "best" and folder.metrics.is_file() and not cut:
         return f"{checkpoint}.pt is not evaluated: {command}", {}
     if planned is not None and epochs >= planned:
         course = "trained, not evaluated"
     else:
         course = f"{epochs} of {planned} epochs" if epochs else "no epoch finished"
-    status = read_status(folder.path)
     return f"{course}, {status}" if status else course, {}

@@ -81,6 +81,17 @@ def test_how_an_unfinished_run_ended_is_told(tmp_path):
     assert states(find_runs([tmp_path])) == {"part": "1 of 2 epochs, failed (the disk is full)"}
 
 
+def test_a_longer_run_that_did_not_finish_has_not_the_metrics_of_the_shorter(tmp_path):
+    path = make_run(tmp_path, "longer", epochs=1, metrics={"test/set1/skull/dsc": 0.5})
+    with status_kept(path):
+        pass
+    assert states(find_runs([tmp_path])) == {"longer": "finished"}  # it was stopped early
+    with pytest.raises(OSError, match="disk"), status_kept(path):
+        raise OSError("the disk is full")
+    assert states(find_runs([tmp_path])) == {"longer": "1 of 2 epochs, failed (the disk is full)"}
+    assert find_runs([tmp_path]).runs[0].metrics == {}
+
+
 def test_a_pipeline_that_is_not_installed_is_compared_as_written(tmp_path):
     text = "pipeline: mine\nseed: 4\npenalty: {kind: none}\ntraining: {epochs: 9, device: cuda}\n"
     make_run(tmp_path, "a", config=text, metrics={"x": 1.0})
