@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Build = Callable[[Any, torch.device], Experiment]
 
 
+_SUMMARY = "summary.json"
+
+
 @dataclass(frozen=True)
 class RunReport:
     """What a run left behind.
@@ -142,13 +145,16 @@ class Session:
         if claim.lease is not None:
             fit.before_save = claim.lease.check
         completed = fit.restore() if claim.begun else 0
+        # A finished run is only reported: what it has to say must be whole before it is touched.
+        known = (
+            self._known(experiment, folder) if completed >= self.config.training.epochs else None
+        )
         recorder = self._recorder(claim, experiment, fit, completed, first, origin)
         with self._status(folder), recorder.tracker:
             result = fit.run(observers=[recorder, *observers], stop=self.stop)
-            trained = result.epochs > completed
             if claim.lease is not None:
                 claim.lease.check()  # the last checkpoint may be long ago
-            summary = self._evaluate(experiment, folder, again=trained)
+            summary = known if known is not None else self._evaluate(experiment, folder)
             recorder.evaluated(experiment.test_metrics(summary))
         history = read_metrics(folder.path)
         return RunReport(
@@ -207,31 +213,44 @@ class Session:
     def _status(self, folder: RunFolder) -> AbstractContextManager[None]:
         return status_kept(folder.path) if self.processes.main else nullcontext()
 
-    def _evaluate(
-        self, experiment: Experiment, folder: RunFolder, *, again: bool
-    ) -> Mapping[str, Any]:
-        summary = folder.evaluation / "summary.json"
-        advice = f"Evaluate the run again: famseg evaluate {folder.path}"
-        if again or not on_main(self.processes, lambda: is_evaluated(folder)):
-            path = folder.checkpoint("best")
-            state = load_checkpoint(path)
-            model = experiment.objective.model
-            try:
-                model.load_state_dict(state["model"])
-            except (RuntimeError, *DAMAGED) as error:
-                raise InputError(
-                    f"{path}: does not fit the network of {folder.config}. Were they copied from "
-                    "different runs?"
-                ) from error
-            epoch = int(state["epoch"])
-            evaluate_run(experiment, model, folder, processes=self.processes, epoch=epoch)
-            again = True
-        found: Mapping[str, Any] = on_main(self.processes, lambda: read_json(summary, advice))
-        if again:
-            return found
+    def _known(self, experiment: Experiment, folder: RunFolder) -> Mapping[str, Any] | None:
+        """Return the summary of a finished run; None if it is still to be evaluated."""
+        if not on_main(self.processes, lambda: is_evaluated(folder)):
+            self._load_best(experiment, folder)
+            return None
+        found = self._summary(folder)
         try:  # of an earlier session, or from elsewhere
             experiment.test_metrics(found)
             experiment.table(found)
         except DAMAGED as error:
-            raise InputError(f"{summary}: is none of this pipeline. {advice}") from error
+            path = folder.evaluation / _SUMMARY
+            raise InputError(f"{path}: is none of this pipeline. {_advice(folder)}") from error
         return found
+
+    def _evaluate(self, experiment: Experiment, folder: RunFolder) -> Mapping[str, Any]:
+        epoch = self._load_best(experiment, folder)
+        model = experiment.objective.model
+        evaluate_run(experiment, model, folder, processes=self.processes, epoch=epoch)
+        return self._summary(folder)
+
+    def _summary(self, folder: RunFolder) -> Mapping[str, Any]:
+        path = folder.evaluation / _SUMMARY
+        found: Mapping[str, Any] = on_main(self.processes, lambda: read_json(path, _advice(folder)))
+        return found
+
+    def _load_best(self, experiment: Experiment, folder: RunFolder) -> int:
+        """Load the weights of the best epoch; return the epoch."""
+        path = folder.checkpoint("best")
+        state = load_checkpoint(path)
+        try:
+            experiment.objective.model.load_state_dict(state["model"])
+        except (RuntimeError, *DAMAGED) as error:
+            raise InputError(
+                f"{path}: does not fit the network of {folder.config}. Were they copied from "
+                "different runs?"
+            ) from error
+        return int(state["epoch"])
+
+
+def _advice(folder: RunFolder) -> str:
+    return f"Evaluate the run again: famseg evaluate {folder.path}"

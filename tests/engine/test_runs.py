@@ -204,6 +204,24 @@ def test_under_nohup_a_closed_terminal_is_ignored(tmp_path: Path) -> None:
     assert read_status(tmp_path / "runs" / NAME) == "finished"
 
 
+@pytest.mark.parametrize("damage", ["summary", "other summary", "best"])
+def test_a_finished_run_that_is_not_whole_is_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    assert train(tmp_path).returncode == 0
+    run = tmp_path / NAME
+    summary, best = run / "evaluation" / "summary.json", run / "checkpoints" / "best.pt"
+    if damage == "best":
+        (run / "evaluation" / "metrics.json").unlink()  # it would be evaluated again
+        best.write_bytes(best.read_bytes()[:-1000])
+    else:
+        summary.write_text("{" if damage == "summary" else '{"a": 1}')
+    before = files(run)
+    done = train(tmp_path, resume=True, workers=1)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert str(best if damage == "best" else summary) in line
+    assert files(run) == before
+
+
 def epoch_files(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").glob("epoch-*"))
 
