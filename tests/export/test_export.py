@@ -221,5 +221,5 @@ def test_a_classifier_takes_images_as_they_are(
 @pytest.mark.slow
 def test_there_is_no_bundle_of_a_classifier(classifier: tuple[Path, Any], tmp_path: Path) -> None:
     source = open_source(classifier[0])
-    with pytest.raises(InputError, match=r"--format: names is a classifier, which there is no bu"):
+    with pytest.raises(InputError, match=r"--format: names is a classifier, which there is no"):
         export_network(source, "bundle", tmp_path / "out")
