@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from famseg.tracking import _store
 from famseg.tracking._names import cut, milliseconds
@@ -23,6 +25,8 @@ _MOST_TAGS = 100
 _LONGEST_TAG = 8000
 # The mark by which a run is found.
 _START_TAG = "famseg.start"
+# How MLflow's names of half copied artifacts begin.
+_STAGED = ".artifact.uploading."
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,28 @@ class Opening:
             timestamp, value = max(results, default=(0, None))
             known[key] = Known(frozenset(point.step for point in history), value, timestamp)
         set_tags(client, run_id, self._tags)
+        remove_staged(stored.info.artifact_uri)
         return Opened(
             client, stored.info.experiment_id, run_id, frozenset(stored.data.params), known
         )
+
+
+def remove_staged(artifact_uri: str) -> None:
+    """Remove what a killed process left half copied among the artifacts of a run on this disk.
+
+    MLflow copies under a hidden name of its own and renames. Nobody else writes to the run: its
+    folder has one owner.
+
+    Args:
+        artifact_uri: Where the artifacts lie; nothing is done if that is no folder of this machine.
+    """
+    address = urlsplit(artifact_uri)
+    if address.scheme not in ("", "file") or address.netloc:
+        return
+    folder = Path(unquote(address.path))
+    for path in folder.rglob(f"{_STAGED}*") if folder.is_dir() else ():
+        if path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
