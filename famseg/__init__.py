@@ -16,11 +16,15 @@ _PACKAGES = (
     "datasets",
     "engine",
     "evaluation",
+    "export",
     "flatness",
+    "meshes",
     "models",
     "objectives",
     "preparation",
+    "reconstruction",
     "reporting",
+    "runs",
     "tracking",
 )
 __all__ = ["FAM", "__version__", *_PACKAGES]

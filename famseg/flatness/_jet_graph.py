@@ -67,8 +67,11 @@ def pulled(
             tensor.view_as(tensor) if twice else tensor.detach().requires_grad_(need)
             for tensor, need in zip(tensors, needed, strict=True)
         ]
+        result = function(*given)
+        if not result.requires_grad:  # those that need one enter by their signs alone
+            return (None,) * len(given)
         found = torch.autograd.grad(
-            function(*given),
+            result,
             [tensor for tensor, need in zip(given, needed, strict=True) if need],
             slope,
             create_graph=twice,

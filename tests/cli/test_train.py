@@ -43,7 +43,8 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     assert summary["set1"]["implant"]["hd95_mm"]["n"] == 2
     with (folder / "evaluation" / "cases.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 2 * 3 * 2  # sets, cases, regions, sources
+        # Sets, cases; regions of model and mean skull, implants of four baselines in two outlines.
+        assert len(list(csv.DictReader(file))) == 2 * 2 * (3 * 2 + 4 * 2)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])

@@ -53,6 +53,7 @@ NOT_RUN = {
     ("", r".*(CUDA_VISIBLE_DEVICES|device=cuda)"): "needs a GPU",
     ("", r".*tracking\.uri=http"): "needs a server; tests/cli/test_ui.py has one",
     ("README.md", r"torchrun"): "docs/several-gpus.md has it",
+    ("docs/compare.md", r".*--checkpoint last"): "other runs; see tests/cli/test_compare.py",
     ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
     ("docs/classification", r".*"): "tests/smoke runs these pipelines",
     ("docs/faq.md", r".*"): "test_faq.py runs them, and looks at what they print",

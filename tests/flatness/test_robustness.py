@@ -15,12 +15,13 @@ from famseg.flatness._relative_noise import RelativeNoise
 from famseg.flatness._robustness import feature_robustness
 
 KINDS = ["orthogonal", "gaussian"]
+# Made in the test, from the seed that each test begins with.
 LAYERS = {
-    "linear, wide": (nn.Linear(6, 2), (5, 6)),
-    "linear, tall": (nn.Linear(2, 6), (5, 2)),
-    "convolution": (nn.Conv2d(2, 3, 2, padding=1), (3, 2, 3, 3)),
-    "grouped": (nn.Conv1d(4, 4, 2, groups=2), (3, 4, 5)),
-    "transposed": (nn.ConvTranspose1d(2, 3, 2, stride=2), (3, 2, 4)),
+    "linear, wide": (lambda: nn.Linear(6, 2), (5, 6)),
+    "linear, tall": (lambda: nn.Linear(2, 6), (5, 2)),
+    "convolution": (lambda: nn.Conv2d(2, 3, 2, padding=1), (3, 2, 3, 3)),
+    "grouped": (lambda: nn.Conv1d(4, 4, 2, groups=2), (3, 4, 5)),
+    "transposed": (lambda: nn.ConvTranspose1d(2, 3, 2, stride=2), (3, 2, 4)),
 }
 
 
@@ -79,10 +80,10 @@ def dense_kappa(layer, inputs, targets):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-def test_mean_is_the_paper_s_constant_times_relative_flatness(layer, shape, kind):
+@pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
+def test_mean_is_the_paper_s_constant_times_relative_flatness(make, shape, kind):
     """Under squared error the loss is quadratic in the weight: nothing of higher order."""
-    layer = copy.deepcopy(layer).double()
+    layer = make().double()
     inputs = torch.randn(shape, dtype=torch.float64)
     targets = torch.randn_like(layer(inputs))
     found = feature_robustness(

@@ -163,7 +163,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_holds_famseg_alone(wheel: Path) -> None:
-    """No library of others, whose licence would then be the wheel's."""
+    """No library of others, but the viewer of reports, whose licence is beside it."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {
@@ -171,8 +171,15 @@ def test_it_holds_famseg_alone(wheel: Path) -> None:
         "pipelines",
         "famseg-0.1.0.dist-info",
     }
-    kinds = {Path(name).suffix for name in names if ".dist-info/" not in name}
+    data = ("famseg/reporting/page/", "famseg/reporting/vendor/", "famseg/reconstruction/builtin/")
+    inside = [name for name in names if ".dist-info/" not in name]
+    kinds = {Path(name).suffix for name in inside if not name.startswith(data)}
     assert kinds == {".py", ".pyi", ".typed", ".yaml"}
+    shipped = {Path(name).name for name in inside if name.startswith(data)} - {"niivue.umd.js"}
+    assert shipped == {
+        *("page.css", "page.html", "page.js", "viewer.js", "LICENSE.niivue.txt", "niivue.json"),
+        *("card.json", "MODEL_CARD.md", "weights.pt"),
+    }
     assert wheel.name == "famseg-0.1.0-py3-none-any.whl"
 
 
