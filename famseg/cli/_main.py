@@ -100,7 +100,7 @@ def main() -> None:
     except OSError as error:
         _end(error, [_system_fault(error)], 2 if error.errno in _FAULTY_NAME else 1, debug=debug)
     except RunError as error:
-        _end(error, [str(error)], 1, debug=debug)
+        _end(error, [str(error)], 1, debug=debug, own=getattr(error, "everyone", False))
     except Exception as error:
         _end(error, [_memory_fault(error) or _defect(error)], 1, debug=debug, own=True)
     except BaseException as error:

@@ -42,7 +42,12 @@ _LOST = (
 
 
 class LostProcessError(RunError):
-    """Another process of the run ended or cannot be reached."""
+    """Another process of the run ended or cannot be reached.
+
+    Every process says so: the one that usually speaks may be the one that is lost.
+    """
+
+    everyone = True
 
     def __init__(self) -> None:
         super().__init__(

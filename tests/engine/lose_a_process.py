@@ -1,4 +1,4 @@
-"""Trains the toy task in processes of which the second is lost: ``FOLDER BACKEND HOW``."""
+"""Trains the toy task in processes of which one is lost: ``FOLDER BACKEND HOW RANK``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from famseg.cli import _main
 from famseg.engine import processes, stop_on_signals
 
 
-def train(folder: Path, backend: str, how: str) -> None:
-    """Train until the second process is killed, or fails, in its third step."""
+def train(folder: Path, backend: str, how: str, lost: str) -> None:
+    """Train until the process of that rank is killed, or fails, in its third step."""
     torch.set_num_threads(1)
     with processes(backend=backend) as group, stop_on_signals() as stop:
         fit = make_fit(make_experiment(), folder, processes=group, batch_size=4)
 
         def die(step: int, **_: object) -> None:
-            if group.rank == 1 and step == 3 and how == "fails":
+            if group.rank == int(lost) and step == 3 and how == "fails":
                 raise MemoryError
-            if group.rank == 1 and step == 3:
+            if group.rank == int(lost) and step == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         observe = fit._after_step

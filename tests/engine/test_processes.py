@@ -121,7 +121,7 @@ def test_a_lost_process_is_called_so(error: RuntimeError, lost: bool) -> None:
 def test_the_others_of_a_lost_process_end_with_one_line(
     tmp_path: Path, backend: str, how: str
 ) -> None:
-    command = [str(HERE / "lose_a_process.py"), str(tmp_path), backend, how]
+    command = [str(HERE / "lose_a_process.py"), str(tmp_path), backend, how, "1"]
     first, second = warm.run_ranks(2, *command)
     assert second.returncode == (-signal.SIGKILL if how == "killed" else 1)
     said = "" if how == "killed" else "famseg: rank 1: out of memory."
@@ -132,3 +132,12 @@ def test_the_others_of_a_lost_process_end_with_one_line(
         .splitlines()[-1]
         .startswith("famseg: another process of this run ended or cannot be reached any more.")
     )
+
+
+@pytest.mark.slow
+def test_that_the_first_process_is_lost_is_said_by_the_others(tmp_path: Path) -> None:
+    command = [str(HERE / "lose_a_process.py"), str(tmp_path), "gloo", "killed", "0"]
+    first, second = warm.run_ranks(2, *command)
+    assert (first.returncode, second.returncode) == (-signal.SIGKILL, 1)
+    said = second.stderr.strip().splitlines()[-1]
+    assert said.startswith("famseg: rank 1: another process of this run ended or cannot be")
