@@ -122,7 +122,7 @@ def test_a_hostile_summary_is_one_line(tmp_path: Path, text: str, message: str) 
     (folder.evaluation / "summary.json").write_text(text)
     experiment: Any = SimpleNamespace(test_metrics=scores_metrics, table=scores_table)
     with pytest.raises(InputError, match=message) as caught:
-        session(tmp_path, 1)._evaluate(experiment, folder, again=False)
+        session(tmp_path, 1)._known(experiment, folder)
     assert len(caught.value.faults) == 1
 
 
