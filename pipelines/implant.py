@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
-from famseg.config import InputError
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -86,12 +85,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         config.penalty.build(model, config.loss.build(), seed=config.seed), targets="implant"
     )
     skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
-    for split in ("train", "validation", "test"):
-        if not getattr(skulls, split):
-            raise InputError(
-                f"data: no subject is left to the split {split}. Add subjects, or change "
-                "data.validation and data.test; a manifest must name all three splits."
-            )
+    skulls.require_splits()
     defects = config.defects.build()
     augmentation = config.augment.build()
     train = datasets.ImplantTrainingSet(

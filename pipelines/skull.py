@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
-from famseg.config import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -63,12 +62,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         config.penalty.build(model, config.loss.build(), seed=config.seed)
     )
     skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
-    for split in ("train", "validation", "test"):
-        if not getattr(skulls, split):
-            raise InputError(
-                f"data: no subject is left to the split {split}. Add subjects, or change "
-                "data.validation and data.test; a manifest must name all three splits."
-            )
+    skulls.require_splits()
     defects = config.defects.build()
     train = datasets.TrainingSet(
         skulls.train, defects["train"], config.seed, mirror=config.data.mirror

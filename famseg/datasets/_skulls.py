@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.config import InputError
 from famseg.datasets._manifest import SkullSubject
 
 
@@ -50,6 +51,19 @@ class Skulls:
     test: Sequence[PreparedSkull]
     fingerprint: str
     subjects: Sequence[SkullSubject] = ()
+
+    def require_splits(self) -> None:
+        """Refuse a data set in which a split has nobody.
+
+        Raises:
+            InputError: If there is such a split.
+        """
+        for split in ("train", "validation", "test"):
+            if not getattr(self, split):
+                raise InputError(
+                    f"data: no subject is left to the split {split}. Add subjects, or change "
+                    "data.validation and data.test; a manifest must name all three splits."
+                )
 
     @property
     def size(self) -> int:
