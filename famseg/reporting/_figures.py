@@ -62,35 +62,6 @@ def curves(history: History, names: Sequence[str], label: str) -> bytes | None:
         return _svg(figure)
 
 
-def against(history: History, across: str, up: str, labels: tuple[str, str]) -> bytes | None:
-    """Draw one series against another, an epoch a point, its number beside the first and last.
-
-    Args:
-        history: One mapping an epoch.
-        across: The series of the horizontal axis.
-        up: That of the vertical axis.
-        labels: What both axes show, with units.
-
-    Returns:
-        The SVG file; None where fewer than two epochs have both.
-    """
-    pairs = [
-        (row["epoch"], row[across], row[up])
-        for row in history
-        if row.get(across) is not None and row.get(up) is not None
-    ]
-    if len(pairs) < 2:
-        return None
-    epochs, xs, ys = zip(*pairs, strict=True)
-    with drawing() as (figure, axes):
-        axes.plot(xs, ys, color="#BBBBBB", linewidth=0.8)
-        points = axes.scatter(xs, ys, c=epochs, cmap="viridis", s=18, zorder=2)
-        figure.colorbar(points, label="epoch")
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
-        return _svg(figure)
-
-
 def distributions(values: Mapping[str, Sequence[float]], label: str) -> bytes | None:
     """Draw every case as a point and the quartiles of each group as a box.
 

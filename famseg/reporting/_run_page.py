@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from famseg.config._json import read_json
 from famseg.datasets import Volume
 from famseg.evaluation import CaseRow, ShownCase, failure_signs, read_cases, read_shown
 from famseg.evaluation._pictures import SlicesCase, slices_picture
+from famseg.evaluation._signs import PenaltyKind
 from famseg.meshes import surface_mesh
-from famseg.reporting._figures import History, against, curves, distributions, series_like
+from famseg.reporting._figures import History, curves, distributions, series_like
 from famseg.reporting._html import Image, Page, Sortable
 from famseg.reporting._runs import Run, find_runs
 from famseg.reporting._scene import (
@@ -100,11 +102,12 @@ def _signs(run: Run, history: History) -> list[str]:
         for name, value in run.metrics.items()
         if name.endswith("/variance_ratio")
     }
-    try:
-        weight = float(settings.get("penalty.lambda", "0"))
-        return failure_signs(history, weight=weight, kind=kind, variance_ratios=ratios)  # type: ignore[arg-type]  # as the configuration allows
-    except (KeyError, ValueError):
-        return []
+    if kind not in get_args(PenaltyKind):  # of another version
+        return [f"Signs of a failed training were not looked for: penalty {kind!r} is unknown."]
+    weight = float(settings.get("penalty.lambda", "0"))
+    return failure_signs(
+        history, weight=weight, kind=cast("PenaltyKind", kind), variance_ratios=ratios
+    )
 
 
 def _cases(run: Run) -> list[CaseRow]:
@@ -155,16 +158,6 @@ def _curves(history: History) -> list[Image]:
             "Penalty",
             curves(history, ["train/penalty"], "penalty"),
             "The penalty over the epochs, before it is multiplied by lambda",
-        ),
-        (
-            "Flatness against the generalization gap",
-            against(
-                history,
-                "train/penalty",
-                "val/gap",
-                ("penalty (kappa with its bound)", "gap"),
-            ),
-            "Penalty against the difference between training and validation, an epoch a point",
         ),
     ]
     return [Image(title, content, alt) for title, content, alt in drawn if content is not None]

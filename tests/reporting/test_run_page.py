@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_runs import make_run
+from made_runs import FAM, make_run
 
 from famseg.config import InputError
 from famseg.evaluation import evaluate
@@ -75,3 +75,12 @@ def test_a_run_without_an_evaluation_has_a_report(tmp_path):
 def test_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no run folder"):
         run_page(tmp_path)
+
+
+def test_a_penalty_of_another_version_is_said(tmp_path):
+    path = make_run(tmp_path, "c", settings=FAM)
+    text = (
+        (path / "config.yaml").read_text().replace("kind: relative_flatness", "kind: of_tomorrow")
+    )
+    (path / "config.yaml").write_text(text)
+    assert any("penalty 'of_tomorrow' is unknown" in line for line in run_page(path).warnings)
