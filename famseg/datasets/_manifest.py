@@ -21,6 +21,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 MANIFEST_NAME = "manifest.csv"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _COLUMNS = ("subject", "file", "sha256", "split")
+_OPTIONAL = ("group",)  # written where a subject has a value
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class SkullSubject:
         file: The volume, or None for a synthetic subject.
         sha256: Hash of the file's bytes, or of what the subject was made from.
         split: ``train``, ``validation`` or ``test``; None as long as nobody has decided.
+        group: Subjects of one group are one person: no split divides them. Empty where nothing is
+            known; such a subject is a group of its own.
     """
 
     id: str
     file: Path | None
     sha256: str
     split: Split | None = None
+    group: str = ""
 
 
 def file_sha256(path: Path) -> str:
@@ -57,16 +61,29 @@ def file_sha256(path: Path) -> str:
 def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
     """Write subjects as CSV: columns subject, file, sha256, split; whole or not at all.
 
+    The column group follows where a subject has one.
+
     Args:
         subjects: What to write; files are written relative to the manifest where they lie below it.
         path: The CSV file; its folder must exist.
     """
     folder = path.resolve().parent
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for s in subjects:
-        writer.writerow([s.id, _relative(s.file, folder), s.sha256, s.split or ""])
+    rows = [
+        {
+            "subject": s.id,
+            "file": _relative(s.file, folder),
+            "sha256": s.sha256,
+            "split": s.split or "",
+            "group": s.group,
+        }
+        for s in subjects
+    ]
+    used = [name for name in _OPTIONAL if any(row[name] for row in rows)]
+    columns = [*_COLUMNS, *used]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
 
 
@@ -74,8 +91,8 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
     """Read a manifest, all its faults in one error.
 
     Args:
-        path: CSV with the columns subject, file, sha256, split (in any order); an empty file or
-            sha256 or split is allowed.
+        path: CSV with the columns subject, file, sha256, split and, if wanted, group (in any
+            order); an empty file or sha256 or split or group is allowed.
         check_files: Also compare each file's hash with the one stated.
 
     Returns:
@@ -100,7 +117,10 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
             faults.append(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         file, sha256, more = _check_file(where, path.parent, row, check_files)
         faults += more
-        subjects.append(SkullSubject(subject, file, sha256, cast("Split | None", split or None)))
+        group = row.get("group", "").strip()
+        subjects.append(
+            SkullSubject(subject, file, sha256, cast("Split | None", split or None), group)
+        )
     if not rows and not faults:
         faults.append(f"{path}: no subjects: it has a header line only")
     if faults:
@@ -170,9 +190,13 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     faults: list[str] = []
     try:
         header = next(reader, [])
-        if sorted(header) != sorted(_COLUMNS):
+        if sorted(set(header) - set(_OPTIONAL)) != sorted(_COLUMNS) or len(set(header)) < len(
+            header
+        ):
+            optional = f" (and {','.join(_OPTIONAL)}, if wanted)"
             raise InputError(
-                f"{path}:1: the header must be {','.join(_COLUMNS)}, got {','.join(header)!r}"
+                f"{path}:1: the header must be {','.join(_COLUMNS)}{optional}, got "
+                f"{','.join(header)!r}"
             )
         for cells in reader:
             if not any(cell.strip() for cell in cells):

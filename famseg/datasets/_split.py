@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -30,13 +30,17 @@ def split_subjects(
     subject that is added moves few others. A split asked for gets at least one subject. Subjects
     that have a split keep it if all have one.
 
-    With strata, each stratum's subjects are ranked by themselves, and the ranks spread evenly from
+    Groups (`SkullSubject.group`) are drawn whole, by a hash of seed and group, and count once: the
+    shares are shares of the people, not of the scans. A subject without a group is one by itself.
+
+    With strata, each stratum's groups are ranked by themselves, and the ranks spread evenly from
     0 to 1: the lowest of all go to the test, the next to validation. Each stratum gives its share,
-    give or take one subject, and the totals are the same as without.
+    give or take one group, and the totals are the same as without. A group belongs to the stratum
+    that most of its subjects are in.
 
     Args:
-        subjects: At least one more than there are splits asked for besides training.
-        validation: Share of the subjects for validation, 0 to below 1.
+        subjects: At least one group more than there are splits asked for besides training.
+        validation: Share of the groups for validation, 0 to below 1.
         test: Share for the test, 0 to below 1; both together below 1.
         seed: Another seed, another split.
         strata: The stratum of each subject, by id, as `strata_of` makes them.
@@ -45,8 +49,8 @@ def split_subjects(
         The subjects in the given order, each with its split.
 
     Raises:
-        InputError: If the shares are out of range, there are too few subjects, or only some have a
-            split.
+        InputError: If the shares are out of range, there are too few groups, only some subjects
+            have a split, or the splits that they have divide a group.
     """
     given = [s for s in subjects if s.split is not None]
     if given:
@@ -56,19 +60,24 @@ def split_subjects(
             f"split: validation {validation:g} and test {test:g} must be 0 or more, together "
             "below 1"
         )
-    count = len(subjects)
+    members = _groups(subjects)
+    count = len(members)
     n_test = max(round(test * count), 1) if test > 0 else 0
     n_validation = max(round(validation * count), 1) if validation > 0 else 0
     if n_test + n_validation >= count:
+        people = f"{count} subjects are"
+        if count < len(subjects):
+            people = f"{len(subjects)} subjects in {count} groups (one a person) are"
         raise InputError(
-            f"split: {count} subjects are too few for {n_validation} to validate and {n_test} to "
+            f"split: {people} too few for {n_validation} to validate and {n_test} to "
             "test: none is left to train on; add subjects or set data.validation or data.test to 0"
         )
-    ranked = _ranked([s.id for s in subjects], seed, strata or {})
-    splits: dict[str, Split] = {s.id: "train" for s in subjects}
+    stratum = {key: _commonest(ids, strata or {}) for key, ids in members.items()}
+    ranked = _ranked(list(members), seed, stratum)
+    splits: dict[str, Split] = dict.fromkeys(members, "train")
     splits |= dict.fromkeys(ranked[:n_test], "test")
     splits |= dict.fromkeys(ranked[n_test : n_test + n_validation], "validation")
-    return [replace(s, split=splits[s.id]) for s in subjects]
+    return [replace(s, split=splits[_key(s)]) for s in subjects]
 
 
 def strata_of(values: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +112,28 @@ def strata_of(values: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _ranked(ids: Sequence[str], seed: int, strata: Mapping[str, str]) -> list[str]:
+def _key(subject: SkullSubject) -> str:
+    """Return what a subject is drawn by: its group, else itself."""
+    # A group must not meet a subject of the same name; ids are used as they are, so that splits
+    # without groups stay what they were.
+    return f"group\0{subject.group}" if subject.group else subject.id
+
+
+def _groups(subjects: Sequence[SkullSubject]) -> dict[str, list[str]]:
+    """Return the ids of each group, in the order of the subjects."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for subject in subjects:
+        members[_key(subject)].append(subject.id)
+    return members
+
+
+def _commonest(ids: Sequence[str], strata: Mapping[str, str]) -> str | None:
+    """Return the stratum that most are in; of equally many the first by name."""
+    counts = Counter(strata[i] for i in ids if i in strata)
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else None
+
+
+def _ranked(ids: Sequence[str], seed: int, strata: Mapping[str, str | None]) -> list[str]:
     """Return the ids in the order in which they are drawn."""
     hashes = {i: hashlib.sha256(f"{seed}\0{i}".encode()).hexdigest() for i in ids}
     members: dict[str | None, list[str]] = defaultdict(list)
@@ -130,4 +160,21 @@ def _given_splits(subjects: Sequence[SkullSubject], given: int) -> list[SkullSub
         )
     if not any(s.split == "train" for s in subjects):
         raise InputError("split: no subject has the split train")
+    faults = divided_groups(subjects)
+    if faults:
+        raise InputError(*(f"{fault}, or change the column group" for fault in faults))
     return list(subjects)
+
+
+def divided_groups(subjects: Sequence[SkullSubject]) -> list[str]:
+    """Return a fault for each group whose subjects have different splits."""
+    first: dict[str, SkullSubject] = {}
+    faults = {}
+    for subject in subjects:
+        other = first.setdefault(_key(subject), subject)
+        if other.split != subject.split:
+            faults[_key(subject)] = (
+                f"split: {other.id} is in {other.split} and {subject.id}, of the same group "
+                f"{subject.group}, in {subject.split}: split anew with famseg split --force"
+            )
+    return list(faults.values())

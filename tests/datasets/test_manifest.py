@@ -73,6 +73,24 @@ def test_a_synthetic_subject_has_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "m.csv").read_text() == "subject,file,sha256,split\na,,1,test\n"
 
 
+def test_groups_survive_the_round_trip(tmp_path: Path) -> None:
+    subjects = [
+        SkullSubject("a", tmp_path / "a.nii", "1", "test", "p, 1"),
+        SkullSubject("b", tmp_path / "b.nii", "2"),
+    ]
+    write_manifest(subjects, tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text().splitlines()[0] == "subject,file,sha256,split,group"
+    assert read_manifest(tmp_path / "m.csv", check_files=False) == subjects
+    touch(tmp_path / "by_hand.csv", "group,subject,file,sha256,split\n Ann ,a,a.nii,1,\n")
+    (read,) = read_manifest(tmp_path / "by_hand.csv", check_files=False)
+    assert read.group == "Ann"
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", "subject,file,sha256,split,group,group\na,a.nii,,,x,y\n")
+    assert "the header must be" in faults(read_manifest, path)[0]
+
+
 def test_a_manifest_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
     path = touch(tmp_path / "m.csv", "old")
 
@@ -130,8 +148,11 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", ":1: the header must be subject,file,sha256,split, got ''"),
-        ("a,b\n", ":1: the header must be subject,file,sha256,split, got 'a,b'"),
+        ("", ":1: the header must be subject,file,sha256,split (and group, if wanted), got ''"),
+        (
+            "a,b\n",
+            ":1: the header must be subject,file,sha256,split (and group, if wanted), got 'a,b'",
+        ),
         ("subject,file,sha256,split\n", ": no subjects: it has a header line only"),
         ('subject,file,sha256,split\na,"b,c,d\n', ":2: not CSV (unexpected end of data)"),
     ],

@@ -48,6 +48,63 @@ def test_a_new_subject_moves_few_others() -> None:
     assert sum(before[i] != after[i] for i in before) <= 3
 
 
+def scans(counts: list[int]) -> list[SkullSubject]:
+    """Scans of people: so many of the first, so many of the second."""
+    return [
+        SkullSubject(f"p{i}_{k}", None, "", None, f"g{i}")
+        for i, count in enumerate(counts)
+        for k in range(count)
+    ]
+
+
+def test_no_group_is_divided_and_shares_are_shares_of_people() -> None:
+    subjects = [*scans([1, 2, 5, 1, 1, 3, 1, 2, 1, 1]), *people(10)]
+    for seed in range(20):
+        split = split_subjects(subjects, 0.1, 0.25, seed=seed)
+        of = {}
+        for s in split:
+            assert of.setdefault(s.group or s.id, s.split) == s.split
+        splits = list(of.values())
+        assert [splits.count(x) for x in ("train", "validation", "test")] == [13, 2, 5]
+
+
+def test_a_group_is_another_thing_than_a_subject_of_its_name() -> None:
+    subjects = [*people(4), SkullSubject("a", None, "", None, "p0")]
+    assert len({s.split for s in split_subjects(subjects, 0.2, 0.2, seed=0)}) == 3
+    keys = [{s.id: s.split for s in split_subjects(subjects, 0.2, 0.4, seed=i)} for i in range(20)]
+    assert any(found["a"] != found["p0"] for found in keys)
+
+
+def test_strata_are_those_of_the_people() -> None:
+    subjects = scans([3] * 8 + [1] * 8)
+    # The first eight are of stratum x by two of their three scans.
+    strata = {s.id: "x" if int(s.group[1:]) < 8 and s.id[-1] != "2" else "y" for s in subjects}
+    split = split_subjects(subjects, 0.25, 0.25, seed=0, strata=strata)
+    for wanted in ("test", "validation"):
+        groups = {s.group for s in split if s.split == wanted}
+        assert sum(int(g[1:]) < 8 for g in groups) == 2
+        assert len(groups) == 4
+
+
+def test_too_few_people_are_not_hidden_by_many_scans() -> None:
+    (fault,) = faults(split_subjects, scans([20, 20]), 0.25, 0.25, 0)
+    assert fault.startswith(
+        "split: 40 subjects in 2 groups (one a person) are too few for 1 to validate and 1 to test"
+    )
+
+
+def test_given_splits_that_divide_a_group_are_refused() -> None:
+    given = [
+        SkullSubject("a", None, "", "train", "g"),
+        SkullSubject("b", None, "", "test", "g"),
+        SkullSubject("c", None, "", "train"),
+    ]
+    assert faults(split_subjects, given, 0.1, 0.1, 0) == (
+        "split: a is in train and b, of the same group g, in test: split anew with famseg split "
+        "--force, or change the column group",
+    )
+
+
 def test_each_split_asked_for_gets_someone() -> None:
     assert sizes(split_subjects(people(3), 0.01, 0.01, 0)) == {
         "train": 1,
