@@ -69,6 +69,8 @@ _NEEDED = (
     *("PixelSpacing", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"),
     *("PixelRepresentation", "GantryDetectorTilt", "NumberOfTemporalPositions"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    *("ConvolutionKernel", "AcquisitionNumber", "SliceThickness", "ContrastBolusAgent"),
 )
 
 
@@ -94,6 +96,14 @@ class Header:
         fault: What is missing or wrong, or None.
         texts: Personal texts.
         dates: Personal dates.
+        patient: ID of the patient; with the next two it tells whose scan it is, and none of the
+            three is written anywhere as it stands.
+        study: UID of the study.
+        frame_of_reference: UID of the frame that positions are measured in.
+        kernel: That the images were reconstructed with, in capitals; empty where nothing is said.
+        acquisition: Number of the acquisition in its study; 0 where nothing is said.
+        thickness_mm: Of the slices, as the header has it; 0 where nothing is said.
+        contrast: Whether a contrast agent was given.
     """
 
     item: Item
@@ -113,6 +123,13 @@ class Header:
     fault: str | None
     texts: frozenset[str]
     dates: frozenset[str]
+    patient: str = ""
+    study: str = ""
+    frame_of_reference: str = ""
+    kernel: str = ""
+    acquisition: int = 0
+    thickness_mm: float = 0.0
+    contrast: bool = False
 
 
 def read_header(item: Item, opener: Opener) -> Header | None:
@@ -193,7 +210,19 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
         fault=fault,
         texts=frozenset(_personal(data)),
         dates=frozenset(text for tag in _DATES for text in _texts(data.get(tag))),
+        patient=_first(data, "PatientID"),
+        study=_first(data, "StudyInstanceUID"),
+        frame_of_reference=_first(data, "FrameOfReferenceUID"),
+        kernel=_first(data, "ConvolutionKernel").upper(),
+        acquisition=int(data.get("AcquisitionNumber") or 0),
+        thickness_mm=float(data.get("SliceThickness") or 0),
+        contrast=bool(_first(data, "ContrastBolusAgent")),
     )
+
+
+def _first(data: pydicom.Dataset, name: str) -> str:
+    """Return the first text of a value; an empty one where there is none."""
+    return next(iter(_texts(data.get(name))), "").strip()
 
 
 def standard_name(uid: str) -> str:
