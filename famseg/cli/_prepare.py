@@ -32,6 +32,8 @@ Examples:
 
   famseg prepare masks --out prepared --template head.nii.gz --workers 2
 
+  famseg prepare bids --out prepared --group-by 'sub-[0-9]+'
+
   famseg prepare cifar10 --out cifar10
 """
 
@@ -109,6 +111,14 @@ def prepare(
     defect_limit_cm2: Annotated[
         float, typer.Option(help="Report holes in the vault from this area on.")
     ] = 4.0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Scans in whose paths this regular expression finds the same text are one person, "
+            "e.g. 'sub-[0-9]+'; DICOM headers are grouped without it.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default what cores and memory allow.")
     ] = None,
@@ -160,7 +170,7 @@ def prepare(
     from famseg.cli._prepare_show import show_outcome, show_plan
 
     began = time.monotonic()
-    plan = _plan(source, out, layout, settings, template, force=force)
+    plan = _plan(source, out, layout, settings, template, force=force, group_by=group_by)
     if dry_run:
         show_plan(plan, as_json=as_json)
         return
@@ -190,6 +200,7 @@ def _plan(
     template: Path | None,
     *,
     force: bool,
+    group_by: str | None,
 ) -> Plan:
     """Look at the source; nothing is written."""
     from famseg.preparation import find_sources, plan_run
@@ -201,7 +212,7 @@ def _plan(
     if not found.sources:
         refused = [f"{r.subject}: {r.reason}" for r in found.refused]
         raise InputError(*(refused or [f"{source}: holds nothing that can be prepared"]))
-    return plan_run(found, source, out, stated, force=force)
+    return plan_run(found, source, out, stated, force=force, group_by=group_by)
 
 
 def _sha256(template: Path | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,9 @@ def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     if not outcome.done:
         return
     say(f"manifest     {folder.manifest}")
+    people, several = Counter(outcome.groups.values()), len(outcome.groups)
+    if several > len(people):
+        say(f"groups       {several} subjects are {len(people)} people: no split divides them")
     root = shlex.quote(str(folder.path))
     say(f"split        famseg split {root}")
     say(f"train        famseg train --config skull_folder.yaml data.root={root}")
@@ -152,6 +156,7 @@ def _as_dict(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "manifest": str(folder.manifest) if outcome.done else None,
         "report": str(folder.report),
+        "groups": dict(outcome.groups),
         "subjects": [report_row(record) for record in outcome.records],
     }
 

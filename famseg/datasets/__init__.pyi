@@ -70,6 +70,7 @@ from ._skulls import PreparedSkull as PreparedSkull
 from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
+from ._split import divided_groups as divided_groups
 from ._split import split_subjects as split_subjects
 from ._split import strata_of as strata_of
 from ._text import TextSample as TextSample
@@ -163,6 +164,7 @@ __all__ = [
     "checksum_of",
     "default_cache_folder",
     "deform",
+    "divided_groups",
     "fetch",
     "inject",
     "limited",

@@ -16,6 +16,7 @@ from famseg.preparation._dicom_geometry import make_plan
 from famseg.preparation._dicom_header import Header, pixel_digest, read_header, standard_name
 from famseg.preparation._dicom_pixels import read_series
 from famseg.preparation._dicom_slice import Slice
+from famseg.preparation._groups import identity_of
 from famseg.preparation._items import Item, Opener, fit_name
 from famseg.preparation._names import PersonalWords
 from famseg.preparation._types import Refused, Source
@@ -107,7 +108,9 @@ def _source(headers: list[Header], subject: str, origin: str) -> Source:
     rescaled = all(header.rescaled for header in headers)
     files = tuple(dict.fromkeys(part.item.file for part in plan.slices))
     read = partial(read_series, plan, origin, (*notes, *more), rescaled)
-    return Source(subject, origin, files, read)
+    first = headers[0]
+    identity = identity_of(first.patient, first.study, first.frame_of_reference)
+    return Source(subject, origin, files, read, identity=identity)
 
 
 def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:

@@ -214,10 +214,19 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
         study=_first(data, "StudyInstanceUID"),
         frame_of_reference=_first(data, "FrameOfReferenceUID"),
         kernel=_first(data, "ConvolutionKernel").upper(),
-        acquisition=int(data.get("AcquisitionNumber") or 0),
-        thickness_mm=float(data.get("SliceThickness") or 0),
+        acquisition=int(_amount(data, "AcquisitionNumber")),
+        thickness_mm=_amount(data, "SliceThickness"),
         contrast=bool(_first(data, "ContrastBolusAgent")),
     )
+
+
+def _amount(data: pydicom.Dataset, name: str) -> float:
+    """Return a number that a scan can do without; 0 where it is missing or malformed."""
+    try:
+        found = numbers(data.get(name), 1)
+    except Exception:  # pydicom raises whatever it likes
+        return 0.0
+    return found[0] if found is not None else 0.0
 
 
 def _first(data: pydicom.Dataset, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,12 +129,11 @@ def duplicates(
     return found
 
 
-def groups(pairs: Sequence[Duplicate]) -> dict[str, str]:
-    """Return for each subject of a pair the one that stands for all that are the same.
+def linked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return for each name of a pair the one that stands for all that belong together.
 
     Example:
-        >>> pair = lambda a, b: Duplicate(a, b, 1.0, "same file")
-        >>> groups([pair("a", "b"), pair("b", "c"), pair("x", "y")])
+        >>> linked([("a", "b"), ("b", "c"), ("x", "y")])
         {'a': 'a', 'b': 'a', 'c': 'a', 'x': 'x', 'y': 'x'}
     """
     stands: dict[str, str] = {}
@@ -145,7 +144,7 @@ def groups(pairs: Sequence[Duplicate]) -> dict[str, str]:
         return name
 
     for pair in pairs:
-        first, second = sorted((leader(pair.first), leader(pair.second)))
+        first, second = sorted((leader(pair[0]), leader(pair[1])))
         stands[second] = first
     return {name: leader(name) for name in sorted(stands)}
 

@@ -31,6 +31,7 @@ class Folder:
         report: The quality report, a page.
         table: The quality report, a table.
         state: Settings, versions and layout of the folder.
+        salt: Key of the hashes that group the scans of one person.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +40,7 @@ class Folder:
         self.report = path / "report.html"
         self.table = path / "report.csv"
         self.state = path / "prepare.json"
+        self.salt = path / ".salt"
 
     def record(self, subject: str) -> Path:
         """Return the path of a subject's record."""

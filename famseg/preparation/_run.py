@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
 import famseg
 from famseg.datasets import SkullSubject, read_manifest, write_manifest
+from famseg.preparation._groups import compiled, group_labels, read_salt
 from famseg.preparation._place import alone, check_place, check_settings
 from famseg.preparation._pool import in_processes
 from famseg.preparation._record import (
@@ -25,7 +27,7 @@ from famseg.preparation._record import (
 )
 from famseg.preparation._report import write_report
 from famseg.preparation._subject import FATAL, Job, Prepare, failed, prepare_subject, reason_of
-from famseg.preparation._types import Found, Source, Split
+from famseg.preparation._types import Found, Identity, Source, Split
 from famseg.tracking import write_json
 
 RunProgress = Callable[[Record, int, int], None]
@@ -46,6 +48,8 @@ class Plan:
         unchanged: Those that are ready.
         refused: What cannot be tried, and what is left out.
         gone: Subjects of an earlier run that the source does not have.
+        identities: Whose scan each subject is, by its headers; personal.
+        group_by: What the paths of a person's scans have in common.
     """
 
     folder: Folder
@@ -56,6 +60,8 @@ class Plan:
     unchanged: tuple[Record, ...]
     refused: tuple[Record, ...]
     gone: tuple[str, ...]
+    identities: Mapping[str, Identity] = field(default_factory=dict, repr=False)
+    group_by: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,12 @@ class Outcome:
     Args:
         plan: What was to be done.
         records: All subjects, those that were ready before included.
+        groups: The group of each subject that is ready and that has one.
     """
 
     plan: Plan
     records: tuple[Record, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> tuple[Record, ...]:
@@ -82,7 +90,13 @@ class Outcome:
 
 
 def plan_run(
-    found: Found, root: Path, out: Path, settings: Mapping[str, object], *, force: bool = False
+    found: Found,
+    root: Path,
+    out: Path,
+    settings: Mapping[str, object],
+    *,
+    force: bool = False,
+    group_by: str | None = None,
 ) -> Plan:
     """Find out what is to be done; writes nothing.
 
@@ -92,11 +106,14 @@ def plan_run(
         out: Where the prepared skulls go.
         settings: What they are prepared with, as JSON can hold it.
         force: Do everything again, whatever is there.
+        group_by: Regular expression: subjects in whose paths below the source it finds the same
+            text are one person, as are those that DICOM headers say so of.
 
     Raises:
         InputError: If ``out`` overlaps with the source, is somebody else's folder, or holds skulls
-            that were prepared with other settings.
+            that were prepared with other settings; or if no path has the expression.
     """
+    pattern = compiled(group_by, found.sources)
     folder = Folder(out)
     check_place(root, out)
     if not force:
@@ -117,6 +134,8 @@ def plan_run(
         tuple(unchanged.values()),
         refused,
         tuple(s for s in recorded_subjects(folder) if s not in here),
+        {s.subject: s.identity for s in found.sources},
+        pattern,
     )
 
 
@@ -158,9 +177,9 @@ def prepare_folder(
                 if progress is not None:
                     progress(record, count, len(jobs))
         ordered = (*(records[name] for name in plan.order), *plan.refused)
-        _write_manifest(ordered, folder)
+        groups = _write_manifest(ordered, plan)
         write_report(ordered, folder, settings=plan.settings, layout=plan.layout)
-    return Outcome(plan, ordered)
+    return Outcome(plan, ordered, groups)
 
 
 def _unchanged(sources: Sequence[Source], folder: Folder, key: str) -> dict[str, Record]:
@@ -197,18 +216,33 @@ def _forget(subject: str, folder: Folder) -> None:
         discard(record, folder)
 
 
-def _write_manifest(records: Sequence[Record], folder: Folder) -> None:
+def _write_manifest(records: Sequence[Record], plan: Plan) -> dict[str, str]:
+    """Write who is ready, in which split and group; return the groups."""
+    folder = plan.folder
     done = [r for r in records if r.status == "done"]
-    splits = _splits(done, folder)
+    splits, groups = _splits(done, folder), _groups(done, plan)
     subjects = []
     for record in done:
-        path = folder.skull(record.subject)
+        name, path = record.subject, folder.skull(record.subject)
         sha256 = record.files[path.relative_to(folder.path).as_posix()]
-        subjects.append(SkullSubject(record.subject, path, sha256, splits.get(record.subject)))
+        subjects.append(SkullSubject(name, path, sha256, splits.get(name), groups.get(name, "")))
     if subjects:
         write_manifest(subjects, folder.manifest)
     else:
         folder.manifest.unlink(missing_ok=True)
+    return groups
+
+
+def _groups(done: Sequence[Record], plan: Plan) -> dict[str, str]:
+    """Return the group of each subject: as somebody set it, else by path and header."""
+    given: dict[str, str] = {}
+    if plan.folder.manifest.exists():
+        before = read_manifest(plan.folder.manifest, check_files=False)
+        given = {s.id: s.group for s in before}
+    whose = [(r.subject, r.origin, plan.identities.get(r.subject, ())) for r in done]
+    salted = any(identity for _, _, identity in whose)
+    salt = read_salt(plan.folder.salt) if salted else b""
+    return group_labels(whose, salt, plan.group_by, given)
 
 
 def _splits(done: Sequence[Record], folder: Folder) -> dict[str, Split]:

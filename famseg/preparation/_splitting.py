@@ -1,8 +1,9 @@
-"""Give the subjects of a folder their splits, one skull in one split alone."""
+"""Give the subjects of a folder their splits, one person in one split only."""
 
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from famseg.config import InputError
 from famseg.datasets import (
     SkullSubject,
+    divided_groups,
     read_volume,
     scan_folder,
     split_subjects,
@@ -20,7 +22,7 @@ from famseg.preparation._leakage import (
     Duplicate,
     Signature,
     duplicates,
-    groups,
+    linked,
     signature,
     signature_of_text,
 )
@@ -60,6 +62,9 @@ def split_folder(
 ) -> Splitting:
     """Write a split for every subject of a folder into its manifest.
 
+    Subjects of one group (column ``group`` of the manifest) are one person and go together, and so
+    do subjects that are one skull. Shares and strata count people.
+
     Args:
         root: A folder of prepared skulls, or any folder of volumes; its manifest is made if it has
             none.
@@ -84,8 +89,10 @@ def split_folder(
     found = scan_folder(root)
     strata = {} if stratify is None else _strata(found, stratify, table or Folder(root).table)
     pairs = duplicates({s.id: s.sha256 for s in found}, _signatures(found, root, progress))
-    if pairs and not allow_duplicates:
-        raise InputError(*(_refusal(pair) for pair in pairs))
+    group = {s.id: s.group or s.id for s in found}
+    unknown = [pair for pair in pairs if group[pair.first] != group[pair.second]]
+    if unknown and not allow_duplicates:
+        raise InputError(*(_refusal(pair) for pair in unknown))
     kept = not force and any(s.split is not None for s in found)
     manifest = Folder(root).manifest
     if kept:
@@ -104,11 +111,33 @@ def _split(
     seed: int,
     strata: Mapping[str, str],
 ) -> list[SkullSubject]:
-    """Split skulls, each once; those that are the same skull follow the first of them."""
-    leader = groups(pairs)
-    first = [replace(s, split=None) for s in found if leader.get(s.id, s.id) == s.id]
-    drawn = {s.id: s.split for s in split_subjects(first, validation, test, seed, strata=strata)}
-    return [replace(s, split=drawn[leader.get(s.id, s.id)]) for s in found]
+    """Split people, each once: groups, and what is linked to them by being the same skull."""
+    person = _people(found, pairs)
+    drawn = split_subjects(
+        [replace(s, split=None, group=person.get(s.id, "")) for s in found],
+        validation,
+        test,
+        seed,
+        strata=strata,
+    )
+    return [replace(s, split=new.split) for s, new in zip(found, drawn, strict=True)]
+
+
+def _people(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> dict[str, str]:
+    """Return the person of each subject that is not the only one of its person.
+
+    A person bears the name of its group, so that a further scan does not move it; without one that
+    of its first subject.
+    """
+    first: dict[str, str] = {}
+    leader = linked(
+        [(pair.first, pair.second) for pair in pairs]
+        + [(first.setdefault(s.group, s.id), s.id) for s in found if s.group]
+    )
+    names: dict[str, set[str]] = defaultdict(set)
+    for subject in found:
+        names[leader.get(subject.id, subject.id)] |= {subject.group} - {""}
+    return {s: min(names[person], default=person) for s, person in leader.items()}
 
 
 def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[SkullSubject]:
@@ -126,6 +155,7 @@ def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[Sku
         for p in pairs
         if split[p.first] != split[p.second]
     ]
+    faults += [f"{fault}, or change the column group" for fault in divided_groups(found)]
     if faults:
         raise InputError(*faults)
     return list(found)
@@ -135,8 +165,8 @@ def _refusal(pair: Duplicate) -> str:
     near = f"near-duplicates (Dice {pair.dice:.3f})"
     what = "the same file" if pair.kind == "same file" else near
     return (
-        f"split: {pair.first} and {pair.second} are {what}: remove one from the manifest, or keep "
-        "both in one split with --allow-duplicates"
+        f"split: {pair.first} and {pair.second} are {what}: remove one from the manifest, give "
+        "both the same group there, or keep both in one split with --allow-duplicates"
     )
 
 

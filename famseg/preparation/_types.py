@@ -18,6 +18,9 @@ Kind = Literal["hounsfield", "intensity", "mask"]
 Role = Literal["defective", "implant"]
 Split = Literal["train", "validation", "test"]
 
+Identity = tuple[tuple[str, str], ...]
+"""Kind and value of what tells whose scan it is: ``patient``, ``study``, ``frame``. Personal."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -60,6 +63,8 @@ class Source:
         read: Reads it; can be sent to another process. Raises InputError.
         companions: Further volumes of the subject.
         split: What the layout of its collection says.
+        identity: What its headers say of whose scan it is. Personal: it is only ever written as a
+            keyed hash.
     """
 
     subject: str
@@ -68,6 +73,7 @@ class Source:
     read: Callable[[], Scan]
     companions: tuple[Companion, ...] = ()
     split: Split | None = None
+    identity: Identity = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

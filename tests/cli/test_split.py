@@ -80,8 +80,8 @@ def test_leakage_is_refused_or_kept_together(data: Path) -> None:
     done = split()
     assert isinstance(done.exception, InputError)
     assert done.exception.faults == (
-        "split: p2 and p9 are the same file: remove one from the manifest, or keep both in one "
-        "split with --allow-duplicates",
+        "split: p2 and p9 are the same file: remove one from the manifest, give both the same "
+        "group there, or keep both in one split with --allow-duplicates",
     )
     allowed = split("--allow-duplicates")
     assert "in one split: p2 and p9 (same file, Dice 1.000)" in allowed.stdout

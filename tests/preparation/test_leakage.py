@@ -21,7 +21,7 @@ from famseg.preparation._leakage import (
     SAME_DICE,
     Duplicate,
     duplicates,
-    groups,
+    linked,
     signature,
     signature_of_text,
     signature_text,
@@ -135,8 +135,7 @@ def test_an_empty_mask_has_an_empty_signature() -> None:
 
 
 def test_groups_join_pairs_in_any_order() -> None:
-    pairs = [Duplicate(a, b, 1.0, "same file") for a, b in (("c", "d"), ("a", "b"), ("b", "d"))]
-    assert groups(pairs) == dict.fromkeys("abcd", "a")
+    assert linked([("c", "d"), ("a", "b"), ("b", "d")]) == dict.fromkeys("abcd", "a")
 
 
 @pytest.fixture
@@ -156,7 +155,10 @@ SHARES = {"validation": 0.2, "test": 0.3, "seed": 0}
 def test_leakage_is_refused_pair_by_pair(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         split_folder(folder, **SHARES)
-    end = "remove one from the manifest, or keep both in one split with --allow-duplicates"
+    end = (
+        "remove one from the manifest, give both the same group there, or keep both in one split "
+        "with --allow-duplicates"
+    )
     assert caught.value.faults == (
         f"split: p0 and p9 are the same file: {end}",
         f"split: p1 and p8 are near-duplicates (Dice 1.000): {end}",
@@ -201,6 +203,49 @@ def test_a_kept_split_that_leaks_is_refused(folder: Path) -> None:
         split_folder(folder, **SHARES, allow_duplicates=True)
     assert caught.value.faults == (
         "split: p0 is in train and p9, the same skull, in test: split anew with --force",
+    )
+
+
+def test_one_person_may_have_several_scans(folder: Path) -> None:
+    person = {"p1": "Ann", "p8": "Ann", "p0": "Bob", "p9": "Bob", "p2": "Bob"}
+    given = [replace(s, group=person.get(s.id, "")) for s in scan_folder(folder)]
+    for seed in range(6):
+        write_manifest(given, folder / "manifest.csv")
+        result = split_folder(folder, **{**SHARES, "seed": seed})
+        split = {s.id: s.split for s in result.subjects}
+        assert split["p1"] == split["p8"]
+        assert split["p0"] == split["p9"] == split["p2"]
+        assert len(result.pairs) == 2
+        assert {s.id: s.group for s in read_manifest(folder / "manifest.csv")} == {
+            s.id: person.get(s.id, "") for s in given
+        }
+
+
+def test_one_skull_in_two_groups_joins_them(folder: Path) -> None:
+    person = {"p1": "Ann", "p2": "Ann", "p8": "Bob", "p3": "Bob"}
+    given = [replace(s, group=person.get(s.id, "")) for s in scan_folder(folder)]
+    write_manifest(given, folder / "manifest.csv")
+    with pytest.raises(InputError, match="p1 and p8 are near-duplicates"):
+        split_folder(folder, **SHARES)
+    for seed in range(6):
+        result = split_folder(folder, **{**SHARES, "seed": seed}, allow_duplicates=True, force=True)
+        assert len({s.split for s in result.subjects if s.group}) == 1
+
+
+def test_a_kept_split_that_divides_a_group_is_refused(folder: Path) -> None:
+    unique(folder)
+    given = [
+        replace(
+            s, group="Ann" if s.id in "p1 p2" else "", split="test" if s.id == "p2" else "train"
+        )
+        for s in scan_folder(folder)
+    ]
+    write_manifest(given, folder / "manifest.csv")
+    with pytest.raises(InputError) as caught:
+        split_folder(folder, **SHARES)
+    assert caught.value.faults == (
+        "split: p1 is in train and p2, of the same group Ann, in test: split anew with famseg "
+        "split --force, or change the column group",
     )
 
 
