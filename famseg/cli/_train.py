@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -12,7 +13,7 @@ from famseg.cli._say import say, say_json
 from famseg.config import InputError, load
 
 if TYPE_CHECKING:
-    from famseg.engine import RunConfig
+    from famseg.engine import Paused, RunConfig
 
 EXAMPLES = """
 Examples:
@@ -65,6 +66,24 @@ def train(
             "RUN/last, or of a checkpoint file.",
         ),
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into",
+            metavar="FOLDER",
+            help="The run folder itself, whatever the names in the configuration: a run is started "
+            "there, or resumed if the folder has one.",
+        ),
+    ] = None,
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCH",
+            min=1,
+            help="Pause after this epoch, with the learning rates of the whole training; resume "
+            "with --resume.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -79,16 +98,29 @@ def train(
     run, overrides = _run_and_overrides(config, arguments or [], resume=resume)
     if weights is not None and resume:
         raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
+    if into is not None and (resume or weights is not None):
+        raise InputError("--into: starts or resumes the run there. Leave out --resume and --from.")
     pipeline, loaded = load(str(config if run is None else run / "config.yaml"), overrides)
     from famseg.cli._progress import progress
     from famseg.cli._summary import as_dict, summary_text
-    from famseg.engine import Session, processes, stop_on_signals
+    from famseg.engine import Paused, Session, processes, stop_on_signals
 
     run_config = cast("RunConfig", loaded)
     with processes(run_config.training.device) as group, stop_on_signals() as stop:
         session = Session(pipeline.build, run_config, processes=group, stop=stop)
-        with progress(pipeline.KEY_METRIC) as display:
-            report = session.run(resume=run or resume, weights=weights, observers=[display])
+        try:
+            with progress(pipeline.KEY_METRIC) as display:
+                report = session.run(
+                    resume=run or resume,
+                    into=into,
+                    until=until,
+                    weights=weights,
+                    observers=[display],
+                )
+        except Paused as pause:
+            if group.main:
+                _say_paused(pause, as_json=as_json)
+            return
         if not group.main:
             return
         if as_json:
@@ -98,6 +130,14 @@ def train(
 
 
 train.__doc__ = f"{inspect.cleandoc(train.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _say_paused(pause: Paused, *, as_json: bool) -> None:
+    folder = str(pause.folder)
+    if as_json:
+        say_json({"folder": folder, "paused": str(pause)})
+    else:
+        say(f"{pause}; resume with: famseg train --resume {shlex.quote(folder)}")
 
 
 def _run_and_overrides(

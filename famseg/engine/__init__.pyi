@@ -32,6 +32,7 @@ from ._scores import Row as Row
 from ._session import RunReport as RunReport
 from ._session import Session as Session
 from ._signals import Interrupted as Interrupted
+from ._signals import Paused as Paused
 from ._signals import StopRequest as StopRequest
 from ._signals import stop_on_signals as stop_on_signals
 from ._step import NonFiniteError as NonFiniteError
@@ -52,6 +53,7 @@ __all__ = [
     "NonFiniteError",
     "Observer",
     "OptimizerConfig",
+    "Paused",
     "Picture",
     "Processes",
     "Row",

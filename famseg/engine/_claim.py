@@ -15,6 +15,7 @@ from famseg.runs import (
     Lease,
     RunFolder,
     claim_new_run,
+    claim_run,
     lease,
     newest_run_folder,
     open_run_folder,
@@ -51,7 +52,13 @@ class Claim:
 
 
 @contextmanager
-def claimed(config: RunConfig, processes: Processes, *, resume: bool | Path) -> Iterator[Claim]:
+def claimed(
+    config: RunConfig,
+    processes: Processes,
+    *,
+    resume: bool | Path = False,
+    into: Path | None = None,
+) -> Iterator[Claim]:
     """Own a run folder for the time of the context; every process must call.
 
     An empty folder is removed at the end.
@@ -60,6 +67,7 @@ def claimed(config: RunConfig, processes: Processes, *, resume: bool | Path) -> 
         config: The configuration.
         processes: The processes of the run.
         resume: Whether to go on with the newest run of this name; or the folder to go on with.
+        into: The run folder itself, whose run is begun or gone on with; None to choose by name.
 
     Raises:
         InputError: If another process owns the folder, it cannot be made, or the configuration
@@ -68,13 +76,13 @@ def claimed(config: RunConfig, processes: Processes, *, resume: bool | Path) -> 
     held: list[Lease] = []
 
     def claim() -> tuple[Path, bool]:
-        folder, taken = _folder(config, resume)
+        folder, taken = _folder(config, resume) if into is None else claim_run(into)
         held.append(taken)
         begun = folder.config.is_file()
         if begun:
             _check_unchanged(folder, config)
         remove_leftovers(folder.path)
-        if not isinstance(resume, Path):
+        if into is None and not isinstance(resume, Path):
             remove_empty_runs(Path(config.output), folder_name(config))
         return folder.path, begun
 

@@ -41,7 +41,7 @@ from famseg.engine._meter import Meter
 from famseg.engine._network import compile_part, moving_average, order_channels_last
 from famseg.engine._processes import Processes, group_for, lost_named
 from famseg.engine._result import Best, FitResult
-from famseg.engine._signals import SIGNALS, Interrupted, StopRequest
+from famseg.engine._signals import SIGNALS, Interrupted, Paused, StopRequest
 from famseg.engine._step import Precision, TrainStep
 from famseg.engine._synced_norm import batch_norms, single_values, synchronize
 from famseg.engine._trust import check_optimizer, check_scheduler
@@ -152,6 +152,7 @@ class Fit:
         self.observers: Sequence[Observer] = ()
         self._plain_seconds: float | None = None
         self._epoch_began = 0.0
+        self._until = epochs
         self._last_is_whole = True
         self.batches = Batches(
             len(experiment.train),  # type: ignore[arg-type]  # a map-style set has a length
@@ -346,18 +347,28 @@ class Fit:
             return previous
         return last
 
-    def run(self, *, observers: Sequence[Observer] = (), stop: StopRequest) -> FitResult:
+    def run(
+        self,
+        *,
+        observers: Sequence[Observer] = (),
+        stop: StopRequest,
+        until: int | None = None,
+    ) -> FitResult:
         """Train from where the checkpoint left off to the end.
 
         Args:
             observers: Who sees the progress, in the main process.
             stop: Whether a signal asked to end.
+            until: The epoch after which the training pauses, with the learning rates of the whole
+                training; None to train to the end.
 
         Raises:
             NonFiniteError: If a total or gradient is not finite.
             Interrupted: If a signal ended the training; the state was saved.
+            Paused: If the training paused after the epoch ``until``; the state was saved.
         """
         began = time.perf_counter()
+        self._until = self.epochs if until is None else until
         self.observers = observers if self.processes.main else ()
         self.step.asked = stop.flags
         trainer = self._trainer(stop)
@@ -365,6 +376,7 @@ class Fit:
         for observer in self.observers:
             observer.started(epochs=self.epochs, steps=steps, step=self.batches.start)
         if self.batches.start < steps and not self._exhausted():
+            self._pause(self.batches.start // self.batches.per_epoch)
             self._plain_seconds = self._time_plain_step(trainer)
             try:
                 with stop.deferred(), _quiet(trainer), lost_named():
@@ -481,6 +493,13 @@ class Fit:
         self._stop_if_asked(engine.state.iteration, self.processes.sum(stop.flags()))
         if self._exhausted():
             engine.terminate()
+        else:
+            self._pause(epoch)
+
+    def _pause(self, epoch: int) -> None:
+        """End an unfinished training that has come to the epoch at which it pauses."""
+        if self._until <= epoch < self.epochs:
+            raise Paused(epoch, self.epochs)
 
     def _note(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Note an epoch for its checkpoint, from which a record is completed after a kill."""

@@ -25,7 +25,7 @@ from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
-from famseg.engine._signals import Interrupted, StopRequest
+from famseg.engine._signals import Interrupted, Paused, StopRequest
 from famseg.flatness import FlatnessError
 from famseg.runs import RunFolder, complete_record, status_kept
 from famseg.tracking import Tracker, read_metrics
@@ -96,6 +96,8 @@ class Session:
         self,
         *,
         resume: bool | Path = False,
+        into: Path | None = None,
+        until: int | None = None,
         weights: Path | None = None,
         observers: Sequence[Observer] = (),
     ) -> RunReport:
@@ -104,6 +106,9 @@ class Session:
         Args:
             resume: Go on with the newest run of this name and configuration, or begin one if there
                 is none; or the run folder to go on with. A finished run is only reported.
+            into: The run folder itself, whatever the names in the configuration: a run is begun
+                there if it is missing or empty, and gone on with otherwise.
+            until: The epoch after which the run pauses, to be gone on with later; None for the end.
             weights: Begin a new run from these weights: a run folder, for its best epoch,
                 ``RUN/last``, ``RUN/best`` or a checkpoint. Does not go with ``resume``.
             observers: Who sees the progress, in the main process.
@@ -112,22 +117,29 @@ class Session:
             InputError: If the input is faulty, or another process owns the run folder.
             NonFiniteError: If the training diverges.
             Interrupted: If a signal ends it.
+            Paused: If it paused after the epoch ``until``.
         """
         if resume and weights is not None:
             raise ValueError("weights are for a new run. Leave out resume.")
         # Before the data are prepared, which can take long; as is the run folder.
         place = None if weights is None else on_main(self.processes, lambda: find_weights(weights))
-        with claimed(self.config, self.processes, resume=resume) as claim:
+        with claimed(self.config, self.processes, resume=resume, into=into) as claim:
             try:
-                return self._run(claim, place, observers)
+                return self._run(claim, place, observers, until)
             except FlatnessError as error:
                 raise InputError(f"penalty: {error}") from error
-            except Interrupted as signal:
+            except (Interrupted, Paused) as ended:
                 if claim.folder.config.is_file():
-                    signal.folder = claim.folder.path
+                    ended.folder = claim.folder.path
                 raise
 
-    def _run(self, claim: Claim, weights: Path | None, observers: Sequence[Observer]) -> RunReport:
+    def _run(
+        self,
+        claim: Claim,
+        weights: Path | None,
+        observers: Sequence[Observer],
+        until: int | None,
+    ) -> RunReport:
         folder = claim.folder
         torch.manual_seed(self.config.seed)  # the initial weights
         experiment = self._build(self.config, self.device)
@@ -151,7 +163,7 @@ class Session:
         )
         recorder = self._recorder(claim, experiment, fit, completed, first, origin)
         with self._status(folder), recorder.tracker:
-            result = fit.run(observers=[recorder, *observers], stop=self.stop)
+            result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)
             if claim.lease is not None:
                 claim.lease.check()  # the last checkpoint may be long ago
             summary = known if known is not None else self._evaluate(experiment, folder)

@@ -33,6 +33,24 @@ class Interrupted(BaseException):
         self.folder: Path | None = None
 
 
+class Paused(BaseException):
+    """The training has come to the epoch at which it was to pause; the state was saved.
+
+    No error, hence no subclass of Exception.
+
+    Args:
+        epoch: The epoch that was completed.
+        epochs: How many there are in all.
+
+    Attributes:
+        folder: The run folder with which the training is resumed; None if it is not known.
+    """
+
+    def __init__(self, epoch: int, epochs: int) -> None:
+        super().__init__(f"paused after epoch {epoch} of {epochs}")
+        self.folder: Path | None = None
+
+
 class StopRequest:
     """Whether a signal asked the run to end.
 

@@ -1,5 +1,6 @@
 from ._folder import RunFolder as RunFolder
 from ._folder import claim_new_run as claim_new_run
+from ._folder import claim_run as claim_run
 from ._folder import newest_run_folder as newest_run_folder
 from ._folder import open_run_folder as open_run_folder
 from ._folder import remove_empty_runs as remove_empty_runs
@@ -21,6 +22,7 @@ __all__ = [
     "Owner",
     "RunFolder",
     "claim_new_run",
+    "claim_run",
     "complete_record",
     "lease",
     "newest_run_folder",

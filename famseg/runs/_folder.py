@@ -7,8 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from famseg.config import InputError
-from famseg.runs._lease import Lease
-from famseg.runs._leftovers import PROVENANCE, claim_leftover, is_leftover, remove_empty
+from famseg.runs._lease import Lease, lease
+from famseg.runs._leftovers import (
+    PROVENANCE,
+    claim_leftover,
+    is_leftover,
+    remove_empty,
+    remove_leftovers,
+)
 
 
 class RunFolder:
@@ -85,6 +91,37 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
             f"output: {output}: no run folder can be made there ({error.strerror}). Choose another "
             "folder with output=FOLDER."
         ) from error
+
+
+def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
+    """Own the run folder at a path, which is made if it is missing.
+
+    Two processes that ask for one folder at once get it one after the other, so that a run which
+    has a place of its own is never begun twice.
+
+    Args:
+        path: The run folder, empty or with a run in it.
+        purpose: What it is for, see `lease`.
+
+    Raises:
+        BusyError: If another process owns the folder.
+        InputError: If the folder cannot be made, or holds something else.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = lease(path, purpose=purpose)
+    except OSError as error:
+        raise InputError(
+            f"{path}: no run folder can be made there ({error.strerror}). Choose another folder."
+        ) from error
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        if not is_leftover(path):
+            taken.release()
+            raise InputError(f"{path}: is not empty and not a run folder. Choose another folder.")
+        remove_leftovers(path)
+        folder.provenance.unlink(missing_ok=True)
+    return folder, taken
 
 
 def newest_run_folder(output: Path, name: str) -> RunFolder | None:

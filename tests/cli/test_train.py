@@ -16,6 +16,7 @@ import warm
 from command import Run, environment
 from tiny import TINY
 
+from famseg.runs import read_status
 from famseg.tracking import read_metrics
 
 TRAIN = ("train", "--config", "skull", *TINY, "training.epochs=2")
@@ -253,3 +254,22 @@ def test_a_diverging_run_stops_with_its_numbers_and_status_one(famseg: Run, tmp_
     assert "Traceback" not in done.stderr
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_a_run_in_a_named_folder_pauses_and_is_resumed_there(famseg: Run, tmp_path: Path) -> None:
+    place = tmp_path / "trials" / "first"
+    command = (*TRAIN, "--into", str(place), "tracking.enabled=false")
+    done = famseg(*command, "--until", "1")
+    assert done.returncode == 0, done.stderr
+    assert "paused after epoch 1 of 2; resume with: famseg train --resume" in done.stdout
+    assert read_status(place) == "interrupted (paused after epoch 1 of 2)"
+    done = famseg(*command)
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in read_metrics(place)] == [1, 2]
+    assert read_status(place) == "finished"
+    assert not (tmp_path / "runs").exists()
+    again = famseg(*command, "--resume")
+    assert faults(again) == [
+        "famseg: --into: starts or resumes the run there. Leave out --resume and --from."
+    ]

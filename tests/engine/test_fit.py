@@ -31,6 +31,7 @@ from famseg.engine import (
     Interrupted,
     NonFiniteError,
     NSOConfig,
+    Paused,
     SAMConfig,
     StopRequest,
     load_checkpoint,
@@ -78,6 +79,25 @@ def test_a_resumed_run_reaches_the_same_weights_to_the_last_bit(
     for epoch, again in zip(reversed(seen.epochs), reversed(seen_again.epochs), strict=False):
         same = [key for key in epoch if "seconds" not in key]
         assert {key: epoch[key] for key in same} == {key: again[key] for key in same}
+
+
+def test_a_paused_training_has_the_learning_rates_of_the_whole(tmp_path: Path) -> None:
+    whole, seen = make_experiment(weight=0.05), Log()
+    make_fit(whole, tmp_path / "whole").run(observers=[seen], stop=StopRequest())
+
+    rest, seen_again = make_experiment(weight=0.05), Log()
+    for until in (1, 1, 2):  # the second of them is there already
+        fit = make_fit(rest, tmp_path / "parts")
+        fit.restore()
+        with pytest.raises(Paused, match=f"paused after epoch {until} of 3"):
+            fit.run(observers=[seen_again], stop=StopRequest(), until=until)
+    fit = make_fit(rest, tmp_path / "parts")
+    assert fit.restore() == 2
+    assert fit.run(observers=[seen_again], stop=StopRequest(), until=7).epochs == 3
+
+    assert largest_difference(weights(whole), weights(rest)) == 0
+    rates = [[epoch["train/learning_rate"] for epoch in log.epochs] for log in (seen, seen_again)]
+    assert rates[0] == rates[1]
 
 
 def test_a_resumed_run_keeps_the_pace_of_a_strong_penalty(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from famseg.config import InputError
-from famseg.runs import claim_new_run, lease, newest_run_folder, open_run_folder, remove_empty_runs
+from famseg.runs import (
+    BusyError,
+    claim_new_run,
+    claim_run,
+    lease,
+    newest_run_folder,
+    open_run_folder,
+    remove_empty_runs,
+)
 
 
 def begun(output: Path, *names: str) -> None:
@@ -38,6 +46,29 @@ def test_a_new_run_never_takes_the_folder_of_one_that_begins(tmp_path: Path) -> 
     _, second = claim_new_run(tmp_path, "a")
     with first, second:
         assert (first.folder.name, second.folder.name) == ("a", "a-2")
+
+
+def test_a_run_with_a_place_of_its_own_is_begun_by_one_process(tmp_path: Path) -> None:
+    place = tmp_path / "trials" / "a"
+    folder, first = claim_run(place)
+    with first, pytest.raises(BusyError):
+        claim_run(place)
+    folder.provenance.touch()  # of a start that was killed
+    folder, second = claim_run(place)
+    assert not folder.provenance.exists()
+    folder.config.touch()
+    folder.provenance.touch()
+    second.release()
+    folder, third = claim_run(place)
+    third.release()
+    assert folder.provenance.exists()  # there is a run now
+
+
+def test_a_folder_with_something_else_does_not_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="is not empty and not a run folder"):
+        claim_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_the_newest_run_of_a_name_is_found_by_its_number(tmp_path: Path) -> None:
