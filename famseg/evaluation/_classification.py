@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from famseg.config import InputError
 from famseg.engine import Processes, Row
-from famseg.evaluation._classification_picture import classification_picture
+from famseg.evaluation._classification_picture import classification_figure
 from famseg.evaluation._classification_summary import ClassSummary, summarise_classes
+from famseg.figures import files
 from famseg.flatness import call_model
 from famseg.tracking import write_atomically, write_json
 
@@ -129,8 +130,8 @@ def evaluate_classification(
 
     The batches of a set are dealt out whole to the processes, so that the result does not depend
     on their number. Every process must call this function and gets the summary; the first one
-    writes ``cases.csv``, ``classification.png`` and, last, ``summary.json``: where it is, the
-    evaluation is complete. An older one is removed first.
+    writes ``cases.csv``, ``classification.png``, the same figure as SVG and, last,
+    ``summary.json``: where it is, the evaluation is complete. An older one is removed first.
 
     Args:
         predict: Maps the inputs of a batch to logits ``(n, classes)``. It may not talk to other
@@ -174,9 +175,9 @@ def evaluate_classification(
     summary = summarise_classes(rows, classes=classes)
     if processes.main:
         write_atomically(folder / "cases.csv", _table(rows))
-        write_atomically(
-            folder / "classification.png", classification_picture(rows, summary, classes=classes)
-        )
+        figure = classification_figure(rows, summary, classes=classes)
+        for ending, content in files(figure).items():
+            write_atomically(folder / f"classification{ending}", content)
         write_json(folder / "summary.json", summary)
     return summary
 

@@ -1,62 +1,51 @@
-"""Pictures of a classifier: reliability diagrams, confusion matrix, single answers."""
+"""Figures of a classifier: reliability diagrams, confusion matrix, single predictions."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from famseg.evaluation._classification_summary import sets_of
+from famseg.figures import BLUE, GREY, new_figure, styled
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-# Okabe and Ito's palette: told apart with any colour vision.
-_BLUE, _SKY, _GREY = "#0072B2", "#9BCDEB", "#555555"
+_SKY = "#9BCDEB"  # a light sky blue, beside the palette's blue
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
-_INCHES, _DPI = 4.2, 100
+_INCHES = 4.2
 # With more classes than these, a matrix has no room for names, and none for numbers.
 _NAMED, _NUMBERED = 40, 12
 _TILE, _CAPTION = 96, 30
 
 
-@rc_context({"text.parse_math": False})  # a name with dollars is no formula
-def classification_picture(
+@styled()
+def classification_figure(
     rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], *, classes: Sequence[str]
-) -> bytes:
+) -> Figure:
     """Draw the reliability diagram of each set and the confusion matrix of the first one.
 
     Args:
         rows: As ``classification_rows`` makes them, with ``set`` added.
         summary: The aggregates of them, see ``summarise_classes``.
         classes: Names of the classes.
-
-    Returns:
-        The PNG file; the same bytes for the same rows.
     """
     sets = list(sets_of(summary))
-    figure = Figure(
-        figsize=((len(sets) + 1.25) * _INCHES, _INCHES), facecolor="white", layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure((len(sets) + 1.25) * _INCHES, _INCHES)
     axes = figure.subplots(1, len(sets) + 1, width_ratios=[*[1] * len(sets), 1.25], squeeze=False)
     for place, (name, part) in zip(axes[0], sets, strict=False):
         _draw_reliability(place, name, part)
     name = sets[0][0]
     matrix = confusion_matrix([row for row in rows if row["set"] == name], len(classes))
     _draw_confusion(axes[0, -1], name, matrix, sets[0][1]["per_class"])
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
+    return figure
 
 
 def confusion_matrix(rows: Sequence[Mapping[str, Any]], classes: int) -> npt.NDArray[np.int64]:
@@ -87,16 +76,17 @@ def _draw_reliability(axes: Axes, name: str, part: Mapping[str, Any]) -> None:
     bars = {"width": width, "align": "edge"}
     axes.bar(left, accuracy, color=_SKY, edgecolor="white", label="accuracy", **bars)
     share = [each["n"] / part["n"] for each in bins]
-    axes.bar(left, share, color=_GREY, edgecolor="white", label="share of samples", **bars)
+    axes.bar(left, share, color=GREY, edgecolor="white", label="share of samples", **bars)
     confidence = [each["confidence"] for each in bins]
-    axes.plot(confidence, accuracy, "o", color=_BLUE, markersize=4, label="accuracy, confidence")
+    axes.plot(confidence, accuracy, "o", color=BLUE, markersize=4, label="accuracy, confidence")
     axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="confidence (largest probability)", ylabel="accuracy, or share of samples")
     axes.set_title(
-        f"{name}: n {part['n']}, accuracy {part['accuracy']['mean']:.3f}, ECE {part['ece']:.3f}",
+        f"{name}: n = {part['n']}, accuracy {part['accuracy']['mean']:.3f}, ECE {part['ece']:.3f}",
         fontsize=9,
     )
-    axes.legend(loc="upper left", fontsize=7, frameon=False)
+    axes.legend(loc="upper left", fontsize=7)
 
 
 def _draw_confusion(
@@ -107,8 +97,10 @@ def _draw_confusion(
     percent: Floats = 100 * matrix / totals[:, None]
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, shrink=0.8)
-    axes.set(xlabel="answer", ylabel="truth")
-    axes.set_title(f"{name}: answers in % of the samples of each class", fontsize=9)
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted class", ylabel="reference class")
+    n = sum(each["n"] for each in per_class.values())
+    axes.set_title(f"{name}: predictions in % of each class, n = {n}", fontsize=9)
     size = len(matrix)
     if size <= _NAMED:
         fontsize = 7 if size <= _NUMBERED else 5

@@ -20,7 +20,7 @@ from famseg.config._atomic import fresh_part
 from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
 from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
-from famseg.evaluation._pictures import SlicesCase, slices_picture
+from famseg.evaluation._pictures import SlicesCase, slices_figure
 from famseg.evaluation._shown import (
     SHOWN,
     SHOWN_INPUT,
@@ -32,6 +32,7 @@ from famseg.evaluation._summary import Summary, summarise
 from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
+from famseg.figures import files
 from famseg.tracking import write_atomically, write_json
 
 PREDICTIONS = "predictions"
@@ -134,7 +135,9 @@ def evaluate(
     if processes.main:
         write_cases(rows, folder / "cases.csv")
         shown = [one for each in answers for one in _pictured(each, rows)]
-        write_atomically(folder / "slices.png", slices_picture([_slices(*one) for one in shown]))
+        figure = slices_figure([_slices(*one) for one in shown])
+        for ending, content in files(figure).items():
+            write_atomically(folder / f"slices{ending}", content)
         write_shown(shown_volumes(shown), folder)
         write_json(folder / "summary.json", summary)
     return Evaluation(tuple(rows), summary)
@@ -360,7 +363,8 @@ def _make(folder: Path) -> None:
             if older.is_dir() and not older.is_symlink():
                 shutil.rmtree(older)
         write_atomically(folder / "slices.png", b"")
-        (folder / "slices.png").unlink()
+        for ending in (".png", ".svg"):
+            (folder / f"slices{ending}").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written to ({error.strerror}). Choose another folder."

@@ -1,33 +1,34 @@
-"""Pictures of cases: input, output and truth in three planes through the defect."""
+"""Images of cases: input, prediction and reference in three planes through the defect."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from famseg.evaluation._surface import Floats, Mask
+from famseg.figures import encode, new_figure, styled
 
 # Okabe and Ito's palette: told apart with any colour vision.
 _COLOURS = {
     "bone": (0.86, 0.86, 0.86),
-    "missing from the output": (0.90, 0.62, 0.00),
-    "too much in the output": (0.34, 0.71, 0.91),
+    "missing from the prediction": (0.90, 0.62, 0.00),
+    "too much in the prediction": (0.34, 0.71, 0.91),
     "removed region": (0.00, 0.62, 0.45),
 }
 _BACKGROUND = 0.08
-# Plane, its axis, directions at the left, right, bottom and top edge. Arrays are RAS+.
-_PLANES = (("axial", 2, "LRPA"), ("coronal", 1, "LRIS"), ("sagittal", 0, "PAIS"))
-_INCHES, _DPI = 1.55, 120
+# Plane, its axis, directions at the left, right, bottom and top edge: the patient's right is on the
+# image's left, as in radiology, and the sagittal plane is seen from the right. Arrays are RAS+.
+_PLANES = (("axial", 2, "RLPA"), ("coronal", 1, "RLIS"), ("sagittal", 0, "PAIS"))
+_INCHES = 1.55
+_BAR_MM = (10.0, 20.0, 50.0)  # lengths of a scale bar
+_BAR_SHARE = 0.4  # of a plane's width, at most
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,42 @@ class SlicesCase:
     spacing_mm: tuple[float, float, float]
 
 
-@rc_context({"text.parse_math": False})  # a name with dollars is no formula
 def slices_picture(cases: Sequence[SlicesCase]) -> bytes:
-    """Draw one row a case: input, output and truth, each axial, coronal and sagittal.
-
-    The planes run through the centre of the removed bone. The output shows what is missing and what
-    is too much in colour; the removed region is outlined.
+    """Return `slices_figure` as a PNG file; the same bytes for the same cases.
 
     Args:
         cases: What to draw, at least one.
 
-    Returns:
-        The PNG file; the same bytes for the same cases.
+    Raises:
+        ValueError: If there is no case.
+    """
+    return encode(slices_figure(cases))
+
+
+@styled()
+def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
+    """Draw one row per case: input, prediction and reference, each axial, coronal and sagittal.
+
+    The planes run through the centre of the removed bone. The prediction shows what is missing and
+    what is too much in colour; the removed region is outlined. Each plane has a scale bar.
+
+    Args:
+        cases: What to draw, at least one.
 
     Raises:
         ValueError: If there is no case.
     """
     if not cases:
         raise ValueError("there is no case to draw: give at least one.")
-    figure = Figure(figsize=(9 * _INCHES, (len(cases) * 1.18 + 0.3) * _INCHES), facecolor="white")
-    FigureCanvasAgg(figure)
+    height = (len(cases) * 1.18 + 0.3) * _INCHES
+    figure = new_figure(9 * _INCHES, height, constrained=False)
     heights = [1.18] * len(cases) + [0.3]
     rows = figure.subfigures(len(cases) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
     for row, case in zip(rows, cases, strict=False):
         _draw_case(row, case)
     handles = [Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
-    rows[-1].legend(handles=handles, loc="center", ncols=len(handles), frameon=False, fontsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
+    rows[-1].legend(handles=handles, loc="center", ncols=len(handles))
+    return figure
 
 
 def defect_centre(truth: Mask, region: Mask) -> tuple[int, ...]:
@@ -102,8 +110,8 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
     centre = defect_centre(case.truth, case.region)
     shown = (
         ("input", case.image, case.image),
-        ("output", case.output, case.truth),
-        ("truth", case.truth, case.truth),
+        ("prediction", case.output, case.truth),
+        ("reference", case.truth, case.truth),
     )
     for p, (plane, axis, edges) in enumerate(_PLANES):
         width, height = (length for i, length in enumerate(case.spacing_mm) if i != axis)
@@ -121,12 +129,13 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
                 axes.contour(region, levels=[0.5], colors=[colour], linewidths=0.9)
             axes.set_axis_off()
             _write(axes, f"{plane}: {name}", edges)
+            _draw_bar(axes, mask.shape[1], width)
 
 
 def _slice(mask: Mask, axis: int, centre: Sequence[int]) -> Mask:
     """Return the plane through the centre, its first axis upwards."""
     plane: Mask = np.take(mask, centre[axis], axis).T
-    return plane
+    return plane if axis == 0 else plane[:, ::-1]  # the patient's right comes first
 
 
 def _write(axes: Axes, title: str, edges: str) -> None:
@@ -140,10 +149,23 @@ def _write(axes: Axes, title: str, edges: str) -> None:
         text.set(ha="center", va="center", path_effects=halo)
 
 
+def _draw_bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
+    """Draw a scale bar at the lower left; none where the plane is too small for one."""
+    fitting = [length for length in _BAR_MM if length <= _BAR_SHARE * voxels * spacing_mm]
+    if not fitting:
+        return
+    length = fitting[-1] / spacing_mm / voxels
+    ends = [0.05, 0.05 + length]
+    axes.plot(ends, [0.05, 0.05], transform=axes.transAxes, color="white", linewidth=1.2)
+    text = axes.text(ends[1] + 0.02, 0.05, f"{fitting[-1]:g} mm", transform=axes.transAxes)
+    halo = [withStroke(linewidth=1.5, foreground="black")]
+    text.set(color="white", fontsize=5, va="center", path_effects=halo)
+
+
 def _coloured(shown: Mask, truth: Mask) -> npt.NDArray[np.float64]:
     """Return the difference of two planes as RGB."""
     rgb: Floats = np.full((*shown.shape, 3), _BACKGROUND)
     rgb[shown & truth] = _COLOURS["bone"]
-    rgb[truth & ~shown] = _COLOURS["missing from the output"]
-    rgb[shown & ~truth] = _COLOURS["too much in the output"]
+    rgb[truth & ~shown] = _COLOURS["missing from the prediction"]
+    rgb[shown & ~truth] = _COLOURS["too much in the prediction"]
     return rgb

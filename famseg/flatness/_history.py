@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from famseg.figures import Kind
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._history_plot import picture
 from famseg.flatness._robustness import FeatureRobustness
@@ -119,25 +120,29 @@ class FlatnessHistory:
             for point in self.points
         ]
 
-    def picture(self) -> bytes:
-        """Return the plot as a PNG file; see `plot`.
+    def picture(self, kind: Kind = "png") -> bytes:
+        """Return the plot as a file; see `plot`.
+
+        Args:
+            kind: ``png``, or ``svg`` for papers.
 
         Raises:
             FlatnessError: If there is nothing to draw, or if matplotlib is missing.
         """
-        return picture(self.points)
+        return picture(self.points, kind)
 
     def plot(self, path: str | Path) -> None:
         """Draw all numbers over the steps; what is not finite is left out.
 
         Args:
-            path: The PNG file to write.
+            path: The file to write: SVG where its name ends so, else PNG.
 
         Raises:
             FlatnessError: If there is nothing to draw, or if matplotlib is missing.
             OSError: If the file cannot be written.
         """
-        Path(path).write_bytes(self.picture())
+        kind: Kind = "svg" if Path(path).suffix.lower() == ".svg" else "png"
+        Path(path).write_bytes(self.picture(kind))
 
 
 def _points(step: float, measured: object, layer: str) -> list[HistoryPoint]:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from famseg.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    Kind,
+    encode,
+    new_figure,
+    styled,
+)
 from famseg.flatness._errors import FlatnessError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from famseg.flatness._history import HistoryPoint
 
-# Okabe and Ito's palette: told apart with any color vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_GREY = "#999999"
-_DPI = 120
+_COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)  # neighbors far apart
 _SPAN = 10  # from which on values are drawn on a logarithmic scale
+_Draw = Callable[[Any, Sequence["HistoryPoint"]], None]
 _NAMED = len(_COLORS)  # layers in the legend; more are drawn without a name
 
 
-def picture(points: Sequence[HistoryPoint]) -> bytes:
-    """Return the plot of a history as a PNG file; see `FlatnessHistory.plot`.
+def picture(points: Sequence[HistoryPoint], kind: Kind = "png") -> bytes:
+    """Return the plot of a history as a file; see `FlatnessHistory.plot`.
 
     Raises:
         FlatnessError: If there is nothing to draw, or if matplotlib is missing.
@@ -39,30 +52,29 @@ def picture(points: Sequence[HistoryPoint]) -> bytes:
     if not panels:
         raise FlatnessError("the history holds nothing that could be drawn: add to it first.")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with styled():
+            return encode(_drawn(panels), kind)
     except ImportError as error:
         raise FlatnessError(
             "a plot needs matplotlib, which is not installed. Run: pip install matplotlib"
         ) from error
-    figure = Figure(figsize=(8, 0.6 + 2.5 * len(panels)), layout="constrained")
-    FigureCanvasAgg(figure)
+
+
+def _drawn(panels: Sequence[tuple[_Draw, Sequence[HistoryPoint]]]) -> Figure:
+    figure = new_figure(8, 0.6 + 2.5 * len(panels))
     every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (draw, chosen) in zip(every, panels, strict=True):
         draw(axes, chosen)
-        axes.grid(color=_GREY, alpha=0.25)
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8, frameon=False, loc="best")
+            axes.legend(loc="best")
     every[-1].set_xlabel("step")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
+    return figure
 
 
 def _draw_kappa(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: ANN401  # matplotlib is optional
     for number, ((layer, _), series) in enumerate(_series(points)):
         _line(axes, series, number, label=f"layer {layer}" if layer else "")
-    axes.set_ylabel("kappa\n(band: standard error)")
+    axes.set_ylabel("kappa, unit of the loss\n(band: standard error)")
     _scale(axes, points)
 
 
@@ -93,7 +105,7 @@ def _draw_losses(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: AN
     both = sorted(training.keys() & validation.keys())
     if both:
         ends = [training[step] for step in both], [validation[step] for step in both]
-        axes.fill_between(both, *ends, color=_GREY, alpha=0.25, linewidth=0, label="gap")
+        axes.fill_between(both, *ends, color=GREY, alpha=0.25, linewidth=0, label="gap")
     axes.set_ylabel("loss")
     _scale(axes, points)
 
@@ -139,4 +151,4 @@ def _scale(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: ANN401
             axes.set_yscale("log", nonpositive="clip")
             axes.set_ylim(low / 1.5, high * 1.5)
         return
-    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.axhline(0, color=GREY, linewidth=0.8)

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from famseg.figures import BLUE, GREY, RED, Kind, encode, new_figure, styled
 from famseg.flatness._errors import FlatnessError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from famseg.flatness._rows import Report
 
-# Okabe and Ito's palette: told apart with any color vision.
-_BEFORE, _AFTER, _GREY = "#0072B2", "#D55E00", "#999999"
-_DPI = 120
+_BEFORE, _AFTER = BLUE, RED
 _SHOWN = 40  # characters of a layer's name
 _TICKS = 6
 _DECADES = 4  # below the largest value that a scale around zero shows
 
 
-def picture(report: Report) -> bytes:
-    """Return the plot of a report as a PNG file; see `Report.plot`.
+def picture(report: Report, kind: Kind = "png") -> bytes:
+    """Return the plot of a report as a file; see `Report.plot`.
 
     Raises:
         FlatnessError: If matplotlib is missing.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with styled():
+            return encode(_drawn(report), kind)
     except ImportError as error:
         raise FlatnessError(
             "a plot needs matplotlib, which is not installed. Run: pip install matplotlib"
         ) from error
-    figure = Figure(figsize=(10, 2.0 + 0.27 * len(report.rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+
+
+def _drawn(report: Report) -> Figure:
+    figure = new_figure(10, 2.0 + 0.27 * len(report.rows))
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(
         left,
@@ -51,12 +53,9 @@ def picture(report: Report) -> bytes:
     _name_layers(left, report)
     _legend(figure, left, report)
     figure.suptitle(
-        f"Relative flatness of {report.model}: {report.samples} samples, loss {report.loss:.4g}",
-        fontsize=11,
+        f"Relative flatness of {report.model}: n = {report.samples} samples, loss {report.loss:.4g}"
     )
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
+    return figure
 
 
 def _trace_error(row: Any) -> float | None:  # noqa: ANN401
@@ -102,8 +101,6 @@ def _draw(
         markeredgecolor=_AFTER,
         markersize=10,
     )
-    axes.grid(axis="y", color=_GREY, alpha=0.25)
-    axes.set_axisbelow(True)
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
@@ -119,7 +116,7 @@ def _scale(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
     linear = max(min(sizes), max(sizes) / 10**_DECADES)
     axes.set_xscale("symlog", linthresh=linear)
     axes.xaxis.get_major_locator().set_params(numticks=_TICKS)
-    axes.axvline(0, color=_GREY, linewidth=0.8)
+    axes.axvline(0, color=GREY, linewidth=0.8)
 
 
 def _name_layers(axes: Any, report: Report) -> None:  # noqa: ANN401
@@ -131,9 +128,9 @@ def _name_layers(axes: Any, report: Report) -> None:  # noqa: ANN401
     for place, row in enumerate(report.rows):
         if row.failure is None:
             continue
-        labels[place].set_color(_GREY)
+        labels[place].set_color(GREY)
         text = axes.text(0.5, place, "not measured", transform=axes.get_yaxis_transform())
-        text.set(color=_GREY, fontsize=8, ha="center", va="center")
+        text.set(color=GREY, fontsize=8, ha="center", va="center")
 
 
 def _legend(figure: Any, axes: Any, report: Report) -> None:  # noqa: ANN401
@@ -142,4 +139,4 @@ def _legend(figure: Any, axes: Any, report: Report) -> None:  # noqa: ANN401
     if report.rescaling:
         factor = f"{report.rescaling[0].factor:g}"
         labels.append(f"layer times {factor}, its inputs divided by {factor}: the same function")
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from famseg.figures import Kind
 from famseg.flatness._plot import picture
 from famseg.flatness._spread import Spread
 from famseg.flatness._table import table
@@ -176,25 +177,29 @@ class Report:
         flat = [{name: _plain(getattr(row, name)) for name in names} for row in self.rows]
         return [{**row, "notes": "; ".join(row["notes"])} for row in flat]
 
-    def picture(self) -> bytes:
-        """Return the plot as a PNG file; see `plot`.
+    def picture(self, kind: Kind = "png") -> bytes:
+        """Return the plot as a file; see `plot`.
+
+        Args:
+            kind: ``png``, or ``svg`` for papers.
 
         Raises:
             FlatnessError: If matplotlib is missing.
         """
-        return picture(self)
+        return picture(self, kind)
 
     def plot(self, path: str | Path) -> None:
         """Draw kappa of each layer with its standard error beside the trace, both as rescaled.
 
         Args:
-            path: The PNG file to write.
+            path: The file to write: SVG where its name ends so, else PNG.
 
         Raises:
             FlatnessError: If matplotlib is missing.
             OSError: If the file cannot be written.
         """
-        Path(path).write_bytes(self.picture())
+        kind: Kind = "svg" if Path(path).suffix.lower() == ".svg" else "png"
+        Path(path).write_bytes(self.picture(kind))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a dataclass holds

@@ -1,38 +1,18 @@
-"""Figures of a report: one style, colors that every eye tells apart, SVG."""
+"""Figures of a report, as SVG."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from famseg.figures import PALETTE, encode, new_figure, styled
 
 History = Sequence[Mapping[str, float | None]]
 
-# Okabe and Ito's palette, without its yellow, which is faint on white.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-_STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by one
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.prop_cycle": "cycler('color', [" + ", ".join(f"'{c}'" for c in PALETTE) + "])",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.dpi": 110,
-    "font.size": 10,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",  # text stays text: small, and it can be searched
-    "svg.hashsalt": "famseg",  # the same figure has the same bytes
-    "text.parse_math": False,  # a name with dollars is no formula
-}
 _SIZE = (5.4, 3.3)  # inches
 _ENDS = ("_std", "_low", "_high", "_seconds")
 
@@ -94,9 +74,8 @@ def distributions(values: Mapping[str, Sequence[float]], label: str) -> bytes | 
 @contextmanager
 def drawing() -> Iterator[tuple[Figure, Axes]]:
     """Give a figure in the common style."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(*_SIZE)
         yield figure, figure.subplots()
 
 
@@ -115,6 +94,4 @@ def _points(history: History, name: str) -> list[tuple[float, float]]:
 
 
 def _svg(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "famseg"})
-    return file.getvalue()
+    return encode(figure, "svg")

@@ -77,7 +77,7 @@ def test_a_missed_case_is_counted(folder):
 @pytest.mark.slow
 def test_files_are_the_same_every_time(folder, tmp_path):
     shown = {f"shown/{name}" for name in ("1.nii.gz", "2.nii.gz", "3.nii.gz", "4.nii.gz")}
-    tables = {"cases.csv", "summary.json", "slices.png", "shown/cases.json"}
+    tables = {"cases.csv", "summary.json", "slices.png", "slices.svg", "shown/cases.json"}
     assert set(files(folder)) == tables | shown
     run(tmp_path)
     assert files(tmp_path) == files(folder)

@@ -34,7 +34,7 @@ def test_a_right_answer_shows_no_difference(case):
     """The legend's patches alone bear the colours of a difference."""
     right = SlicesCase(case.title, case.image, case.truth, case.truth, case.region, case.spacing_mm)
     wrong_pixels, right_pixels = (pixels(slices_picture([each])) / 255 for each in (case, right))
-    for name in ("missing from the output", "too much in the output"):
+    for name in ("missing from the prediction", "too much in the prediction"):
         wrong, left = (
             (np.abs(each - _COLOURS[name]).max(axis=1) < 0.01).sum()
             for each in (wrong_pixels, right_pixels)
@@ -50,6 +50,20 @@ def test_more_cases_make_a_taller_picture(case):
     one, two = (Image.open(io.BytesIO(slices_picture([case] * n))) for n in (1, 2))
     assert one.width == two.width
     assert one.height < two.height
+
+
+@pytest.mark.parametrize("panel", [0, 3])  # the input in the axial and in the coronal plane
+def test_the_patients_right_is_on_the_left_of_the_image(case, panel):
+    head = np.zeros((20, 20, 20), dtype=bool)
+    head[12:19, 2:18, 2:18] = True  # bone on the right only
+    one = SlicesCase("t", head, head, head, np.zeros_like(head), (1.0, 1.0, 1.0))
+    image = np.asarray(Image.open(io.BytesIO(slices_picture([one]))).convert("RGB")) / 255
+    width = 0.98 * image.shape[1] / 9
+    start = round(0.01 * image.shape[1] + panel * width)
+    part = image[: image.shape[0] * 3 // 4, start : round(start + 0.9 * width)]
+    bone = np.abs(part - _COLOURS["bone"]).max(axis=2) < 0.01
+    middle = bone.shape[1] // 2
+    assert bone[:, :middle].sum() > 4 * bone[:, middle:].sum()
 
 
 def test_planes_run_through_the_removed_bone(case, box):

@@ -129,6 +129,7 @@ def test_the_evaluation_compares_train_and_test(fam, tmp_path: Path) -> None:
         "cases.csv",
         "summary.json",
         "classification.png",
+        "classification.svg",
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     metrics = fam.test_metrics(summary)

@@ -85,6 +85,7 @@ def test_the_evaluation_scores_both_sets_beside_the_mean_skull(build, tmp_path: 
         "cases.csv",
         "summary.json",
         "slices.png",
+        "slices.svg",
         "shown",
     }
 

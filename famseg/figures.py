@@ -1,0 +1,117 @@
+"""The one style of every figure that famseg writes: PNG to look at, SVG for papers.
+
+Colors are Okabe and Ito's, which every eye tells apart. matplotlib is imported when a figure is
+made, not before: the flatness library works without it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["png", "svg"]
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+)
+# Okabe and Ito's palette, without its yellow, which is faint on white.
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
+GREY = "#777777"
+DPI = 120
+
+STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by one
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelsize": 10,
+    "axes.prop_cycle": "cycler('color', [" + ", ".join(f"'{c}'" for c in PALETTE) + "])",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.facecolor": "white",
+    "figure.titlesize": 11,
+    "font.size": 10,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text: small, and it can be searched
+    "svg.hashsalt": "famseg",  # the same figure has the same bytes
+    "text.parse_math": False,  # a name with dollars is no formula
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Use the style for what is drawn inside.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
+    """Return an empty figure; draw in it inside `styled`.
+
+    Args:
+        width: Its width in inches.
+        height: Its height in inches.
+        constrained: Whether matplotlib makes room for titles and labels.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
+    """Return a figure as a file; the same bytes for the same figure, without a date.
+
+    Args:
+        figure: What was drawn.
+        kind: ``png`` or ``svg``.
+        dpi: Pixels per inch; in an SVG file, of the images in it.
+    """
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": "famseg"}
+    file = io.BytesIO()
+    with styled():
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+    return file.getvalue()
+
+
+def files(figure: Figure, *, dpi: int = DPI) -> dict[str, bytes]:
+    """Return a figure as PNG and as SVG, by the ending of the file.
+
+    Args:
+        figure: What was drawn.
+        dpi: Pixels per inch.
+
+    Example:
+        >>> sorted(files(new_figure(1, 1)))
+        ['.png', '.svg']
+    """
+    return {".png": encode(figure, "png", dpi=dpi), ".svg": encode(figure, "svg", dpi=dpi)}
