@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
+from famseg.config import InputError
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Config(engine.RunConfig):
     model: models.ImplantModelConfig = Field(
         default_factory=models.UNetConfig, description="the network"
     )
+    initial: str | None = Field(
+        None,
+        min_length=1,
+        description="a trained model whose weights the training starts from, as `famseg "
+        "reconstruct` takes it: builtin, a run folder, a checkpoint; it has the network of `model`",
+    )
     loss: objectives.ShapeLossConfig = Field(
         default_factory=lambda: objectives.DiceCEConfig(
             kind="dice_ce", ce_weight=3.0, positive_weight=8.0
@@ -81,8 +88,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         InputError: If data, network and penalty do not fit together.
     """
     model = config.model.build(size=config.data.size)
+    loss = config.loss.build()
     objective = objectives.Objective(
-        config.penalty.build(model, config.loss.build(), seed=config.seed), targets="implant"
+        config.penalty.build(model, loss, seed=config.seed), targets="implant"
     )
     skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
     skulls.require_splits()
@@ -147,7 +155,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         schedule=config.schedule.build(config.training.epochs),
         train=train,
         validation=validation,
-        score=score,
+        score=lambda logits, batch: evaluation.with_loss(
+            score(logits, batch), loss, logits, batch["implant"]
+        ),
         key_metric=KEY_METRIC,
         evaluate=evaluate,
         test_metrics=lambda summary: evaluation.flat_metrics(of_cases(summary)),
@@ -160,6 +170,22 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         signs=lambda history, summary: signs(config, history, summary),
         saving=lambda save: partial(evaluate, save=save),
     )
+
+
+def start_from(model: nn.Module, initial: str) -> None:
+    """Give a network the weights of a trained one.
+
+    Raises:
+        InputError: If there is no such model, or its network is another one.
+    """
+    weights = reconstruction.load_network(initial).model.state_dict()
+    own = model.state_dict()
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in own.items()}:
+        raise InputError(
+            f"initial: {initial} has another network than model describes. Give model the kind, "
+            "channels, units, fold and mirror of that one."
+        )
+    model.load_state_dict(weights)
 
 
 def extra_phantoms(config: Config) -> Sequence[datasets.PreparedSkull]:

@@ -58,9 +58,8 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         InputError: If data, network and penalty do not fit together.
     """
     model = config.model.build(size=config.data.size)
-    objective = objectives.Objective(
-        config.penalty.build(model, config.loss.build(), seed=config.seed)
-    )
+    loss = config.loss.build()
+    objective = objectives.Objective(config.penalty.build(model, loss, seed=config.seed))
     skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
     skulls.require_splits()
     defects = config.defects.build()
@@ -115,7 +114,9 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         schedule=config.schedule.build(config.training.epochs),
         train=train,
         validation=validation,
-        score=lambda logits, batch: evaluation.dice_rows(logits > 0, batch),
+        score=lambda logits, batch: evaluation.with_loss(
+            evaluation.dice_rows(logits > 0, batch), loss, logits, batch["label"]
+        ),
         key_metric=KEY_METRIC,
         evaluate=evaluate,
         test_metrics=evaluation.flat_metrics,

@@ -84,8 +84,8 @@ def measure(
     """Measure the relative flatness of a trained run, layer by layer.
 
     Prints kappa with its standard error, kappa/m, |W|^2 Tr(H), Tr(H) and largest eigenvalues, and
-    checks that kappa stays when a layer is rescaled. Writes report.json, layers.csv and
-    flatness.png to the run's folder flatness.
+    checks that kappa stays when a layer is rescaled. Writes report.json, layers.csv,
+    flatness.png and flatness.svg to the run's folder flatness.
     """
     _check_split(split)
     from famseg.runs import open_run_folder
@@ -264,6 +264,7 @@ def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_atomically(folder / "layers.csv", text.getvalue().encode())
     write_atomically(folder / "flatness.png", report.picture())
+    write_atomically(folder / "flatness.svg", report.picture("svg"))
     write_json(folder / "report.json", content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any, cast
@@ -67,15 +68,17 @@ class Validator:
     def __call__(self) -> dict[str, float]:
         """Return mean and standard deviation of each score, and the count; every process must ask.
 
-        Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``.
+        Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``. A metric that is not finite
+        in every case is NaN.
         """
         rows = self.rows()
         metrics = {"val/n": float(len(rows))}
         for name in (key for key, value in rows[0].items() if isinstance(value, float)):
             # fmean of sorted values: the sum does not depend on how the cases were dealt out.
             values = sorted(row[name] for row in rows)
-            metrics[f"val/{name}"] = statistics.fmean(values)
-            metrics[f"val/{name}_std"] = statistics.pstdev(values)
+            finite = all(map(math.isfinite, values))  # of others there is no deviation
+            metrics[f"val/{name}"] = statistics.fmean(values) if finite else math.nan
+            metrics[f"val/{name}_std"] = statistics.pstdev(values) if finite else math.nan
         return metrics
 
     def rows(self) -> list[Row]:

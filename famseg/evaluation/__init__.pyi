@@ -49,6 +49,7 @@ from ._summary import flat_metrics as flat_metrics
 from ._summary import summarise as summarise
 from ._summary import table as table
 from ._validation import dice_rows as dice_rows
+from ._validation import with_loss as with_loss
 from ._variance import VarianceRatio as VarianceRatio
 from ._variance import variance_ratio as variance_ratio
 
@@ -104,6 +105,7 @@ __all__ = [
     "table",
     "variance_ratio",
     "volume_difference_ml",
+    "with_loss",
     "write_cases",
     "write_shown",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,36 @@ def dice_rows(prediction: Tensor, batch: Mapping[str, Any]) -> list[dict[str, An
         {"subject": subject, "dsc": 2 * both / either if either else 1.0}
         for subject, both, either in zip(subjects, overlap, total, strict=True)
     ]
+
+
+def with_loss(
+    rows: Sequence[Mapping[str, Any]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: Tensor,
+    targets: Tensor,
+) -> list[dict[str, Any]]:
+    """Return score rows with the column ``loss``: the loss of each case by itself.
+
+    It is the loss of the training without its penalty, from the outputs that were scored: no
+    further forward pass.
+
+    Args:
+        rows: One row per case.
+        loss: Maps outputs and targets of a batch to a mean.
+        outputs: The network's outputs, shape ``(B, ...)``.
+        targets: What they should be, shape ``(B, ...)``.
+
+    Example:
+        >>> with_loss([{"dsc": 1.0}], torch.nn.MSELoss(), torch.zeros(1, 2), torch.ones(1, 2))
+        [{'dsc': 1.0, 'loss': 1.0}]
+    """
+    with torch.no_grad():
+        values = [
+            loss(output[None].float(), target[None])
+            for output, target in zip(outputs, targets, strict=True)
+        ]
+    losses = torch.stack(values).tolist() if values else []
+    return [{**row, "loss": value} for row, value in zip(rows, losses, strict=True)]
 
 
 def as_bool(prediction: Tensor, threshold: float = 0.5) -> Tensor:

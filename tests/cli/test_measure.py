@@ -90,7 +90,7 @@ def test_a_run_is_measured_printed_and_written(run: Path) -> None:
     assert [float(row["kappa"]) for row in rows] == [row["kappa"] for row in report["rows"]]
     assert (run / "flatness" / "flatness.png").read_bytes().startswith(b"\x89PNG")
     written = {path.name for path in (run / "flatness").iterdir()}
-    assert written == {"report.json", "layers.csv", "flatness.png"}
+    assert written == {"report.json", "layers.csv", "flatness.png", "flatness.svg"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,3 +35,17 @@ def test_the_mode_of_the_network_is_restored() -> None:
     model = experiment.objective.model.train()
     Validator(experiment, model, processes=Processes(), device=CPU, batch_size=2)()
     assert model.training
+
+
+def test_a_score_that_is_not_finite_ends_no_training() -> None:
+    toy = make_experiment()
+
+    def score(outputs, batch):
+        return [{**row, "loss": math.inf} for row in toy.score(outputs, batch)]
+
+    experiment = replace(toy, score=score)
+    model = experiment.objective.model
+    metrics = Validator(experiment, model, processes=Processes(), device=CPU, batch_size=2)()
+    assert math.isnan(metrics["val/loss"])
+    assert math.isnan(metrics["val/loss_std"])
+    assert math.isfinite(metrics["val/dsc"])

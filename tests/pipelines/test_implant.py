@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from famseg.config import InputError, load
 from famseg.datasets import WHERES
 from famseg.engine import Experiment, Processes
+from famseg.reconstruction import load_network
 
 CPU = torch.device("cpu")
 TINY = [
@@ -65,6 +66,16 @@ def test_validation_rows_count_what_lies_outside_the_skull(build) -> None:
     assert all(row["soft_dsc"] > 0 for row in timid)
 
 
+def test_the_validation_loss_is_that_of_the_training_without_its_penalty(build) -> None:
+    experiment = build()
+    batch = default_collate([experiment.validation[i] for i in range(2)])
+    model = experiment.objective.model.eval()
+    with torch.no_grad():
+        rows = experiment.score(model(batch["image"]), batch)
+    terms = experiment.objective.eval()(batch)
+    assert sum(row["loss"] for row in rows) / 2 == pytest.approx(terms.loss.item(), rel=1e-5)
+
+
 def test_the_penalty_reaches_head_and_body(build) -> None:
     objective = build(
         "penalty.kind=relative_flatness",
@@ -86,6 +97,16 @@ def test_phantoms_are_trained_on_beside_the_data_and_are_none_of_it(build) -> No
     added = [more.train[len(plain.train) + i] for i in range(4)]
     assert all(item["subject"].startswith("extra_phantom_") for item in added)
     assert not any(torch.equal(item["label"], one) for item in added for one in known)
+
+
+def test_a_training_starts_from_the_weights_of_a_model(build) -> None:
+    network = "model.channels=[32,64,96,128]"
+    experiment = build(network, "data.size=64", "data.spacing_mm=3.5", "initial=builtin")
+    trained = load_network("builtin").model.state_dict()
+    own = experiment.objective.model.state_dict()
+    assert all(torch.equal(own[name], trained[name]) for name in trained)
+    with pytest.raises(InputError, match="initial: builtin has another network than model"):
+        build("initial=builtin")
 
 
 def test_a_split_without_subjects_is_refused(build) -> None:

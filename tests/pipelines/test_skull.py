@@ -55,6 +55,16 @@ def test_the_penalty_reaches_the_layers_before_and_behind_its_own(build) -> None
     assert all(float(gradient.norm()) > 0 for gradient in gradients)
 
 
+def test_the_validation_loss_is_that_of_the_training_without_its_penalty(build) -> None:
+    experiment = build("lambda=0.5")
+    batch = default_collate([experiment.train[i] for i in range(2)])
+    model = experiment.objective.model.eval()
+    with torch.no_grad():
+        rows = experiment.score(model(batch["image"]), batch)
+    terms = experiment.objective.eval()(batch)
+    assert sum(row["loss"] for row in rows) / 2 == pytest.approx(terms.loss.item(), rel=1e-5)
+
+
 def test_lambda_weighs_the_penalty(build) -> None:
     batch = default_collate([build().train[i] for i in range(2)])
     terms = build("lambda=0.5").objective(batch)
