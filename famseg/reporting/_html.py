@@ -71,6 +71,7 @@ class Page:
         title: Its heading.
         lead: The summary: a sentence or two.
         facts: Names and values at the top.
+        findings: Sentences that answer what the page was made for, the foremost first.
         warnings: Sentences about what went wrong, or is to be looked at.
         scenes: Interactive views.
         images: Figures.
@@ -83,6 +84,7 @@ class Page:
     title: str
     lead: str
     facts: Mapping[str, str]
+    findings: Sequence[str] = ()
     warnings: Sequence[str] = ()
     scenes: Sequence[Scene] = ()
     images: Sequence[Image] = ()
