@@ -34,6 +34,11 @@ ul { margin: .5rem 0 0; padding-left: 1.2rem; }
 .origin { font-weight: normal; opacity: .7; }
 pre { white-space: pre-wrap; }
 """
+_LEGEND = (
+    f"Each image shows, from left to right: {'; '.join(PANELS)}. R and L mark the patient's right "
+    "and left: as in radiology, the patient's right is on the left of the image. A is front, P "
+    "back, S top and I bottom. An implant is orange."
+)
 _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = (
@@ -81,8 +86,7 @@ def page(
         *_reasons("<h2>Left out</h2>", left_out),
         "<h2>Settings</h2>",
         f"<pre>{_escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
-        f"<p>Pictures: {', '.join(PANELS)}; R right, L left, A front, P back, S top, I bottom. "
-        "An implant is orange.</p>",
+        f"<p>{_LEGEND}</p>",
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"

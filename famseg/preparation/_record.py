@@ -16,7 +16,7 @@ from famseg.config._json import parse_json
 from famseg.preparation._types import Quality, Role, Source, Split
 from famseg.tracking import write_json
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Part of every key: raised when the same settings give another skull or another record."""
 
 

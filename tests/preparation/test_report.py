@@ -254,7 +254,8 @@ BRIGHT = 150
 @pytest.mark.parametrize(
     ("index", "slices", "edge"),
     [
-        (0, (slice(30, 38), slice(None), slice(None)), "right"),  # R is at the right
+        (0, (slice(30, 38), slice(None), slice(None)), "left"),  # R is at the left
+        (1, (slice(30, 38), slice(None), slice(None)), "left"),  # R is at the left here, too
         (0, (slice(None), slice(30, 38), slice(None)), "top"),  # A is on top
         (1, (slice(None), slice(None), slice(30, 38)), "top"),  # S is on top
         (2, (slice(None), slice(30, 38), slice(None)), "right"),  # A is at the right
@@ -286,6 +287,31 @@ def test_the_surface_is_seen_from_the_right_and_from_the_front(index, hole, half
     middle = light.shape[1] // 2
     darker = "left" if light[:, :middle].mean() < light[:, middle:].mean() else "right"
     assert darker == half
+
+
+def test_all_views_agree_about_left_and_right() -> None:
+    """A head with an implant on the right: it is on the left of each view that shows both sides."""
+    head = block()
+    implant = np.zeros_like(head.array)
+    implant[28:37, 36:40, 12:28] = 1  # at the front, on the right
+    skull = Volume(head.array & ~implant, head.affine)
+    content = thumbnail(skull, Volume(implant, head.affine))
+    letters = pixels(content)
+    for index in (0, 1, 4):  # axial, coronal, the surface from the front
+        shown = panel(content, index)
+        if index != 1:  # the coronal slice runs behind the implant
+            orange = shown[..., 0] > shown[..., 2] + 60
+            columns = np.nonzero(orange.any(axis=0))[0]
+            assert columns.max() < shown.shape[1] / 2, index
+        left = letters[85:105, 168 * index + 1 : 168 * index + 12]
+        right = letters[85:105, 168 * (index + 1) - 12 : 168 * (index + 1)]
+        # An R has a closed bow: more of it is bright than of an L.
+        assert (left > BRIGHT).sum() > (right > BRIGHT).sum() > 0, index
+
+
+def test_the_page_says_which_side_is_which() -> None:
+    text = page([DONE], {}, settings=SETTINGS, layout="dicom")
+    assert "the patient's right is on the left of the image" in text
 
 
 def test_an_implant_is_orange() -> None:
