@@ -1,0 +1,232 @@
+"""How MONAI and ignite are imported once famseg is: without what nobody asked for.
+
+``import monai`` executes every one of its modules, most of them twice, and with them transformers,
+pandas, matplotlib and scikit-image; ignite takes in all of ``torch.distributed`` for one
+``isinstance``. That is three quarters of the time from a command to its first step. A finder in
+front of Python's own changes how these packages begin, and nothing of what they offer:
+
+- ``monai`` leaves out its scan of itself. Its sub-packages and modules are imported when an
+  attribute asks for them, and all of them before a bundle looks a class up by its bare name.
+- what MONAI takes by ``optional_import`` from `_DEFERRED` is imported on its first use.
+- ``ignite.handlers.checkpoint`` asks for the class of ZeRO optimizers once one can exist.
+
+It concerns only what is imported after famseg. ``tests/test_libraries.py`` compares the outcome
+with a plain ``import monai``; when it fails after an upgrade, look here first.
+"""
+
+# ruff: noqa: ANN401  # arguments and values of other packages, passed on as they are
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+# Installed packages that take long to import and that MONAI needs for a few functions each.
+_DEFERRED = {
+    "bs4",
+    "matplotlib",
+    "mlflow",
+    "nibabel",
+    "onnx",
+    "pandas",
+    "PIL",
+    "pydicom",
+    "requests",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "torchvision",
+    "transformers",
+}
+_ZERO = "torch.distributed.optim"
+
+
+def install() -> None:
+    """Put the finder in front of Python's own; a second call changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds what Python finds, and has `_Loader` execute it."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "ignite.handlers.checkpoint" and name.partition(".")[0] != "monai":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        # Whatever else loads it (a zip, an editable installation) is left to itself.
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        execute = super().exec_module
+        if module.__name__ == "monai":
+            _execute_unscanned(execute, module)
+        elif module.__name__ == "ignite.handlers.checkpoint":
+            _execute_without_zero(execute, module)
+        else:
+            execute(module)
+        if module.__name__ == "monai.utils.module":
+            vars(module)["optional_import"] = _deferring(module.optional_import)
+        if module.__name__ == "monai.bundle.config_item":
+            locator = module.ComponentLocator
+            locator._find_module_names = _after_all_of_monai(locator._find_module_names)
+        if hasattr(module, "__path__") and "__getattr__" not in vars(module):
+            vars(module)["__getattr__"] = functools.partial(_submodule, module.__name__)
+
+
+def _execute_unscanned(execute: Callable[[ModuleType], None], monai: ModuleType) -> None:
+    walk = pkgutil.walk_packages
+
+    def walk_others(
+        path: Any = None, prefix: str = "", onerror: Any = None
+    ) -> Iterator[pkgutil.ModuleInfo]:
+        return iter(()) if prefix == "monai." else walk(path, prefix, onerror)
+
+    pkgutil.walk_packages = walk_others
+    try:
+        execute(monai)
+    finally:
+        pkgutil.walk_packages = walk
+        if "monai.utils.module" in sys.modules:
+            vars(sys.modules["monai.utils.module"])["walk_packages"] = walk
+    # Where the scan begins. MONAI's packages import each other in circles, and not every place to
+    # begin at leads through.
+    import_module("monai.apps")
+
+
+def _submodule(package: str, name: str) -> ModuleType:
+    """Import a module that the scan would have made an attribute of its package."""
+    full = f"{package}.{name}"
+    if name.startswith("__") or importlib.util.find_spec(full) is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return import_module(full)
+
+
+def _after_all_of_monai(find: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Import all that the scan would have, before ``find`` looks through ``sys.modules``."""
+
+    @functools.wraps(find)
+    def find_in_all(*arguments: Any) -> list[str]:
+        monai = sys.modules["monai"]
+        for entry in pkgutil.walk_packages(monai.__path__, "monai."):
+            _import_as_the_scan(entry.name, monai)
+        return find(*arguments)
+
+    return find_in_all
+
+
+def _import_as_the_scan(name: str, monai: ModuleType) -> None:
+    scanned = monai.excludes
+    utils = sys.modules["monai.utils.module"]
+    if utils.match(scanned, name) is None:
+        # As in the scan: a module may need a package that is not installed.
+        with contextlib.suppress(utils.OptionalImportError):
+            import_module(name)
+
+
+def _deferring(optional_import: Callable[..., tuple[Any, bool]]) -> Callable[..., tuple[Any, bool]]:
+    @functools.wraps(optional_import)
+    def deferring(module: str, *arguments: Any, **options: Any) -> tuple[Any, bool]:
+        ask = functools.partial(optional_import, module, *arguments, **options)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if not str(caller).startswith("monai.") or not _is_there(module, *arguments, **options):
+            return ask()
+        return _Deferred(ask), True
+
+    return deferring
+
+
+def _is_there(
+    module: str,
+    version: str = "",
+    version_checker: Callable[..., bool] | None = None,
+    *_: Any,
+    version_args: Any = None,
+    as_type: str = "default",
+    **__: Any,
+) -> bool:
+    """Whether it can wait: an installed package of `_DEFERRED`, of the version asked for."""
+    package = module.partition(".")[0]
+    if package not in _DEFERRED or as_type != "default" or version_args is not None:
+        return False
+    if package in sys.modules or importlib.util.find_spec(package) is None:
+        return False
+    if not version:
+        return True
+    if version_checker is None:
+        return False
+    from importlib import metadata  # slow to import, and seldom asked for
+
+    names = {"skimage": "scikit-image", "PIL": "pillow", "sklearn": "scikit-learn"}
+    installed = metadata.version(names.get(package, package))
+    return version_checker(SimpleNamespace(__version__=installed, __name__=package), version)
+
+
+class _Deferred:
+    """Stands for a module, function or class that is imported when it is used."""
+
+    def __init__(self, ask: Callable[[], tuple[Any, bool]]) -> None:
+        self._ask = ask
+
+    def _get(self) -> Any:
+        if "_value" not in vars(self):
+            self._value, _ = self._ask()
+        return self._value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get(), name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._get()(*arguments, **options)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._get())
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._get())
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return issubclass(subclass, self._get())
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._get(),)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Deferred, (self._ask,)
+
+
+def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    stands_in = ModuleType(_ZERO)
+    vars(stands_in)["ZeroRedundancyOptimizer"] = _ZeroRedundancyOptimizer
+    if sys.modules.setdefault(_ZERO, stands_in) is not stands_in:
+        execute(module)
+        return
+    try:
+        execute(module)
+    finally:
+        sys.modules.pop(_ZERO, None)
+
+
+class _WhereImported(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        real = sys.modules.get(_ZERO)  # without it there is no such optimizer
+        return real is not None and isinstance(instance, real.ZeroRedundancyOptimizer)
+
+
+class _ZeroRedundancyOptimizer(metaclass=_WhereImported):
+    """What ``torch.distributed.optim.ZeroRedundancyOptimizer`` is to ``isinstance``."""

@@ -1,0 +1,94 @@
+"""MONAI and ignite after famseg are those of a plain import, and take less with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Packages that nothing in MONAI needs before one of its functions is called.
+HEAVY = ("transformers", "pandas", "skimage", "scipy.stats", "torch.distributed.optim", "sympy")
+
+NAMES = """
+import importlib, json, sys
+import monai
+offered = {}
+for package in monai.__all__:
+    module = importlib.import_module(f"monai.{package}")
+    assert getattr(monai, package) is module
+    offered[package] = [name for name in NAMES[package] if hasattr(module, name)]
+from monai.bundle.config_item import ComponentLocator
+locator = ComponentLocator()
+found = {name: locator.get_component_module_name(name) for name in LOOKED_UP}
+print(json.dumps([offered, found, monai.__version__]))
+"""
+LOOKED_UP = ["UNet", "SegResNet", "DiceCELoss", "SupervisedTrainer", "Compose", "ConvertBoxModed"]
+
+
+def _python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+
+
+@pytest.mark.slow
+def test_monai_offers_what_a_plain_import_of_it_does() -> None:
+    plain = "import monai, json, importlib\nNAMES = {}\n"
+    plain += "for p in monai.__all__: NAMES[p] = dir(importlib.import_module(f'monai.{p}'))\n"
+    plain += f"LOOKED_UP = {LOOKED_UP}\nprint(json.dumps(NAMES))\n"
+    names, expected = _python(plain + NAMES).splitlines()
+    ours = f"import famseg\nNAMES = {json.loads(names)!r}\nLOOKED_UP = {LOOKED_UP}\n"
+    assert json.loads(_python(ours + NAMES)) == json.loads(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["famseg", "monai"])
+def test_a_users_own_import_of_monai_works_before_and_after_famseg(first: str) -> None:
+    second = {"famseg": "monai", "monai": "famseg"}[first]
+    code = f"""
+import {first}
+import {second}
+import monai, torch
+monai.networks.nets.UNet(3, 1, 1, (2, 4), (2,))(torch.zeros(1, 1, 8, 8, 8))
+monai.transforms.Compose([monai.transforms.EnsureChannelFirst(channel_dim="no_channel")])
+monai.bundle.ConfigParser({{"net": {{"_target_": "DiceLoss"}}}}).get_parsed_content("net")
+monai.apps.detection.networks.retinanet_network.RetinaNet
+monai.handlers.StatsHandler, monai.fl.utils.constants, monai.data.box_utils
+# What waits is imported on its first use.
+monai.transforms.utils.ndimage.label([[1, 0]])
+assert monai.networks.nets.transchex.BertConfig().model_type == "bert"
+import torch.distributed.optim as optim
+from ignite.handlers.checkpoint import ZeroRedundancyOptimizer
+assert not isinstance(torch.optim.SGD([torch.ones(1)], lr=1.0), ZeroRedundancyOptimizer)
+assert isinstance(
+    optim.ZeroRedundancyOptimizer.__new__(optim.ZeroRedundancyOptimizer), ZeroRedundancyOptimizer
+)
+assert not hasattr(monai.networks, "unheard_of")
+print("ok")
+"""
+    assert _python(code) == "ok\n"
+
+
+@pytest.mark.slow
+def test_monai_takes_little_with_it() -> None:
+    loaded = _python(
+        "import famseg, sys\nfrom monai.engines import SupervisedTrainer\n"
+        "from monai.losses import DiceCELoss\nprint(*sys.modules)"
+    ).split()
+    # Fails where an upgrade of MONAI or ignite has found a new way around famseg._libraries.
+    assert [name for name in HEAVY if name in loaded] == []
+    assert not any(name.startswith("monai.apps.detection") for name in loaded)
+
+
+def test_the_version_that_this_was_tried_with() -> None:
+    """An upgrade is looked at: run the slow tests of this file, then change the number here."""
+    assert (metadata.version("monai"), metadata.version("pytorch-ignite")) == ("1.6.1", "0.5.5")
