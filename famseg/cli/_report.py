@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from famseg.cli._say import say
 from famseg.config import InputError
+from famseg.engine._opened import Which
+
+if TYPE_CHECKING:
+    from famseg.reporting import Page
 
 EXAMPLES = """
 Examples:
@@ -16,29 +21,87 @@ Examples:
   famseg report runs/skull-lambda0.002-seed0
 
   famseg report runs/skull-lambda0.002-seed0 --out report.html
+
+  famseg report runs
+
+  famseg report runs/skull-lambda0-seed* runs/skull-lambda0.002-seed* --out comparison.html
 """
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="A run folder; several of them, or a folder that holds them."
+        ),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write; report.html in the run folder."),
+        typer.Option(
+            metavar="FILE",
+            help="Where to write; report.html in the run folder, or comparison.html in the folder "
+            "of runs.",
+        ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of several runs: a metric, as in famseg compare; give it again for more.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of several runs: the group that the others are compared with, or a part of its "
+            "name.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Which,
+        typer.Option(help="The evaluations that are read: of the best checkpoint or the last one."),
+    ] = Which.best,
 ) -> None:
-    """Write the report of a run: one HTML file that makes no request."""
+    """Write the report of a run, or the comparison of several: one HTML file, no request."""
     from famseg.config._atomic import write_atomically
-    from famseg.reporting import render, run_page
+    from famseg.reporting import render
 
-    target = run / "report.html" if out is None else out
-    content = render(run_page(run)).encode()
+    one = len(runs) == 1 and (runs[0] / "config.yaml").is_file()
+    if one:
+        if metric or baseline is not None:
+            option = "--metric" if metric else "--baseline"
+            raise InputError(f"{option}: is for several runs. Give more run folders, or leave it.")
+        page, target = _run(runs[0], checkpoint)
+    else:
+        page, target = _comparison(runs, metric or [], baseline, checkpoint)
+    target = target if out is None else out
+    content = render(page).encode()
     try:
         write_atomically(target, content)
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror}). Choose another place with --out."
         ) from error
-    say(f"report       {target} ({len(content) / 1e6:.1f} MB)")
+    say(f"{'report' if one else 'comparison':13}{target} ({len(content) / 1e6:.1f} MB)")
 
 
-report.__doc__ = f"{report.__doc__}\n{EXAMPLES}"
+report.__doc__ = f"{inspect.cleandoc(report.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _run(run: Path, checkpoint: Which) -> tuple[Page, Path]:
+    from famseg.reporting import report_name, run_page
+
+    return run_page(run, checkpoint.value), run / report_name(checkpoint.value)
+
+
+def _comparison(
+    runs: list[Path], metrics: list[str], baseline: str | None, checkpoint: Which
+) -> tuple[Page, Path]:
+    from famseg.reporting import check_comparable, comparison_page, find_runs
+
+    found = find_runs(runs, checkpoint.value)
+    check_comparable(found)
+    page = comparison_page(found, metrics=metrics, baseline=baseline)
+    folder = runs[0] if len(runs) == 1 else Path()
+    return page, folder / "comparison.html"

@@ -1,6 +1,8 @@
 from ._compare import Comparison as Comparison
 from ._compare import Figures as Figures
 from ._compare import compare_runs as compare_runs
+from ._comparison_page import check_comparable as check_comparable
+from ._comparison_page import comparison_page as comparison_page
 from ._groups import Group as Group
 from ._groups import Study as Study
 from ._groups import studies as studies
@@ -11,6 +13,7 @@ from ._html import render as render
 from ._pairs import Pairing as Pairing
 from ._records import as_dict as as_dict
 from ._records import rows as rows
+from ._run_page import report_name as report_name
 from ._run_page import run_page as run_page
 from ._runs import Found as Found
 from ._runs import Run as Run
@@ -39,11 +42,14 @@ __all__ = [
     "Study",
     "Table",
     "as_dict",
+    "check_comparable",
     "compare_runs",
+    "comparison_page",
     "find_runs",
     "markdown",
     "plain",
     "render",
+    "report_name",
     "rows",
     "run_page",
     "studies",

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from famseg.config import InputError, load_pipeline
 from famseg.config._near import listed, near
 from famseg.reporting._groups import Group, Study, studies
-from famseg.reporting._pairs import By, Pairing, Pairs, adjusted, student_half
+from famseg.reporting._pairs import By, Difference, Pairing, Pairs, adjusted, student_half
 from famseg.reporting._runs import EPOCHS, SECONDS, Run
 from famseg.tracking import is_score
 
@@ -59,6 +59,7 @@ class Comparison:
         by: What makes a pair.
         figures: By group and metric; a pair that no run has is left out.
         pairings: By group and metric, of what could be paired.
+        differences: The pairs behind each pairing, by group and metric.
         notes: What to know before believing them.
     """
 
@@ -68,6 +69,7 @@ class Comparison:
     by: By
     figures: Mapping[tuple[str, str], Figures]
     pairings: Mapping[tuple[str, str], Pairing]
+    differences: Mapping[tuple[str, str], tuple[Difference, ...]]
     notes: tuple[str, ...]
 
 
@@ -140,6 +142,7 @@ def _compare(study: Study, metrics: tuple[str, ...], baseline: Group | None, by:
     }
     notes = list(_counts(study, metrics))
     pairings: dict[tuple[str, str], Pairing] = {}
+    differences: dict[tuple[str, str], tuple[Difference, ...]] = {}
     others = [group for group in study.groups if group is not baseline and group.runs]
     if baseline is None:
         notes += [_no_baseline(study)] if others else []
@@ -155,9 +158,14 @@ def _compare(study: Study, metrics: tuple[str, ...], baseline: Group | None, by:
                 notes.append(f"{metric}: not paired: it is no score of single cases")
             values = adjusted([pairing for _, pairing in done])
             pairings |= {(name, metric): p for (name, _), p in zip(done, values, strict=True)}
+            differences |= {
+                (group.name, metric): pairs.differences(group, metric)
+                for group in paired
+                if (group.name, metric) in pairings
+            }
         notes += _power(pairings.values(), by)
     name = None if baseline is None else baseline.name
-    return Comparison(study, metrics, name, by, figures, pairings, tuple(notes))
+    return Comparison(study, metrics, name, by, figures, pairings, differences, tuple(notes))
 
 
 def _figures(group: Group, metric: str) -> Figures | None:

@@ -17,18 +17,18 @@ _SIZE = (5.4, 3.3)  # inches
 _ENDS = ("_std", "_low", "_high", "_seconds")
 
 
-def curves(history: History, names: Sequence[str], label: str) -> bytes | None:
+def curves(history: History, names: Mapping[str, str], label: str) -> bytes | None:
     """Draw series over the epochs.
 
     Args:
-        history: One mapping an epoch, as in ``metrics.jsonl``.
-        names: The series; those that no epoch has are left out.
+        history: One mapping per epoch, as in ``metrics.jsonl``.
+        names: The series by what the legend calls them; those that no epoch has are left out.
         label: What the vertical axis shows, with its unit.
 
     Returns:
         The SVG file; None where there is no series.
     """
-    series = {name: _points(history, name) for name in names}
+    series = {shown: _points(history, name) for shown, name in names.items()}
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None

@@ -71,6 +71,21 @@ class Pairing:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One pair.
+
+    Attributes:
+        pair: The seed, or the parts of the case's name.
+        value: Group minus baseline.
+        failed: Whether a run failed the case; its score is the worst one.
+    """
+
+    pair: str
+    value: float
+    failed: bool = False
+
+
+@dataclass(frozen=True)
 class _Scored:
     """What a run's table of cases says: a hash of the cases, and their scores by metric."""
 
@@ -119,6 +134,25 @@ class Pairs:
             return _by_seed(metric, seeds, one, two)
         ours, theirs = (self._means(side, metric) for side in zip(*pairs, strict=True))
         return _by_case(metric, seeds, ours, theirs) if ours and theirs else None
+
+    def differences(self, group: Group, metric: str) -> tuple[Difference, ...]:
+        """Return the pairs behind `pairing`, in its order; none where it is None."""
+        pairs = self._runs(group)
+        if self.by == "seed":
+            if any(metric not in run.metrics for pair in pairs for run in pair):
+                return ()
+            one, two = ([run.metrics[metric] for run in side] for side in zip(*pairs, strict=True))
+            names, failed = [f"seed {run.seed}" for run, _ in pairs], [False] * len(pairs)
+        else:
+            ours, theirs = (self._means(side, metric) for side in zip(*pairs, strict=True))
+            if not ours or not theirs:
+                return ()
+            cases = sorted(ours)
+            one, two = ([side[case][0] for case in cases] for side in (ours, theirs))
+            names = ["/".join(case) for case in cases]
+            failed = [ours[case][1] or theirs[case][1] for case in cases]
+        values = paired_differences(one, two)[0].tolist()
+        return tuple(map(Difference, names, values, failed))
 
     def _runs(self, group: Group) -> list[tuple[Run, Run]]:
         ours, theirs = group.by_seed, self.baseline.by_seed

@@ -15,9 +15,11 @@ from famseg.evaluation import CaseRow, ShownCase, failure_signs, read_cases, rea
 from famseg.evaluation._pictures import SlicesCase, slices_picture
 from famseg.evaluation._signs import PenaltyKind
 from famseg.meshes import surface_mesh
+from famseg.reporting._comparison_figures import course_figure
 from famseg.reporting._figures import History, curves, distributions, series_like
+from famseg.reporting._gap import course, evaluated_epoch
 from famseg.reporting._html import Image, Page, Sortable
-from famseg.reporting._runs import Run, find_runs
+from famseg.reporting._runs import Checkpoint, Run, find_runs
 from famseg.reporting._scene import (
     BONE,
     BOTH,
@@ -28,10 +30,16 @@ from famseg.reporting._scene import (
     Scene,
     side_of,
 )
+from famseg.reporting._words import label_of
 from famseg.tracking import read_metrics
 
 _MOST_SCENES = 3
 _BONE_FACES, _IMPLANT_FACES = 40_000, 10_000
+_PENALTY_AXES = {
+    "relative_flatness": "relative flatness kappa, unit of the loss",
+    "weight_decay": "||W||^2, squared weights",
+    "jacobian_norm": "||J||^2, squared Jacobian",
+}
 _MISSED, _EXTRA = "missed", "too much"
 _CASE_COLUMNS = (
     ("set", None, 0),
@@ -43,16 +51,22 @@ _CASE_COLUMNS = (
 )
 
 
-def run_page(path: Path) -> Page:
+def report_name(checkpoint: Checkpoint = "best") -> str:
+    """Return the name of the report of a checkpoint's evaluation, in the run folder."""
+    return "report.html" if checkpoint == "best" else f"report-{checkpoint}.html"
+
+
+def run_page(path: Path, checkpoint: Checkpoint = "best") -> Page:
     """Return the report of a run folder, whatever its pipeline.
 
     Args:
         path: The run folder.
+        checkpoint: The checkpoint whose evaluation is shown.
 
     Raises:
         InputError: If there is no run, or a file of it cannot be read.
     """
-    found = find_runs([path])
+    found = find_runs([path], checkpoint)
     run = found.runs[0]
     history = read_metrics(run.path)
     cases = _cases(run)
@@ -62,7 +76,7 @@ def run_page(path: Path) -> Page:
         facts=_facts(run, cases),
         warnings=[*found.notes, *_signs(run, history)],
         scenes=[_scene(each) for each in _worst_first(read_shown(run.evaluation))[:_MOST_SCENES]],
-        images=[*_curves(history), *_distributions(cases), *_slices(run)],
+        images=[*_curves(run, history), *_distributions(cases), *_slices(run)],
         tables=_tables(cases),
         settings=run.settings,
         foot=_foot(run),
@@ -144,23 +158,74 @@ def _tables(cases: Sequence[CaseRow]) -> list[Sortable]:
     return tables
 
 
-def _curves(history: History) -> list[Image]:
-    validation = [name for name in series_like(history, "val/") if name not in ("val/n",)]
-    losses = ["train/loss", *(name for name in validation if name.endswith("loss"))]
-    drawn = [
-        ("Loss", curves(history, losses, "loss"), "Training and, where known, validation loss"),
-        (
-            "Validation",
-            curves(history, [name for name in validation if name not in losses], "metric"),
-            "Metrics of the validation over the epochs",
-        ),
-        (
-            "Penalty",
-            curves(history, ["train/penalty"], "penalty"),
-            "The penalty over the epochs, before it is multiplied by lambda",
-        ),
+def _curves(run: Run, history: History) -> list[Image]:
+    validation = [name for name in series_like(history, "val/") if name != "val/n"]
+    losses = {"training": "train/loss"}
+    if "val/loss" in validation:
+        losses[f"validation{_count(history)}"] = "val/loss"
+    images = [
+        Image(
+            "Loss",
+            content,
+            f"{' and '.join(losses)} loss over the epochs",
+            caption="Without the penalty. Training: mean over the samples of the epoch, while the "
+            "weights move, with augmentation and dropout. Validation: mean over the cases at the "
+            "end of the epoch.",
+        )
+        for content in [curves(history, losses, "loss, mean per sample")]
+        if content is not None
     ]
-    return [Image(title, content, alt) for title, content, alt in drawn if content is not None]
+    images += _validation(history, [name for name in validation if name != "val/loss"])
+    return [*images, *_penalty(run, history), *_gap(run, history)]
+
+
+def _count(history: History) -> str:
+    """Return the number of validation cases in brackets; nothing where it is not known."""
+    counts = [row["val/n"] for row in history if row.get("val/n")]
+    return f" (n = {counts[-1]:g})" if counts else ""
+
+
+def _validation(history: History, names: Sequence[str]) -> list[Image]:
+    """Return a figure for each unit: what has different units does not share an axis."""
+    by_unit: dict[str, dict[str, str]] = {}
+    for name in names:
+        label = label_of(name)
+        # What has no unit is a quantity of its own.
+        by_unit.setdefault(label.unit or label.name, {})[label.name] = name
+    images = []
+    for unit, series in by_unit.items():
+        (first, *others) = series
+        axis = f"metric ({unit})" if others else label_of(series[first]).axis
+        content = curves(history, series, axis)
+        if content is not None:
+            title = f"Validation{_count(history)}: {', '.join(series)}"
+            alt = f"{', '.join(series)} of the validation over the epochs"
+            images.append(Image(title, content, alt, caption="Mean over the validation cases."))
+    return images
+
+
+def _penalty(run: Run, history: History) -> list[Image]:
+    kind = run.settings.get("penalty.kind", "none")
+    label = _PENALTY_AXES.get(kind, "penalty, unit of the loss")
+    content = curves(history, {"mean over the epoch": "train/penalty"}, label)
+    alt = "The penalty over the epochs, before it is multiplied by lambda"
+    caption = f"Before it is multiplied by lambda ({run.settings.get('penalty.lambda', '0')})."
+    return [] if content is None else [Image("Penalty", content, alt, caption=caption)]
+
+
+def _gap(run: Run, history: History) -> list[Image]:
+    found = course(run.settings, history)
+    if found is None:
+        return []
+    return [
+        Image(
+            "Kappa against the generalization gap",
+            course_figure(found, evaluated_epoch(run)),
+            "Relative flatness against the generalization gap over the epochs",
+            caption=f"A point per epoch, n = {len(found.points[''])}. Gap: {found.gap}; it can be "
+            "negative, since the training loss is taken while the weights move.",
+        )
+    ]
 
 
 def _distributions(cases: Sequence[CaseRow]) -> list[Image]:

@@ -1,0 +1,433 @@
+"""The page of several runs: a verdict in words, tables over seeds, plots, differing settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from famseg.config import InputError
+from famseg.reporting._compare import Comparison, compare_runs, smaller_is_better
+from famseg.reporting._comparison_figures import (
+    Level,
+    by_group,
+    kappa_and_gap,
+    over_lambda,
+    pair_differences,
+)
+from famseg.reporting._gap import gaps
+from famseg.reporting._groups import Group
+from famseg.reporting._html import Image, Page, Sortable
+from famseg.reporting._runs import Found, Run
+from famseg.reporting._words import conclusion, counted_pairs, difference_words, label_of
+
+_MOST_FIGURES = 4  # metrics that are drawn; the tables have all
+_FOOT = "Research only, not a medical device."
+_POSSIBLE = (
+    "No difference shown is not the same as no difference: the interval holds the differences that "
+    "remain possible. Holm's correction is for the methods, not for the metrics: say beforehand "
+    "which metric counts."
+)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A study, paired by seed and by case."""
+
+    seeds: Comparison
+    cases: Comparison
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return self.seeds.study.groups
+
+
+def comparison_page(
+    found: Found, *, metrics: Sequence[str] = (), baseline: str | None = None
+) -> Page:
+    """Return the report of several runs; its numbers are those of ``famseg compare``.
+
+    Args:
+        found: The runs, from ``find_runs``.
+        metrics: Flat names of the metrics; empty for the scores of each pipeline.
+        baseline: Name of the baseline's group, or a part of it; None for the group that is trained
+            without penalty and other ways of finding flat minima.
+
+    Raises:
+        InputError: As ``compare_runs``.
+    """
+    seeds, cases = (
+        compare_runs(found.runs, metrics=metrics, baseline=baseline, by=by)
+        for by in ("seed", "case")
+    )
+    studies = [_Study(*both) for both in zip(seeds, cases, strict=True)]
+    several = len(studies) > 1
+    finished = sum(run.finished for run in found.runs)
+    return Page(
+        title=f"Comparison of {_runs(len(found.runs))}",
+        lead=_lead(studies),
+        facts=_facts(studies, finished, len(found.runs) - finished),
+        findings=[
+            *(line for each in studies for line in _named(each, several, _findings(each))),
+            _POSSIBLE,
+        ],
+        warnings=[
+            *found.notes,
+            *(line for each in studies for line in _named(each, several, _warnings(each))),
+        ],
+        images=[image for each in studies for image in _images(each, several)],
+        tables=[table for each in studies for table in _tables(each, several)],
+        settings=_common(found.runs),
+        foot=f"famseg compare gives the same numbers: {_checkpoints(found.runs)}. {_FOOT}",
+    )
+
+
+def _named(study: _Study, several: bool, lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        yield f"{study.seeds.study.name}: {line}" if several else line
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"
+
+
+def _lead(studies: Sequence[_Study]) -> str:
+    if len(studies) > 1:
+        names = "; ".join(each.seeds.study.name for each in studies)
+        return f"Different pipelines or data are compared apart: {names}."
+    (study,) = studies
+    baseline = study.seeds.baseline
+    against = f"The others are compared with {baseline}." if baseline else "There is no baseline."
+    methods = f"{len(study.groups)} method{'' if len(study.groups) == 1 else 's'}"
+    return f"{study.seeds.study.name}: {methods}. {against}"
+
+
+def _facts(studies: Sequence[_Study], finished: int, unfinished: int) -> dict[str, str]:
+    seeds = {run.seed for study in studies for group in study.groups for run in group.runs}
+    facts = {
+        "Finished": _runs(finished),
+        "Not finished, in no mean": _runs(unfinished),
+        "Seeds": " ".join(map(str, sorted(seeds))) or "none",
+    }
+    for study in studies[:1] if len(studies) == 1 else ():
+        for metric in study.seeds.metrics[:2]:
+            means = {
+                group.name: figures.mean
+                for group in study.groups
+                if (figures := study.seeds.figures.get((group.name, metric)))
+            }
+            if means:
+                best = (min if smaller_is_better(metric) else max)(means, key=lambda n: means[n])
+                label = label_of(metric)
+                facts[f"Best mean, {label.name}"] = f"{means[best]:.{label.digits}f}: {best}"
+    return facts
+
+
+def _findings(study: _Study) -> Iterator[str]:
+    """Yield a sentence for each group: the foremost metric over seeds and over cases."""
+    seeds = study.seeds
+    if not seeds.metrics:
+        yield "the runs have no metric in common: nothing can be compared."
+        return
+    metric = seeds.metrics[0]
+    if seeds.baseline is None:
+        yield from _levels(study, metric)
+        return
+    smaller = smaller_is_better(metric)
+    compared = 0
+    for group in study.groups:
+        pairing = seeds.pairings.get((group.name, metric))
+        if pairing is None:
+            continue
+        compared += 1
+        text = f"{group.name} against {seeds.baseline}: {difference_words(pairing)}: "
+        text += conclusion(pairing, smaller_is_better=smaller)
+        over_cases = study.cases.pairings.get((group.name, metric))
+        if over_cases is not None:
+            text += (
+                f". The same trainings on new cases: {difference_words(over_cases)}: "
+                f"{conclusion(over_cases, smaller_is_better=smaller)}"
+            )
+        yield f"{text}."
+    if not compared:
+        yield from _levels(study, metric)
+
+
+def _levels(study: _Study, metric: str) -> Iterator[str]:
+    label = label_of(metric)
+    for group in study.groups:
+        found = study.seeds.figures.get((group.name, metric))
+        if found is not None:
+            spread = "" if found.std is None else f" ± {found.std:.{label.digits}f}"
+            yield (
+                f"{group.name}: {found.mean:.{label.digits}f}{spread} {label.name}, mean and "
+                f"standard deviation, n = {counted_pairs('seed', found.n)}. It is compared with "
+                "nothing."
+            )
+
+
+def _warnings(study: _Study) -> Iterator[str]:
+    yield from dict.fromkeys([*study.seeds.notes, *_of_cases(study)])
+
+
+def _of_cases(study: _Study) -> Iterator[str]:
+    """Yield what is only said of the pairs of cases."""
+    for note in study.cases.notes:
+        if note not in study.seeds.notes and "not paired" in note:
+            yield f"over cases: {note}"
+
+
+def _images(study: _Study, several: bool) -> Iterator[Image]:
+    prefix = f"{study.seeds.study.name}: " if several else ""
+    for metric in study.seeds.metrics[:_MOST_FIGURES]:
+        label = label_of(metric)
+        levels = _levels_of(study, metric)
+        if not levels:
+            continue
+        series = _lambda_series(study, levels)
+        better = "lower is better" if smaller_is_better(metric) else "higher is better"
+        if series:
+            yield Image(
+                f"{prefix}{label.name} against lambda",
+                over_lambda(series, label.axis),
+                f"{label.name} of every run against lambda, with mean and 95 % interval",
+                caption=f"{metric}, {better}. Interval: Student's t over seeds. Left of the break: "
+                "lambda 0, which has no logarithm.",
+            )
+        if not series or len(levels) > sum(map(len, series.values())):
+            yield Image(
+                f"{prefix}{label.name} by method",
+                by_group(levels, label.axis),
+                f"{label.name} of every run by method, with mean and 95 % interval",
+                caption=f"{metric}, {better}. Interval: Student's t over seeds.",
+            )
+        yield from _difference_images(study, metric, prefix)
+    yield from _gap_images(study, prefix)
+
+
+def _difference_images(study: _Study, metric: str, prefix: str) -> Iterator[Image]:
+    """Yield the differences per case; per seed where cases cannot be paired."""
+    label = label_of(metric)
+    for comparison, pair, what in ((study.cases, "case", "case"), (study.seeds, "seed", "seed")):
+        groups = {
+            group.name: (
+                comparison.differences[group.name, metric],
+                pairing.difference,
+                pairing.low,
+                pairing.high,
+            )
+            for group in study.groups
+            if (pairing := comparison.pairings.get((group.name, metric))) is not None
+        }
+        if not groups:
+            continue
+        interval = "bootstrap over cases" if pair == "case" else "Student's t over seeds"
+        mean = ", each the mean over the common seeds" if pair == "case" else ""
+        yield Image(
+            f"{prefix}{label.name}: difference to {comparison.baseline} per {what}",
+            pair_differences(groups, label.axis, pair),
+            f"Paired differences in {label.name} per {what}, with mean and 95 % interval",
+            caption=f"{metric}. A point per {what}{mean}; 95 % interval: {interval}.",
+        )
+        return
+
+
+def _gap_images(study: _Study, prefix: str) -> Iterator[Image]:
+    found = gaps({group.name: group.runs for group in study.groups})
+    if found is None:
+        return
+    missing = ""
+    if found.missing:
+        missing = (
+            f" Not known of {_runs(len(found.missing))} ({', '.join(found.missing[:3])}"
+            f"{', ...' if len(found.missing) > 3 else ''}): famseg measure RUN gives their kappa."
+        )
+    yield Image(
+        f"{prefix}Kappa against the generalization gap",
+        kappa_and_gap(found),
+        "Generalization gap of every run against its relative flatness kappa",
+        caption=f"A point per run, at the epoch that was evaluated.{missing}",
+    )
+
+
+def _levels_of(study: _Study, metric: str) -> dict[str, Level]:
+    found = {}
+    for group in study.groups:
+        figures = study.seeds.figures.get((group.name, metric))
+        if figures is not None:
+            values = [run.metrics[metric] for run in group.runs if metric in run.metrics]
+            weight = float(group.runs[0].settings.get("penalty.lambda", "0"))
+            found[group.name] = Level(values, figures.mean, figures.low, figures.high, weight)
+    return found
+
+
+def _lambda_series(study: _Study, levels: Mapping[str, Level]) -> dict[str, list[Level]]:
+    """Return groups that differ in lambda only, by kind of penalty; lambda 0 belongs to each.
+
+    Empty where no penalty has two lambdas.
+    """
+    series: dict[tuple[tuple[str, str], ...], list[Level]] = {}
+    plain: dict[tuple[tuple[str, str], ...], Level] = {}
+    names: dict[tuple[tuple[str, str], ...], str] = {}
+    for group in study.groups:
+        level = levels.get(group.name)
+        if level is None:
+            continue
+        settings = group.runs[0].settings
+        rest = _without_penalty(settings)
+        if not level.weight:
+            plain[rest] = level
+            continue
+        key = tuple((k, v) for k, v in settings.items() if k != "penalty.lambda")
+        series.setdefault(key, []).append(level)
+        name = group.name.replace(f"lambda={settings.get('penalty.lambda')}", "lambda")
+        names.setdefault(key, name.replace(" lambda", "").strip(" ,") or group.method)
+    found: dict[str, list[Level]] = {}
+    for key, each in series.items():
+        rest = _without_penalty(dict(key))
+        full = [plain[rest], *each] if rest in plain else each
+        if len(full) > 1:
+            found[names[key]] = full
+    return found
+
+
+def _without_penalty(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((k, v) for k, v in settings.items() if not k.startswith("penalty."))
+
+
+def _tables(study: _Study, several: bool) -> Iterator[Sortable]:
+    prefix = f"{study.seeds.study.name}: " if several else ""
+    metrics = study.seeds.metrics
+    yield _figures_table(study, prefix)
+    paired = _pairs_table(study, prefix)
+    if paired.rows:
+        yield paired
+    yield _runs_table(study, metrics, prefix)
+    differing = _settings_table(study, prefix)
+    if differing.rows:
+        yield differing
+
+
+def _figures_table(study: _Study, prefix: str) -> Sortable:
+    rows: list[list[str | float | int | None]] = []
+    for metric in study.seeds.metrics:
+        digits = label_of(metric).digits
+        for group in study.groups:
+            found = study.seeds.figures.get((group.name, metric))
+            if found is None:
+                rows.append([metric, group.name, 0, *[None] * 6])
+                continue
+            numbers = (found.mean, found.std, found.low, found.high, found.best, found.worst)
+            shown = [None if value is None else round(value, digits + 1) for value in numbers]
+            rows.append([metric, group.name, found.n, *shown])
+    return Sortable(
+        title=f"{prefix}Methods over seeds",
+        columns=["metric", "method", "n", "mean", "std", "low", "high", "best", "worst"],
+        rows=rows,
+        digits=[0, 0, 0, 4, 4, 4, 4, 4, 4],
+        caption="n: finished runs that have the metric, one per seed. std: standard deviation over "
+        "seeds (n - 1). low, high: 95 % interval of the mean, Student's t. A dash: too few runs.",
+    )
+
+
+def _pairs_table(study: _Study, prefix: str) -> Sortable:
+    rows: list[list[str | float | int | None]] = []
+    for comparison in (study.seeds, study.cases):
+        for metric in comparison.metrics:
+            for group in study.groups:
+                pairing = comparison.pairings.get((group.name, metric))
+                if pairing is None:
+                    continue
+                verdict = conclusion(pairing, smaller_is_better=smaller_is_better(metric))
+                rows.append(
+                    [
+                        metric,
+                        group.name,
+                        pairing.by,
+                        pairing.n,
+                        pairing.failed,
+                        pairing.difference,
+                        pairing.low,
+                        pairing.high,
+                        pairing.p_value,
+                        pairing.p_holm,
+                        verdict,
+                    ]
+                )
+    return Sortable(
+        title=f"{prefix}Differences to {study.seeds.baseline}",
+        columns=[
+            *("metric", "method", "pairs by", "n", "failed", "difference", "low", "high"),
+            *("p", "p Holm", "verdict"),
+        ],
+        rows=rows,
+        digits=[0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 0],
+        caption="By seed: new trainings, Student's t. By case: new cases for these trainings, "
+        "bootstrap. p: two-sided permutation test of the mean difference; Holm: adjusted for the "
+        "methods. Failed cases count with their worst score.",
+    )
+
+
+def _runs_table(study: _Study, metrics: Sequence[str], prefix: str) -> Sortable:
+    shown = list(metrics[:_MOST_FIGURES])
+    rows: list[list[str | float | int | None]] = []
+    marked = set()
+    for group in study.groups:
+        for run in sorted((*group.runs, *group.unfinished, *group.repeated), key=_seed):
+            if run in group.unfinished:
+                marked.add(len(rows))
+            state = "a later run has its seed" if run in group.repeated else run.state
+            values = [run.metrics.get(metric) for metric in shown]
+            rows.append([run.path.name, group.name, run.seed, state, *values])
+    return Sortable(
+        title=f"{prefix}Runs",
+        columns=["run", "method", "seed", "state", *(label_of(m).axis for m in shown)],
+        rows=rows,
+        digits=[0, 0, 0, 0, *(label_of(metric).digits for metric in shown)],
+        marked=frozenset(marked),
+        caption="Every run that was found. Those that did not finish, in red, are in no mean.",
+    )
+
+
+def _seed(run: Run) -> int:
+    return run.seed
+
+
+def _settings_table(study: _Study, prefix: str) -> Sortable:
+    """Return the settings in which groups differ, a column per group."""
+    every = [(group.runs or group.unfinished or group.repeated)[0] for group in study.groups]
+    keys = dict.fromkeys(key for run in every for key in run.settings)
+    differing = [k for k in sorted(keys) if len({run.settings.get(k) for run in every}) > 1]
+    return Sortable(
+        title=f"{prefix}Settings that differ",
+        columns=["setting", *(group.name for group in study.groups)],
+        rows=[[key, *(run.settings.get(key) for run in every)] for key in differing],
+        digits=[0] * (len(every) + 1),
+        caption="A dash: not set. Seeds, names and folders do not set methods apart.",
+    )
+
+
+def _common(runs: Sequence[Run]) -> dict[str, str]:
+    first, *others = [run.settings for run in runs]
+    return {
+        key: value
+        for key, value in first.items()
+        if all(other.get(key) == value for other in others)
+    }
+
+
+def _checkpoints(runs: Sequence[Run]) -> str:
+    read = dict.fromkeys(run.checkpoint for run in runs)
+    return " and ".join(f"scores of checkpoints/{name}.pt" for name in read)
+
+
+def check_comparable(found: Found) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        InputError: If there is one run only.
+    """
+    if len(found.runs) < 2:
+        raise InputError(
+            f"{found.runs[0].path}: is the only run there. Give more of them to compare, or the "
+            "run folder itself for its report."
+        )

@@ -1,0 +1,172 @@
+"""Kappa and the generalization gap of runs: from what training, evaluation and measure wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from famseg.config import InputError
+from famseg.config._json import read_json
+from famseg.reporting._runs import Run
+from famseg.runs import RunFolder
+from famseg.tracking import read_metrics
+
+History = Sequence[Mapping[str, float | None]]
+
+MEASURED, ESTIMATED = "train/kappa", "train/penalty"
+_TEST_GAP = "test/gap_loss"
+_FLATNESS = "relative_flatness"
+VALIDATION_GAP = "validation loss minus training loss"
+TEST_GAP = "test loss minus training loss, both evaluated"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a network stands.
+
+    Attributes:
+        name: The run, or the epoch.
+        kappa: Its relative flatness.
+        gap: Its generalization gap, in units of the loss.
+    """
+
+    name: str
+    kappa: float
+    gap: float
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Points that can be compared: all by the same definitions.
+
+    Attributes:
+        points: By group.
+        kappa: What kappa is here, for an axis.
+        gap: What the gap is here, for an axis.
+        missing: Runs of which one of the two is not known.
+    """
+
+    points: Mapping[str, Sequence[Point]]
+    kappa: str
+    gap: str
+    missing: tuple[str, ...] = ()
+
+
+def kappa_of(settings: Mapping[str, str], history: History) -> tuple[str, str] | None:
+    """Return the series of kappa in a record of epochs, and what it is; None where there is none.
+
+    Args:
+        settings: The configuration by dotted key.
+        history: One mapping per epoch.
+    """
+    if any(MEASURED in row for row in history):
+        return MEASURED, "kappa of the head, fixed training samples"
+    if settings.get("penalty.kind") == _FLATNESS and any(ESTIMATED in row for row in history):
+        return ESTIMATED, _estimated(settings)
+    return None
+
+
+def _estimated(settings: Mapping[str, str]) -> str:
+    per = " / number of features" if settings.get("penalty.normalize") == "features" else ""
+    return f"kappa{per} of {settings.get('penalty.layer', 'the layer')}, mean over the epoch"
+
+
+def course(settings: Mapping[str, str], history: History) -> Gaps | None:
+    """Return kappa and gap over the epochs of a run; None where one of the two was not recorded."""
+    found = kappa_of(settings, history)
+    if found is None:
+        return None
+    name, label = found
+    points = [
+        Point(str(row["epoch"]), kappa, gap)
+        for row in history
+        if (kappa := row.get(name)) is not None and (gap := _gap(row)) is not None
+    ]
+    return Gaps({"": points}, label, VALIDATION_GAP) if points else None
+
+
+def gaps(groups: Mapping[str, Sequence[Run]]) -> Gaps | None:
+    """Return kappa and gap of each run at the epoch that was evaluated.
+
+    Every run is measured in the same way: of several ways the one that most runs have, and of those
+    the first: at the end of the epoch by the training itself, by ``famseg measure`` in the layer
+    that is penalized, or as the penalty of the training.
+
+    Args:
+        groups: Finished runs by group.
+
+    Returns:
+        The points; None where fewer than two runs have both.
+    """
+    every = [(name, run, read_metrics(run.path)) for name, runs in groups.items() for run in runs]
+    layer = _layer(run for _, run, _ in every)
+    ways = [
+        ("kappa of the head, fixed training samples", lambda run, row: row.get(MEASURED)),
+        (f"kappa of {layer}, by famseg measure", lambda run, _: _measured(run, layer)),
+        (
+            next((_estimated(run.settings) for _, run, _ in every if _penalized(run)), ""),
+            lambda run, row: row.get(ESTIMATED) if _penalized(run) else None,
+        ),
+    ]
+    tested = all(_TEST_GAP in run.metrics for _, run, _ in every)
+    best: Gaps | None = None
+    for label, kappa_in in ways:
+        points: dict[str, list[Point]] = {}
+        missing = []
+        for name, run, history in every:
+            row = _evaluated(run, history)
+            kappa = kappa_in(run, row)
+            gap = run.metrics[_TEST_GAP] if tested else _gap(row)
+            if kappa is None or gap is None:
+                missing.append(run.path.name)
+            else:
+                points.setdefault(name, []).append(Point(run.path.name, kappa, gap))
+        count = len(every) - len(missing)
+        if count > 1 and (best is None or len(missing) < len(best.missing)):
+            best = Gaps(points, label, TEST_GAP if tested else VALIDATION_GAP, tuple(missing))
+    return best
+
+
+def _gap(row: Mapping[str, float | None]) -> float | None:
+    training, validation = row.get("train/loss"), row.get("val/loss")
+    return None if training is None or validation is None else validation - training
+
+
+def _penalized(run: Run) -> bool:
+    return run.settings.get("penalty.kind") == _FLATNESS
+
+
+def _layer(runs: Iterator[Run]) -> str:
+    layers = [run.settings["penalty.layer"] for run in runs if "penalty.layer" in run.settings]
+    return max(layers, key=layers.count) if layers else "head"
+
+
+def evaluated_epoch(run: Run) -> str | None:
+    """Return the epoch whose weights were evaluated; None where that is not noted."""
+    note = run.evaluation / "checkpoint.json"
+    if not note.is_file():
+        return None
+    try:
+        epoch = read_json(note, "Evaluate the run again.").get("epoch")
+    except InputError:
+        return None
+    return None if epoch is None else str(epoch)
+
+
+def _evaluated(run: Run, history: History) -> Mapping[str, float | None]:
+    """Return the record of the epoch that was evaluated; of the last one where none is noted."""
+    epoch = evaluated_epoch(run)
+    found = [row for row in history if str(row["epoch"]) == epoch]
+    return (found or list(history) or [{}])[-1]
+
+
+def _measured(run: Run, layer: str) -> float | None:
+    path = RunFolder(run.path).flatness / "report.json"
+    if not path.is_file():
+        return None
+    try:
+        rows = read_json(path, "Measure the run again.").get("rows") or []
+        found = [row["kappa"] for row in rows if row["name"] == layer]
+    except (InputError, KeyError, TypeError):
+        return None
+    return found[0] if found and isinstance(found[0], int | float) else None

@@ -1,0 +1,122 @@
+"""What metrics are called on axes and in sentences, and what a difference is worth in words."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from famseg.reporting._pairs import CONFIDENCE, By, Pairing
+
+LEVEL = 0.05
+_SHARE = "0 to 1"
+
+
+class Label(NamedTuple):
+    """A metric in words.
+
+    Attributes:
+        name: What it is called.
+        unit: Its unit or range; empty where it has none.
+        digits: Decimals that tell runs apart.
+    """
+
+    name: str
+    unit: str
+    digits: int
+
+    @property
+    def axis(self) -> str:
+        """The text of an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+# By the last part of the name. See docs/metrics.md.
+_KNOWN = {
+    "dsc": Label("DSC", _SHARE, 3),
+    "bdsc": Label("border DSC", _SHARE, 3),
+    "nsd": Label("NSD", _SHARE, 3),
+    "soft_dsc": Label("soft DSC", _SHARE, 3),
+    "hd_mm": Label("HD", "mm", 2),
+    "hd95_mm": Label("HD95", "mm", 2),
+    "assd_mm": Label("ASSD", "mm", 2),
+    "accuracy": Label("accuracy", _SHARE, 4),
+    "balanced_accuracy": Label("balanced accuracy", _SHARE, 4),
+    "error": Label("error", _SHARE, 4),
+    "confidence": Label("confidence", _SHARE, 4),
+    "ece": Label("ECE", _SHARE, 4),
+    "loss": Label("loss", "mean per case", 4),
+    "evaluation_loss": Label("loss", "mean per case", 4),
+    "gap": Label("gap in accuracy", "training minus test", 4),
+    "gap_loss": Label("gap in loss", "test minus training", 4),
+    "seconds": Label("training time", "s", 1),
+    "epochs": Label("epochs", "", 0),
+    "failed": Label("failed", "cases", 0),
+}
+
+
+def label_of(metric: str) -> Label:
+    """Return what a metric is called, with its unit.
+
+    Args:
+        metric: Its flat name, such as ``test/set1/skull/dsc``.
+
+    Example:
+        >>> label_of("test/set1/skull/dsc").axis, label_of("val/depth_mm").axis
+        ('DSC of the skull, set1 (0 to 1)', 'depth (mm)')
+    """
+    *where, last = PurePosixPath(metric).parts
+    known = _KNOWN.get(last)
+    if known is None:
+        name, unit = (last.removesuffix("_mm"), "mm") if last.endswith("_mm") else (last, "")
+        known = Label(name.replace("_", " "), unit, 4)
+    places = where[1:]
+    if len(places) > 1:
+        return known._replace(name=f"{known.name} of the {places[-1]}, {', '.join(places[:-1])}")
+    return known._replace(name=f"{known.name}, {places[0]}") if places else known
+
+
+def difference_words(pairing: Pairing) -> str:
+    """Return a paired difference with interval and number of pairs, as numbers in a sentence."""
+    label = label_of(pairing.metric)
+    unit = f" {label.unit}" if label.unit in ("mm", "s", "cases") else ""
+    text = f"{pairing.difference:+.{label.digits}f}{unit} {label.name}"
+    if pairing.low is not None and pairing.high is not None:
+        low, high = (f"{end:+.{label.digits}f}" for end in (pairing.low, pairing.high))
+        text += f", {CONFIDENCE:.0%} interval {low} to {high}".replace("%", " %")
+    return f"{text}, n = {counted_pairs(pairing.by, pairing.n)}"
+
+
+def counted_pairs(by: By, n: int) -> str:
+    """Return a number of pairs in words.
+
+    Example:
+        >>> counted_pairs("seed", 1), counted_pairs("case", 8)
+        ('1 seed', '8 cases')
+    """
+    return f"{n} {by}{'' if n == 1 else 's'}"
+
+
+def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
+    """Return what a paired difference shows: a difference, or none, and why.
+
+    A difference is shown where both the interval leaves zero out and Holm's p is below 0.05.
+
+    Args:
+        pairing: The difference to the baseline.
+        smaller_is_better: Whether a negative difference is the better one.
+    """
+    if pairing.low is None or pairing.high is None:
+        return "a single pair, of which chance can be all: no difference shown"
+    if not pairing.difference and pairing.low == pairing.high == 0:
+        return "every pair is equal: no difference shown"
+    if pairing.p_smallest is not None and pairing.p_smallest > LEVEL:
+        return (
+            f"no difference can be shown with {counted_pairs(pairing.by, pairing.n)} "
+            f"(p is {pairing.p_smallest:.2g} or more)"
+        )
+    p = "p < 0.0001" if pairing.p_holm < 0.0001 else f"p = {pairing.p_holm:.2g}"
+    apart = pairing.low > 0 or pairing.high < 0
+    if apart and pairing.p_holm < LEVEL:
+        better = (pairing.difference < 0) == smaller_is_better
+        return f"{'better' if better else 'worse'} than the baseline ({p} after Holm)"
+    return f"no difference shown ({p} after Holm)"
