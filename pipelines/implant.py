@@ -88,6 +88,8 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
         InputError: If data, network and penalty do not fit together.
     """
     model = config.model.build(size=config.data.size)
+    if config.initial is not None:
+        start_from(model, config.initial)
     loss = config.loss.build()
     objective = objectives.Objective(
         config.penalty.build(model, loss, seed=config.seed), targets="implant"
