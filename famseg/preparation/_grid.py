@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import nibabel
@@ -17,6 +18,7 @@ from famseg.preparation._settings import Settings
 
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float64]
+Turn = NDArray[np.float64]  # the part of a matrix without its shift, (3, 3)
 
 _FULL_SCALE = 127  # of the int8 field
 _UNEVEN = 1.5  # slices this many times farther apart than pixels get distances, not 0 and 1
@@ -181,26 +183,107 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
     shares = np.zeros(grid.shape, dtype=np.float32)
     if 0 in shape:
         return shares
-    start = np.array([s.start for s in box], dtype=np.float64)
     steps = np.linalg.norm(to_index[:3, :3], axis=0)  # edge of a voxel in voxels of the scan
-    places = [1 if step < 1.5 else 3 if step < 4 else 5 for step in steps]
-    covered = shares[box]
-    for place in np.ndindex(*places):
-        at = start + [(p + 0.5) / n - 0.5 for p, n in zip(place, places, strict=True)]
-        level = ndimage.affine_transform(
+    counts = [1 if step < 1.5 else 3 if step < 4 else 5 for step in steps]
+    start = np.array([s.start for s in box], dtype=np.float64)
+    turn = to_index[:3, :3]
+    offsets = [
+        turn @ (start + [(p + 0.5) / n - 0.5 for p, n in zip(place, counts, strict=True)])
+        + to_index[:3, 3]
+        for place in np.ndindex(*counts)
+    ]
+    near, covered = _Neighbourhood.of(field, turn), shares[box]
+    for k in range(shape[0]):  # slabs: a fine grid has more voxels than the scan
+        voxels = np.indices((1, *shape[1:])).reshape(3, -1)
+        voxels[0] = k
+        some, whole = near.bone(_mapped(voxels, turn, turn @ start + to_index[:3, 3]))
+        covered[tuple(voxels[:, whole])] = 1
+        edge = voxels[:, some & ~whole]
+        covered[tuple(edge)] = _share(field, edge, turn, offsets)
+    return shares
+
+
+def _share(
+    field: BoneField, voxels: NDArray[np.intp], turn: Turn, offsets: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float32]:
+    """Return the share of the places in each of the voxels ``(3, N)`` that lie in bone."""
+    inside = np.zeros(voxels.shape[1], dtype=np.float32)
+    for offset in offsets:
+        level = ndimage.map_coordinates(
             field.values,
-            to_index[:3, :3],
-            offset=to_index[:3, :3] @ at + to_index[:3, 3],
-            output_shape=shape,
+            _mapped(voxels, turn, offset),
             output=np.float32,
             order=1,
             mode="constant",
             cval=-_FULL_SCALE,
             prefilter=False,
         )
-        covered += level > 0
-    covered /= np.prod(places)
-    return shares
+        inside += level > 0
+    inside /= len(offsets)
+    return inside
+
+
+def _mapped(
+    voxels: NDArray[np.intp], turn: Turn, offset: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return where voxels ``(3, N)`` lie in the scan's, summed up in one order for all of them.
+
+    Products of matrices add up in the order that suits the processor, and a place that lies exactly
+    between bone and none would be taken for either.
+    """
+    mapped = np.zeros(voxels.shape)
+    for row, out in zip(turn, mapped, strict=True):
+        for factor, index in zip(row, voxels, strict=True):
+            out += factor * index
+    mapped += offset[:, None]
+    return mapped
+
+
+class _Neighbourhood(NamedTuple):
+    """What lies around each block of a field: most voxels of a grid need no closer look.
+
+    Args:
+        some: Whether there is bone in a block or a block beside it, shape of the blocks plus 2.
+        whole: Whether there is nothing else in them.
+        edges: Voxels of the field along each edge of a block.
+    """
+
+    some: Mask
+    whole: Mask
+    edges: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, field: BoneField, turn: Turn) -> _Neighbourhood:
+        """Look at blocks so large that a voxel of the grid reaches no farther than the next."""
+        reach = np.abs(turn).sum(axis=1) / 2 + 1
+        edges = np.ceil(reach).astype(np.intp)
+        bone = field.values > 0
+        some = ndimage.maximum_filter(np.pad(_blocks(bone, edges, np.logical_or), 1), 3)
+        whole = ndimage.minimum_filter(np.pad(_blocks(bone, edges, np.logical_and), 1), 3)
+        return cls(some, whole, edges)
+
+    def bone(self, places: NDArray[np.float64]) -> tuple[Mask, Mask]:
+        """Tell where there is some bone around places ``(3, N)`` and where nothing else."""
+        block = np.floor(places / self.edges[:, None]).astype(np.intp) + 1
+        last = np.array(self.some.shape)[:, None] - 1
+        at = tuple(np.clip(block, 0, last))
+        return self.some[at], self.whole[at]
+
+
+def _blocks(bone: Mask, edges: NDArray[np.intp], join: np.ufunc) -> Mask:
+    """Return for each block what its voxels come to; beyond the end there is no bone."""
+    for axis, edge in enumerate(edges):
+        missing = -bone.shape[axis] % edge
+        bone = np.pad(bone, [(0, missing if a == axis else 0) for a in range(3)])
+        parts = [
+            bone[tuple(slice(k, None, edge) if a == axis else slice(None) for a in range(3))]
+            for k in range(edge)
+        ]
+        joined = parts[0].copy()
+        for part in parts[1:]:
+            join(joined, part, out=joined)
+        bone = joined
+    return bone
 
 
 def _reached(
