@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -16,6 +17,7 @@ from famseg.preparation._dicom_geometry import make_plan
 from famseg.preparation._dicom_header import Header, pixel_digest, read_header, standard_name
 from famseg.preparation._dicom_pixels import read_series
 from famseg.preparation._dicom_slice import Slice
+from famseg.preparation._dicom_stacks import best_stack, placed
 from famseg.preparation._groups import identity_of
 from famseg.preparation._items import Item, Opener, fit_name
 from famseg.preparation._names import PersonalWords
@@ -96,10 +98,14 @@ def _words(headers: Sequence[Header]) -> PersonalWords:
 
 def _source(headers: list[Header], subject: str, origin: str) -> Source:
     """Return a series as a source, or raise with the reason."""
+    words = _words(headers)
     headers, notes = _scans(headers)
-    slices = [part for header in headers for part in header.slices]
+    headers, stacks = best_stack(headers)
+    shown = _shown(headers, words)
+    slices = [replace(part, shown=shown[part.item]) for h in headers for part in h.slices]
     _check_mixed(slices)
-    slices, more = _once(slices, headers)
+    slices, sorted_by = placed(slices)
+    slices, copies = _once(slices, headers)
     plan = make_plan(
         slices,
         tilt_deg=float(np.median([header.tilt_deg for header in headers])),
@@ -107,14 +113,60 @@ def _source(headers: list[Header], subject: str, origin: str) -> Source:
     )
     rescaled = all(header.rescaled for header in headers)
     files = tuple(dict.fromkeys(part.item.file for part in plan.slices))
-    read = partial(read_series, plan, origin, (*notes, *more), rescaled)
+    assumed = tuple(dict.fromkeys(note for header in headers for note in header.notes))
+    told = (*notes, *stacks, *assumed, *sorted_by, *copies)
+    read = partial(read_series, plan, origin, told, rescaled)
     first = headers[0]
     identity = identity_of(first.patient, first.study, first.frame_of_reference)
     return Source(subject, origin, files, read, identity=identity)
 
 
+def _shown(headers: Sequence[Header], words: PersonalWords) -> dict[Item, str]:
+    """Return names of files for messages; numbers where the names hold something personal."""
+    if any(words.in_text(header.item.name) for header in headers):
+        return {header.item: f"file {n} of {len(headers)}" for n, header in enumerate(headers, 1)}
+    return {header.item: header.item.name for header in headers}
+
+
 def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
-    """Return the headers that belong to a scan, or raise when there are none."""
+    """Return the headers that belong to a scan, or raise when there are none.
+
+    Scanners put localisers, screenshots, renderings and dose reports into the series of a scan.
+    """
+    scouts = [header for header in headers if _LOCALISER & set(header.image_type)]
+    kept = [header for header in headers if header not in scouts and _is_slice(header)]
+    if not kept:
+        kept = _refuse(headers)
+    notes = []
+    if scouts:
+        notes.append(f"Localisers in the series that were left out: {len(scouts)}.")
+    if len(kept) + len(scouts) < len(headers):
+        others = len(headers) - len(kept) - len(scouts)
+        notes.append(
+            f"Screenshots, reports and the like in the series that were left out: {others}."
+        )
+    if "DERIVED" in kept[0].image_type:
+        notes.append("The headers say that the images were computed from others.")
+    _check_pixels(kept)
+    faults = Counter(header.fault for header in kept if header.fault is not None)
+    if faults:
+        fault, count = faults.most_common(1)[0]
+        first = next(header for header in kept if header.fault == fault)
+        name = f" (such as {_shown(kept, _words(headers))[first.item]})"
+        where = f"{count} of {len(kept)} files{name if count < len(kept) else ''}"
+        raise InputError(f"{where}: {fault}; export the series again")
+    return kept, tuple(notes)
+
+
+def _is_slice(header: Header) -> bool:
+    words = set(header.image_type)
+    computed = {"DERIVED", "SECONDARY"} <= words and "AXIAL" not in words
+    picture = bool(_PICTURE & words) or "Secondary Capture" in header.kind or header.samples != 1
+    return header.has_image and header.modality == "CT" and not picture and not computed
+
+
+def _refuse(headers: list[Header]) -> list[Header]:
+    """Raise with the reason why nothing in a series is a slice of a CT."""
     first = headers[0]
     if not any(header.has_image for header in headers):
         if "Image Storage" in first.kind:
@@ -129,22 +181,13 @@ def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
     kept = [header for header in headers if not _LOCALISER & set(header.image_type)]
     if not kept:
         raise _LeftOutError("a localiser (scout view), not a scan")
-    notes = []
-    if len(kept) < len(headers):
-        notes.append(f"Localisers in the series that were left out: {len(headers) - len(kept)}.")
     words = set(kept[0].image_type)
     if _PICTURE & words:
         raise _LeftOutError("derived pictures (renderings or projections), not a scan")
     if {"DERIVED", "SECONDARY"} <= words and "AXIAL" not in words:
         raise _LeftOutError("derived images (reformatted from another series), not the scan itself")
-    if "DERIVED" in words:
-        notes.append("The headers say that the images were computed from others.")
     _check_pixels(kept)
-    faults = Counter(header.fault for header in kept if header.fault is not None)
-    if faults:
-        fault, count = faults.most_common(1)[0]
-        raise InputError(f"{count} of {len(kept)} files: {fault}; export the series again")
-    return kept, tuple(notes)
+    return kept
 
 
 def _check_pixels(headers: list[Header]) -> None:

@@ -1,19 +1,26 @@
-"""Enhanced CT: all slices in one file, their positions in groups for each frame."""
+"""All slices in one file: enhanced CT, and older multi-frame images without frame groups."""
 
 from __future__ import annotations
 
-import pydicom
+from collections.abc import Sequence
 
-from famseg.preparation._dicom_slice import Slice, geometry_fault, numbers
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from famseg.preparation._dicom_slice import Slice, Vector, geometry_fault, numbers
 from famseg.preparation._items import Item
+
+_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def frames_of(
     item: Item, data: pydicom.Dataset, frames: int
-) -> tuple[tuple[Slice, ...], str | None]:
-    """Return the slices of a file with many frames, or why there are none.
+) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
+    """Return the slices of a file with many frames or why there are none, and what was assumed.
 
-    A value may stand in the group of its frame or in the one that all frames share.
+    A value may stand in the group of its frame or in the one that all frames share. Cone-beam
+    scanners write files without such groups: one position for all frames, and their distance.
 
     Args:
         item: The file.
@@ -22,9 +29,9 @@ def frames_of(
     """
     groups = data.get("PerFrameFunctionalGroupsSequence")
     if not groups:
-        return (), f"{frames} frames in one file without a position for each"
+        return _without_groups(item, data, frames)
     if len(groups) != frames:
-        return (), f"{frames} frames in one file, but positions for {len(groups)}"
+        return (), f"{frames} frames in one file, but positions for {len(groups)}", ()
     shared = data.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     padding = data.get("PixelPaddingValue")
     slices: list[Slice] = []
@@ -35,9 +42,9 @@ def frames_of(
         spacing = numbers(_value(both, "PixelMeasuresSequence", "PixelSpacing"), 2)
         fault = geometry_fault(position, turned, spacing)
         if fault is not None or position is None or turned is None or spacing is None:
-            return (), f"frame {number + 1}: {fault}"
+            return (), f"frame {number + 1}: {fault}", ()
         if _number(both, "FrameContentSequence", "TemporalPositionIndex", 1) > 1:
-            return (), "4D: it holds several points in time; export one of them as a series"
+            return (), "4D: it holds several points in time; export one of them as a series", ()
         values = "PixelValueTransformationSequence"
         slices.append(
             Slice(
@@ -53,7 +60,69 @@ def frames_of(
                 padding=float(padding) if isinstance(padding, int) else None,
             )
         )
-    return tuple(slices), None
+    return tuple(slices), None, ()
+
+
+def _without_groups(
+    item: Item, data: pydicom.Dataset, frames: int
+) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
+    """Return frames that lie one behind the other along the normal, from the first position on."""
+    spacing = numbers(data.get("PixelSpacing"), 2)
+    offsets = _offsets(data, frames)
+    if offsets is None or spacing is None:
+        missing = "PixelSpacing" if spacing is None else "distance between them"
+        return (), f"{frames} frames in one file without a position for each, and no {missing}", ()
+    given = numbers(data.get("ImageOrientationPatient"), 6)
+    turned = given or _AXIAL
+    position = numbers(data.get("ImagePositionPatient"), 3) or (0.0, 0.0, 0.0)
+    fault = geometry_fault(position, turned, spacing)
+    if fault is not None:
+        return (), fault, ()
+    row, column = turned[:3], turned[3:]
+    normal = np.cross(row, column)
+    padding = data.get("PixelPaddingValue")
+    slices = tuple(
+        Slice(
+            item=item,
+            frame=number,
+            position_mm=_vector(np.asarray(position) + offset * normal),
+            row=_vector(row),
+            column=_vector(column),
+            spacing_mm=(spacing[1], spacing[0]),
+            size=(int(data.Columns), int(data.Rows)),
+            slope=float(data.get("RescaleSlope") or 1),
+            intercept=float(data.get("RescaleIntercept") or 0),
+            padding=float(padding) if isinstance(padding, int) else None,
+        )
+        for number, offset in enumerate(offsets)
+    )
+    axial = "" if given else " and to be axial"
+    return (
+        slices,
+        None,
+        (
+            f"The frames of the file have no positions of their own: they were taken to follow one "
+            f"another upward{axial}. Look whether top and bottom, left and right are right.",
+        ),
+    )
+
+
+def _offsets(data: pydicom.Dataset, frames: int) -> Sequence[float] | None:
+    """Return how far each frame lies from the first along the normal; None if nothing says so."""
+    for name in ("GridFrameOffsetVector", "SliceLocationVector"):
+        stated = numbers(data.get(name), frames)
+        if stated is not None:
+            return [offset - stated[0] for offset in stated]
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        step = numbers(data.get(name), 1)
+        if step is not None and step[0] != 0:
+            return [abs(step[0]) * number for number in range(frames)]
+    return None
+
+
+def _vector(values: Sequence[float] | NDArray[np.float64]) -> Vector:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
 def _value(groups: tuple[pydicom.Dataset, ...], sequence: str, name: str) -> object:

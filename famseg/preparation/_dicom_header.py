@@ -71,6 +71,8 @@ _NEEDED = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("ConvolutionKernel", "AcquisitionNumber", "SliceThickness", "ContrastBolusAgent"),
+    *("PhotometricInterpretation", "SliceLocation", "SpacingBetweenSlices"),
+    *("SliceLocationVector", "GridFrameOffsetVector"),
 )
 
 
@@ -104,6 +106,7 @@ class Header:
         acquisition: Number of the acquisition in its study; 0 where nothing is said.
         thickness_mm: Of the slices, as the header has it; 0 where nothing is said.
         contrast: Whether a contrast agent was given.
+        notes: What had to be assumed, one sentence each.
     """
 
     item: Item
@@ -130,6 +133,7 @@ class Header:
     acquisition: int = 0
     thickness_mm: float = 0.0
     contrast: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def read_header(item: Item, opener: Opener) -> Header | None:
@@ -191,7 +195,7 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
     modality = str(data.get("Modality") or "").strip().upper()
     frames = int(data.get("NumberOfFrames") or 1)
     many = frames > 1 or "PerFrameFunctionalGroupsSequence" in data
-    slices, fault = frames_of(item, data, frames) if many else _slice(item, data)
+    slices, fault, notes = frames_of(item, data, frames) if many else _slice(item, data)
     return Header(
         item=item,
         series=str(data.get("SeriesInstanceUID") or f"folder {item.place.parent}"),
@@ -205,7 +209,7 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
         has_image="Rows" in data and "Columns" in data,
         tilt_deg=float(data.get("GantryDetectorTilt") or 0),
         times=int(data.get("NumberOfTemporalPositions") or 1),
-        rescaled=many or "RescaleIntercept" in data,
+        rescaled="PerFrameFunctionalGroupsSequence" in data or "RescaleIntercept" in data,
         slices=slices,
         fault=fault,
         texts=frozenset(_personal(data)),
@@ -217,6 +221,7 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
         acquisition=int(_amount(data, "AcquisitionNumber")),
         thickness_mm=_amount(data, "SliceThickness"),
         contrast=bool(_first(data, "ContrastBolusAgent")),
+        notes=notes,
     )
 
 
@@ -245,13 +250,15 @@ def _syntax(data: pydicom.Dataset) -> UID:
     return UID(str(getattr(meta, "TransferSyntaxUID", ImplicitVRLittleEndian)))
 
 
-def _slice(item: Item, data: pydicom.Dataset) -> tuple[tuple[Slice, ...], str | None]:
+def _slice(
+    item: Item, data: pydicom.Dataset
+) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
     position = numbers(data.get("ImagePositionPatient"), 3)
     orientation = numbers(data.get("ImageOrientationPatient"), 6)
     spacing = numbers(data.get("PixelSpacing"), 2)
     fault = geometry_fault(position, orientation, spacing)
     if fault is not None or position is None or orientation is None or spacing is None:
-        return (), fault
+        return (), fault, ()
     padding = data.get("PixelPaddingValue")
     part = Slice(
         item=item,
@@ -265,8 +272,10 @@ def _slice(item: Item, data: pydicom.Dataset) -> tuple[tuple[Slice, ...], str | 
         intercept=float(data.get("RescaleIntercept") or 0),
         padding=float(padding) if isinstance(padding, int) else None,
         syntax=str(_syntax(data)),
+        inverted=data.get("PhotometricInterpretation") == "MONOCHROME1",
+        location_mm=next(iter(numbers(data.get("SliceLocation"), 1) or ()), None),
     )
-    return (part,), None
+    return (part,), None, ()
 
 
 def _personal(data: pydicom.Dataset) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,15 @@ from famseg.config import InputError
 from famseg.config._errors import DAMAGED
 from famseg.datasets import Volume
 from famseg.datasets._volume import _quiet
+from famseg.preparation._between import from_level, to_level
 from famseg.preparation._dicom_compressed import check_compressed
 from famseg.preparation._dicom_geometry import Plan
 from famseg.preparation._dicom_header import silent, standard_name
+from famseg.preparation._dicom_scale import checked_scale
 from famseg.preparation._dicom_slice import Slice
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._read import AIR_HU, check_memory
-from famseg.preparation._types import Kind, Scan
+from famseg.preparation._types import Scan
 
 _HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
 _HARDLY = 1e-3  # weights below it are rounding
@@ -56,11 +59,8 @@ def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool)
         slices = _moved(plan, paths)
         _fill(out, plan, slices)
     array = out.transpose(2, 1, 0)
-    kind: Kind = "hounsfield"
-    if not rescaled and float(np.mean(array < -200)) < 1e-3:
-        kind = "intensity"
-        notes += ("The headers do not say how to get CT numbers, and there is no air.",)
-    return Scan(Volume(array, plan.affine), kind, (*notes, *plan.notes))
+    array, kind, scale_notes = checked_scale(array, rescaled=rescaled)
+    return Scan(Volume(array, plan.affine), kind, (*notes, *plan.notes, *scale_notes))
 
 
 def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float32]]) -> None:
@@ -78,7 +78,8 @@ def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float3
         elif weight > 1 - _HARDLY:
             values = above
         else:
-            values = (1 - np.float32(weight)) * below + np.float32(weight) * above
+            part = np.float32(weight)
+            values = from_level((1 - part) * to_level(below) + part * to_level(above))
         out[level] = np.clip(np.round(values), AIR_HU, np.iinfo(np.int16).max)
 
 
@@ -92,7 +93,8 @@ def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]
         rest = low - whole[0], right - whole[1]
         if max(rest) > _HARDLY:
             padded = np.pad(pixels, ((0, 1), (0, 1)), constant_values=AIR_HU)
-            pixels = ndimage.shift(padded, rest, order=1, mode="nearest", prefilter=False)
+            level = ndimage.shift(to_level(padded), rest, order=1, mode="nearest", prefilter=False)
+            pixels = from_level(level)
         rows = min(pixels.shape[0], down - whole[0])
         columns = min(pixels.shape[1], across - whole[1])
         canvas[whole[0] : whole[0] + rows, whole[1] : whole[1] + columns] = pixels[:rows, :columns]
@@ -108,8 +110,8 @@ def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
     across, down = part.size
     if pixels.size != across * down:
         raise InputError(
-            f"a slice has {pixels.size} pixels, its header announces {across} x {down}: the file "
-            "is damaged; copy it again"
+            f"{part.shown} has {pixels.size} pixels, its header announces {across} x {down}: the "
+            "file is damaged; copy it again"
         )
     pixels = pixels.reshape(down, across).astype(np.float32)
     if part.padding is not None:
@@ -133,13 +135,33 @@ def _by_pydicom(part: Slice, path: Path) -> NDArray[np.float32]:
 def _not_decoded(part: Slice) -> InputError:
     name = standard_name(part.syntax) or "an unknown transfer syntax"
     return InputError(
-        f"the pixels of a slice cannot be decoded ({name}): it is cut short or damaged; copy it "
-        "again"
+        f"the pixels of {part.shown} cannot be decoded ({name}): it is cut short or damaged; copy "
+        "it again"
     )
 
 
 def _by_gdcm(part: Slice, path: Path) -> NDArray[np.float32]:
     check_compressed(part, path)
+    if (
+        part.inverted
+    ):  # GDCM inverts the values of MONOCHROME1, HU do not depend on how they are shown
+        with _as_monochrome2(path) as plain:
+            return _decoded(part, plain)
+    return _decoded(part, path)
+
+
+@contextmanager
+def _as_monochrome2(path: Path) -> Iterator[Path]:
+    """Give a copy of a file whose values are not to be inverted."""
+    with tempfile.TemporaryDirectory(prefix="famseg-") as folder:
+        data = pydicom.dcmread(path, force=True)
+        data.PhotometricInterpretation = "MONOCHROME2"
+        plain = Path(folder, "slice.dcm")
+        data.save_as(plain)
+        yield plain
+
+
+def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))

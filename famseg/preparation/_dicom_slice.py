@@ -28,6 +28,9 @@ class Slice:
         intercept: plus ``intercept``.
         padding: Stored value that stands for no value.
         syntax: UID of the transfer syntax.
+        inverted: Whether low values are to be shown bright (MONOCHROME1).
+        location_mm: SliceLocation, where the header has one.
+        shown: Name of its file in messages; nothing personal.
     """
 
     item: Item
@@ -41,6 +44,9 @@ class Slice:
     intercept: float
     padding: float | None = None
     syntax: str = ""
+    inverted: bool = False
+    location_mm: float | None = None
+    shown: str = "a slice"
 
 
 def numbers(value: object, count: int) -> tuple[float, ...] | None:

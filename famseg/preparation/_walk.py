@@ -20,6 +20,7 @@ _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _OTHER_MESHES = (".obj", ".vtp", ".vtk", ".off", ".3mf", ".glb")
 _OTHER_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _ANALYZE = (".hdr", ".img")
+_ALSO_DICOM = (".img", ".raw")  # slices as some scanners name them
 # Never images; a file without any of these endings is opened to see whether it is DICOM.
 _IGNORED = (
     *(".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".xz"),  # voxels beside a header, and the like
@@ -127,7 +128,11 @@ def _what(item: Item, name: str, opener: Opener) -> What | None:
         return "mesh"
     if name.endswith(".inv3"):
         return "project"
-    known = (*_IGNORED, *_OTHER_MESHES, *_OTHER_ARCHIVES, *_ANALYZE)
+    known = tuple(
+        ending
+        for ending in (*_IGNORED, *_OTHER_MESHES, *_OTHER_ARCHIVES, *_ANALYZE)
+        if ending not in _ALSO_DICOM
+    )
     if name.endswith(known) or name in ("dicomdir", "thumbs.db"):
         return None
     start = opener.start(item, 132)
