@@ -96,11 +96,34 @@ def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
         kind: ``png`` or ``svg``.
         dpi: Pixels per inch; in an SVG file, of the images in it.
     """
+    _name_decades(figure)
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": "famseg"}
     file = io.BytesIO()
     with styled():
         figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
     return file.getvalue()
+
+
+def _name_decades(figure: Figure) -> None:
+    """Write the numbers of logarithmic axes as they are: matplotlib's own are formulas."""
+    from matplotlib.ticker import LogFormatter, LogFormatterMathtext
+
+    class Plain(LogFormatter):
+        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+            return f"{x:g}"
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
+            if isinstance(major, LogFormatterMathtext):
+                axis.set_major_formatter(Plain(linthresh=_linear(axis)))
+            if isinstance(minor, LogFormatterMathtext):
+                axis.set_minor_formatter(Plain(linthresh=_linear(axis)))
+
+
+def _linear(axis: Any) -> float | None:  # noqa: ANN401  # matplotlib has several kinds
+    """Return up to where an axis is linear around zero; None where it is logarithmic throughout."""
+    return getattr(axis.get_transform(), "linthresh", None)
 
 
 def files(figure: Figure, *, dpi: int = DPI) -> dict[str, bytes]:

@@ -41,6 +41,18 @@ def test_text_of_an_svg_stays_text_and_has_no_date():
     assert not re.search(r"\d{4}-\d\d-\d\dT", text)
 
 
+@pytest.mark.parametrize("scale", ["log", "symlog"])
+def test_decades_of_an_axis_are_numbers_and_no_formulas(scale):
+    with figures.styled():
+        figure = figures.new_figure(3, 2)
+        axes = figure.subplots()
+        axes.plot([0.001, 0.1, 30.0], [1, 2, 3])
+        axes.set_xscale(scale, **({"linthresh": 0.01} if scale == "symlog" else {}))
+    text = figures.encode(figure, "svg").decode()
+    assert "mathdefault" not in text
+    assert ">0.1<" in text
+
+
 def test_one_module_has_the_style_of_all_figures():
     """A figure elsewhere would have other colors, and no SVG without a date."""
     made = re.compile(r"rc_context|rcParams|FigureCanvas|\bpyplot\b|\.savefig\(|\bFigure\(")

@@ -15,7 +15,7 @@ from famseg.reporting._comparison_figures import (
     pair_differences,
 )
 from famseg.reporting._gap import gaps
-from famseg.reporting._groups import Group
+from famseg.reporting._groups import Group, kinds_of
 from famseg.reporting._html import Image, Page, Sortable
 from famseg.reporting._runs import Found, Run
 from famseg.reporting._words import conclusion, counted_pairs, difference_words, label_of
@@ -103,23 +103,11 @@ def _lead(studies: Sequence[_Study]) -> str:
 
 def _facts(studies: Sequence[_Study], finished: int, unfinished: int) -> dict[str, str]:
     seeds = {run.seed for study in studies for group in study.groups for run in group.runs}
-    facts = {
+    return {
         "Finished": _runs(finished),
         "Not finished, in no mean": _runs(unfinished),
         "Seeds": " ".join(map(str, sorted(seeds))) or "none",
     }
-    for study in studies[:1] if len(studies) == 1 else ():
-        for metric in study.seeds.metrics[:2]:
-            means = {
-                group.name: figures.mean
-                for group in study.groups
-                if (figures := study.seeds.figures.get((group.name, metric)))
-            }
-            if means:
-                best = (min if smaller_is_better(metric) else max)(means, key=lambda n: means[n])
-                label = label_of(metric)
-                facts[f"Best mean, {label.name}"] = f"{means[best]:.{label.digits}f}: {best}"
-    return facts
 
 
 def _findings(study: _Study) -> Iterator[str]:
@@ -396,7 +384,7 @@ def _settings_table(study: _Study, prefix: str) -> Sortable:
     """Return the settings in which groups differ, a column per group."""
     every = [(group.runs or group.unfinished or group.repeated)[0] for group in study.groups]
     keys = dict.fromkeys(key for run in every for key in run.settings)
-    differing = [k for k in sorted(keys) if len({run.settings.get(k) for run in every}) > 1]
+    differing = [key for key in sorted(keys) if _differs(key, [run.settings for run in every])]
     return Sortable(
         title=f"{prefix}Settings that differ",
         columns=["setting", *(group.name for group in study.groups)],
@@ -404,6 +392,14 @@ def _settings_table(study: _Study, prefix: str) -> Sortable:
         digits=[0] * (len(every) + 1),
         caption="A dash: not set. Seeds, names and folders do not set methods apart.",
     )
+
+
+def _differs(key: str, settings: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a setting differs where its section is of one kind: no penalty has no layer."""
+    values: dict[tuple[str | None, ...], set[str | None]] = {}
+    for each in settings:
+        values.setdefault(kinds_of(key, each), set()).add(each.get(key))
+    return any(len(found) > 1 for found in values.values())
 
 
 def _common(runs: Sequence[Run]) -> dict[str, str]:

@@ -152,7 +152,7 @@ def _told(key: str, settings: Sequence[Settings]) -> tuple[list[str], str]:
     Groups are compared where the section of the key is of one kind: the layer of a penalty does not
     differ from that of no penalty.
     """
-    kinds = [_kinds(key, each) for each in settings]
+    kinds = [kinds_of(key, each) for each in settings]
     concerned = {kind for kind, each in zip(kinds, settings, strict=True) if key in each}
     values = {
         kind: [each.get(key) for of, each in zip(kinds, settings, strict=True) if of == kind]
@@ -170,7 +170,7 @@ def _told(key: str, settings: Sequence[Settings]) -> tuple[list[str], str]:
     return told, _text(key, {key: usual} if usual is not None else {}) if shared else ""
 
 
-def _kinds(key: str, settings: Settings) -> tuple[str | None, ...]:
+def kinds_of(key: str, settings: Settings) -> tuple[str | None, ...]:
     """Return the kinds of the sections that a key is in."""
     parts = key.split(".")
     sections = (".".join(parts[:depth]) for depth in range(1, len(parts)))
