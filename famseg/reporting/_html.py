@@ -13,7 +13,13 @@ from typing import Literal
 import jinja2
 from markupsafe import Markup
 
-from famseg.reporting._scene import Scene, scene_json, viewer_packed, viewer_source
+from famseg.reporting._scene import (
+    Scene,
+    scene_json,
+    scene_views,
+    viewer_packed,
+    viewer_source,
+)
 
 Kind = Literal["png", "svg+xml"]
 
@@ -43,13 +49,30 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to another file.
+
+    Args:
+        text: What is shown, and sorted by.
+        address: Where it leads: a path relative to the page's own file.
+    """
+
+    text: str
+    address: str
+
+
+Cell = str | float | int | Link | None
+
+
+@dataclass(frozen=True)
 class Sortable:
     """A table whose columns sort.
 
     Args:
         title: What stands over it.
         columns: Headers, with units.
-        rows: Texts and numbers; a number is shown with the digits of its column, None as a dash.
+        rows: Texts, numbers and links; a number is shown with the digits of its column, None as a
+            dash.
         digits: Decimals of each column.
         marked: Numbers of the rows that failed.
         caption: Definitions.
@@ -57,7 +80,7 @@ class Sortable:
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | None]]
+    rows: Sequence[Sequence[Cell]]
     digits: Sequence[int]
     marked: frozenset[int] = frozenset()
     caption: str = ""
@@ -98,8 +121,9 @@ def render(page: Page) -> str:
     """Return a page as HTML.
 
     It makes no request: images, data and the viewer are inside, and a strict policy forbids the
-    rest. Everything is escaped. Without the viewer's file, scenes are shown as still images with a
-    line that says how to get it.
+    rest. Everything is escaped. Each scene has its still image and its surfaces from three sides,
+    which are shown in print, and where the viewer's file is not there, with a line that says how to
+    get it.
 
     Args:
         page: What it holds.
@@ -118,7 +142,18 @@ def render(page: Page) -> str:
         script=_safe(script),
         viewer=_safe(viewer) if source is not None else None,
         packed=_safe(viewer_packed()) if source is not None else "",
-        scenes=[(scene, _safe(scene_json(scene)), _png(scene.still)) for scene in page.scenes],
+        scenes=[_shown(scene, with_data=source is not None) for scene in page.scenes],
+    )
+
+
+def _shown(scene: Scene, *, with_data: bool) -> tuple[Scene, Markup | None, str, str | None]:
+    """Return a scene, its data, and the addresses of its two images."""
+    views = scene_views(scene)
+    return (
+        scene,
+        _safe(scene_json(scene)) if with_data else None,
+        _png(scene.still),
+        None if views is None else _png(views),
     )
 
 

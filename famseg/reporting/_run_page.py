@@ -23,6 +23,7 @@ from famseg.reporting._runs import Checkpoint, Run, find_runs
 from famseg.reporting._scene import (
     BONE,
     BOTH,
+    FROM_THE_FRONT,
     IMPLANT,
     REFERENCE,
     Layer,
@@ -296,7 +297,7 @@ def _scene(case: ShownCase) -> Scene:
         if mask.any()
     }
     focus = surfaces.get("reference", surfaces.get("prediction"))
-    side = {} if focus is None else {"side": side_of(focus.mesh, surfaces["skull"].mesh)}
+    side = FROM_THE_FRONT if focus is None else side_of(focus.mesh, surfaces["skull"].mesh)
     return Scene(
         title=case.title,
         name=case.title.split("    ")[0],
@@ -316,7 +317,7 @@ def _scene(case: ShownCase) -> Scene:
         ],
         still=still,
         alt="Defective skull, predicted implant and reference",
-        **side,
+        side=side,
     )
 
 

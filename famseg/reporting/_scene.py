@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from famseg.datasets import Volume, write_volume
-from famseg.meshes import Mesh, write_mesh
+from famseg.meshes import Mesh
+from famseg.reporting._shaded import shaded_views, three_sides
 
+Bytes = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
 BONE: Color = (222, 212, 192)
@@ -26,6 +30,9 @@ BONE: Color = (222, 212, 192)
 IMPLANT: Color = (0, 114, 178)
 REFERENCE: Color = (230, 159, 0)
 BOTH: Color = (0, 158, 115)
+
+FROM_THE_FRONT = (135.0, 15.0)
+"""Azimuth and elevation in degrees: a little from the left and from above."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Part:
         mesh: The surface, in mm.
         opacity: 0 to 1.
         visible: Whether it is shown at first.
+        painted: A color for each vertex, shape ``(n, 3)``, in place of the one color.
+        instead_of: Names of parts that lie in the same place: switching one on switches these off.
     """
 
     name: str
@@ -47,6 +56,8 @@ class Part:
     mesh: Mesh
     opacity: float = 1.0
     visible: bool = True
+    painted: Bytes | None = None
+    instead_of: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Layer:
         volume: Small whole numbers; it is shown by ``classes`` or in gray.
         classes: Label and color of each value but 0, which is empty.
         opacity: 0 to 1.
+        visible: Whether it is shown at first.
     """
 
     name: str
@@ -66,6 +78,7 @@ class Layer:
     volume: Volume
     classes: Mapping[int, tuple[str, Color]] = field(default_factory=dict)
     opacity: float = 1.0
+    visible: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,9 @@ class Scene:
         alt: What the still shows, in words.
         side: From where the surfaces are seen at first: azimuth and elevation in degrees, 0 from
             the back, 90 from the left, 180 from the front; see `side_of`.
+        focus_mm: Where the slices meet at first; the middle of the last part if left out.
+        legend: Heading, and what the colors mean: a label and a color each.
+        note: What was reduced for the view, or else is to be known of it.
     """
 
     title: str
@@ -89,7 +105,10 @@ class Scene:
     layers: Sequence[Layer]
     still: bytes
     alt: str
-    side: tuple[float, float] = (135.0, 15.0)
+    side: tuple[float, float] = FROM_THE_FRONT
+    focus_mm: tuple[float, float, float] | None = None
+    legend: Mapping[str, Sequence[tuple[str, Color]]] = field(default_factory=dict)
+    note: str = ""
 
 
 def scene_json(scene: Scene) -> str:
@@ -97,6 +116,7 @@ def scene_json(scene: Scene) -> str:
     content = {
         "name": scene.name,
         "side": list(scene.side),
+        "focus": list(_focus(scene)),
         "parts": [
             {
                 "name": part.name,
@@ -104,7 +124,8 @@ def scene_json(scene: Scene) -> str:
                 "color": list(part.color),
                 "opacity": part.opacity,
                 "visible": part.visible,
-                "data": _text(_as_file(part.mesh)),
+                "insteadOf": list(part.instead_of),
+                "data": _text(_mesh_file(part)),
             }
             for part in scene.parts
         ],
@@ -113,14 +134,29 @@ def scene_json(scene: Scene) -> str:
                 "name": layer.name,
                 "label": layer.label,
                 "opacity": layer.opacity,
+                "visible": layer.visible,
                 "labels": _color_map(layer.classes),
-                "data": _text(_as_file(layer.volume)),
+                "data": _text(_volume_file(layer.volume)),
             }
             for layer in scene.layers
         ],
     }
     # No tag can end the element, or begin a comment in it.
     return json.dumps(content).replace("<", "\\u003c")
+
+
+def scene_views(scene: Scene) -> bytes | None:
+    """Return the surfaces that a scene shows at first, shaded, from three sides, as a PNG file.
+
+    Returns:
+        None where a scene shows no surface.
+    """
+    shown = [
+        (part.mesh, np.array(part.color, dtype=np.uint8) if part.painted is None else part.painted)
+        for part in scene.parts
+        if part.visible
+    ]
+    return shaded_views(shown, three_sides(scene.side[0])) if shown else None
 
 
 def side_of(part: Mesh, whole: Mesh) -> tuple[float, float]:
@@ -179,15 +215,37 @@ def _color_map(classes: Mapping[int, tuple[str, Color]]) -> dict[str, Any] | Non
     }
 
 
-def _as_file(content: Mesh | Volume) -> bytes:
-    """Return a mesh as MZ3, a volume as NIfTI, both compressed."""
+def _focus(scene: Scene) -> tuple[float, float, float]:
+    """Return where the slices meet at first, in mm."""
+    if scene.focus_mm is not None:
+        return scene.focus_mm
+    if scene.parts:
+        x, y, z = scene.parts[-1].mesh.centroid_mm.tolist()
+        return x, y, z
+    volume = scene.layers[0].volume
+    middle = (np.array(volume.array.shape) - 1) / 2
+    x, y, z = (volume.affine[:3, :3] @ middle + volume.affine[:3, 3]).tolist()
+    return x, y, z
+
+
+def _mesh_file(part: Part) -> bytes:
+    """Return a part as compressed MZ3, with the colors of its vertices if it has some."""
+    mesh, painted = part.mesh, part.painted
+    has_faces, has_vertices, has_colors = 1, 2, 4
+    holds = has_faces | has_vertices | (0 if painted is None else has_colors)
+    body = mesh.faces.astype("<i4").tobytes() + mesh.vertices.astype("<f4").tobytes()
+    if painted is not None:
+        opaque = np.full((len(painted), 1), 255, dtype=np.uint8)
+        body += np.concatenate([painted, opaque], axis=1).astype(np.uint8).tobytes()
+    head = struct.pack("<HHIII", 0x5A4D, holds, len(mesh.faces), len(mesh.vertices), 0)
+    return gzip.compress(head + body, 9, mtime=0)
+
+
+def _volume_file(volume: Volume) -> bytes:
+    """Return a volume as compressed NIfTI."""
     with tempfile.TemporaryDirectory() as folder:
-        if isinstance(content, Mesh):
-            path = Path(folder, "part.mz3")
-            write_mesh(path, content)
-        else:
-            path = Path(folder, "layer.nii.gz")
-            write_volume(content, path)
+        path = Path(folder, "layer.nii.gz")
+        write_volume(volume, path)
         return path.read_bytes()
 
 

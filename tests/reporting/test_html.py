@@ -3,12 +3,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from scenes import EVIL, page
 
-from famseg.reporting import _html, _scene, render
+from famseg.reporting import Sortable, _html, _scene, render
+from famseg.reporting._html import Link
 
 
 class Elements(HTMLParser):
@@ -43,7 +45,7 @@ def without_viewer(monkeypatch):
 def test_everything_is_escaped(without_viewer):
     text = render(page())
     found = Elements(text)
-    assert found.tags.count("img") == 2  # the still and the figure, none of a name
+    assert found.tags.count("img") == 3  # the still, three sides and the figure, none of a name
     assert "alert(1)" in text  # shown as text
     assert not any("alert" in script for _, script in found.scripts)
     assert "&lt;b&gt;" in text
@@ -84,6 +86,20 @@ def test_without_the_viewer_the_page_says_how_to_get_it(without_viewer):
     assert "make viewer" in text
     assert 'class="viewer-data"' not in text
     assert "data:image/png" in text
+
+
+def test_without_the_viewer_the_surfaces_are_shown_from_three_sides(without_viewer):
+    text = render(page())
+    assert 'alt="A ball with a lid: the surfaces from three sides"' in text
+    assert text.count('src="data:image/png') == 3
+
+
+def test_a_link_leads_to_a_file_beside_the_page_and_runs_nothing(without_viewer):
+    links = [Link("a <b>", "a case/report.html"), Link("b", "javascript:alert(1)")]
+    table = Sortable("Cases", ["case"], [[link] for link in links], [0])
+    text = render(replace(page(), tables=[table]))
+    assert '<a href="a%20case/report.html">a &lt;b&gt;</a>' in text
+    assert '<a href="javascript%3Aalert%281%29">b</a>' in text
 
 
 def test_numbers_sort_by_value_and_are_shown_with_their_digits(without_viewer):

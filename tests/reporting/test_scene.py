@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
+import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scenes import scene
 
 from famseg.datasets import read_volume
 from famseg.meshes import Mesh
-from famseg.reporting._scene import scene_json, side_of
+from famseg.reporting._scene import scene_json, scene_views, side_of
 
 
 def test_a_scene_holds_its_files(tmp_path):
@@ -53,3 +57,37 @@ def test_the_side_of_a_part_is_where_it_is_seen_from(towards, azimuth, elevation
     if azimuth is not None:
         assert found[0] == pytest.approx(azimuth, abs=1e-6)
     assert found[1] == pytest.approx(elevation, abs=1e-6)
+
+
+def test_a_painted_part_has_a_color_for_each_vertex():
+    made = scene()
+    skull = made.parts[0]
+    painted = np.random.default_rng(0).integers(0, 255, (len(skull.mesh.vertices), 3), np.uint8)
+    data = json.loads(scene_json(replace(made, parts=[replace(skull, painted=painted)])))
+    content = gzip.decompress(base64.b64decode(data["parts"][0]["data"]))
+    magic, holds, faces, vertices, _ = struct.unpack("<HHIII", content[:16])
+    assert (magic, holds) == (0x5A4D, 7)  # faces, vertices and colors
+    colors = np.frombuffer(content[16 + 12 * faces + 12 * vertices :], np.uint8).reshape(-1, 4)
+    assert np.array_equal(colors[:, :3], painted)
+    assert (colors[:, 3] == 255).all()
+
+
+def test_the_slices_meet_in_the_last_part_or_where_they_are_told():
+    made = scene()
+    assert json.loads(scene_json(made))["focus"] == made.parts[-1].mesh.centroid_mm.tolist()
+    told = replace(made, focus_mm=(1.0, 2.0, 3.0))
+    assert json.loads(scene_json(told))["focus"] == [1.0, 2.0, 3.0]
+    assert json.loads(scene_json(replace(made, parts=[])))["focus"] == [23.0, 23.0, 23.0]
+
+
+def test_the_views_show_what_is_visible():
+    made = scene()
+    hidden = replace(made, parts=[replace(part, visible=False) for part in made.parts])
+    assert scene_views(hidden) is None
+    both, alone = scene_views(made), scene_views(replace(made, parts=made.parts[:1]))
+    assert blue(both) > 100 > blue(alone)
+
+
+def blue(content):
+    red, _, blue = np.moveaxis(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), 2, 0)
+    return np.count_nonzero(blue.astype(int) > red.astype(int) + 40)

@@ -55,6 +55,7 @@
       backColor: dark() ? BACK.dark : BACK.light,
       show3Dcrosshair: false,
       isOrientCube: true,
+      isRadiologicalConvention: true, // the patient's right is on the left, as in 3D from the front
       isCornerOrientationText: false,
       showAllOrientationMarkers: true,
       multiplanarLayout: 2, // two by two
@@ -78,7 +79,7 @@
         base64: volume.data,
         name: `${volume.name}.nii.gz`,
         colormap: volume.colormap ?? "gray",
-        opacity: volume.opacity,
+        opacity: volume.visible ? volume.opacity : 0,
       });
       if (volume.labels) image.setColormapLabel(volume.labels);
       nv.addVolume(image);
@@ -96,6 +97,7 @@
     nv.setClipPlane(HIDE_VOLUME);
     nv.setSliceType(nv.sliceTypeMultiplanar);
     nv.setRenderAzimuthElevation(...data.side);
+    nv.scene.crosshairPos = nv.mm2frac(data.focus);
     const controls = section.querySelector(".viewer-controls");
     controls.append(
       views(nv, data), sides(nv), parts(nv, data), tools(nv, canvas, data, status));
@@ -114,7 +116,8 @@
     };
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
     document.addEventListener("themechange", theme);
-    nv.drawScene();
+    nv.updateGLVolume();
+    nv.createOnLocationChange();
     section.viewer = nv;
     section.dataset.drawn = "true";
   }
@@ -148,33 +151,52 @@
     return group("Seen from", ...buttons);
   }
 
+  function slider(label, value, act) {
+    const made = attributes(
+      element("input", { type: "range", min: 0, max: 1, step: 0.05, value }),
+      { "aria-label": `Opacity of ${label}` });
+    made.addEventListener("input", () => act(Number(made.value)));
+    return made;
+  }
+
   function parts(nv, data) {
+    const boxes = new Map();
+    const turn = (part, on) => {
+      boxes.get(part.name).checked = on;
+      nv.meshes[data.parts.indexOf(part)].visible = on;
+    };
     const rows = data.parts.map((part, number) => {
-      const mesh = nv.meshes[number];
       const box = element("input", { type: "checkbox", checked: part.visible });
+      boxes.set(part.name, box);
       box.addEventListener("change", () => {
-        mesh.visible = box.checked;
+        turn(part, box.checked);
+        // Surfaces in the same place would show through each other in patches.
+        for (const other of data.parts) {
+          const same = part.insteadOf.includes(other.name) || other.insteadOf.includes(part.name);
+          if (box.checked && same) turn(other, false);
+        }
         nv.updateGLVolume();
-      });
-      const slider = attributes(
-        element("input", { type: "range", min: 0, max: 1, step: 0.05, value: part.opacity }),
-        { "aria-label": `Opacity of ${part.label}` });
-      slider.addEventListener("input", () => {
-        mesh.opacity = Number(slider.value);
-        nv.drawScene();
       });
       const swatch = element("span", { className: "swatch" });
       swatch.style.background = `rgb(${part.color})`;
       return element("div", { className: "part" },
-        element("label", {}, box, swatch, part.label), slider);
+        element("label", {}, box, swatch, part.label),
+        slider(part.label, part.opacity, (value) => {
+          nv.meshes[number].opacity = value;
+          nv.drawScene();
+        }));
     });
     data.volumes.forEach((volume, number) => {
-      const slider = attributes(
-        element("input", { type: "range", min: 0, max: 1, step: 0.05, value: volume.opacity }),
-        { "aria-label": `Opacity of ${volume.label}` });
-      slider.addEventListener("input", () => nv.setOpacity(number, Number(slider.value)));
+      const box = element("input", { type: "checkbox", checked: volume.visible });
+      let opacity = volume.opacity;
+      const show = () => nv.setOpacity(number, box.checked ? opacity : 0);
+      box.addEventListener("change", show);
       rows.push(element("div", { className: "part" },
-        element("label", { textContent: volume.label }), slider));
+        element("label", {}, box, volume.label),
+        slider(volume.label, opacity, (value) => {
+          opacity = value;
+          show();
+        })));
     });
     return group("Parts and their opacity", ...rows);
   }
