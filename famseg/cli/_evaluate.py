@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from famseg.cli._report import write_run_page
 from famseg.cli._say import say, say_json
+from famseg.config import InputError
 from famseg.engine._opened import Which, device_of, open_run
 
 if TYPE_CHECKING:
     from famseg.engine import Saved
+    from famseg.engine._opened import Opened
 
 EXAMPLES = """
 Examples:
@@ -44,6 +48,10 @@ def evaluate(
         Save,
         typer.Option(help="Which completed skulls are written to evaluation/predictions."),
     ] = Save.none,
+    page: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write report.html into the run folder, too."),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
@@ -57,7 +65,7 @@ def evaluate(
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
-    from famseg.engine import evaluate_run, leased, processes, stop_on_signals
+    from famseg.engine import evaluate_run, leased, page_of, processes, stop_on_signals
 
     group_of = processes(device_of(folder))
     with group_of as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
@@ -73,12 +81,34 @@ def evaluate(
         )
         if not group.main:
             return
+        write = partial(write_run_page, checkpoint=checkpoint.value) if page else None
+        written = page_of(folder, write)
+        if written is not None:
+            _track(opened, written)
         if as_json:
             say_json(summary)
         else:
             say(f"{opened.checkpoint}, epoch {opened.epoch}\n")
             say(opened.experiment.table(summary))
             say(f"\nper case     {folder.evaluation_of(checkpoint) / 'cases.csv'}")
+            if written is not None:
+                say(f"report       {written}")
 
 
 evaluate.__doc__ = f"{inspect.cleandoc(evaluate.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _track(opened: Opened, page: Path) -> None:
+    """Put the page among the artifacts of the run in MLflow, where the run was tracked."""
+    from famseg.config._json import read_json
+    from famseg.tracking import add_artifact
+
+    tracking, folder = opened.config.tracking, opened.folder
+    if not tracking.enabled or not folder.tracking.is_file():
+        return
+    try:
+        identity = read_json(folder.tracking, "Restore it, or delete it.")
+    except InputError as error:  # the evaluation is complete
+        say(f"famseg: {error}", err=True)
+    else:
+        add_artifact(identity, page, uri=tracking.uri)

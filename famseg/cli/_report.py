@@ -14,6 +14,7 @@ from famseg.engine._opened import Which
 
 if TYPE_CHECKING:
     from famseg.reporting import Page
+    from famseg.reporting._runs import Checkpoint
 
 EXAMPLES = """
 Examples:
@@ -87,6 +88,21 @@ def report(
 
 
 report.__doc__ = f"{inspect.cleandoc(report.__doc__ or '')}\n{EXAMPLES}"
+
+
+def write_run_page(run: Path, checkpoint: Checkpoint = "best") -> Path:
+    """Write the report of a run into its folder; return the file.
+
+    Raises:
+        InputError: If a file of the run cannot be read.
+        OSError: If the page cannot be written.
+    """
+    from famseg.config._atomic import write_atomically
+    from famseg.reporting import render, report_name, run_page
+
+    target = run / report_name(checkpoint)
+    write_atomically(target, render(run_page(run, checkpoint)).encode())
+    return target
 
 
 def _run(run: Path, checkpoint: Which) -> tuple[Page, Path]:

@@ -20,6 +20,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
         "best_validation": best.value,
         "seconds": report.fit.seconds,
         "mlflow_run_id": report.run_id,
+        "report": None if report.page is None else str(report.page),
         "summary": dict(report.summary),
     }
 
@@ -40,6 +41,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
     lines += [f"! {sign}" for sign in report.signs] or ["No failure signature of the method shows."]
     folder = report.folder
     lines += ["", f"run folder   {folder.path}"]
+    lines += [] if report.page is None else [f"report       {report.page}"]
     lines += [f"per case     {cases}" for cases in sorted(folder.evaluation.glob("cases.csv"))]
     lines += [f"pictures     {picture}" for picture in sorted(folder.evaluation.glob("*.png"))]
     lines.append(f"checkpoint   {folder.checkpoint('best')}")

@@ -84,6 +84,10 @@ def train(
             "with --resume.",
         ),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write report.html at the end, for people."),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -102,6 +106,7 @@ def train(
         raise InputError("--into: starts or resumes the run there. Leave out --resume and --from.")
     pipeline, loaded = load(str(config if run is None else run / "config.yaml"), overrides)
     from famseg.cli._progress import progress
+    from famseg.cli._report import write_run_page
     from famseg.cli._summary import as_dict, summary_text
     from famseg.engine import Paused, Session, processes, stop_on_signals
 
@@ -116,6 +121,7 @@ def train(
                     until=until,
                     weights=weights,
                     observers=[display],
+                    write_page=write_run_page if page else None,
                 )
         except Paused as pause:
             if group.main:

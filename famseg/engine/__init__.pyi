@@ -1,6 +1,7 @@
 from ._batches import Batches as Batches
 from ._checkpoint import load_checkpoint as load_checkpoint
 from ._checkpoint import save_checkpoint as save_checkpoint
+from ._config import FREE_ON_RESUME as FREE_ON_RESUME
 from ._config import OptimizerConfig as OptimizerConfig
 from ._config import RunConfig as RunConfig
 from ._config import ScheduleConfig as ScheduleConfig
@@ -21,6 +22,8 @@ from ._methods_config import SAMConfig as SAMConfig
 from ._methods_config import SharpnessConfig as SharpnessConfig
 from ._methods_config import SWAConfig as SWAConfig
 from ._methods_config import WSAMConfig as WSAMConfig
+from ._page import WritePage as WritePage
+from ._page import page_of as page_of
 from ._precision import exact_float32 as exact_float32
 from ._processes import Processes as Processes
 from ._processes import processes as processes
@@ -40,6 +43,7 @@ from ._step import TrainStep as TrainStep
 from ._step import to_device as to_device
 
 __all__ = [
+    "FREE_ON_RESUME",
     "Batches",
     "Best",
     "Experiment",
@@ -69,6 +73,7 @@ __all__ = [
     "TrainStep",
     "TrainingConfig",
     "WSAMConfig",
+    "WritePage",
     "evaluate_run",
     "exact_float32",
     "learning_rate_factor",
@@ -76,6 +81,7 @@ __all__ = [
     "load_checkpoint",
     "log_progress",
     "on_main",
+    "page_of",
     "processes",
     "save_checkpoint",
     "stop_on_signals",

@@ -21,6 +21,7 @@ from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._origin import Origin, find_weights, load_again, load_origin, note_origin
+from famseg.engine._page import WritePage, page_of
 from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
@@ -52,6 +53,7 @@ class RunReport:
         signs: Sentences about what went wrong.
         tracking_uri: Address of the MLflow store, or None.
         run_id: The MLflow run, or None.
+        page: The page about the run, or None.
     """
 
     folder: RunFolder
@@ -62,6 +64,7 @@ class RunReport:
     signs: Sequence[str]
     tracking_uri: str | None
     run_id: str | None
+    page: Path | None = None
 
 
 class Session:
@@ -100,6 +103,7 @@ class Session:
         until: int | None = None,
         weights: Path | None = None,
         observers: Sequence[Observer] = (),
+        write_page: WritePage | None = None,
     ) -> RunReport:
         """Train and evaluate, as the only owner of the run folder.
 
@@ -112,6 +116,8 @@ class Session:
             weights: Begin a new run from these weights: a run folder, for its best epoch,
                 ``RUN/last``, ``RUN/best`` or a checkpoint. Does not go with ``resume``.
             observers: Who sees the progress, in the main process.
+            write_page: Writes a page about the finished run, in the main process; it is tracked
+                with the run. What it raises is a warning.
 
         Raises:
             InputError: If the input is faulty, or another process owns the run folder.
@@ -125,7 +131,7 @@ class Session:
         place = None if weights is None else on_main(self.processes, lambda: find_weights(weights))
         with claimed(self.config, self.processes, resume=resume, into=into) as claim:
             try:
-                return self._run(claim, place, observers, until)
+                return self._run(claim, place, observers, until, write_page)
             except FlatnessError as error:
                 raise InputError(f"penalty: {error}") from error
             except (Interrupted, Paused) as ended:
@@ -139,6 +145,7 @@ class Session:
         weights: Path | None,
         observers: Sequence[Observer],
         until: int | None,
+        write_page: WritePage | None,
     ) -> RunReport:
         folder = claim.folder
         torch.manual_seed(self.config.seed)  # the initial weights
@@ -162,12 +169,17 @@ class Session:
             self._known(experiment, folder) if completed >= self.config.training.epochs else None
         )
         recorder = self._recorder(claim, experiment, fit, completed, first, origin)
-        with self._status(folder), recorder.tracker:
-            result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)
-            if claim.lease is not None:
-                claim.lease.check()  # the last checkpoint may be long ago
-            summary = known if known is not None else self._evaluate(experiment, folder)
-            recorder.evaluated(experiment.test_metrics(summary))
+        with recorder.tracker:
+            with self._status(folder):
+                result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)
+                if claim.lease is not None:
+                    claim.lease.check()  # the last checkpoint may be long ago
+                summary = known if known is not None else self._evaluate(experiment, folder)
+                recorder.evaluated(experiment.test_metrics(summary))
+            # The page says that the run is finished: its status comes first.
+            page = page_of(folder, write_page) if self.processes.main else None
+            if page is not None:
+                recorder.tracker.log_artifact(page)
         history = read_metrics(folder.path)
         return RunReport(
             folder=folder,
@@ -178,6 +190,7 @@ class Session:
             signs=experiment.signs(history, summary),
             tracking_uri=recorder.tracker.uri,
             run_id=recorder.tracker.run_id,
+            page=page,
         )
 
     def _origin(self, experiment: Experiment, claim: Claim, weights: Path | None) -> Origin | None:

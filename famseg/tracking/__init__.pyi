@@ -1,6 +1,7 @@
 from ._config import TrackingConfig as TrackingConfig
 from ._flat import flat_figures as flat_figures
 from ._flat import is_score as is_score
+from ._later import add_artifact as add_artifact
 from ._names import method_label as method_label
 from ._names import run_name as run_name
 from ._provenance import cores as cores
@@ -14,6 +15,7 @@ from ._record import write_atomically as write_atomically
 from ._store import prepare_store as prepare_store
 from ._tracker import Tracker as Tracker
 from ._uri import resolve_uri as resolve_uri
+from ._uri import sqlite_path as sqlite_path
 from ._uri import without_password as without_password
 from ._view import comparison_url as comparison_url
 
@@ -21,6 +23,7 @@ __all__ = [
     "LocalRecord",
     "Tracker",
     "TrackingConfig",
+    "add_artifact",
     "comparison_url",
     "cores",
     "cpu_name",
@@ -33,6 +36,7 @@ __all__ = [
     "read_metrics",
     "resolve_uri",
     "run_name",
+    "sqlite_path",
     "without_password",
     "write_atomically",
     "write_json",

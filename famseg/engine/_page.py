@@ -1,0 +1,39 @@
+"""The page about a run, written at its end by whoever knows how: the engine knows no reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from famseg.runs import RunFolder
+
+_logger = logging.getLogger("famseg")
+
+WritePage = Callable[[Path], Path]
+"""Writes the page about a finished run into its folder and returns the file."""
+
+
+def page_of(folder: RunFolder, write: WritePage | None) -> Path | None:
+    """Write the page about a run; a run that is finished is never failed by it.
+
+    Args:
+        folder: The run folder, whose evaluation is complete.
+        write: What writes; None for no page.
+
+    Returns:
+        The file; None where there is none, which one warning tells.
+    """
+    if write is None:
+        return None
+    try:
+        return write(folder.path)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _logger.warning(
+            "The report of %s was not written (%s). The run itself is complete; try again with "
+            "famseg report.",
+            folder.path,
+            reason,
+        )
+        return None
