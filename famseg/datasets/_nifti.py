@@ -1,19 +1,24 @@
-"""What ITK lets pass in a NIfTI file.
+"""NIfTI files: what ITK lets pass, and those that it does not read.
 
-It reads missing voxels and NaN as 0, and takes 1 mm for a spacing of 0 or NaN.
+It reads missing voxels and NaN as 0, and takes 1 mm for a spacing of 0 or NaN. It does not read
+NIfTI-2 and sheared axes, which nibabel does.
 """
 
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import nibabel
 import numpy as np
 import psutil
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
 
 from famseg.config import InputError
 
@@ -23,6 +28,7 @@ _CHUNK = 2**22
 _RATIO_FROM_BYTES = 2**30
 _MOST_RATIO = 500  # masks reach 200
 _MOST_EXTENSIONS = 2**26  # bytes between the header and the voxels
+_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # meter, millimeter, micrometer
 _TRAILING = 2**20  # bytes behind the voxels, which some programs leave
 
 
@@ -32,18 +38,19 @@ def check_nifti(path: Path, max_voxels: int) -> None:
     The file is read once, in pieces, and at most as far as its header announces.
 
     Args:
-        path: A file ending in .nii or .nii.gz.
+        path: A file ending in .nii or .nii.gz, or in .hdr with its voxels in .img beside it.
         max_voxels: Bound for the number of voxels.
     """
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opened(path, "rb") as stream:
-            head = stream.read(_LONGEST_HEADER)
-            header = _header(path, head)
-            start, need = _bytes_needed(path, header, max_voxels)
-            check_room(path, need)
-            check_ratio(path, need, path.stat().st_size)
-            size, finite = _walk(path, _chunks(head, stream.read), header, start, need)
+        header = nifti_header(path)
+        voxels = voxel_file(path)
+        start, need = _bytes_needed(path, header, max_voxels)
+        check_room(path, need)
+        check_ratio(path, need, voxels.stat().st_size)
+        with _opened(voxels) as stream:
+            size, finite = _walk(
+                path, _chunks(stream.read(_CHUNK), stream.read), header, start, need
+            )
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: the file is cut short or damaged: copy it again") from error
     except gzip.BadGzipFile as error:
@@ -56,6 +63,125 @@ def check_nifti(path: Path, max_voxels: int) -> None:
     _check_geometry(path, header)
     if not finite:
         raise InputError(not_finite(path))
+
+
+def nifti_header(path: Path) -> nibabel.Nifti1Header:
+    """Return the header of a NIfTI file.
+
+    Args:
+        path: A file ending in .nii, .nii.gz or .hdr.
+
+    Raises:
+        InputError: If it is not NIfTI, or the voxels are where the name does not say.
+    """
+    with _opened(path) as stream:
+        head = stream.read(_LONGEST_HEADER)
+    if len(head) >= 348:
+        for order in "<>":
+            length = struct.unpack(f"{order}i", head[:4])[0]
+            if length in _HEADER_BYTES and len(head) >= length:
+                kind = _HEADER_BYTES[length]
+                found = kind(head[:length], endianness=order, check=False)
+                _check_magic(path, bytes(found["magic"])[:2])
+                return found
+    raise InputError(f"{path}: its content is not NIfTI, though its name says so")
+
+
+def _check_magic(path: Path, magic: bytes) -> None:
+    pair = is_pair(path)
+    if magic == b"ni" and not pair:
+        raise InputError(f"{path}: its voxels are in another file (.img): name the header .hdr")
+    if pair and magic != b"ni":
+        raise InputError(
+            f"{path}: an Analyze file, which does not say left from right: convert it to NIfTI or "
+            "NRRD"
+        )
+
+
+def is_pair(path: Path) -> bool:
+    """Return whether a name is that of a header whose voxels are in a file of their own.
+
+    Example:
+        >>> is_pair(Path("head.hdr")), is_pair(Path("head.nii.gz"))
+        (True, False)
+    """
+    return path.suffix.lower() == ".hdr"
+
+
+def voxel_file(path: Path) -> Path:
+    """Return the file that holds the voxels: the file itself, or that beside a header.
+
+    Raises:
+        InputError: If it is not there, or is a link that leads elsewhere.
+    """
+    if not is_pair(path):
+        return path
+    for ending in (".img", ".IMG", ".img.gz"):
+        file = path.with_suffix(ending)
+        if file.is_file():
+            if Path(os.path.realpath(file)).parent != Path(os.path.realpath(file.parent)):
+                raise InputError(
+                    f"{path}: {file.name} is a link that leads to another folder: copy the file"
+                )
+            return file
+    raise InputError(f"{path}: the file with its voxels (.img) is missing: copy it beside it")
+
+
+def nifti_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64]:
+    """Return the RAS+ affine in mm: the sform if it is set and usable, else the qform.
+
+    This is the rule of nibabel and most programs; ITK prefers the qform.
+
+    Args:
+        header: One of whose codes is not 0.
+    """
+    forms = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
+    usable = [
+        form
+        for form in forms
+        if form is not None and np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 0
+    ]
+    affine = np.array(usable[0] if usable else header.get_base_affine(), dtype=np.float64)
+    affine[:3] *= _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return affine
+
+
+def forms_disagree(header: nibabel.Nifti1Header) -> bool:
+    """Return whether sform and qform are set and place a corner more than half a voxel apart."""
+    (sform, _), (qform, _) = header.get_sform(coded=True), header.get_qform(coded=True)
+    if sform is None or qform is None or not np.isfinite(sform).all():
+        return False
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header["dim"][1:4]) - 1)
+    apart = corners @ (sform - qform)[:3, :3].T + (sform - qform)[:3, 3]
+    finest = float(np.min(np.abs(header["pixdim"][1:4])))
+    return bool(np.linalg.norm(apart, axis=1).max() > finest / 2)
+
+
+def nifti_array(path: Path) -> NDArray[Any]:
+    """Return the voxels of a checked file, scaled as its header says, shape ``(X, Y, Z)``.
+
+    Raises:
+        InputError: If they cannot be read, or are more than one number each.
+    """
+    try:
+        image = nibabel.load(path)
+        array: NDArray[Any] = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as e:
+        raise InputError(
+            f"{path}: the header is readable, the voxels are not: the file is cut short or damaged"
+        ) from e
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    size = "x".join(map(str, array.shape))
+    if array.ndim != 3 or min(array.shape) < 2:
+        raise InputError(f"{path}: {size} voxels is not one 3D volume: give one 3D volume a file")
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{path}: its voxels are more than one number each: a mask has one each")
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def check_room(path: Path, need: int) -> None:
@@ -122,22 +248,6 @@ def _chunks(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
         head = read(_CHUNK)
 
 
-def _header(path: Path, head: bytes) -> nibabel.Nifti1Header:
-    """Return the parsed header."""
-    if len(head) >= 348:
-        for order in "<>":
-            length = struct.unpack(f"{order}i", head[:4])[0]
-            if length in _HEADER_BYTES and len(head) >= length:
-                kind = _HEADER_BYTES[length]
-                found = kind(head[:length], endianness=order, check=False)
-                if bytes(found["magic"])[:2] == b"ni":
-                    raise InputError(
-                        f"{path}: its voxels are in another file (.img): save it as one"
-                    )
-                return found
-    raise InputError(f"{path}: its content is not NIfTI, though its name says so")
-
-
 def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> tuple[int, int]:
     """Return where the voxels begin, and the length that a whole file has."""
     dimensions = int(header["dim"][0])
@@ -154,7 +264,9 @@ def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> 
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _MOST_EXTENSIONS:
         raise InputError(f"{path}: the header is damaged: vox_offset {offset:g}")
-    start = max(int(offset), int(header.structarr.dtype.itemsize))
+    start = int(offset)
+    if not is_pair(path):
+        start = max(start, int(header.structarr.dtype.itemsize))
     return start, start + voxels * item
 
 

@@ -48,6 +48,14 @@ _NRRD_BYTES = {
     **dict.fromkeys(("unsigned long long", "unsigned long long int", "uint64"), 8),
     **dict.fromkeys(("uint64_t", "double"), 8),
 }
+_UNITS_MM = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "\u00c2\u00b5m", "micron", "microns"), 1e-3),
+    **dict.fromkeys(("micrometer", "micrometers", "micrometre", "micrometres"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-6),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+}
 _META_BYTES = {
     **{"met_char": 1, "met_uchar": 1, "met_short": 2, "met_ushort": 2, "met_int": 4},
     **{"met_uint": 4, "met_float": 4, "met_double": 8, "met_long": 4, "met_ulong": 4},
@@ -98,6 +106,28 @@ def data_file(path: Path) -> Path | None:
         keys = _nrrd(path).keys
         return _beside(path, keys.get("data file") or keys.get("datafile"))
     return _beside(path, _meta(path).keys.get("elementdatafile")) if suffix == ".mhd" else None
+
+
+def unit_mm(path: Path) -> float:
+    """Return the unit of the lengths in a header, in mm; 1 where it names none or an unknown one.
+
+    Args:
+        path: A file that `check_text_header` let pass.
+
+    Raises:
+        InputError: If its axes have several units.
+    """
+    if path.suffix.lower() in (".mha", ".mhd"):
+        return _UNITS_MM.get(_meta(path).keys.get("distanceunits", "").strip('"').lower(), 1.0)
+    keys = _nrrd(path).keys
+    named = keys.get("space units") or keys.get("units") or ""
+    units = re.findall(r'"([^"]*)"', named) or named.split()
+    known = {_UNITS_MM[unit.strip().lower()] for unit in units if unit.strip().lower() in _UNITS_MM}
+    if len(known) > 1:
+        raise InputError(
+            f"{path}: its axes have several units ({one_line(named, 60)}): save it in mm"
+        )
+    return known.pop() if known else 1.0
 
 
 def _check_nrrd(path: Path, max_voxels: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK
@@ -19,18 +19,26 @@ from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._nifti import (
     check_nifti,
     check_room,
+    nifti_affine,
+    nifti_array,
+    nifti_header,
     not_finite,
     too_many_voxels,
     unusable_spacing,
 )
-from famseg.datasets._text_header import check_text_header
+from famseg.datasets._text_header import check_text_header, unit_mm
 
 MAX_VOXELS = 2**30
 """Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Endings of the files that `read_volume` reads."""
+"""Endings of the files that `read_volume` reads and `write_volume` writes."""
 
+_PAIR = ".hdr"  # of NIfTI with its voxels in .img beside it: read, never written
+_NIFTI = (".nii", ".nii.gz", _PAIR)
+_RIGHT_ANGLES = 1e-3  # cosines up to this are rounding
+
+_SHEARED = "the header's axes are singular or not at right angles: resample it, or mend its affine"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -63,18 +71,26 @@ def volume_suffix(path: Path) -> str | None:
         ('.nii.gz', None)
     """
     name = path.name.lower()
-    endings = [s for s in VOLUME_SUFFIXES if name.endswith(s) and len(name) > len(s)]
+    endings = [s for s in (*VOLUME_SUFFIXES, _PAIR) if name.endswith(s) and len(name) > len(s)]
     return max(endings, key=len) if endings else None
 
 
-def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_volume(
+    path: str | Path,
+    *,
+    max_voxels: int = MAX_VOXELS,
+    sheared: Literal["refuse", "keep"] = "refuse",
+) -> Volume:
     """Read a 3D image with its geometry.
 
-    The header is checked before the voxels are read. Nothing is resampled or reoriented.
+    The header is checked before the voxels are read. Nothing is resampled or reoriented. In NIfTI
+    the sform counts, and the qform where there is none.
 
     Args:
-        path: A file ending in .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd.
+        path: A file ending in .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or .hdr (NIfTI with .img).
         max_voxels: Larger images are refused.
+        sheared: What becomes of NIfTI whose axes are not at right angles; a volume that is kept
+            has an affine that no file but NIfTI can hold.
 
     Returns:
         The volume; its affine is right-anterior-superior whatever the file's convention.
@@ -97,6 +113,9 @@ def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it")
     check_header(path, max_voxels)
+    if suffix in _NIFTI and not _itk_reads(path, sheared):
+        affine = _nibabel_affine(path, sheared)
+        return Volume(_finite(nifti_array(path), path), affine, path)
     affine = _read_header(path, max_voxels)
     try:
         with _quiet():
@@ -107,10 +126,59 @@ def read_volume(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
             f"{path}: the header is readable, the voxels are not: the file is cut short or "
             f"damaged{beside}"
         ) from error
-    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+    return Volume(
+        _finite(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), path), affine, path
+    )
+
+
+def _finite(array: NDArray[Any], path: Path) -> NDArray[Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(not_finite(path))
-    return Volume(array, affine, path)
+    return array
+
+
+def _itk_reads(path: Path, sheared: Literal["refuse", "keep"]) -> bool:
+    """Return whether ITK is to read a NIfTI file: not version 2, pairs, and sheared axes.
+
+    It refuses these where there is no qform to take in their place.
+    """
+    header = nifti_header(path)
+    if int(header["sizeof_hdr"]) != 348 or volume_suffix(path) == _PAIR:
+        return False
+    return sheared == "refuse" or not _sheared(nifti_affine(header))
+
+
+def _sheared(affine: NDArray[np.float64]) -> bool:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _RIGHT_ANGLES)
+
+
+def _nibabel_affine(path: Path, sheared: Literal["refuse", "keep"]) -> NDArray[np.float64]:
+    affine = nifti_affine(nifti_header(path))
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) == 0:
+        raise InputError(f"{path}: the header's direction is singular: two axes point the same way")
+    if sheared == "refuse" and _sheared(affine):
+        raise InputError(f"{path}: {_SHEARED}")
+    return affine
+
+
+def volume_shape(path: Path) -> tuple[int, ...]:
+    """Return how many voxels a file that `check_header` let pass has along each axis.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    if volume_suffix(path) in _NIFTI:
+        dimensions = nifti_header(path)["dim"]
+        return tuple(int(n) for n in dimensions[1 : 1 + int(dimensions[0])])
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with _quiet():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {_reason(error)}") from error
+    return tuple(reader.GetSize())
 
 
 def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
@@ -125,7 +193,7 @@ def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
     """
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
-    if volume_suffix(path) in (".nii", ".nii.gz"):
+    if volume_suffix(path) in _NIFTI:
         check_nifti(path, max_voxels)
     else:
         check_text_header(path, max_voxels)
@@ -143,7 +211,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
             rotation), or the file cannot be written.
     """
     path = Path(path)
-    if volume_suffix(path) is None:
+    if volume_suffix(path) not in VOLUME_SUFFIXES:
         raise InputError(f"{path}: must end in one of {', '.join(VOLUME_SUFFIXES)}")
     matrix = _LPS_TO_RAS @ volume.affine[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
@@ -164,6 +232,8 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
 def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
     """Return the RAS+ affine, or raise for a header that cannot be used."""
+    if volume_suffix(path) in _NIFTI and not _itk_reads(path, "refuse"):
+        return _nibabel_affine(path, "refuse")
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -199,6 +269,11 @@ def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ direction * spacing
     affine[:3, 3] = _LPS_TO_RAS @ origin
+    if volume_suffix(path) in _NIFTI:
+        stated = nifti_affine(nifti_header(path))  # ITK prefers the qform and rounds otherwise
+        other = np.abs(stated - affine).max() > 1e-2 * spacing.min() and not _sheared(stated)
+        return stated if other else affine
+    affine[:3] *= unit_mm(path)
     return affine
 
 
@@ -232,8 +307,6 @@ def _reason(error: BaseException) -> str:
     if "Unable to determine ImageIO reader" in text:
         return "its content is not in the format that its name says"
     if "orthonormal" in text:
-        return (
-            "the header's axes are singular or not at right angles: resample it, or mend its affine"
-        )
+        return _SHEARED
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "not readable as a volume: " + (lines[-1] if lines else type(error).__name__)[:200]

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.config import InputError
 from famseg.datasets import Volume
-from famseg.datasets._volume import MAX_VOXELS, _quiet, _read_header
+from famseg.datasets._volume import MAX_VOXELS, _read_header, volume_shape
 from famseg.meshes import close_openings, inside, load_mesh
 from famseg.preparation._items import Item, fit_name, local, told_as, without_path
 from famseg.preparation._layouts import Challenge, Piece
@@ -139,12 +138,7 @@ def read_onto(item: Item, grid: Item, origin: str) -> Scan:
     if not grid.is_volume:
         return _onto(item, origin, read_any(grid, origin))
     with told_as(origin), local([grid]) as (path,), without_path(path):
-        affine = _read_header(path, MAX_VOXELS)
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(path))
-        with _quiet():
-            reader.ReadImageInformation()
-        shape = reader.GetSize()
+        affine, shape = _read_header(path, MAX_VOXELS), volume_shape(path)
     # Of the grid's own voxels only a mesh needs to know: it touches bone where it belongs.
     if item.is_volume:
         empty: Mask = np.broadcast_to(np.uint8(0), shape)

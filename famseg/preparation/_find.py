@@ -123,9 +123,9 @@ def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
 
 def _beside(item: Item) -> list[Path]:
     """Return the files with the voxels of a header: its name with other endings."""
-    if item.member is not None or not item.name.lower().endswith((".mhd", ".nhdr")):
+    if item.member is not None or not item.name.lower().endswith((".mhd", ".nhdr", ".hdr")):
         return []
-    endings = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".img", ".dat")
+    endings = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".img", ".IMG", ".img.gz", ".dat")
     found = (item.file.with_name(item.stem + ending) for ending in endings)
     return [file for file in found if file.is_file()]
 

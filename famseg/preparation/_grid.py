@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.datasets._volume import MAX_VOXELS
 from famseg.preparation._bone import Mask, Scale
 from famseg.preparation._clean import Spacing, bounding_box, distance_mm
 from famseg.preparation._settings import Settings
@@ -394,6 +395,11 @@ def make_grid(
         x, y = (2 * int(np.ceil(h)) + 1 + 2 * _MARGIN for h in half)
         above = max(int(np.ceil(up)), 0) + _MARGIN
         shape = (x, y, int(np.ceil(down)) + 1 + above + _MARGIN)
+        if np.prod(shape, dtype=object) > MAX_VOXELS:
+            raise InputError(
+                f"the grid would have {'x'.join(map(str, shape))} voxels, more than {MAX_VOXELS}: "
+                "is the spacing of the scan in mm? Use a larger spacing_mm"
+            )
     else:
         shape = (settings.size,) * 3
         above = round(settings.size * _ABOVE_VERTEX)

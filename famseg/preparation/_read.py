@@ -15,6 +15,7 @@ from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
 from famseg.datasets._volume import MAX_VOXELS, _quiet, check_header
 from famseg.preparation._items import Item, local, told_as, without_path
+from famseg.preparation._shear import straightened
 from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
 
@@ -43,15 +44,16 @@ def read_file(item: Item, origin: str) -> Scan:
             memory.
     """
     with told_as(origin):
-        if item.member is not None and item.name.lower().endswith((".mhd", ".nhdr")):
+        if item.member is not None and item.name.lower().endswith((".mhd", ".nhdr", ".hdr")):
             raise InputError("its voxels are in another file of the archive: unpack it first")
         with local([item]) as (path,), without_path(path):
             check_header(path)
             _check_header(path)
-            volume = read_volume(path)
+            volume = read_volume(path, sheared="keep")
             stated = check_stated(path)
     kind, array, notes = understand(volume.array)
-    return Scan(Volume(array, volume.affine), kind, (*stated, *notes))
+    straight, moved = straightened(Volume(array, volume.affine), kind)
+    return Scan(straight, kind, (*stated, *notes, *moved))
 
 
 def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:

@@ -1,12 +1,19 @@
-"""What the header of an NRRD or MetaImage file leaves open; readers fill it in without a word."""
+"""What the header of a volume leaves open or says twice; readers decide without a word."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from famseg.config import InputError
+from famseg.datasets._nifti import forms_disagree, nifti_header
+from famseg.datasets._volume import volume_suffix
 
 _HEADER_BYTES = 2**16
+_ANATOMICAL = re.compile(
+    r"((left|right)-(anterior|posterior)-(superior|inferior)|[LR][AP][SI])(-time|T)?", re.IGNORECASE
+)
+_SPACES = ("3D-right-handed", "3D-left-handed", "scanner-xyz")  # texts of strangers are not shown
 # How each format parts key from value, and where its header ends.
 _NRRD, _META_IMAGE = (b":", b"\n\n"), (b"=", b"ElementDataFile")
 _FORMATS = {".nrrd": _NRRD, ".nhdr": _NRRD, ".mha": _META_IMAGE, ".mhd": _META_IMAGE}
@@ -18,8 +25,8 @@ def check_stated(path: Path) -> tuple[str, ...]:
     """Refuse a volume without spacing, and note one without direction.
 
     Readers take 1 mm and axes to the left, the back and the top. A wrong size makes every number
-    wrong; wrong axes exchange left and right, which nobody sees in a skull. NIfTI files are checked
-    where they are read.
+    wrong; wrong axes exchange left and right, which nobody sees in a skull. In NIfTI there may be
+    two matrices that contradict each other.
 
     Args:
         path: The file; other formats state both.
@@ -30,22 +37,44 @@ def check_stated(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: If there is no spacing; the message has no place in front.
     """
+    if volume_suffix(path) in (".nii", ".nii.gz", ".hdr"):
+        return _two_forms(path)
     if path.suffix.lower() not in _FORMATS:
         return ()
     mark, end = _FORMATS[path.suffix.lower()]
     with path.open("rb") as stream:
         header = stream.read(_HEADER_BYTES).replace(b"\r\n", b"\n").partition(end)[0]
-    keys = {
-        line.partition(mark)[0].decode("latin-1").strip().lower() for line in header.split(b"\n")
-    }
-    if not keys & _SPACING:
+    lines = [line.decode("latin-1").partition(mark.decode()) for line in header.split(b"\n")]
+    keys = {key.strip().lower(): value.strip() for key, _, value in lines}
+    if not keys.keys() & _SPACING:
         raise InputError(
             "the header states no spacing, so the size in mm is not known: add it (spacings in "
             "NRRD, ElementSpacing in MetaImage)"
         )
-    if keys & _DIRECTION:
-        return ()
+    if keys.keys() & _DIRECTION:
+        nrrd = (mark, end) == _NRRD
+        return _without_anatomy(keys.get("space", "")) if nrrd else ()
     return (
         "The header states no direction: axes were taken to lead to the left, the back and the "
         "top. Look whether left and right are right.",
+    )
+
+
+def _two_forms(path: Path) -> tuple[str, ...]:
+    if not forms_disagree(nifti_header(path)):
+        return ()
+    return (
+        "The two matrices of the header disagree (sform and qform): the sform was taken. Look "
+        "whether left and right, and the position, are right.",
+    )
+
+
+def _without_anatomy(space: str) -> tuple[str, ...]:
+    """Return a note on directions that lead along axes of a space that is nobody's."""
+    if _ANATOMICAL.fullmatch(space):
+        return ()
+    named = f"only {space}" if space in _SPACES else "nothing"
+    return (
+        f"The header does not say where right, front and top are ({named} is stated): axes were "
+        "taken to lead to the left, the back and the top. Look whether left and right are right.",
     )

@@ -115,6 +115,8 @@ def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> Non
         _refuse(item, tree, "this kind of mesh is not read: save it as STL or PLY")
     elif name.endswith(_OTHER_ARCHIVES):
         _refuse(item, tree, "this kind of archive is not read: unpack it, or pack it as ZIP")
+    elif name.endswith(".img") and _has_header(item):
+        return  # the header is what is read, or refused
     elif name.endswith(_ANALYZE):
         _refuse(item, tree, "Analyze files do not say left from right: convert to NIfTI or NRRD")
     elif name.endswith(_DICOM_SUFFIXES) or alone:
@@ -122,6 +124,9 @@ def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> Non
 
 
 def _what(item: Item, name: str, opener: Opener) -> What | None:
+    if name.endswith(".hdr"):  # of NIfTI-1 and NIfTI-2; Analyze has the same name and no magic
+        start = opener.start(item, 348)
+        return "volume" if start[344:348] == b"ni1\0" or start[4:7] == b"ni2" else None
     if volume_suffix(Path(name)) is not None:
         return "volume"
     if name.endswith(MESH_SUFFIXES):
@@ -139,6 +144,10 @@ def _what(item: Item, name: str, opener: Opener) -> What | None:
     # Old files have no preamble: they begin with group 0002 or 0008, little endian.
     bare = name.endswith(_DICOM_SUFFIXES) and start[:2] in (b"\x02\x00", b"\x08\x00")
     return "dicom" if start[128:132] == b"DICM" or bare else None
+
+
+def _has_header(item: Item) -> bool:
+    return item.member is not None or item.file.with_suffix(".hdr").is_file()
 
 
 def _look_into(item: Item, tree: Tree, opener: Opener, *, alone: bool) -> None:
