@@ -1,4 +1,4 @@
-"""How MONAI and ignite are imported once famseg is: without what nobody asked for.
+"""How MONAI, ignite and torch.optim are imported once famseg is: without what nobody asked for.
 
 ``import monai`` executes every one of its modules, most of them twice, and with them transformers,
 pandas, matplotlib and scikit-image; ignite takes in all of ``torch.distributed`` for one
@@ -9,6 +9,7 @@ front of Python's own changes how these packages begin, and nothing of what they
   attribute asks for them, and all of them before a bundle looks a class up by its bare name.
 - what MONAI takes by ``optional_import`` from `_DEFERRED` is imported on its first use.
 - ``ignite.handlers.checkpoint`` asks for the class of ZeRO optimizers once one can exist.
+- torch hides its optimizers from TorchDynamo once there is a TorchDynamo, not before.
 
 It concerns only what is imported after famseg. ``tests/test_libraries.py`` compares the outcome
 with a plain ``import monai``; when it fails after an upgrade, look here first.
@@ -46,6 +47,7 @@ _DEFERRED = {
     "torchvision",
     "transformers",
 }
+_CHANGED = {"ignite.handlers.checkpoint", "torch._compile", "torch.optim.optimizer"}
 _ZERO = "torch.distributed.optim"
 
 
@@ -62,7 +64,7 @@ class _Finder:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "ignite.handlers.checkpoint" and name.partition(".")[0] != "monai":
+        if name not in _CHANGED and name.partition(".")[0] != "monai":
             return None
         spec = PathFinder.find_spec(name, path, target)
         # Whatever else loads it (a zip, an editable installation) is left to itself.
@@ -80,12 +82,21 @@ class _Loader(SourceFileLoader):
             _execute_without_zero(execute, module)
         else:
             execute(module)
+        if module.__name__ == "torch._compile":
+            vars(module)["_disable_dynamo"] = _disabling(module._disable_dynamo)
+        if module.__name__ == "torch.optim.optimizer":
+            using_grad = _using_grad(module._use_grad_for_differentiable)
+            vars(module)["_use_grad_for_differentiable"] = using_grad
         if module.__name__ == "monai.utils.module":
             vars(module)["optional_import"] = _deferring(module.optional_import)
         if module.__name__ == "monai.bundle.config_item":
             locator = module.ComponentLocator
             locator._find_module_names = _after_all_of_monai(locator._find_module_names)
-        if hasattr(module, "__path__") and "__getattr__" not in vars(module):
+        if (
+            module.__name__.startswith("monai")
+            and hasattr(module, "__path__")
+            and "__getattr__" not in vars(module)
+        ):
             vars(module)["__getattr__"] = functools.partial(_submodule, module.__name__)
 
 
@@ -230,3 +241,44 @@ class _WhereImported(type):
 
 class _ZeroRedundancyOptimizer(metaclass=_WhereImported):
     """What ``torch.distributed.optim.ZeroRedundancyOptimizer`` is to ``isinstance``."""
+
+
+def _disabling(disable_dynamo: Callable[..., Any]) -> Callable[..., Any]:
+    """Hide a function from TorchDynamo as torch does, without importing TorchDynamo for it."""
+
+    @functools.wraps(disable_dynamo)
+    def disabling(fn: Callable[..., Any] | None = None, recursive: bool = True) -> Any:
+        if fn is None:
+            return functools.partial(disabling, recursive=recursive)
+        hidden = disable_dynamo(fn, recursive)
+
+        @functools.wraps(fn)
+        def inner(*arguments: Any, **options: Any) -> Any:
+            # What has not been imported traces nothing.
+            call = hidden if "torch._dynamo" in sys.modules else fn
+            return call(*arguments, **options)
+
+        return inner
+
+    return disabling
+
+
+def _using_grad(use_grad: Callable[..., Any]) -> Callable[..., Any]:
+    """Switch gradients in a step of an optimizer as torch does, which tells TorchDynamo of it."""
+
+    @functools.wraps(use_grad)
+    def using_grad(step: Callable[..., Any]) -> Callable[..., Any]:
+        seen_by_dynamo = use_grad(step)
+
+        @functools.wraps(step)
+        def _use_grad(*arguments: Any, **options: Any) -> Any:
+            if "torch._dynamo" in sys.modules:
+                return seen_by_dynamo(*arguments, **options)
+            import torch
+
+            with torch.set_grad_enabled(arguments[0].defaults["differentiable"]):
+                return step(*arguments, **options)
+
+        return _use_grad
+
+    return using_grad
