@@ -96,7 +96,7 @@ def _improve(
     tree = cKDTree(middles)
     radius = float(radii.max())
     left = np.arange(len(places))
-    seen, count = 0, min(_NEIGHBORS, len(middles))
+    seen, count = 0, 1  # the nearest middle's triangle bounds what else is looked at
     while len(left):
         unsettled = []
         left = left[np.argsort(best[left], kind="stable")]  # parts with one bound for all of it
@@ -105,13 +105,18 @@ def _improve(
             away, which = tree.query(
                 places[part], k=np.arange(seen + 1, count + 1), distance_upper_bound=bound
             )
-            near = away - radius <= best[part][:, None]
-            near &= which < len(middles)
+            near = which < len(middles)
+            near[near] = (away[near] - radii[which[near]]) <= _repeated(best[part], near)
             rows, columns = np.nonzero(near)
             _compare(places, part[rows], corners[which[rows, columns]], best, straight, side)
             unsettled.append(part[away[:, -1] - radius <= best[part]])
         left = np.concatenate(unsettled) if count < len(middles) else left[:0]
-        seen, count = count, min(2 * count, len(middles))
+        seen, count = count, min(max(2 * count, _NEIGHBORS), len(middles))
+
+
+def _repeated(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """Return a value of each row for each place of it."""
+    return np.asarray(np.broadcast_to(values[:, None], where.shape)[where])
 
 
 def _compare(

@@ -18,6 +18,7 @@ RIM_MM = 3.0
 """Points of an implant that are nearer to bone than this belong to its rim."""
 
 _SAMPLES_PER_MM2 = 4.0
+_TRIAL_PER_MM2 = 1.0  # while the gap is cut
 _MOST_SAMPLES = 200_000
 _AROUND_VOXELS = 8  # and the gap: bone so far around an implant is looked at
 _FINE_MM = (0.3, 0.5)  # voxels on which a gap is made: as those of the masks, within these
@@ -63,7 +64,12 @@ def gap_mm(implant: Mesh, bone: Mesh, *, rim_mm: float = RIM_MM) -> Gap:
     """
     if rim_mm <= 0:
         raise ValueError(f"rim_mm must be above 0, got {rim_mm}")
-    count = int(np.clip(implant.area_mm2 * _SAMPLES_PER_MM2, 1000, _MOST_SAMPLES))
+    return _measured(implant, bone, rim_mm, _SAMPLES_PER_MM2)
+
+
+def _measured(implant: Mesh, bone: Mesh, rim_mm: float, per_mm2: float) -> Gap:
+    """Return the gap at so many points per square mm."""
+    count = int(np.clip(implant.area_mm2 * per_mm2, 1000, _MOST_SAMPLES))
     points, _ = samples_of(implant, count)
     near = _faces_near(bone, implant.bounds_mm, rim_mm)
     found = closest(points, near, max_mm=rim_mm) if len(near.faces) else None
@@ -95,9 +101,8 @@ def offset(mesh: Mesh, distance_mm: float, *, spacing_mm: float = 0.5) -> Mesh:
         >>> (grown.bounds_mm - block.bounds_mm).round(1).tolist()
         [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]
     """
-    affine, shape = _grid(mesh.bounds_mm, max(distance_mm, 0.0) + 2 * spacing_mm, spacing_mm)
-    near_mm = abs(distance_mm) + 2 * spacing_mm
-    field = _signed_mm(mesh, np.ones(shape, dtype=np.bool_), affine, near_mm)
+    affine, shape = grid_around(mesh.bounds_mm, max(distance_mm, 0.0) + 2 * spacing_mm, spacing_mm)
+    field = _signed_mm(mesh, np.ones(shape, dtype=np.bool_), affine, distance_mm)
     if not (field < distance_mm).any():
         raise ValueError(f"nothing is left of the mesh when it shrinks by {-distance_mm} mm")
     return surface_mesh_of_field(-field, affine, -distance_mm)
@@ -144,11 +149,21 @@ def separated(
     if not around.any():
         return solid
     walls = surface_mesh(around, place, smoothing_mm=smoothing_mm)
-    return _cut(solid, walls, gap_mm, float(np.linalg.norm(place[:3, :3], axis=0).min()))
+    return cut_gap(solid, walls, gap_mm, float(np.linalg.norm(place[:3, :3], axis=0).min()))
 
 
-def _cut(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
-    """Cut bone and gap off an implant, until the measured gap is what was asked for."""
+def cut_gap(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
+    """Cut bone and gap off an implant, until the measured gap is what was asked for.
+
+    Args:
+        solid: The implant; may overlap the bone.
+        walls: The surface of the bone around it.
+        asked_mm: The gap.
+        voxel_mm: The shortest edge of the voxels that both were made from.
+
+    Raises:
+        ValueError: If nothing is left of the implant.
+    """
     spacing = float(np.clip(voxel_mm, *_FINE_MM))
     wide, result = asked_mm, solid
     for _ in range(_MOST_TRIES):
@@ -157,7 +172,7 @@ def _cut(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
         if len(result.faces) == 0:
             raise ValueError(f"a gap of {asked_mm} mm leaves nothing of the implant")
         result = largest_pieces(result, min_share=_SLIVER)
-        missing = asked_mm - gap_mm(result, walls, rim_mm=asked_mm + RIM_MM).p1_mm
+        missing = asked_mm - _measured(result, walls, asked_mm + RIM_MM, _TRIAL_PER_MM2).p1_mm
         if missing <= 0.02:
             break
         wide += missing
@@ -167,31 +182,73 @@ def _cut(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
 def _grown(walls: Mesh, solid: Mesh, wide_mm: float, spacing_mm: float) -> Mesh | None:
     """Return bone and the gap around it, where an implant is; None if it does not reach there."""
     margin = 3 * spacing_mm
-    affine, shape = _grid(solid.bounds_mm, margin, spacing_mm)
+    affine, shape = grid_around(solid.bounds_mm, margin, spacing_mm)
     wanted = ndimage.binary_dilation(voxelize(solid, shape, affine), iterations=2)
-    field = _signed_mm(walls, wanted, affine, wide_mm + margin)
+    field = _signed_mm(walls, wanted, affine, wide_mm)
     if not (field < wide_mm).any():
         return None
     return surface_mesh_of_field(-field, affine, -wide_mm)
 
 
 def _signed_mm(
-    mesh: Mesh, wanted: NDArray[np.bool_], affine: Floats, near_mm: float
+    mesh: Mesh, wanted: NDArray[np.bool_], affine: Floats, level_mm: float
 ) -> NDArray[np.float32]:
-    """Return distances to a surface at voxels, negative inside, bounded by ``near_mm``.
+    """Return distances to a surface at cubic voxels, negative inside, exact near a level of them.
 
-    Voxels that are not wanted count as far outside.
+    A surface at the level passes between neighbors, of which none is farther from it than an edge:
+    only those are computed. All others are on the right side of it. Voxels that are not wanted
+    count as far outside.
     """
+    edge = float(np.linalg.norm(affine[:3, 0]))
     inside = voxelize(mesh, wanted.shape, affine) & wanted
-    field = np.where(inside, -near_mm, near_mm).astype(np.float32)
-    places = np.argwhere(wanted)
+    far = abs(level_mm) + 2 * edge
+    field = np.where(inside, -far, far).astype(np.float32)
+    near = wanted & within(mesh, wanted.shape, affine, abs(level_mm) + edge)
+    if level_mm >= edge:
+        near &= ~inside
+    elif level_mm <= -edge:
+        near &= inside
+    places = np.argwhere(near)
     points = places @ affine[:3, :3].T + affine[:3, 3]
-    away = np.minimum(closest(points, mesh, max_mm=near_mm).away_mm, near_mm)
+    away = np.minimum(closest(points, mesh, max_mm=far).away_mm, far)
     field[tuple(places.T)] = np.where(inside[tuple(places.T)], -away, away)
     return field
 
 
-def _grid(
+def within(
+    mesh: Mesh, shape: tuple[int, ...], affine: Floats, reach_mm: float
+) -> NDArray[np.bool_]:
+    """Return all cubic voxels whose middles lie within a distance of a surface, and some more."""
+    edge = float(np.linalg.norm(affine[:3, 0]))
+    to_index = np.linalg.inv(affine)
+    apart = max(edge, reach_mm / 5)
+    points = lattice(mesh, apart)
+    index = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(np.int64)
+    # None of the surface is farther from the nearest point; half a voxel by rounding.
+    steps = int(np.ceil((reach_mm + apart) / edge + 0.5))
+    index += steps  # a surface outside of the grid may still be near voxels in it
+    found = np.zeros([n + 2 * steps for n in shape], dtype=np.uint8)
+    held = ((index >= 0) & (index < found.shape)).all(axis=1)
+    found[tuple(index[held].T)] = 1
+    found = ndimage.maximum_filter(found, 2 * steps + 1, mode="constant")
+    return found[tuple(slice(steps, steps + n) for n in shape)] > 0
+
+
+def lattice(mesh: Mesh, edge_mm: float) -> Floats:
+    """Return points on all triangles, corners among them, no farther apart than a length."""
+    corners = mesh.vertices[mesh.faces]
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    parts = np.maximum(np.ceil(longest / edge_mm), 1).astype(int)
+    points = []
+    for count in np.unique(parts).tolist():
+        u, v = np.indices((count + 1, count + 1)).reshape(2, -1) / count
+        kept = u + v <= 1 + 1e-9
+        weights = np.stack([1 - u - v, u, v], axis=1)[kept]
+        points.append((weights @ corners[parts == count]).reshape(-1, 3))
+    return np.concatenate(points)
+
+
+def grid_around(
     bounds: Floats, margin_mm: float, spacing_mm: float
 ) -> tuple[Floats, tuple[int, int, int]]:
     """Return cubic voxels around a box."""

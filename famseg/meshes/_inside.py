@@ -57,7 +57,7 @@ def inside(
     points[:, :2] += _ASIDE
     crossings = np.zeros((*shape[:2], shape[2] + 1), dtype=np.uint8)
     flat = crossings.reshape(-1)
-    for column, height in _crossings(points[faces], shape):
+    for column, height, _ in _crossings(points[faces], shape):
         # The first voxel whose middle is above the crossing, at the end of the column at the most.
         level = np.clip(np.floor(height) + 1, 0, shape[2]).astype(np.int64)
         np.add.at(flat, column * (shape[2] + 1) + level, np.uint8(1))
@@ -69,10 +69,35 @@ def inside(
     return mask, int(odd.sum())
 
 
+def crossings(
+    vertices: Floats, faces: NDArray[np.int64], affine: Floats, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
+    """Return where a surface crosses the lines through the voxels of a layer, along the third axis.
+
+    Args:
+        vertices: In mm, ``(V, 3)``.
+        faces: Triangles ``(F, 3)``, counterclockwise seen from outside.
+        affine: Maps voxel indices to the mm of the vertices, ``(4, 4)``.
+        shape: Voxels of the layer.
+
+    Returns:
+        For each crossing the voxel as one number, the height in voxels, and whether the line
+        leaves the solid there; in no order.
+    """
+    to_voxels = np.linalg.inv(affine)
+    points = vertices @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    points[:, :2] += _ASIDE
+    found = list(_crossings(points[faces], shape))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_)
+    column, height, leaving = (np.concatenate(part) for part in zip(*found, strict=True))
+    return column, height, leaving
+
+
 def _crossings(
-    triangles: Floats, shape: tuple[int, int, int]
-) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """Yield columns of voxels (as one number) and the heights where triangles cross them."""
+    triangles: Floats, shape: tuple[int, ...]
+) -> Iterator[tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]]:
+    """Yield columns of voxels (as one number), where triangles cross them, and whether outwards."""
     flat = triangles[:, :, :2]
     low = np.maximum(np.ceil(flat.min(axis=1)), 0).astype(np.int64)
     high = np.minimum(np.floor(flat.max(axis=1)), np.array(shape[:2]) - 1).astype(np.int64)
@@ -101,14 +126,14 @@ def _crossings(
 
 def _met(
     triangles: Floats, x: NDArray[np.int64], y: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return which of the columns pass through their triangles, and at which heights."""
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
+    """Return which of the columns pass through their triangles, at which heights, and outwards."""
     a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     along = np.stack([_side(b, c, x, y), _side(c, a, x, y), _side(a, b, x, y)])
     hit = (along > 0).all(axis=0) | (along < 0).all(axis=0)
     weights = along[:, hit] / along[:, hit].sum(axis=0)
     height = (weights * triangles[hit, :, 2].T).sum(axis=0)
-    return x[hit] * width + y[hit], height
+    return x[hit] * width + y[hit], height, along[0, hit] > 0
 
 
 def _side(p: Floats, q: Floats, x: NDArray[np.int64], y: NDArray[np.int64]) -> Floats:

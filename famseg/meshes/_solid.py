@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import manifold3d
 import numpy as np
@@ -15,6 +16,9 @@ _REASONS = {
     "NonFiniteVertex": "a vertex is not a finite number",
     "VertexOutOfBounds": "a face names a vertex that does not exist",
 }
+
+
+_KEPT: WeakKeyDictionary[Mesh, manifold3d.Manifold] = WeakKeyDictionary()  # a mesh never changes
 
 
 def is_manifold(mesh: Mesh) -> tuple[bool, str]:
@@ -179,15 +183,18 @@ def _boolean(meshes: Sequence[Mesh], operation: manifold3d.OpType) -> Mesh:
 
 
 def as_manifold(mesh: Mesh) -> manifold3d.Manifold:
-    """Return a mesh as manifold3d's solid.
+    """Return a mesh as manifold3d's solid, which is kept with the mesh: making it takes a while.
 
     Raises:
         ValueError: If it is not the surface of a solid; an empty mesh is an empty solid.
     """
+    if (kept := _KEPT.get(mesh)) is not None:
+        return kept
     solid = _raw(mesh) if len(mesh.faces) else manifold3d.Manifold()
     reason = _why_not(mesh, solid) if len(mesh.faces) else ""
     if reason:
         raise ValueError(f"the mesh is not that of a solid: {reason}")
+    _KEPT[mesh] = solid
     return solid
 
 

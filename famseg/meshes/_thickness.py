@@ -11,6 +11,7 @@ from famseg.meshes._mesh import Mesh
 from famseg.meshes._solid import as_manifold
 from famseg.meshes._surface import surface_mesh
 
+_SHORT_MM = 25.0  # rays are followed so far first: manifold3d looks at all faces of a ray's box
 _BEHIND_MM = 1e-3  # a ray meets the face that it starts on, and neighbors of it by rounding
 
 Floats = NDArray[np.float64]
@@ -30,7 +31,7 @@ def thickness_mm(
     Args:
         solid: The surface of a solid, or a mask, whose :func:`surface_mesh` is taken.
         affine: Of the mask.
-        samples: How many points; each stands for the same area. One takes about 0.4 ms.
+        samples: How many points; each stands for the same area. One takes about 0.3 ms.
 
     Returns:
         Thickness at each point, shape ``(samples,)``.
@@ -57,17 +58,15 @@ def thickness_mm(
     inwards = -vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     reach = float(np.linalg.norm(np.ptp(mesh.bounds_mm, axis=0))) + 1.0
     return np.array(
-        [
-            _way_out_mm(body, start, end, reach)
-            for start, end in zip(points, points + reach * inwards, strict=True)
-        ]
+        [_way_out_mm(body, start, way, reach) for start, way in zip(points, inwards, strict=True)]
     )
 
 
-def _way_out_mm(body: manifold3d.Manifold, start: Floats, end: Floats, reach_mm: float) -> float:
+def _way_out_mm(body: manifold3d.Manifold, start: Floats, way: Floats, reach_mm: float) -> float:
     """Return how far a ray goes before it leaves a solid; hits come in their order."""
-    for hit in body.ray_cast(tuple(start), tuple(end)):
-        away = hit.distance * reach_mm
-        if away > _BEHIND_MM:
-            return float(away)
+    for length in (min(_SHORT_MM, reach_mm), reach_mm):
+        for hit in body.ray_cast(tuple(start), tuple(start + length * way)):
+            away = hit.distance * length
+            if away > _BEHIND_MM:
+                return float(away)
     return 0.0  # the solid is thinner than a micrometer here

@@ -2,8 +2,8 @@
 
 An implant that moves along a straight line meets bone with each part of it that has bone further
 back on its way. The volume of these parts is the undercut: what would have to be cut off the
-implant. Both solids are set on voxels whose third axis is the line; bone then blocks all voxels
-further along its column.
+implant. Many lines that way are followed through both solids, at exact heights: all of the implant
+that is further along a line than the first bone on it is blocked.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from famseg.meshes._inside import crossings
 from famseg.meshes._mesh import Mesh
-from famseg.meshes._read import voxelize
 from famseg.meshes._solid import box_mm, intersect, simplify
 
 _SPACING_MM = 0.5
-_SEARCH_SPACING_MM = 1.0
-_FINER = 0.25  # along the way: bone that overhangs by less than a voxel's height blocks as well
-_SEARCH_ERROR_MM = 0.1  # by which meshes are simplified while directions are compared
+_SEARCH_SPACING_MM = 1.5
+_SEARCH_ERROR_MM = 0.25  # by which meshes are simplified while directions are compared
 _CONE_DEG = 45.0  # candidates lie this far around the mean normal
 _STEP_DEG = (15.0, 7.5, 4.0)  # between candidates, then between those around the best so far
 _ABOVE_MM = 30.0  # bone so far beyond an implant can be in its way
@@ -38,9 +37,9 @@ def undercut(
         implant: The implant in its final place, a closed mesh.
         bone: A closed mesh.
         direction: The way it moves, towards its place; of any length above 0.
-        spacing_mm: Edge of the voxels that it is measured with, a quarter of it along the way.
-            The volume is right within about half a voxel times the area of walls that are
-            parallel to the direction and touch the bone.
+        spacing_mm: Distance between the lines that it is measured along. The volume is right
+            within about half of it times the area of walls that are parallel to the direction and
+            touch the bone.
 
     Returns:
         The undercut in cubic mm, 0 if the implant goes in without touching; parts of it that
@@ -57,9 +56,9 @@ def undercut(
 def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
     """Return the direction in which an implant can be put in with the smallest undercut.
 
-    Directions within 45 degrees around the implant's mean normal are compared on voxels of 1 mm,
-    then those around the best in ever smaller steps; of equal ones, the one nearest to the normal
-    is taken. A skull is entered from outside: its middle says where that is.
+    Directions within 45 degrees around the implant's mean normal are compared on lines 1.5 mm
+    apart, then those around the best in ever smaller steps; of equal ones, the one nearest to the
+    normal is taken. A skull is entered from outside: its middle says where that is.
 
     Args:
         implant: The implant in its final place, a closed mesh.
@@ -143,22 +142,45 @@ def _bone_around(implant: Mesh, bone: Mesh) -> Mesh:
     """Return the bone in reach of an implant on its way in from any side."""
     low, high = implant.bounds_mm
     margin = _BESIDE_MM + _ABOVE_MM
+    if (bone.bounds_mm[0] >= low - margin).all() and (bone.bounds_mm[1] <= high + margin).all():
+        return bone
     return intersect(bone, box_mm(low - margin, high + margin))
 
 
 def _blocked_mm3(implant: Mesh, bone: Mesh, way: Floats, spacing_mm: float) -> float:
     """Return the volume of the implant behind which, against the way, there is bone."""
+    affine, shape = _layer(implant, way, spacing_mm)
+    start = first_bone_mm(bone, affine, shape)
+    column, height, leaving = crossings(implant.vertices, implant.faces, affine, shape)
+    beyond = np.maximum(height, start[column])
+    column, beyond, leaving = (each[np.isfinite(beyond)] for each in (column, beyond, leaving))
+    lengths = np.bincount(column, np.where(leaving, beyond, -beyond), minlength=start.size)
+    odd = np.bincount(column, np.where(leaving, 1.0, -1.0), minlength=start.size) != 0
+    return float(lengths[~odd].sum()) * spacing_mm**2
+
+
+def _layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[int, int]]:
+    """Return lines along the way through an implant: 0 mm is where bone begins to matter.
+
+    The affine maps a line's two indices and the height in mm along it to mm of the world.
+    """
     u, v = _across(way)
     axes = np.stack([u, v, way], axis=1)  # columns: right-handed, the third is the way
     here = implant.vertices[np.unique(implant.faces)] @ axes
     low, high = here.min(axis=0) - spacing_mm, here.max(axis=0) + spacing_mm
     low[2] -= _ABOVE_MM
-    steps = spacing_mm * np.array([1.0, 1.0, _FINER])
     affine = np.eye(4)
-    affine[:3, :3] = axes * steps
+    affine[:3, :3] = axes * [spacing_mm, spacing_mm, 1.0]
     affine[:3, 3] = axes @ low
-    shape = np.ceil((high - low) / steps).astype(int) + 1
-    body = voxelize(implant, shape.tolist(), affine)
-    passed = np.logical_or.accumulate(voxelize(bone, shape.tolist(), affine), axis=2)
-    blocked = body[:, :, 1:] & passed[:, :, :-1]  # by bone further back, not in the same voxel
-    return float(blocked.sum()) * float(steps.prod())
+    x, y = (np.ceil((high - low)[:2] / spacing_mm).astype(int) + 1).tolist()
+    return affine, (x, y)
+
+
+def first_bone_mm(bone: Mesh, affine: Floats, shape: tuple[int, int]) -> Floats:
+    """Return the height at which each line first is in bone, from 0 on; infinite if it never is."""
+    column, height, leaving = crossings(bone.vertices, bone.faces, affine, shape)
+    before = height < 0
+    depth = np.bincount(column[before], np.where(leaving[before], -1, 1), minlength=np.prod(shape))
+    start = np.where(depth > 0, 0.0, np.inf)
+    np.minimum.at(start, column[~before], height[~before])
+    return start
