@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt requirements/oracles.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/oracles.txt
 	@touch $@
 
-# --resume: an interrupted training goes on, a finished one is reported.
+# --resume: an interrupted training of this configuration is resumed, a finished one is reported.
 train: $(READY)
 	$(BIN)/famseg train --config skull.yaml --resume
 	@echo

@@ -53,8 +53,8 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run folder RUN, or with the newest run that --config names; begin "
-            "it if there is none.",
+            help="Resume the run folder RUN, or the newest run of the name and configuration that "
+            "--config gives; start one if there is none.",
         ),
     ] = False,
     weights: Annotated[

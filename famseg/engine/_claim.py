@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.config import InputError, differences, read
-from famseg.engine._config import RunConfig
+from famseg.engine._config import FREE_ON_RESUME, RunConfig
 from famseg.engine._main import on_main
 from famseg.engine._processes import Processes
 from famseg.runs import (
@@ -17,23 +19,13 @@ from famseg.runs import (
     claim_new_run,
     claim_run,
     lease,
-    newest_run_folder,
     open_run_folder,
     remove_empty_runs,
     remove_leftovers,
+    run_folders,
 )
 
-# What may differ on resume: it changes where and how fast a run goes and what it keeps, not where
-# it arrives.
-FREE_ON_RESUME = (
-    "output",
-    "tracking",
-    "training.workers",
-    "training.device",
-    "training.keep",
-    "training.threads",
-    "training.picture_every",
-)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,8 @@ def claimed(
     Args:
         config: The configuration.
         processes: The processes of the run.
-        resume: Whether to go on with the newest run of this name; or the folder to go on with.
+        resume: Whether to resume the newest run of this name and configuration, which begins one if
+            there is none; or the folder to resume.
         into: The run folder itself, whose run is begun or gone on with; None to choose by name.
 
     Raises:
@@ -106,10 +99,10 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
     if isinstance(resume, Path):
         folder = open_run_folder(resume)
     else:
-        newest = newest_run_folder(output, name) if resume else None
-        if newest is None:
+        found = _same_run(run_folders(output, name), config) if resume else None
+        if found is None:
             return claim_new_run(output, name)
-        folder = newest
+        folder = found
     try:
         return folder, lease(folder.path, purpose="train")
     except OSError as error:
@@ -119,18 +112,42 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
         ) from error
 
 
-def _check_unchanged(folder: RunFolder, config: RunConfig) -> None:
+def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
+    """Return the newest run of this configuration; says where there are only others."""
+    changed = {folder.path: _changed(folder, config) for folder in folders}
+    for folder in folders:
+        if not changed[folder.path]:
+            return folder
+    for path, lines in list(changed.items())[:1]:
+        _logger.info(
+            "%s has another configuration (%s); a new run starts. To resume that one: famseg train "
+            "--resume %s",
+            path,
+            "; ".join(lines),
+            shlex.quote(str(path)),
+        )
+    return None
+
+
+def _changed(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Return where a run's configuration differs in what a run cannot change."""
+    if not folder.config.is_file():  # killed before it began: it is begun anew
+        return []
     old = read(str(folder.config)).validate(type(config))
-    changed = [
+    return [
         line
         for line in differences(old, config)
         if not line.startswith(FREE_ON_RESUME) and not _longer(line, config)
     ]
+
+
+def _check_unchanged(folder: RunFolder, config: RunConfig) -> None:
+    changed = _changed(folder, config)
     if changed:
         raise InputError(
             *(f"{folder.config}: {line}" for line in changed),
-            f"{folder.path}: a run goes on with the configuration it began with. Leave out "
-            "--resume for a new run.",
+            f"{folder.path}: a run is resumed with the configuration it began with. Leave out "
+            "these changes, or start a new run with --from (from its weights) or --config.",
         )
 
 

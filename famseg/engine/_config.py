@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 
     Optimizers = Callable[[Iterable[nn.Parameter]], Optimizer]
 
+# What may differ when a run is resumed: it changes where and how fast a run goes and what it keeps,
+# not where it arrives.
+FREE_ON_RESUME = (
+    "output",
+    "tracking",
+    "training.workers",
+    "training.device",
+    "training.keep",
+    "training.threads",
+    "training.picture_every",
+)
+
 
 class _Optimizer(Strict):
     learning_rate: float = Field(1e-3, gt=0, description="base learning rate")

@@ -1,9 +1,9 @@
 from ._folder import RunFolder as RunFolder
 from ._folder import claim_new_run as claim_new_run
 from ._folder import claim_run as claim_run
-from ._folder import newest_run_folder as newest_run_folder
 from ._folder import open_run_folder as open_run_folder
 from ._folder import remove_empty_runs as remove_empty_runs
+from ._folder import run_folders as run_folders
 from ._lease import BusyError as BusyError
 from ._lease import Lease as Lease
 from ._lease import LostLeaseError as LostLeaseError
@@ -25,11 +25,11 @@ __all__ = [
     "claim_run",
     "complete_record",
     "lease",
-    "newest_run_folder",
     "open_run_folder",
     "owner_of",
     "read_status",
     "remove_empty_runs",
     "remove_leftovers",
+    "run_folders",
     "status_kept",
 ]

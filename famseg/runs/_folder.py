@@ -124,14 +124,14 @@ def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
     return folder, taken
 
 
-def newest_run_folder(output: Path, name: str) -> RunFolder | None:
-    """Return the run folder of that name with the highest number, or None.
+def run_folders(output: Path, name: str) -> list[RunFolder]:
+    """Return the run folders of that name, the one with the highest number first.
 
     One that was killed before it began counts: it is a run that was started, too.
     """
     found = _numbered(output, name)
     begun = [each for each in found if (each[1] / "config.yaml").is_file() or is_leftover(each[1])]
-    return RunFolder(max(begun)[1]) if begun else None
+    return [RunFolder(path) for _, path in sorted(begun, reverse=True)]
 
 
 def remove_empty_runs(output: Path, name: str) -> None:

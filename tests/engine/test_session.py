@@ -57,9 +57,34 @@ def test_a_run_with_an_average_over_epochs_cannot_be_made_longer(
     else:  # averaging would have begun later
         before = sorted(folder.iterdir())
         wrong = pytest.raises(InputError, match=r"config\.yaml: training\.epochs: 4 -> 8")
-        with wrong, claimed(again, Processes(), resume=True):
+        with wrong, claimed(again, Processes(), resume=folder):
             pass
         assert sorted(folder.iterdir()) == before
+
+
+def test_by_configuration_only_a_run_of_the_same_one_is_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `make train` after a quick start, which trains the same name with fewer epochs."""
+    caplog.set_level("INFO")
+    quick = session(tmp_path, 4, swa={"start": 0.5}).config
+    full = session(tmp_path, 8, swa={"start": 0.5}).config
+    folder = begun_folder(tmp_path, quick, to_yaml(quick))
+    with claimed(full, Processes(), resume=True) as claim:
+        assert not claim.begun
+        second = claim.folder.path
+        assert second.name == f"{folder.name}-2"
+        (second / "config.yaml").write_text(to_yaml(full))
+    (message,) = caplog.messages
+    assert message == (
+        f"{folder} has another configuration (training.epochs: 4 -> 8); a new run starts. To "
+        f"resume that one: famseg train --resume {folder}"
+    )
+    for config, expected in ((full, second), (quick, folder)):
+        with claimed(config, Processes(), resume=True) as claim:
+            assert claim.begun
+            assert claim.folder.path == expected
+    assert len(caplog.messages) == 1
 
 
 def test_a_run_from_before_sam_had_kinds_goes_on(tmp_path: Path) -> None:

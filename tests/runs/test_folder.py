@@ -11,9 +11,9 @@ from famseg.runs import (
     claim_new_run,
     claim_run,
     lease,
-    newest_run_folder,
     open_run_folder,
     remove_empty_runs,
+    run_folders,
 )
 
 
@@ -71,15 +71,13 @@ def test_a_folder_with_something_else_does_not_become_a_run(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_the_newest_run_of_a_name_is_found_by_its_number(tmp_path: Path) -> None:
+def test_the_runs_of_a_name_are_found_by_their_numbers(tmp_path: Path) -> None:
     begun(tmp_path, "a", "a-2", "a-10", "a-b", "ab-11", "a-012")
     (tmp_path / "a-12").mkdir()
     (tmp_path / "a-12" / "notes.txt").touch()  # somebody's: not a run
-    found = newest_run_folder(tmp_path, "a")
-    assert found is not None
-    assert found.path.name == "a-10"
-    assert newest_run_folder(tmp_path, "c") is None
-    assert newest_run_folder(tmp_path / "none", "a") is None
+    assert [found.path.name for found in run_folders(tmp_path, "a")] == ["a-10", "a-2", "a"]
+    assert run_folders(tmp_path, "c") == []
+    assert run_folders(tmp_path / "none", "a") == []
 
 
 def test_what_a_killed_first_start_left_is_used_again(tmp_path: Path) -> None:
@@ -88,9 +86,7 @@ def test_what_a_killed_first_start_left_is_used_again(tmp_path: Path) -> None:
     dead_lease(folder)
     (folder / ".config.yaml.0123456789abcdef.part").write_text("half")
     (folder / "provenance.json").write_text("{}")
-    newest = newest_run_folder(tmp_path, "a")
-    assert newest is not None
-    assert newest.path == folder
+    assert [found.path for found in run_folders(tmp_path, "a")] == [folder]
     again, held = claim_new_run(tmp_path, "a")
     assert again.path == folder
     assert [path.name for path in folder.iterdir()] == ["lease-4.json"]
