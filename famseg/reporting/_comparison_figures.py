@@ -150,7 +150,9 @@ def by_group(groups: Mapping[str, Level], label: str) -> bytes:
             if each.low is not None and each.high is not None:
                 axes.plot([each.low, each.high], [row, row], color=PALETTE[0])
             axes.plot([each.mean], [row], "D", color=PALETTE[0], markersize=6)
-        axes.set_xlabel(f"{label}\nrhombus and line: mean and 95 % interval; points: runs")
+        figure.supxlabel(
+            f"{label}\nrhombus and line: mean and 95 % interval; points: runs", fontsize=9
+        )
         return encode(figure, "svg")
 
 
@@ -188,9 +190,10 @@ def pair_differences(
                 axes.plot([low, high], [row, row], color=PALETTE[0], linewidth=2.2)
             axes.plot([mean], [row], "D", color=PALETTE[0], markersize=6)
         failures = "; red crosses: failed cases" if any("failed" in name for name in names) else ""
-        axes.set_xlabel(
+        figure.supxlabel(
             f"difference to the baseline in {label}\n"
-            f"points: {pair}s; rhombus and line: mean and 95 % interval{failures}"
+            f"points: {pair}s; rhombus and line: mean and 95 % interval{failures}",
+            fontsize=9,
         )
         return encode(figure, "svg")
 

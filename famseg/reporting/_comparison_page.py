@@ -298,20 +298,18 @@ def _tables(study: _Study, several: bool) -> Iterator[Sortable]:
 def _figures_table(study: _Study, prefix: str) -> Sortable:
     rows: list[list[str | float | int | None]] = []
     for metric in study.seeds.metrics:
-        digits = label_of(metric).digits
         for group in study.groups:
             found = study.seeds.figures.get((group.name, metric))
             if found is None:
                 rows.append([metric, group.name, 0, *[None] * 6])
                 continue
             numbers = (found.mean, found.std, found.low, found.high, found.best, found.worst)
-            shown = [None if value is None else round(value, digits + 1) for value in numbers]
-            rows.append([metric, group.name, found.n, *shown])
+            rows.append([metric, group.name, found.n, *numbers])
     return Sortable(
         title=f"{prefix}Methods over seeds",
         columns=["metric", "method", "n", "mean", "std", "low", "high", "best", "worst"],
         rows=rows,
-        digits=[0, 0, 0, 4, 4, 4, 4, 4, 4],
+        digits=[0, 0, 0, *[None] * 6],
         caption="n: finished runs that have the metric, one per seed. std: standard deviation over "
         "seeds (n - 1). low, high: 95 % interval of the mean, Student's t. A dash: too few runs.",
     )
@@ -348,7 +346,7 @@ def _pairs_table(study: _Study, prefix: str) -> Sortable:
             *("p", "p Holm", "verdict"),
         ],
         rows=rows,
-        digits=[0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 0],
+        digits=[0, 0, 0, 0, 0, None, None, None, 4, 4, 0],
         caption="By seed: new trainings, Student's t. By case: new cases for these trainings, "
         "bootstrap. p: two-sided permutation test of the mean difference; Holm: adjusted for the "
         "methods. Failed cases count with their worst score.",

@@ -73,7 +73,7 @@ class Sortable:
         columns: Headers, with units.
         rows: Texts, numbers and links; a number is shown with the digits of its column, None as a
             dash.
-        digits: Decimals of each column.
+        digits: Decimals of each column; None for four significant digits, where units differ.
         marked: Numbers of the rows that failed.
         caption: Definitions.
     """
@@ -81,7 +81,7 @@ class Sortable:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    digits: Sequence[int]
+    digits: Sequence[int | None]
     marked: frozenset[int] = frozenset()
     caption: str = ""
 
@@ -94,6 +94,7 @@ class Page:
         title: Its heading.
         lead: The summary: a sentence or two.
         facts: Names and values at the top.
+        alert: A sentence that must not be missed, above all others.
         findings: Sentences that answer what the page was made for, the foremost first.
         warnings: Sentences about what went wrong, or is to be looked at.
         scenes: Interactive views.
@@ -107,6 +108,7 @@ class Page:
     title: str
     lead: str
     facts: Mapping[str, str]
+    alert: str = ""
     findings: Sequence[str] = ()
     warnings: Sequence[str] = ()
     scenes: Sequence[Scene] = ()

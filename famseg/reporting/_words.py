@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import floor, log10
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ from famseg.reporting._pairs import CONFIDENCE, By, Pairing
 
 LEVEL = 0.05
 _SHARE = "0 to 1"
+_MOST_DIGITS = 8
 
 
 class Label(NamedTuple):
@@ -78,12 +81,24 @@ def label_of(metric: str) -> Label:
 def difference_words(pairing: Pairing) -> str:
     """Return a paired difference with interval and number of pairs, as numbers in a sentence."""
     label = label_of(pairing.metric)
+    ends = [end for end in (pairing.low, pairing.high) if end is not None]
+    digits = _decimals([pairing.difference, *ends], label.digits)
     unit = f" {label.unit}" if label.unit in ("mm", "s", "cases") else ""
-    text = f"{pairing.difference:+.{label.digits}f}{unit} {label.name}"
-    if pairing.low is not None and pairing.high is not None:
-        low, high = (f"{end:+.{label.digits}f}" for end in (pairing.low, pairing.high))
+    text = f"{_signed(pairing.difference, digits)}{unit} {label.name}"
+    if len(ends) == 2:
+        low, high = (_signed(end, digits) for end in ends)
         text += f", {CONFIDENCE:.0%} interval {low} to {high}".replace("%", " %")
     return f"{text}, n = {counted_pairs(pairing.by, pairing.n)}"
+
+
+def _decimals(values: Sequence[float], usual: int) -> int:
+    """Return the decimals that show two digits of the largest value; the usual ones at least."""
+    largest = max(map(abs, values))
+    return usual if not largest else min(_MOST_DIGITS, max(usual, 1 - floor(log10(largest))))
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # a rounded -0 is +0
 
 
 def counted_pairs(by: By, n: int) -> str:
