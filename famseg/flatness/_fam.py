@@ -594,11 +594,13 @@ class FAM(nn.Module):
         if slower != level:
             _logger.info(
                 "the penalty, taken every %d steps on %.0f %% of the batch, pushes the layer's "
-                "weight %.1f times as hard as the loss: from now on it is taken on more.\n%s",
+                "weight %.1f times as hard as the loss: from now on it is taken on more (every %d "
+                "steps, %.0f %% of the batch)",
                 level.every,
                 100 * level.share,
                 pushed,
-                self.explain(),
+                slower.every,
+                100 * slower.share,
             )
         return slower
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from famseg.flatness._arguments import Inputs
-from famseg.flatness._choice import Plan
+from famseg.flatness._choice import LayerPlan, Plan
 from famseg.flatness._options import Options
 from famseg.flatness._pass import Task
 from famseg.flatness._samples import Layout, Lengths
@@ -50,7 +50,7 @@ class Planner:
         self._explain = explain
         self._options: Options | None = None
         self._loss: object = None
-        self._said: set[str] = set()
+        self._said: set[tuple[LayerPlan, ...]] = set()
         self._begin_anew(None)
 
     def known(
@@ -99,7 +99,7 @@ class Planner:
                 known.upkeep.try_again()
         if known.plan != self.plan:
             self.plan = known.plan
-            self._say(self._explain())
+            self._say(known.plan)
         return known
 
     def loose(self, rows: Mapping[str, int]) -> bool:
@@ -120,8 +120,9 @@ class Planner:
         self._plans: dict[_Key, Known] = {}
         self._lengths = Lengths(samples_in)
 
-    def _say(self, text: str) -> None:
-        # Batches of different states may take turns: each way is told once.
-        if text not in self._said:
-            self._said.add(text)
-            _logger.info("%s", text)
+    def _say(self, plan: Plan) -> None:
+        # Batches of different states may take turns, and one that is smaller is not thinned out:
+        # each way of computing is told once, however often and on how much of the batch it runs.
+        if plan.layers not in self._said:
+            self._said.add(plan.layers)
+            _logger.info("%s", self._explain())

@@ -70,6 +70,19 @@ def test_by_default_a_quarter_of_the_batch_every_fourth_step(net):
     assert fam.explain().endswith("a probe; every 4 steps, on a quarter of the batch")
 
 
+def test_the_plan_is_logged_once_where_whole_batches_and_parts_take_turns(net, caplog):
+    """As at the end of each epoch, where a batch of one sample is not thinned out."""
+    fam = objective(net, every="auto", weight=0.001)
+    explained = set()
+    with caplog.at_level(logging.INFO, "famseg.flatness"):
+        for _ in range(3):
+            for n in (8, 1):
+                fam(INPUTS[:n], TARGETS[:n])
+                explained.add(fam.explain())
+    assert len(explained) == 2
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize("estimator", ["hutchinson", "columns", "exact", "gauss_newton", "noise"])
 def test_an_estimator_that_is_named_takes_every_step_and_all_samples(net, estimator):
     fam = objective(net, estimator=estimator, every="auto", weight=0.001)
