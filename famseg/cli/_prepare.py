@@ -111,6 +111,21 @@ def prepare(
     defect_limit_cm2: Annotated[
         float, typer.Option(help="Report holes in the vault from this area on.")
     ] = 4.0,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAME",
+            help="Label of the skull in label maps, by number or name; several: 'skull,mandible'.",
+        ),
+    ] = None,
+    every_series: Annotated[
+        bool,
+        typer.Option(
+            "--every-series",
+            help="Take every DICOM series, not only the best of those that show one head in one "
+            "study.",
+        ),
+    ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -166,11 +181,21 @@ def prepare(
         close_mm=close_mm,
         residual_limit_mm=residual_limit_mm,
         defect_limit_cm2=defect_limit_cm2,
+        label=label,
     )
     from famseg.cli._prepare_show import show_outcome, show_plan
 
     began = time.monotonic()
-    plan = _plan(source, out, layout, settings, template, force=force, group_by=group_by)
+    plan = _plan(
+        source,
+        out,
+        layout,
+        settings,
+        template,
+        force=force,
+        every_series=every_series,
+        group_by=group_by,
+    )
     if dry_run:
         show_plan(plan, as_json=as_json)
         return
@@ -200,6 +225,7 @@ def _plan(
     template: Path | None,
     *,
     force: bool,
+    every_series: bool,
     group_by: str | None,
 ) -> Plan:
     """Look at the source; nothing is written."""
@@ -207,7 +233,7 @@ def _plan(
 
     if not source.exists():
         raise InputError(f"{source}: there is no such file or folder: name the scans")
-    found = find_sources(source, layout=layout.value)
+    found = find_sources(source, layout=layout.value, every_series=every_series)
     stated = {**asdict(settings), "template_sha256": _sha256(template)}
     if not found.sources:
         refused = [f"{r.subject}: {r.reason}" for r in found.refused]

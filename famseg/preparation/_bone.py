@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.config import InputError
+from famseg.preparation._labels import chosen_labels
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Kind
 
@@ -56,7 +57,11 @@ class Bone(NamedTuple):
 
 
 def find_bone(
-    values: NDArray[Any], kind: Kind, spacing_mm: tuple[float, float, float], settings: Settings
+    values: NDArray[Any],
+    kind: Kind,
+    spacing_mm: tuple[float, float, float],
+    settings: Settings,
+    segments: Mapping[int, str] | None = None,
 ) -> Bone:
     """Tell bone from everything else.
 
@@ -64,18 +69,23 @@ def find_bone(
         values: The scan, shape ``(X, Y, Z)``, finite.
         kind: What its values are.
         spacing_mm: Edge of a voxel along each axis.
-        settings: Thresholds.
+        settings: Thresholds, and which label of a label map is the skull.
+        segments: Names of labels as the file states them; None takes all labels.
 
     Returns:
         Bone, not cleaned. Masks: the rule of `famseg.datasets.prepare_transform`, and a background
         other than 0 is noted.
 
     Raises:
-        InputError: If there is no bone, or hardly anything else.
+        InputError: If there is no bone, or hardly anything else, or a label map leaves open which
+            label is the skull.
     """
     if kind == "mask":
+        labeled: tuple[str, ...] = ()
+        if segments is not None:
+            values, labeled = chosen_labels(values, segments, settings.label)
         mask, notes = mask_of(values)
-        return Bone(_plausible(mask), None, notes)
+        return Bone(_plausible(mask), None, (*labeled, *notes))
     low, high = float(values.min()), float(values.max())
     if low == high:
         raise InputError(f"every voxel is {low:g}: the scan is empty")

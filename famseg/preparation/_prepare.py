@@ -76,7 +76,7 @@ def prepare_scan(
     """
     ras = to_ras(scan.volume)
     aim = as_template(template) if template is not None else None
-    bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings)
+    bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings, scan.segments)
     cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings)
     truncated = truncated_vault(
         cleaned.mask,

@@ -15,6 +15,7 @@ from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
 from famseg.datasets._volume import MAX_VOXELS, _quiet, check_header
 from famseg.preparation._items import Item, local, told_as, without_path
+from famseg.preparation._labels import is_label_map, segment_names
 from famseg.preparation._shear import straightened
 from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
@@ -26,6 +27,8 @@ COPIES = 4
 """Copies of a volume that are in memory at once while it is read and cleaned."""
 
 _MOST_LABELS = 16
+_MOST_STRUCTURES = 256
+_HIGHEST_LABEL = 2**15
 _PROBE = 2_000_000  # voxels that are looked at first
 
 
@@ -51,9 +54,10 @@ def read_file(item: Item, origin: str) -> Scan:
             _check_header(path)
             volume = read_volume(path, sheared="keep")
             stated = check_stated(path)
+            segments = segment_names(path)
     kind, array, notes = understand(volume.array)
     straight, moved = straightened(Volume(array, volume.affine), kind)
-    return Scan(straight, kind, (*stated, *notes, *moved))
+    return Scan(straight, kind, (*stated, *notes, *moved), segments if kind == "mask" else {})
 
 
 def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:
@@ -86,8 +90,9 @@ def understand(array: NDArray[Any]) -> tuple[Kind, NDArray[Any], tuple[str, ...]
     """Return what values are, the values with padding and smoothing taken out, and notes.
 
     - ``mask``: at most 16 distinct whole numbers, 0 among them, none below 0: 0/1, 0/255, labels;
-      also a mask that was resampled: from 0 to 1 or 255, hardly anything between them. It becomes
-      0 and 1 at half of the maximum.
+      up to 256 where neighbors have the same, as in maps of many structures; also a mask that was
+      resampled: from 0 to 1 or 255, hardly anything between them. It becomes 0 and 1 at half of
+      the maximum.
     - ``hounsfield``: air (one voxel in a thousand below -200) and bone (something above 200).
     - ``intensity``: all else.
 
@@ -102,6 +107,9 @@ def understand(array: NDArray[Any]) -> tuple[Kind, NDArray[Any], tuple[str, ...]
         counted = sum(int(np.count_nonzero(array == value)) for value in distinct)
         if counted == array.size or np.unique(array).size <= _MOST_LABELS:
             return "mask", array, ()
+    few = distinct.size <= _MOST_STRUCTURES and array.dtype.kind in "iu"
+    if few and lowest == 0 and highest < _HIGHEST_LABEL and is_label_map(array):
+        return "mask", array, ()
     if float(np.mean(probe < -200)) > 1e-3 and highest > 200:
         if lowest >= AIR_HU:
             return "hounsfield", array, ()

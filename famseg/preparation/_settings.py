@@ -44,6 +44,8 @@ class Settings:
         residual_limit_mm: A surface that lies farther than this from the template's after
             alignment (root mean square) gets a warning.
         defect_limit_cm2: A hole in the vault is reported as a defect from this area on.
+        label: Of label maps, which labels are the skull: numbers or names, separated by commas;
+            None takes the only one, or the one that the file calls skull.
 
     Raises:
         InputError: If numbers are out of range or contradict each other; one line each.
@@ -63,6 +65,7 @@ class Settings:
     close_mm: float = 4.0
     residual_limit_mm: float = 6.0
     defect_limit_cm2: float = 4.0
+    label: str | None = None
 
     def __post_init__(self) -> None:
         faults = [*_choices(self), *_numbers(self), *_bounds(self)]
@@ -80,6 +83,8 @@ def _choices(settings: Settings) -> list[str]:
         faults.append(
             f"size {settings.size} needs a spacing_mm; leave the size out to keep each scan's own"
         )
+    if settings.label is not None and not all(p.strip() for p in settings.label.split(",")):
+        faults.append(f"label {settings.label!r}: give numbers or names, separated by commas")
     return faults
 
 

@@ -30,11 +30,13 @@ class Scan:
         volume: Values on a grid at right angles, never sheared; RAS+ affine.
         kind: What the values are.
         notes: What was corrected or looked strange, one sentence each; nothing personal.
+        segments: Names of labels, as the file states them.
     """
 
     volume: Volume
     kind: Kind
     notes: tuple[str, ...] = ()
+    segments: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
