@@ -13,6 +13,7 @@ import numpy as np
 from pydicom import uid
 
 from famseg.config import InputError
+from famseg.preparation._dicom_choice import Series, best_series
 from famseg.preparation._dicom_geometry import make_plan
 from famseg.preparation._dicom_header import Header, pixel_digest, read_header, standard_name
 from famseg.preparation._dicom_pixels import read_series
@@ -42,7 +43,7 @@ class _LeftOutError(InputError):
 
 
 def find_series(
-    items: Sequence[Item], name: str
+    items: Sequence[Item], name: str, *, every_series: bool = False
 ) -> tuple[list[Source], list[Refused], PersonalWords]:
     """Return the CT series among DICOM files.
 
@@ -54,6 +55,8 @@ def find_series(
     Args:
         items: The files.
         name: Of the folder or archive that is searched.
+        every_series: Take every series, not only the best of those that show one head in one study
+            (`best_series`).
 
     Returns:
         Sources, what is refused or left out with its reason, and the personal words of all headers:
@@ -70,7 +73,7 @@ def find_series(
                 refused.append(Refused(item.subject, place, reason))
             else:
                 groups[header.series].append(header)
-    sources: list[Source] = []
+    found: list[Series] = []
     folders = Counter(_folder(headers) for headers in groups.values())
     ordered = sorted(groups.values(), key=lambda hs: (_folder(hs), hs[0].number, hs[0].series))
     index: Counter[PurePosixPath] = Counter()
@@ -80,13 +83,16 @@ def find_series(
         several = f"_series{index[folder]}" if folders[folder] > 1 else ""
         subject, origin = _named(headers, folder, several, name)
         try:
-            sources.append(_source(headers, subject, origin))
+            found.append(Series(*_source(headers, subject, origin)))
         except _LeftOutError as error:
             refused.append(Refused(subject, origin, str(error), left_out=True))
         except InputError as error:
             refused.append(Refused(subject, origin, str(error)))
     headers = [header for group in ordered for header in group]
-    return sources, refused, _words(headers)
+    if every_series:
+        return [series.source for series in found], refused, _words(headers)
+    sources, others = best_series(found)
+    return sources, [*refused, *others], _words(headers)
 
 
 def _words(headers: Sequence[Header]) -> PersonalWords:
@@ -96,8 +102,8 @@ def _words(headers: Sequence[Header]) -> PersonalWords:
     )
 
 
-def _source(headers: list[Header], subject: str, origin: str) -> Source:
-    """Return a series as a source, or raise with the reason."""
+def _source(headers: list[Header], subject: str, origin: str) -> tuple[Source, list[Header]]:
+    """Return a series as a source with the headers that it is made of, or raise with the reason."""
     words = _words(headers)
     headers, notes = _scans(headers)
     headers, stacks = best_stack(headers)
@@ -118,7 +124,7 @@ def _source(headers: list[Header], subject: str, origin: str) -> Source:
     read = partial(read_series, plan, origin, told, rescaled)
     first = headers[0]
     identity = identity_of(first.patient, first.study, first.frame_of_reference)
-    return Source(subject, origin, files, read, identity=identity)
+    return Source(subject, origin, files, read, identity=identity), headers
 
 
 def _shown(headers: Sequence[Header], words: PersonalWords) -> dict[Item, str]:

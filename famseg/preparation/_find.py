@@ -27,7 +27,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _Named = TypeVar("_Named", Source, Refused)
 
 
-def find_sources(root: Path, *, layout: Layout = "auto") -> Found:
+def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = False) -> Found:
     """Find the subjects below a folder, in a file or in a ZIP archive.
 
     Only names and headers are read; voxels are read by the sources.
@@ -35,6 +35,8 @@ def find_sources(root: Path, *, layout: Layout = "auto") -> Found:
     Args:
         root: A folder with anything in it (ZIP archives are looked into), one file, or one archive.
         layout: ``auto`` recognises the collections and otherwise takes whatever is there.
+        every_series: Take every DICOM series, not only the best one of those that show the same
+            head in one study.
 
     Returns:
         The subjects, those that cannot be used with the reason, and the layout.
@@ -56,7 +58,9 @@ def find_sources(root: Path, *, layout: Layout = "auto") -> Found:
         if layout != "dicom":
             sources, refused = _files(tree)
         if layout != "folder":
-            series, more, words = find_series(tree.files["dicom"], tree.name)
+            series, more, words = find_series(
+                tree.files["dicom"], tree.name, every_series=every_series
+            )
             name = "folder" if sources or refused else "dicom"
             more = [_hidden(each, words) for each in (*more, *tree.refused)]
             sources, refused = [*sources, *series], [*refused, *more]
