@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
-from famseg.config import InputError
+from famseg.config import InputError, flatten
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -295,7 +295,12 @@ def signs(config: Config, history: engine.History, summary: Mapping[str, Any]) -
     """Return sentences about what went wrong."""
     found = summary["calibration"]
     warnings = evaluation.failure_signs(
-        history, weight=config.penalty.weight, kind=config.penalty.kind, key_metric=KEY_METRIC
+        history,
+        weight=config.penalty.weight,
+        kind=config.penalty.kind,
+        metrics=evaluation.flat_metrics({"set1": summary["set1"]}),
+        settings=flatten(config),
+        key_metric=KEY_METRIC,
     )
     if found["validation_dsc"] < WORTH_A_WARNING:
         warnings.append(

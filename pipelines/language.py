@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives
+from famseg.config import flatten
 from famseg.tracking import TrackingConfig
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             summary,
             weight=config.penalty.weight,
             kind=config.penalty.kind,
+            settings=flatten(config),
             key_metric=KEY_METRIC,
         ),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
+from famseg.config import flatten
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,8 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             weight=config.penalty.weight,
             kind=config.penalty.kind,
             variance_ratios=ratios,
+            metrics=evaluation.flat_metrics(summary),
+            settings=flatten(config),
         )
 
     def evaluate(

@@ -74,6 +74,7 @@ def classification_signs(
     *,
     weight: float,
     kind: PenaltyKind = "relative_flatness",
+    settings: Mapping[str, object] | None = None,
     key_metric: str = "accuracy",
 ) -> list[str]:
     """Return one sentence for each known failure that shows in a classifier.
@@ -83,6 +84,7 @@ def classification_signs(
         summary: As ``evaluate_classification`` returns it.
         weight: lambda; 0 for a run without penalty.
         kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
+        settings: Keys and values of the configuration, see `failure_signs`.
         key_metric: Name of the validation metric.
 
     Returns:
@@ -100,7 +102,7 @@ def classification_signs(
         *_calibration(summary),
         *_rising_loss(history),
         *_outweighed(history, summary, weight, kind),
-        *failure_signs(history, weight=weight, kind=kind, key_metric=key_metric),
+        *failure_signs(history, weight=weight, kind=kind, settings=settings, key_metric=key_metric),
     ]
 
 

@@ -8,12 +8,19 @@ from typing import Any, Literal, NamedTuple
 History = Sequence[Mapping[str, float | None]]
 PenaltyKind = Literal["none", "relative_flatness", "weight_decay", "jacobian_norm"]
 
-# A penalty that takes more than this share of the training time is called expensive, one that adds
-# less than this share of the loss is called without effect.
+# A penalty that takes more than this share of the training time is called expensive.
 EXPENSIVE_SHARE = 0.5
-EFFECT_SHARE = 0.01
-# A network whose outputs vary less than this share of the truth gives nearly everybody one shape.
+# One that adds less than this share of the loss is called without effect. The value of the penalty
+# says little about its gradient, which is what trains: where lambda * kappa was under 1% of the
+# loss, its thinned steps pushed the layer's weight 1.7 times as hard as the loss did. So only a
+# share that no gradient makes up for is named.
+EFFECT_SHARE = 1e-6
+# A network whose predictions vary less than this share of the references gives nearly everybody one
+# shape, and one whose predictions vary more than so many times as much gives them noise.
 COLLAPSED_RATIO = 0.1
+SCATTERED_RATIO = 2.0
+# More bone than any defect lacks: what is added there is no implant.
+SURPLUS_ML = 500.0
 # A training loss that fell by this share over the second half of the training counts as falling,
 # a validation that rose by less than this much counts as stalled.
 FALLING = 0.05
@@ -27,13 +34,15 @@ class _Penalty(NamedTuple):
         value: What is penalized.
         term: The term of the objective.
         zero: What it means that the value is 0 throughout, and what to do.
-        cheaper: What to do where it is expensive; ``None`` where it never is.
+        cheaper: What to do where it is expensive: the settings that are cheapest, each with what to
+            do where it is set otherwise, and what helps in any case. ``None`` where it never is
+            expensive.
     """
 
     value: str
     term: str
     zero: str
-    cheaper: str | None
+    cheaper: tuple[Mapping[str, tuple[str, str]], str] | None
 
 
 _FLATNESS = _Penalty(
@@ -41,8 +50,13 @@ _FLATNESS = _Penalty(
     "lambda * kappa",
     "The layer cannot matter for the loss, or its curvature is negative everywhere "
     "(penalty.bound). Choose another layer.",
-    "Set penalty.every higher (the mean gradient stays), or leave penalty.estimator and "
-    "penalty.samples at auto.",
+    (
+        {
+            "penalty.estimator": ("auto", "leave penalty.estimator at auto"),
+            "penalty.samples": ("auto", "leave penalty.samples at auto"),
+        },
+        "set penalty.every higher (the mean gradient stays)",
+    ),
 )
 _PENALTIES: Mapping[PenaltyKind, _Penalty] = {
     "none": _FLATNESS,  # of which nothing is said
@@ -57,7 +71,7 @@ _PENALTIES: Mapping[PenaltyKind, _Penalty] = {
         "||J||^2",
         "lambda / 2 * ||J||^2",
         "The outputs do not depend on the input. Lower lambda, or train longer.",
-        "Set penalty.projections to 1, or leave the penalty out.",
+        ({"penalty.projections": ("1", "set penalty.projections to 1")}, "leave the penalty out"),
     ),
 }
 
@@ -78,30 +92,39 @@ def failure_signs(
     weight: float,
     kind: PenaltyKind = "relative_flatness",
     variance_ratios: Mapping[str, float | None] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    settings: Mapping[str, object] | None = None,
     key_metric: str = "dsc",
 ) -> list[str]:
-    """Return one sentence for each known failure of flatness regularisation that shows.
+    """Return one sentence for each known failure of a training that shows.
 
     Args:
         history: One mapping an epoch, as in ``metrics.jsonl``.
         weight: lambda; without a penalty only overfitting and collapse are looked for.
         kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
-        variance_ratios: Output variance over truth variance of each test set; None where outputs
-            are no shapes.
+        variance_ratios: Variance of the predictions over that of the references, by test set; None
+            where they are no shapes.
+        metrics: Test metrics of shapes as `flat_metrics` names them: compared with the mean skull,
+            and looked through for surplus bone.
+        settings: Keys and values of the configuration, so that advice names nothing that is set
+            already.
         key_metric: Name of the validation metric.
 
     Returns:
         Sentences with the numbers they rest on; empty if nothing shows.
 
     Example:
-        >>> history = [{"epoch": 1, "train/loss": 0.5, "train/penalty": 0.1}]
-        >>> failure_signs(history, weight=0.001, variance_ratios={})[0][:50]
-        'penalty without effect: lambda * kappa is 0.02% of'
+        >>> metrics = {"test/set1/skull/dsc": 0.145, "test/set1/mean_skull/skull/dsc": 0.527}
+        >>> failure_signs([], weight=0.0, metrics=metrics)[0][:59]
+        'worse than the mean skull: skull DSC set1 0.145, mean skull'
     """
+    penalty = _cost(history, kind, settings or {}) + _effect(history, weight, kind)
     return [
-        *_collapse(variance_ratios or {}, weight),
+        *_variance(variance_ratios or {}, weight),
+        *_worse_than_mean(metrics or {}, weight),
+        *_surplus(metrics or {}),
         *_stall(history, weight, key_metric),
-        *(_cost(history, kind) + _effect(history, weight, kind) if weight != 0 else []),
+        *(penalty if weight != 0 else []),
     ]
 
 
@@ -138,16 +161,61 @@ def penalty_effect_share(history: History, weight: float) -> float | None:
     return sum(shares) / len(shares)
 
 
-def _collapse(ratios: Mapping[str, float | None], weight: float) -> list[str]:
-    low = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if not low or max(low.values()) >= COLLAPSED_RATIO:
+def _variance(ratios: Mapping[str, float | None], weight: float) -> list[str]:
+    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    listed = ", ".join(f"{name} {ratio:.3f}" for name, ratio in known.items())
+    if known and max(known.values()) < COLLAPSED_RATIO:
+        cure = "Lower lambda." if weight > 0 else "Train longer or raise the learning rate."
+        return [
+            "collapse: the predictions hardly depend on the input (variance ratio "
+            f"{listed}; 1 = they vary as the references, 0 = one mean skull for everybody). {cure}"
+        ]
+    if known and max(known.values()) > SCATTERED_RATIO:
+        return [
+            f"scatter: the predictions vary more than the references (variance ratio {listed}; 1 = "
+            f"as much): they are not skulls yet. {_longer(weight)}"
+        ]
+    return []
+
+
+def _worse_than_mean(metrics: Mapping[str, float], weight: float) -> list[str]:
+    worse = []
+    for name in _sets(metrics):
+        own = metrics.get(f"test/{name}/skull/dsc")
+        mean = metrics.get(f"test/{name}/mean_skull/skull/dsc")
+        if own is not None and mean is not None and own < mean:
+            worse.append(f"{name} {own:.3f}, mean skull {mean:.3f}")
+    if not worse:
         return []
-    listed = ", ".join(f"{name} {ratio:.3f}" for name, ratio in low.items())
-    cure = "Lower lambda." if weight > 0 else "Train longer or raise the learning rate."
     return [
-        f"collapse: the outputs hardly depend on the input (variance ratio {listed}; 1 = they vary "
-        f"as the truth, 0 = one mean skull for everybody). {cure}"
+        f"worse than the mean skull: skull DSC {'; '.join(worse)}. The mean of the training skulls "
+        f"completes a skull better than this network does. {_longer(weight)}"
     ]
+
+
+def _surplus(metrics: Mapping[str, float]) -> list[str]:
+    found = {}
+    for name in _sets(metrics):
+        for region in ("implant", "skull"):
+            difference = metrics.get(f"test/{name}/{region}/volume_difference_ml", 0.0)
+            if difference > SURPLUS_ML:
+                found.setdefault(name, difference)
+    if not found:
+        return []
+    listed = ", ".join(f"{name} {millilitres / 1000:.1f} l" for name, millilitres in found.items())
+    return [
+        f"surplus bone: the predictions have more bone than the references ({listed} on average); "
+        "no implant can be made of them. Train longer or raise the learning rate."
+    ]
+
+
+def _sets(metrics: Mapping[str, float]) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("test/")))
+
+
+def _longer(weight: float) -> str:
+    other = "; compare with lambda=0" if weight != 0 else ""
+    return f"Train longer or raise the learning rate{other}."
 
 
 def _stall(history: History, weight: float, key: str) -> list[str]:
@@ -169,11 +237,16 @@ def _stall(history: History, weight: float, key: str) -> list[str]:
     ]
 
 
-def _cost(history: History, kind: PenaltyKind) -> list[str]:
+def _cost(history: History, kind: PenaltyKind, settings: Mapping[str, object]) -> list[str]:
     share, cheaper = penalty_time_share(history), _PENALTIES[kind].cheaper
     if share is None or share <= EXPENSIVE_SHARE or cheaper is None:
         return []
-    return [f"penalty too expensive: it takes {share:.0%} of the training time. {cheaper}"]
+    cheapest, always = cheaper
+    # What is not known counts as set otherwise.
+    advice = [do for key, (best, do) in cheapest.items() if str(settings.get(key)) != best]
+    text = ", or ".join([*advice, always])
+    text = f"{text[:1].upper()}{text[1:]}."
+    return [f"penalty too expensive: it takes {share:.0%} of the training time. {text}"]
 
 
 def _effect(history: History, weight: float, kind: PenaltyKind) -> list[str]:
@@ -187,8 +260,8 @@ def _effect(history: History, weight: float, kind: PenaltyKind) -> list[str]:
     stronger = "Raise lambda" if weight > 0 else "Set lambda further below 0"
     other = ", or choose another layer" if kind != "jacobian_norm" else ""
     return [
-        f"penalty without effect: {penalty.term} is {share:.2%} of the loss at the end of the "
-        f"training, less than {EFFECT_SHARE:.0%}. {stronger}{other}."
+        f"penalty without effect: {penalty.term} is {share:.1g} of the loss at the end of the "
+        f"training, less than {EFFECT_SHARE:g}. {stronger}{other}."
     ]
 
 

@@ -70,9 +70,14 @@ def test_an_expensive_penalty_is_said_with_its_share() -> None:
 
 
 def test_a_penalty_without_effect_is_said_with_its_share() -> None:
-    rows = history(losses=FALLING, validations=RISING, penalty=1e-3)
-    assert penalty_effect_share(rows, 0.1) == 1e-3
-    assert "penalty without effect: lambda * kappa is 0.10% of the loss" in signs(rows)
+    rows = history(losses=FALLING, validations=RISING, penalty=1e-7)
+    assert penalty_effect_share(rows, 0.1) == pytest.approx(1e-7)
+    assert "penalty without effect: lambda * kappa is 1e-07 of the loss" in signs(rows)
+
+
+def test_a_small_share_of_the_loss_is_no_lack_of_effect() -> None:
+    """At 0.3% the penalty's gradient was larger than the loss's; the shipped lambda has less."""
+    assert signs(history(losses=FALLING, validations=RISING, penalty=5e-5)) == ""
 
 
 @pytest.mark.parametrize(
@@ -84,15 +89,15 @@ def test_a_penalty_without_effect_is_said_with_its_share() -> None:
     ],
 )
 def test_every_kind_of_penalty_is_called_by_its_own_term(kind: str, term: str, advice: str) -> None:
-    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-3), kind=kind)
-    assert text.startswith(f"penalty without effect: {term} is 0.10% of the loss at the end")
-    assert text.endswith(f"less than 1%. {advice}")
+    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-7), kind=kind)
+    assert text.startswith(f"penalty without effect: {term} is 1e-07 of the loss at the end")
+    assert text.endswith(f"less than 1e-06. {advice}")
 
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
-        ("relative_flatness", "leave penalty.estimator and penalty.samples at auto"),
+        ("relative_flatness", "Leave penalty.estimator at auto, or leave penalty.samples at auto"),
         ("jacobian_norm", "Set penalty.projections to 1"),
     ],
 )
@@ -101,14 +106,57 @@ def test_an_expensive_penalty_gets_advice_of_its_own_keys(kind: str, advice: str
     assert advice in signs(rows, kind=kind)
 
 
+def test_advice_names_nothing_that_is_set_already() -> None:
+    rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
+    settings = {"penalty.estimator": "auto", "penalty.samples": 2}
+    text = signs(rows, settings=settings)
+    assert text.endswith(
+        "Leave penalty.samples at auto, or set penalty.every higher (the mean gradient stays)."
+    )
+    text = signs(rows, settings=settings | {"penalty.samples": "auto"})
+    assert text.endswith("time. Set penalty.every higher (the mean gradient stays).")
+    text = signs(rows, kind="jacobian_norm", settings={"penalty.projections": 1})
+    assert text.endswith("time. Leave the penalty out.")
+
+
+def test_a_network_that_the_mean_skull_beats_is_called_a_failure() -> None:
+    """DSC 0.145 against 0.527 got "no failure signature"."""
+    metrics = {
+        "test/set1/skull/dsc": 0.145,
+        "test/set1/mean_skull/skull/dsc": 0.527,
+        "test/set2/skull/dsc": 0.6,
+        "test/set2/mean_skull/skull/dsc": 0.527,
+    }
+    text = signs(history(losses=FALLING, validations=RISING), metrics=metrics)
+    assert text.startswith("worse than the mean skull: skull DSC set1 0.145, mean skull 0.527. ")
+    assert text.endswith("Train longer or raise the learning rate; compare with lambda=0.")
+    better = metrics | {"test/set1/skull/dsc": 0.7}
+    assert signs(history(losses=FALLING, validations=RISING), metrics=better) == ""
+
+
+def test_predictions_that_vary_far_more_than_references_are_said() -> None:
+    text = signs(history(losses=FALLING, validations=RISING), variance_ratios={"set1": 3.2})
+    assert text.startswith("scatter: the predictions vary more than the references")
+    assert "set1 3.200" in text
+
+
+def test_surplus_bone_is_said_in_litres() -> None:
+    metrics = {"test/set1/implant/volume_difference_ml": 7731.0}
+    text = signs(history(losses=FALLING, validations=RISING), metrics=metrics)
+    assert text.startswith("surplus bone: ")
+    assert "set1 7.7 l on average" in text
+    lacking = {"test/set1/implant/volume_difference_ml": -7731.0}
+    assert signs(history(losses=FALLING, validations=RISING), metrics=lacking) == ""
+
+
 def test_weight_decay_is_never_called_expensive() -> None:
     rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
     assert signs(rows, kind="weight_decay") == ""
 
 
 def test_a_negative_lambda_without_effect_is_said() -> None:
-    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-3), weight=-0.1)
-    assert "lambda * kappa is -0.10% of the loss" in text
+    text = signs(history(losses=FALLING, validations=RISING, penalty=1e-7), weight=-0.1)
+    assert "lambda * kappa is -1e-07 of the loss" in text
     assert "Set lambda further below 0" in text
     assert signs(history(losses=FALLING, validations=RISING), weight=-0.1) == ""
 
