@@ -14,6 +14,7 @@ import typer
 
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
+from famseg.config._counted import counted
 
 if TYPE_CHECKING:
     from famseg.datasets import FixedSetReport, SkullSubject, Where
@@ -185,7 +186,7 @@ def _lines(report: FixedSetReport) -> Iterator[str]:
         yield f"{where:17}{found['n']:5}   {area:30}{volume}"
     kept = f", {report.kept} of them were there already" if report.kept else ""
     skulls = f"{subjects} skull{'s' * (subjects != 1)}"
-    yield f"\n{len(report.cases)} holes in {skulls}{kept}; not cut: {len(report.failed)}"
+    yield f"\n{counted(len(report.cases), 'hole')} in {skulls}{kept}; not cut: {len(report.failed)}"
     root = shlex.quote(f"{{kind: files, root: {report.root}}}")
     yield f"table        {report.root / 'defects.csv'}"
     yield f"SHA-256      {report.sha256}"

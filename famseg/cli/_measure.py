@@ -12,6 +12,7 @@ import typer
 
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
+from famseg.config._counted import counted
 from famseg.engine._opened import Opened, Which, device_of, open_run
 
 if TYPE_CHECKING:
@@ -280,8 +281,8 @@ def _show(
 
 def _lines(opened: Opened, sample: _Sample, report: Report) -> Iterator[str]:
     yield (
-        f"{opened.checkpoint}, epoch {opened.epoch}; {report.samples} of {sample.cases} cases of "
-        f"{sample.split}"
+        f"{opened.checkpoint}, epoch {opened.epoch}; {report.samples} of "
+        f"{counted(sample.cases, 'case')} of {sample.split}"
     )
     yield f"\n{report.table()}\n"
     folder = opened.folder.flatness

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from famseg.cli._progress import duration
+from famseg.config._counted import counted
 from famseg.engine import RunConfig, RunReport
 from famseg.evaluation import penalty_effect_share, penalty_term, penalty_time_share
 
@@ -30,7 +31,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
     fit, weight = report.fit, config.penalty.weight
     lines = [
         "",
-        f"lambda {weight:g}, seed {config.seed}: {fit.epochs} epochs"
+        f"lambda {weight:g}, seed {config.seed}: {counted(fit.epochs, 'epoch')}"
         f"{' (stopped early)' if fit.stopped_early else ''}, best validation in epoch "
         f"{fit.best.epoch}: {fit.best.value:.4f}; training took {duration(fit.seconds)}",
         *_penalty(report, config),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from famseg.figures import BLUE, GREY, RED, Kind, encode, new_figure, styled
 from famseg.flatness._errors import FlatnessError
+from famseg.flatness._table import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,9 +53,8 @@ def _drawn(report: Report) -> Figure:
     right.set_xlabel("Tr(H) (per squared weight)")
     _name_layers(left, report)
     _legend(figure, left, report)
-    figure.suptitle(
-        f"Relative flatness of {report.model}: n = {report.samples} samples, loss {report.loss:.4g}"
-    )
+    n = counted(report.samples, "sample")
+    figure.suptitle(f"Relative flatness of {report.model}: n = {n}, loss {report.loss:.4g}")
     return figure
 
 

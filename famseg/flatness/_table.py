@@ -56,8 +56,8 @@ def table(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    samples = _count(report.samples, "sample")
-    batches = _count(report.batches, "batch", "batches")
+    samples = counted(report.samples, "sample")
+    batches = counted(report.batches, "batch", "batches")
     return f"Relative flatness of {report.model}: {samples} in {batches}, loss {report.loss:.4g}"
 
 
@@ -99,7 +99,7 @@ def _name(row: LayerRow) -> list[str]:
 
 
 def _error_text(row: LayerRow) -> str:
-    probes = f", {_count(row.probes, 'random probe')} each" if row.probes else ""
+    probes = f", {counted(row.probes, 'random probe')} each" if row.probes else ""
     if row.spread == "probes":
         return f"s.e. over {row.replicates} random probes on the one batch"
     if row.spread is None:
@@ -128,7 +128,7 @@ def _rescaling(rows: Sequence[RescalingRow]) -> list[str]:
     factors = [row.trace_factor for row in rows if row.trace_factor is not None]
     most = f" at most, in {worst.name!r}" if worst.kappa_change and len(rows) > 1 else ""
     lines = [
-        f"Rescaling check: {_count(len(rows), 'layer')}, each times {rows[0].factor:g} with its "
+        f"Rescaling check: {counted(len(rows), 'layer')}, each times {rows[0].factor:g} with its "
         f"inputs divided by {rows[0].factor:g}; the network computes the same.",
         f"kappa moved by {worst.kappa_change:.1g} (relative{most}), Tr(H) by {_range(factors)}.",
     ]
@@ -146,5 +146,5 @@ def _range(factors: Sequence[float]) -> str:
     return f"a factor {low}" if low == high else f"factors {low} to {high}"
 
 
-def _count(count: int, one: str, many: str | None = None) -> str:
+def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"

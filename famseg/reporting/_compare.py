@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from famseg.config import InputError, load_pipeline
+from famseg.config._counted import counted
 from famseg.config._near import listed, near
 from famseg.reporting._groups import Group, Study, studies
 from famseg.reporting._pairs import By, Difference, Pairing, Pairs, adjusted, student_half
@@ -263,13 +264,14 @@ def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
         for metric in metrics:
             lack = [str(run.path) for run in group.runs if metric not in run.metrics]
             if lack:
-                yield f"{metric}: {len(lack)} runs of {group.name} do not have it: {listed(lack)}"
+                runs = counted(len(lack), "run")
+                yield f"{metric}: not in {runs} of {group.name}: {listed(lack)}"
 
 
 def _power(pairings: Iterable[Pairing], by: By) -> Iterator[str]:
     """Yield how small a p value can be at all, where that is not small."""
     for n in sorted({each.n for each in pairings if (each.p_smallest or 0) > _LEVEL}):
         yield (
-            f"with {n} {'pair' if n == 1 else 'pairs'} no p value can be below {2 / 2**n:g} "
+            f"with {counted(n, 'pair')} no p value can be below {2 / 2**n:g} "
             f"(2 / 2^{n}); one below {_LEVEL} takes 6 {by}s or more"
         )

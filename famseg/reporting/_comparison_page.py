@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from famseg.config import InputError
+from famseg.config._counted import counted
 from famseg.reporting._compare import Comparison, compare_runs, smaller_is_better
 from famseg.reporting._comparison_figures import (
     Level,
@@ -18,7 +19,14 @@ from famseg.reporting._gap import gaps
 from famseg.reporting._groups import Group, kinds_of
 from famseg.reporting._html import Image, Page, Sortable
 from famseg.reporting._runs import Found, Run
-from famseg.reporting._words import conclusion, counted_pairs, difference_words, label_of
+from famseg.reporting._words import (
+    VERDICTS,
+    conclusion,
+    counted_pairs,
+    difference_words,
+    label_of,
+    verdict,
+)
 
 _MOST_FIGURES = 4  # metrics that are drawn; the tables have all
 _FOOT = "Research only, not a medical device."
@@ -87,7 +95,7 @@ def _named(study: _Study, several: bool, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _runs(n: int) -> str:
-    return f"{n} run" if n == 1 else f"{n} runs"
+    return counted(n, "run")
 
 
 def _lead(studies: Sequence[_Study]) -> str:
@@ -97,7 +105,7 @@ def _lead(studies: Sequence[_Study]) -> str:
     (study,) = studies
     baseline = study.seeds.baseline
     against = f"The others are compared with {baseline}." if baseline else "There is no baseline."
-    methods = f"{len(study.groups)} method{'' if len(study.groups) == 1 else 's'}"
+    methods = counted(len(study.groups), "method")
     return f"{study.seeds.study.name}: {methods}. {against}"
 
 
@@ -323,7 +331,7 @@ def _pairs_table(study: _Study, prefix: str) -> Sortable:
                 pairing = comparison.pairings.get((group.name, metric))
                 if pairing is None:
                     continue
-                verdict = conclusion(pairing, smaller_is_better=smaller_is_better(metric))
+                found = verdict(pairing, smaller_is_better=smaller_is_better(metric))
                 rows.append(
                     [
                         metric,
@@ -336,7 +344,7 @@ def _pairs_table(study: _Study, prefix: str) -> Sortable:
                         pairing.high,
                         pairing.p_value,
                         pairing.p_holm,
-                        verdict,
+                        VERDICTS[found],
                     ]
                 )
     return Sortable(

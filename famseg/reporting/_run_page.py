@@ -9,6 +9,7 @@ from typing import cast, get_args
 import numpy as np
 
 from famseg.config import InputError
+from famseg.config._counted import counted
 from famseg.config._json import read_json
 from famseg.datasets import Volume
 from famseg.evaluation import CaseRow, ShownCase, failure_signs, read_cases, read_shown
@@ -87,7 +88,7 @@ def run_page(path: Path, checkpoint: Checkpoint = "best") -> Page:
 def _lead(run: Run, history: History) -> str:
     epochs = max((int(row["epoch"] or 0) for row in history), default=0)
     state = "It is finished" if run.finished else f"State: {run.state}"
-    return f"Pipeline {run.pipeline}, {run.method}, seed {run.seed}, {epochs} epochs. {state}."
+    return f"Pipeline {run.pipeline}, {run.method}, seed {run.seed}, {counted(epochs, 'epoch')}. {state}."
 
 
 def _facts(run: Run, cases: Sequence[CaseRow]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from famseg.config import InputError, load, read
+from famseg.config._counted import counted
 from famseg.config._errors import DAMAGED
 from famseg.config._json import read_json
 from famseg.runs import RunFolder, read_status
@@ -261,5 +262,5 @@ def _result(
     if planned is not None and epochs >= planned:
         course = "trained, not evaluated"
     else:
-        course = f"{epochs} of {planned} epochs" if epochs else "no epoch finished"
+        course = f"{epochs} of {counted(planned or 0, 'epoch')}" if epochs else "no epoch finished"
     return f"{course}, {status}" if status else course, {}

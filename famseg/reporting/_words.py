@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, log10
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from famseg.config._counted import counted
 from famseg.reporting._pairs import CONFIDENCE, By, Pairing
 
 LEVEL = 0.05
 _SHARE = "0 to 1"
 _MOST_DIGITS = 8
+
+
+Verdict = Literal["better", "worse", "none", "few", "equal"]
+VERDICTS: dict[Verdict, str] = {
+    "better": "better",
+    "worse": "worse",
+    "none": "no difference shown",
+    "few": "too few pairs to show one",
+    "equal": "equal in every pair",
+}
 
 
 class Label(NamedTuple):
@@ -108,11 +119,11 @@ def counted_pairs(by: By, n: int) -> str:
         >>> counted_pairs("seed", 1), counted_pairs("case", 8)
         ('1 seed', '8 cases')
     """
-    return f"{n} {by}{'' if n == 1 else 's'}"
+    return counted(n, by)
 
 
-def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
-    """Return what a paired difference shows: a difference, or none, and why.
+def verdict(pairing: Pairing, *, smaller_is_better: bool) -> Verdict:
+    """Return what a paired difference shows.
 
     A difference is shown where both the interval leaves zero out and Holm's p is below 0.05.
 
@@ -121,17 +132,34 @@ def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
         smaller_is_better: Whether a negative difference is the better one.
     """
     if pairing.low is None or pairing.high is None:
-        return "a single pair, of which chance can be all: no difference shown"
+        return "few"
     if not pairing.difference and pairing.low == pairing.high == 0:
-        return "every pair is equal: no difference shown"
+        return "equal"
     if pairing.p_smallest is not None and pairing.p_smallest > LEVEL:
+        return "few"
+    if (pairing.low > 0 or pairing.high < 0) and pairing.p_holm < LEVEL:
+        return "better" if (pairing.difference < 0) == smaller_is_better else "worse"
+    return "none"
+
+
+def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
+    """Return `verdict` as the end of a sentence, with its reason.
+
+    Args:
+        pairing: The difference to the baseline.
+        smaller_is_better: Whether a negative difference is the better one.
+    """
+    found = verdict(pairing, smaller_is_better=smaller_is_better)
+    if found == "equal":
+        return "every pair is equal: no difference shown"
+    if found == "few" and pairing.low is None:
+        return "a single pair, of which chance can be all: no difference shown"
+    if found == "few":
         return (
             f"no difference can be shown with {counted_pairs(pairing.by, pairing.n)} "
             f"(p is {pairing.p_smallest:.2g} or more)"
         )
     p = "p < 0.0001" if pairing.p_holm < 0.0001 else f"p = {pairing.p_holm:.2g}"
-    apart = pairing.low > 0 or pairing.high < 0
-    if apart and pairing.p_holm < LEVEL:
-        better = (pairing.difference < 0) == smaller_is_better
-        return f"{'better' if better else 'worse'} than the baseline ({p} after Holm)"
-    return f"no difference shown ({p} after Holm)"
+    if found == "none":
+        return f"no difference shown ({p} after Holm)"
+    return f"{found} than the baseline ({p} after Holm)"

@@ -56,7 +56,16 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
         summary["set1"]["skull"]["dsc"]["mean"]
     )
 
+    page = folder / "report.html"
+    assert f"report       {page.relative_to(tmp_path)}" in done.stdout
+    assert "It is finished" in page.read_text()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    tops = {file.path for file in client.list_artifacts(runs[0].info.run_id)}
+    assert "report.html" in tops
+
+    page.unlink()
     again = famseg("evaluate", str(folder), "--json")
+    assert page.is_file()
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == summary
     reported = famseg(*TRAIN, "lambda=0.05", "seed=3", "--resume")

@@ -117,7 +117,7 @@ def test_a_repeated_run_and_a_missing_metric_are_named(two):
     assert f"in no figure, since a later run has its seed: {two}/base0 (baseline, seed 0)" in (
         comparison.notes
     )
-    assert f"{ACCURACY}: 1 runs of FAM lambda=0.1 do not have it: {two}/lacks" in comparison.notes
+    assert f"{ACCURACY}: not in 1 run of FAM lambda=0.1: {two}/lacks" in comparison.notes
     assert comparison.figures["baseline", ACCURACY].mean == pytest.approx((0.5 + 0.93 + 0.91) / 3)
 
 
@@ -274,7 +274,7 @@ def test_a_metric_of_no_case_and_a_run_without_a_table_are_said(tmp_path):
     comparison = compare(tmp_path, metrics=["test/gap", DSC], by="case")
     assert [name for name, _ in comparison.pairings] == ["FAM lambda=0.1"]
     assert comparison.notes[:2] == (
-        "test/gap: 1 runs of SAM rho=0.05 do not have it: " + f"{tmp_path}/s0",
+        "test/gap: not in 1 run of SAM rho=0.05: " + f"{tmp_path}/s0",
         "SAM rho=0.05: not paired: a run has no evaluation/cases.csv",
     )
     assert "test/gap: not paired: it is no score of single cases" in comparison.notes

@@ -6,7 +6,7 @@ import pytest
 from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.config import InputError
-from famseg.engine._claim import FREE_ON_RESUME
+from famseg.engine import FREE_ON_RESUME
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 from famseg.runs import status_kept

@@ -1,0 +1,18 @@
+"""Numbers of things in messages: 1 sample, 2 samples."""
+
+from __future__ import annotations
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, in the singular for one.
+
+    Args:
+        n: How many.
+        noun: The noun in the singular.
+        plural: Its plural; None where it ends in s.
+
+    Example:
+        >>> counted(1, "sample"), counted(0, "sample"), counted(2, "batch", "batches")
+        ('1 sample', '0 samples', '2 batches')
+    """
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
