@@ -28,6 +28,7 @@ from famseg.reconstruction._openings import (
 from famseg.reconstruction._refine import refine
 from famseg.reconstruction._save import Result
 from famseg.reconstruction._skull import Skull, read_skull
+from famseg.reconstruction._symmetry import without_lone
 
 Stage = Callable[[str], None]
 """Told what is about to be done."""
@@ -112,6 +113,7 @@ def reconstruct(
     if not openings.total_cm2:
         raise InputError(_whole(openings))
     probability, agree, confidence = network.agreement(seen)
+    probability = without_lone(probability, seen, openings, frame, network.threshold)
     checked = hold_against(probability, openings, frame, network.threshold)
     shape = skull.mask.shape
     coarse = frame.to_grid(checked.probability, skull.affine, (shape[0], shape[1], shape[2]))

@@ -49,7 +49,7 @@ def test_the_networks_surface_counts_where_bone_says_nothing():
     skull, affine, implant = case(dent_mm=6.0)
     coarse = blurred(implant)
     found = refine(skull, affine, coarse, threshold=0.4)
-    assert dice(found.implant, implant) > 0.85
+    assert dice(found.implant, implant) > 0.75
     alone = plate(skull, affine, found.outline)
     assert dice(found.implant, implant) > dice(alone, implant) + 0.1
 
@@ -76,6 +76,14 @@ def test_where_the_wall_is_no_single_layer_the_networks_answer_is_kept():
     assert "coarse surface was kept" in found.warnings[0]
     assert dice(found.implant, implant | column) > 0.9
     assert not (found.implant & skull).any()
+
+
+def test_near_the_bone_the_plate_counts_where_a_network_is_wrong():
+    skull, affine, implant = case()
+    _, _, dented = case(dent_mm=6.0)
+    found = refine(skull, affine, blurred(dented), threshold=0.4)
+    guided = (blurred(dented) >= 0.4) & ~skull
+    assert dice(found.implant, implant) > dice(guided, implant) + 0.1
 
 
 def test_two_pieces_and_crumbs():

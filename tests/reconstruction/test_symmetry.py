@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from famseg.datasets import RegionDefect, inject, phantom
+from famseg.preparation._grid import bone_field
+from famseg.reconstruction._frame import Frame, fit_vault
+from famseg.reconstruction._openings import find_openings
+from famseg.reconstruction._symmetry import without_lone
+
+SPACING_MM = 3.5
+AFFINE = np.diag([SPACING_MM] * 3 + [1.0])
+FRAME = Frame(64, SPACING_MM, AFFINE)
+
+
+@pytest.fixture(scope="module")
+def orbit():
+    """Return a skull with a defect at an orbit, its openings, and the implant."""
+    whole = phantom(2, 0, 64) > 0
+    spacing = (SPACING_MM,) * 3
+    defect = RegionDefect("frontoorbital")
+    holed = inject(whole.astype(np.uint8), defect, spacing, np.random.default_rng(3))[0] > 0
+    return holed, find_openings(holed, FRAME, fit_vault(bone_field(whole, AFFINE))), whole & ~holed
+
+
+def test_below_the_vault_only_what_has_a_counterpart_near_an_opening_stays(orbit) -> None:
+    holed, openings, implant = orbit
+    probability = implant.astype(np.float32)
+    kept = without_lone(probability, holed, openings, FRAME, 0.5) > 0.5
+    assert (kept & implant).sum() > 0.97 * implant.sum()
+    low = int(openings.middle[2]) - 22
+    lone = probability.copy()
+    lone[28:36, 2:5, low : low + 4] = 1.0  # far behind, where nothing is on either side
+    lone[40:44, 58:63, low : low + 4] = 1.0  # before the face, on one side only
+    found = without_lone(lone, holed, openings, FRAME, 0.5) > 0.5
+    assert not (found & ~implant).any()
+
+
+def test_above_nothing_changes(orbit) -> None:
+    holed, openings, _ = orbit
+    high = np.zeros(holed.shape, dtype=np.float32)
+    high[30:34, 10:14, int(openings.middle[2]) + 5] = 1.0
+    assert without_lone(high, holed, openings, FRAME, 0.5) is high
