@@ -44,6 +44,7 @@ class Case(NamedTuple):
     """A skull with a defect and the implant that was cut out."""
 
     group: str
+    head: str
     number: int
     where: str
     skull: Mask
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     """One implant, scored."""
 
     group: str
+    head: str
     where: str
     method: str
     dsc: float
@@ -65,21 +67,22 @@ class Row(NamedTuple):
     failed: bool
 
 
-def heads(phantoms: int) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float64]]]:
-    """Yield phantoms, then the real heads that are whole."""
+def heads(phantoms: int) -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[np.float64]]]:
+    """Yield phantoms, then the real heads that are whole: group, name, mask and affine."""
     for subject in range(phantoms):
-        yield "phantoms", phantom(subject, 0, size=128), AFFINE
+        yield "phantoms", f"phantom {subject}", phantom(subject, 0, size=128), AFFINE
     root = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     folder = Path(os.environ.get("FAMSEG_REAL_DATA", root)) / "skulls" / "heads128"
     for path in sorted(folder.glob("*.nii.gz")):
         if not path.name.startswith(DEFECTIVE):
             volume = read_volume(path)
-            yield "real heads", (volume.array > 0).astype(np.uint8), volume.affine
+            name = path.name.partition(".")[0]
+            yield "real heads", name, (volume.array > 0).astype(np.uint8), volume.affine
 
 
 def cases(phantoms: int) -> Iterator[Case]:
     """Yield one defect of each class in each head that has a place for it."""
-    for number, (group, head, affine) in enumerate(heads(phantoms)):
+    for number, (group, name, head, affine) in enumerate(heads(phantoms)):
         for k, where in enumerate(WHERES):
             rng = np.random.default_rng([7, number, k])
             try:
@@ -87,7 +90,8 @@ def cases(phantoms: int) -> Iterator[Case]:
             except InputError:
                 continue
             skull = holed.astype(bool)
-            yield Case(group, number, where, skull, region, head.astype(bool) & ~skull, affine)
+            implant = head.astype(bool) & ~skull
+            yield Case(group, name, number, where, skull, region, implant, affine)
 
 
 def network(implant: Mask, seed: int, moved_mm: float) -> NDArray[np.float32]:
@@ -122,25 +126,20 @@ def methods(case: Case) -> Iterator[tuple[str, Mask, float]]:
         yield f"refined{name}", found, time.process_time() - began
 
 
+def scored(case: Case, method: str, implant: Mask, seconds: float) -> Row:
+    """Return the row of an implant."""
+    one = score(implant, case.implant, SPACING, defective=case.skull, kind="implant")
+    assert one.bdsc is not None  # noqa: S101  # the defective skull was given
+    about = (case.group, case.head, case.where, method)
+    return Row(*about, one.dsc, one.bdsc, one.hd95_mm, seconds, one.failed)
+
+
 def rows(phantoms: int) -> list[Row]:
     """Score all methods on all cases."""
     found = []
     for case in cases(phantoms):
         for method, implant, seconds in methods(case):
-            one = score(implant, case.implant, SPACING, defective=case.skull, kind="implant")
-            assert one.bdsc is not None  # noqa: S101  # the defective skull was given
-            found.append(
-                Row(
-                    case.group,
-                    case.where,
-                    method,
-                    one.dsc,
-                    one.bdsc,
-                    one.hd95_mm,
-                    seconds,
-                    one.failed,
-                )
-            )
+            found.append(scored(case, method, implant, seconds))
         print(case.group, case.number, case.where, flush=True)
     return found
 
