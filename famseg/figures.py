@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 GREY = "#777777"
 DPI = 120
+_MOST_DECADES = 2.5  # of an axis on which numbers between decades are named
 
 STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by one
     "axes.axisbelow": True,
@@ -52,6 +53,7 @@ STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by o
     "svg.hashsalt": "famseg",  # the same figure has the same bytes
     "text.parse_math": False,  # a name with dollars is no formula
     "xtick.labelsize": 9,
+    "xtick.minor.pad": 5.0,  # names of long and short ticks stand in one line
     "ytick.labelsize": 9,
 }
 
@@ -106,24 +108,25 @@ def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
 
 def _name_decades(figure: Figure) -> None:
     """Write the numbers of logarithmic axes as they are: matplotlib's own are formulas."""
-    from matplotlib.ticker import LogFormatter, LogFormatterMathtext
-
-    class Plain(LogFormatter):
-        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
-            return f"{x:g}"
+    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
-            if isinstance(major, LogFormatterMathtext):
-                axis.set_major_formatter(Plain(linthresh=_linear(axis)))
-            if isinstance(minor, LogFormatterMathtext):
-                axis.set_minor_formatter(Plain(linthresh=_linear(axis)))
+            low, high = sorted(abs(end) for end in axis.get_view_interval())
+            few = high > low * 10**_MOST_DECADES
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+                axis.set_minor_formatter(FuncFormatter(_no_name if few else _between))
 
 
-def _linear(axis: Any) -> float | None:  # noqa: ANN401  # matplotlib has several kinds
-    """Return up to where an axis is linear around zero; None where it is logarithmic throughout."""
-    return getattr(axis.get_transform(), "linthresh", None)
+def _between(x: float, _: int | None = None) -> str:
+    """Name two of the eight numbers between decades: all would run into each other."""
+    return f"{x:g}" if f"{x:e}"[0] in "25" else ""
+
+
+def _no_name(x: float, _: int | None = None) -> str:
+    return ""
 
 
 def files(figure: Figure, *, dpi: int = DPI) -> dict[str, bytes]:

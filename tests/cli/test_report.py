@@ -35,6 +35,8 @@ def test_a_report_can_be_written_elsewhere(famseg, run, tmp_path):
     [
         (["nowhere"], "is no folder. Give one of runs."),
         (["runs/a", "--out", "missing/a.html"], "cannot be written"),
+        (["runs/a", "--baseline", "x"], "--baseline: is for several runs."),
+        (["runs"], "is the only run there. Give more of them to compare"),
     ],
 )
 def test_bad_input_is_one_line(famseg, run, words, message):
@@ -42,3 +44,15 @@ def test_bad_input_is_one_line(famseg, run, words, message):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+def test_several_runs_make_a_comparison(famseg, run, tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / "runs", f"b{seed}", seed=seed, metrics={"test/set1/skull/dsc": 0.8})
+    done = famseg("report", "runs")
+    assert done.returncode == 0, done.stderr
+    assert f"comparison   {Path('runs', 'comparison.html')}" in done.stdout
+    assert "Comparison of 3 runs" in (tmp_path / "runs" / "comparison.html").read_text()
+    done = famseg("report", str(run), "runs/b0", "--metric", "test/set1/skull/dsc")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "comparison.html").is_file()
