@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
-from famseg.config import InputError, flatten
+from famseg.config import InputError, PathText, flatten
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Config(engine.RunConfig):
     model: models.ImplantModelConfig = Field(
         default_factory=models.UNetConfig, description="the network"
     )
-    initial: str | None = Field(
+    initial: PathText | None = Field(
         None,
         min_length=1,
         description="a trained model whose weights the training starts from, as `famseg "

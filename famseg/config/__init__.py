@@ -4,6 +4,7 @@ from famseg.config._document import Document, read
 from famseg.config._errors import InputError, RunError
 from famseg.config._files import find_config
 from famseg.config._load import load, pipeline_of
+from famseg.config._paths import PathText
 from famseg.config._pipelines import load_pipeline, pipeline_names
 from famseg.config._strict import Strict
 from famseg.config._write import differences, flatten, schema, to_yaml
@@ -11,6 +12,7 @@ from famseg.config._write import differences, flatten, schema, to_yaml
 __all__ = [
     "Document",
     "InputError",
+    "PathText",
     "RunError",
     "Strict",
     "differences",

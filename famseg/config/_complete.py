@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from famseg.config._entry import Entry, Fault, Place, kinds_differ, merge
-from famseg.config._sections import alternatives, kinds, names, sections
+from famseg.config._sections import allows_none, alternatives, kinds, names, sections
 
 
 def complete(entry: Entry, config: type[BaseModel]) -> Entry:
@@ -14,6 +17,7 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
 
     Pydantic replaces a default section as a whole. Here ``optimizer: {lr: 0.01}`` changes the rate
     of the default optimizer and keeps its kind and the rest of it; another ``kind`` starts afresh.
+    What was typed on the command line for a key that expects a text becomes that text.
 
     Args:
         entry: A section of the document; it is not changed.
@@ -22,6 +26,8 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
     completed = dict(entry.keys)
     for name, field in names(config).items():
         given = completed.get(name)
+        if given is not None and given.typed is not None and _expects_text(field, given):
+            completed[name] = given = given.as_text()
         if given is None or not isinstance(given.value, dict):
             continue
         base = _default(field, given.place)
@@ -35,6 +41,16 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
         )
         completed[name] = complete(given, chosen[0]) if len(chosen) == 1 else given
     return Entry(completed, entry.place)
+
+
+def _expects_text(field: FieldInfo, given: Entry) -> bool:
+    """Whether a key takes texts only, or nothing at all, which was not typed."""
+    if given.value is None and allows_none(field.annotation):
+        return False
+    types = alternatives(field.annotation)
+    words = [each for each in types if get_origin(each) is Literal]
+    texts = all(isinstance(word, str) for each in words for word in get_args(each))
+    return bool(types) and texts and all(each in (str, Path) or each in words for each in types)
 
 
 def settle_lambda(root: Entry) -> tuple[Entry, list[Fault]]:

@@ -62,8 +62,14 @@ class Document:
                 sections run once each section is right by itself.
         """
         root, faults = settle_lambda(complete(self.root, config))
+        unread = root.unread()
         result, found = check({key: entry.plain() for key, entry in root.keys.items()}, config)
-        faults += [Fault(self.where(*key), key, message) for key, message in found]
+        faults += unread
+        faults += [
+            Fault(self.where(*key), key, message)
+            for key, message in found
+            if not any(fault.key[: len(key)] == key for fault in unread)
+        ]
         if result is None or faults or self.faults:
             raise self._error(faults)
         return result
@@ -93,8 +99,9 @@ def read(name: str, overrides: Sequence[str] = ()) -> Document:
 
     Args:
         name: A path or a name, see :func:`find_config`.
-        overrides: Texts ``key=value`` with dotted keys (``optimizer.lr=1e-3``) and values in YAML
-            (``model.channels=[8,16]``); of two for one key the last holds.
+        overrides: Texts ``key=value`` with dotted keys (``training.epochs=5``) and values in YAML
+            (``model.channels=[8,16]``), which are taken as they stand where the key expects a text;
+            of two for one key the last holds.
 
     Raises:
         InputError: If a file is not found or not readable as YAML, or an override is no
@@ -146,7 +153,7 @@ def _read_overrides(overrides: Sequence[str], faults: list[Fault]) -> Entry:
         name, equals, value = text.partition("=")
         name = name.strip()
         if not equals or not _OVERRIDE_KEY.fullmatch(name):
-            message = f"'{one_line(text)}' is not of the form key=value, such as optimizer.lr=1e-3."
+            message = f"'{one_line(text)}' is not of the form key=value, such as seed=1."
             faults.append(Fault(COMMAND_LINE, (), message))
             continue
         key = tuple(name.split("."))

@@ -27,10 +27,19 @@ class Place:
 
 @dataclass
 class Entry:
-    """A value and its place; the items of a list and the values of a mapping are entries again."""
+    """A value and its place; the items of a list and the values of a mapping are entries again.
+
+    Args:
+        value: The value, read as YAML.
+        place: Where it was written.
+        typed: The characters that stand on the command line for it; None if it is from a file.
+        found: Why they are not YAML, which matters where the key expects no text.
+    """
 
     value: dict[str, Entry] | list[Entry] | str | int | float | bool | None
     place: Place
+    typed: str | None = None
+    found: tuple[Fault, ...] = ()
 
     @property
     def keys(self) -> dict[str, Entry]:
@@ -44,6 +53,25 @@ class Entry:
         if isinstance(self.value, list):
             return [entry.plain() for entry in self.value]
         return self.value
+
+    def as_text(self) -> Entry:
+        """Return what was typed as it stands, but for quotes around all of it."""
+        text = self.typed
+        if text is None:
+            return self
+        if (
+            isinstance(self.value, str)
+            and len(text) > 1
+            and text[0] == text[-1]
+            and text[0] in "'\""
+        ):
+            text = self.value
+        return Entry(text, self.place)
+
+    def unread(self) -> list[Fault]:
+        """Return the faults of the values, at any depth, that could not be read."""
+        below = self.value.values() if isinstance(self.value, dict) else ()
+        return [*self.found, *(fault for entry in below for fault in entry.unread())]
 
     def walk(self, key: Key) -> Iterator[Entry]:
         """Yield this entry and those below it along ``key``, as far as they exist."""

@@ -79,6 +79,16 @@ def alternatives(annotation: Any) -> Types:  # noqa: ANN401 - see Types
     return () if annotation in (None, NoneType) else (annotation,)
 
 
+def allows_none(annotation: Any) -> bool:  # noqa: ANN401 - see Types
+    """Return whether an annotation allows None."""
+    annotation = getattr(annotation, "__value__", annotation)  # a type alias
+    if _origin(annotation) is Annotated:
+        return allows_none(get_args(annotation)[0])
+    if _origin(annotation) in (Union, UnionType):
+        return any(allows_none(each) for each in get_args(annotation))
+    return annotation in (None, NoneType)
+
+
 def kinds(types: Iterable[Any]) -> dict[str, type[BaseModel]]:
     """Return the sections among ``types`` by the values of their field ``kind``."""
     return {

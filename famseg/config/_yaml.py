@@ -82,14 +82,24 @@ def parse(text: str, source: str) -> tuple[Entry, list[Fault]]:
 
 
 def parse_value(text: str, key: Key) -> Entry:
-    """Read a value of the command line by the rules of the files.
+    """Read a value of the command line by the rules of the files, and keep what was typed.
 
-    A text that starts with a sign of YAML's own that means nothing here (``*.nii.gz``, ``&``,
-    ``!``, ``%``, ``@``, a backtick) is taken as it stands.
+    Which of the two holds is decided where the type of the key is known. A text that starts with
+    a sign of YAML's own that means nothing here (``*.nii.gz``, ``&``, ``!``, ``%``, ``@``, a
+    backtick) is taken as it stands.
 
     Raises:
-        UnreadableError: If the text is not YAML.
+        UnreadableError: If the text is too long, or has characters that no text may have.
     """
+    if len(text) > MAX_CHARACTERS or _UNUSABLE.search(text):
+        return _yaml_value(text, key)
+    try:
+        return replace(_yaml_value(text, key), typed=text)
+    except UnreadableError as error:
+        return Entry(text, Place("command line"), typed=text, found=error.found)
+
+
+def _yaml_value(text: str, key: Key) -> Entry:
     place = Place("command line")
     if text.startswith(("*", "&", "!", "%", "@", "`")) and not _UNUSABLE.search(text):
         return Entry(text, place)

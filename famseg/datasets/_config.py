@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from famseg.config import Strict
+from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.datasets._skulls import Skulls
@@ -36,7 +36,7 @@ class _Data(Strict):
     mirror: bool = Field(
         default=False, description="swap left and right in half of the training cases"
     )
-    cache: str | None = Field(
+    cache: PathText | None = Field(
         default=None,
         description="folder of prepared volumes; by default FAMSEG_CACHE, or famseg in the user's "
         "cache folder",
@@ -88,7 +88,7 @@ class FolderData(_Data):
     """A folder of skull masks: NIfTI, NRRD or MetaImage."""
 
     kind: Literal["folder"] = "folder"
-    root: str = Field(
+    root: PathText = Field(
         min_length=1,
         description="folder of volumes, one a subject, or of sub-folders; its manifest.csv decides "
         "where there is one",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from pydantic import Field, model_validator
 
-from famseg.config import Strict
+from famseg.config import PathText, Strict
 from famseg.datasets._defects_region import (
     LARGEST_AREA_CM2,
     LARGEST_ROUGHNESS_MM,
@@ -173,7 +173,7 @@ class FilesConfig(Strict):
     """A fixed set of holes, written by `famseg defects`."""
 
     kind: Literal["files"] = "files"
-    root: str = Field(min_length=1, description="folder of the set, with its defects.csv")
+    root: PathText = Field(min_length=1, description="folder of the set, with its defects.csv")
     classes: Classes | None = Field(
         default=None, description="classes of the set to take; all by default"
     )

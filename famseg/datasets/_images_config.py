@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from famseg.config import Strict
+from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.datasets._images import ImageSplits, ReadImages
@@ -75,7 +75,7 @@ class _ImageData(Strict, ABC):
 
 
 class _ImageFiles(_ImageData):
-    root: str = Field(
+    root: PathText = Field(
         min_length=1,
         description="folder of the original files or of their archive, or the archive",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from famseg.config import Strict
+from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.datasets._text import TextSplits
@@ -64,7 +64,7 @@ class SyntheticText(_Data):
 
 class _Files(_Data):
     form: ClassVar[Format]
-    root: str = Field(min_length=1, description="folder of the files")
+    root: PathText = Field(min_length=1, description="folder of the files")
     columns: tuple[str, ...] = Field(
         ("sentence1", "sentence2"),
         strict=False,

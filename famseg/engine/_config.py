@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from famseg.config import InputError, Strict
+from famseg.config import InputError, PathText, Strict
 from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig, WSAMConfig
 from famseg.objectives import JacobianNormConfig, PenaltyConfig
 from famseg.tracking import TrackingConfig
@@ -295,7 +295,7 @@ class RunConfig(Strict):
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run's folder"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
-    output: str = Field("runs", description="folder in which run folders are made")
+    output: PathText = Field("runs", description="folder in which run folders are made")
     penalty: PenaltyConfig = Field(description="what is added to the loss, times lambda")
     optimizer: OptimizerConfig = Field(default_factory=AdamConfig, description="optimizer")
     schedule: ScheduleConfig = Field(

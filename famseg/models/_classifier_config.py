@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from famseg.config import InputError, Strict
+from famseg.config import InputError, PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.models._classifier import Classifier
@@ -94,7 +94,7 @@ class EfficientNetConfig(_Classifier):
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"] = Field(
         "b7", description="size of the network; b7 has 63.8 M parameters"
     )
-    weights: str | None = Field(
+    weights: PathText | None = Field(
         None,
         min_length=1,
         description="file of trained weights (a state dict of torch, or .safetensors) with the "

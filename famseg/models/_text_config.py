@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from famseg.config import Strict
+from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.models._text_classifier import TextClassifier
@@ -18,7 +18,7 @@ class TransformerConfig(Strict):
     """A pretrained network of Hugging Face's transformers with its tokenizer."""
 
     kind: Literal["transformer"] = "transformer"
-    path: str = Field(
+    path: PathText = Field(
         min_length=1,
         description="folder with config.json, weights and tokenizer, or a name on the Hugging Face "
         "hub",

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import pytest
 from pydantic import Field
 
-from famseg.config import Strict, read
+from famseg.config import InputError, PathText, Strict, read
 
 
 def test_a_section_given_in_part_keeps_the_rest_of_its_default(checked):
@@ -68,3 +69,57 @@ def test_another_kind_deep_inside_a_default(write):
     config = read("a.yaml").validate(Fit)
     # The cosine of the field `other` is gone; the default of the section Optimizer is a step.
     assert config.other == Optimizer(lr=1.0, schedule=Step(every=2, factor=0.25))
+
+
+class Named(Strict):
+    name: str
+    folder: PathText | None = None
+    epochs: int = 1
+    word: Literal["on", "off"] = "off"
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("d/set #2", "d/set #2"),
+        ("2024", "2024"),
+        ("a: b", "a: b"),
+        ("no", "no"),
+        ("[x", "[x"),
+        ("'a #1'", "a #1"),
+        ("it's", "it's"),
+    ],
+)
+def test_what_is_typed_for_a_text_is_taken_as_it_stands(write, typed, name):
+    """`data.root=d/set #2` trained another data set; `output=2024` and `a: b` were refused."""
+    write("a.yaml", "name: a\n")
+    config = read("a.yaml", [f"name={typed}", f"folder={typed}", "word=on"]).validate(Named)
+    assert config == Named(name=name, folder=name, word="on")
+
+
+@pytest.mark.parametrize("typed", ["", "null", "~"])
+def test_nothing_can_be_typed_where_it_is_allowed(write, typed):
+    write("a.yaml", "name: a\nfolder: b\n")
+    assert read("a.yaml", [f"folder={typed}"]).validate(Named).folder is None
+
+
+def test_what_is_typed_for_other_keys_is_yaml(write):
+    write("a.yaml", "name: a\n")
+    with pytest.raises(InputError) as caught:
+        read("a.yaml", ["epochs=[1"]).validate(Named)
+    (fault,) = caught.value.faults
+    assert fault.startswith("command line: epochs: not valid YAML")
+    assert read("a.yaml", ["epochs=3 # three"]).validate(Named).epochs == 3
+
+
+def test_home_and_variables_stand_in_paths(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("SET", "set #2")
+    write("a.yaml", "name: '~'\nfolder: ~/${SET}/x\n")
+    assert read("a.yaml").validate(Named) == Named(name="~", folder="/home/ann/set #2/x")
+    assert read("a.yaml", ["folder=~/y"]).validate(Named).folder == "/home/ann/y"
+    monkeypatch.delenv("SET")
+    with pytest.raises(
+        InputError, match=r"a\.yaml:2: folder: the variable SET of the environment is"
+    ):
+        read("a.yaml").validate(Named)

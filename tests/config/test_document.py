@@ -135,8 +135,8 @@ def test_a_list_may_be_emptied_and_replaced_by_a_section(values):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["foo"], "command line: 'foo' is not of the form key=value, such as optimizer.lr=1e-3."),
-        (["=3"], "command line: '=3' is not of the form key=value, such as optimizer.lr=1e-3."),
+        (["foo"], "command line: 'foo' is not of the form key=value, such as seed=1."),
+        (["=3"], "command line: '=3' is not of the form key=value, such as seed=1."),
         (["a..b=3"], "command line: 'a..b=3' is not of the form key=value, such as"),
         (["a b=3"], "command line: 'a b=3' is not of the form key=value, such as"),
         (["a\n=3"], None),

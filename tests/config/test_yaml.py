@@ -226,6 +226,18 @@ def test_values_of_the_command_line(text, value):
             "happened while parsing a flow sequence: is a bracket, a quote or a comma missing?",
         ),
         ("{c: 1, c: 2}", "command line: a.b.c: given twice. Keep one."),
+    ],
+)
+def test_what_is_not_yaml_waits_for_the_type_of_its_key(text, message):
+    entry = parse_value(text, ("a", "b"))
+    assert [str(fault) for fault in entry.found] == [message]
+    assert entry.as_text().plain() == text
+    assert entry.as_text().unread() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("x\udcff", r"command line: a.b: the character '\udcff' is not allowed. Remove it."),
         ("x" * 300_000, "command line: a.b: the value is too long. Write it into a file."),
     ],
