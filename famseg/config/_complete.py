@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, get_args, get_origin
-
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from famseg.config._entry import Entry, Fault, Place, kinds_differ, merge
-from famseg.config._sections import allows_none, alternatives, kinds, names, sections
+from famseg.config._sections import allows_none, alternatives, kinds, names, only_text, sections
 
 
 def complete(entry: Entry, config: type[BaseModel]) -> Entry:
@@ -47,10 +44,7 @@ def _expects_text(field: FieldInfo, given: Entry) -> bool:
     """Whether a key takes texts only, or nothing at all, which was not typed."""
     if given.value is None and allows_none(field.annotation):
         return False
-    types = alternatives(field.annotation)
-    words = [each for each in types if get_origin(each) is Literal]
-    texts = all(isinstance(word, str) for each in words for word in get_args(each))
-    return bool(types) and texts and all(each in (str, Path) or each in words for each in types)
+    return only_text(field.annotation)
 
 
 def settle_lambda(root: Entry) -> tuple[Entry, list[Fault]]:

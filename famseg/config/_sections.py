@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -87,6 +88,14 @@ def allows_none(annotation: Any) -> bool:  # noqa: ANN401 - see Types
     if _origin(annotation) in (Union, UnionType):
         return any(allows_none(each) for each in get_args(annotation))
     return annotation in (None, NoneType)
+
+
+def only_text(annotation: Any) -> bool:  # noqa: ANN401 - see Types
+    """Return whether an annotation allows texts and paths alone, None left aside."""
+    types = alternatives(annotation)
+    words = [each for each in types if _origin(each) is Literal]
+    texts = all(isinstance(word, str) for each in words for word in get_args(each))
+    return bool(types) and texts and all(each in (str, Path) or each in words for each in types)
 
 
 def kinds(types: Iterable[Any]) -> dict[str, type[BaseModel]]:

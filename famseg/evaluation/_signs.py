@@ -194,7 +194,7 @@ def _worse_than_mean(metrics: Mapping[str, float], weight: float) -> list[str]:
 
 
 def _surplus(metrics: Mapping[str, float]) -> list[str]:
-    found = {}
+    found: dict[str, float] = {}
     for name in _sets(metrics):
         for region in ("implant", "skull"):
             difference = metrics.get(f"test/{name}/{region}/volume_difference_ml", 0.0)
