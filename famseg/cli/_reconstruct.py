@@ -53,8 +53,19 @@ def reconstruct(
         float, typer.Option(metavar="MM", help="Room between implant and bone, in mm.")
     ] = 0.5,
     min_thickness: Annotated[
-        float, typer.Option(metavar="MM", help="The implant is thickened to this, in mm.")
+        float,
+        typer.Option(
+            metavar="MM",
+            help="The implant is thickened to this, and a rim that is thinner taken off, in mm.",
+        ),
     ] = 2.0,
+    remove_undercut: Annotated[
+        bool,
+        typer.Option(
+            "--remove-undercut/--keep-undercut",
+            help="Cut off what bone is in the way of when the implant is put in.",
+        ),
+    ] = True,
     formats: Annotated[
         str,
         typer.Option("--format", metavar="LIST", help="Mesh formats, of stl, ply and 3mf."),
@@ -95,6 +106,7 @@ def reconstruct(
         min_thickness_mm=min_thickness,
         threshold_hu=threshold_hu,
         threshold=threshold,
+        remove_undercut=remove_undercut,
     )
     options.settings()  # tells what is wrong with thresholds before anything is read
     names: Any = tuple(name.strip().lower() for name in formats.split(",") if name.strip())

@@ -1,10 +1,14 @@
+from ._blunt import Blunted as Blunted
+from ._blunt import blunted as blunted
 from ._close import close_openings as close_openings
 from ._close import open_edges as open_edges
 from ._distance import distances_mm as distances_mm
 from ._gap import Gap as Gap
+from ._gap import cut_gap as cut_gap
 from ._gap import gap_mm as gap_mm
 from ._gap import offset as offset
 from ._gap import separated as separated
+from ._insertable import without_undercut as without_undercut
 from ._inside import inside as inside
 from ._load import load_mesh as load_mesh
 from ._load import space_note as space_note
@@ -25,9 +29,12 @@ from ._undercut import undercut as undercut
 from ._write import write_mesh as write_mesh
 
 __all__ = [
+    "Blunted",
     "Gap",
     "Mesh",
+    "blunted",
     "close_openings",
+    "cut_gap",
     "distances_mm",
     "gap_mm",
     "insertion_direction",
@@ -49,5 +56,6 @@ __all__ = [
     "undercut",
     "union",
     "voxelize",
+    "without_undercut",
     "write_mesh",
 ]

@@ -22,6 +22,7 @@ _TRIAL_PER_MM2 = 1.0  # while the gap is cut
 _MOST_SAMPLES = 200_000
 _AROUND_VOXELS = 8  # and the gap: bone so far around an implant is looked at
 _FINE_MM = (0.3, 0.5)  # voxels on which a gap is made: as those of the masks, within these
+_CHORDS = 0.08  # of a voxel: so much nearer to bone than its corners lies the surface of a gap
 _MOST_TRIES = 4
 _SLIVER = 0.01  # pieces of an implant smaller than this share of the largest are left out
 
@@ -165,7 +166,7 @@ def cut_gap(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
         ValueError: If nothing is left of the implant.
     """
     spacing = float(np.clip(voxel_mm, *_FINE_MM))
-    wide, result = asked_mm, solid
+    wide, result = asked_mm + _CHORDS * spacing, solid
     for _ in range(_MOST_TRIES):
         cutter = _grown(walls, solid, wide, spacing)
         result = subtract(solid, cutter) if cutter is not None else solid
@@ -231,7 +232,7 @@ def within(
     held = ((index >= 0) & (index < found.shape)).all(axis=1)
     found[tuple(index[held].T)] = 1
     found = ndimage.maximum_filter(found, 2 * steps + 1, mode="constant")
-    return found[tuple(slice(steps, steps + n) for n in shape)] > 0
+    return np.asarray(found[tuple(slice(steps, steps + n) for n in shape)] > 0)
 
 
 def lattice(mesh: Mesh, edge_mm: float) -> Floats:

@@ -70,7 +70,7 @@ def inside(
 
 
 def crossings(
-    vertices: Floats, faces: NDArray[np.int64], affine: Floats, shape: tuple[int, int]
+    vertices: Floats, faces: NDArray[np.integer], affine: Floats, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
     """Return where a surface crosses the lines through the voxels of a layer, along the third axis.
 
@@ -88,10 +88,11 @@ def crossings(
     points = vertices @ to_voxels[:3, :3].T + to_voxels[:3, 3]
     points[:, :2] += _ASIDE
     found = list(_crossings(points[faces], shape))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_)
-    column, height, leaving = (np.concatenate(part) for part in zip(*found, strict=True))
-    return column, height, leaving
+    return (
+        np.concatenate([np.zeros(0, np.int64), *(part[0] for part in found)]),
+        np.concatenate([np.zeros(0), *(part[1] for part in found)]),
+        np.concatenate([np.zeros(0, np.bool_), *(part[2] for part in found)]),
+    )
 
 
 def _crossings(

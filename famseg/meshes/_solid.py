@@ -225,4 +225,7 @@ def _why_not(mesh: Mesh, solid: manifold3d.Manifold) -> str:
 def _mesh(solid: manifold3d.Manifold) -> Mesh:
     found = solid.to_mesh64()
     vertices = np.asarray(found.vert_properties, dtype=np.float64)[:, :3]
-    return Mesh(vertices.reshape(-1, 3), np.asarray(found.tri_verts).astype(np.int32))
+    mesh = Mesh(vertices.reshape(-1, 3), np.asarray(found.tri_verts).astype(np.int32))
+    if solid.num_tri():
+        _KEPT[mesh] = solid
+    return mesh

@@ -48,8 +48,8 @@ def undercut(
     Raises:
         ValueError: If a mesh is open or empty, or the direction is 0.
     """
-    way = _unit(direction)
-    near = _bone_around(implant, bone)
+    way = unit(direction)
+    near = bone_around(implant, bone)
     return _blocked_mm3(implant, near, way, spacing_mm) if len(near.faces) else 0.0
 
 
@@ -72,30 +72,30 @@ def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
         ValueError: If a mesh is open or empty.
     """
     center = -_outwards(implant, bone)
-    near = _bone_around(implant, bone)
+    near = bone_around(implant, bone)
     if len(near.faces) == 0:
         return center, 0.0
     small = simplify(implant, max_error_mm=_SEARCH_ERROR_MM)
     walls = simplify(near, max_error_mm=_SEARCH_ERROR_MM)
 
-    def cost(way: Floats) -> float:
-        # A tie, but for the rounding of voxels, goes to the direction that is nearer to the normal.
-        angle = float(np.degrees(np.arccos(np.clip(way @ center, -1, 1))))
-        blocked = _blocked_mm3(small, walls, way, _SEARCH_SPACING_MM) / small.volume_mm3
-        return blocked + _EQUAL * angle / _CONE_DEG
+    def blocked(way: Floats) -> float:
+        return _blocked_mm3(small, walls, way, _SEARCH_SPACING_MM) / small.volume_mm3
 
-    best, least, wide = center, cost(center), _CONE_DEG
+    best, least, wide = center, blocked(center), _CONE_DEG
     for step in _STEP_DEG:
         for way in _around(best, wide, step):
-            if way @ center < np.cos(np.radians(_CONE_DEG)) - 1e-9:
+            angle = float(np.degrees(np.arccos(np.clip(way @ center, -1, 1))))
+            # A tie, but for what lines miss, goes to the direction that is nearer to the normal.
+            tilted = _EQUAL * angle / _CONE_DEG
+            if angle > _CONE_DEG + 1e-6 or tilted >= least:  # not even without any undercut
                 continue
-            if (value := cost(way)) < least:
+            if (value := blocked(way) + tilted) < least:
                 best, least = way, value
         wide = step
     return best, _blocked_mm3(implant, near, best, _SPACING_MM)
 
 
-def _unit(direction: ArrayLike) -> Floats:
+def unit(direction: ArrayLike) -> Floats:
     way = np.asarray(direction, dtype=np.float64)
     if way.shape != (3,) or not np.isfinite(way).all() or not way.any():
         raise ValueError(f"a direction must be three numbers, not all 0, got {direction!r}")
@@ -138,7 +138,7 @@ def _across(way: Floats) -> tuple[Floats, Floats]:
     return u, np.cross(way, u)
 
 
-def _bone_around(implant: Mesh, bone: Mesh) -> Mesh:
+def bone_around(implant: Mesh, bone: Mesh) -> Mesh:
     """Return the bone in reach of an implant on its way in from any side."""
     low, high = implant.bounds_mm
     margin = _BESIDE_MM + _ABOVE_MM
@@ -149,17 +149,18 @@ def _bone_around(implant: Mesh, bone: Mesh) -> Mesh:
 
 def _blocked_mm3(implant: Mesh, bone: Mesh, way: Floats, spacing_mm: float) -> float:
     """Return the volume of the implant behind which, against the way, there is bone."""
-    affine, shape = _layer(implant, way, spacing_mm)
+    affine, shape = layer(implant, way, spacing_mm)
     start = first_bone_mm(bone, affine, shape)
     column, height, leaving = crossings(implant.vertices, implant.faces, affine, shape)
     beyond = np.maximum(height, start[column])
-    column, beyond, leaving = (each[np.isfinite(beyond)] for each in (column, beyond, leaving))
-    lengths = np.bincount(column, np.where(leaving, beyond, -beyond), minlength=start.size)
-    odd = np.bincount(column, np.where(leaving, 1.0, -1.0), minlength=start.size) != 0
+    met = np.isfinite(beyond)
+    column, signs = column[met], np.where(leaving[met], 1.0, -1.0)
+    lengths = np.bincount(column, signs * beyond[met], minlength=start.size)
+    odd = np.bincount(column, signs, minlength=start.size) != 0  # a crossing is lost by rounding
     return float(lengths[~odd].sum()) * spacing_mm**2
 
 
-def _layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[int, int]]:
+def layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[int, int]]:
     """Return lines along the way through an implant: 0 mm is where bone begins to matter.
 
     The affine maps a line's two indices and the height in mm along it to mm of the world.

@@ -1,4 +1,4 @@
-"""What is asked of a skull, its affine and what lies on the same grid."""
+"""What is asked of a skull, its affine, its posture and what lies on the same grid."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config import InputError
+from famseg.preparation._checks import _dome, _first_bone
+from famseg.preparation._grid import BoneField, moved_points
+from famseg.reconstruction._frame import Vault, fit_vault
+
+_TALLEST_MM = 105.0  # half the height of a vault: heads have 60 to 85, upside down 115 or more
+_FLOOR_DEG = (-50.0, -20.0)  # below the horizontal: orbits in front, the posterior fossa behind
+_FRONT_DEG = 60.0
+_FARTHEST_MM = 130.0
+_REVERSED_MM = 6.0  # heads have their floor 10 to 33 mm farther away behind than in front
+
+Floats = NDArray[np.float64]
 
 
 def check_volumes(
@@ -31,3 +42,67 @@ def check_volumes(
             raise InputError(f"{name} holds values that are not numbers")
     if not skull.any():
         raise InputError("the mask is empty, there is no skull to reconstruct")
+
+
+def check_upright(vault: Vault, field: BoneField) -> None:
+    """Raise an `InputError` if a head is upside down.
+
+    The vault is a closed dome, the base is not: a dome that closes only seen the other way up is
+    that of a head upside down. Takes about 0.2 s for those that look like it, else nothing.
+
+    Args:
+        vault: From `famseg.reconstruction._frame.fit_vault`.
+        field: What it was fitted to.
+    """
+    if vault.half_axes_mm[2] > _TALLEST_MM and _is_dome(field, np.diag([1.0, -1.0, -1.0, 1.0])):
+        raise InputError(
+            "the head is upside down by the orientation in the header: its vault is below; correct "
+            "the orientation, for example with the transforms of 3D Slicer"
+        )
+
+
+def back_to_front(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> list[str]:
+    """Return a warning if front and back of a head seem to be exchanged, else nothing.
+
+    The floor of the cranial cavity is near in front, above the orbits, and far away behind. Where
+    both sides of the head say the opposite, the orientation is doubtful. Left and right cannot be
+    told apart.
+
+    Args:
+        vault: From `famseg.reconstruction._frame.fit_vault`.
+        bone: The skull on voxels of some mm, axes to the right, front and top.
+        affine: Maps its indices to mm of the world.
+    """
+    if _behind_mm(vault, bone, affine) >= -_REVERSED_MM:
+        return []
+    return [
+        "The head seems to be BACK TO FRONT by the orientation in the header: the floor of the "
+        "cranial cavity is deeper in front than behind. If so, left and right are exchanged, too, "
+        "and the implant is wrong: check the orientation."
+    ]
+
+
+def _is_dome(field: BoneField, turn: Floats) -> bool:
+    """Return whether a vault is found in a field that is turned."""
+    try:
+        found = fit_vault(BoneField(field.values, turn @ field.affine))
+    except InputError:
+        return False
+    return bool(found.half_axes_mm[2] <= _TALLEST_MM)
+
+
+def _behind_mm(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> float:
+    """Return how much farther away the floor is behind than in front, on the side with more."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    to_index: Floats = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+    middle = moved_points(vault.middle_mm[None], to_index)[0]
+    rays = _dome(_FLOOR_DEG[0])
+    rays = rays[rays[:, 2] < np.sin(np.radians(_FLOOR_DEG[1]))]
+    away = _first_bone(bone.view(np.uint8), middle, rays, edges)
+    away = np.where(np.isfinite(away), away, _FARTHEST_MM)
+    turn = np.degrees(np.arctan2(np.abs(rays[:, 0]), rays[:, 1]))
+    front, back = turn < _FRONT_DEG, turn > 180 - _FRONT_DEG
+    return max(
+        float(np.median(away[back & side]) - np.median(away[front & side]))
+        for side in (rays[:, 0] < 0, rays[:, 0] > 0)
+    )

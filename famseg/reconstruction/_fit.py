@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -11,10 +12,15 @@ from famseg.config import InputError
 from famseg.meshes import (
     Gap,
     Mesh,
+    blunted,
+    cut_gap,
     insertion_direction,
-    separated,
+    simplify,
     surface_mesh,
+    thickness_mm,
+    undercut,
     voxelize,
+    without_undercut,
 )
 from famseg.meshes import (
     gap_mm as measured_gap,
@@ -22,13 +28,19 @@ from famseg.meshes import (
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._flush import Step, step_mm
-from famseg.reconstruction._outline import Box, bounding_box, pieces_of
+from famseg.reconstruction._outline import Box, pieces_of
 from famseg.reconstruction._slivers import without_slivers
-from famseg.reconstruction._thicken import thickened
+from famseg.reconstruction._thicken import grown_box, thickened
 
 _AROUND_MM = 12.0
 _OVERLAP_VOXELS = 2.5
-_NARROW = 0.9  # of the gap that was asked for
+_FLAT_MM = 0.01  # faces that lie in a plane but for this become fewer
+_MOST_BLUNTED = 0.05  # of the volume: a rim is blunted less rather than cut back farther
+_LEAST_BLUNTED = 0.4  # of the thickness that was asked for
+_THICKNESS_SAMPLES = 2000
+_TOO_THIN_MM = 0.1
+_NO_UNDERCUT = 2e-4  # of the volume: less is a film that no line through the implant sees twice
+_MOST_UNDERCUT = 0.05  # of the volume: an implant that lost more would not fill its defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +55,9 @@ class Fitted:
             for a piece whose wall is no height field.
         direction: Unit vector of the movement into its place, RAS+.
         undercut_mm3: Volume of it that bone is in the way of.
+        undercut_removed_mm3: Volume that was cut off because bone was in its way.
+        rim_removed_mm3: Volume of the thin rim that was taken off.
+        thickness: Straight inwards from points spread evenly over its surface, mm.
         warnings: What its maker should know, one sentence each.
     """
 
@@ -52,6 +67,9 @@ class Fitted:
     step: tuple[Step | None, ...]
     direction: Array
     undercut_mm3: float
+    undercut_removed_mm3: float
+    rim_removed_mm3: float
+    thickness: Array
     warnings: tuple[str, ...]
 
 
@@ -62,14 +80,16 @@ def fit(
     *,
     gap_mm: float = 0.0,
     min_thickness_mm: float = 0.0,
+    remove_undercut: bool = True,
 ) -> Fitted:
     """Make an implant fit its defect.
 
     Films on sound bone and fillings of its pores go. Pieces of 0.1 ml and a twentieth of the
     largest stay. Where the implant is thinner than asked for it grows inwards, so that its outer
     surface remains flush with the skull. The mesh is the smooth surface of implant and adjoining
-    bone together, off which bone and gap are cut: at the edge it neither rounds off nor steps. The
-    mask is what that mesh encloses.
+    bone together, off which bone and gap are cut: at the edge it neither rounds off nor steps.
+    Then goes what bone is in the way of when it is put in, and the rim where it runs out thinner
+    than asked for. The mask is what that mesh encloses.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.
@@ -77,7 +97,9 @@ def fit(
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
         gap_mm: Room between implant and bone; the 1st percentile of the measured gap is at least
             this less 0.1 mm.
-        min_thickness_mm: The implant is nowhere thinner, but for its rim.
+        min_thickness_mm: The implant is nowhere thinner; where this would take more than a
+            twentieth of it, a warning says how thin it is.
+        remove_undercut: Cut off what bone is in the way of, if that is less than a twentieth.
 
     Raises:
         InputError: If the masks do not fit together, a length is negative, or nothing is left of
@@ -102,18 +124,27 @@ def fit(
         warnings.append(f"{len(dropped)} small pieces of the implant ({volume:.2f} ml) left out")
     origin = vault_middle_mm(skull, affine)
     own, notes = thickened(own, bone, place, origin, min_thickness_mm)
-    mesh = _mesh(own, bone, place, gap_mm)
-    mask = np.zeros(skull.shape, dtype=bool)
-    mask[box] = voxelize(mesh, bone.shape, place) & ~bone
     walls = surface_mesh(bone, place)
-    direction, undercut = insertion_direction(mesh, walls)
-    gap = measured_gap(mesh, walls)
+    mesh = _mesh(own, bone, place, walls, gap_mm)
+    made = _insertable(mesh, walls, gap_mm, min_thickness_mm, remove_undercut=remove_undercut)
+    mask = np.zeros(skull.shape, dtype=bool)
+    mask[box] = voxelize(made.mesh, bone.shape, place) & ~bone
+    thick = thickness_mm(made.mesh, samples=_THICKNESS_SAMPLES)
     return Fitted(
-        mask, mesh, gap, step_mm(mask, skull, affine), direction, undercut, (*warnings, *notes)
+        mask=mask,
+        mesh=made.mesh,
+        gap=measured_gap(made.mesh, walls),
+        step=step_mm(mask, skull, affine),
+        direction=made.direction,
+        undercut_mm3=made.undercut_mm3,
+        undercut_removed_mm3=made.undercut_removed_mm3,
+        rim_removed_mm3=made.rim_removed_mm3,
+        thickness=thick,
+        warnings=(*warnings, *notes, *made.warnings, *_too_thin(thick, min_thickness_mm)),
     )
 
 
-def _mesh(own: Mask, bone: Mask, place: Array, gap_mm: float) -> Mesh:
+def _mesh(own: Mask, bone: Mask, place: Array, walls: Mesh, gap_mm: float) -> Mesh:
     """Return the surface of an implant with its gap.
 
     It is smoothed together with the bone beside it, which is then cut off again.
@@ -121,19 +152,75 @@ def _mesh(own: Mask, bone: Mask, place: Array, gap_mm: float) -> Mesh:
     edges = np.linalg.norm(place[:3, :3], axis=0)
     reach = _OVERLAP_VOXELS * float(edges.max())
     beside = ndimage.distance_transform_edt(~own, sampling=edges) <= reach
-    return separated(own | (bone & beside), bone, place, gap_mm)
+    solid = surface_mesh(own | (bone & beside), place)
+    return simplify(cut_gap(solid, walls, gap_mm, float(edges.min())), max_error_mm=_FLAT_MM)
+
+
+class _Made(NamedTuple):
+    """An implant that can be put in; see `Fitted`."""
+
+    mesh: Mesh
+    direction: Array
+    undercut_mm3: float
+    undercut_removed_mm3: float
+    rim_removed_mm3: float
+    warnings: tuple[str, ...]
+
+
+def _insertable(
+    mesh: Mesh, walls: Mesh, gap_mm: float, least_mm: float, *, remove_undercut: bool
+) -> _Made:
+    """Return an implant without undercut and thin rim, and what that cost."""
+    direction, blocked = insertion_direction(mesh, walls)
+    warnings: list[str] = []
+    free = mesh
+    if remove_undercut and blocked > _NO_UNDERCUT * mesh.volume_mm3:
+        free = without_undercut(mesh, walls, direction)
+        if free.volume_mm3 < (1 - _MOST_UNDERCUT) * mesh.volume_mm3:
+            lost = (mesh.volume_mm3 - free.volume_mm3) / 1000
+            warnings.append(
+                f"Bone is in the way of the implant: {blocked / 1000:.1f} ml of it are undercut. "
+                f"They were kept, as {lost:.1f} ml would have to go: enlarge the defect, or make "
+                "the implant in two parts."
+            )
+            free = mesh
+    whole = free
+    wide = least_mm
+    while least_mm > 0:
+        rim = blunted(free, wide, walls, reach_mm=2 * least_mm + gap_mm)
+        if rim.removed_mm3 <= _MOST_BLUNTED * free.volume_mm3:
+            whole = rim.mesh
+            break
+        wide *= 0.6
+        if wide < _LEAST_BLUNTED * least_mm:
+            break
+    return _Made(
+        mesh=whole,
+        direction=direction,
+        undercut_mm3=undercut(whole, walls, direction) if whole is not mesh else blocked,
+        undercut_removed_mm3=mesh.volume_mm3 - free.volume_mm3,
+        rim_removed_mm3=free.volume_mm3 - whole.volume_mm3,
+        warnings=tuple(warnings),
+    )
+
+
+def _too_thin(thick: Array, least_mm: float) -> list[str]:
+    """Return a sentence if more than a twentieth of an implant is thinner than asked for."""
+    p5 = float(np.percentile(thick, 5))
+    if p5 >= least_mm - _TOO_THIN_MM:
+        return []
+    share = float((thick < least_mm - _TOO_THIN_MM).mean())
+    return [
+        f"The implant is thinner than the {least_mm:g} mm that were asked for on {share:.0%} of "
+        f"its surface (5th percentile {p5:.1f} mm): the bone leaves no more room there."
+    ]
 
 
 def _around(mask: Mask, affine: Array) -> Box:
     """Return the box around a mask and 12 mm more."""
-    box = bounding_box(mask)
-    if box is None:
+    if not mask.any():
         raise InputError("the implant is empty: there is nothing to fit")
-    steps = np.ceil(_AROUND_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
-    return tuple(
-        slice(max(side.start - int(k), 0), min(side.stop + int(k), n))
-        for side, k, n in zip(box, steps, mask.shape, strict=True)
-    )
+    return grown_box(mask, np.ceil(_AROUND_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
 
 
 def _moved(affine: Array, box: Box) -> Array:

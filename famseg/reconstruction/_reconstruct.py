@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from famseg.config import InputError
 from famseg.preparation import Scan, Settings
-from famseg.preparation._grid import bone_field
+from famseg.preparation._grid import bone_field, moved_points
 from famseg.reconstruction._case import asymmetry, confidence_level, rounded
+from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._coarse import CoarseNetwork
 from famseg.reconstruction._fit import fit
 from famseg.reconstruction._frame import Frame, Vault, fit_vault, place_frame
@@ -50,9 +51,10 @@ class Options:
 
     Args:
         gap_mm: Room between implant and bone.
-        min_thickness_mm: The implant is nowhere thinner, but for its rim.
+        min_thickness_mm: The implant is nowhere thinner, or a warning says so.
         threshold_hu: Bone lies above it in CT scans.
         threshold: The same for scans without HU; None finds it by Otsu's method.
+        remove_undercut: Cut off what bone is in the way of when the implant is put in.
 
     Raises:
         InputError: If a number is out of range; one line each.
@@ -62,6 +64,7 @@ class Options:
     min_thickness_mm: float = 2.0
     threshold_hu: float = 226.0
     threshold: float | None = None
+    remove_undercut: bool = True
 
     def __post_init__(self) -> None:
         bounds = {"gap_mm": (0.0, 5.0), "min_thickness_mm": (0.0, 10.0)}
@@ -105,6 +108,7 @@ def reconstruct(
     stage("finding bone")
     skull = read_skull(scan, options.settings())
     vault = fit_vault(skull.field)
+    check_upright(vault, skull.field)
     frame = place_frame(vault, size=network.size, spacing_mm=network.spacing_mm)
     share = frame.shares(skull.field)
     seen = share > BONE_SHARE
@@ -126,6 +130,7 @@ def reconstruct(
         skull.affine,
         gap_mm=options.gap_mm,
         min_thickness_mm=options.min_thickness_mm,
+        remove_undercut=options.remove_undercut,
     )
     implant = np.asarray(fitted.mask & ~skull.bone)
     if np.count_nonzero(implant) * np.prod(skull.spacing_mm) < 1000 * SMALLEST_ML:
@@ -133,7 +138,7 @@ def reconstruct(
     stage("meshes")
     skull_mesh = skull_surface(skull.mask, skull.affine)
     facts = _facts(scan, skull, vault, frame)
-    facts["implant"] = implant_shape(fitted.mesh)
+    facts["implant"] = implant_shape(fitted)
     facts |= implant_fit(fitted, options.gap_mm)
     completed = skull.mask | implant
     share += frame.shares(bone_field(implant, skull.affine))
@@ -149,6 +154,7 @@ def reconstruct(
     facts["confidence"] = {"value": confidence, "level": confidence_level(confidence)}
     facts["method"] = list(refined.method)
     facts["warnings"] = [
+        *back_to_front(vault, seen, frame.affine),
         *_warnings(facts, network, skull.beyond_scan(implant)),
         *refined.warnings,
         *fitted.warnings,
@@ -238,12 +244,22 @@ def _whole(openings: Openings) -> str:
 
 def _percent_in_scan(skull: Skull, frame: Frame, agree: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the agreement in the voxels of the scan; all agree on what they do not look at."""
-    x, y, z = skull.scan_bone.shape
-    percent = np.empty((x, y, z), dtype=np.uint8)
-    for start in range(0, x, _SLAB):  # no second volume in floating point
-        slab = percent[start : start + _SLAB]
+    shape = np.array(skull.scan_bone.shape)
+    percent = np.full(tuple(shape), 100, dtype=np.uint8)
+    differ = np.argwhere(agree < 1)
+    if not len(differ):
+        return percent
+    ends = np.array([differ.min(axis=0) - 1, differ.max(axis=0) + 1])  # where they fade out
+    corners = moved_points(ends[np.indices((2, 2, 2)).reshape(3, -1).T, range(3)], frame.affine)
+    to_index: Floats = np.asarray(np.linalg.inv(skull.scan_affine), dtype=np.float64)
+    corners = moved_points(corners, to_index)
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)
+    for start in range(int(low[0]), int(high[0]), _SLAB):  # no second volume in floating point
+        box = (slice(start, min(start + _SLAB, high[0])), *map(slice, low[1:], high[1:]))
         affine = skull.scan_affine.copy()
-        affine[:3, 3] += start * affine[:3, 0]
-        against = frame.to_grid(1 - agree, affine, (len(slab), y, z))
+        affine[:3, 3] += affine[:3, :3] @ [start, *low[1:]]
+        slab = percent[box]
+        against = frame.to_grid(1 - agree, affine, (slab.shape[0], slab.shape[1], slab.shape[2]))
         slab[:] = np.round(100 * (1 - against))
     return percent

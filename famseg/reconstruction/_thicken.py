@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.reconstruction._chart import Array, Mask
+from famseg.reconstruction._outline import Box, bounding_box
 
 
 def thickened(
@@ -29,15 +31,18 @@ def thickened(
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if least_mm <= 0:
         return implant, []
-    toward = _toward(implant.shape, affine, origin)
-    outer = implant & ~_shifted(implant | bone, toward)
+    solid = implant | bone
+    outer = implant.copy()
+    outer[implant] = ~_beyond(solid, np.argwhere(implant), affine, origin)
     if not outer.any():
         return implant, []
-    away, nearest = ndimage.distance_transform_edt(~outer, sampling=edges, return_indices=True)
+    box = grown_box(outer, np.ceil(least_mm / edges).astype(int))
+    away, nearest = ndimage.distance_transform_edt(~outer[box], sampling=edges, return_indices=True)
     voxel = float(np.prod(edges)) ** (1 / 3)
-    near = (away <= least_mm - voxel / 2) & ~bone & ~implant
-    here = np.argwhere(near)
-    there = nearest[:, near].T
+    near = (away <= least_mm - voxel / 2) & ~solid[box]
+    corner = np.array([side.start for side in box])
+    here = np.argwhere(near) + corner
+    there = nearest[:, near].T + corner
     step = (here - there) @ affine[:3, :3].T
     place = there @ affine[:3, :3].T + affine[:3, 3] - origin
     # On the inner side, and mostly below the surface rather than beside it.
@@ -55,20 +60,24 @@ def thickened(
     return implant | added, [note]
 
 
-def _toward(shape: tuple[int, ...], affine: Array, origin: Array) -> Array:
-    """Return unit steps in voxels away from the origin, one for each voxel, ``(3, X, Y, Z)``."""
+def _beyond(solid: Mask, places: NDArray[np.int64], affine: Array, origin: Array) -> Mask:
+    """Return for some voxels, ``(M, 3)``, whether the next one away from the origin is solid."""
     inverse = np.linalg.inv(affine)
     middle = inverse[:3, :3] @ origin + inverse[:3, 3]
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    offsets = [
-        ((np.arange(n) - m) * e).reshape([-1 if k == axis else 1 for k in range(3)])
-        for axis, (n, m, e) in enumerate(zip(shape, middle, edges, strict=True))
-    ]
-    length = np.sqrt(sum(o.astype(np.float32) ** 2 for o in offsets))
-    return np.stack([np.broadcast_to(o, shape) / np.maximum(length, 1e-3) for o in offsets])
+    offsets = (places - middle) * edges
+    length = np.maximum(np.linalg.norm(offsets, axis=1), 1e-3)
+    beyond = places + np.rint(1.2 * offsets / length[:, None]).astype(np.int64)
+    within = ((beyond >= 0) & (beyond < solid.shape)).all(axis=1)
+    found = np.zeros(len(places), dtype=bool)
+    found[within] = solid[tuple(beyond[within].T)]
+    return found
 
 
-def _shifted(solid: Mask, toward: Array) -> Mask:
-    """Return for each voxel whether the next one away from the origin is solid."""
-    places = np.indices(solid.shape) + np.rint(toward * 1.2)
-    return np.asarray(ndimage.map_coordinates(solid.view(np.uint8), places, order=0, cval=0) > 0)
+def grown_box(mask: Mask, steps: NDArray[np.int_]) -> Box:
+    """Return the box around a mask and some voxels more."""
+    box = bounding_box(mask) or ()
+    return tuple(
+        slice(max(side.start - int(k), 0), min(side.stop + int(k), n))
+        for side, k, n in zip(box, steps, mask.shape, strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import manifold3d
 import numpy as np
 import pytest
 import trimesh
@@ -9,6 +10,7 @@ from solids import CT, Cap, grid
 
 from famseg.meshes import (
     Mesh,
+    blunted,
     distances_mm,
     gap_mm,
     insertion_direction,
@@ -20,6 +22,7 @@ from famseg.meshes import (
     surface_mesh,
     thickness_mm,
     undercut,
+    without_undercut,
 )
 from famseg.meshes._distance import _point_triangle, closest
 
@@ -199,3 +202,42 @@ def test_a_skull_is_entered_from_outside() -> None:
     assert least < 5
     with pytest.raises(ValueError, match="a direction must be three numbers, not all 0"):
         undercut(box((1, 1, 1)), box((1, 1, 1)), [0, 0, 0])
+
+
+def wedge() -> Mesh:
+    """A plate of 20 x 10 x 4 mm that runs out to an edge as sharp as a knife at x = 16."""
+    profile = [[-10, 0], [10, 0], [16, 4], [-10, 4]]
+    points = [[x, y, z] for x, z in profile for y in (-10, 10)]
+    solid = manifold3d.Manifold.hull_points(np.array(points, dtype=float)).to_mesh64()
+    return Mesh(np.asarray(solid.vert_properties), np.asarray(solid.tri_verts).astype(np.int32))
+
+
+def test_a_rim_as_thin_as_a_knife_goes() -> None:
+    plate = wedge()
+    assert np.percentile(thickness_mm(plate, samples=1000), 1) < 1
+    beside = box((4, 40, 20), (19, 0, 0))
+    mesh, removed_mm3 = blunted(plate, 2.0, beside, reach_mm=6.0)
+    assert is_manifold(mesh) == (True, "")
+    thick = thickness_mm(mesh, samples=1000)
+    assert thick.min() > 1.75  # two millimeters, on voxels of 0.6
+    angle = np.arctan2(4, 6)  # a ball of 1 mm lies in the edge: what is beyond it, by hand
+    tip = 20 * (1 / np.tan(angle / 2) - (np.pi - angle) / 2)
+    assert 0.9 * tip < removed_mm3 < 1.6 * tip  # the edges beside it are rounded, too
+    assert mesh.bounds_mm[0] == pytest.approx([-10, -10, 0])
+    assert mesh.bounds_mm[1, 2] == pytest.approx(4)
+    far, nothing = blunted(plate, 2.0, box((4, 40, 20), (-30, 0, 0)), reach_mm=6.0)
+    assert far is plate
+    assert nothing == 0
+
+
+def test_what_bone_is_in_the_way_of_is_cut_off() -> None:
+    plate, slab = plate_in_slab(14, 12)  # narrow above
+    plate = Mesh(plate.vertices * [0.97, 0.97, 1], plate.faces)
+    before = undercut(plate, slab, [0, 0, -1])
+    assert before > 0.09 * plate.volume_mm3
+    free = without_undercut(plate, slab, [0, 0, -1])
+    assert is_manifold(free) == (True, "")
+    assert undercut(free, slab, [0, 0, -1]) < 0.01 * before
+    beside = 0.5 * 6 * 2 * np.pi * 12  # half a millimeter goes all around
+    assert before <= plate.volume_mm3 - free.volume_mm3 < before + 1.2 * beside
+    assert without_undercut(plate, slab, [0, 0, 1]) is plate

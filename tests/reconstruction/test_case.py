@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from famseg.meshes import surface_mesh
+from famseg.meshes import Gap, surface_mesh, thickness_mm
+from famseg.reconstruction import Fitted
 from famseg.reconstruction._case import asymmetry, confidence_level, rounded
 from famseg.reconstruction._frame import Vault
 from famseg.reconstruction._measure import implant_shape, skull_surface
@@ -41,7 +42,11 @@ def test_a_bump_on_one_side_is_seen() -> None:
 def test_a_plate_is_measured_in_the_units_of_the_names() -> None:
     affine = np.diag([0.5, 0.5, 0.5, 1.0])
     plate = surface_mesh(np.ones((80, 60, 10)), affine, smoothing_mm=0.3)
-    found = implant_shape(plate)
+    gap = Gap(np.inf, np.inf, np.inf, np.inf, 0)
+    thick = thickness_mm(plate, samples=500)
+    found = implant_shape(
+        Fitted(np.ones((80, 60, 10), bool), plate, gap, (), np.eye(3)[2], 0, 0, 0, thick, ())
+    )
     assert found["volume_ml"] == pytest.approx(40 * 30 * 5 / 1000, rel=0.01)
     assert found["area_cm2"] == pytest.approx((2 * (40 * 30 + 40 * 5 + 30 * 5)) / 100, rel=0.03)
     assert found["thickness_mm"]["median"] == pytest.approx(5, abs=0.1)

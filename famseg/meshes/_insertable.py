@@ -1,0 +1,63 @@
+"""An implant that goes in along a line: what bone is in the way of is cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from famseg.meshes._mesh import Mesh
+from famseg.meshes._read import voxelize
+from famseg.meshes._solid import largest_pieces, subtract
+from famseg.meshes._surface import surface_mesh
+from famseg.meshes._undercut import bone_around, first_bone_mm, layer, unit
+
+_SPACING_MM = 0.5
+_SMOOTHING_MM = 0.5
+_CLEAR_VOXELS = 1
+_AROUND_VOXELS = 4
+_SLIVER = 0.01
+
+Floats = NDArray[np.float64]
+
+
+def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
+    """Return an implant without what bone is in the way of when it moves in along a line.
+
+    Bone throws a shadow along the line, which is cut off, and half a millimeter around it. Where
+    walls are parallel to the line and touch bone, half a millimeter of them goes.
+
+    Args:
+        implant: The implant in its final place, a closed mesh.
+        bone: A closed mesh.
+        direction: The way it moves, towards its place; of any length above 0.
+
+    Returns:
+        What is left of it; the implant itself if nothing is in its way. See
+        :func:`undercut` for what bone is still in the way of.
+
+    Raises:
+        ValueError: If a mesh is open or empty, the direction is 0, or nothing is left.
+    """
+    near = bone_around(implant, bone)
+    if len(near.faces) == 0:
+        return implant
+    affine, shape = layer(implant, unit(direction), _SPACING_MM)
+    start = first_bone_mm(near, affine, shape).reshape(shape)
+    inverse = np.linalg.inv(affine)
+    here = implant.vertices[np.unique(implant.faces)] @ inverse[:3, :3].T + inverse[:3, 3]
+    low, high = here[:, 2].min(), here[:, 2].max()
+    place = affine @ np.diag([1, 1, _SPACING_MM, 1])
+    place[:3, 3] += affine[:3, 2] * (low - 2 * _SPACING_MM)
+    heights = low + _SPACING_MM * np.arange(-2, int(np.ceil((high - low) / _SPACING_MM)) + 3)
+    shadow = ndimage.binary_dilation(heights > start[:, :, None], iterations=_CLEAR_VOXELS)
+    body = voxelize(implant, shadow.shape, place)
+    blocked = shadow & body
+    if not blocked.any():
+        return implant
+    # The rest of the shadow meets nothing of the implant, and a smaller solid takes less time.
+    shadow &= ndimage.maximum_filter(blocked.view(np.uint8), 2 * _AROUND_VOXELS + 1) > 0
+    rest = subtract(implant, surface_mesh(shadow, place, smoothing_mm=_SMOOTHING_MM))
+    if len(rest.faces) == 0:
+        raise ValueError("bone is in the way of all of the implant")
+    return largest_pieces(rest, min_share=_SLIVER)
