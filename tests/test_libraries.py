@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(1800)  # a plain import of MONAI takes minutes on a busy machine
 # Packages that nothing in MONAI needs before one of its functions is called.
 HEAVY = ("transformers", "pandas", "skimage", "torch.distributed.optim", "torch._dynamo", "sympy")
 

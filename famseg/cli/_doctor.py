@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famseg.cli._checks import Check
 from famseg.cli._say import say, say_json
 from famseg.config._visible import visible
+
+if TYPE_CHECKING:
+    from famseg.cli._checks import Check
 
 EXAMPLES = """
 Examples:

@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 
@@ -137,6 +127,16 @@ def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
 @contextmanager
 def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
     """Show on standard error how far a file is: a bar for a terminal, lines for a log."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{file.name}: {_amount(file.size)} to fetch", err=True)
@@ -151,6 +151,8 @@ def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
 def _lines(file: RemoteFile) -> Callable[[int, int | None], None]:
     last = began = time.monotonic()
     first: int | None = None
+
+    from famseg.cli._progress import duration
 
     def show(done: int, of: int | None) -> None:
         nonlocal last, first

@@ -12,14 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated
 
-import psutil
 import typer
 
 from famseg.cli._say import say, say_json
@@ -186,6 +183,8 @@ def _names(host: str, port: int) -> list[str]:
     names = {"localhost", "127.0.0.1", "::1"}
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
         names |= {socket.gethostname(), socket.getfqdn()}
+        import psutil
+
         addresses = [each for card in psutil.net_if_addrs().values() for each in card]
         families = (socket.AF_INET, socket.AF_INET6)
         names |= {each.address.partition("%")[0] for each in addresses if each.family in families}
@@ -213,6 +212,8 @@ def _wait_until_up(process: subprocess.Popen[bytes], server: str, log: IO[bytes]
 
 
 def _is_up(server: str) -> bool:
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"{server}/health", timeout=2) as answer:  # noqa: S310 - http
             return bool(answer.status == 200)
@@ -277,6 +278,8 @@ def _announce(
             say("Ctrl-C ends it.")
     sys.stdout.flush()
     if browser and sys.stdout.isatty() and _has_display():
+        import webbrowser
+
         webbrowser.open(compare or server)
 
 
