@@ -181,11 +181,11 @@ def pair_differences(
         axes.axvline(0, color=BLACK, linewidth=0.9)
         for row, (pairs, mean, low, high) in enumerate(groups.values()):
             places = row + spread.uniform(-0.18, 0.18, len(pairs))
-            for failed, style in ((False, {"color": GREY}), (True, {"color": RED})):
+            for failed, color in ((False, GREY), (True, RED)):
                 shown = [i for i, each in enumerate(pairs) if each.failed == failed]
                 marker = "x" if failed else "."
                 values = [pairs[i].value for i in shown]
-                axes.plot(values, places[shown], marker, alpha=0.8, markersize=6, **style)
+                axes.plot(values, places[shown], marker, alpha=0.8, markersize=6, color=color)
             if low is not None and high is not None:
                 axes.plot([low, high], [row, row], color=PALETTE[0], linewidth=2.2)
             axes.plot([mean], [row], "D", color=PALETTE[0], markersize=6)
@@ -283,9 +283,9 @@ def course_figure(found: Gaps, best: str | None) -> bytes:
             axes.annotate(text, place, xytext=(4, 5), textcoords="offset points", fontsize=8)
         for point in points:
             if point.name == best:
-                style = {"markerfacecolor": "none", "markeredgecolor": RED, "markersize": 11}
-                label = f"evaluated: epoch {best}"
-                axes.plot([point.kappa], [point.gap], "o", label=label, **style)
+                (ring,) = axes.plot([point.kappa], [point.gap], "o", markersize=11)
+                ring.set(markerfacecolor="none", markeredgecolor=RED)
+                ring.set_label(f"evaluated: epoch {best}")
                 axes.legend()
         _scale_kappa(axes, kappas)
         axes.axhline(0, color=BLACK, linewidth=0.8)

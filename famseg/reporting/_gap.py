@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from famseg.config import InputError
@@ -12,6 +12,7 @@ from famseg.runs import RunFolder
 from famseg.tracking import read_metrics
 
 History = Sequence[Mapping[str, float | None]]
+_Way = Callable[[Run, Mapping[str, float | None]], float | None]
 
 MEASURED, ESTIMATED = "train/kappa", "train/penalty"
 _TEST_GAP = "test/gap_loss"
@@ -100,7 +101,7 @@ def gaps(groups: Mapping[str, Sequence[Run]]) -> Gaps | None:
     """
     every = [(name, run, read_metrics(run.path)) for name, runs in groups.items() for run in runs]
     layer = _layer(run for _, run, _ in every)
-    ways = [
+    ways: list[tuple[str, _Way]] = [
         ("kappa of the head, fixed training samples", lambda run, row: row.get(MEASURED)),
         (f"kappa of {layer}, by famseg measure", lambda run, _: _measured(run, layer)),
         (

@@ -8,11 +8,18 @@ from typing import cast, get_args
 
 import numpy as np
 
-from famseg.config import InputError
+from famseg.config import InputError, load_pipeline
 from famseg.config._counted import counted
 from famseg.config._json import read_json
 from famseg.datasets import Volume
-from famseg.evaluation import CaseRow, ShownCase, failure_signs, read_cases, read_shown
+from famseg.evaluation import (
+    CaseRow,
+    ShownCase,
+    classification_signs,
+    failure_signs,
+    read_cases,
+    read_shown,
+)
 from famseg.evaluation._pictures import SlicesCase, slices_picture
 from famseg.evaluation._signs import PenaltyKind
 from famseg.meshes import surface_mesh
@@ -88,7 +95,8 @@ def run_page(path: Path, checkpoint: Checkpoint = "best") -> Page:
 def _lead(run: Run, history: History) -> str:
     epochs = max((int(row["epoch"] or 0) for row in history), default=0)
     state = "It is finished" if run.finished else f"State: {run.state}"
-    return f"Pipeline {run.pipeline}, {run.method}, seed {run.seed}, {counted(epochs, 'epoch')}. {state}."
+    course = counted(epochs, "epoch")
+    return f"Pipeline {run.pipeline}, {run.method}, seed {run.seed}, {course}. {state}."
 
 
 def _facts(run: Run, cases: Sequence[CaseRow]) -> dict[str, str]:
@@ -120,10 +128,33 @@ def _signs(run: Run, history: History) -> list[str]:
     }
     if kind not in get_args(PenaltyKind):  # of another version
         return [f"Signs of a failed training were not looked for: penalty {kind!r} is unknown."]
-    weight = float(settings.get("penalty.lambda", "0"))
+    weight, known = float(settings.get("penalty.lambda", "0")), cast("PenaltyKind", kind)
+    summary = run.evaluation / "summary.json"
+    if "test/accuracy" in run.metrics and summary.is_file():
+        return classification_signs(
+            history,
+            read_json(summary, "Evaluate the run again."),
+            weight=weight,
+            kind=known,
+            settings=settings,
+        )
     return failure_signs(
-        history, weight=weight, kind=cast("PenaltyKind", kind), variance_ratios=ratios
+        history,
+        weight=weight,
+        kind=known,
+        variance_ratios=ratios,
+        metrics=run.metrics,
+        settings=settings,
+        key_metric=_key_metric(run),
     )
+
+
+def _key_metric(run: Run) -> str:
+    """Return the validation metric of a run's pipeline; the usual one where it is not installed."""
+    try:
+        return str(getattr(load_pipeline(run.pipeline), "KEY_METRIC", "dsc"))
+    except InputError:
+        return "dsc"
 
 
 def _cases(run: Run) -> list[CaseRow]:

@@ -84,3 +84,9 @@ def test_a_penalty_of_another_version_is_said(tmp_path):
     )
     (path / "config.yaml").write_text(text)
     assert any("penalty 'of_tomorrow' is unknown" in line for line in run_page(path).warnings)
+
+
+def test_the_page_says_what_the_end_of_the_training_says(tmp_path):
+    found = {"test/set1/skull/dsc": 0.145, "test/set1/mean_skull/skull/dsc": 0.527}
+    page = run_page(make_run(tmp_path, "d", metrics=found))
+    assert any(line.startswith("worse than the mean skull") for line in page.warnings)
