@@ -30,6 +30,8 @@ Examples:
   famseg reconstruct runs/implant-lambda0-seed0 a.nrrd b.stl --out implants --json
 
   famseg reconstruct builtin /data/series --out implants --seg-nrrd --dicom-seg
+
+  famseg reconstruct builtin head.nii.gz --out implants --report
 """
 
 
@@ -85,6 +87,13 @@ def reconstruct(
     threshold: Annotated[
         float | None, typer.Option(help="The same for scans without HU; found if left out.")
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Also write report.html: measurements, warnings, and the head to turn and cut.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Do finished cases again.")] = False,
     as_json: Annotated[
@@ -120,7 +129,8 @@ def reconstruct(
     network = _open(model, device)
     began = time.monotonic()
     done = _run(found, network, out, options, outputs, force=force)
-    _show(found, done, network, out, time.monotonic() - began, as_json=as_json)
+    page = _report(done, out, wanted=report)
+    _show(found, done, network, out, time.monotonic() - began, page, as_json=as_json)
 
 
 reconstruct.__doc__ = f"{inspect.cleandoc(reconstruct.__doc__ or '')}\n{EXAMPLES}"
@@ -161,7 +171,14 @@ def _run(
     try:
         with stop_on_signals(), _progress(found) as display:
             return reconstruct_all(
-                found.found, network, out, options, outputs, force=force, **display
+                found.found,
+                network,
+                out,
+                options,
+                outputs,
+                force=force,
+                refused={r.subject: r.reason for r in found.refused if not r.left_out},
+                **display,
             )
     except Interrupted as stop:
         say(f"famseg: {stop}; what is finished is kept; go on with the same command", err=True)
@@ -172,6 +189,29 @@ def _run(
         raise RunError(
             f"{out}: the disk is full. Make room, then go on with the same command."
         ) from error
+
+
+def _report(done: Sequence[Done], out: Path, *, wanted: bool) -> Path | None:
+    """Write the pages if they are wanted; what is reconstructed stays whatever becomes of them."""
+    fresh = [each.name for each in done if each.status == "done"]
+    page = out / "report.html"
+    if not wanted:
+        if fresh and page.is_file():
+            say(
+                f"famseg: {page} is of an earlier call. Write it anew: famseg report "
+                f"{shlex.quote(str(out))}",
+                err=True,
+            )
+        return None
+    if all(each.case is None for each in done):
+        return None
+    from famseg.reporting import write_reconstruction_pages
+
+    try:
+        return write_reconstruction_pages(out, only=fresh)
+    except (InputError, OSError) as error:
+        say(f"famseg: the report could not be written: {error}", err=True)
+        return None
 
 
 @contextmanager
@@ -226,6 +266,7 @@ def _show(
     network: CoarseNetwork,
     out: Path,
     seconds: float,
+    page: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -236,7 +277,7 @@ def _show(
     refused = [r for r in found.refused if not r.left_out]
     good = [d for d in done if d.case is not None]
     if as_json:
-        say_json(_as_dict(found, done, network, out, seconds))
+        say_json(_as_dict(found, done, network, out, seconds, page))
     elif good:
         for each in good:
             _say_case(each, out)
@@ -245,6 +286,8 @@ def _show(
             f"{sum(d.status == 'unchanged' for d in done)}), failed: {len(failed)}, refused: "
             f"{len(refused)}; took {duration(seconds)}"
         )
+        if page is not None:
+            say(f"report: {page.resolve().as_uri()}")
         say("For research only: not a medical device.")
     if not good:
         raise InputError(
@@ -264,10 +307,16 @@ def _say_case(done: Done, out: Path) -> None:
 
 
 def _as_dict(
-    found: Inputs, done: Sequence[Done], network: CoarseNetwork, out: Path, seconds: float
+    found: Inputs,
+    done: Sequence[Done],
+    network: CoarseNetwork,
+    out: Path,
+    seconds: float,
+    page: Path | None,
 ) -> dict[str, Any]:
     return {
         "folder": str(out),
+        "report": None if page is None else str(page),
         "model": network.name,
         "seconds": round(seconds, 1),
         "cases": [

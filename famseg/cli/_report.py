@@ -25,6 +25,8 @@ Examples:
 
   famseg report runs
 
+  famseg report implants
+
   famseg report runs/skull-lambda0-seed* runs/skull-lambda0.002-seed* --out comparison.html
 """
 
@@ -33,7 +35,9 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="A run folder; several of them, or a folder that holds them."
+            metavar="RUN...",
+            help="A run folder; several of them, or a folder that holds them; or what famseg "
+            "reconstruct has written.",
         ),
     ],
     out: Annotated[
@@ -64,10 +68,16 @@ def report(
         typer.Option(help="The evaluations that are read: of the best checkpoint or the last one."),
     ] = Which.best,
 ) -> None:
-    """Write the report of a run, or the comparison of several: one HTML file, no request."""
-    from famseg.config._atomic import write_atomically
-    from famseg.reporting import render
+    """Write the report of a run or of reconstructions, or the comparison of several runs.
 
+    The report is an HTML file that makes no request.
+    """
+    from famseg.config._atomic import write_atomically
+    from famseg.reporting import is_reconstruction, render
+
+    if len(runs) == 1 and is_reconstruction(runs[0]):
+        _reconstruction(runs[0], out, alone=not metric and baseline is None)
+        return
     one = len(runs) == 1 and (runs[0] / "config.yaml").is_file()
     if one:
         if metric or baseline is not None:
@@ -103,6 +113,21 @@ def write_run_page(run: Path, checkpoint: Checkpoint = "best") -> Path:
     target = run / report_name(checkpoint)
     write_atomically(target, render(run_page(run, checkpoint)).encode())
     return target
+
+
+def _reconstruction(folder: Path, out: Path | None, *, alone: bool) -> None:
+    from famseg.reporting import write_reconstruction_pages
+
+    if not alone:
+        raise InputError(f"{folder}: holds reconstructions. --metric and --baseline are for runs.")
+    try:
+        target = write_reconstruction_pages(folder, out)
+    except OSError as error:
+        raise InputError(
+            f"{folder if out is None else out}: the report cannot be written ({error.strerror}). "
+            "Choose another place with --out."
+        ) from error
+    say(f"{'report':13}{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def _run(run: Path, checkpoint: Which) -> tuple[Page, Path]:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -62,6 +62,7 @@ def reconstruct_all(
     outputs: Outputs,
     *,
     force: bool = False,
+    refused: Mapping[str, str] | None = None,
     begun: Begun = lambda name, stage: None,
     told: Told = lambda done, count, of: None,
 ) -> list[Done]:
@@ -77,6 +78,7 @@ def reconstruct_all(
         options: What may be chosen of a reconstruction.
         outputs: Which files are written.
         force: Do everything again.
+        refused: Names and reasons of what could not be tried; noted beside what failed.
         begun: Told the name of an input and the stage that begins.
         told: Told each input that is through, how many are, and how many there are.
 
@@ -90,11 +92,13 @@ def reconstruct_all(
     results = []
     model = network_sha256(network)
     with _alone(out):
-        _write_state(out, network, model, options, outputs)
+        _write_state(out, network, model, options, outputs, failed={})
         for count, each in enumerate(inputs, start=1):
             job = _Job(each, network, model, out / each.name, options, outputs, force)
             results.append(_one(job, begun))
             told(results[-1], count, len(inputs))
+        failed = {done.name: done.reason for done in results if done.status == "failed"}
+        _write_state(out, network, model, options, outputs, failed=failed | dict(refused or {}))
     return results
 
 
@@ -194,7 +198,13 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def _write_state(
-    out: Path, network: CoarseNetwork, model: str, options: Options, outputs: Outputs
+    out: Path,
+    network: CoarseNetwork,
+    model: str,
+    options: Options,
+    outputs: Outputs,
+    *,
+    failed: Mapping[str, str],
 ) -> None:
     write_json(
         out / STATE,
@@ -203,6 +213,7 @@ def _write_state(
             "options": asdict(options),
             "outputs": asdict(outputs),
             "versions": _versions(),
+            "failed": dict(failed),
         },
     )
 

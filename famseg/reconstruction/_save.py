@@ -125,7 +125,8 @@ def save_case(
     return case
 
 
-_NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segmentation")
+# With the report: a page never shows another reconstruction than the one beside it.
+_NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segmentation", "report")
 
 
 def _write_volumes(result: Result, folder: Path, ending: str) -> Iterator[Path]:

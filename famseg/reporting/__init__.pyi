@@ -11,6 +11,10 @@ from ._html import Page as Page
 from ._html import Sortable as Sortable
 from ._html import render as render
 from ._pairs import Pairing as Pairing
+from ._reconstruction_page import is_reconstruction as is_reconstruction
+from ._reconstruction_page import (
+    write_reconstruction_pages as write_reconstruction_pages,
+)
 from ._records import as_dict as as_dict
 from ._records import rows as rows
 from ._run_page import report_name as report_name
@@ -46,6 +50,7 @@ __all__ = [
     "compare_runs",
     "comparison_page",
     "find_runs",
+    "is_reconstruction",
     "markdown",
     "plain",
     "render",
@@ -54,4 +59,5 @@ __all__ = [
     "run_page",
     "studies",
     "tables",
+    "write_reconstruction_pages",
 ]

@@ -185,9 +185,13 @@ def test_bad_inputs_beside_a_good_one_end_with_1(
     bad: Path, run: tuple[Path, Result], tmp_path: Path
 ) -> None:
     shutil.copytree(run[0] / "out", tmp_path / "out")
-    options = ("--out", tmp_path / "out", "--seg-nrrd")
+    options = ("--out", tmp_path / "out", "--seg-nrrd", "--report")
     done = reconstruct(run[0] / "head.nrrd", bad / "empty.nii.gz", *options)
     assert done.exit_code == 1
+    page = tmp_path / "out" / "report.html"
+    assert f"report: {page.as_uri()}" in done.stdout
+    assert "empty failed: " in page.read_text()
+    assert "Reconstruction of head" in (tmp_path / "out" / "head" / "report.html").read_text()
     assert "reconstructed 1 of 2 (unchanged: 1), failed: 1, refused: 0" in done.stdout
     assert "2/2  empty  failed: " in done.stderr
     assert "For research only: not a medical device." in done.stdout

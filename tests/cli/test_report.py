@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reporting"))
 
+from made_cases import make_case, make_output
 from made_runs import make_run
 
 
@@ -56,3 +57,19 @@ def test_several_runs_make_a_comparison(famseg, run, tmp_path):
     done = famseg("report", str(run), "runs/b0", "--metric", "test/set1/skull/dsc")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "comparison.html").is_file()
+
+
+def test_the_output_of_reconstruct_has_a_report(famseg, tmp_path):
+    make_output(tmp_path / "out")
+    make_case(tmp_path / "out", "head", 0.4)
+    done = famseg("report", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    target = tmp_path / "out" / "report.html"
+    assert f"report       {target}" in done.stdout
+    assert "Do not rely on this implant." in target.read_text()
+    wrong = famseg("report", str(tmp_path / "out"), "--metric", "dsc")
+    assert wrong.returncode == 2
+    assert "holds reconstructions" in wrong.stderr
+    nowhere = famseg("report", str(tmp_path / "out"), "--out", str(tmp_path / "a" / "b.html"))
+    assert nowhere.returncode == 2
+    assert "cannot be written" in nowhere.stderr

@@ -32,20 +32,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def real_viewer():
+    """The viewer, for as long as pages are written; fetched where it was not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        if _scene.viewer_source() is None:
+            vendor = viewer.ROOT / viewer.VENDOR
+            wanted = json.loads((vendor / "niivue.json").read_text())
+            try:
+                content = viewer.member(viewer.fetch(wanted["address"]), wanted)
+            except (OSError, urllib.error.URLError) as error:
+                pytest.skip(f"the viewer cannot be had ({error}): make viewer")
+            patch.setattr(_scene, "_vendored", lambda: content)
+        yield
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, real_viewer):
     """A page with everything in it, as a file."""
-    patch = pytest.MonkeyPatch()
-    if _scene.viewer_source() is None:
-        vendor = viewer.ROOT / viewer.VENDOR
-        wanted = json.loads((vendor / "niivue.json").read_text())
-        try:
-            content = viewer.member(viewer.fetch(wanted["address"]), wanted)
-        except (OSError, urllib.error.URLError) as error:
-            pytest.skip(f"the viewer cannot be had ({error}): make viewer")
-        patch.setattr(_scene, "_vendored", lambda: content)
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(page()))
-    patch.undo()
     return path
 
 
@@ -122,6 +127,8 @@ def test_every_control_changes_the_picture(shown, tmp_path):
     changes(lambda: shown.keyboard.press("+"))
     changes(press("Axial"))
     changes(lambda: shown.get_by_label("Opacity of Masks in the slices").fill("0.2"))
+    changes(lambda: shown.get_by_label("Masks in the slices", exact=True).uncheck())
+    changes(lambda: shown.get_by_label("Masks in the slices", exact=True).check())
     canvas.focus()
     changes(lambda: shown.keyboard.press("PageUp"))
     assert shown.said == []
@@ -173,10 +180,10 @@ def test_the_theme_can_be_switched(shown):
 
 def test_print_shows_the_still_and_no_controls(shown):
     shown.emulate_media(media="print")
-    assert shown.locator(".viewer-still img").is_visible()
+    assert [each.is_visible() for each in shown.locator(".viewer-still img").all()] == [True] * 2
     assert not shown.locator(".viewer-controls").is_visible()
     shown.emulate_media(media="screen")
-    assert not shown.locator(".viewer-still img").is_visible()
+    assert not shown.locator(".viewer-still").is_visible()
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser, report):

@@ -18,7 +18,8 @@
     ["Top", 180, 90],
   ];
   const TURN = 10; // degrees per key
-  const IN_SLICE_MM = 1.5; // how far from a slice a surface is drawn in it
+  const IN_SLICE_MM = 0.5; // how far from a slice a surface is drawn in it
+  const SEE_THROUGH = 0.35; // opacity of surfaces around slices
   const HIDE_VOLUME = [-2, 0, 0]; // depth, azimuth and elevation of the clip plane
   const SHOW_VOLUME = [2, 0, 0];
   const BACK = { dark: [0.1, 0.11, 0.13, 1], light: [0.97, 0.97, 0.96, 1] };
@@ -61,6 +62,7 @@
       multiplanarLayout: 2, // two by two
       multiplanarShowRender: 1,
       multiplanarForceRender: true,
+      multiplanarPadPixels: 8, // whose letter is it, this tile's or its neighbor's?
       meshThicknessOn2D: IN_SLICE_MM,
       crosshairColor: [0.95, 0.75, 0.1, 0.8],
       crosshairWidth: 0.5,
@@ -107,8 +109,8 @@
       const side = (value, plus, minus) =>
         `${Math.abs(value).toFixed(1)} mm ${value < 0 ? minus : plus}`;
       status.textContent =
-        `Position: ${side(x, "right", "left")}, ${side(y, "front", "back")}, ` +
-        `${side(z, "up", "down")} of the origin`;
+        `Position from the origin: ${side(x, "right", "left")}, ` +
+        `${side(y, "to the front", "to the back")}, ${side(z, "up", "down")}`;
     };
     const theme = () => {
       nv.opts.backColor = dark() ? BACK.dark : BACK.light;
@@ -179,12 +181,16 @@
       });
       const swatch = element("span", { className: "swatch" });
       swatch.style.background = `rgb(${part.color})`;
+      const opacity = slider(part.label, part.opacity, (value) => {
+        nv.meshes[number].opacity = value;
+        nv.drawScene();
+      });
+      part.seeThrough = (on) => {
+        opacity.value = on ? Math.min(SEE_THROUGH, nv.meshes[number].opacity) : part.opacity;
+        nv.meshes[number].opacity = Number(opacity.value);
+      };
       return element("div", { className: "part" },
-        element("label", {}, box, swatch, part.label),
-        slider(part.label, part.opacity, (value) => {
-          nv.meshes[number].opacity = value;
-          nv.drawScene();
-        }));
+        element("label", {}, box, swatch, part.label), opacity);
     });
     data.volumes.forEach((volume, number) => {
       const box = element("input", { type: "checkbox", checked: volume.visible });
@@ -216,6 +222,9 @@
     slices.addEventListener("click", async () => {
       const on = slices.getAttribute("aria-pressed") !== "true";
       slices.setAttribute("aria-pressed", String(on));
+      // Planes without their dark background, and surfaces that do not hide them.
+      nv.opts.isAlphaClipDark = on;
+      for (const part of data.parts) part.seeThrough(on);
       await nv.setVolumeRenderIllumination(on ? -1 : 0);
       nv.setClipPlane(on ? SHOW_VOLUME : HIDE_VOLUME);
     });
