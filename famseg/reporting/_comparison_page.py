@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from famseg.config import InputError
 from famseg.config._counted import counted
-from famseg.reporting._compare import Comparison, compare_runs, smaller_is_better
+from famseg.reporting._compare import compare_runs, smaller_is_better
 from famseg.reporting._comparison_figures import (
     Level,
     by_group,
@@ -15,38 +14,23 @@ from famseg.reporting._comparison_figures import (
     over_lambda,
     pair_differences,
 )
+from famseg.reporting._comparison_tables import MOST_FIGURES, BothPairings, comparison_tables
 from famseg.reporting._gap import gaps
-from famseg.reporting._groups import Group, kinds_of
-from famseg.reporting._html import Image, Page, Sortable
+from famseg.reporting._html import Image, Page
 from famseg.reporting._runs import Found, Run
 from famseg.reporting._words import (
-    VERDICTS,
     conclusion,
     counted_pairs,
     difference_words,
     label_of,
-    verdict,
 )
 
-_MOST_FIGURES = 4  # metrics that are drawn; the tables have all
 _FOOT = "Research only, not a medical device."
 _POSSIBLE = (
     "No difference shown is not the same as no difference: the interval holds the differences that "
     "remain possible. Holm's correction is for the methods, not for the metrics: say beforehand "
     "which metric counts."
 )
-
-
-@dataclass(frozen=True)
-class _Study:
-    """A study, paired by seed and by case."""
-
-    seeds: Comparison
-    cases: Comparison
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self.seeds.study.groups
 
 
 def comparison_page(
@@ -67,7 +51,7 @@ def comparison_page(
         compare_runs(found.runs, metrics=metrics, baseline=baseline, by=by)
         for by in ("seed", "case")
     )
-    studies = [_Study(*both) for both in zip(seeds, cases, strict=True)]
+    studies = [BothPairings(*both) for both in zip(seeds, cases, strict=True)]
     several = len(studies) > 1
     finished = sum(run.finished for run in found.runs)
     return Page(
@@ -83,13 +67,13 @@ def comparison_page(
             *(line for each in studies for line in _named(each, several, _warnings(each))),
         ],
         images=[image for each in studies for image in _images(each, several)],
-        tables=[table for each in studies for table in _tables(each, several)],
+        tables=[table for each in studies for table in comparison_tables(each, several)],
         settings=_common(found.runs),
         foot=f"famseg compare gives the same numbers: {_checkpoints(found.runs)}. {_FOOT}",
     )
 
 
-def _named(study: _Study, several: bool, lines: Iterator[str]) -> Iterator[str]:
+def _named(study: BothPairings, several: bool, lines: Iterator[str]) -> Iterator[str]:
     for line in lines:
         yield f"{study.seeds.study.name}: {line}" if several else line
 
@@ -98,7 +82,7 @@ def _runs(n: int) -> str:
     return counted(n, "run")
 
 
-def _lead(studies: Sequence[_Study]) -> str:
+def _lead(studies: Sequence[BothPairings]) -> str:
     if len(studies) > 1:
         names = "; ".join(each.seeds.study.name for each in studies)
         return f"Different pipelines or data are compared apart: {names}."
@@ -109,7 +93,7 @@ def _lead(studies: Sequence[_Study]) -> str:
     return f"{study.seeds.study.name}: {methods}. {against}"
 
 
-def _facts(studies: Sequence[_Study], finished: int, unfinished: int) -> dict[str, str]:
+def _facts(studies: Sequence[BothPairings], finished: int, unfinished: int) -> dict[str, str]:
     seeds = {run.seed for study in studies for group in study.groups for run in group.runs}
     return {
         "Finished": _runs(finished),
@@ -118,7 +102,7 @@ def _facts(studies: Sequence[_Study], finished: int, unfinished: int) -> dict[st
     }
 
 
-def _findings(study: _Study) -> Iterator[str]:
+def _findings(study: BothPairings) -> Iterator[str]:
     """Yield a sentence for each group: the foremost metric over seeds and over cases."""
     seeds = study.seeds
     if not seeds.metrics:
@@ -148,7 +132,7 @@ def _findings(study: _Study) -> Iterator[str]:
         yield from _levels(study, metric)
 
 
-def _levels(study: _Study, metric: str) -> Iterator[str]:
+def _levels(study: BothPairings, metric: str) -> Iterator[str]:
     label = label_of(metric)
     for group in study.groups:
         found = study.seeds.figures.get((group.name, metric))
@@ -161,20 +145,20 @@ def _levels(study: _Study, metric: str) -> Iterator[str]:
             )
 
 
-def _warnings(study: _Study) -> Iterator[str]:
+def _warnings(study: BothPairings) -> Iterator[str]:
     yield from dict.fromkeys([*study.seeds.notes, *_of_cases(study)])
 
 
-def _of_cases(study: _Study) -> Iterator[str]:
+def _of_cases(study: BothPairings) -> Iterator[str]:
     """Yield what is only said of the pairs of cases."""
     for note in study.cases.notes:
         if note not in study.seeds.notes and "not paired" in note:
             yield f"over cases: {note}"
 
 
-def _images(study: _Study, several: bool) -> Iterator[Image]:
+def _images(study: BothPairings, several: bool) -> Iterator[Image]:
     prefix = f"{study.seeds.study.name}: " if several else ""
-    for metric in study.seeds.metrics[:_MOST_FIGURES]:
+    for metric in study.seeds.metrics[:MOST_FIGURES]:
         label = label_of(metric)
         levels = _levels_of(study, metric)
         if not levels:
@@ -200,7 +184,7 @@ def _images(study: _Study, several: bool) -> Iterator[Image]:
     yield from _gap_images(study, prefix)
 
 
-def _difference_images(study: _Study, metric: str, prefix: str) -> Iterator[Image]:
+def _difference_images(study: BothPairings, metric: str, prefix: str) -> Iterator[Image]:
     """Yield the differences per case; per seed where cases cannot be paired."""
     label = label_of(metric)
     for comparison, pair, what in ((study.cases, "case", "case"), (study.seeds, "seed", "seed")):
@@ -227,7 +211,7 @@ def _difference_images(study: _Study, metric: str, prefix: str) -> Iterator[Imag
         return
 
 
-def _gap_images(study: _Study, prefix: str) -> Iterator[Image]:
+def _gap_images(study: BothPairings, prefix: str) -> Iterator[Image]:
     found = gaps({group.name: group.runs for group in study.groups})
     if found is None:
         return
@@ -245,7 +229,7 @@ def _gap_images(study: _Study, prefix: str) -> Iterator[Image]:
     )
 
 
-def _levels_of(study: _Study, metric: str) -> dict[str, Level]:
+def _levels_of(study: BothPairings, metric: str) -> dict[str, Level]:
     found = {}
     for group in study.groups:
         figures = study.seeds.figures.get((group.name, metric))
@@ -256,7 +240,7 @@ def _levels_of(study: _Study, metric: str) -> dict[str, Level]:
     return found
 
 
-def _lambda_series(study: _Study, levels: Mapping[str, Level]) -> dict[str, list[Level]]:
+def _lambda_series(study: BothPairings, levels: Mapping[str, Level]) -> dict[str, list[Level]]:
     """Return groups that differ in lambda only, by kind of penalty; lambda 0 belongs to each.
 
     Empty where no penalty has two lambdas.
@@ -288,124 +272,6 @@ def _lambda_series(study: _Study, levels: Mapping[str, Level]) -> dict[str, list
 
 def _without_penalty(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((k, v) for k, v in settings.items() if not k.startswith("penalty."))
-
-
-def _tables(study: _Study, several: bool) -> Iterator[Sortable]:
-    prefix = f"{study.seeds.study.name}: " if several else ""
-    metrics = study.seeds.metrics
-    yield _figures_table(study, prefix)
-    paired = _pairs_table(study, prefix)
-    if paired.rows:
-        yield paired
-    yield _runs_table(study, metrics, prefix)
-    differing = _settings_table(study, prefix)
-    if differing.rows:
-        yield differing
-
-
-def _figures_table(study: _Study, prefix: str) -> Sortable:
-    rows: list[list[str | float | int | None]] = []
-    for metric in study.seeds.metrics:
-        for group in study.groups:
-            found = study.seeds.figures.get((group.name, metric))
-            if found is None:
-                rows.append([metric, group.name, 0, *[None] * 6])
-                continue
-            numbers = (found.mean, found.std, found.low, found.high, found.best, found.worst)
-            rows.append([metric, group.name, found.n, *numbers])
-    return Sortable(
-        title=f"{prefix}Methods over seeds",
-        columns=["metric", "method", "n", "mean", "std", "low", "high", "best", "worst"],
-        rows=rows,
-        digits=[0, 0, 0, *[None] * 6],
-        caption="n: finished runs that have the metric, one per seed. std: standard deviation over "
-        "seeds (n - 1). low, high: 95 % interval of the mean, Student's t. A dash: too few runs.",
-    )
-
-
-def _pairs_table(study: _Study, prefix: str) -> Sortable:
-    rows: list[list[str | float | int | None]] = []
-    for comparison in (study.seeds, study.cases):
-        for metric in comparison.metrics:
-            for group in study.groups:
-                pairing = comparison.pairings.get((group.name, metric))
-                if pairing is None:
-                    continue
-                found = verdict(pairing, smaller_is_better=smaller_is_better(metric))
-                rows.append(
-                    [
-                        metric,
-                        group.name,
-                        pairing.by,
-                        pairing.n,
-                        pairing.failed,
-                        pairing.difference,
-                        pairing.low,
-                        pairing.high,
-                        pairing.p_value,
-                        pairing.p_holm,
-                        VERDICTS[found],
-                    ]
-                )
-    return Sortable(
-        title=f"{prefix}Differences to {study.seeds.baseline}",
-        columns=[
-            *("metric", "method", "pairs by", "n", "failed", "difference", "low", "high"),
-            *("p", "p Holm", "verdict"),
-        ],
-        rows=rows,
-        digits=[0, 0, 0, 0, 0, None, None, None, 4, 4, 0],
-        caption="By seed: new trainings, Student's t. By case: new cases for these trainings, "
-        "bootstrap. p: two-sided permutation test of the mean difference; Holm: adjusted for the "
-        "methods. Failed cases count with their worst score.",
-    )
-
-
-def _runs_table(study: _Study, metrics: Sequence[str], prefix: str) -> Sortable:
-    shown = list(metrics[:_MOST_FIGURES])
-    rows: list[list[str | float | int | None]] = []
-    marked = set()
-    for group in study.groups:
-        for run in sorted((*group.runs, *group.unfinished, *group.repeated), key=_seed):
-            if run in group.unfinished:
-                marked.add(len(rows))
-            state = "a later run has its seed" if run in group.repeated else run.state
-            values = [run.metrics.get(metric) for metric in shown]
-            rows.append([run.path.name, group.name, run.seed, state, *values])
-    return Sortable(
-        title=f"{prefix}Runs",
-        columns=["run", "method", "seed", "state", *(label_of(m).axis for m in shown)],
-        rows=rows,
-        digits=[0, 0, 0, 0, *(label_of(metric).digits for metric in shown)],
-        marked=frozenset(marked),
-        caption="Every run that was found. Those that did not finish, in red, are in no mean.",
-    )
-
-
-def _seed(run: Run) -> int:
-    return run.seed
-
-
-def _settings_table(study: _Study, prefix: str) -> Sortable:
-    """Return the settings in which groups differ, a column per group."""
-    every = [(group.runs or group.unfinished or group.repeated)[0] for group in study.groups]
-    keys = dict.fromkeys(key for run in every for key in run.settings)
-    differing = [key for key in sorted(keys) if _differs(key, [run.settings for run in every])]
-    return Sortable(
-        title=f"{prefix}Settings that differ",
-        columns=["setting", *(group.name for group in study.groups)],
-        rows=[[key, *(run.settings.get(key) for run in every)] for key in differing],
-        digits=[0] * (len(every) + 1),
-        caption="A dash: not set. Seeds, names and folders do not set methods apart.",
-    )
-
-
-def _differs(key: str, settings: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a setting differs where its section is of one kind: no penalty has no layer."""
-    values: dict[tuple[str | None, ...], set[str | None]] = {}
-    for each in settings:
-        values.setdefault(kinds_of(key, each), set()).add(each.get(key))
-    return any(len(found) > 1 for found in values.values())
 
 
 def _common(runs: Sequence[Run]) -> dict[str, str]:
