@@ -29,7 +29,7 @@ from famseg.reconstruction._openings import (
 from famseg.reconstruction._refine import refine
 from famseg.reconstruction._save import Result
 from famseg.reconstruction._skull import Skull, read_skull
-from famseg.reconstruction._symmetry import without_lone
+from famseg.reconstruction._symmetry import other_side, without_lone
 
 Stage = Callable[[str], None]
 """Told what is about to be done."""
@@ -122,7 +122,8 @@ def reconstruct(
     shape = skull.mask.shape
     coarse = frame.to_grid(checked.probability, skull.affine, (shape[0], shape[1], shape[2]))
     stage("refining")
-    refined = refine(skull.mask, skull.affine, coarse, threshold=network.threshold)
+    other = other_side(seen, frame)
+    refined = refine(skull.mask, skull.affine, coarse, threshold=network.threshold, other=other)
     stage("fitting")
     fitted = fit(
         refined.implant,
@@ -251,7 +252,7 @@ def _percent_in_scan(skull: Skull, frame: Frame, agree: NDArray[np.float32]) -> 
         return percent
     ends = np.array([differ.min(axis=0) - 1, differ.max(axis=0) + 1])  # where they fade out
     corners = moved_points(ends[np.indices((2, 2, 2)).reshape(3, -1).T, range(3)], frame.affine)
-    to_index: Floats = np.asarray(np.linalg.inv(skull.scan_affine), dtype=np.float64)
+    to_index: NDArray[np.float64] = np.asarray(np.linalg.inv(skull.scan_affine), dtype=np.float64)
     corners = moved_points(corners, to_index)
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)

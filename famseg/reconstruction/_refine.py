@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +17,9 @@ from famseg.reconstruction._lay import Laid, lay
 from famseg.reconstruction._outline import Box, Piece, pieces_of
 from famseg.reconstruction._surfaces import across, across_both, between, inside, over_pixels
 
-Method = Literal["residual thin plate", "coarse"]
+Method = Literal["residual thin plate", "vote", "coarse"]
+Other = Callable[[Array, tuple[int, int, int]], NDArray[np.float32]]
+"""Maps an affine and a shape to the share of bone that the head's mirror image has there."""
 
 _SNAP_MM = 4.0  # a coarse voxel: how far the edge of the bone may lie outside the prediction
 _DEEP_MM = 5.0
@@ -26,6 +29,11 @@ _HALF_WAY_MM = 15.0  # from the bone: there plate and network err alike on real 
 _LEAST_AGREEMENT, _LEAST_ABOVE = 0.955, 0.9
 _LOW_DEG, _LOW_SHARE = -15.0, 0.05  # pieces of vaults have 0.02 below, those at orbits 0.08 or more
 _CLOSE_MM = 2.0
+_HALF, _VOTES = 0.5, 2
+_INSTEAD: dict[Method, str] = {
+    "coarse": "the network's coarse surface was kept",
+    "vote": "what two of network, surrounding bone and other side of the head agree on was taken",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +54,12 @@ class Refinement:
 
 
 def refine(
-    skull: Mask, affine: Array, coarse: NDArray[np.float32], *, threshold: float
+    skull: Mask,
+    affine: Array,
+    coarse: NDArray[np.float32],
+    *,
+    threshold: float,
+    other: Other | None = None,
 ) -> Refinement:
     """Return the implant at the scan's own resolution.
 
@@ -54,13 +67,15 @@ def refine(
     that of the bone. Both surfaces of the wall are measured around the defect; what they are off
     the network's is continued across it as a thin plate, so that the implant meets the bone without
     a step. Where the wall is not seen from the middle of the vault as one layer, as at an orbit,
-    the network's surface is kept.
+    voxels are taken that two of four agree on: the network, the plates with and without it, and the
+    other side of the head; without the other side, the network's surface is kept.
 
     Args:
         skull: The skull with the defect, bool, shape ``(X, Y, Z)``; any spacing and orientation.
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
         coarse: Probability of the implant on the same grid.
         threshold: From which probability on a voxel belongs to the implant, between 0 and 1.
+        other: The head's mirror image.
 
     Raises:
         InputError: If the arrays do not fit together, nothing is predicted, or the scan's border
@@ -83,18 +98,21 @@ def refine(
         laid = lay(skull, affine, origin, piece, snap_mm=_SNAP_MM)
         layers = [Layer.of(skull), Layer(coarse, threshold)]
         predicted = laid.chart.walls(layers, laid.pixels)
-        laid, agreement = _towards(laid, predicted), _agreement(laid, predicted, piece, skull)
-        box, mask = laid.implant(skull)
+        guided, agreement = _towards(laid, predicted), _agreement(laid, predicted, piece, skull)
         method: Method = "residual thin plate"
+        box, mask = guided.implant(skull)
         if agreement < (_LEAST_AGREEMENT if _reaches_low(piece, affine, origin) else _LEAST_ABOVE):
-            method = "coarse"
-            box, mask = _kept(piece, skull, affine)
+            method = "coarse" if other is None else "vote"
+            own = _kept(piece, skull, affine)
+            votes = [own, laid.implant(skull), (box, mask)]
+            box, mask = own if other is None else _voted(votes, other, skull, affine)
             warnings.append(
                 f"piece {number} ({piece.volume_ml:.1f} ml): the wall is no single layer there, as "
-                "at an orbit; the network's coarse surface was kept"
+                f"at an orbit; {_INSTEAD[method]}"
             )
         implant[box] |= mask
-        box, mask = laid.outline(skull.shape) if method != "coarse" else (box, mask)
+        if method == "residual thin plate":
+            box, mask = guided.outline(skull.shape)
         outline[box] |= mask
         methods.append(method)
     if dropped:
@@ -149,6 +167,26 @@ def _agreement(laid: Laid, predicted: Wall, piece: Piece, skull: Mask) -> float:
         return 0.0
     kept = inside(laid.chart, surfaces, laid.pixels, places, margin_mm=half)
     return min(float(kept.mean()), float(rough[made].mean()))
+
+
+def _voted(
+    votes: list[tuple[Box, Mask]], other: Other, skull: Mask, affine: Array
+) -> tuple[Box, Mask]:
+    """Return the voxels that two of several implants and the other side of the head agree on."""
+    boxes = [box for box, _ in votes]
+    box = tuple(
+        slice(min(b[k].start for b in boxes), max(b[k].stop for b in boxes)) for k in range(3)
+    )
+    x, y, z = (side.stop - side.start for side in box)
+    moved = affine.astype(np.float64)
+    moved[:3, 3] += affine[:3, :3] @ np.array([side.start for side in box], dtype=np.float64)
+    count = (other(moved, (x, y, z)) > _HALF).astype(np.uint8)
+    for own, mask in votes:
+        place = tuple(
+            slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True)
+        )
+        count[place] += mask
+    return box, (count >= _VOTES) & ~skull[box]
 
 
 def _reaches_low(piece: Piece, affine: Array, origin: Array) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -11,6 +13,7 @@ from famseg.preparation._checks import _LOWEST_DEG
 from famseg.reconstruction._baselines import mirror
 from famseg.reconstruction._frame import Frame
 from famseg.reconstruction._openings import SMALLEST_CM2, Openings
+from famseg.reconstruction._refine import Other
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -48,6 +51,21 @@ def without_lone(
     lone = low & ~other
     lone[low] |= ~_near_openings(places[:, low].T, openings)
     return np.where(lone, np.float32(0), probability)
+
+
+def other_side(seen: Mask, frame: Frame) -> Other:
+    """Return the mirror image of a head, to be asked for on any grid; made when first asked for.
+
+    Args:
+        seen: Bone in the frame, ``(S, S, S)``.
+        frame: The frame.
+    """
+
+    @functools.cache
+    def made() -> NDArray[np.float32]:
+        return mirror(seen, frame.affine).astype(np.float32)
+
+    return lambda affine, shape: frame.to_grid(made(), affine, shape)
 
 
 def _near_openings(places: Floats, openings: Openings) -> Mask:

@@ -86,6 +86,30 @@ def test_near_the_bone_the_plate_counts_where_a_network_is_wrong():
     assert dice(found.implant, implant) > dice(guided, implant) + 0.1
 
 
+def test_where_the_wall_is_no_single_layer_the_other_side_has_a_vote():
+    skull, affine, implant = case()
+    where = shells.points(skull.shape, affine)
+    ahead = np.array(TOWARD) / np.linalg.norm(TOWARD)
+    along = where @ ahead
+    strut = shells.hole(where, TOWARD, 16) & (along > 50) & (along < 76) & ~implant & ~skull
+    block = shells.hole(where, TOWARD, 16) & (along > 25) & (along <= 50)
+    coarse = blurred(implant | strut | block, sigma_mm=1.0)
+
+    def other(moved, shape):
+        corner = np.rint(np.linalg.solve(affine, moved)[:3, 3]).astype(int)
+        whole = (skull | strut).astype(np.float32)  # the mirror image of the middle is empty
+        padded = np.pad(whole, [(0, n) for n in shape])
+        return padded[tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))]
+
+    found = refine(skull, affine, coarse, threshold=0.5, other=other)
+    assert found.method == ("vote",)
+    assert "other side of the head" in found.warnings[0]
+    assert (found.implant & strut).sum() > 0.8 * strut.sum()
+    assert (found.implant & block).sum() < 0.2 * block.sum()
+    assert (found.implant & implant).sum() > 0.8 * implant.sum()
+    assert not (found.implant & skull).any()
+
+
 def test_two_pieces_and_crumbs():
     skull, affine, left = case(toward=(-1, 0, 0.5), deg=18)
     other, _, right = case(toward=(1, 0, 0.5), deg=18)
