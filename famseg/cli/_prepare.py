@@ -134,6 +134,13 @@ def prepare(
             "e.g. 'sub-[0-9]+'; DICOM headers are grouped without it.",
         ),
     ] = None,
+    keep_implausible: Annotated[
+        bool,
+        typer.Option(
+            "--keep-implausible",
+            help="Train also on what is no skull by its size, such as the skulls of infants.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default what cores and memory allow.")
     ] = None,
@@ -183,7 +190,7 @@ def prepare(
         defect_limit_cm2=defect_limit_cm2,
         label=label,
     )
-    from famseg.cli._prepare_show import show_outcome, show_plan
+    from famseg.cli._prepare_show import show_outcome, show_plan, unusable_because
 
     began = time.monotonic()
     plan = _plan(
@@ -195,6 +202,7 @@ def prepare(
         force=force,
         every_series=every_series,
         group_by=group_by,
+        keep_implausible=keep_implausible,
     )
     if dry_run:
         show_plan(plan, as_json=as_json)
@@ -203,6 +211,12 @@ def prepare(
     show_outcome(outcome, time.monotonic() - began, as_json=as_json)
     if not outcome.done:
         raise InputError(*(f"{r.subject}: {r.reason}" for r in outcome.undone))
+    if len(outcome.unusable) == len(outcome.done):
+        raise InputError(
+            *(f"{r.subject}: {unusable_because(r)}" for r in outcome.unusable),
+            "nothing is a skull by its size and shape, so there is no manifest: see the report; "
+            "--keep-implausible takes them nevertheless",
+        )
     if outcome.undone:
         raise typer.Exit(1)
 
@@ -227,6 +241,7 @@ def _plan(
     force: bool,
     every_series: bool,
     group_by: str | None,
+    keep_implausible: bool,
 ) -> Plan:
     """Look at the source; nothing is written."""
     from famseg.preparation import find_sources, plan_run
@@ -238,7 +253,15 @@ def _plan(
     if not found.sources:
         refused = [f"{r.subject}: {r.reason}" for r in found.refused]
         raise InputError(*(refused or [f"{source}: holds nothing that can be prepared"]))
-    return plan_run(found, source, out, stated, force=force, group_by=group_by)
+    return plan_run(
+        found,
+        source,
+        out,
+        stated,
+        force=force,
+        group_by=group_by,
+        keep_implausible=keep_implausible,
+    )
 
 
 def _sha256(template: Path | None) -> str | None:

@@ -85,6 +85,12 @@ def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     say(f"table        {folder.table}")
     if not outcome.done:
         return
+    if outcome.unusable:
+        few = ", ".join(r.subject for r in outcome.unusable[:3])
+        more = " ..." if len(outcome.unusable) > 3 else ""
+        say(f"no skulls    {len(outcome.unusable)} are not in the manifest: {few}{more}")
+    if len(outcome.unusable) == len(outcome.done):
+        return
     say(f"manifest     {folder.manifest}")
     people, several = Counter(outcome.groups.values()), len(outcome.groups)
     if several > len(people):
@@ -92,6 +98,12 @@ def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     root = shlex.quote(str(folder.path))
     say(f"split        famseg split {root}")
     say(f"train        famseg train --config skull_folder.yaml data.root={root}")
+
+
+def unusable_because(record: Record) -> str:
+    """Return why a subject is not in the manifest."""
+    findings = record.quality.findings if record.quality else ()
+    return " ".join(f.text for f in findings if f.severity == "unusable")
 
 
 def _opening(plan: Plan, workers: int) -> Iterator[str]:
@@ -154,7 +166,8 @@ def _as_dict(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "layout": outcome.plan.layout,
         "counts": _counts(outcome),
         "seconds": round(seconds, 1),
-        "manifest": str(folder.manifest) if outcome.done else None,
+        "manifest": str(folder.manifest) if len(outcome.done) > len(outcome.unusable) else None,
+        "not_in_manifest": [record.subject for record in outcome.unusable],
         "report": str(folder.report),
         "groups": dict(outcome.groups),
         "subjects": [report_row(record) for record in outcome.records],

@@ -21,7 +21,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 MANIFEST_NAME = "manifest.csv"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _COLUMNS = ("subject", "file", "sha256", "split")
-_OPTIONAL = ("group",)  # written where a subject has a value
+_OPTIONAL = ("group", "flags")  # written where a subject has a value
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class SkullSubject:
         split: ``train``, ``validation`` or ``test``; None as long as nobody has decided.
         group: Subjects of one group are one person: no split divides them. Empty where nothing is
             known; such a subject is a group of its own.
+        flags: What ``famseg prepare`` found in it, such as ``existing_defect``.
     """
 
     id: str
@@ -42,6 +43,7 @@ class SkullSubject:
     sha256: str
     split: Split | None = None
     group: str = ""
+    flags: tuple[str, ...] = ()
 
 
 def file_sha256(path: Path) -> str:
@@ -61,7 +63,7 @@ def file_sha256(path: Path) -> str:
 def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
     """Write subjects as CSV: columns subject, file, sha256, split; whole or not at all.
 
-    The column group follows where a subject has one.
+    The columns group and flags (separated by spaces) follow where a subject has a value.
 
     Args:
         subjects: What to write; files are written relative to the manifest where they lie below it.
@@ -76,6 +78,7 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
             "sha256": s.sha256,
             "split": s.split or "",
             "group": s.group,
+            "flags": " ".join(s.flags),
         }
         for s in subjects
     ]
@@ -91,8 +94,8 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
     """Read a manifest, all its faults in one error.
 
     Args:
-        path: CSV with the columns subject, file, sha256, split and, if wanted, group (in any
-            order); an empty file or sha256 or split or group is allowed.
+        path: CSV with the columns subject, file, sha256, split and, if wanted, group and flags (in
+            any order); an empty file or sha256 or split or group or flags is allowed.
         check_files: Also compare each file's hash with the one stated.
 
     Returns:
@@ -118,8 +121,9 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
         file, sha256, more = _check_file(where, path.parent, row, check_files)
         faults += more
         group = row.get("group", "").strip()
+        flags = tuple(row.get("flags", "").split())
         subjects.append(
-            SkullSubject(subject, file, sha256, cast("Split | None", split or None), group)
+            SkullSubject(subject, file, sha256, cast("Split | None", split or None), group, flags)
         )
     if not rows and not faults:
         faults.append(f"{path}: no subjects: it has a header line only")

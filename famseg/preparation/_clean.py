@@ -12,11 +12,14 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.preparation._bone import Bone, Mask, solid_core, working_steps
+from famseg.preparation._plates import Surroundings, surroundings
 from famseg.preparation._settings import Settings
+from famseg.preparation._types import Finding
 
 _PIECE_ML = 0.1  # smaller pieces are noise and are not counted
 _HEAD_PIECE_ML = 10.0  # the vertex belongs to a piece of at least this size
 _SMALLEST_SKULL_ML = 20.0
+_SECOND_HEAD = 0.5  # of the largest piece
 _REACH_MM = 10.0  # from the solid core of the head: nose and ears are within
 _TURN_MM = 60.0  # what a tilted head may need below the cut before it is turned upright
 _LARGEST_CAVITY_ML = 20.0  # the cranial cavity holds 1400 ml, a large frontal sinus 15
@@ -34,23 +37,31 @@ class Cleaned(NamedTuple):
         removed_ml: Bone that was removed, by reason.
         components: Pieces of at least 0.1 ml before all but the largest were removed.
         notes: What to look at, one sentence each.
+        findings: What lay beside the head.
     """
 
     mask: Mask
     removed_ml: dict[str, float]
     components: int
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 def clean_bone(
-    bone: Bone, values: NDArray[Any], spacing_mm: Spacing, settings: Settings
+    bone: Bone,
+    values: NDArray[Any],
+    spacing_mm: Spacing,
+    settings: Settings,
+    *,
+    hounsfield: bool = False,
 ) -> Cleaned:
     """Reduce the bone of a scan to the skull.
 
     1. Table and holder: bone outside the envelope of the head goes. The envelope is the largest
        solid body of tissue (a ball of 6 mm fits in, which shells of tables and holders do not
-       allow even where they touch the skin) and what hangs on it within 10 mm. Masks and dry skulls
-       have no tissue; there a table is a loose piece.
+       allow even where they touch the skin) and what hangs on it within 10 mm. Plates that leave
+       the body go with what of them touches it (`surroundings`). Masks and dry skulls have no
+       tissue; there a table is a loose piece.
     2. Neck: what lies far below the head is cut off roughly, so that a spine cannot be taken for
        the largest piece. The exact cut is made on the final grid.
     3. Loose pieces: all but the largest piece go (26-connected).
@@ -61,6 +72,7 @@ def clean_bone(
         values: The scan, shape ``(X, Y, Z)``, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
         settings: What to cut and to fill.
+        hounsfield: Whether values are HU, so that metal can be told.
 
     Returns:
         The skull in the voxels of the scan.
@@ -73,8 +85,16 @@ def clean_bone(
     mask = bone.mask
     removed: dict[str, float] = {}
     envelope = head_envelope(values, bone.scale.tissue, spacing_mm) if bone.scale else None
-    if envelope is not None:
+    findings: list[Finding] = []
+    if envelope is not None and bone.scale is not None:
         mask = mask & envelope
+        beside = surroundings(
+            bone.mask, values, bone.scale.tissue, spacing_mm, hounsfield=hounsfield
+        )
+        near = np.count_nonzero(mask)
+        mask = beside.without_plates(mask) if beside else mask
+        touching_ml = voxel_ml * (near - np.count_nonzero(mask))
+        findings = _beside(beside, touching_ml) if beside else []
         removed["table and holder"] = voxel_ml * (total - np.count_nonzero(mask))
     kept = np.count_nonzero(mask)
     if settings.crop == "vault":
@@ -84,7 +104,35 @@ def clean_bone(
     removed["other pieces"] = float(sum(sizes_ml[1:]))
     mask = fill_holes(mask, spacing_mm, settings)
     counted = int(np.sum(np.array(sizes_ml) >= _PIECE_ML))
-    return Cleaned(mask, removed, counted, tuple(_piece_notes(sizes_ml, counted)))
+    if len(sizes_ml) > 1 and sizes_ml[1] > _SECOND_HEAD * sizes_ml[0] and not findings:
+        text = f"A second piece of {sizes_ml[1]:.0f} ml lies beside the skull: a second head?"
+        findings.append(Finding("second_head", "look", text))
+    notes = tuple(_piece_notes(sizes_ml, counted))
+    return Cleaned(mask, removed, counted, notes, tuple(findings))
+
+
+def _beside(beside: Surroundings, touching_ml: float) -> list[Finding]:
+    """Return findings on what lies beside the head."""
+    findings = []
+    if beside.second_ml > 0:
+        text = (
+            f"A second body of {beside.second_ml:.0f} ml lies beside the head and was left out: a "
+            "second head, or arms?"
+        )
+        findings.append(Finding("second_head", "look", text))
+    if beside.metal:
+        text = (
+            "A frame or pins of metal reach from the head outwards: what lies outside was removed. "
+            "Look where pins enter the bone."
+        )
+        findings.append(Finding("frame", "look", text))
+    elif touching_ml >= _PIECE_ML:
+        text = (
+            f"A table or holder touches the head: {touching_ml:.1f} ml of it were removed at the "
+            "skin. Look whether something of it remains."
+        )
+        findings.append(Finding("table", "look", text))
+    return findings
 
 
 def _piece_notes(sizes_ml: list[float], counted: int) -> list[str]:

@@ -111,7 +111,7 @@ def _present(values: NDArray[Any]) -> list[int] | None:
     low, high = float(values.min()), float(values.max())
     if low != 0 or high <= 0:
         return None
-    if values.dtype.kind in "bu" and high == 1:
+    if values.dtype.kind in ("b", "u") and high == 1:
         return [1]
     if values.dtype.kind == "f" and not all(bool((s == np.round(s)).all()) for s in values):
         return None
@@ -149,8 +149,8 @@ def _question(present: Sequence[int], names: Mapping[int, str]) -> str:
     if not names and _TOTAL_SEGMENTATOR["skull"] in present:
         hint = "; 91 is the skull in the numbering of TotalSegmentator"
     return (
-        f"a label map, and which label is the skull is not known: {_listed(present, names)}; say so "
-        f"with --label N, or several as --label N,M{hint}"
+        f"a label map, and which label is the skull is not known: {_listed(present, names)}; say "
+        f"so with --label N, or several as --label N,M{hint}"
     )
 
 

@@ -13,9 +13,10 @@ from famseg.config import InputError
 from famseg.datasets import Volume
 from famseg.preparation._align import Template, align, as_template, surface_residual_mm
 from famseg.preparation._bone import Bone, Mask, find_bone
-from famseg.preparation._checks import implausible, truncated_vault, vault_hole
+from famseg.preparation._checks import truncated_vault, vault_hole
 from famseg.preparation._clean import Cleaned, bounding_box, clean_bone
 from famseg.preparation._companions import companion_masks
+from famseg.preparation._findings import metal_findings, size_findings, vessel_findings
 from famseg.preparation._grid import (
     BoneField,
     Grid,
@@ -31,7 +32,7 @@ from famseg.preparation._grid import (
     upright_frame,
 )
 from famseg.preparation._settings import Settings
-from famseg.preparation._types import Prepared, Quality, Role, Scan
+from famseg.preparation._types import Finding, Prepared, Quality, Role, Scan
 
 _SAMPLED_POINTS = 300_000
 _LOST_SHARE = 0.02
@@ -77,7 +78,11 @@ def prepare_scan(
     ras = to_ras(scan.volume)
     aim = as_template(template) if template is not None else None
     bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings, scan.segments)
-    cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings)
+    hounsfield = scan.kind == "hounsfield"
+    cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings, hounsfield=hounsfield)
+    metal = metal_findings(
+        ras.array, cleaned.mask, bone.scale, ras.spacing_mm, hounsfield=hounsfield
+    )
     truncated = truncated_vault(
         cleaned.mask,
         ras.spacing_mm,
@@ -90,6 +95,7 @@ def prepare_scan(
         placed.skull, placed.shares, placed.grid, placed.to_source, companions or {}, settings
     )
     notes = (*scan.notes, *bone.notes, *cleaned.notes, *companion_notes)
+    cleaned = cleaned._replace(findings=(*cleaned.findings, *metal))
     quality = _quality(placed, bone, cleaned, ras, settings, aim, truncated=truncated, notes=notes)
     return Prepared(
         Volume(placed.skull, placed.grid.affine), quality, volumes, to_source=placed.to_source
@@ -181,12 +187,18 @@ def _quality(
     if aim is not None:
         surface = surface_points(skull.astype(bool), grid.affine)
         residual = surface_residual_mm(surface, aim)
-    warnings = [*notes, *_warnings(settings, truncated=truncated, lost=lost, residual=residual)]
+    findings = [
+        *cleaned.findings,
+        *_findings(settings, truncated=truncated, lost=lost, residual=residual),
+        *vessel_findings(skull, grid.spacing_mm),
+        *size_findings(skull, grid.spacing_mm, volume_ml, (x, y, z), truncated=truncated),
+    ]
     if defect and hole is not None:
-        warnings.append(
+        text = (
             f"The vault has a hole of {hole.area_cm2:.0f} cm2, {hole.where}: an operation, an "
             "injury, or bone too thin for the threshold?"
         )
+        findings.append(Finding("existing_defect", "look", text))
     return Quality(
         volume_ml=volume_ml,
         box_mm=(x, y, z),
@@ -198,30 +210,34 @@ def _quality(
         source_spacing_mm=ras.spacing_mm,
         spacing_mm=grid.spacing_mm,
         alignment_residual_mm=residual,
-        warnings=(*warnings, *implausible(volume_ml, (x, y, z))),
+        warnings=(*notes, *(finding.text for finding in findings)),
         hole_cm2=hole.area_cm2 if hole else 0.0,
+        findings=tuple(findings),
     )
 
 
-def _warnings(
+def _findings(
     settings: Settings, *, truncated: bool, lost: float, residual: float | None
-) -> list[str]:
-    warnings = []
+) -> list[Finding]:
+    findings = []
     if truncated:
-        warnings.append(
+        text = (
             "The vault is cut off by the border of the scan: a part of its top or side is missing."
         )
+        findings.append(Finding("cut_vault", "look", text))
     if lost > _LOST_SHARE:
-        warnings.append(
+        text = (
             f"{100 * lost:.0f} % of the bone is too thin for the voxels of the grid and is gone: "
             "use a smaller spacing_mm with a larger size."
         )
+        findings.append(Finding("thin_bone", "look", text))
     if residual is not None and residual > settings.residual_limit_mm:
-        warnings.append(
+        text = (
             f"After alignment the surface lies {residual:.1f} mm from the template's, more than "
             f"{settings.residual_limit_mm:g} mm: look at the attitude."
         )
-    return warnings
+        findings.append(Finding("alignment", "look", text))
+    return findings
 
 
 def _below_and_lost(

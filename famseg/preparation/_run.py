@@ -50,6 +50,7 @@ class Plan:
         gone: Subjects of an earlier run that the source does not have.
         identities: Whose scan each subject is, by its headers; personal.
         group_by: What the paths of a person's scans have in common.
+        keep_implausible: Whether the manifest also has what is no skull by its size or shape.
     """
 
     folder: Folder
@@ -62,6 +63,7 @@ class Plan:
     gone: tuple[str, ...]
     identities: Mapping[str, Identity] = field(default_factory=dict, repr=False)
     group_by: re.Pattern[str] | None = None
+    keep_implausible: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Outcome:
         return tuple(r for r in self.records if r.status == "done")
 
     @property
+    def unusable(self) -> tuple[Record, ...]:
+        """The subjects that are ready and that the manifest does not have: no skulls."""
+        return () if self.plan.keep_implausible else tuple(r for r in self.done if not _usable(r))
+
+    @property
     def undone(self) -> tuple[Record, ...]:
         """The subjects that failed or were refused."""
         return tuple(r for r in self.records if r.status in ("failed", "refused"))
@@ -97,6 +104,7 @@ def plan_run(
     *,
     force: bool = False,
     group_by: str | None = None,
+    keep_implausible: bool = False,
 ) -> Plan:
     """Find out what is to be done; writes nothing.
 
@@ -108,6 +116,7 @@ def plan_run(
         force: Do everything again, whatever is there.
         group_by: Regular expression: subjects in whose paths below the source it finds the same
             text are one person, as are those that DICOM headers say so of.
+        keep_implausible: Put into the manifest what is no skull by its size or shape, too.
 
     Raises:
         InputError: If ``out`` overlaps with the source, is somebody else's folder, or holds skulls
@@ -136,6 +145,7 @@ def plan_run(
         tuple(s for s in recorded_subjects(folder) if s not in here),
         {s.subject: s.identity for s in found.sources},
         pattern,
+        keep_implausible,
     )
 
 
@@ -219,18 +229,25 @@ def _forget(subject: str, folder: Folder) -> None:
 def _write_manifest(records: Sequence[Record], plan: Plan) -> dict[str, str]:
     """Write who is ready, in which split and group; return the groups."""
     folder = plan.folder
-    done = [r for r in records if r.status == "done"]
+    done = [r for r in records if r.status == "done" and (plan.keep_implausible or _usable(r))]
     splits, groups = _splits(done, folder), _groups(done, plan)
     subjects = []
     for record in done:
         name, path = record.subject, folder.skull(record.subject)
         sha256 = record.files[path.relative_to(folder.path).as_posix()]
-        subjects.append(SkullSubject(name, path, sha256, splits.get(name), groups.get(name, "")))
+        flags = record.quality.flags if record.quality else ()
+        subjects.append(
+            SkullSubject(name, path, sha256, splits.get(name), groups.get(name, ""), flags)
+        )
     if subjects:
         write_manifest(subjects, folder.manifest)
     else:
         folder.manifest.unlink(missing_ok=True)
     return groups
+
+
+def _usable(record: Record) -> bool:
+    return record.quality is None or record.quality.usable
 
 
 def _groups(done: Sequence[Record], plan: Plan) -> dict[str, str]:

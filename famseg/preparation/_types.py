@@ -111,6 +111,37 @@ class Found:
     refused: tuple[Refused, ...] = ()
 
 
+FindingKind = Literal[
+    "cut_vault",
+    "existing_defect",
+    "metal",
+    "frame",
+    "table",
+    "second_head",
+    "vessels",
+    "alignment",
+    "thin_bone",
+    "implausible",
+]
+Severity = Literal["note", "look", "unusable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a prepared skull that a person or a training should know.
+
+    Args:
+        kind: What it is; the kinds of a subject are its flags.
+        severity: ``note``: for information. ``look``: a person should look. ``unusable``: no skull;
+            it does not come into the manifest.
+        text: One sentence; nothing personal.
+    """
+
+    kind: FindingKind
+    severity: Severity
+    text: str
+
+
 @dataclass(frozen=True)
 class Quality:
     """What is known of a prepared skull.
@@ -123,6 +154,7 @@ class Quality:
         truncated_vault: The bone reaches the top of the scan: the vault may be cut off.
         existing_defect: The vault has a hole that no anatomy explains.
         hole_cm2: Area of the largest hole in the vault, whether it counts as a defect or not.
+        findings: What was found, by kind and severity; their texts are among the warnings.
         threshold: Bone is what lies above it, in the unit of the scan; None for masks.
         source_spacing_mm: Of the scan.
         spacing_mm: Of the result.
@@ -143,6 +175,17 @@ class Quality:
     alignment_residual_mm: float | None = None
     warnings: tuple[str, ...] = ()
     hole_cm2: float = 0.0
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The kinds of what was found, notes left out, in alphabetical order."""
+        return tuple(sorted({f.kind for f in self.findings if f.severity != "note"}))
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is a skull, as far as can be told."""
+        return all(f.severity != "unusable" for f in self.findings)
 
 
 @dataclass(frozen=True, eq=False)

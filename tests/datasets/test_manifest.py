@@ -148,10 +148,14 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", ":1: the header must be subject,file,sha256,split (and group, if wanted), got ''"),
+        (
+            "",
+            ":1: the header must be subject,file,sha256,split (and group,flags, if wanted), got ''",
+        ),
         (
             "a,b\n",
-            ":1: the header must be subject,file,sha256,split (and group, if wanted), got 'a,b'",
+            ":1: the header must be subject,file,sha256,split (and group,flags, if wanted), got "
+            "'a,b'",
         ),
         ("subject,file,sha256,split\n", ": no subjects: it has a header line only"),
         ('subject,file,sha256,split\na,"b,c,d\n', ":2: not CSV (unexpected end of data)"),
@@ -260,3 +264,14 @@ def test_a_manifest_in_the_folder_decides(tmp_path: Path) -> None:
     file = touch(tmp_path / "b.nii")
     touch(tmp_path / "manifest.csv", "subject,file,sha256,split\nme,b.nii,,train\n")
     assert scan_folder(tmp_path) == [SkullSubject("me", file, file_sha256(file), "train")]
+
+
+def test_flags_are_kept(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.nii.gz", "x").with_name("manifest.csv")
+    subjects = [
+        SkullSubject("a", tmp_path / "a.nii.gz", "", flags=("existing_defect", "metal")),
+        SkullSubject("b", tmp_path / "a.nii.gz", ""),
+    ]
+    write_manifest(subjects, path)
+    assert path.read_text().startswith("subject,file,sha256,split,flags\n")
+    assert [s.flags for s in read_manifest(path)] == [("existing_defect", "metal"), ()]

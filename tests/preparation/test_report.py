@@ -17,6 +17,7 @@ from famseg.preparation._page import needs_a_look, page
 from famseg.preparation._record import Folder, read_record, write_record
 from famseg.preparation._report import COLUMNS, companions, report_row, table, write_report
 from famseg.preparation._thumbnails import thumbnail
+from famseg.preparation._types import Finding
 
 QUALITY = Quality(
     volume_ml=612.345,
@@ -31,6 +32,11 @@ QUALITY = Quality(
     alignment_residual_mm=2.5,
     warnings=("The vault has a hole.", "The bone is thin."),
     hole_cm2=5.25,
+    findings=(
+        Finding("metal", "look", "The bone is thin."),
+        Finding("existing_defect", "look", "The vault has a hole."),
+        Finding("table", "note", "A table."),
+    ),
 )
 DONE = Record(
     "head_1",
@@ -86,6 +92,7 @@ def test_the_table_has_a_row_a_subject_with_units_in_the_names() -> None:
         "components": "2",
         "truncated_vault": "no",
         "existing_defect": "yes",
+        "flags": "existing_defect metal",
         "hole_cm2": "5.25",
         "threshold": "226",
         "source_spacing_mm": "0.5 x 0.5 x 1.25",

@@ -1,0 +1,122 @@
+"""What is found in a prepared skull, by kind and severity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famseg.datasets._defects_chart import vault_middle
+from famseg.preparation._bone import Mask, Scale
+from famseg.preparation._checks import _dome, _first_bone, implausible
+from famseg.preparation._clean import Spacing, bounding_box
+from famseg.preparation._types import Finding
+
+_METAL_HU = 3000.0
+_METAL_ML = 0.05
+_INNER_ML = 1.5
+_INNER_LOWEST_DEG = 10.0  # below are petrous bone and the ridges of the skull base
+_INNER_MM = 20.0  # from the inner table: the back wall of a frontal sinus lies within
+_GAP_MM = 4.0  # without bone ends the wall of the vault
+_OPEN_SHARE = 0.5  # of the rays to the sides and the top leave a skull that is none
+
+
+def size_findings(
+    skull: NDArray[np.uint8],
+    spacing_mm: Spacing,
+    volume_ml: float,
+    box_mm: tuple[float, float, float],
+    *,
+    truncated: bool,
+) -> list[Finding]:
+    """Return findings of what is no skull by its size or shape: it is not trained on.
+
+    Args:
+        skull: 0 and 1 on the final grid.
+        spacing_mm: Edge of a voxel along each axis.
+        volume_ml: Bone.
+        box_mm: Edges of the box around it along right, front and top.
+        truncated: The vault is cut off by the scan.
+    """
+    texts = implausible(volume_ml, box_mm)
+    rays = _dome(_INNER_LOWEST_DEG)[::4]
+    met = np.isfinite(_first_bone(skull, vault_middle(skull), rays, np.asarray(spacing_mm)))
+    if not truncated and met.mean() < 1 - _OPEN_SHARE:
+        texts.append(
+            f"Nothing like a vault: {100 * (1 - met.mean()):.0f} % of the rays from its middle to "
+            "the sides and the top meet no bone."
+        )
+    return [Finding("implausible", "unusable", text) for text in texts]
+
+
+def vessel_findings(skull: NDArray[np.uint8], spacing_mm: Spacing) -> list[Finding]:
+    """Return a finding where bone-like voxels lie in the cranial cavity.
+
+    Seen from the middle of the vault, its wall is the outermost bone on a ray, up to a gap of 4 mm.
+    What lies 20 mm or more inside of the wall is contrast agent in vessels, or calcified.
+
+    Args:
+        skull: 0 and 1 on the final grid, axes to the right, front and top.
+        spacing_mm: Edge of a voxel along each axis.
+    """
+    inner_ml = inner_bone_ml(skull, spacing_mm)
+    if inner_ml < _INNER_ML:
+        return []
+    text = (
+        f"{inner_ml:.1f} ml of bone-like voxels lie inside the cranial cavity, away from its wall: "
+        "vessels with contrast agent, calcifications or streaks of metal? Try a higher threshold."
+    )
+    return [Finding("vessels", "look", text)]
+
+
+def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
+    """Return how much bone lies in the cranial cavity above the skull base, away from its wall."""
+    spacing = np.asarray(spacing_mm)
+    rays, middle = _dome(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
+    step = float(spacing.min()) / 2
+    distances = np.arange(0, float(np.linalg.norm(np.array(skull.shape) * spacing)), step)
+    gap = max(1, round(_GAP_MM / step))
+    solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_INNER_LOWEST_DEG))) / len(rays)
+    total = 0.0
+    for start in range(0, len(rays), 500):  # as in `_first_bone`
+        part = rays[start : start + 500]
+        index = np.rint(middle + part[:, None, :] * distances[None, :, None] / spacing).astype(int)
+        valid = np.all((index >= 0) & (index < skull.shape), axis=-1)
+        i, j, k = np.where(valid[..., None], index, 0).transpose(2, 0, 1)
+        bone = (skull[i, j, k] != 0) & valid
+        for profile in bone[bone.any(axis=1)]:
+            at = np.flatnonzero(profile)
+            breaks = np.flatnonzero(np.diff(at) > gap)
+            wall = at[breaks[-1] + 1] if breaks.size else at[0]
+            inner = distances[at[at < wall - _INNER_MM / step]]
+            total += float((inner**2).sum()) * solid_angle * step
+    return total / 1000
+
+
+def metal_findings(
+    values: NDArray[Any], skull: Mask, scale: Scale | None, spacing_mm: Spacing, *, hounsfield: bool
+) -> list[Finding]:
+    """Return a finding where metal lies in or at the bone of a CT in HU.
+
+    Args:
+        values: The scan, axes to the right, front and top.
+        skull: The cleaned skull in its voxels.
+        scale: What values mean.
+        spacing_mm: Edge of a voxel along each axis.
+        hounsfield: Whether values are HU; others have no scale that metal could be told by.
+    """
+    if scale is None or not hounsfield:
+        return []
+    box = bounding_box(skull)
+    metal = (values[box] > _METAL_HU) & skull[box]
+    ml = np.count_nonzero(metal) * float(np.prod(spacing_mm)) / 1000
+    if ml < _METAL_ML:
+        return []
+    heights = np.flatnonzero(metal.any(axis=(0, 1)))
+    low, high = (round((metal.shape[2] - 1 - heights[end]) * spacing_mm[2], -1) for end in (-1, 0))
+    text = (
+        f"{ml:.1f} ml above {_METAL_HU:.0f} HU, {low:.0f} to {high:.0f} mm below the vertex: metal "
+        "(plates, clips, pins, teeth), whose streaks change the bone around it."
+    )
+    return [Finding("metal", "look", text)]
