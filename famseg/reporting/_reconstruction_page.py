@@ -10,6 +10,7 @@ from typing import Any
 
 from famseg.config import InputError
 from famseg.config._atomic import write_atomically
+from famseg.config._counted import counted
 from famseg.config._json import read_json
 from famseg.reporting._html import Image, Link, Page, Sortable, render
 from famseg.reporting._reconstruction_view import ADVICE, read_shown, scene_of
@@ -189,11 +190,11 @@ def cases_page(path: Path, folders: Sequence[Path], place: Path) -> Page:
     failed = _failed(path)
     low = [folder for folder in ordered if _level(cases[folder]) == _LOW]
     warned = [f for f in ordered if f not in low and _warnings(cases[f])]
-    many = f"{len(folders)} case{'s' if len(folders) > 1 else ''}"
+    many = counted(len(folders), "case")
     return Page(
         title=f"Reconstructions: {many}",
-        lead=f"{many} with an implant, of these {len(low)} with low confidence and {len(warned)} "
-        f"others with warnings; {len(failed)} inputs of the last call failed. {_RESEARCH}",
+        lead=f"{many} with an implant. Low confidence: {len(low)}. Others with warnings: "
+        f"{len(warned)}. Inputs of the last call that failed: {len(failed)}. {_RESEARCH}",
         facts={},
         alert=_low_alert(low),
         warnings=[

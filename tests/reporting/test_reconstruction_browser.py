@@ -97,3 +97,19 @@ def test_the_patients_right_is_on_the_left_of_the_slices(shown, tmp_path):
     )
     assert columns < -10, "to the left"
     assert rows < -10, "and to the top"
+
+
+@pytest.mark.parametrize("name", ["report.html", "a9/report.html"])
+def test_a_phone_needs_no_sideways_scrolling_and_no_serious_barrier_is_found(browser, out, name):  # noqa: F811
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    # axe is a script from outside, which the page's own policy forbids.
+    context = browser.new_context(bypass_csp=True, viewport={"width": 390, "height": 844})
+    opened = context.new_page()
+    opened.goto((out / name).as_uri())
+    if name != "report.html":
+        opened.wait_for_selector(DRAWN, timeout=WAIT_MS)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    found = axe.run(opened).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert not serious, [(each["id"], each["nodes"][0]["html"][:200]) for each in serious]
+    context.close()

@@ -65,7 +65,8 @@ def test_all_cases_are_listed_worst_first_and_failures_are_shown(out):
     assert [row[1] for row in table.rows] == [0.41, 0.7, 0.9]
     assert page.warnings[0] == f"noise failed: no skull {EVIL}"
     assert page.alert == "Low confidence: b2. Do not rely on these."
-    assert "1 with low confidence and 1 others with warnings; 1 inputs" in page.lead
+    assert "Low confidence: 1. Others with warnings: 1." in page.lead
+    assert "the last call that failed: 1." in page.lead
 
 
 @pytest.mark.slow
