@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from famseg.config._visible import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
     from famseg.engine import Picture
 
 Metrics = Mapping[str, float]
@@ -81,6 +81,8 @@ class Bar(Lines):
     """A progress bar with loss, penalty, validation and time left."""
 
     def __init__(self, console: Console, metric: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         super().__init__(console, metric)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -128,6 +130,8 @@ class Bar(Lines):
 
 def progress(metric: str) -> Lines:
     """Return what fits standard error: a bar for a terminal, lines for a log."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     return Bar(console, metric) if console.is_terminal else Lines(console, metric)
 

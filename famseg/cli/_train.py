@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
+  famseg train skull.yaml
+
   famseg train --config skull.yaml
 
   famseg train --config skull.yaml lambda=0.02 seed=1
@@ -44,9 +46,9 @@ def train(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|KEY=VALUE",
-            help="With --resume and without --config the run folder first; then overrides, such as "
-            "lambda=0.02 seed=1 data.root=FOLDER.",
+            metavar="[FILE|RUN] KEY=VALUE",
+            help="Without --config first what it would give, or with --resume the run folder; then "
+            "overrides, such as lambda=0.02 seed=1 data.root=FOLDER.",
         ),
     ] = None,
     resume: Annotated[
@@ -99,6 +101,8 @@ def train(
     tracking, training.device, keep, picture_every, threads and workers may change, and with a
     constant schedule training.epochs may grow.
     """
+    if config is None:
+        config, arguments = _configuration_in(arguments or [], resume=resume)
     run, overrides = _run_and_overrides(config, arguments or [], resume=resume)
     if weights is not None and resume:
         raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
@@ -146,6 +150,21 @@ def _say_paused(pause: Paused, *, as_json: bool) -> None:
         say(f"{pause}; resume with: famseg train --resume {shlex.quote(folder)}")
 
 
+def _configuration_in(words: list[str], *, resume: bool) -> tuple[str | None, list[str]]:
+    """Tell a configuration that is given without --config from the overrides around it.
+
+    With --resume a word is one where it says so itself: it may be a run folder.
+    """
+    for place, word in enumerate(words):
+        is_file = Path(word).is_file()
+        if "=" in word and not is_file:
+            continue
+        if Path(word).is_dir() or (resume and not is_file and not word.endswith((".yaml", ".yml"))):
+            break
+        return word, [*words[:place], *words[place + 1 :]]
+    return None, words
+
+
 def _run_and_overrides(
     config: str | None, words: list[str], *, resume: bool
 ) -> tuple[Path | None, list[str]]:
@@ -161,8 +180,8 @@ def _run_and_overrides(
         return None, words
     if not resume:
         raise InputError(
-            "--config: is missing. Give --config FILE for a new run, or --resume RUN to go on with "
-            "one."
+            "--config: is missing. Give a configuration, such as skull.yaml, for a new run, or "
+            "--resume RUN to resume one."
         )
     if folder is None:
         raise InputError("--resume: which run? Give its folder, or its configuration by --config.")

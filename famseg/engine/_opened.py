@@ -78,6 +78,7 @@ def open_run(
         InputError: If there is no such checkpoint, or it does not fit the run.
     """
     from famseg.engine._checkpoint import load_checkpoint
+    from famseg.engine._device import say_device
     from famseg.engine._precision import exact_float32
 
     pipeline, loaded = load(str(folder.config), overrides)
@@ -96,4 +97,5 @@ def open_run(
             f"{checkpoint}: does not fit the network of {folder.config}. Were they copied from "
             "different runs?"
         ) from error
+    say_device(device)
     return Opened(folder, checkpoint, epoch, config, experiment, model, device)

@@ -16,6 +16,7 @@ from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._claim import Claim, claimed
 from famseg.engine._config import RunConfig
+from famseg.engine._device import say_device
 from famseg.engine._evaluation import evaluate_run, is_evaluated
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._main import on_main
@@ -169,6 +170,7 @@ class Session:
             self._known(experiment, folder) if completed >= self.config.training.epochs else None
         )
         recorder = self._recorder(claim, experiment, fit, completed, first, origin)
+        say_device(self.device)
         with recorder.tracker:
             with self._status(folder):
                 result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)

@@ -73,8 +73,12 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     assert "epoch" not in reported.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
 
-    changed = famseg(*TRAIN, "lambda=0.05", "seed=3", "optimizer.learning_rate=0.5", "--resume")
+    changed = famseg("train", "--resume", str(folder), "optimizer.learning_rate=0.5")
     assert "optimizer.learning_rate" in faults(changed)[0]
+    other = famseg(*TRAIN, "lambda=0.05", "seed=3", "optimizer.learning_rate=0.5", "--resume")
+    assert other.returncode == 0, other.stderr
+    assert "has another configuration (optimizer.learning_rate: 0.001 -> 0.5)" in other.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -207,8 +211,13 @@ def volume(path: Path, array: np.ndarray) -> None:
         (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
         (("--config", "skull", "--from", "none"), "none: there is no such run or checkpoint"),
         (("--config", "skull", "--from", "none", "--resume"), "--from: begins a new run. Leave"),
+        (("nosuch",), "nosuch: no such configuration"),
+        (("skull.yaml", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
         (("--resume",), "--resume: which run\\? Give its folder"),
-        ((), "--config: is missing. Give --config FILE for a new run, or --resume RUN"),
+        (
+            (),
+            "--config: is missing. Give a configuration, such as skull.yaml, for a new run, or",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
