@@ -1,3 +1,5 @@
+from ._back import back_to_scan as back_to_scan
+from ._back import to_source_of as to_source_of
 from ._find import LAYOUTS as LAYOUTS
 from ._find import Layout as Layout
 from ._find import find_sources as find_sources
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "Source",
     "Splitting",
+    "back_to_scan",
     "find_sources",
     "needs_a_look",
     "plan_run",
@@ -44,4 +47,5 @@ __all__ = [
     "prepare_scan",
     "report_row",
     "split_folder",
+    "to_source_of",
 ]
