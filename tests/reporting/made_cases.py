@@ -76,6 +76,7 @@ def make_case(
 
 def make_output(folder: Path, failed: dict[str, str] | None = None) -> None:
     """Write what an output folder says of its last call."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / "reconstruct.json",
         {

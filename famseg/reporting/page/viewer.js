@@ -222,8 +222,7 @@
     slices.addEventListener("click", async () => {
       const on = slices.getAttribute("aria-pressed") !== "true";
       slices.setAttribute("aria-pressed", String(on));
-      // Planes without their dark background, and surfaces that do not hide them.
-      nv.opts.isAlphaClipDark = on;
+      // Opaque surfaces hide the planes.
       for (const part of data.parts) part.seeThrough(on);
       await nv.setVolumeRenderIllumination(on ? -1 : 0);
       nv.setClipPlane(on ? SHOW_VOLUME : HIDE_VOLUME);
