@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from famseg.config._atomic import open_to_read
@@ -65,6 +67,9 @@ def search(name: str, *, beside: Path | None = None) -> Path | None:
     return None
 
 
+_MANY = 20
+
+
 def shipped_folder() -> Path:
     """Return the folder of the configurations that come with famseg."""
     package = Path(__file__).resolve().parents[1]
@@ -80,12 +85,23 @@ def not_found(name: str) -> str:
         return f"{one_line(name)}: is a folder. Name the file in it."
     known = _known()
     inside = name.removeprefix("configs/")
-    meant = near(inside, [*known, *(each.removesuffix(".yaml") for each in known)])
-    advice = f"Did you mean {meant}?" if meant else f"Known: {listed(known)}."
+    # Without the ending, which all have: it would make any two names alike.
+    meant = near(inside.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in known])
+    ending = ".yaml" if inside.endswith(".yaml") else ""
+    advice = f"Did you mean {meant}{ending}?" if meant else f"Known: {listed(_shortened(known))}."
     return (
         f"{one_line(name)}: no such configuration. {advice} Looked in the working folder, in "
         f"configs/ below it and in {shipped_folder()}."
     )
+
+
+def _shortened(known: Sequence[str]) -> list[str]:
+    """Return names to read: of many, those in folders by folder and number."""
+    if len(known) <= _MANY:
+        return list(known)
+    folders = Counter(name.partition("/")[0] for name in known if "/" in name)
+    single = [name for name in known if "/" not in name]
+    return [*single, *(f"{folder}/... ({n})" for folder, n in folders.items())]
 
 
 def read_text(path: Path) -> str:

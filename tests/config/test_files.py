@@ -140,3 +140,10 @@ def test_a_pipe_is_refused_and_not_waited_for(folder, shipped):
     path = files.find_config("a")
     with pytest.raises(InputError, match=r"^a\.yaml: cannot be read: not a regular file\. Check"):
         files.read_text(path)
+
+
+def test_only_near_names_are_near_and_many_are_listed_by_folder(folder, shipped, write):
+    assert "Did you mean" not in refusal("qqqq.yaml")  # the ending alone makes no name alike
+    for number in range(30):
+        write(f"configs/many/n{number}.yaml", "")
+    assert "Known: skull.yaml, many/... (30), smoke/... (1)." in refusal("qqqq")
