@@ -29,6 +29,10 @@ def test_the_end_of_a_run_says_what_was_penalized(
             path=tmp_path, evaluation=tmp_path, checkpoint=lambda name: tmp_path / f"{name}.pt"
         ),
         tracking_uri=None,
+        page=tmp_path / "report.html",
     )
     config = SimpleNamespace(seed=0, penalty=SimpleNamespace(kind=kind, weight=weight))
-    assert said in summary_text(report, config).splitlines()
+    lines = summary_text(report, config).splitlines()
+    assert said in lines
+    assert f"report       {tmp_path / 'report.html'}" in lines
+    assert any("seed 0: 1 epoch, best validation" in line for line in lines)
