@@ -323,8 +323,8 @@ def _measurements(case: Mapping[str, Any]) -> Sortable:
         ]
     )
     box = _at(case, "implant", "box_mm")
-    if isinstance(box, list):
-        text = " \N{MULTIPLICATION SIGN} ".join(f"{float(edge):.0f}" for edge in box)
+    if isinstance(box, list) and all(isinstance(edge, int | float) for edge in box):
+        text = " \N{MULTIPLICATION SIGN} ".join(f"{edge:.0f}" for edge in box)
         rows.append(["box", text, "mm", "around the implant, along right, front and top"])
     return Sortable(
         title="Measurements",

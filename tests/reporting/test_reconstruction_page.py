@@ -154,7 +154,8 @@ def test_a_folder_without_a_case_says_why(tmp_path):
 def test_the_record_of_another_version_has_a_page(tmp_path):
     case = make_case(tmp_path, "a")
     record = json.loads((case / "case.json").read_text())
-    (case / "case.json").write_text(json.dumps({"files": record["files"]}))
+    strange = {"implant": {"box_mm": ["a"], "volume_ml": "b"}, "warnings": 3, "defect": []}
+    (case / "case.json").write_text(json.dumps({"files": record["files"], **strange}))
     page, _ = case_page(case)
     assert page.facts["confidence"] == "unknown (unknown)"
     assert render(page)
