@@ -35,6 +35,9 @@ $(READY): pyproject.toml constraints.txt requirements/oracles.txt
 train: $(READY)
 	$(BIN)/famseg train --config skull.yaml --resume
 	@echo
+	@echo "A defective phantom, completed by the built-in network:"
+	$(BIN)/famseg reconstruct builtin demo --out build/demo --report
+	@echo
 	@echo "Compare runs in the MLflow UI:  $(BIN)/famseg ui"
 
 test: $(READY)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
+  famseg reconstruct builtin demo --out implants/demo
+
   famseg reconstruct builtin head.nii.gz --out implants
 
   famseg reconstruct builtin /data/ct --out implants --gap 0.8 --format stl
@@ -47,7 +49,7 @@ def reconstruct(
         typer.Argument(
             metavar="INPUT",
             help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
-            "folders or ZIP archives of these.",
+            "folders or ZIP archives of these; demo makes a phantom with a defect.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")],
@@ -123,7 +125,7 @@ def reconstruct(
     if dicom_seg:
         check_dicom_seg()
     check_out(inputs, out)
-    found = find_inputs(inputs)
+    found = find_inputs(_with_demo(inputs, out))
     if not found.found:
         raise InputError(*(f"{r.origin}: {r.reason}" for r in found.refused))
     network = _open(model, device)
@@ -134,6 +136,15 @@ def reconstruct(
 
 
 reconstruct.__doc__ = f"{inspect.cleandoc(reconstruct.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _with_demo(inputs: Sequence[Path], out: Path) -> list[Path]:
+    """Return the inputs; where one is called demo, and no file is, a phantom is written."""
+    from famseg.reconstruction import write_demo
+
+    return [
+        write_demo(out) if str(path) == "demo" and not path.exists() else path for path in inputs
+    ]
 
 
 def _open(model: str, device: str) -> CoarseNetwork:

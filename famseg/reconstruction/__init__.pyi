@@ -12,6 +12,7 @@ from ._coarse import CoarseNetwork as CoarseNetwork
 from ._confidence import Curve as Curve
 from ._confidence import agreement_of as agreement_of
 from ._confidence import fit_curve as fit_curve
+from ._demo import write_demo as write_demo
 from ._dicom_seg import check_dicom_seg as check_dicom_seg
 from ._fit import Fitted as Fitted
 from ._fit import fit as fit
@@ -68,4 +69,5 @@ __all__ = [
     "step_mm",
     "thin_plate",
     "write_calibration",
+    "write_demo",
 ]

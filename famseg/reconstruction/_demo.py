@@ -1,0 +1,38 @@
+"""A head to try a reconstruction on: a phantom with a defect, made without any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from famseg.config._atomic import fresh_part
+from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
+
+DEMO = "demo"
+"""The name of an input that is made, not read."""
+
+_SIZE, _SPACING_MM = 128, 1.75
+
+
+def write_demo(folder: Path) -> Path:
+    """Write a phantom with a defect at its side; the bytes are always the same.
+
+    Args:
+        folder: Where to; it is made.
+
+    Returns:
+        The file, ``demo.nii.gz``. Takes about 3 s.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    spacing = (_SPACING_MM,) * 3
+    skull = phantom(0, 0, _SIZE, _SPACING_MM)
+    generator = np.random.default_rng(0)
+    holed, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{DEMO}.nii.gz"
+    with fresh_part(path, ".nii.gz") as part:
+        write_volume(Volume(holed, np.diag([*spacing, 1.0])), part)
+    return path
