@@ -2,23 +2,22 @@
 
     python docs/_site/take_implant_images.py
 
-Takes a minute of one core. Colors: bone, implant.
+Takes a minute of one core. They are drawn as the pages of `famseg report` draw them: bone is light,
+the implant blue, and the patient's right is on the left.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from implant_images import BONE, IMPLANT, beside, render, save, slices  # found by the line above
-
 from famseg.datasets import RegionDefect, Volume, inject, phantom
 from famseg.preparation import Scan
 from famseg.reconstruction import Options, load_network, reconstruct
+from famseg.reporting._reconstruction_view import Shown, slices
+from famseg.reporting._scene import BONE, IMPLANT, side_of
+from famseg.reporting._shaded import shaded_views, three_sides
 
 IMAGES = Path(__file__).parents[1] / "pictures"
 SIZE, SPACING_MM = 128, 1.75
@@ -32,16 +31,26 @@ def main() -> None:
     holed, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)
     scan = Scan(Volume(holed, np.diag([*spacing, 1.0])), "mask")
     result = reconstruct(scan, load_network("builtin"), Options())
-    bone, implant = (result.skull_mesh, BONE), (result.implant_mesh, IMPLANT)
-    side = "left" if result.implant_mesh.centroid_mm[0] < SIZE * SPACING_MM / 2 else "right"
-    views = ("front", side, "top")
-    save(beside([render([bone], view, 360) for view in views]), IMAGES / "implant-defect.png")
-    both = beside([render([bone, implant], view, 360) for view in views])
-    save(both, IMAGES / "implant-placed.png")
-    alone = [render([implant], view, 360) for view in views]
-    save(beside(alone), IMAGES / "implant-alone.png")
-    given = result.completed & ~result.implant
-    save(slices(given, result.implant, spacing, 360), IMAGES / "implant-slices.png")
+    bone = (result.skull_mesh, np.array(BONE, dtype=np.uint8))
+    implant = (result.implant_mesh, np.array(IMPLANT, dtype=np.uint8))
+    sides = three_sides(side_of(result.implant_mesh, result.skull_mesh)[0])
+    shown = Shown(
+        bone=result.completed & ~result.implant,
+        implant=result.implant,
+        agreement=result.agreement,
+        affine=result.affine,
+        steps=(1, 1, 1),
+        implant_mesh=result.implant_mesh,
+        implant_faces=None,
+    )
+    images = {
+        "implant-defect.png": shaded_views([bone], sides),
+        "implant-placed.png": shaded_views([bone, implant], sides),
+        "implant-alone.png": shaded_views([implant], sides),
+        "implant-slices.png": slices(shown),
+    }
+    for name, content in images.items():
+        (IMAGES / name).write_bytes(content)
 
 
 if __name__ == "__main__":
