@@ -50,7 +50,9 @@ def size_findings(
     return [Finding("implausible", "unusable", text) for text in texts]
 
 
-def vessel_findings(skull: NDArray[np.uint8], spacing_mm: Spacing) -> list[Finding]:
+def vessel_findings(
+    skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
+) -> list[Finding]:
     """Return a finding where bone-like voxels lie in the cranial cavity.
 
     Seen from the middle of the vault, its wall is the outermost bone on a ray, up to a gap of 4 mm.
@@ -59,8 +61,10 @@ def vessel_findings(skull: NDArray[np.uint8], spacing_mm: Spacing) -> list[Findi
     Args:
         skull: 0 and 1 on the final grid, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
+        truncated: The vault is cut off: rays start so low that they meet the skull base, and
+            nothing is said.
     """
-    inner_ml = inner_bone_ml(skull, spacing_mm)
+    inner_ml = 0.0 if truncated else inner_bone_ml(skull, spacing_mm)
     if inner_ml < _INNER_ML:
         return []
     text = (

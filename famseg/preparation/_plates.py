@@ -13,6 +13,7 @@ from famseg.preparation._bone import Mask, solid_core, working_steps
 
 _SKIN_MM = 2.0  # outside of the solid body: bone that a ball of 6 mm rounds off reaches a bit out
 _LEAVES_MM = 15.0  # no bone of a head lies farther outside of its solid body
+_HOLLOW_MM = 25.0  # half the width of what is closed: the nasal cavity, open to the front
 _PLATE_MM = 4.0  # how deep a plate that the head lies on may sink into its outline
 _BESIDE_MM = 25.0  # from where it leaves the body
 _METAL_HU = 2000.0  # denser than any bone
@@ -81,7 +82,7 @@ def surroundings(
     second_ml = float(np.sort(sizes)[-2]) * float(np.prod(spacing)) / 1000 if count > 1 else 0.0
     own_ml = float(sizes.max()) * float(np.prod(spacing)) / 1000
     core = _filled(core)
-    outside = ndimage.distance_transform_edt(~core, sampling=spacing)
+    outside = ndimage.distance_transform_edt(~_without_hollows(core, spacing), sampling=spacing)
     free = dense & (outside > _SKIN_MM)
     plates = _leaving(free, outside)
     if plates.any():
@@ -104,6 +105,16 @@ def _leaving(free: Mask, outside: NDArray[np.float64]) -> Mask:
     reach = ndimage.maximum(outside, labels, np.arange(1, count + 1))
     leaves = np.concatenate([[False], np.asarray(reach) > _LEAVES_MM])
     return np.asarray(leaves[labels])
+
+
+def _without_hollows(core: Mask, spacing: Sequence[float]) -> Mask:
+    """Return the body with its hollows closed: bones of the nose stand in the air of its cavity."""
+    grown = ndimage.distance_transform_edt(~core, sampling=spacing) <= _HOLLOW_MM
+    if grown.all():
+        return core
+    return np.asarray(
+        core | (ndimage.distance_transform_edt(grown, sampling=spacing) > _HOLLOW_MM), dtype=bool
+    )
 
 
 def _filled(core: Mask) -> Mask:

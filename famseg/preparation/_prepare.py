@@ -190,7 +190,7 @@ def _quality(
     findings = [
         *cleaned.findings,
         *_findings(settings, truncated=truncated, lost=lost, residual=residual),
-        *vessel_findings(skull, grid.spacing_mm),
+        *vessel_findings(skull, grid.spacing_mm, truncated=truncated),
         *size_findings(skull, grid.spacing_mm, volume_ml, (x, y, z), truncated=truncated),
     ]
     if defect and hole is not None:

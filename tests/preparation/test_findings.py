@@ -100,6 +100,24 @@ def test_a_holder_above_the_head_does_not_lift_the_vertex(plain: Prepared) -> No
     assert dice(found, plain) > 0.98
 
 
+def test_bones_in_the_open_nasal_cavity_are_no_plates(plain: Prepared) -> None:
+    """They stand in air that leads outside, far from the solid body, and not outside the head."""
+    nose = (np.abs(X) < 18) & (Y > 10) & (Y < 100) & (Z < -8) & (Z > -46)
+    inside = (X / 66) ** 2 + (Y / 84) ** 2 + (Z / 72) ** 2 < 1
+    septum = nose & (np.abs(X) < 3) & inside
+    values = head()
+    values[nose] = -1000
+    values[septum] = 1000
+    found = surroundings(values > 226, values, -500.0, (MM,) * 3, hounsfield=True)
+    assert found is not None
+    assert not found.plates.any()
+    beside = table(values, gap_mm=-4.0)
+    found = surroundings(beside > 226, beside, -500.0, (MM,) * 3, hounsfield=True)
+    assert found is not None
+    assert found.plates.any()
+    assert found.without_plates(septum).sum() == septum.sum()
+
+
 def test_a_frame_is_named_and_goes(plain: Prepared) -> None:
     values = head()
     ring = (np.abs(np.maximum(np.abs(X) / 100, np.abs(Y) / 118) - 1) < 0.03) & (np.abs(Z) < 9)
