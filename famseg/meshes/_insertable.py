@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
     """Return an implant without what bone is in the way of when it moves in along a line.
 
-    Bone throws a shadow along the line, which is cut off, and half a millimeter around it. Where
-    walls are parallel to the line and touch bone, half a millimeter of them goes.
+    Bone throws a shadow along the line. Where it falls on the implant it is cut off, and half a
+    millimeter around it.
 
     Args:
         implant: The implant in its final place, a closed mesh.
@@ -50,13 +50,13 @@ def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
     place = affine @ np.diag([1, 1, _SPACING_MM, 1])
     place[:3, 3] += affine[:3, 2] * (low - 2 * _SPACING_MM)
     heights = low + _SPACING_MM * np.arange(-2, int(np.ceil((high - low) / _SPACING_MM)) + 3)
-    shadow = ndimage.binary_dilation(heights > start[:, :, None], iterations=_CLEAR_VOXELS)
-    body = voxelize(implant, shadow.shape, place)
-    blocked = shadow & body
+    shadow = heights > start[:, :, None]
+    blocked = shadow & voxelize(implant, shadow.shape, place)
     if not blocked.any():
         return implant
     # The rest of the shadow meets nothing of the implant, and a smaller solid takes less time.
-    shadow &= ndimage.maximum_filter(blocked.view(np.uint8), 2 * _AROUND_VOXELS + 1) > 0
+    near = ndimage.maximum_filter(blocked.view(np.uint8), 2 * _AROUND_VOXELS + 1) > 0
+    shadow = near & ndimage.binary_dilation(shadow, iterations=_CLEAR_VOXELS)
     rest = subtract(implant, surface_mesh(shadow, place, smoothing_mm=_SMOOTHING_MM))
     if len(rest.faces) == 0:
         raise ValueError("bone is in the way of all of the implant")
