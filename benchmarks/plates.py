@@ -202,7 +202,7 @@ def main() -> None:
     if chosen.out is None:
         print(text)
     else:
-        write_atomically(chosen.out, text)
+        write_atomically(chosen.out, text.encode())
 
 
 if __name__ == "__main__":

@@ -29,10 +29,22 @@ def test_below_the_vault_only_what_has_a_counterpart_near_an_opening_stays(orbit
     probability = implant.astype(np.float32)
     kept = without_lone(probability, holed, openings, FRAME, 0.5) > 0.5
     assert (kept & implant).sum() > 0.97 * implant.sum()
-    low = int(openings.middle[2]) - 22
     lone = probability.copy()
-    lone[28:36, 2:5, low : low + 4] = 1.0  # far behind, where nothing is on either side
-    lone[40:44, 58:63, low : low + 4] = 1.0  # before the face, on one side only
+    low = int(openings.middle[2]) - 22
+    lone[28:36, 2:5, low : low + 4] = 1.0  # far behind, its own counterpart
+    found = without_lone(lone, holed, openings, FRAME, 0.5) > 0.5
+    assert not (found & ~implant).any()
+
+
+def test_what_one_side_lacks_does_not_stay_though_it_is_near_an_opening(orbit) -> None:
+    holed, openings, implant = orbit
+    hole = openings.found[0]
+    up, around = np.deg2rad(-22), np.deg2rad(hole.azimuth_deg)
+    ahead = np.array([np.cos(up) * np.sin(around), np.cos(up) * np.cos(around), np.sin(up)])
+    assert abs(hole.azimuth_deg) > 10  # not on the midline
+    x, y, z = np.rint(openings.middle + 33 * ahead).astype(int)  # before the face
+    lone = implant.astype(np.float32)
+    lone[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = 1.0
     found = without_lone(lone, holed, openings, FRAME, 0.5) > 0.5
     assert not (found & ~implant).any()
 
