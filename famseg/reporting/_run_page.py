@@ -85,7 +85,7 @@ def run_page(path: Path, checkpoint: Checkpoint = "best") -> Page:
         facts=_facts(run, cases),
         warnings=[*found.notes, *_signs(run, history)],
         scenes=[_scene(each) for each in _worst_first(read_shown(run.evaluation))[:_MOST_SCENES]],
-        images=[*_curves(run, history), *_distributions(cases), *_slices(run)],
+        images=[*_curves(run, history), *_distributions(cases), *_evaluated(run)],
         tables=_tables(cases),
         settings=run.settings,
         foot=_foot(run),
@@ -284,12 +284,25 @@ def _distributions(cases: Sequence[CaseRow]) -> list[Image]:
     return images
 
 
-def _slices(run: Run) -> list[Image]:
-    path = run.evaluation / "slices.png"
-    if not path.is_file():
-        return []
-    alt = "Input, output and reference of the best, median and worst case in three planes"
-    return [Image("Best, median and worst case", path.read_bytes(), alt, "png")]
+def _evaluated(run: Run) -> list[Image]:
+    """Return the figure that the evaluation wrote."""
+    known = (
+        (
+            "slices.png",
+            "Best, median and worst case",
+            "Input, prediction and reference of the best, median and worst case in three planes",
+        ),
+        (
+            "classification.png",
+            "Calibration and confusion",
+            "Accuracy by confidence of each set, and how often each class was taken for another",
+        ),
+    )
+    return [
+        Image(title, (run.evaluation / name).read_bytes(), alt, "png")
+        for name, title, alt in known
+        if (run.evaluation / name).is_file()
+    ]
 
 
 def _worst_first(cases: Sequence[ShownCase]) -> list[ShownCase]:
