@@ -40,13 +40,13 @@ class Duplicate:
         first: The name that comes first.
         second: The other.
         dice: Soft Dice of their coarse shapes; 1 for the same file.
-        kind: ``same file``, or ``near-duplicate``.
+        kind: ``same file``, ``near-duplicate``, or ``same head``: one only after alignment.
     """
 
     first: str
     second: str
     dice: float
-    kind: Literal["same file", "near-duplicate"]
+    kind: Literal["same file", "near-duplicate", "same head"]
 
 
 def signature(volume: Volume) -> Signature:
@@ -64,14 +64,14 @@ def signature(volume: Volume) -> Signature:
     """
     array = volume.array
     voxels = np.argwhere(array > max(float(array.max()), 1e-9) / 2)
-    total = np.zeros(CELLS**3)
+    total = np.zeros((CELLS,) * 3)
     if len(voxels):
         middle, matrix = voxels.mean(axis=0), volume.affine[:3, :3].T / CELL_MM
         for start in range(0, len(voxels), _CHUNK):
             part = voxels[start : start + _CHUNK] - middle
-            _spread(part @ matrix + (CELLS - 1) / 2, total)
+            total += spread(part @ matrix + (CELLS - 1) / 2, total.shape)
     cell_share = abs(float(np.linalg.det(volume.affine[:3, :3]))) / CELL_MM**3
-    shares = np.clip(total * cell_share, 0, 1).reshape(CELLS, CELLS, CELLS)
+    shares = np.clip(total * cell_share, 0, 1)
     return np.rint(shares * 255).astype(np.uint8)
 
 
@@ -149,13 +149,20 @@ def linked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: leader(name) for name in sorted(stands)}
 
 
-def _spread(places: NDArray[np.float64], total: NDArray[np.float64]) -> None:
-    """Add one to the cells around each place, linearly weighted; what is outside is left out."""
+def spread(places: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return how many places lie in each cell, each shared linearly by the eight cells around it.
+
+    Args:
+        places: In cells, shape ``(N, 3)``; what is outside is left out.
+        shape: Of the cells.
+    """
+    total = np.zeros(int(np.prod(shape)))
     low = np.floor(places).astype(np.int64)
     part = places - low
     for corner in np.ndindex(2, 2, 2):
         cell = low + corner
         weight = np.prod(np.where(corner, part, 1 - part), axis=1)
-        inside = ((cell >= 0) & (cell < CELLS)).all(axis=1)
-        index = np.ravel_multi_index(tuple(cell[inside].T), (CELLS,) * 3)
-        total += np.bincount(index, weight[inside], minlength=CELLS**3)
+        inside = ((cell >= 0) & (cell < shape)).all(axis=1)
+        index = np.ravel_multi_index(tuple(cell[inside].T), shape)
+        total += np.bincount(index, weight[inside], minlength=total.size)
+    return total.reshape(shape)

@@ -27,6 +27,7 @@ from famseg.preparation._leakage import (
     signature_of_text,
 )
 from famseg.preparation._record import Folder, read_record
+from famseg.preparation._same_head import heads_and_pairs, same_heads
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def split_folder(
         raise InputError("--table: is used by --stratify COLUMN alone: name the column")
     found = scan_folder(root)
     strata = {} if stratify is None else _strata(found, stratify, table or Folder(root).table)
-    pairs = duplicates({s.id: s.sha256 for s in found}, _signatures(found, root, progress))
+    pairs = _one_head(found, root, progress)
     group = {s.id: s.group or s.id for s in found}
     unknown = [pair for pair in pairs if group[pair.first] != group[pair.second]]
     if unknown and not allow_duplicates:
@@ -101,6 +102,25 @@ def split_folder(
         subjects = _split(found, pairs, validation, test, seed, strata)
         write_manifest(subjects, manifest)
     return Splitting(manifest, tuple(subjects), kept, strata, tuple(pairs))
+
+
+def _one_head(
+    found: Sequence[SkullSubject], root: Path, progress: Callable[[int, int], None] | None
+) -> list[Duplicate]:
+    """Return the pairs that are one skull: as it lies, and after alignment."""
+    count = sum(s.file is not None for s in found)
+    total = count + heads_and_pairs(count)
+
+    def moved(by: int) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, _: progress(by + done, total)
+
+    pairs = duplicates({s.id: s.sha256 for s in found}, _signatures(found, root, moved(0)))
+    known = _people(found, pairs)
+    files = {s.id: s.file for s in found if s.file is not None}
+    return sorted(
+        [*pairs, *same_heads(files, known, progress=moved(count))],
+        key=lambda pair: (pair.first, pair.second),
+    )
 
 
 def _split(
@@ -162,8 +182,11 @@ def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[Sku
 
 
 def _refusal(pair: Duplicate) -> str:
-    near = f"near-duplicates (Dice {pair.dice:.3f})"
-    what = "the same file" if pair.kind == "same file" else near
+    what = {
+        "same file": "the same file",
+        "near-duplicate": f"near-duplicates (Dice {pair.dice:.3f})",
+        "same head": f"the same head in another attitude (Dice {pair.dice:.3f} after alignment)",
+    }[pair.kind]
     return (
         f"split: {pair.first} and {pair.second} are {what}: remove one from the manifest, give "
         "both the same group there, or keep both in one split with --allow-duplicates"
