@@ -10,6 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from famseg.flatness import FAM
 from famseg.flatness._jet_graph import recomputed
 from famseg.flatness._jet_norm import by_definition, normalized
+from famseg.flatness._jet_slope import by_definition as sloped_by_definition
+from famseg.flatness._jet_slope import sloped
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -27,6 +29,23 @@ def test_the_jet_of_a_normalization_has_the_derivatives_of_its_definition(shape,
     torch.testing.assert_close(function(x, jet), by_definition(x, jet, dims, 1e-2))
     assert torch.autograd.gradcheck(function, (x, jet))
     assert torch.autograd.gradgradcheck(function, (x, jet))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("shape", [(1,), (3, 1)])
+def test_the_jet_of_two_slopes_has_the_derivatives_of_its_definition(shape, parts):
+    torch.manual_seed(0)
+    jet = torch.randn((parts, 4, 3, 5), dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    positive = torch.randn(4, 3, 5) > 0
+
+    def function(jet, weight):
+        return sloped(jet, positive, weight)
+
+    wanted = sloped_by_definition(jet, positive, weight)
+    torch.testing.assert_close(function(jet, weight), wanted, rtol=1e-15, atol=1e-15)
+    assert torch.autograd.gradcheck(function, (jet, weight))
+    assert torch.autograd.gradgradcheck(function, (jet, weight))
 
 
 def test_what_is_computed_again_may_get_one_tensor_twice_and_constants():

@@ -84,6 +84,9 @@ VECTORS = {
 }
 IMAGES = {
     "transposed": lambda m, h, x: m.slopes(m.up(h)),
+    "transposed to one channel": lambda m, h, x: torch.cat(
+        [F.conv_transpose2d(h.tanh(), m.up.weight[:, :1], stride=2)] * 4, 1
+    ),
     "one slope": lambda m, h, x: m.one_slope(h).tanh(),
     "group norm": lambda m, h, x: m.slopes(m.norms["group"](h)),
     "group norms": lambda m, h, x: m.norms["group"](m.up(m.norms["group"](h).relu())),
