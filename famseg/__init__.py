@@ -7,8 +7,6 @@ milliseconds and imports no torch. What they are to a type checker stands in ``_
 import os
 from importlib import import_module
 
-from famseg import _libraries
-
 __version__ = "0.1.0"
 
 # The sub-packages that are a library. The command, famseg.cli, is not one.
@@ -27,6 +25,7 @@ _PACKAGES = (
     "reconstruction",
     "reporting",
     "runs",
+    "sweep",
     "tracking",
 )
 __all__ = ["FAM", "__version__", *_PACKAGES]
@@ -34,8 +33,6 @@ __all__ = ["FAM", "__version__", *_PACKAGES]
 # Before either is imported, which is when they read it: nothing is reported to anybody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "true")
-# Before MONAI is imported, which then takes a third of the time.
-_libraries.install()
 
 
 # Not lazy_loader, which the sub-packages use: famseg.flatness works where only torch is installed.

@@ -12,6 +12,7 @@ from . import preparation as preparation
 from . import reconstruction as reconstruction
 from . import reporting as reporting
 from . import runs as runs
+from . import sweep as sweep
 from . import tracking as tracking
 from .flatness import FAM as FAM
 

@@ -1,4 +1,4 @@
-"""How MONAI, ignite and torch.optim are imported once famseg is: without what nobody asked for.
+"""How the command imports MONAI, ignite and torch.optim: without what nobody asked for.
 
 ``import monai`` executes every one of its modules, most of them twice, and with them transformers,
 pandas, matplotlib and scikit-image; ignite takes in all of ``torch.distributed`` for one
@@ -11,8 +11,9 @@ front of Python's own changes how these packages begin, and nothing of what they
 - ``ignite.handlers.checkpoint`` asks for the class of ZeRO optimizers once one can exist.
 - torch hides its optimizers from TorchDynamo once there is a TorchDynamo, not before.
 
-It concerns only what is imported after famseg. ``tests/test_libraries.py`` compares the outcome
-with a plain ``import monai``; when it fails after an upgrade, look here first.
+It concerns only processes of the command, and there what is imported after it: `famseg` as a
+library leaves imports alone. ``tests/test_libraries.py`` compares the outcome with a plain
+``import monai``; when it fails after an upgrade, look here first.
 """
 
 # ruff: noqa: ANN401  # arguments and values of other packages, passed on as they are

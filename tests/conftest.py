@@ -14,6 +14,11 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# As in the command, whose processes import MONAI in a third of the time.
+from famseg import _libraries
+
+_libraries.install()
+
 ROOT = Path(__file__).resolve().parents[1]
 # Not this folder itself: transformers would take tests/datasets for the package `datasets`.
 sys.path.insert(0, str(Path(__file__).parent / "support"))

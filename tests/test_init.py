@@ -54,7 +54,7 @@ def test_what_is_used_first_is_loaded_then() -> None:
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
     cheap, report, fam, lazy_loader = json.loads(done.stdout)
-    assert sorted(cheap) == ["famseg", "famseg._libraries"]
+    assert sorted(cheap) == ["famseg"]
     assert (report, fam) == ("famseg.flatness._report", "famseg.flatness._fam")
     assert not lazy_loader
 

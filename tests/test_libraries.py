@@ -1,4 +1,4 @@
-"""MONAI and ignite after famseg are those of a plain import, and take less with them."""
+"""MONAI and ignite of the command are those of a plain import, and take less with them."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_monai_offers_what_a_plain_import_of_it_does() -> None:
     plain += "for p in monai.__all__: NAMES[p] = dir(importlib.import_module(f'monai.{p}'))\n"
     plain += f"LOOKED_UP = {LOOKED_UP}\nprint(json.dumps(NAMES))\n"
     names, expected = _python(plain + NAMES).splitlines()
-    ours = f"import famseg\nNAMES = {json.loads(names)!r}\nLOOKED_UP = {LOOKED_UP}\n"
+    ours = f"import famseg.cli\nNAMES = {json.loads(names)!r}\nLOOKED_UP = {LOOKED_UP}\n"
     assert json.loads(_python(ours + NAMES)) == json.loads(expected)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["famseg", "monai"])
+@pytest.mark.parametrize("first", ["famseg.cli", "monai"])
 def test_a_users_own_import_of_monai_works_before_and_after_famseg(first: str) -> None:
-    second = {"famseg": "monai", "monai": "famseg"}[first]
+    second = {"famseg.cli": "monai", "monai": "famseg.cli"}[first]
     code = f"""
 import {first}
 import {second}
@@ -107,13 +107,13 @@ print(graphs, weight.tolist())
 
 @pytest.mark.slow
 def test_a_compiled_step_of_an_optimizer_is_that_of_torch() -> None:
-    assert _python("import famseg" + STEPS) == _python(STEPS)
+    assert _python("import famseg.cli" + STEPS) == _python(STEPS)
 
 
 @pytest.mark.slow
 def test_monai_takes_little_with_it() -> None:
     loaded = _python(
-        "import famseg, sys\nfrom monai.engines import SupervisedTrainer\n"
+        "import famseg.cli, sys\nfrom monai.engines import SupervisedTrainer\n"
         "from monai.losses import DiceCELoss\nimport torch\n"
         "weight = torch.nn.Parameter(torch.ones(1))\nweight.sum().backward()\n"
         "torch.optim.AdamW([weight]).step()\nprint(*sys.modules)"
@@ -126,3 +126,8 @@ def test_monai_takes_little_with_it() -> None:
 def test_the_version_that_this_was_tried_with() -> None:
     """An upgrade is looked at: run the slow tests of this file, then change the number here."""
     assert (metadata.version("monai"), metadata.version("pytorch-ignite")) == ("1.6.1", "0.5.5")
+
+
+def test_the_library_leaves_imports_alone() -> None:
+    code = "import sys\nbefore = list(sys.meta_path)\nimport famseg.flatness, famseg.engine\n"
+    assert _python(f"{code}assert sys.meta_path == before; print('ok')") == "ok\n"

@@ -25,6 +25,7 @@ from famseg.cli._reconstruct import reconstruct
 from famseg.cli._report import report
 from famseg.cli._say import VisibleFormatter, say
 from famseg.cli._split import split
+from famseg.cli._sweep import sweep
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(measure)
+app.command()(sweep)
 app.command()(compare)
 app.command()(report)
 app.command()(export)

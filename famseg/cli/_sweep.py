@@ -1,0 +1,297 @@
+"""``famseg sweep``."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from famseg.cli._progress import duration
+from famseg.cli._say import say, say_json
+from famseg.config import InputError
+
+if TYPE_CHECKING:
+    from famseg.sweep import Cluster, Outcome, Runner, Show, State, Sweep, Trial
+
+EXAMPLES = """
+Examples:
+
+  famseg sweep --config skull.yaml lambda=0,0.0006,0.002,0.02 seed=1..5 --out runs/lambda
+
+  famseg sweep --config skull.yaml lambda=0,0.002 seed=1..5 --out runs/lambda --dry-run
+
+  famseg sweep --config skull.yaml "lambda=loguniform(1e-4,0.1)" --trials 12 --out runs/random
+
+  famseg sweep --config skull.yaml optimizer.learning_rate=1e-4,3e-4,1e-3 --halving 3 --out rates
+"""
+_LIVE_ROWS = 20
+
+
+class Backend(StrEnum):
+    """Where trials run."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
+    kubernetes = "kubernetes"
+
+
+def sweep(
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", help="A path, or the name of a shipped configuration (skull)."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="SWEEP",
+            help="Folder of the sweep. If it is there, finished trials are kept and interrupted "
+            "ones are resumed.",
+        ),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUES",
+            help="What varies: lambda=0,0.002 seed=1..5, or with --trials also "
+            "loguniform(1e-4,0.1), uniform(a,b), randint(a,b). With one value: set for all trials.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most so many trials at once. By default one for each GPU, else one for each "
+            "core; fewer where memory is short.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Random search: so many settings, each with every seed."),
+    ] = None,
+    draw_seed: Annotated[int, typer.Option(help="Seed of the random settings.")] = 0,
+    halving: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Successive halving: train all settings for a few epochs, and one of N of them, "
+            "those with the best validation, for N times as many.",
+        ),
+    ] = None,
+    first_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the first stage of --halving.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Run at most the first so many trials this time.")
+    ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="local: processes of this machine; slurm: a job array, submitted and followed; "
+            "ray: tasks of the cluster at --address; kubernetes: a manifest is written."
+        ),
+    ] = Backend.local,
+    slurm_options: Annotated[
+        str,
+        typer.Option(
+            "--slurm", metavar="OPTIONS", help='Options of sbatch: "--gpus=1 --time=4:00:00".'
+        ),
+    ] = "",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the Ray cluster.")
+    ] = "auto",
+    cores: Annotated[
+        int, typer.Option(min=1, help="Cores of each trial on Ray and Kubernetes.")
+    ] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each trial on Ray and Kubernetes.")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory of each trial on Kubernetes.")] = "8Gi",
+    image: Annotated[str, typer.Option(help="Image for Kubernetes.")] = "famseg:0.1.0",
+    claim: Annotated[
+        str, typer.Option(help="Kubernetes: volume claim of the run folders, at /runs.")
+    ] = "famseg-runs",
+    data_claim: Annotated[
+        str | None, typer.Option(help="Kubernetes: volume claim of the data, at /data.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say what would be run, and how long the rest will take."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Train many runs: all combinations, random settings, or successive halving.
+
+    A trial is one configuration; its hash names its run folder in SWEEP/trials. Finished trials are
+    never run again, interrupted ones are resumed, and a sweep that is started twice shares the
+    trials. What a trial prints is in SWEEP/logs. Look at the result with: famseg compare SWEEP.
+    Exit status: 0 all finished, 1 a trial failed (the others go on), 2 wrong input.
+    """
+    from famseg.engine import Interrupted, stop_on_signals
+    from famseg.sweep import Cluster, Request, SlurmRunner, local_runner, plan_sweep, run_sweep
+
+    request = Request(
+        config,
+        tuple(words or ()),
+        trials=trials,
+        draw_seed=draw_seed,
+        halving=halving,
+        first_epochs=first_epochs,
+        limit=limit,
+    )
+    plan = plan_sweep(request, out, dry=dry_run)
+    if dry_run:
+        _say_plan(plan, jobs, as_json=as_json)
+        return
+    if backend is Backend.kubernetes:
+        cluster = Cluster(image, claim, data_claim, gpus=gpus, cpus=cores, memory=memory)
+        _write_manifest(plan, cluster, jobs)
+        return
+    with stop_on_signals() as stop, stop.deferred(), _display(plan) as show:
+
+        def stopped() -> bool:
+            return stop.signum is not None
+
+        def runner(shown: Callable[[Mapping[str, State]], None]) -> Runner:
+            if backend is Backend.local:
+                return local_runner(plan, shown, jobs=jobs, stop=stopped)
+            common: dict[str, Any] = {"jobs": jobs, "stop": stopped, "show": shown}
+            if backend is Backend.slurm:
+                options = shlex.split(slurm_options)
+                return SlurmRunner(plan.folder, plan.metric, options=options, **common)
+            from famseg.sweep import RayRunner
+
+            return RayRunner(
+                plan.folder, plan.metric, address=address, threads=cores, gpus=gpus, **common
+            )
+
+        outcome = run_sweep(
+            plan, runner, stop=stopped, show=show, several_machines=backend is not Backend.local
+        )
+    _say_outcome(plan, outcome, as_json=as_json)
+    if stop.signum is not None:
+        raise Interrupted(stop.signum)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+sweep.__doc__ = f"{inspect.cleandoc(sweep.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
+    """Say what a sweep would run, and how long that takes if a trial has shown it."""
+    from famseg.sweep import counts, seconds_left
+
+    states = plan.states()
+    left = seconds_left(plan.trials, states, jobs or 1)
+    if as_json:
+        say_json(_described(plan, states) | {"seconds_left": left})
+        return
+    for stage in plan.stages if len(plan.stages) > 1 else ():
+        say(f"{stage.settings} settings to epoch {stage.epoch}")
+    for trial in plan.trials:
+        say(f"{trial.name}  {states[trial.name].kind}, {trial.epochs} epochs")
+    say(counts(states))
+    if left is None:
+        say("The time is known once a trial has completed an epoch: run one with --limit 1.")
+    else:
+        at_once = f"with {jobs} at once" if jobs else "one after the other"
+        say(f"About {duration(left)} are left, {at_once}, without the evaluations.")
+
+
+def _write_manifest(plan: Sweep, cluster: Cluster, jobs: int | None) -> None:
+    """Write the manifest of a sweep, and say what to do with it."""
+    from famseg.sweep import manifest
+    from famseg.tracking import write_atomically
+
+    if len(plan.stages) > 1:
+        raise InputError("--halving: needs a sweep that follows its trials: local, slurm or ray.")
+    path = plan.folder.path / "sweep.k8s.yaml"
+    write_atomically(path, manifest(plan.folder, plan.limited, cluster, jobs=jobs).encode())
+    say(f"{len(plan.limited)} trials in {path}")
+    say(f"start        kubectl apply -f {shlex.quote(str(path))}")
+
+
+def _say_outcome(plan: Sweep, outcome: Outcome, *, as_json: bool) -> None:
+    from famseg.sweep import counts, table
+
+    if as_json:
+        say_json(_described(plan, outcome.states) | {"failed": outcome.failed})
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(table(plan.trials, outcome.states, metric=plan.metric))
+    say(counts(outcome.states))
+    for name, reason in outcome.failed.items():
+        say(f"! {name} failed: {reason}; see {plan.folder.path}/logs/{name}.log")
+    say(f"\ncompare      famseg compare {shlex.quote(str(plan.folder.path))}")
+
+
+def _described(plan: Sweep, states: Mapping[str, State]) -> dict[str, Any]:
+    return {
+        "sweep": str(plan.folder.path),
+        "sweep_id": plan.folder.sweep_id,
+        "metric": plan.metric,
+        "stages": [{"epoch": each.epoch, "settings": each.settings} for each in plan.stages],
+        "trials": [
+            {
+                "name": trial.name,
+                "point": dict(trial.point),
+                "run": str(plan.folder.run_folder(trial)),
+                "state": states[trial.name].kind,
+                "epoch": states[trial.name].epoch,
+                "epochs": trial.epochs,
+                "best": states[trial.name].best,
+                "seconds": states[trial.name].seconds,
+                "reason": states[trial.name].reason,
+            }
+            for trial in plan.trials
+        ],
+    }
+
+
+@contextmanager
+def _display(plan: Sweep) -> Iterator[Show]:
+    """Give what shows the trials: a live table on a terminal, a line for each change elsewhere."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from famseg.sweep import counts, seconds_left, table
+
+    console = Console(stderr=True, highlight=False)
+
+    def line(trials: Sequence[Trial], states: Mapping[str, State]) -> str:
+        running = sum(state.kind == "running" for state in states.values())
+        left = seconds_left(trials, states, running)
+        return counts(states) + ("" if left is None else f"; about {duration(left)} left")
+
+    if not console.is_terminal:
+        said: list[str] = []
+
+        def show(trials: Sequence[Trial], states: Mapping[str, State]) -> None:
+            if said[-1:] != [counts(states)]:
+                said.append(counts(states))
+                say(line(trials, states), err=True)
+
+        yield show
+        return
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+
+        def draw(trials: Sequence[Trial], states: Mapping[str, State]) -> None:
+            rows = table(trials, states, metric=plan.metric, limit=_LIVE_ROWS)
+            live.update(Group(rows, Text(line(trials, states))))
+
+        yield draw

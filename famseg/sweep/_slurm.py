@@ -1,0 +1,198 @@
+"""Trials as a job array of Slurm: a script that a person can read, submitted and followed."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from famseg.config import InputError, RunError
+from famseg.sweep._folder import SweepFolder
+from famseg.sweep._local import Outcome
+from famseg.sweep._state import State, done, read_state
+from famseg.sweep._trials import Trial
+from famseg.tracking import write_atomically
+
+_logger = logging.getLogger("famseg")
+
+_POLL_S = 5.0
+_MOST_SUBMISSIONS = 10
+# A job in one of these states will write to its run folder, or does.
+_ALIVE = (
+    "PENDING",
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "SUSPENDED",
+    "RESIZING",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "SPECIAL_EXIT",
+)
+
+_SCRIPT = """\
+#!/bin/bash
+# A job array of famseg: one task for each trial of the sweep, which it starts or resumes.
+# Two minutes before the time is over a training is told to stop: it saves and ends. A preempted
+# task is queued again and resumes. Submit it by: famseg sweep ... --backend slurm
+#SBATCH --job-name={name}
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+#SBATCH --open-mode=append
+#SBATCH --output={logs}/slurm-%A_%a.log
+set -euo pipefail
+cd {folder}
+sweep={sweep}
+trials=(
+{names}
+)
+trial=${{trials[$SLURM_ARRAY_TASK_ID]}}
+export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
+exec srun {python} -m famseg train \\
+    --config "$sweep/configs/$trial.yaml" --into "$sweep/trials/$trial"{extra} \\
+    >> "$sweep/logs/$trial.log" 2>&1
+"""
+
+
+def write_array(folder: SweepFolder, trials: Sequence[Trial], *, extra: Sequence[str] = ()) -> Path:
+    """Write the batch script with its list of trials, and return it. Slurm keeps a copy of its own.
+
+    Args:
+        folder: The sweep, on a file system that all nodes share.
+        trials: One task each, in their order.
+        extra: Overrides of what may change when a run is resumed.
+    """
+    sweep = folder.path.resolve()
+    text = _SCRIPT.format(
+        name=folder.sweep_id,
+        logs=sweep / "logs",
+        folder=shlex.quote(str(Path.cwd())),
+        sweep=shlex.quote(str(sweep)),
+        names="\n".join(f"    {shlex.quote(trial.name)}" for trial in trials),
+        python=shlex.quote(sys.executable),
+        extra="".join(f" {shlex.quote(word)}" for word in extra),
+    )
+    script = sweep / "sweep.sbatch"
+    write_atomically(script, text.encode())
+    return script
+
+
+class SlurmRunner:
+    """Submits the trials that are not done as a job array, and follows it.
+
+    A task that is killed, or whose time is over, is submitted again until its trial is done; ten
+    times at most. After an interruption of the sweep its jobs go on; a sweep that is started again
+    follows them.
+
+    Args:
+        folder: The sweep.
+        metric: Name of the validation's key metric.
+        jobs: At most so many tasks at once; None for as many as Slurm allows.
+        options: Further options of ``sbatch``, such as ``--gpus=1 --time=4:00:00``.
+        stop: Whether a signal asked to end.
+        show: Called with how all trials stand.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        metric: str,
+        *,
+        jobs: int | None,
+        options: Sequence[str],
+        stop: Callable[[], bool],
+        show: Callable[[Mapping[str, State]], None],
+    ) -> None:
+        if shutil.which("sbatch") is None:
+            raise InputError("--backend slurm: there is no sbatch here. Run it on a login node.")
+        self.folder = folder
+        self.metric = metric
+        self.jobs = jobs
+        self.options = options
+        self._stop = stop
+        self._show = show
+
+    def run(
+        self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
+    ) -> Outcome:
+        """Run trials to their end, or up to an epoch; arguments as for `LocalRunner.run`."""
+        outcome = Outcome()
+        words = [*extra, *([] if until is None else ["--until", str(until)])]
+        submissions = 0
+        tried: set[str] = set()
+        while True:
+            alive = self._tasks()
+            outcome.states = self._look(trials)
+            self._show(outcome.states)
+            # One that failed before is tried once more: its reason may be gone.
+            waiting = [
+                trial
+                for trial in trials
+                if outcome.states[trial.name].kind != "running"
+                and not done(trial, outcome.states[trial.name], until)
+                and not (outcome.states[trial.name].kind == "failed" and trial.name in tried)
+            ]
+            running = any(state.kind == "running" for state in outcome.states.values())
+            if self._stop() or not (waiting or running or alive):
+                break
+            if waiting and not alive:
+                if submissions == _MOST_SUBMISSIONS:
+                    outcome.failed |= dict.fromkeys(
+                        (trial.name for trial in waiting), f"unfinished after {submissions} jobs"
+                    )
+                    break
+                self._submit(waiting, words)
+                tried |= {trial.name for trial in waiting}
+                submissions += 1
+            time.sleep(_POLL_S)
+        for name, state in outcome.states.items():
+            if state.kind == "failed":
+                outcome.failed[name] = state.reason
+        return outcome
+
+    def _look(self, trials: Sequence[Trial]) -> dict[str, State]:
+        return {
+            trial.name: read_state(self.folder.run_folder(trial), self.metric) for trial in trials
+        }
+
+    def _submit(self, trials: Sequence[Trial], words: Sequence[str]) -> None:
+        script = write_array(self.folder, trials, extra=words)
+        array = f"0-{len(trials) - 1}" + (f"%{self.jobs}" if self.jobs else "")
+        text = _slurm("sbatch", "--parsable", f"--array={array}", *self.options, str(script))
+        _logger.info("submitted job %s with %d tasks", text.strip(), len(trials))
+
+    def _tasks(self) -> int:
+        """Return how many tasks of this sweep wait or run, of any submission."""
+        text = _slurm(
+            "squeue",
+            "--noheader",
+            "--array",
+            "--me",
+            f"--name={self.folder.sweep_id}",
+            "--format=%T",
+        )
+        return sum(line.strip() in _ALIVE for line in text.splitlines())
+
+
+def _slurm(*command: str) -> str:
+    """Run a command of Slurm and return what it prints.
+
+    Raises:
+        RunError: If it fails.
+    """
+    ended = subprocess.run(  # noqa: S603  # our own words, no shell
+        command, capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        reason = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
+        raise RunError(f"{command[0]}: {reason[-1]}. What was submitted goes on; start this again.")
+    return ended.stdout

@@ -1,0 +1,97 @@
+"""How a trial stands, read from its run folder: the one place where that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from famseg.config import InputError
+from famseg.runs import RunFolder, owner_of, read_status
+from famseg.sweep._trials import Trial
+from famseg.tracking import read_metrics
+
+Kind = Literal["waiting", "running", "paused", "interrupted", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a trial stands.
+
+    Attributes:
+        kind: ``waiting`` (not begun), ``running`` (a living process owns it), ``paused`` (at the
+            epoch where it was to), ``interrupted`` (by a signal or a kill, to be resumed),
+            ``failed``, ``finished`` (trained and evaluated).
+        epoch: Epochs that were completed.
+        best: Best value of the validation's key metric so far, None before the first.
+        seconds: Time of the completed epochs.
+        where: Host of the owner of a running trial that is not of this machine; else empty.
+        reason: Why it failed or was interrupted; else empty.
+    """
+
+    kind: Kind
+    epoch: int = 0
+    best: float | None = None
+    seconds: float = 0.0
+    where: str = ""
+    reason: str = ""
+
+
+def read_state(path: Path, metric: str) -> State:
+    """Return how the trial in a run folder stands; reads two small files.
+
+    Args:
+        path: The run folder, which need not exist.
+        metric: Name of the validation's key metric, such as ``dsc``.
+    """
+    folder = RunFolder(path)
+    owner = owner_of(path) if path.is_dir() else None
+    if not folder.config.is_file():
+        where = "" if owner is None or owner.near else owner.host
+        return State("waiting" if owner is None else "running", where=where)
+    try:
+        rows = read_metrics(path)
+    except InputError as error:
+        return State("failed", reason=error.faults[0])
+    epoch, best, seconds = _course(rows, f"val/{metric}")
+    if owner is not None:
+        return State("running", epoch, best, seconds, where="" if owner.near else owner.host)
+    status = read_status(path) or "killed"
+    kind, _, reason = status.partition(" (")
+    reason = reason.removesuffix(")")
+    if kind == "finished" and folder.metrics.is_file():
+        return State("finished", epoch, best, seconds)
+    if kind == "failed":
+        return State("failed", epoch, best, seconds, reason=reason)
+    if reason.startswith("paused"):
+        return State("paused", epoch, best, seconds, reason=reason)
+    return State("interrupted", epoch, best, seconds, reason=reason or "killed")
+
+
+def best_until(path: Path, metric: str, epoch: int) -> float | None:
+    """Return the best validation up to an epoch; None where there was none.
+
+    Args:
+        path: The run folder.
+        metric: Name of the validation's key metric.
+        epoch: The last epoch that counts: two trials are compared after equally many.
+    """
+    rows = read_metrics(path) if RunFolder(path).config.is_file() else []
+    return _course([row for row in rows if (row["epoch"] or 0) <= epoch], f"val/{metric}")[1]
+
+
+def done(trial: Trial, state: State, until: int | None = None) -> bool:
+    """Return whether nothing is left to be done for a trial, or for its part up to an epoch."""
+    if state.kind == "finished":
+        return True
+    return until is not None and state.kind != "running" and until <= state.epoch < trial.epochs
+
+
+def _course(
+    rows: Sequence[Mapping[str, float | None]], key: str
+) -> tuple[int, float | None, float]:
+    values = [value for row in rows if (value := row.get(key)) is not None]
+    epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
+    seconds = sum(row.get("train/epoch_seconds") or 0.0 for row in rows)
+    return epoch, max(values, default=None), seconds
