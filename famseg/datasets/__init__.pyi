@@ -63,6 +63,12 @@ from ._phantom import phantom as phantom
 from ._phantom import phantom_from as phantom_from
 from ._phantom_parameters import PhantomParameters as PhantomParameters
 from ._preparation import prepare_transform as prepare_transform
+from ._selection import FLAGS as FLAGS
+from ._selection import NOT_TARGETS as NOT_TARGETS
+from ._selection import Flag as Flag
+from ._selection import Selection as Selection
+from ._selection import read_subject_list as read_subject_list
+from ._selection import select_subjects as select_subjects
 from ._sets import EvaluationSet as EvaluationSet
 from ._sets import Item as Item
 from ._sets import TrainingSet as TrainingSet
@@ -94,6 +100,8 @@ from ._volume import write_volume as write_volume
 __all__ = [
     "AREAS_CM2",
     "DOWNLOADS",
+    "FLAGS",
+    "NOT_TARGETS",
     "WHERES",
     "AugmentConfig",
     "Augmentation",
@@ -114,6 +122,7 @@ __all__ = [
     "FixedCase",
     "FixedSet",
     "FixedSetReport",
+    "Flag",
     "FolderData",
     "GlueText",
     "ImageBatch",
@@ -138,6 +147,7 @@ __all__ = [
     "RegionConfig",
     "RegionDefect",
     "RemoteFile",
+    "Selection",
     "SkullBreakConfig",
     "SkullBreakDefect",
     "SkullSubject",
@@ -176,8 +186,10 @@ __all__ = [
     "prepare_transform",
     "read_fixed_set",
     "read_manifest",
+    "read_subject_list",
     "read_volume",
     "scan_folder",
+    "select_subjects",
     "split_subjects",
     "strata_of",
     "unpack_files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from famseg.config import InputError
 from famseg.datasets._cache import MaskCache, Prepared
 from famseg.datasets._manifest import SkullSubject, scan_folder
 from famseg.datasets._phantom import PHANTOM_VERSION, phantom
+from famseg.datasets._selection import select_subjects
 from famseg.datasets._skulls import PreparedSkull, Skulls
 from famseg.datasets._split import split_subjects
 
 Progress = Callable[[int, int], None]
+
+_logger = logging.getLogger("famseg")
 
 # Part of every cache key: raised when the same arguments give another mask.
 _PREPARATION_VERSION = 1
@@ -79,9 +83,14 @@ def folder_skulls(
     test: float,
     seed: int,
     cache: Path,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Skulls:
     """Return the skulls of a folder, prepared once and cached by content and settings.
+
+    Subjects that the manifest excludes, and incomplete skulls, are left out, and a warning of the
+    log says how many: see `select_subjects`.
 
     Args:
         root: The folder; see `scan_folder`.
@@ -95,12 +104,19 @@ def folder_skulls(
         test: Share for the test.
         seed: Decides the splits.
         cache: Folder of the cache.
+        exclude: Flags of subjects to leave out.
+        include: Flags that are no reason to leave a subject out.
         progress: Told how many are ready, and of how many.
 
     Raises:
-        InputError: One line for each file that cannot be used.
+        InputError: One line for each file or flag that cannot be used.
     """
-    people = split_subjects(scan_folder(root, pattern), validation, test, seed)
+    selection = select_subjects(
+        scan_folder(root, pattern), exclude=exclude, include=include, prefix="data."
+    )
+    if selection.left_out:
+        _logger.warning("%s: %s", root, selection.sentence("data."))
+    people = split_subjects(selection.used, validation, test, seed)
     settings: dict[str, object] = {
         "preparation": _PREPARATION_VERSION,
         "size": size,

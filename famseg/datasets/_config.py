@@ -17,6 +17,9 @@ Progress = Callable[[int, int], None]
 """Called with how many subjects are ready, and of how many."""
 
 
+Flags = Annotated[tuple[str, ...], Field(strict=False)]
+
+
 class _Data(Strict):
     seed: int = Field(
         default=0,
@@ -109,6 +112,16 @@ class FolderData(_Data):
         default=0.5, gt=0, lt=1, description="share of bone from which on a resampled voxel is bone"
     )
 
+    exclude: Flags = Field(
+        default=(),
+        description="flags of the manifest; subjects with one of them are left out, as those with "
+        "cut_vault or existing_defect always are",
+    )
+    include: Flags = Field(
+        default=(),
+        description="flags that are no reason to leave a subject out, such as existing_defect",
+    )
+
     def build(self, seed: int, progress: Progress | None = None) -> Skulls:
         """Read, check and prepare every volume; faults of all files come in one error.
 
@@ -126,6 +139,8 @@ class FolderData(_Data):
             fit=self.fit,
             centre=self.centre,
             threshold=self.threshold,
+            exclude=self.exclude,
+            include=self.include,
             validation=self.validation,
             test=self.test,
             seed=seed,

@@ -18,6 +18,8 @@ from famseg.datasets._text_header import data_file
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+EXCLUDED = "excluded"
+"""In the column split: the subject is not used."""
 MANIFEST_NAME = "manifest.csv"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _COLUMNS = ("subject", "file", "sha256", "split")
@@ -36,6 +38,7 @@ class SkullSubject:
         group: Subjects of one group are one person: no split divides them. Empty where nothing is
             known; such a subject is a group of its own.
         flags: What ``famseg prepare`` found in it, such as ``existing_defect``.
+        excluded: Somebody has left it out: it has no split and is not used.
     """
 
     id: str
@@ -44,6 +47,7 @@ class SkullSubject:
     split: Split | None = None
     group: str = ""
     flags: tuple[str, ...] = ()
+    excluded: bool = False
 
 
 def file_sha256(path: Path) -> str:
@@ -76,7 +80,7 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
             "subject": s.id,
             "file": _relative(s.file, folder),
             "sha256": s.sha256,
-            "split": s.split or "",
+            "split": EXCLUDED if s.excluded else s.split or "",
             "group": s.group,
             "flags": " ".join(s.flags),
         }
@@ -95,7 +99,8 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
 
     Args:
         path: CSV with the columns subject, file, sha256, split and, if wanted, group and flags (in
-            any order); an empty file or sha256 or split or group or flags is allowed.
+            any order); an empty file or sha256 or split or group or flags is allowed. The split
+            ``excluded`` leaves a subject out.
         check_files: Also compare each file's hash with the one stated.
 
     Returns:
@@ -116,14 +121,16 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
             faults.append(f"{where}: subject {subject} is already in line {seen[subject]}")
         seen.setdefault(subject, line)
         split = row["split"].strip()
-        if split and split not in SPLITS:
-            faults.append(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+        excluded = split == EXCLUDED
+        if split and not excluded and split not in SPLITS:
+            faults.append(f"{where}: split {split!r} is none of {', '.join((*SPLITS, EXCLUDED))}")
         file, sha256, more = _check_file(where, path.parent, row, check_files)
         faults += more
         group = row.get("group", "").strip()
         flags = tuple(row.get("flags", "").split())
+        given = cast("Split | None", split or None)
         subjects.append(
-            SkullSubject(subject, file, sha256, cast("Split | None", split or None), group, flags)
+            SkullSubject(subject, file, sha256, None if excluded else given, group, flags, excluded)
         )
     if not rows and not faults:
         faults.append(f"{path}: no subjects: it has a header line only")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume
+from famseg.datasets import Flag, Volume
 
 Kind = Literal["hounsfield", "intensity", "mask"]
 """What values are: CT numbers, intensities without a scale, or 0 and something else."""
@@ -111,18 +111,7 @@ class Found:
     refused: tuple[Refused, ...] = ()
 
 
-FindingKind = Literal[
-    "cut_vault",
-    "existing_defect",
-    "metal",
-    "frame",
-    "table",
-    "second_head",
-    "vessels",
-    "alignment",
-    "thin_bone",
-    "implausible",
-]
+FindingKind = Flag
 Severity = Literal["note", "look", "unusable"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from famseg.datasets import (
     Skulls,
     phantom,
     read_manifest,
+    scan_folder,
     write_manifest,
 )
 
@@ -59,6 +61,32 @@ def test_a_seed_gives_other_phantoms() -> None:
     one, two = phantoms().build(seed=0), phantoms().build(seed=1)
     assert one.fingerprint != two.fingerprint
     assert not any(np.array_equal(a.mask, b.mask) for a in one.train for b in two.train)
+
+
+def test_incomplete_and_excluded_subjects_are_not_trained_on(
+    heads: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = {"head1": ("cut_vault",), "head2": ("existing_defect",), "head3": ("metal",)}
+    people = [
+        replace(s, flags=flags.get(s.id, ()), excluded=s.id == "head4") for s in scan_folder(heads)
+    ]
+    write_manifest(people, heads / "manifest.csv")
+
+    def names(**changes: object) -> set[str]:
+        return {name for split in ids(folder(heads, **changes).build(seed=0)) for name in split}
+
+    assert names() == {"head0", "head3", "head5", "head6", "head7"}
+    assert caplog.messages == [
+        f"{heads}: 3 of 8 subjects are not used as training targets: 1 with cut_vault, 1 with "
+        "existing_defect, 1 excluded in the manifest. To use them: famseg split --force --include "
+        "cut_vault,existing_defect, then data.include=[cut_vault,existing_defect]."
+    ]
+    changed = names(exclude=["metal"], include=["cut_vault"])
+    assert changed == {"head0", "head1", "head5", "head6", "head7"}
+    with pytest.raises(
+        InputError, match=r"^data\.exclude: there is no flag 'metall': did you mean"
+    ):
+        names(exclude=["metall"])
 
 
 def test_the_fingerprint_names_the_data() -> None:

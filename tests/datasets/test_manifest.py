@@ -134,7 +134,7 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
         [
             f"{path}:6: 3 cells, the header has 4: quote cells that hold a comma",
             f"{path}:3: subject a is already in line 2",
-            f"{path}:3: split 'tests' is none of train, validation, test",
+            f"{path}:3: split 'tests' is none of train, validation, test, excluded",
             f"{path}:3: {file}: its SHA-256 is {digest[:12]}..., the manifest says "
             "000000000000...: the file has changed; restore it, or empty the cell to accept it",
             f"{path}:4: subject is empty: name it",
@@ -275,3 +275,14 @@ def test_flags_are_kept(tmp_path: Path) -> None:
     write_manifest(subjects, path)
     assert path.read_text().startswith("subject,file,sha256,split,flags\n")
     assert [s.flags for s in read_manifest(path)] == [("existing_defect", "metal"), ()]
+
+
+def test_who_is_excluded_stays_so(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.nii.gz", "x").with_name("manifest.csv")
+    subjects = [
+        SkullSubject("a", tmp_path / "a.nii.gz", "", excluded=True),
+        SkullSubject("b", tmp_path / "a.nii.gz", "", "train"),
+    ]
+    write_manifest(subjects, path)
+    assert path.read_text().splitlines()[1:] == ["a,a.nii.gz,,excluded", "b,a.nii.gz,,train"]
+    assert [(s.split, s.excluded) for s in read_manifest(path)] == [(None, True), ("train", False)]

@@ -1,0 +1,186 @@
+"""Which subjects of a data set are used: by what was found in them, and by who was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from famseg.config import InputError
+from famseg.config._counted import counted
+from famseg.config._near import listed, near
+from famseg.datasets._manifest import SkullSubject
+
+Flag = Literal[
+    "cut_vault",
+    "existing_defect",
+    "metal",
+    "frame",
+    "table",
+    "second_head",
+    "vessels",
+    "alignment",
+    "thin_bone",
+    "implausible",
+]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+"""What ``famseg prepare`` finds in subjects; ``docs/prepare.md`` says what each means."""
+
+NOT_TARGETS: tuple[Flag, ...] = ("cut_vault", "existing_defect")
+"""Skulls with these are not complete: they are no targets, unless they are asked for."""
+
+Prefix = Literal["--", "data."]
+"""How the choices are spelled: as options of the command, or as keys of a configuration."""
+
+_EXCLUDED = "excluded in the manifest"
+_LISTED = "on the list"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The subjects of a data set that are used.
+
+    Args:
+        used: Those that are; at least one.
+        left_out: Why each other one is not, by id: its flags, or that somebody left it out.
+    """
+
+    used: tuple[SkullSubject, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+
+    def sentence(self, prefix: Prefix) -> str:
+        """Return how many are left out, why, and how to use them; empty if all are used.
+
+        Args:
+            prefix: How the reader writes the choice.
+        """
+        if not self.left_out:
+            return ""
+        total = len(self.used) + len(self.left_out)
+        return (
+            f"{len(self.left_out)} of {counted(total, 'subject')} "
+            f"{'is' if len(self.left_out) == 1 else 'are'} not used as training targets: "
+            f"{_reasons(self.left_out)}.{_advice(self.left_out, prefix)}"
+        )
+
+
+def select_subjects(
+    subjects: Sequence[SkullSubject],
+    *,
+    exclude: Collection[str] = (),
+    include: Collection[str] = (),
+    unwanted: Collection[str] = (),
+    prefix: Prefix = "--",
+) -> Selection:
+    """Leave out subjects by their flags, by name, and those that the manifest excludes.
+
+    Subjects with a cut vault or an existing defect are left out unless ``include`` names the flag:
+    they are not complete, and a network that learns from them learns to leave holes.
+
+    Args:
+        subjects: All of a data set.
+        exclude: Flags; subjects with one of them are left out, too.
+        include: Flags that are no reason to leave a subject out, though they are by default.
+        unwanted: Names of subjects to leave out.
+        prefix: How the choice is spelled in messages.
+
+    Returns:
+        The subjects that are used, in the given order, and why the others are not.
+
+    Raises:
+        InputError: If a flag is unknown (neither of ``FLAGS`` nor a subject's), or both excluded
+            and included, or if no subject is left.
+
+    Example:
+        >>> people = [SkullSubject("a", None, ""), SkullSubject("b", None, "", flags=("metal",))]
+        >>> select_subjects(people, exclude=["metal"]).left_out
+        {'b': ('metal',)}
+    """
+    known = dict.fromkeys((*FLAGS, *(flag for s in subjects for flag in s.flags)))
+    faults = [*_unknown(f"{prefix}exclude", exclude, known)]
+    faults += _unknown(f"{prefix}include", include, known)
+    faults += [
+        f"{prefix}include: {flag} is excluded by {prefix}exclude: name it in one of the two"
+        for flag in include
+        if flag in exclude
+    ]
+    if faults:
+        raise InputError(*faults)
+    reasons = {*NOT_TARGETS, *exclude} - set(include)
+    left_out = {
+        s.id: why for s in subjects if (why := tuple(_why(s, reasons, set(unwanted)))) != ()
+    }
+    used = tuple(s for s in subjects if s.id not in left_out)
+    if not used:
+        raise InputError(
+            f"no subject is left to use: {_reasons(left_out)}.{_advice(left_out, prefix)}"
+        )
+    return Selection(used, left_out)
+
+
+def read_subject_list(path: Path, known: Iterable[str]) -> tuple[str, ...]:
+    """Read names of subjects from a text file, one a line; empty lines do not count.
+
+    Args:
+        path: The file, as the page of ``famseg prepare`` gives it for download.
+        known: Names that there are.
+
+    Raises:
+        InputError: If it cannot be read; one line for each name that nobody bears.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no readable text in UTF-8 ({error})") from error
+    names, there = {n: line.strip() for n, line in enumerate(lines, start=1)}, set(known)
+    faults = []
+    for number, name in names.items():
+        if name and name not in there:
+            meant = near(name, there)
+            advice = f"did you mean {meant}?" if meant else "write one name a line"
+            faults.append(f"{path}:{number}: there is no subject {name}: {advice}")
+    if faults:
+        raise InputError(*faults)
+    return tuple(dict.fromkeys(name for name in names.values() if name))
+
+
+def _unknown(where: str, flags: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    for flag in flags:
+        if flag not in known:
+            meant = near(flag, known)
+            advice = f"did you mean {meant}?" if meant else f"there are {listed(known)}"
+            yield f"{where}: there is no flag {flag!r}: {advice}"
+
+
+def _why(subject: SkullSubject, reasons: Collection[str], unwanted: Collection[str]) -> list[str]:
+    why = [flag for flag in subject.flags if flag in reasons]
+    return [
+        *why,
+        *([_LISTED] if subject.id in unwanted else ()),
+        *([_EXCLUDED] if subject.excluded else ()),
+    ]
+
+
+def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Return how many are left out for each reason; one subject may have several."""
+    counts = Counter(reason for why in left_out.values() for reason in why)
+    return ", ".join(
+        f"{n} {reason}" if reason in (_LISTED, _EXCLUDED) else f"{n} with {reason}"
+        for reason, n in counts.items()
+    )
+
+
+def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix) -> str:
+    """Return how to use those that nobody has left out by name, as a sentence."""
+    reasons = {reason for why in left_out.values() for reason in why}
+    flags = ",".join(flag for flag in NOT_TARGETS if flag in reasons)
+    steps = []
+    if _EXCLUDED in reasons:
+        steps.append("famseg split --force" + (f" --include {flags}" if flags else ""))
+    if flags:
+        steps.append(f"--include {flags}" if prefix == "--" else f"data.include=[{flags}]")
+    return f" To use them: {', then '.join(steps)}." if steps else ""
