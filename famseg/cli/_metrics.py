@@ -66,6 +66,14 @@ def metrics(
         EmptyName,
         typer.Option(help="An empty mask: diagonal (the worst value), nan, or raise (no score)."),
     ] = EmptyName.diagonal,
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample",
+            help="Bring predictions on another grid to that of their reference, by nearest "
+            "neighbor.",
+        ),
+    ] = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a case.")
     ] = None,
@@ -75,15 +83,17 @@ def metrics(
 ) -> None:
     """Score predicted masks against true ones: overlap, distances in mm, volume, pieces, roughness.
 
-    Reads NIfTI, NRRD, MHA and MHD; the spacing is the header's. Files of two folders belong
-    together by name. Case by case, then mean with 95 % confidence interval. Exit status: 0 all
-    scored, 1 some were not (each is listed with the reason), 2 nothing could be scored.
+    Reads NIfTI (also version 2 and .hdr with .img), NRRD, MHA and MHD, volumes and slices; the
+    spacing is the header's. Axes that are flipped or exchanged are put in order; other grids than
+    the reference's are refused without --resample. Files of two folders belong together by name.
+    Case by case, then mean with 95 % confidence interval. Exit status: 0 all scored, 1 some were
+    not (each is listed with the reason), 2 nothing could be scored.
     """
     wanted = _labels(labels)
     if wanted is not None and defective is not None:
         raise InputError("--defective: does not go with --labels: a label is no implant")
-    if tolerance_mm is not None and not 0 < tolerance_mm < float("inf"):
-        raise InputError(f"--tolerance-mm: must be a positive length in mm, got {tolerance_mm:g}")
+    if tolerance_mm is not None and not 0 <= tolerance_mm < float("inf"):
+        raise InputError(f"--tolerance-mm: must be a length in mm, 0 or more, got {tolerance_mm:g}")
     _check_csv(csv)
 
     from famseg.cli._metrics_show import Results, progress, show, write_csv
@@ -101,6 +111,7 @@ def metrics(
                     kind=kind.value,
                     tolerance_mm=tolerance_mm,
                     empty=empty.value,
+                    resample=resample,
                 )
                 results.cases += [(pair.name, label, scores) for label, scores in found.items()]
             except InputError as error:

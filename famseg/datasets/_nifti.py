@@ -10,7 +10,7 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,8 +157,12 @@ def forms_disagree(header: nibabel.Nifti1Header) -> bool:
     return bool(np.linalg.norm(apart, axis=1).max() > finest / 2)
 
 
-def nifti_array(path: Path) -> NDArray[Any]:
+def nifti_array(path: Path, *, flat: bool = False) -> NDArray[Any]:
     """Return the voxels of a checked file, scaled as its header says, shape ``(X, Y, Z)``.
+
+    Args:
+        path: The file.
+        flat: Return slices, too; two axes become ``(X, Y, 1)``.
 
     Raises:
         InputError: If they cannot be read, or are more than one number each.
@@ -173,11 +177,25 @@ def nifti_array(path: Path) -> NDArray[Any]:
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     size = "x".join(map(str, array.shape))
-    if array.ndim != 3 or min(array.shape) < 2:
-        raise InputError(f"{path}: {size} voxels is not one 3D volume: give one 3D volume a file")
+    if array.ndim > 3:
+        raise InputError(f"{path}: {size} voxels is {array.ndim}D: give one 3D volume a file")
+    if not has_room(array.shape, flat=flat):
+        raise InputError(f"{path}: {size} voxels is not 3D: give a 3D volume")
+    array = array if array.ndim == 3 else array[..., None]
     if array.dtype.kind not in "iufb":
         raise InputError(f"{path}: its voxels are more than one number each: a mask has one each")
     return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def has_room(shape: Sequence[int], *, flat: bool) -> bool:
+    """Return whether a shape is that of a volume; with ``flat``, or of a slice.
+
+    Example:
+        >>> [has_room((6, 6, 1), flat=flat) for flat in (False, True)], has_room((6, 6), flat=True)
+        ([False, True], True)
+    """
+    long = sum(length > 1 for length in shape)
+    return long == 3 or (flat and long == 2 and len(shape) <= 3)
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -19,6 +19,7 @@ from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._nifti import (
     check_nifti,
     check_room,
+    has_room,
     nifti_affine,
     nifti_array,
     nifti_header,
@@ -80,6 +81,7 @@ def read_volume(
     *,
     max_voxels: int = MAX_VOXELS,
     sheared: Literal["refuse", "keep"] = "refuse",
+    flat: Literal["refuse", "keep"] = "refuse",
 ) -> Volume:
     """Read a 3D image with its geometry.
 
@@ -91,6 +93,8 @@ def read_volume(
         max_voxels: Larger images are refused.
         sheared: What becomes of NIfTI whose axes are not at right angles; a volume that is kept
             has an affine that no file but NIfTI can hold.
+        flat: What becomes of a slice, which has two axes, or three of which one has a single voxel.
+            One that is kept has the shape ``(X, Y, 1)``, or that of its file.
 
     Returns:
         The volume; its affine is right-anterior-superior whatever the file's convention.
@@ -115,8 +119,8 @@ def read_volume(
     check_header(path, max_voxels)
     if suffix in _NIFTI and not _itk_reads(path, sheared):
         affine = _nibabel_affine(path, sheared)
-        return Volume(_finite(nifti_array(path), path), affine, path)
-    affine = _read_header(path, max_voxels)
+        return Volume(_finite(nifti_array(path, flat=flat == "keep"), path), affine, path)
+    affine = _read_header(path, max_voxels, flat)
     try:
         with _quiet():
             image = SimpleITK.ReadImage(str(path))
@@ -126,9 +130,8 @@ def read_volume(
             f"{path}: the header is readable, the voxels are not: the file is cut short or "
             f"damaged{beside}"
         ) from error
-    return Volume(
-        _finite(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), path), affine, path
-    )
+    array = SimpleITK.GetArrayFromImage(image).T
+    return Volume(_finite(array if array.ndim == 3 else array[..., None], path), affine, path)
 
 
 def _finite(array: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -138,12 +141,15 @@ def _finite(array: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _itk_reads(path: Path, sheared: Literal["refuse", "keep"]) -> bool:
-    """Return whether ITK is to read a NIfTI file: not version 2, pairs, and sheared axes.
+    """Return whether ITK is to read a NIfTI file: not version 2, pairs, slices and sheared axes.
 
-    It refuses these where there is no qform to take in their place.
+    It refuses the last where there is no qform to take in their place, and of a slice it keeps two
+    of the three axes in space.
     """
     header = nifti_header(path)
     if int(header["sizeof_hdr"]) != 348 or volume_suffix(path) == _PAIR:
+        return False
+    if int(header["dim"][0]) < 3 or int(header["dim"][3]) == 1:
         return False
     return sheared == "refuse" or not _sheared(nifti_affine(header))
 
@@ -230,7 +236,9 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         raise InputError(f"{path}: cannot be written: is the folder there and writable?") from error
 
 
-def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
+def _read_header(
+    path: Path, max_voxels: int, flat: Literal["refuse", "keep"] = "refuse"
+) -> NDArray[np.float64]:
     """Return the RAS+ affine, or raise for a header that cannot be used."""
     if volume_suffix(path) in _NIFTI and not _itk_reads(path, "refuse"):
         return _nibabel_affine(path, "refuse")
@@ -243,7 +251,7 @@ def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
         raise InputError(f"{path}: {_reason(error)}") from error
     size = np.array(reader.GetSize())
     spacing = np.array(reader.GetSpacing())
-    if len(size) < 3 or (size[:3] < 2).any():
+    if not has_room(size[:3].tolist(), flat=flat == "keep"):
         raise InputError(f"{path}: {'x'.join(map(str, size))} voxels is not 3D: give a 3D volume")
     if len(size) > 3:
         raise InputError(
@@ -260,8 +268,10 @@ def _read_header(path: Path, max_voxels: int) -> NDArray[np.float64]:
     )
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise InputError(unusable_spacing(path, spacing.tolist()))
-    direction = np.array(reader.GetDirection()).reshape(3, 3)
-    origin = np.array(reader.GetOrigin())
+    direction, origin = np.eye(3), np.zeros(3)  # the third axis of an image of two
+    direction[: len(size), : len(size)] = np.reshape(reader.GetDirection(), (len(size), len(size)))
+    origin[: len(size)] = reader.GetOrigin()
+    spacing = np.append(spacing, np.ones(3 - len(size)))
     if not np.isfinite(origin).all() or not np.isfinite(direction).all():
         raise InputError(f"{path}: the header's origin or direction is not a number")
     if abs(np.linalg.det(direction)) < 1e-3:

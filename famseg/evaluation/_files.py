@@ -11,12 +11,10 @@ import numpy.typing as npt
 
 from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
-from famseg.evaluation._masks import Empty
+from famseg.evaluation._grid import on_grid
+from famseg.evaluation._masks import Empty, values_of
 from famseg.evaluation._pair import Kind
 from famseg.evaluation._scores import Scores, score, score_labels
-
-# Headers are written with few digits: what differs by less than this part of a voxel is the same.
-_SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,8 @@ def pair_files(
     Raises:
         InputError: If one is a folder and another a file, one does not exist, or no pair is found.
     """
+    prediction, truth = _header(prediction), _header(truth)
+    defective = None if defective is None else _header(defective)
     given = [path for path in (prediction, truth, defective) if path is not None]
     missing = [f"{path}: there is no such file or folder" for path in given if not path.exists()]
     if missing:
@@ -92,6 +92,7 @@ def score_files(
     kind: Kind = "auto",
     tolerance_mm: float | None = None,
     empty: Empty = "diagonal",
+    resample: bool = False,
 ) -> dict[int | None, Scores]:
     """Read the files of a case and score them.
 
@@ -102,6 +103,9 @@ def score_files(
         kind: As in ``score``.
         tolerance_mm: As in ``score``.
         empty: As in ``score``.
+        resample: Bring prediction and defective skull to the grid of the reference by nearest
+            neighbor where theirs is another one. Axes that are flipped or exchanged are put in
+            order in any case, which moves no voxel.
 
     Returns:
         Scores by label; of a mask, under None.
@@ -109,12 +113,17 @@ def score_files(
     Raises:
         InputError: If a file cannot be read, holds no mask, or the files do not share a grid.
     """
-    paths = [pair.prediction, pair.truth, *([pair.defective] if pair.defective else [])]
-    volumes = [read_volume(path) for path in paths]
-    faults = [fault for each in volumes if (fault := _off_grid(each, volumes[1])) is not None]
+    truth = read_volume(pair.truth, flat="keep")
+    placed: list[Volume] = []
+    faults: list[str] = []
+    for path in (pair.prediction, pair.defective):
+        try:
+            placed += [] if path is None else [_placed(path, truth, resample)]
+        except InputError as error:
+            faults += error.faults
     if faults:
         raise InputError(*faults)
-    prediction, truth = volumes[:2]
+    prediction, *skulls = placed
     try:
         if every_label or labels is not None:
             of_labels = score_labels(
@@ -130,7 +139,7 @@ def score_files(
             _binary(prediction),
             _binary(truth),
             truth.spacing_mm,
-            defective=_binary(volumes[2]) if pair.defective else None,
+            defective=_binary(skulls[0]) if skulls else None,
             kind=kind,
             tolerance_mm=tolerance_mm,
             empty=empty,
@@ -138,6 +147,12 @@ def score_files(
         return {None: result}
     except ValueError as error:
         raise InputError(f"{pair.prediction}: {error}") from error
+
+
+def _header(path: Path) -> Path:
+    """Return the header of a NIfTI pair that was named by its voxels; other paths as they are."""
+    header = path.with_suffix(".hdr")
+    return header if path.suffix.lower() == ".img" and header.is_file() else path
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
@@ -168,56 +183,28 @@ def _name(path: Path, folder: Path) -> str:
     return name[: len(name) - len(volume_suffix(path) or "")]
 
 
-def _off_grid(volume: Volume, truth: Volume) -> str | None:
-    """Return how a volume's grid differs from the truth's, and what to do; None if it does not."""
-    parts = []
-    if volume.array.shape != truth.array.shape:
-        parts.append(f"shape {_text(volume.array.shape)} against {_text(truth.array.shape)}")
-    spacing, wanted = np.array(volume.spacing_mm), np.array(truth.spacing_mm)
-    if (np.abs(spacing - wanted) * max(truth.array.shape) > _SAME * 10 * wanted).any():
-        parts.append(f"spacing {_text(volume.spacing_mm)} against {_text(truth.spacing_mm)} mm")
-    axes, wanted_axes = volume.affine[:3, :3] / spacing, truth.affine[:3, :3] / wanted
-    if np.abs(axes - wanted_axes).max() > _SAME:
-        parts.append(f"orientation {_axes(volume)} against {_axes(truth)}")
-    elif (np.abs(volume.affine[:3, 3] - truth.affine[:3, 3]) > _SAME * 10 * wanted.max()).any():
-        origins = _text(volume.affine[:3, 3]), _text(truth.affine[:3, 3])
-        parts.append(f"origin {origins[0]} against {origins[1]} mm")
-    if not parts:
-        return None
-    return (
-        f"{volume.path}: does not lie on the grid of {truth.path}: {'; '.join(parts)}. Resample it "
-        "to that grid by nearest neighbour, or mend the header that is wrong."
-    )
-
-
-def _axes(volume: Volume) -> str:
-    """Return where the axes lead: RAS for right, anterior, superior, with angles if oblique."""
-    directions = volume.affine[:3, :3] / np.array(volume.spacing_mm)
-    letters = []
-    for column in directions.T:
-        main = int(np.argmax(np.abs(column)))
-        letters.append("RAS"[main] if column[main] > 0 else "LPI"[main])
-    oblique = np.abs(np.abs(directions).max(axis=0) - 1).max() > 1e-3
-    return "".join(letters) + (" (oblique)" if oblique else "")
-
-
-def _text(numbers: Sequence[float] | npt.NDArray[np.float64]) -> str:
-    return " x ".join(f"{float(number):.6g}" for number in numbers)
+def _placed(path: Path, truth: Volume, resample: bool) -> Volume:
+    """Read a volume into the voxels of the reference."""
+    # What is resampled may have axes at any angle; distances need right ones of the reference.
+    volume = read_volume(path, flat="keep", sheared="keep" if resample else "refuse")
+    return Volume(on_grid(volume, truth, resample=resample), truth.affine, path)
 
 
 def _binary(volume: Volume) -> npt.NDArray[np.bool_]:
     """Return a mask whose foreground is the one value that is not 0."""
     array = volume.array
-    if array.min() < 0:
-        raise InputError(f"{volume.path}: holds negative values, down to {array.min():g}: no mask")
     mask: npt.NDArray[np.bool_] = array != 0
     top = array.max()
-    if (mask & (array != top)).any():
-        whole = array.dtype.kind in "iub" or np.array_equal(array, np.round(array))
-        what = (
-            "more than one label. Score each: --labels"
-            if whole
-            else ("numbers that are not whole. Threshold it, as at a probability of 0.5")
+    if array.min() >= 0 and not (mask & (array != top)).any():
+        return mask
+    there = f"{volume.path}: holds {values_of(array)}"
+    if array.min() < 0:
+        raise InputError(
+            f"{there}: a mask has no values below 0. Write it with 0 for the background and 1 for "
+            "the mask, and look whether its header scales the values (scl_slope, scl_inter)."
         )
-        raise InputError(f"{volume.path}: holds {what}.")
-    return mask
+    if array.dtype.kind not in "iub" and not np.array_equal(array, np.round(array)):
+        raise InputError(
+            f"{there}: they are not whole numbers. Threshold it, as at a probability of 0.5."
+        )
+    raise InputError(f"{there}: that is more than one label. Score each: --labels.")

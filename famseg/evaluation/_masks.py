@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._surface import Mask, Spacing
+from famseg.evaluation._surface import Mask, Spacing, flat_axis
 
 Empty = Literal["diagonal", "nan", "raise"]
 
 EMPTY: tuple[Empty, ...] = get_args(Empty)
+
+_MOST_NAMED = 4
 
 
 def as_mask(values: npt.ArrayLike, name: str) -> Mask:
@@ -33,13 +35,35 @@ def as_mask(values: npt.ArrayLike, name: str) -> Mask:
     if str(array.dtype) not in ("bool", "torch.bool"):
         mask = array == 1
         if not bool((mask | (array == 0)).all()):
-            numbers = bool((abs(array) < np.inf).all())  # NaN is not
-            kind = "probabilities or logits" if numbers else "NaN or infinity"
-            raise ValueError(
-                f"{name} must hold 0 and 1 alone, it holds {kind}. Threshold it: probability > 0.5."
-            )
+            raise ValueError(_no_mask(np.asarray(array.cpu() if tensor else array), name))
         array = mask
     return np.asarray(array.cpu()) if tensor else array
+
+
+def values_of(array: npt.NDArray[Any]) -> str:
+    """Return what an array holds, for messages: its values if they are few, else their range.
+
+    Example:
+        >>> values_of(np.array([0, 255, 0])), values_of(np.arange(9))
+        ('0 and 255', '9 values from 0 to 8')
+    """
+    values = np.unique(array)
+    if len(values) > _MOST_NAMED:
+        return f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
+    *first, last = (f"{value:g}" for value in values)
+    return f"{', '.join(first)} and {last}" if first else f"only {last}"
+
+
+def _no_mask(array: npt.NDArray[Any], name: str) -> str:
+    start = f"{name} must hold 0 and 1 only, it holds"
+    if not np.isfinite(array).all():
+        return f"{start} NaN or infinity. Threshold it: probability > 0.5."
+    there = values_of(array)
+    if not np.array_equal(array, np.round(array)):
+        return f"{start} {there}: probabilities or logits. Threshold it: probability > 0.5."
+    if len(np.unique(array)) == 2:
+        return f"{start} {there}. Say which of them is the mask: {name} == {array.max():g}."
+    return f"{start} {there}: labels or intensities. Take one: {name} == label."
 
 
 def as_masks(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mask]:
@@ -50,8 +74,13 @@ def as_masks(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mas
 
 
 def as_volumes(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mask]:
-    """Return both masks as bool and three-dimensional, or raise the ValueError."""
+    """Return both masks as bool and three-dimensional, or raise the ValueError.
+
+    A slice of shape ``(X, Y)`` becomes ``(X, Y, 1)``.
+    """
     masks = as_masks(prediction, truth)
+    if masks[0].ndim == 2:
+        return masks[0][..., None], masks[1][..., None]
     check_volume(masks[0])
     return masks
 
@@ -59,6 +88,7 @@ def as_volumes(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, M
 def as_skull(defective: npt.ArrayLike, truth: Mask) -> Mask:
     """Return a defective skull as bool on the truth's grid, or raise the ValueError."""
     skull = as_mask(defective, "defective")
+    skull = skull[..., None] if skull.ndim == 2 else skull
     check_shapes("defective", skull, "truth", truth)
     if not skull.any():
         raise ValueError("defective is empty: it has no border. Give the skull with the hole.")
@@ -85,19 +115,34 @@ def check_shapes(
         )
 
 
-def as_spacing(spacing_mm: Sequence[float]) -> Spacing:
-    """Return a spacing as three floats, or raise the ValueError that says what to mend."""
+def as_spacing(spacing_mm: Sequence[float], axes: int = 3) -> Spacing:
+    """Return a spacing as three floats, or raise the ValueError that says what to mend.
+
+    Args:
+        spacing_mm: Three lengths; of two axes two, too: a slice is then 1 mm thick.
+        axes: How many the mask has.
+    """
     values = tuple(float(value) for value in spacing_mm)
+    if axes == len(values) == 2:
+        values = (*values, 1.0)
     if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"spacing_mm must be three positive lengths in mm, got {values}.")
     return values
 
 
-def as_tolerance(tolerance_mm: float | None, spacing: Spacing) -> float:
-    """Return the tolerance of ``nsd``: one voxel (the longest edge) unless given."""
-    tolerance = max(spacing) if tolerance_mm is None else float(tolerance_mm)
-    if not 0 < tolerance < np.inf:
-        raise ValueError(f"tolerance_mm must be a positive length in mm, got {tolerance}.")
+def as_tolerance(tolerance_mm: float | None, spacing: Spacing, shape: Sequence[int] = ()) -> float:
+    """Return the tolerance of ``nsd``: one voxel (the longest edge) unless given.
+
+    Args:
+        tolerance_mm: What was given; 0 calls right what lies on the other surface.
+        spacing: Edge lengths of a voxel.
+        shape: Of the masks: how thick a slice is does not count.
+    """
+    across = flat_axis(shape)
+    edges = [edge for axis, edge in enumerate(spacing) if axis != across]
+    tolerance = max(edges) if tolerance_mm is None else float(tolerance_mm)
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance_mm must be a length in mm, 0 or more, got {tolerance}.")
     return tolerance
 
 

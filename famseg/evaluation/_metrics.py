@@ -16,7 +16,13 @@ from famseg.evaluation._masks import (
     as_volumes,
     check_empty,
 )
-from famseg.evaluation._surface import Distances, Mask, Spacing, distances_mm_and_voxels
+from famseg.evaluation._surface import (
+    Distances,
+    Mask,
+    Spacing,
+    distances_mm_and_voxels,
+    flat_axis,
+)
 
 DISTANCES = ("hd", "hd95", "hd95_directed", "hd95_pooled", "assd")
 
@@ -74,17 +80,19 @@ def surface_scores(
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``: bool, or numbers that are all 0 or 1; an array or a
-            tensor, which is copied to the CPU once.
+            tensor, which is copied to the CPU once. Of a slice, ``(X, Y)`` or one voxel thick, the
+            outline is what is measured.
         truth: Mask of the same shape.
-        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        tolerance_mm: Distance up to which ``nsd`` calls a surface right; None for one voxel (the
-            longest edge).
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; along X and Y for ``(X, Y)``.
+        tolerance_mm: Distance up to which ``nsd`` calls a surface right, 0 or more; None for one
+            voxel (the longest edge).
         empty: ``diagonal``: the rule above; ``nan``: NaN where a formula has no value; ``raise``:
             no score for empty masks.
 
     Raises:
-        ValueError: If a mask is not three-dimensional, the shapes differ, a value is neither 0 nor
-            1, the spacing or tolerance is not positive, or a mask is empty and must not be.
+        ValueError: If a mask is neither three-dimensional nor a slice, the shapes differ, a value
+            is neither 0 nor 1, a spacing is not positive, the tolerance negative, or a mask is
+            empty and must not be.
 
     Example:
         >>> truth = np.zeros((16, 16, 16), dtype=bool)
@@ -93,9 +101,9 @@ def surface_scores(
         >>> scores["hd_mm"], scores["hd_voxels"]
         (3.0, 2.0)
     """
+    spacing = as_spacing(spacing_mm, np.ndim(prediction))
     prediction, truth = as_volumes(prediction, truth)
-    spacing = as_spacing(spacing_mm)
-    tolerance = as_tolerance(tolerance_mm, spacing)
+    tolerance = as_tolerance(tolerance_mm, spacing, truth.shape)
     check_empty(prediction, truth, empty)
     if not (prediction.any() and truth.any()):
         mm = without_surface(prediction, truth, spacing, empty)
@@ -133,7 +141,13 @@ def without_surface(
 ) -> dict[str, float]:
     """Return what ``statistics`` does where a mask is empty, by the rule."""
     missed = bool(prediction.any()) != bool(truth.any())
-    distance = float(np.linalg.norm(np.array(prediction.shape) * spacing)) if missed else 0.0
+    across = flat_axis(prediction.shape)
+    edges = [
+        length * edge
+        for axis, (length, edge) in enumerate(zip(prediction.shape, spacing, strict=True))
+        if axis != across
+    ]
+    distance = float(np.linalg.norm(edges)) if missed else 0.0
     nsd = 0.0 if missed else 1.0
     if empty == "nan":
         # Of one surface alone no part lies near another: a share of nothing is no number.

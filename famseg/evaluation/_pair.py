@@ -21,7 +21,7 @@ from famseg.evaluation._masks import (
 from famseg.evaluation._metrics import DISTANCES, dice, statistics, without_surface
 from famseg.evaluation._roughness import default_radius_mm, surface_roughness
 from famseg.evaluation._shape import BORDER_MM, count_components, near_skull, volume_ml
-from famseg.evaluation._surface import Mask, Spacing, surface_distances
+from famseg.evaluation._surface import Mask, Spacing, flat_axis, surface_distances
 
 Kind = Literal["auto", "skull", "implant"]
 
@@ -74,8 +74,8 @@ def as_pair(
     """Check what ``score`` is given."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}. Choose from {', '.join(KINDS)}.")
+    spacing = as_spacing(spacing_mm, np.ndim(prediction))
     prediction, truth = as_volumes(prediction, truth)
-    spacing = as_spacing(spacing_mm)
     check_empty(prediction, truth, empty)
     implants = (prediction, truth) if kind == "implant" else None
     skull = None
@@ -83,7 +83,7 @@ def as_pair(
         skull = as_skull(defective, truth)
         whole = _is_skull(truth, skull) if kind == "auto" else kind == "skull"
         implants = (prediction & ~skull, truth & ~skull) if whole else (prediction, truth)
-    tolerance = as_tolerance(tolerance_mm, spacing)
+    tolerance = as_tolerance(tolerance_mm, spacing, truth.shape)
     return Pair(prediction, truth, spacing, tolerance, empty, implants, skull)
 
 
@@ -142,8 +142,8 @@ def _border(pair: Pair) -> float | None:
 
 
 def _roughness(pair: Pair) -> float | None:
-    if pair.implants is None:
-        return None
+    if pair.implants is None or flat_axis(pair.truth.shape) is not None:
+        return None  # a slice has an outline, no surface
     prediction, truth = pair.implants
     if pair.empty == "diagonal" and not (prediction.any() and truth.any()):
         return default_radius_mm(pair.spacing) if prediction.any() or truth.any() else 0.0

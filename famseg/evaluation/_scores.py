@@ -74,23 +74,25 @@ def score(
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``: bool, or numbers that are all 0 or 1; an array or a
-            tensor, which is copied to the CPU once.
+            tensor, which is copied to the CPU once. Of a slice, ``(X, Y)`` or one voxel thick, the
+            outline is measured; it has no ``roughness_mm``.
         truth: Mask of the same shape.
-        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; along X and Y for ``(X, Y)``,
+            which then counts as 1 mm thick.
         defective: The skull with the hole, same shape, for ``bdsc`` and ``roughness_mm``. Of whole
             skulls these two are taken of what they add to it.
         kind: What the masks are. ``auto``: with ``defective``, whole skulls if the truth holds at
             least half of it and implants if it holds at most a tenth; without it, the answer makes
             no difference but for ``roughness_mm``, which implants alone have.
-        tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        tolerance_mm: What ``nsd`` tolerates, 0 or more; None for one voxel (the longest edge).
         empty: What an empty mask scores. ``diagonal``: if one is empty ``dsc``, ``bdsc`` and
             ``nsd`` are 0, distances the image's diagonal and ``roughness_mm`` its radius, the most
             that each can be; if both are, they agree. ``nan``: NaN where a formula has no value.
             ``raise``: an error. ``failed`` counts the first case under each rule.
 
     Raises:
-        ValueError: If the masks do not fit together, a length is not positive, or a mask is empty
-            and must not be.
+        ValueError: If the masks do not fit together, a length is not positive (the tolerance:
+            negative), or a mask is empty and must not be.
 
     Example:
         >>> truth = np.zeros((16, 16, 16))

@@ -11,6 +11,9 @@ Two discrete surfaces of a mask are in use, and they do not measure the same thi
 
 Distances are Euclidean and exact. Both masks are cut to their joint bounding box, and all is done
 in slabs of it: beside the masks it takes little more than a byte a voxel.
+
+A slice, one voxel thick, has no surface towards its faces: it goes on beyond them, so that its
+borders and elements are those of its outline, and areas stand for lengths.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ __all__ = [
     "distances_at",
     "distances_mm_and_voxels",
     "elements",
+    "flat_axis",
     "surface_distances",
 ]
 
@@ -116,6 +120,17 @@ def distances_mm_and_voxels(
 def _cubic(spacing: Spacing) -> bool:
     """Whether distances can be measured in voxels, where their squares are whole numbers."""
     return max(spacing) - min(spacing) < 1e-6 * max(spacing)
+
+
+def flat_axis(shape: Sequence[int]) -> int | None:
+    """Return the axis across a slice: the only one with a single voxel; None if it is no slice.
+
+    Example:
+        >>> flat_axis((9, 1, 9)), flat_axis((9, 9, 9)), flat_axis((9, 1, 1))
+        (1, None, None)
+    """
+    single = [axis for axis, length in enumerate(shape) if length == 1]
+    return single[0] if len(single) == 1 else None
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
@@ -200,13 +215,14 @@ class _Surface(Protocol):
 @dataclass(frozen=True)
 class _Border:
     mask: Mask
+    flat: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.mask.shape
 
     def labels(self, slab: slice) -> Bytes:
-        near = _padded(self.mask, slab.start, slab.stop + 2)
+        near = _padded(self.mask, slab.start, slab.stop + 2, self.flat)
         centre = near[1:-1, 1:-1, 1:-1]
         inner = near[:-2, 1:-1, 1:-1] & near[2:, 1:-1, 1:-1]
         inner &= near[1:-1, :-2, 1:-1]
@@ -222,13 +238,14 @@ class _Border:
 @dataclass(frozen=True)
 class _Elements:
     mask: Mask
+    flat: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(length + 1 for length in self.mask.shape)
 
     def labels(self, slab: slice) -> Bytes:
-        codes = _codes(_padded(self.mask, slab.start, slab.stop + 1))
+        codes = _codes(_padded(self.mask, slab.start, slab.stop + 1, self.flat))
         codes *= (codes != _FULL).view(np.uint8)
         return codes
 
@@ -237,11 +254,12 @@ class _Elements:
 
 
 def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> list[Distances]:
+    flat = flat_axis(prediction.shape)  # of the image: a box around a plate is no slice
     box = bounding_box(prediction | truth)
     prediction, truth = prediction[box], truth[box]
     found: list[list[Profile]] = [[] for _ in spacings]
     for kind in (_Border, _Elements):
-        one, other = kind(prediction), kind(truth)
+        one, other = kind(prediction, flat), kind(truth, flat)
         for start, end in ((one, other), (other, one)):
             for profiles, profile in zip(found, _profiles(start, end, spacings), strict=True):
                 profiles.append(profile)
@@ -280,12 +298,20 @@ def _gaps(surface: _Surface) -> Bytes:
     return gaps
 
 
-def _padded(mask: Mask, start: int, stop: int) -> Mask:
-    """Return planes of a mask that is padded by one background voxel on every side."""
+def _padded(mask: Mask, start: int, stop: int, flat: int | None) -> Mask:
+    """Return planes of a mask that is padded by one background voxel on every side.
+
+    Across a slice it is padded with the slice itself.
+    """
     planes, rows, length = mask.shape
     padded = np.zeros((stop - start, rows + 2, length + 2), dtype=np.bool_)
     first, last = max(start - 1, 0), min(stop - 1, planes)
     padded[first + 1 - start : last + 1 - start, 1:-1, 1:-1] = mask[first:last]
+    if flat == 0:
+        padded[:, 1:-1, 1:-1] = mask
+    elif flat is not None:
+        sides = np.moveaxis(padded, flat, 0)
+        sides[0] = sides[2] = sides[1]
     return padded
 
 

@@ -103,6 +103,18 @@ def test_two_files_are_one_case(root: Path) -> None:
     assert json.loads(implant.stdout)["cases"][0]["roughness_mm"] > 0
 
 
+def test_another_grid_is_resampled_on_request(root: Path) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] = 1
+    mask = np.zeros((20, 20, 20), dtype=bool)
+    mask[3:9, 4:9, 4:8] = True
+    write(root / "moved.nrrd", mask, moved)
+    assert "or fix the header that is wrong" in fault("moved.nrrd", "truth/0.nii.gz")
+    done = metrics("moved.nrrd", "truth/0.nii.gz", "--resample", "--tolerance-mm", "0", "--json")
+    (case,) = json.loads(done.stdout)["cases"]
+    assert (case["dsc"], case["hd_mm"], case["nsd"]) == (1.0, 0.0, 1.0)
+
+
 def test_what_cannot_be_scored_is_listed_and_the_rest_goes_on(root: Path) -> None:
     mask = np.ones((20, 20, 19), dtype=bool)
     write(root / "pred" / "3.nrrd", mask)
@@ -161,7 +173,7 @@ def test_labels_have_rows_and_figures_of_their_own(root: Path) -> None:
     [
         (("--labels", "one"), "--labels: 'one' is neither all nor whole numbers as 1,2"),
         (("--labels", "1", "--defective", "skull"), "--defective: does not go with --labels: a"),
-        (("--tolerance-mm", "0"), "--tolerance-mm: must be a positive length in mm, got 0"),
+        (("--tolerance-mm", "-1"), "--tolerance-mm: must be a length in mm, 0 or more, got -1"),
         (("--csv", "none/scores.csv"), "none/scores.csv: cannot be written: is the folder there"),
         (("--csv", "pred"), "pred: cannot be written: is the folder there"),
     ],

@@ -140,3 +140,15 @@ def test_a_missing_cap_weighs_as_much_as_its_area(ball):
     cap, disc, ball_area = 2 * np.pi * 15 * 6, np.pi * (15**2 - 9**2), 4 * np.pi * 15**2
     far = (cap + disc) / (ball_area + ball_area - cap + disc)
     assert 1 - far - 0.02 < scores["nsd"] < 1 - far + 0.1
+
+
+def test_slices_are_scored_as_monai_s_images_of_two_axes(blob):
+    pair = [blob(seed, shape=(40, 30, 3))[..., 1] for seed in (1, 31)]
+    scores = surface_scores(*pair, (0.5, 1.3), tolerance_mm=1.0)
+    tensors = [torch.from_numpy(mask)[None, None] for mask in pair]
+    options = {"include_background": True, "spacing": (0.5, 1.3)}
+    for name, percentile in (("hd_mm", None), ("hd95_directed_mm", 95)):
+        theirs = compute_hausdorff_distance(*tensors, percentile=percentile, **options)
+        assert scores[name] == pytest.approx(float(theirs), rel=1e-5)
+    share = compute_surface_dice(*tensors, [1.0], use_subvoxels=True, **options)
+    assert scores["nsd"] == pytest.approx(float(share), abs=1e-3)

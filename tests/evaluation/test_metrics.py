@@ -179,7 +179,10 @@ def test_two_empty_masks_agree():
 @pytest.mark.parametrize(
     ("prediction", "message"),
     [
-        (np.full((4, 4, 4), 0.3), r"prediction must hold 0 and 1 alone, it holds probabilities"),
+        (
+            np.full((4, 4, 4), 0.3),
+            r"prediction must hold 0 and 1 only, it holds only 0\.3: probabilities",
+        ),
         (np.full((4, 4, 4), np.nan), r"it holds NaN or infinity\. Threshold it"),
         (np.ones((4, 4, 5)), r"\(4, 4, 5\) and truth \(4, 4, 4\)\. Bring both to one grid"),
     ],
@@ -204,7 +207,31 @@ def test_a_faulty_spacing_is_refused(box, spacing):
         surface_scores(box, box, spacing)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("tolerance", [-1.0, np.nan, np.inf])
 def test_a_faulty_tolerance_is_refused(box, tolerance):
-    with pytest.raises(ValueError, match="tolerance_mm must be a positive length in mm"):
+    with pytest.raises(ValueError, match="tolerance_mm must be a length in mm, 0 or more"):
         surface_scores(box, box, (1.0, 1.0, 1.0), tolerance_mm=tolerance)
+
+
+def test_a_tolerance_of_0_calls_right_what_lies_on_the_other_surface(box):
+    taller = box.copy()
+    taller[4:10, 4:9, 8] = True  # one side of six moved
+    exact = surface_scores(taller, box, (1.0, 1.0, 1.0), tolerance_mm=0)["nsd"]
+    assert 0.5 < exact < 0.9
+    assert surface_scores(box, box, (1.0, 1.0, 1.0), tolerance_mm=0)["nsd"] == 1.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_is_measured_along_its_outline_whatever_axis_it_lies_across(axis):
+    truth = np.zeros((20, 16), dtype=bool)
+    truth[3:15, 3:13] = True
+    truth[6:9, 6:9] = False  # a hole has an outline, too
+    prediction = np.roll(truth, 2, axis=0)
+    flat = surface_scores(prediction, truth, (1.0, 1.5))
+    spacing = np.insert([1.0, 1.5], axis, 7.0)
+    masks = np.expand_dims(prediction, axis), np.expand_dims(truth, axis)
+    assert surface_scores(*masks, spacing) == pytest.approx(flat, rel=1e-6)
+    assert (flat["hd_mm"], flat["hd95_mm"]) == (2.0, 2.0)
+    assert 0 < flat["assd_mm"] < 2.0
+    missed = surface_scores(np.zeros_like(masks[0]), masks[1], spacing)
+    assert missed["hd_mm"] == pytest.approx(np.hypot(20, 24))  # the slice's diagonal

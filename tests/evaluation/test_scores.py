@@ -156,7 +156,7 @@ def test_a_skull_of_somebody_else_is_noticed(case):
     [
         ({"empty": "zero"}, r"empty is 'zero'\. Choose from diagonal, nan, raise\."),
         ({"kind": "bone"}, r"kind is 'bone'\. Choose from auto, skull, implant\."),
-        ({"tolerance_mm": 0}, "tolerance_mm must be a positive length in mm, got 0"),
+        ({"tolerance_mm": -1}, "tolerance_mm must be a length in mm, 0 or more, got -1"),
         ({"defective": np.zeros((20, 20, 20))}, "defective is empty: it has no border"),
         ({"defective": np.ones((2, 2, 2))}, r"defective has shape \(2, 2, 2\) and truth \(20, "),
     ],
