@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import inspect
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from famseg.cli._flags import ExcludeOption, IncludeOption, flags_of
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 from famseg.config._counted import counted
 
 if TYPE_CHECKING:
-    from famseg.datasets import FixedSetReport, SkullSubject, Where
+    from famseg.datasets import FixedSetReport, Selection, Where
 
 EXAMPLES = """
 Examples:
@@ -68,6 +69,8 @@ def defects(
     pattern: Annotated[
         str, typer.Option(metavar="GLOB", help="File names to take where there is no manifest.")
     ] = "*",
+    exclude: ExcludeOption = None,
+    include: IncludeOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -84,10 +87,11 @@ def defects(
     from famseg.datasets import WHERES, write_fixed_set
     from famseg.engine import Interrupted, log_progress, stop_on_signals
 
+    selection = _selection(folder, pattern, flags_of(exclude), flags_of(include))
     try:
         with stop_on_signals():
             report = write_fixed_set(
-                _subjects(folder, pattern),
+                selection.used,
                 out,
                 classes=names or WHERES,
                 seed=seed,
@@ -107,7 +111,7 @@ def defects(
         raise RunError(
             f"{out}: the disk is full. Make room, then go on with the same command."
         ) from error
-    _end(report, as_json=as_json)
+    _end(report, selection, as_json=as_json)
 
 
 defects.__doc__ = f"{inspect.cleandoc(defects.__doc__ or '')}\n{EXAMPLES}"
@@ -123,22 +127,28 @@ def _area(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def _subjects(folder: Path, pattern: str) -> list[SkullSubject]:
-    from famseg.datasets import read_manifest, scan_folder
+def _selection(
+    folder: Path, pattern: str, exclude: Sequence[str], include: Sequence[str]
+) -> Selection:
+    from famseg.datasets import read_manifest, scan_folder, select_subjects
 
-    return read_manifest(folder) if folder.is_file() else scan_folder(folder, pattern)
+    found = read_manifest(folder) if folder.is_file() else scan_folder(folder, pattern)
+    return select_subjects(found, exclude=exclude, include=include)
 
 
-def _end(report: FixedSetReport, *, as_json: bool) -> None:
+def _end(report: FixedSetReport, selection: Selection, *, as_json: bool) -> None:
     """Say what was written and what was not, and end with the status for it."""
     failed = [f"{f.subject}{f' {f.where}' if f.where else ''}: {f.reason}" for f in report.failed]
     if not report.cases:
         raise InputError(*(failed or ["there is no skull to cut a hole into"]))
     if as_json:
-        say_json(_as_dict(report))
+        left_out = {s: list(why) for s, why in selection.left_out.items()}
+        say_json(_as_dict(report) | {"left_out": left_out})
     else:
         for line in _lines(report):
             say(line)
+        if sentence := selection.sentence("--"):
+            say(f"\n{sentence}")
     for line in failed:
         say(f"famseg: not cut: {line}", err=True)
     if failed:

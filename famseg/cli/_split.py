@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from famseg.cli._flags import ExcludeOption, IncludeOption, flags_of
 from famseg.cli._say import say, say_json
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ Examples:
 
   famseg split prepared --validation 0.1 --test 0.25
 
-  famseg split prepared --stratify truncated_vault
+  famseg split prepared --stratify volume_ml
 
   famseg split prepared --stratify age --table patients.csv --seed 1 --force
+
+  famseg split prepared --exclude metal,vessels --exclude-list exclude.txt
 
   famseg split prepared --allow-duplicates --json
 """
@@ -55,6 +58,15 @@ def split(
         bool,
         typer.Option("--allow-duplicates", help="Keep subjects that are one skull in one split."),
     ] = False,
+    exclude: ExcludeOption = None,
+    include: IncludeOption = None,
+    exclude_list: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Leave out the subjects in this file, one name a line, as report.html gives it.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Split anew where there is a split.")
     ] = False,
@@ -65,7 +77,8 @@ def split(
     """Split a data set into train, validation and test by subject, in its manifest.csv.
 
     Refuses to when two subjects are one skull: the same file, or a near-duplicate. The same seed
-    and subjects give the same split. A split that is there stays.
+    and subjects give the same split. A split that is there stays, but for the subjects that
+    --exclude and --exclude-list name.
     """
     from famseg.engine import log_progress
     from famseg.preparation import split_folder
@@ -78,6 +91,9 @@ def split(
         stratify=stratify,
         table=table,
         allow_duplicates=allow_duplicates,
+        exclude=flags_of(exclude),
+        include=flags_of(include),
+        exclude_list=exclude_list,
         force=force,
         progress=log_progress("comparing skulls"),
     )
@@ -95,7 +111,8 @@ def _counts(result: Splitting) -> dict[str, Counter[str]]:
     """Return how many subjects of each stratum each split has."""
     counts = {name: Counter[str]() for name in _SPLITS}
     for subject in result.subjects:
-        counts[subject.split or "train"][result.strata.get(subject.id, "")] += 1
+        if subject.split is not None:
+            counts[subject.split][result.strata.get(subject.id, "")] += 1
     return counts
 
 
@@ -113,7 +130,8 @@ def _as_dict(result: Splitting) -> dict[str, Any]:
             {"first": p.first, "second": p.second, "kind": p.kind, "dice": round(p.dice, 4)}
             for p in result.pairs
         ],
-        "splits": {s.id: s.split for s in result.subjects},
+        "splits": {s.id: s.split for s in result.subjects if s.split is not None},
+        "left_out": {s: list(why) for s, why in result.selection.left_out.items()},
     }
 
 
@@ -133,6 +151,9 @@ def _lines(result: Splitting) -> Iterator[str]:
         yield "  ".join((first, *others))
     for pair in result.pairs:
         yield f"in one split: {pair.first} and {pair.second} ({pair.kind}, Dice {pair.dice:.3f})"
+    # Subjects that have a split keep it, but training leaves them out for their flags.
+    if sentence := result.selection.sentence("data." if result.kept else "--"):
+        yield f"\n{sentence}"
     if result.kept:
         yield "\nThe split that was there is kept; --force splits anew."
     else:

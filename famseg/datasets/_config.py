@@ -115,7 +115,7 @@ class FolderData(_Data):
     exclude: Flags = Field(
         default=(),
         description="flags of the manifest; subjects with one of them are left out, as those with "
-        "cut_vault or existing_defect always are",
+        "cut_vault or existing_defect are by default",
     )
     include: Flags = Field(
         default=(),

@@ -59,9 +59,9 @@ class Selection:
         if not self.left_out:
             return ""
         total = len(self.used) + len(self.left_out)
+        what = "is not used as a target" if len(self.left_out) == 1 else "are not used as targets"
         return (
-            f"{len(self.left_out)} of {counted(total, 'subject')} "
-            f"{'is' if len(self.left_out) == 1 else 'are'} not used as training targets: "
+            f"{len(self.left_out)} of {counted(total, 'subject')} {what}: "
             f"{_reasons(self.left_out)}.{_advice(self.left_out, prefix)}"
         )
 
@@ -167,7 +167,9 @@ def _why(subject: SkullSubject, reasons: Collection[str], unwanted: Collection[s
 
 def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return how many are left out for each reason; one subject may have several."""
-    counts = Counter(reason for why in left_out.values() for reason in why)
+    # Most of those that the manifest excludes have a flag that says why: they count once.
+    reasons = ([r for r in why if r != _EXCLUDED] or why for why in left_out.values())
+    counts = Counter(reason for why in reasons for reason in why)
     return ", ".join(
         f"{n} {reason}" if reason in (_LISTED, _EXCLUDED) else f"{n} with {reason}"
         for reason, n in counts.items()
@@ -183,4 +185,6 @@ def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix) -> str:
         steps.append("famseg split --force" + (f" --include {flags}" if flags else ""))
     if flags:
         steps.append(f"--include {flags}" if prefix == "--" else f"data.include=[{flags}]")
-    return f" To use them: {', then '.join(steps)}." if steps else ""
+    others = reasons - {*NOT_TARGETS, _EXCLUDED}  # whoever asked for these knows the way back
+    who = "them" if not others else f"those with {flags.replace(',', ' or ')}" if flags else "those"
+    return f" To use {who}: {', then '.join(steps)}." if steps else ""

@@ -1,4 +1,4 @@
-"""The quality report as one HTML page that needs nothing else and runs nothing."""
+"""The quality report as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from famseg.config._visible import visible
+from famseg.preparation._page_choice import SCRIPT, STYLE, box, choice
 from famseg.preparation._record import Record
 from famseg.preparation._thumbnails import PANELS
 from famseg.preparation._types import Quality
@@ -34,16 +35,22 @@ ul { margin: .5rem 0 0; padding-left: 1.2rem; }
 .origin { font-weight: normal; opacity: .7; }
 pre { white-space: pre-wrap; }
 """
+_STYLE += STYLE
 _LEGEND = (
     f"Each image shows, from left to right: {'; '.join(PANELS)}. R and L mark the patient's right "
     "and left: as in radiology, the patient's right is on the left of the image. A is front, P "
     "back, S top and I bottom. An implant is orange."
 )
 _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 _POLICY = (
-    f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
-    "form-action 'none'"
+    f"default-src 'none'; img-src data:; style-src {_hash(_STYLE)}; script-src {_hash(SCRIPT)}; "
+    "base-uri 'none'; form-action 'none'"
 )
 
 
@@ -53,6 +60,7 @@ def page(
     *,
     settings: Mapping[str, object],
     layout: str,
+    selectable: Collection[str] = (),
 ) -> str:
     """Return the report: first what failed, then what is worth a look, then the rest.
 
@@ -61,6 +69,7 @@ def page(
         pictures: Their thumbnails as PNG files, by subject.
         settings: What they were prepared with.
         layout: The layout of the source.
+        selectable: Subjects that a reader can deselect: those in the manifest.
 
     Returns:
         HTML with style and pictures in it; every text is escaped.
@@ -81,12 +90,14 @@ def page(
         f"<h1>{title}</h1>",
         f"<p>{_escape(_summary(len(bad), len(look), layout))}</p>",
         *_reasons('<h2 class="bad">Not prepared</h2>', bad),
-        *_section("Worth a look", look, pictures),
-        *_section("Nothing unusual", rest, pictures),
+        *(choice() if selectable else ()),
+        *_section("Worth a look", look, pictures, selectable),
+        *_section("Nothing unusual", rest, pictures, selectable),
         *_reasons("<h2>Left out</h2>", left_out),
         "<h2>Settings</h2>",
         f"<pre>{_escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
         f"<p>{_LEGEND}</p>",
+        *([f"<script>{SCRIPT}</script>"] if selectable else ()),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -127,18 +138,22 @@ def _reasons(heading: str, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _section(
-    title: str, records: Sequence[Record], pictures: Mapping[str, bytes | None]
+    title: str,
+    records: Sequence[Record],
+    pictures: Mapping[str, bytes | None],
+    selectable: Collection[str],
 ) -> Iterator[str]:
     if not records:
         return
     yield f"<h2>{_escape(title)}</h2>"
     for record in records:
-        yield from _article(record, pictures.get(record.subject))
+        tick = box(record.subject) if record.subject in selectable else ""
+        yield from _article(record, pictures.get(record.subject), tick)
 
 
-def _article(record: Record, picture: bytes | None) -> Iterator[str]:
+def _article(record: Record, picture: bytes | None, tick: str) -> Iterator[str]:
     name = _escape(record.subject)
-    yield f'<article><h3>{name} <span class="origin">{_escape(record.origin)}</span></h3>'
+    yield f'<article>{tick}<h3>{name} <span class="origin">{_escape(record.origin)}</span></h3>'
     if picture is not None:
         data = base64.b64encode(picture).decode()
         yield f'<img alt="Slices and surface of {name}" src="data:image/png;base64,{data}">'
@@ -165,6 +180,7 @@ def _facts(quality: Quality) -> Iterator[tuple[str, str]]:
     yield "pieces", str(quality.components)
     yield "vault cut off", "yes" if quality.truncated_vault else "no"
     yield "existing defect", "yes" if quality.existing_defect else "no"
+    yield "flags", ", ".join(quality.flags) or "none"
     yield "largest hole in the vault", f"{quality.hole_cm2:.1f} cm²"
     yield "threshold", "none" if quality.threshold is None else f"{quality.threshold:g}"
     yield "spacing of the scan", f"{_times(quality.source_spacing_mm, '.3g')} mm"

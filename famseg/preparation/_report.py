@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famseg.config._visible import cell
@@ -40,7 +40,12 @@ COLUMNS = (
 
 
 def write_report(
-    records: Sequence[Record], folder: Folder, *, settings: Mapping[str, object], layout: str
+    records: Sequence[Record],
+    folder: Folder,
+    *,
+    settings: Mapping[str, object],
+    layout: str,
+    selectable: Collection[str] = (),
 ) -> None:
     """Write ``report.csv`` and ``report.html``; each whole or not at all.
 
@@ -49,10 +54,11 @@ def write_report(
         folder: Where to; holds the thumbnails.
         settings: What the skulls were prepared with.
         layout: The layout of the source.
+        selectable: Subjects that a reader of the page can deselect: those in the manifest.
     """
     write_atomically(folder.table, table(records).encode())
     pictures = {r.subject: _picture(folder.thumbnail(r.subject)) for r in records}
-    text = page(records, pictures, settings=settings, layout=layout)
+    text = page(records, pictures, settings=settings, layout=layout, selectable=selectable)
     write_atomically(folder.report, text.encode())
 
 

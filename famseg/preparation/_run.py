@@ -187,8 +187,14 @@ def prepare_folder(
                 if progress is not None:
                     progress(record, count, len(jobs))
         ordered = (*(records[name] for name in plan.order), *plan.refused)
-        groups = _write_manifest(ordered, plan)
-        write_report(ordered, folder, settings=plan.settings, layout=plan.layout)
+        groups, subjects = _write_manifest(ordered, plan)
+        write_report(
+            ordered,
+            folder,
+            settings=plan.settings,
+            layout=plan.layout,
+            selectable={s.id for s in subjects},
+        )
     return Outcome(plan, ordered, groups)
 
 
@@ -226,49 +232,61 @@ def _forget(subject: str, folder: Folder) -> None:
         discard(record, folder)
 
 
-def _write_manifest(records: Sequence[Record], plan: Plan) -> dict[str, str]:
-    """Write who is ready, in which split and group; return the groups."""
+def _write_manifest(
+    records: Sequence[Record], plan: Plan
+) -> tuple[dict[str, str], list[SkullSubject]]:
+    """Write who is ready, in which split and group; return the groups and who that is."""
     folder = plan.folder
     done = [r for r in records if r.status == "done" and (plan.keep_implausible or _usable(r))]
-    splits, groups = _splits(done, folder), _groups(done, plan)
+    before = _before(folder)
+    splits, groups = _splits(done, before), _groups(done, plan, before)
+    excluded = {s.id for s in before if s.excluded}
     subjects = []
     for record in done:
         name, path = record.subject, folder.skull(record.subject)
         sha256 = record.files[path.relative_to(folder.path).as_posix()]
         flags = record.quality.flags if record.quality else ()
         subjects.append(
-            SkullSubject(name, path, sha256, splits.get(name), groups.get(name, ""), flags)
+            SkullSubject(
+                name,
+                path,
+                sha256,
+                None if name in excluded else splits.get(name),
+                groups.get(name, ""),
+                flags,
+                name in excluded,
+            )
         )
     if subjects:
         write_manifest(subjects, folder.manifest)
     else:
         folder.manifest.unlink(missing_ok=True)
-    return groups
+    return groups, subjects
 
 
 def _usable(record: Record) -> bool:
     return record.quality is None or record.quality.usable
 
 
-def _groups(done: Sequence[Record], plan: Plan) -> dict[str, str]:
+def _before(folder: Folder) -> list[SkullSubject]:
+    """Return the subjects of an earlier run, with what somebody has decided about them since."""
+    return read_manifest(folder.manifest, check_files=False) if folder.manifest.exists() else []
+
+
+def _groups(done: Sequence[Record], plan: Plan, before: Sequence[SkullSubject]) -> dict[str, str]:
     """Return the group of each subject: as somebody set it, else by path and header."""
-    given: dict[str, str] = {}
-    if plan.folder.manifest.exists():
-        before = read_manifest(plan.folder.manifest, check_files=False)
-        given = {s.id: s.group for s in before}
+    given = {s.id: s.group for s in before}
     whose = [(r.subject, r.origin, plan.identities.get(r.subject, ())) for r in done]
     salted = any(identity for _, _, identity in whose)
     salt = read_salt(plan.folder.salt) if salted else b""
     return group_labels(whose, salt, plan.group_by, given)
 
 
-def _splits(done: Sequence[Record], folder: Folder) -> dict[str, Split]:
+def _splits(done: Sequence[Record], before: Sequence[SkullSubject]) -> dict[str, Split]:
     """Return the splits that were given before, else what the collection's layout says of all."""
-    if folder.manifest.exists():
-        before = read_manifest(folder.manifest, check_files=False)
-        given: dict[str, Split] = {s.id: s.split for s in before if s.split is not None}
-        if given:
-            return given
+    given: dict[str, Split] = {s.id: s.split for s in before if s.split is not None}
+    if given:
+        return given
     stated: dict[str, Split] = {r.subject: r.split for r in done if r.split is not None}
     whole = len(stated) == len(done) and "train" in stated.values()
     return stated if whole else {}

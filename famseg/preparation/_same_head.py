@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -225,7 +225,7 @@ def same_heads(
     Raises:
         InputError: If a file cannot be read or holds no bone.
     """
-    atlas = as_head(Volume(phantom(0, 0, 64), np.diag([3.5, 3.5, 3.5, 1.0])))
+    atlas = _atlas()
     held = lru_cache(_HELD)(lambda name: _read(name, files[name]))
     names, total = sorted(files), heads_and_pairs(len(files))
     looks: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
@@ -244,6 +244,12 @@ def same_heads(
         if progress is not None:
             progress(len(names) + count * (total - len(names)) // len(pairs), total)
     return found
+
+
+@cache
+def _atlas() -> Head:
+    """Return the head that all are aligned to."""
+    return as_head(Volume(phantom(0, 0, 64), np.diag([3.5, 3.5, 3.5, 1.0])))
 
 
 def _read(name: str, file: Path) -> Head:

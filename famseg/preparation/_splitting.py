@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from famseg.config import InputError
 from famseg.datasets import (
+    Selection,
     SkullSubject,
     divided_groups,
+    read_subject_list,
     read_volume,
     scan_folder,
+    select_subjects,
     split_subjects,
     strata_of,
     write_manifest,
@@ -36,14 +39,16 @@ class Splitting:
 
     Args:
         manifest: The file that they are in.
-        subjects: All subjects with their splits.
-        kept: Whether they were there before.
+        subjects: All subjects with their splits; those that are left out have none.
+        selection: Who is left out, and why.
+        kept: Whether the splits were there before.
         strata: The stratum of each subject, by id; empty if none were asked for.
         pairs: Subjects that are one skull; both are in one split.
     """
 
     manifest: Path
     subjects: tuple[SkullSubject, ...]
+    selection: Selection
     kept: bool
     strata: Mapping[str, str]
     pairs: tuple[Duplicate, ...]
@@ -58,6 +63,9 @@ def split_folder(
     stratify: str | None = None,
     table: Path | None = None,
     allow_duplicates: bool = False,
+    exclude: Collection[str] = (),
+    include: Collection[str] = (),
+    exclude_list: Path | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Splitting:
@@ -65,6 +73,10 @@ def split_folder(
 
     Subjects of one group (column ``group`` of the manifest) are one person and go together, and so
     do subjects that are one skull. Shares and strata count people.
+
+    Subjects with a cut vault or an existing defect, and those that are left out, get ``excluded``
+    instead of a split, are not compared and do not count. In a split that is there only what
+    ``exclude`` and ``exclude_list`` name loses its split; the others keep theirs.
 
     Args:
         root: A folder of prepared skulls, or any folder of volumes; its manifest is made if it has
@@ -75,7 +87,10 @@ def split_folder(
         stratify: Column by which each split gets its share of every stratum.
         table: CSV with the columns ``subject`` and ``stratify``; ``report.csv`` if left out.
         allow_duplicates: Keep subjects that are one skull in one split, instead of refusing them.
-        force: Split anew where there is a split.
+        exclude: Flags; subjects with one of them are left out, too.
+        include: Flags that are no reason to leave a subject out.
+        exclude_list: File with a name a line: subjects to leave out.
+        force: Split anew where there is a split; subjects that were left out come back.
         progress: Told how many skulls have been read, and of how many.
 
     Raises:
@@ -88,20 +103,33 @@ def split_folder(
     if table is not None and stratify is None:
         raise InputError("--table: is used by --stratify COLUMN alone: name the column")
     found = scan_folder(root)
-    strata = {} if stratify is None else _strata(found, stratify, table or Folder(root).table)
-    pairs = _one_head(found, root, progress)
-    group = {s.id: s.group or s.id for s in found}
+    kept = not force and any(s.split is not None for s in found)
+    if force:
+        found = [replace(s, split=None, excluded=False) for s in found]
+    unwanted = read_subject_list(exclude_list, (s.id for s in found)) if exclude_list else ()
+    selection = select_subjects(found, exclude=exclude, include=include, unwanted=unwanted)
+    named = {s.id for s in found if s.id in unwanted or not set(exclude).isdisjoint(s.flags)}
+    found = _marked(found, named if kept else selection.left_out)
+    used = [s for s in found if s.split is not None or s.id not in selection.left_out]
+    strata = {} if stratify is None else _strata(used, stratify, table or Folder(root).table)
+    if not kept:
+        _split(used, (), validation, test, seed, strata)  # faults at once, not after minutes
+    pairs = _one_head(used, root, progress)
+    group = {s.id: s.group or s.id for s in used}
     unknown = [pair for pair in pairs if group[pair.first] != group[pair.second]]
     if unknown and not allow_duplicates:
         raise InputError(*(_refusal(pair) for pair in unknown))
-    kept = not force and any(s.split is not None for s in found)
+    new = _kept(used, pairs) if kept else _split(used, pairs, validation, test, seed, strata)
+    by_id = {s.id: s for s in new}
+    subjects = tuple(by_id.get(s.id, s) for s in found)
     manifest = Folder(root).manifest
-    if kept:
-        subjects = _kept(found, pairs)
-    else:
-        subjects = _split(found, pairs, validation, test, seed, strata)
+    if not kept or any(s.excluded for s in found):
         write_manifest(subjects, manifest)
-    return Splitting(manifest, tuple(subjects), kept, strata, tuple(pairs))
+    return Splitting(manifest, subjects, selection, kept, strata, tuple(pairs))
+
+
+def _marked(found: Iterable[SkullSubject], out: Collection[str]) -> list[SkullSubject]:
+    return [replace(s, split=None, excluded=True) if s.id in out else s for s in found]
 
 
 def _one_head(

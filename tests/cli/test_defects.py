@@ -111,6 +111,26 @@ def test_a_manifest_says_which_skulls(skulls: Path, tmp_path: Path) -> None:
     assert (tmp_path / "set" / "region" / "random_2" / "anna.nii.gz").is_file()
 
 
+def test_incomplete_skulls_are_left_out_and_flags_choose(skulls: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "few.csv"
+    flags = ("cut_vault", "metal", "")
+    rows = "".join(f"s{k},{skulls}/s{k}.nii.gz,,,{flag}\n" for k, flag in enumerate(flags))
+    manifest.write_text(f"subject,file,sha256,split,flags\n{rows}")
+    out = "--out", tmp_path / "set", "--classes=random_2"
+    done = defects(manifest, *out)
+    assert "2 holes in 2 skulls; not cut: 0" in done.stdout
+    assert done.stdout.endswith(
+        "\n1 of 3 subjects is not used as a target: 1 with cut_vault. To use them: --include "
+        "cut_vault.\n"
+    )
+    options = "--exclude=metal", "--include=cut_vault", "--json"
+    content = json.loads(defects(manifest, *out, *options).stdout)
+    assert (content["holes"], content["left_out"]) == (2, {"s1": ["metal"]})
+    assert fault(manifest, *out, "--exclude=metall") == (
+        "--exclude: there is no flag 'metall': did you mean metal?"
+    )
+
+
 def test_faulty_arguments(skulls: Path, tmp_path: Path) -> None:
     out = "--out", tmp_path / "set"
     assert fault(tmp_path / "nowhere", *out).startswith(f"{tmp_path / 'nowhere'}: there is no such")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,30 @@ from typer.testing import CliRunner
 
 from famseg.cli._main import app
 from famseg.config import InputError
-from famseg.datasets import Volume, phantom, read_manifest, write_volume
+from famseg.datasets import (
+    Volume,
+    phantom,
+    read_manifest,
+    scan_folder,
+    write_manifest,
+    write_volume,
+)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight phantoms."""
+    root = tmp_path_factory.mktemp("phantoms")
+    for i in range(8):
+        volume = Volume(phantom(i, 0, 32), np.diag([7.0, 7.0, 7.0, 1.0]))
+        write_volume(volume, root / f"p{i}.nii.gz")
+    return root
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight phantoms and a table of what they are."""
-    affine = np.diag([7.0, 7.0, 7.0, 1.0])
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for i in range(8):
-        write_volume(Volume(phantom(i, 0, 32), affine), folder / f"p{i}.nii.gz")
+def data(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight phantoms in a folder of their own, and a table of what they are."""
+    folder = Path(shutil.copytree(phantoms, tmp_path / "data"))
     rows = "".join(f"p{i},{'fm'[i // 4]}\n" for i in range(8))
     (tmp_path / "people.csv").write_text(f"subject,sex\n{rows}")
     monkeypatch.chdir(tmp_path)
@@ -63,19 +78,47 @@ def test_strata_have_columns_of_their_own(data: Path) -> None:
     ]
 
 
-def test_json_has_the_splits_and_is_the_same_again(data: Path) -> None:
-    options = ("--json", "--force", "--seed", "3", "--stratify", "sex", "--table", "people.csv")
+def test_json_has_the_splits_that_are_written(data: Path) -> None:
+    options = ("--json", "--seed", "3", "--stratify", "sex", "--table", "people.csv")
     first = json.loads(split(*options).stdout)
-    assert json.loads(split(*options).stdout) == first
     assert first["subjects"] == {"train": 5, "validation": 1, "test": 2}
     assert first["strata"]["f"]["test"] + first["strata"]["m"]["test"] == 2
     written = {s.id: s.split for s in read_manifest(data / "manifest.csv")}
     assert first["splits"] == written
-    assert (first["kept"], first["duplicates"]) == (False, [])
-    assert json.loads(split("--json").stdout)["kept"]
+    assert (first["kept"], first["duplicates"], first["left_out"]) == (False, [], {})
+    again = json.loads(split("--json").stdout)
+    assert (again["kept"], again["splits"]) == (True, written)
+
+
+def test_who_is_left_out_is_said_with_the_way_back(data: Path) -> None:
+    for number in (4, 5, 6, 7):
+        (data / f"p{number}.nii.gz").unlink()
+    flags = {"p1": ("cut_vault",), "p2": ("metal",), "p3": ("vessels",)}
+    people = [replace(s, flags=flags.get(s.id, ())) for s in scan_folder(data)]
+    write_manifest(people, data / "manifest.csv")
+    for arguments, message in (
+        (["--exclude", "metall"], "--exclude: there is no flag 'metall': did you mean metal?"),
+        (["--exclude-list", "people.csv"], "people.csv:1: there is no subject subject,sex"),
+    ):
+        faulty = split(*arguments)
+        assert isinstance(faulty.exception, InputError)
+        assert faulty.exception.faults[0].startswith(message)
+    done = split("--exclude", "metal,vessels", "--test", "0", "--validation", "0")
+    assert done.stdout.splitlines()[1:] == [
+        "train              1",
+        "validation         0",
+        "test               0",
+        "",
+        "3 of 4 subjects are not used as targets: 1 with cut_vault, 1 with metal, 1 with "
+        "vessels. To use those with cut_vault: --include cut_vault.",
+        "",
+        "written to data/manifest.csv",
+    ]
 
 
 def test_leakage_is_refused_or_kept_together(data: Path) -> None:
+    for number in (4, 5, 6, 7):
+        (data / f"p{number}.nii.gz").unlink()
     (data / "p9.nii.gz").write_bytes((data / "p2.nii.gz").read_bytes())
     done = split()
     assert isinstance(done.exception, InputError)

@@ -77,7 +77,7 @@ def test_incomplete_and_excluded_subjects_are_not_trained_on(
 
     assert names() == {"head0", "head3", "head5", "head6", "head7"}
     assert caplog.messages == [
-        f"{heads}: 3 of 8 subjects are not used as training targets: 1 with cut_vault, 1 with "
+        f"{heads}: 3 of 8 subjects are not used as targets: 1 with cut_vault, 1 with "
         "existing_defect, 1 excluded in the manifest. To use them: famseg split --force --include "
         "cut_vault,existing_defect, then data.include=[cut_vault,existing_defect]."
     ]

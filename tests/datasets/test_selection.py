@@ -48,17 +48,17 @@ def test_flags_are_excluded_and_included() -> None:
 def test_a_sentence_says_how_many_and_how_to_use_them() -> None:
     selection = select_subjects(PEOPLE, unwanted=["own", "cut"])
     assert selection.sentence("data.") == (
-        "4 of 6 subjects are not used as training targets: 2 with cut_vault, 2 on the list, "
-        "1 with existing_defect, 1 excluded in the manifest. To use them: famseg split --force "
-        "--include cut_vault,existing_defect, then data.include=[cut_vault,existing_defect]."
+        "4 of 6 subjects are not used as targets: 2 with cut_vault, 2 on the list, "
+        "1 with existing_defect, 1 excluded in the manifest. To use those with cut_vault or existing_defect: famseg "
+        "split --force --include cut_vault,existing_defect, then data.include=[cut_vault,existing_defect]."
     )
     assert select_subjects(PEOPLE[:2]).sentence("--") == (
-        "1 of 2 subjects is not used as training targets: 1 with cut_vault. To use them: "
+        "1 of 2 subjects is not used as a target: 1 with cut_vault. To use them: "
         "--include cut_vault."
     )
     assert select_subjects(PEOPLE[:1]).sentence("--") == ""
     listed = select_subjects(PEOPLE[:1] + PEOPLE[3:4], exclude=["metal"]).sentence("--")
-    assert listed.endswith("training targets: 1 with metal."), "who asked for it knows how"
+    assert listed.endswith("used as a target: 1 with metal."), "who asked for it knows how"
 
 
 def test_unknown_flags_are_refused_with_near_names() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famseg.datasets import Volume, phantom
+from famseg.datasets import Volume, phantom, read_subject_list
 from famseg.preparation import Quality, Record
 from famseg.preparation._page import needs_a_look, page
 from famseg.preparation._record import Folder, read_record, write_record
@@ -151,6 +151,7 @@ def test_facts_are_shown_with_units() -> None:
         "2.50 mm",
         "yes",
         "5.2 cm²",
+        "existing_defect, metal",
     ):
         assert fact in texts, fact
     assert "The bone is thin." in texts
@@ -162,12 +163,56 @@ def test_every_text_is_escaped_and_nothing_runs() -> None:
     evil = replace(DONE, subject=EVIL, origin=EVIL, quality=quality, notes=(EVIL,))
     bad = replace(FAILED, subject=EVIL, origin=EVIL, reason=EVIL)
     records, pictures = [evil, bad], {EVIL: b"png"}
-    text = page(records, pictures, settings={"crop": EVIL}, layout=EVIL)
+    text = page(records, pictures, settings={"crop": EVIL}, layout=EVIL, selectable=[EVIL])
     content = Page(text)
-    assert "script" not in content.tags
+    assert content.tags.count("script") == 1, "our own"
+    assert ("input", "data-subject", EVIL) in content.attributes
     assert not [name for _, name, _ in content.attributes if name.startswith("on")]
     assert sum(EVIL in part for part in content.texts) >= 7, "shown as it is"
     assert ("img", "alt", f"Slices and surface of {EVIL}") in content.attributes
+
+
+def test_only_who_is_in_the_manifest_can_be_deselected() -> None:
+    others = replace(DONE, subject="chest"), FAILED
+    text = page([DONE, *others], {}, settings=SETTINGS, layout="dicom", selectable=["head_1"])
+    boxes = [value for _, name, value in Page(text).attributes if name == "data-subject"]
+    assert boxes == ["head_1"]
+    assert not {"input", "button", "script"} & set(shown(DONE).tags)
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.mark.slow
+def test_the_list_of_deselected_subjects_is_what_split_reads(tmp_path: Path) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    names = ["a", 'b "c" <d>', "e"]
+    records = [replace(DONE, subject=name) for name in names]
+    text = page(records, {}, settings=SETTINGS, layout="dicom", selectable=names)
+    (tmp_path / "report.html").write_text(text)
+    said: list[str] = []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
+        opened = browser.new_context(offline=True).new_page()
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.goto((tmp_path / "report.html").as_uri())
+        button = opened.get_by_role("button", name="Download the list")
+        assert button.is_disabled()
+        assert "0 of 3 deselected" in opened.locator("body").inner_text()
+        for number in (1, 2):
+            opened.get_by_label("use").nth(number).uncheck()
+        assert "2 of 3 deselected" in opened.locator("body").inner_text()
+        with opened.expect_download() as waited:
+            button.click()
+        waited.value.save_as(tmp_path / waited.value.suggested_filename)
+        browser.close()
+    assert said == []
+    assert read_subject_list(tmp_path / "exclude.txt", names) == tuple(names[1:])
 
 
 def test_a_page_needs_nothing_from_elsewhere() -> None:
@@ -181,6 +226,7 @@ def test_a_page_needs_nothing_from_elsewhere() -> None:
     policy = dict(each.split(maxsplit=1) for each in (policies[0] or "").split("; "))
     digest = policy.pop("style-src")
     assert re.fullmatch(r"'sha256-[\w+/]{43}='", digest), "a browser shows whether it is right"
+    assert re.fullmatch(r"'sha256-[\w+/]{43}='", policy.pop("script-src"))
     assert policy == {
         "default-src": "'none'",
         "img-src": "data:",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -251,6 +252,19 @@ def test_a_split_survives_another_run(places: tuple[Path, Path]) -> None:
     assert splits == {"a": "train", "b": "test", "c": None}
 
 
+def test_who_is_excluded_stays_so_after_another_run(places: tuple[Path, Path]) -> None:
+    root, out = places
+    prepare(root, out, ["a", "b"])
+    first, second = read_manifest(out / "manifest.csv")
+    write_manifest(
+        [replace(first, split="train"), replace(second, excluded=True)], out / "manifest.csv"
+    )
+    prepare(root, out, ["a", "b", "c"])
+    left = [(s.split, s.excluded) for s in read_manifest(out / "manifest.csv")]
+    assert left == [("train", False), (None, True), (None, False)]
+    assert (out / "report.html").read_text().count("data-subject=") == 3
+
+
 @pytest.mark.parametrize(
     ("stated", "written"),
     [
@@ -262,8 +276,6 @@ def test_a_split_survives_another_run(places: tuple[Path, Path]) -> None:
 def test_the_split_of_a_collection_is_taken_over(
     places: tuple[Path, Path], stated: tuple[str | None, ...], written: list[str | None]
 ) -> None:
-    from dataclasses import replace
-
     root, out = places
     sources = found(root, ["a", "b"])
     pairs = zip(sources.sources, stated, strict=True)
