@@ -57,7 +57,12 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     texts = config.data.build(config.data.seed)
     tokenizer = config.model.tokenizer()
     model = config.model.build(texts.classes, seed=config.seed)
-    models.check_tokens(model, tokenizer, max_length=config.tokens.max_length)
+    models.check_tokens(
+        model,
+        tokenizer,
+        max_length=config.tokens.max_length,
+        multiple=config.tokens.pad_to_multiple_of,
+    )
     loss = config.loss.build(classes=len(texts.classes))
     objective = objectives.Objective(
         config.penalty.build(model, loss, seed=config.seed), inputs="tokens"

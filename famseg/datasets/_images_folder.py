@@ -156,6 +156,11 @@ def _read_all(
     return Images(pixels, np.array([label for _, label in files], dtype=np.int64), files=names)
 
 
+def _is_cut(picture: Image.Image) -> bool:
+    """Return whether Pillow would give 8 of the 16 bits of several channels, without a word."""
+    return any("16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+
+
 def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]:
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
@@ -165,7 +170,7 @@ def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(path, formats=("JPEG", "PNG"))
         with opened:
-            if opened.mode in _DEEP_MODES:
+            if opened.mode in _DEEP_MODES or _is_cut(opened):
                 raise InputError(f"{path}: more than 8 bits a channel: convert it to 8 bits")
             picture = ImageOps.exif_transpose(opened)
             if "transparency" in picture.info:  # of a palette: colours first, then their opacity

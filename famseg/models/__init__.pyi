@@ -16,11 +16,11 @@ from ._implant_network import ImplantNetwork as ImplantNetwork
 from ._monai_network import monai_network as monai_network
 from ._norms import replace_instance_norm as replace_instance_norm
 from ._residual import resnet18 as resnet18
+from ._text_check import check_tokens as check_tokens
 from ._text_classifier import TextClassifier as TextClassifier
 from ._text_config import TextModelConfig as TextModelConfig
 from ._text_config import TinyBertConfig as TinyBertConfig
 from ._text_config import TransformerConfig as TransformerConfig
-from ._text_load import check_tokens as check_tokens
 from ._text_load import pretrained_classifier as pretrained_classifier
 from ._text_load import pretrained_tokenizer as pretrained_tokenizer
 from ._text_load import tiny_bert as tiny_bert

@@ -135,40 +135,6 @@ def tiny_bert(
         return TextClassifier(transformers.BertForSequenceClassification(config))
 
 
-def check_tokens(
-    network: TextClassifier, tokenizer: ByteTokenizer | PretrainedTokenizer, *, max_length: int
-) -> None:
-    """Check that a network can take the tokens of a tokenizer.
-
-    Args:
-        network: The network.
-        tokenizer: The tokenizer.
-        max_length: Most tokens of a sample.
-
-    Raises:
-        InputError: If samples may be too long, or tokens unknown.
-    """
-    body: Any = network.body
-    limits = (tokenizer.longest, getattr(body.config, "max_position_embeddings", None))
-    longest = min((limit for limit in limits if limit is not None), default=max_length)
-    if max_length > longest:
-        raise InputError(
-            f"tokens.max_length: {max_length} tokens are more than the {longest} that the network "
-            f"takes. Give at most {longest}."
-        )
-    known = body.get_input_embeddings().num_embeddings
-    if tokenizer.vocabulary > known:
-        raise InputError(
-            f"model.path: the tokenizer has {tokenizer.vocabulary} tokens, the network knows "
-            f"{known}: they are not from one model. Put the files of one into the folder."
-        )
-    if body.config.pad_token_id is None:
-        raise InputError(
-            "model.path: config.json has no pad_token_id, without which the network takes no batch "
-            f"of several samples. Write the tokenizer's into it: {tokenizer.padding['input_ids']}."
-        )
-
-
 def import_transformers() -> ModuleType:
     """Return the package transformers.
 

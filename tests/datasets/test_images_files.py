@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +419,23 @@ def test_faulty_fashionmnist(tmp_path: Path, harm: Callable[[Path], object], mes
     assert fault(FashionMnistData(root=str(tmp_path))) == message
 
 
+def save_deep(folder: Path, channels: int) -> None:
+    """Write a PNG of 16 bits with several channels, which Pillow reads but does not write."""
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = (b"\0" + bytes(9 * channels * 2)) * 9
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = []
+    for name, content in parts:
+        checked = name + content
+        chunks.append(struct.pack(">I", len(content)) + checked)
+        chunks.append(struct.pack(">I", zlib.crc32(checked)))
+    (folder / "train" / "dog" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
 def save(path: Path, size: tuple[int, int] = (20, 16), mode: str = "RGB", seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -513,6 +531,13 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
         (
             lambda f: Image.new("I;16", (9, 9)).save(f / "train" / "dog" / "deep.png"),
             "ROOT/train/dog/deep.png: more than 8 bits a channel: convert it to 8 bits",
+        ),
+        *(
+            (
+                partial(save_deep, channels=channels),
+                "ROOT/train/dog/deep.png: more than 8 bits a channel: convert it to 8 bits",
+            )
+            for channels in (2, 3, 4)
         ),
     ],
 )

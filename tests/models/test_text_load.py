@@ -106,6 +106,80 @@ def test_what_the_network_cannot_take_is_refused(encoder: Path) -> None:
         check_tokens(tiny, ByteTokenizer(), max_length=16)
 
 
+def words(folder: Path, *, pad: str, special: bool = True) -> None:
+    """Write a tokenizer of words whose padding is the token of ``pad``; 1 is the usual one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    known = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(20))]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token=known[3]))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if special:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token=pad,
+        **dict(zip(("bos_token", "eos_token", "unk_token"), ("<s>", "</s>", "<unk>"), strict=True)),
+    ).save_pretrained(folder)
+
+
+@pytest.fixture
+def roberta(tmp_path: Path) -> Path:
+    folder = tmp_path / "roberta"
+    config = transformers.RobertaConfig(
+        vocab_size=24,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=34,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)
+    transformers.RobertaForSequenceClassification(config).save_pretrained(folder)
+    words(folder, pad="<pad>")
+    return folder
+
+
+def test_roberta_s_positions_begin_behind_its_padding(roberta: Path) -> None:
+    network, tokenizer = section(roberta).build(CLASSES, seed=0), section(roberta).tokenizer()
+    check_tokens(network, tokenizer, max_length=32)
+    with pytest.raises(InputError, match=r"33 tokens are more than the 32 that the network takes"):
+        check_tokens(network, tokenizer, max_length=33)
+    longest = tokenizer.encode([("w1 " * 60,)], max_length=32)[0]["input_ids"]
+    assert len(longest) == 32
+    network(input_ids=torch.tensor([longest]), attention_mask=torch.ones(1, 32))
+    network.body.config.max_position_embeddings = 31
+    with pytest.raises(
+        InputError, match=r"^tokens\.pad_to_multiple_of: 8 makes 29 tokens 32, more"
+    ):
+        check_tokens(network, tokenizer, max_length=29, multiple=8)
+
+
+def test_gpt2_finds_the_last_token_by_its_own_padding(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=24, n_embd=8, n_layer=1, n_head=2, n_positions=32, pad_token_id=3
+    )
+    torch.manual_seed(0)
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    words(tmp_path, pad="<pad>", special=False)
+    tokenizer = section(tmp_path).tokenizer()
+    with pytest.raises(InputError, match=r"pads with token 3, the tokenizer with 1, and the net"):
+        check_tokens(section(tmp_path).build(CLASSES, seed=0), tokenizer, max_length=16)
+    settings(tmp_path, pad_token_id=1)
+    check_tokens(section(tmp_path).build(CLASSES, seed=0), tokenizer, max_length=16)
+
+
+def test_two_paddings_that_make_no_difference_are_taken(encoder: Path, caplog) -> None:
+    settings(encoder, pad_token_id=4)
+    network = section(encoder).build(CLASSES, seed=0).train()
+    check_tokens(network, section(encoder).tokenizer(), max_length=16)
+    assert network.training
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
 def unlike(folder: Path) -> None:
     settings(folder, hidden_size=12)
 

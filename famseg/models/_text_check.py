@@ -1,0 +1,135 @@
+"""Whether a network for texts and a tokenizer go together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from famseg.config import InputError
+from famseg.models._text_classifier import TextClassifier
+from famseg.models._text_tokens import ByteTokenizer, PretrainedTokenizer
+
+_logger = logging.getLogger("famseg")
+
+_PROBED = 8  # tokens of the sample that padding is tried on
+_SAME_FEATURES = 1e-3  # of their norm: rounding is far below it
+
+
+def check_tokens(
+    network: TextClassifier,
+    tokenizer: ByteTokenizer | PretrainedTokenizer,
+    *,
+    max_length: int,
+    multiple: int = 1,
+) -> None:
+    """Check that a network can take the tokens of a tokenizer, in batches as well as one by one.
+
+    Runs the network on a few tokens, with and without padding.
+
+    Args:
+        network: The network.
+        tokenizer: The tokenizer.
+        max_length: Most tokens of a sample.
+        multiple: What the length of a batch is rounded up to a multiple of.
+
+    Raises:
+        InputError: If samples may be too long, tokens unknown, or if tokenizer and network do not
+            pad with the same token and the network tells these tokens apart.
+    """
+    body: Any = network.body
+    limits = (tokenizer.longest, _positions(body))
+    longest = min((limit for limit in limits if limit is not None), default=max_length)
+    if max_length > longest:
+        raise InputError(
+            f"tokens.max_length: {max_length} tokens are more than the {longest} that the network "
+            f"takes. Give at most {longest}."
+        )
+    padded = -(-max_length // multiple) * multiple
+    # RoBERTa's own padding takes no position; a padding that it does not know does.
+    stated = getattr(body.config, "max_position_embeddings", None)
+    alike = body.config.pad_token_id == tokenizer.padding["input_ids"]
+    positions = stated if alike else _positions(body)
+    if positions is not None and padded > positions:
+        raise InputError(
+            f"tokens.pad_to_multiple_of: {multiple} makes {max_length} tokens {padded}, more than "
+            f"the {positions} that the network takes. Give max_length at most "
+            f"{positions // multiple * multiple}."
+        )
+    known = body.get_input_embeddings().num_embeddings
+    if tokenizer.vocabulary > known:
+        raise InputError(
+            f"model.path: the tokenizer has {tokenizer.vocabulary} tokens, the network knows "
+            f"{known}: they are not from one model. Put the files of one into the folder."
+        )
+    if body.config.pad_token_id is None:
+        raise InputError(
+            "model.path: config.json has no pad_token_id, without which the network takes no batch "
+            f"of several samples. Write the tokenizer's into it: {tokenizer.padding['input_ids']}."
+        )
+    _check_padding(network, tokenizer, min(max_length, _PROBED))
+
+
+def _positions(body: Any) -> int | None:  # noqa: ANN401
+    """Return the most tokens that there are positions for; None if the network sets no limit.
+
+    RoBERTa and its relatives count positions from behind that of the padding: two of 514 are lost.
+    """
+    stated: int | None = getattr(body.config, "max_position_embeddings", None)
+    limits = [stated] if stated is not None else []
+    for name, module in body.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.split(".")[-1] == "position_embeddings" and padding is not None:
+            limits.append(int(module.weight.shape[0]) - int(padding) - 1)
+    return min(limits, default=None)
+
+
+def _check_padding(
+    network: TextClassifier, tokenizer: ByteTokenizer | PretrainedTokenizer, length: int
+) -> None:
+    """Refuse a network whose features depend on the tokenizer's padding because it has another.
+
+    One that pads alike but is moved by padding (a convolution reaches into it) is warned of.
+    """
+    tokens = tokenizer.encode([("a b",)], max_length=length)[0]
+    apart = _moved_by_padding(network, tokens, tokenizer.padding)
+    if apart <= _SAME_FEATURES:
+        return
+    own, theirs = network.body.config.pad_token_id, tokenizer.padding["input_ids"]  # type: ignore[union-attr]
+    if own != theirs:
+        raise InputError(
+            f"model.path: config.json pads with token {own}, the tokenizer with {theirs}, and the "
+            "network tells them apart: the logits of a sample would depend on its batch. Write one "
+            f"pad_token_id into a copy of the model: {theirs} into config.json, if the tokenizer "
+            "is right."
+        )
+    _logger.warning(
+        "model: padding moves the features of a sample by %.2g %%: the logits of this network "
+        "depend on the batch that a sample is in",
+        100 * apart,
+    )
+
+
+def _moved_by_padding(
+    network: TextClassifier, tokens: Mapping[str, Sequence[int]], padding: Mapping[str, int]
+) -> float:
+    """Return by which part of their norm a sample's features change when it is padded."""
+    device = next(network.parameters()).device
+    count = len(tokens["input_ids"])
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = []
+            for more in (0, 1):
+                padded = {
+                    name: torch.tensor([[*values, *[padding[name]] * more]], device=device)
+                    for name, values in tokens.items()
+                }
+                padded["attention_mask"] = torch.tensor([[1] * count + [0] * more], device=device)
+                found.append(network.features(**padded))
+    finally:
+        network.train(training)
+    return float((found[1] - found[0]).norm() / found[0].norm().clamp_min(1e-12))
