@@ -119,6 +119,8 @@ def put_data(folder: Path, page: str) -> None:
     if page == "docs/own-ct-data.md":
         for subject in range(5):
             write_ct(subject, folder / "scans" / f"head{subject}")
+    if page == "docs/prepare.md":
+        (folder / "exclude.txt").write_text("head4\n")  # as its report gives it
     sources = {"README.md": "FOLDER", "docs/prepare.md": "data/ct", "docs/defects.md": "prepared"}
     for subject in range(5 if page in sources else 0):
         write_mask(subject, folder / sources[page] / f"head{subject}.nii.gz")
