@@ -49,7 +49,8 @@ def reconstruct(
         typer.Argument(
             metavar="INPUT",
             help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
-            "folders or ZIP archives of these; demo makes a phantom with a defect.",
+            "folders or ZIP archives of these; demo makes a phantom with a defect (a folder of "
+            "this name is ./demo).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")],
@@ -124,7 +125,7 @@ def reconstruct(
     outputs = Outputs(names, seg_nrrd=seg_nrrd, dicom_seg=dicom_seg)
     if dicom_seg:
         check_dicom_seg()
-    check_out(inputs, out)
+    check_out([path for path in inputs if str(path) != "demo"], out)
     found = find_inputs(_with_demo(inputs, out))
     if not found.found:
         raise InputError(*(f"{r.origin}: {r.reason}" for r in found.refused))
@@ -139,12 +140,10 @@ reconstruct.__doc__ = f"{inspect.cleandoc(reconstruct.__doc__ or '')}\n{EXAMPLES
 
 
 def _with_demo(inputs: Sequence[Path], out: Path) -> list[Path]:
-    """Return the inputs; where one is called demo, and no file is, a phantom is written."""
+    """Return the inputs; for one called demo a phantom is written. A folder of it is ./demo."""
     from famseg.reconstruction import write_demo
 
-    return [
-        write_demo(out) if str(path) == "demo" and not path.exists() else path for path in inputs
-    ]
+    return [write_demo(out) if str(path) == "demo" else path for path in inputs]
 
 
 def _open(model: str, device: str) -> CoarseNetwork:

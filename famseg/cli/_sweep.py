@@ -182,6 +182,7 @@ def sweep(
         )
     _say_outcome(plan, outcome, as_json=as_json)
     if stop.signum is not None:
+        say("what ran was saved; resume with the same command", err=True)
         raise Interrupted(stop.signum)
     if outcome.failed:
         raise typer.Exit(1)
@@ -199,6 +200,8 @@ def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
     if as_json:
         say_json(_described(plan, states) | {"seconds_left": left})
         return
+    if plan.request.halving and len(plan.stages) == 1:
+        say("--halving: so few settings or epochs leave nothing to halve; all are trained in full.")
     for stage in plan.stages if len(plan.stages) > 1 else ():
         say(f"{stage.settings} settings to epoch {stage.epoch}")
     for trial in plan.trials:
@@ -236,7 +239,8 @@ def _say_outcome(plan: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     say(counts(outcome.states))
     for name, reason in outcome.failed.items():
         say(f"! {name} failed: {reason}; see {plan.folder.path}/logs/{name}.log")
-    say(f"\ncompare      famseg compare {shlex.quote(str(plan.folder.path))}")
+    if any(state.kind == "finished" for state in outcome.states.values()):
+        say(f"\ncompare      famseg compare {shlex.quote(str(plan.folder.path))}")
 
 
 def _described(plan: Sweep, states: Mapping[str, State]) -> dict[str, Any]:
@@ -276,7 +280,9 @@ def _display(plan: Sweep) -> Iterator[Show]:
     def line(trials: Sequence[Trial], states: Mapping[str, State]) -> str:
         running = sum(state.kind == "running" for state in states.values())
         left = seconds_left(trials, states, running)
-        return counts(states) + ("" if left is None else f"; about {duration(left)} left")
+        return counts(states) + (
+            "" if left is None else f"; about {duration(left)} of training left"
+        )
 
     if not console.is_terminal:
         said: list[str] = []

@@ -129,9 +129,12 @@ def failure_signs(
 
 
 def penalty_time_share(history: History) -> float | None:
-    """Return the penalty's share of the training time, in [0, 1]; None if it was not measured."""
+    """Return the penalty's share of the training time, in [0, 1]; None if it was not measured.
+
+    Without the first epoch, in which the penalty looks at the network, where there are more.
+    """
     plain = penalised = 0.0
-    for row in history:
+    for row in history[1:] or history:
         base, seconds = row.get("train/seconds_plain_step"), row.get("train/seconds")
         steps, measured = row.get("train/steps"), row.get("train/seconds_penalised_step")
         if base is not None and seconds is not None and steps is not None and measured is not None:

@@ -98,7 +98,7 @@ def _facts(studies: Sequence[BothPairings], finished: int, unfinished: int) -> d
     return {
         "Finished": _runs(finished),
         "Not finished, in no mean": _runs(unfinished),
-        "Seeds": " ".join(map(str, sorted(seeds))) or "none",
+        "Seeds": f"{len(seeds)}: {', '.join(map(str, sorted(seeds)))}" if seeds else "none",
     }
 
 

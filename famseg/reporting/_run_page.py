@@ -368,9 +368,10 @@ def _scene(case: ShownCase) -> Scene:
 
 def _foot(run: Run) -> str:
     origin: Mapping[str, object] = read_json(run.path / "provenance.json", "Restore the file.")
-    versions = origin.get("versions")
+    versions, machine = origin.get("versions"), origin.get("machine")
+    device = machine.get("device_name") if isinstance(machine, dict) else None
     famseg = versions.get("famseg") if isinstance(versions, dict) else None
     return (
         f"famseg {famseg or ''} · began {run.created} · commit {origin.get('commit')} · device "
-        f"{origin.get('device')} · data {run.data_hash}. Research only, not a medical device."
+        f"{device or 'unknown'} · data {run.data_hash}. Research only, not a medical device."
     )

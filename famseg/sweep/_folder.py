@@ -84,6 +84,8 @@ def open_sweep(path: Path) -> SweepFolder:
     if found is not None:
         return found
     try:
+        if path.is_file():
+            raise InputError(f"{path}: is a file. Give a folder by --out.")
         if path.exists() and not _is_new(path):
             raise InputError(f"{path}: is not empty and not a sweep. Give another folder by --out.")
         path.mkdir(parents=True, exist_ok=True)

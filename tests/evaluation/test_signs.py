@@ -67,6 +67,10 @@ def test_an_expensive_penalty_is_said_with_its_share() -> None:
     rows = history(losses=FALLING, validations=RISING, plain=0.1, seconds=4.0)
     assert penalty_time_share(rows) == 0.75
     assert "penalty too expensive: it takes 75% of the training time" in signs(rows)
+    # The first epoch, which looks at the network, says nothing of the others.
+    slow = [{**rows[0], "train/seconds": 1000.0}, *rows[1:]]
+    assert penalty_time_share(slow) == 0.75
+    assert penalty_time_share(slow[:1]) == pytest.approx(0.999)
 
 
 def test_a_penalty_without_effect_is_said_with_its_share() -> None:

@@ -24,6 +24,8 @@ def test_a_folder_with_something_else_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not empty and not a sweep"):
         open_sweep(tmp_path)
     assert find_sweep(tmp_path) is None
+    with pytest.raises(InputError, match="is a file"):
+        open_sweep(tmp_path / "thesis.tex")
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
