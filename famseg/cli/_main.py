@@ -8,8 +8,10 @@ import os
 import shlex
 import sys
 import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 import famseg
 from famseg.cli import _config
@@ -29,14 +31,29 @@ from famseg.cli._sweep import sweep
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.config import InputError, RunError
+from famseg.config._near import near
 from famseg.config._visible import visible
 
 _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 
+
+class _Commands(TyperGroup):
+    """Names the one command that a wrong name was most likely meant to be."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401  # typer's own click
+        name = args[0] if args else ""
+        if name not in self.commands and not ctx.resilient_parsing:
+            meant = near(name, [each for each, one in self.commands.items() if not one.hidden])
+            if meant:
+                ctx.fail(f"No such command {name!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated
 
@@ -26,6 +25,7 @@ from famseg.tracking import (
     comparison_url,
     prepare_store,
     resolve_uri,
+    sqlite_path,
     without_password,
 )
 
@@ -151,10 +151,10 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     if not os.environ.get(_HOSTS_VARIABLE):
         command += ["--allowed-hosts", ",".join(_names(host, port))]
-    if uri.startswith("sqlite"):
+    database = sqlite_path(uri)
+    if database is not None:
         # Beside the database; its default is the working folder of the moment.
-        folder = Path(uri.partition("///")[2]).parent / "mlartifacts"
-        command += ["--artifacts-destination", folder.as_uri()]
+        command += ["--artifacts-destination", (database.parent / "mlartifacts").as_uri()]
     environment = {
         **os.environ,
         # Without it there are 13 processes and 2.3 GB for a list of runs.

@@ -16,6 +16,7 @@ from famseg.reporting._runs import EPOCHS, SECONDS, Run
 from famseg.tracking import is_score
 
 _MOST_METRICS = 6
+_MOST_NAMED = 8  # metrics in a message
 _LEVEL = 0.05
 # The last part of the name, or its end, of what is better where it is smaller.
 _SMALLER = ("loss", "evaluation_loss", "error", "ece", "gap", "gap_loss", SECONDS, EPOCHS)
@@ -215,13 +216,31 @@ def _check_metrics(runs: Sequence[Run], metrics: Sequence[str]) -> None:
     faults = []
     for metric in metrics:
         if metric not in known:
-            meant = near(metric, known)
-            advice = (
-                f"Did you mean {meant}?" if meant else f"There are: {listed(_of_scores(known))}"
-            )
+            meant = _meant(metric, known)
+            if len(meant) == 1:
+                advice = f"Did you mean {meant[0]}?"
+            else:
+                names = meant or list(_of_scores(known))
+                more = len(names) - _MOST_NAMED
+                rest = f" and {more} more" if more > 0 else ""
+                advice = f"There are: {listed(names[:_MOST_NAMED])}{rest}"
             faults.append(f"--metric: no run has {metric}. {advice}")
     if faults:
         raise InputError(*faults)
+
+
+def _meant(metric: str, known: Mapping[str, None]) -> list[str]:
+    """Return the scores that end as what was asked for does, or the one whose name is nearest."""
+    wanted = PurePosixPath(metric).name
+    scores = list(_of_scores(known))
+    same = [name for name in scores if PurePosixPath(name).name == wanted]
+    if same:
+        return same
+    nearest = near(metric, known)
+    if nearest is not None:
+        return [nearest]
+    last = near(wanted, dict.fromkeys(PurePosixPath(name).name for name in scores))
+    return [name for name in scores if PurePosixPath(name).name == last]
 
 
 def _baseline(study: Study, wanted: str | None) -> Group | None:

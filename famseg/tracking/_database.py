@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from famseg.config._atomic import fresh_part, open_to_update, remove_parts
-from famseg.tracking._uri import sqlite_path
+from famseg.tracking._uri import escaped, sqlite_path
 
 _LOCK_SECONDS = 60.0
 # What SQLite keeps beside a database while it writes.
@@ -128,7 +128,7 @@ def _make_tables(path: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    uri = f"sqlite:///{path}"
+    uri = f"sqlite:///{escaped(path)}"
     try:
         SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     finally:
@@ -178,7 +178,7 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
     if _OLD_SCHEMA in text:
         return StoreFaultError(
             "its tables are those of another version of MLflow, or half made",
-            f"Run: mlflow db upgrade sqlite:///{path}. If that fails: {_way_out(path)}",
+            f"Run: mlflow db upgrade sqlite:///{escaped(path)}. If that fails: {_way_out(path)}",
         )
     cause = getattr(error, "orig", None)  # by which SQLAlchemy names the error of the database
     if isinstance(cause, sqlite3.OperationalError) and any(

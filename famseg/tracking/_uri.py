@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from famseg.config import InputError
 
@@ -41,7 +42,7 @@ sqlite:////data/mlruns/mlflow.db
         return f"{uri!r} has no scheme. For a server write http://{uri}"
     if not separator and not uri.startswith("file:"):
         database = uri if uri.endswith((".db", ".sqlite", ".sqlite3")) else f"{uri}/mlflow.db"
-        return f"{uri!r} is a path, not a store. Write {_SQLITE}{Path(database).as_posix()}"
+        return f"{uri!r} is a path, not a store. Write {_SQLITE}{escaped(Path(database))}"
     if uri.startswith("file:"):
         folder = (rest or uri.removeprefix("file:")).rstrip("/")
         return f"MLflow no longer writes to folders ({uri!r}). Write {_SQLITE}{folder}/mlflow.db"
@@ -69,7 +70,8 @@ def resolve_uri(uri: str | None = None) -> str:
 
     A given ``uri`` wins over the environment variable ``MLFLOW_TRACKING_URI``; without both it is
     ``mlflow.db`` in the working folder. Absolute, so that a later change of the working folder
-    does not split a run over two stores.
+    does not split a run over two stores. In the path of a SQLite file ``?`` and ``%`` are escaped
+    (``%3F``, ``%25``).
 
     Args:
         uri: The address from the configuration, or None.
@@ -100,7 +102,19 @@ def resolve_uri(uri: str | None = None) -> str:
     if path is None:
         return uri
     query = uri.partition("?")[2]
-    return f"{uri.partition('///')[0]}///{path.as_posix()}{query and '?'}{query}"
+    return f"{uri.partition('///')[0]}///{escaped(path)}{query and '?'}{query}"
+
+
+def escaped(path: Path) -> str:
+    """Return a path as the address of a store holds it.
+
+    SQLAlchemy decodes what stands behind a ``%``, and takes what is behind a ``?`` for options.
+
+    Example:
+        >>> escaped(Path("/data/50%/why?/mlflow.db"))
+        '/data/50%25/why%3F/mlflow.db'
+    """
+    return path.as_posix().replace("%", "%25").replace("?", "%3F")
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -111,12 +125,14 @@ def sqlite_path(uri: str) -> Path | None:
         '/data/mlflow.db'
         >>> sqlite_path("sqlite:////data/mlflow.db?timeout=5").as_posix()
         '/data/mlflow.db'
+        >>> sqlite_path("sqlite:////data/why%3F/mlflow.db").as_posix()
+        '/data/why?/mlflow.db'
         >>> sqlite_path("http://localhost:5000") is None
         True
     """
     if not uri.startswith("sqlite"):
         return None
-    return Path(uri.partition("///")[2].partition("?")[0]).expanduser().absolute()
+    return Path(unquote(uri.partition("///")[2].partition("?")[0])).expanduser().absolute()
 
 
 def without_password(text: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -54,3 +55,19 @@ def test_debug_shows_the_traceback(famseg: Run) -> None:
     done = famseg("config", "check", "--config", "nosuch", "--debug")
     assert "Traceback" in done.stderr
     assert "InputError" in done.stderr
+
+
+def test_a_wrong_name_gets_the_one_command_that_was_meant(famseg: Run) -> None:
+    done = famseg("reprot")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "Error: No such command 'reprot'. Did you mean 'report'?"
+    assert famseg("xyzzy").stderr.splitlines()[-1] == "Error: No such command 'xyzzy'."
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_FAMSEG_COMPLETE": "complete_bash", "COMP_WORDS": "famseg rec", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv = ['famseg']; from famseg.cli._main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked}
+    )
+    assert (done.stdout.split(), done.stderr) == (["reconstruct"], "")

@@ -144,6 +144,18 @@ def test_an_unknown_metric_is_refused_with_advice(two, metric, message):
         compare(two, metrics=[metric])
 
 
+def test_of_many_metrics_those_that_end_alike_are_named(tmp_path):
+    numbers = {f"test/set{i}/skull/{name}": 0.5 for i in range(9) for name in ("dsc", "hd_mm")}
+    make_run(tmp_path, "a", metrics=numbers)
+    runs = find_runs([tmp_path]).runs
+    with pytest.raises(InputError) as caught:
+        compare_runs(runs, metrics=["dsc"])
+    named = ", ".join(f"test/set{i}/skull/dsc" for i in range(8))
+    assert str(caught.value) == f"--metric: no run has dsc. There are: {named} and 1 more"
+    with pytest.raises(InputError, match=r"There are: test/set0/skull/hd_mm, .* and 1 more$"):
+        compare_runs(runs, metrics=["hd_m"])
+
+
 def test_the_baseline_can_be_named_by_a_part(two):
     make(two, "sam", SAM, BETTER)
     comparison = compare(two, baseline="sam")

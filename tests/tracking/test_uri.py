@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from famseg.config import InputError
 from famseg.tracking import resolve_uri, without_password
@@ -100,3 +101,16 @@ def test_a_fault_does_not_show_a_password():
     with pytest.raises(InputError) as caught:
         resolve_uri("file://ann:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["why?", "50%", "a%20b", "a#b", "a b"])
+def test_what_addresses_set_apart_may_stand_in_a_path(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    uri = resolve_uri("sqlite:///mlflow.db?timeout=5")
+    url = sqlalchemy.make_url(uri)
+    assert (url.database, dict(url.query)) == (str(folder / "mlflow.db"), {"timeout": "5"})
+    assert sqlite_path(uri) == folder / "mlflow.db"
+    assert resolve_uri(uri) == uri
+    assert uri_fault(f"{folder}").endswith(uri.partition("?")[0])
