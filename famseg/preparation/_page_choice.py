@@ -55,5 +55,5 @@ def box(subject: str) -> str:
     name = html.escape(subject)
     return (
         f'<label class="use" hidden><input type="checkbox" checked autocomplete="off" '
-        f'data-subject="{name}"> use</label>'
+        f'data-subject="{name}" aria-label="use {name}"> use</label>'
     )
