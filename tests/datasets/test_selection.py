@@ -49,8 +49,9 @@ def test_a_sentence_says_how_many_and_how_to_use_them() -> None:
     selection = select_subjects(PEOPLE, unwanted=["own", "cut"])
     assert selection.sentence("data.") == (
         "4 of 6 subjects are not used as targets: 2 with cut_vault, 2 on the list, "
-        "1 with existing_defect, 1 excluded in the manifest. To use those with cut_vault or existing_defect: famseg "
-        "split --force --include cut_vault,existing_defect, then data.include=[cut_vault,existing_defect]."
+        "1 with existing_defect, 1 excluded in the manifest. To use those with cut_vault or "
+        "existing_defect: famseg split --force --include cut_vault,existing_defect, then "
+        "data.include=[cut_vault,existing_defect]."
     )
     assert select_subjects(PEOPLE[:2]).sentence("--") == (
         "1 of 2 subjects is not used as a target: 1 with cut_vault. To use them: "
