@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ Checkpoint = Literal["best", "last"]
 FINISHED = "finished"
 # Numbers that every run has, beside those of its evaluation.
 SECONDS, EPOCHS = "seconds", "epochs"
+
+_MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 # Beyond it nothing is measured, and sums of squares would leave the range of float64.
 LARGEST = 1e100
@@ -138,6 +141,9 @@ def _folders(path: Path) -> tuple[list[Path], list[Path]]:
     runs, empty = [], []
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if Path(place).name == "artifacts" and _MLFLOW_RUN.fullmatch(Path(place).parent.name):
+            folders.clear()  # copies of a run's files, not a run
+            continue
         if {"config.yaml", "provenance.json"} <= set(files):
             runs.append(Path(place))
             folders.clear()

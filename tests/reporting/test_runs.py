@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from made_runs import BASELINE, FAM, SAM, make_run
@@ -56,6 +57,13 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     found = find_runs([tmp_path, path, tmp_path / "study"])
     assert [run.path.name for run in found.runs] == ["a", "b"]
     assert found.notes == (f"{tmp_path}/killed: is empty: a run that ended before it began",)
+
+
+def test_copies_of_a_run_in_the_store_are_not_runs(tmp_path):
+    path = make_run(tmp_path, "a", seed=0, metrics={"x": 1.0})
+    store = tmp_path / "mlruns" / "1" / f"{7:032x}" / "artifacts"
+    shutil.copytree(path, store)
+    assert [run.path for run in find_runs([tmp_path]).runs] == [path]
 
 
 def test_the_state_says_how_far_a_run_came(tmp_path):
