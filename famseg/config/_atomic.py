@@ -89,6 +89,19 @@ def open_to_update(path: Path, *, create: bool = True) -> IO[bytes]:
     return os.fdopen(_regular(handle, path), "r+b")
 
 
+def open_to_append(path: Path) -> IO[bytes]:
+    """Open a log for writing at its end, also by several processes; a new one is empty.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If a link lies in the way, it is not a regular file, or cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(_regular(os.open(path, flags, 0o666), path), "ab")
+
+
 def open_to_read(path: Path) -> BufferedReader:
     """Open a file for reading, through links; what is no file of the disk is not opened at all.
 

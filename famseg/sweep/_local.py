@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from famseg.config._atomic import open_to_append
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._resources import cores, free_memory, gpus, memory_of
 from famseg.sweep._state import State, done, read_state
@@ -214,7 +215,7 @@ class LocalRunner:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.workers.threads)}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        with self.folder.log(trial).open("ab") as log:
+        with open_to_append(self.folder.log(trial)) as log:
             return subprocess.Popen(  # noqa: S603  # ourselves
                 [*command, *extra],
                 stdin=subprocess.DEVNULL,
@@ -303,7 +304,7 @@ def track_finished(
     for trial in trials:
         if stop() or read_state(folder.run_folder(trial), metric).kind != "finished":
             continue
-        with folder.log(trial).open("ab") as log:
+        with open_to_append(folder.log(trial)) as log:
             ended = subprocess.run(  # noqa: S603  # ourselves
                 trial_command(folder, trial), stdout=log, stderr=log, check=False
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.config import InputError
+from famseg.config._atomic import open_to_append
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line, trial_command
 from famseg.sweep._state import State, done, read_state
@@ -145,7 +146,7 @@ def run_trial(command: Sequence[str], log: str, folder: str) -> tuple[int, str]:
         log: The file to which it prints.
         folder: Its working folder.
     """
-    with Path(log).open("ab") as file:
+    with open_to_append(Path(log)) as file:
         process = subprocess.Popen(  # noqa: S603  # ourselves
             [sys.executable, *command],
             cwd=folder,

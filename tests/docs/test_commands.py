@@ -56,6 +56,10 @@ NOT_RUN = {
     ("docs/compare.md", r".*--checkpoint last"): "other runs; see tests/cli/test_compare.py",
     ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
     ("docs/classification", r".*"): "tests/smoke runs these pipelines",
+    (
+        "docs/report.md",
+        r"famseg report runs( |/skull|$)",
+    ): "needs several runs; tests/reporting writes the page",
     ("docs/results/implants.md", r".*"): "half an hour of trainings",
     ("docs/sweeps.md", r".*"): "needs many trainings, and clusters; tests/sweep runs sweeps",
     ("docs/faq.md", r".*"): "test_faq.py runs them, and looks at what they print",

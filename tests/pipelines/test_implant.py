@@ -142,9 +142,9 @@ def test_the_evaluation_is_calibrated_unmasked_and_by_class(build, tmp_path: Pat
 
 def test_an_under_trained_network_is_called_so(build) -> None:
     experiment = build()
-    poor = {"calibration": {"threshold": 0.2, "validation_dsc": 0.05, "n": 5}}
+    poor = {"calibration": {"threshold": 0.2, "validation_dsc": 0.05, "n": 5}, "set1": {}}
     assert any("under-trained: the best threshold, 0.2" in s for s in experiment.signs([], poor))
-    good = {"calibration": {"threshold": 0.5, "validation_dsc": 0.8, "n": 5}}
+    good = {"calibration": {"threshold": 0.5, "validation_dsc": 0.8, "n": 5}, "set1": {}}
     assert not experiment.signs([], good)
 
 

@@ -97,12 +97,12 @@ def test_a_killed_sweep_and_a_killed_trial_lose_nothing(tmp_path: Path) -> None:
 def test_a_signal_saves_what_runs_and_ends_the_sweep(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     process = start(out, "seed=1,2", "--jobs", "1")
-    _first_training(process, out)
+    trial = _first_training(process, out)
     process.terminate()
     stdout, stderr = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "1 interrupted, 1 waiting" in stdout
-    assert not psutil.Process().children(recursive=True)
+    assert not trial.is_running()
 
 
 @pytest.mark.slow
