@@ -20,6 +20,7 @@ from tiny import TINY
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
 
+pytestmark = pytest.mark.timeout(1200)  # each is several trainings, on a busy machine minutes
 EPOCHS = 3
 WORDS = (*TINY, f"training.epochs={EPOCHS}", "training.batch_size=4")
 
