@@ -131,6 +131,7 @@ def put_data(folder: Path, page: str) -> None:
         write_mask(subject, folder / sources[page] / f"head{subject}.nii.gz")
     patients = {"README.md": "HEAD.nii.gz", "docs/quick-start.md": "patient.nii.gz"}
     patients["docs/reconstruct.md"] = "patient.nii.gz"
+    patients["docs/report.md"] = "patient.nii.gz"
     if page in patients:
         write_patient(folder / patients[page])
     if page in ("README.md", "docs/metrics.md"):
