@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from famseg.config import InputError
-from famseg.tracking import cores, cpu_name, resolve_uri, without_password
+from famseg.tracking import (
+    cores,
+    cpu_name,
+    memory_limit,
+    processor_quota,
+    resolve_uri,
+    without_password,
+)
 from famseg.tracking._database import StoreFaultError, check_tables
 
 _GIB = 1024**3
@@ -38,7 +45,6 @@ _LEAST_SHARED_GIB = 1.0
 _LITTLE_DISK_GIB = 5.0
 _NO_DISK_GIB = 0.5
 _LEAST_FILES = 1024
-_MOST_SHARES = 1 << 60  # a cgroup without a limit reports a number beyond all memory
 
 
 class Check(NamedTuple):
@@ -73,7 +79,7 @@ def versions() -> Iterator[Check]:
 def processor() -> Iterator[Check]:
     """Check the processor, and that torch does not start more threads than it may run."""
     usable = cores()
-    quota = _processor_quota()
+    quota = processor_quota()
     text = f"{cpu_name()}, {usable} cores"
     yield Check("ok", "cpu", text if quota is None else f"{text}, limited to {quota:g}")
     try:
@@ -130,7 +136,7 @@ def memory() -> Iterator[Check]:
     found = psutil.virtual_memory()
     free = found.available / _GIB
     text = f"{free:.1f} of {found.total / _GIB:.1f} GiB free"
-    limit = _memory_limit()
+    limit = memory_limit()
     if limit is not None:
         left = (limit[0] - limit[1]) / _GIB
         text += f"; the container's limit leaves {left:.1f} of {limit[0] / _GIB:.1f} GiB"
@@ -261,30 +267,4 @@ def _driver_version() -> str | None:
             text = Path(path).read_text()
             numbers = [word for word in text.split() if word[:1].isdigit() and "." in word]
             return numbers[0] if numbers else text.strip()
-    return None
-
-
-def _processor_quota() -> float | None:
-    """Return how many cores a container may use, if its control group says so."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            return int(quota) / int(period)
-    return None
-
-
-def _memory_limit() -> tuple[int, int] | None:
-    """Return limit and use of a container's memory in bytes, of version 2 or 1 of the groups."""
-    pairs = (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    )
-    for limit, used in pairs:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            most = int(Path(limit).read_text())
-            if most < _MOST_SHARES:
-                return most, int(Path(used).read_text())
     return None

@@ -302,13 +302,6 @@ def _run(
 
 def default_workers(subjects: int) -> int:
     """Return how many processes cores and free memory allow, at least one."""
-    import psutil
+    from famseg.tracking import free_memory, usable_cores
 
-    from famseg.cli._checks import _memory_limit
-    from famseg.tracking import cores
-
-    free = psutil.virtual_memory().available
-    limit = _memory_limit()
-    if limit is not None:
-        free = min(free, limit[0] - limit[1])
-    return max(min(cores(), int(free // _WORKER_BYTES), subjects), 1)
+    return max(min(usable_cores(), free_memory() // _WORKER_BYTES, subjects), 1)

@@ -16,9 +16,10 @@ from typing import Literal
 
 from famseg.config._atomic import open_to_append
 from famseg.sweep._folder import SweepFolder
-from famseg.sweep._resources import cores, free_memory, gpus, memory_of
+from famseg.sweep._resources import gpus, memory_of
 from famseg.sweep._state import State, done, read_state
 from famseg.sweep._trials import Trial
+from famseg.tracking import free_memory, usable_cores
 
 _logger = logging.getLogger("famseg")
 
@@ -83,7 +84,7 @@ def plan_workers(device: str, threads: int | None, jobs: int | None, trials: int
         trials: How many there are to be run.
     """
     found = () if device == "cpu" else tuple(gpus())
-    usable = cores()
+    usable = usable_cores()
     if found:
         number = jobs or len(found)
         devices = tuple(found[index % len(found)] for index in range(number))

@@ -2,6 +2,10 @@ from ._config import TrackingConfig as TrackingConfig
 from ._flat import flat_figures as flat_figures
 from ._flat import is_score as is_score
 from ._later import add_artifact as add_artifact
+from ._machine import free_memory as free_memory
+from ._machine import memory_limit as memory_limit
+from ._machine import processor_quota as processor_quota
+from ._machine import usable_cores as usable_cores
 from ._names import method_label as method_label
 from ._names import run_name as run_name
 from ._provenance import cores as cores
@@ -28,15 +32,19 @@ __all__ = [
     "cores",
     "cpu_name",
     "flat_figures",
+    "free_memory",
     "is_score",
+    "memory_limit",
     "method_label",
     "prepare_store",
+    "processor_quota",
     "provenance",
     "provenance_tags",
     "read_metrics",
     "resolve_uri",
     "run_name",
     "sqlite_path",
+    "usable_cores",
     "without_password",
     "write_atomically",
     "write_json",

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import namedtuple
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import typer
@@ -97,7 +96,7 @@ def test_more_threads_than_cores_is_a_warning(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(_checks, "_processor_quota", lambda: 1.5)
+    monkeypatch.setattr(_checks, "processor_quota", lambda: 1.5)
     cpu, threads = _checks.processor()
     assert cpu.text.endswith("limited to 1.5")
     assert threads.status == "warning"
@@ -133,7 +132,7 @@ def test_a_graphics_card_is_described(monkeypatch):
 
 
 def test_a_containers_limit_counts(monkeypatch):
-    monkeypatch.setattr(_checks, "_memory_limit", lambda: (2 * 1024**3, 1024**3))
+    monkeypatch.setattr(_checks, "memory_limit", lambda: (2 * 1024**3, 1024**3))
     (check,) = _checks.memory()
     assert check.status == "warning"
     assert "the container's limit leaves 1.0 of 2.0 GiB" in check.text
@@ -236,13 +235,6 @@ def test_few_open_files_is_a_warning(monkeypatch):
     assert _checks.open_files() == _checks.Check(
         "warning", "open files", "at most 256", "Run: ulimit -n 1024"
     )
-
-
-def test_a_containers_quota_is_read(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda self: "150000 100000\n")
-    assert _checks._processor_quota() == 1.5
-    monkeypatch.setattr(Path, "read_text", lambda self: "max 100000\n")
-    assert _checks._processor_quota() is None
 
 
 def test_a_working_folder_is_not_written_to_where_runs_is_there(place):

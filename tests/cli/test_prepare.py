@@ -199,18 +199,12 @@ def test_the_names_of_the_options_are_those_of_the_library() -> None:
 
 
 def test_default_workers_follow_cores_and_memory(monkeypatch) -> None:
-    import psutil
+    from famseg.cli import _prepare
 
-    from famseg.cli import _checks, _prepare
-
-    class Memory:
-        available = 7 * 1024**3
-
-    monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    monkeypatch.setattr("famseg.tracking.cores", lambda: 8)
-    monkeypatch.setattr(_checks, "_memory_limit", lambda: None)
+    monkeypatch.setattr("famseg.tracking.usable_cores", lambda: 8)
+    monkeypatch.setattr("famseg.tracking.free_memory", lambda: 7 * 1024**3)
     assert [_prepare.default_workers(n) for n in (0, 1, 50)] == [1, 1, 2]
-    monkeypatch.setattr(_checks, "_memory_limit", lambda: (4 * 1024**3, 2 * 1024**3))
+    monkeypatch.setattr("famseg.tracking.free_memory", lambda: 2 * 1024**3)
     assert _prepare.default_workers(50) == 1
 
 
