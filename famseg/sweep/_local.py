@@ -17,7 +17,7 @@ from typing import Literal
 from famseg.config._atomic import open_to_append
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._resources import gpus, memory_of
-from famseg.sweep._state import State, done, read_state
+from famseg.sweep._state import State, read_state, read_states, unfinished
 from famseg.sweep._trials import Trial
 from famseg.tracking import free_memory, usable_cores
 
@@ -144,45 +144,29 @@ class LocalRunner:
             while True:
                 self._collect(outcome)
                 if time.monotonic() - looked >= _LOOK_S or not self._running:
-                    outcome.states = self._look(trials)
+                    outcome.states = read_states(self.folder, trials, self.metric)
                     self._show(outcome.states)
                     looked = time.monotonic()
-                waiting = [] if self._stop() else self._waiting(trials, outcome, until)
+                ours = {each.trial.name for each in self._running}
+                waiting = unfinished(
+                    trials, outcome.states, until=until, without=ours | outcome.failed.keys()
+                )
+                if self._stop():
+                    break
                 if waiting and self._start_next(waiting, until, extra):
                     continue
                 if not self._running and not waiting and not self._elsewhere(outcome):
-                    break
-                if self._stop():
                     break
                 time.sleep(_POLL_S)
         finally:
             self._end()
         self._collect(outcome)
-        outcome.states = self._look(trials)
+        outcome.states = read_states(self.folder, trials, self.metric)
         self._show(outcome.states)
         return outcome
 
-    def _look(self, trials: Sequence[Trial]) -> dict[str, State]:
-        return {
-            trial.name: read_state(self.folder.run_folder(trial), self.metric) for trial in trials
-        }
-
-    def _waiting(self, trials: Sequence[Trial], outcome: Outcome, until: int | None) -> list[Trial]:
-        """Return what nobody works on and what is not done, in their order."""
-        ours = {each.trial.name for each in self._running}
-        return [
-            trial
-            for trial in trials
-            if trial.name not in ours
-            and trial.name not in outcome.failed
-            and outcome.states[trial.name].kind != "running"
-            and not done(trial, outcome.states[trial.name], until)
-        ]
-
     def _elsewhere(self, outcome: Outcome) -> bool:
         """Return whether another sweep, or an orphan of a killed one, is at work on a trial."""
-        if self._stop():
-            return False
         return any(
             state.kind == "running" and name not in outcome.failed
             for name, state in outcome.states.items()

@@ -16,7 +16,7 @@ from famseg.config import InputError
 from famseg.config._atomic import open_to_append
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line, trial_command
-from famseg.sweep._state import State, done, read_state
+from famseg.sweep._state import State, read_states, unfinished
 from famseg.sweep._trials import Trial
 
 _logger = logging.getLogger("famseg")
@@ -81,21 +81,13 @@ class RayRunner:
         tries: dict[str, int] = {}
         ended_at: dict[str, float] = {}
         while True:
-            outcome.states = {
-                trial.name: read_state(self.folder.run_folder(trial), self.metric)
-                for trial in trials
-            }
+            outcome.states = read_states(self.folder, trials, self.metric)
             self._show(outcome.states)
             for name in self._ended(running, outcome):
                 ended_at[name] = time.monotonic()
-            waiting = [
-                trial
-                for trial in trials
-                if trial.name not in running
-                and trial.name not in outcome.failed
-                and outcome.states[trial.name].kind != "running"
-                and not done(trial, outcome.states[trial.name], until)
-            ]
+            waiting = unfinished(
+                trials, outcome.states, until=until, without=running.keys() | outcome.failed.keys()
+            )
             elsewhere = any(state.kind == "running" for state in outcome.states.values())
             if self._stop() or not (waiting or running or elsewhere):
                 break

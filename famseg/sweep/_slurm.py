@@ -13,8 +13,8 @@ from pathlib import Path
 
 from famseg.config import InputError, RunError
 from famseg.sweep._folder import SweepFolder
-from famseg.sweep._local import Outcome
-from famseg.sweep._state import State, done, read_state
+from famseg.sweep._local import Outcome, last_line
+from famseg.sweep._state import State, read_states, unfinished
 from famseg.sweep._trials import Trial
 from famseg.tracking import write_atomically
 
@@ -131,24 +131,19 @@ class SlurmRunner:
         tried: set[str] = set()
         while True:
             alive = self._tasks()
-            outcome.states = self._look(trials)
+            outcome.states = read_states(self.folder, trials, self.metric)
             self._show(outcome.states)
-            # One that failed before is tried once more: its reason may be gone.
-            waiting = [
-                trial
-                for trial in trials
-                if outcome.states[trial.name].kind != "running"
-                and not done(trial, outcome.states[trial.name], until)
-                and not (outcome.states[trial.name].kind == "failed" and trial.name in tried)
-            ]
+            # One that failed in an earlier sweep is tried once more: its reason may be gone.
+            failed = {n for n in tried if outcome.states[n].kind == "failed"}
+            waiting = unfinished(trials, outcome.states, until=until, without=failed)
             running = any(state.kind == "running" for state in outcome.states.values())
             if self._stop() or not (waiting or running or alive):
                 break
             if waiting and not alive:
                 if submissions == _MOST_SUBMISSIONS:
-                    outcome.failed |= dict.fromkeys(
-                        (trial.name for trial in waiting), f"unfinished after {submissions} jobs"
-                    )
+                    for trial in waiting:
+                        said = last_line(self.folder.log(trial))
+                        outcome.failed[trial.name] = f"unfinished after {submissions} jobs: {said}"
                     break
                 self._submit(waiting, words)
                 tried |= {trial.name for trial in waiting}
@@ -158,11 +153,6 @@ class SlurmRunner:
             if state.kind == "failed":
                 outcome.failed[name] = state.reason
         return outcome
-
-    def _look(self, trials: Sequence[Trial]) -> dict[str, State]:
-        return {
-            trial.name: read_state(self.folder.run_folder(trial), self.metric) for trial in trials
-        }
 
     def _submit(self, trials: Sequence[Trial], words: Sequence[str]) -> None:
         script = write_array(self.folder, trials, extra=words)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from famseg.config import InputError
 from famseg.runs import RunFolder, owner_of, read_status
+from famseg.sweep._folder import SweepFolder
 from famseg.sweep._trials import Trial
 from famseg.tracking import read_metrics
 
@@ -67,6 +68,35 @@ def read_state(path: Path, metric: str) -> State:
     if reason.startswith("paused"):
         return State("paused", epoch, best, seconds, reason=reason)
     return State("interrupted", epoch, best, seconds, reason=reason or "killed")
+
+
+def read_states(folder: SweepFolder, trials: Sequence[Trial], metric: str) -> dict[str, State]:
+    """Return how the trials of a sweep stand, by name."""
+    return {trial.name: read_state(folder.run_folder(trial), metric) for trial in trials}
+
+
+def unfinished(
+    trials: Sequence[Trial],
+    states: Mapping[str, State],
+    *,
+    until: int | None,
+    without: Collection[str] = (),
+) -> list[Trial]:
+    """Return the trials that nobody works on and for which something is left to be done.
+
+    Args:
+        trials: The trials, in the order in which they start.
+        states: How they stand, by name.
+        until: The epoch up to which they are wanted; None for the end.
+        without: Names of trials that are left out: started just now, or failed.
+    """
+    return [
+        trial
+        for trial in trials
+        if trial.name not in without
+        and states[trial.name].kind != "running"
+        and not done(trial, states[trial.name], until)
+    ]
 
 
 def best_until(path: Path, metric: str, epoch: int) -> float | None:

@@ -13,7 +13,7 @@ from famseg.sweep._axes import draws, grid, parse_axes
 from famseg.sweep._folder import SweepFolder, find_sweep, open_sweep
 from famseg.sweep._halving import Rung, rungs, survivors
 from famseg.sweep._local import LocalRunner, Outcome, plan_workers, track_finished
-from famseg.sweep._state import State, best_until, read_state
+from famseg.sweep._state import State, best_until, read_states
 from famseg.sweep._store import ready_store
 from famseg.sweep._trials import Trial, make_trials
 
@@ -76,10 +76,7 @@ class Sweep:
 
     def states(self) -> dict[str, State]:
         """Return how the trials stand, by name."""
-        return {
-            trial.name: read_state(self.folder.run_folder(trial), self.metric)
-            for trial in self.trials
-        }
+        return read_states(self.folder, self.trials, self.metric)
 
 
 def plan_sweep(request: Request, out: Path, *, dry: bool = False) -> Sweep:
