@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from chromium import chromium, listening
 from command import environment
 
 from famseg.datasets import Volume, phantom, write_volume
 
-CHROMIUM = Path("/usr/bin/chromium")
 NAMES = (
     "<img src=x onerror=alert(1)>",
     "\x1b[31mred\x1b[0m",
@@ -109,23 +109,12 @@ def test_what_is_written_is_as_private_as_the_user_wants(prepared: Prepared) -> 
 @pytest.fixture(scope="module")
 def page(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The report in a browser, with what it asked for and complained of."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--headless", "--no-sandbox", "--disable-gpu"]
-        )
-        shown = chromium.new_page(viewport={"width": 1000, "height": 800})
-        shown.said, shown.asked = [], []
-        shown.on("console", lambda message: shown.said.append(message.text))
-        shown.on("pageerror", lambda error: shown.said.append(str(error)))
-        shown.on("dialog", lambda dialog: (shown.said.append(dialog.message), dialog.dismiss()))
-        shown.on("request", lambda request: shown.asked.append(request.url))
+    with chromium() as browser:
+        opened = browser.new_page(viewport={"width": 1000, "height": 800})
+        shown = listening(opened, kinds=("error", "warning", "info", "log"))
         shown.goto((prepared.out / "report.html").as_uri())
         shown.wait_for_load_state("load")
         yield shown
-        chromium.close()
 
 
 @pytest.mark.slow

@@ -12,26 +12,22 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from chromium import chromium
 
 from famseg.cli._ui import _names, _start, ui
 from famseg.config import InputError
 from famseg.tracking import Tracker, run_name
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
+FLAGS = (
     "--disable-background-networking",
     "--no-first-run",
     "--disable-component-update",
     "--disable-sync",
-]
+)
 LAMBDAS = (0.0, 0.002, 0.01)
 
 
@@ -86,13 +82,8 @@ def shown(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chromium(*FLAGS) as found:
+        yield found
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import WEBGL, chromium, listening
 from PIL import Image
 from scenes import EVIL, page
 
@@ -18,13 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "requirements"))
 
 import viewer
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--use-angle=swiftshader",  # WebGL without a GPU
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 WAIT_MS = 120_000  # a busy machine
 DRAWN = "section.viewer[data-drawn]"
 
@@ -56,26 +50,16 @@ def report(tmp_path_factory, real_viewer):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chromium(*WEBGL) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def shown(browser, report):
     """The page, open and drawn; with what it said and asked for."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, offline=True)
-    opened = context.new_page()
+    opened = listening(context.new_page())
     opened.set_default_timeout(WAIT_MS)
-    opened.said, opened.asked = [], []
-    opened.on("pageerror", lambda error: opened.said.append(str(error)))
-    opened.on("console", lambda m: opened.said.append(m.text) if m.type == "error" else None)
-    opened.on("dialog", lambda dialog: opened.said.append(f"dialog {dialog.message}"))
-    opened.on("request", lambda request: opened.asked.append(request.url))
     opened.goto(report.as_uri())
     opened.wait_for_selector(DRAWN)
     yield opened

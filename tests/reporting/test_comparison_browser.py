@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from chromium import chromium, listening
 from made_runs import FAM, make_run
 
 from famseg.reporting import comparison_page, find_runs, render
 
-CHROMIUM = Path("/usr/bin/chromium")
 DSC = "test/set1/implant/dsc"
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -30,26 +28,16 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 def test_it_works_offline_says_nothing_and_sorts(browser, report):
     context = browser.new_context(viewport={"width": 1400, "height": 900}, offline=True)
-    opened = context.new_page()
-    said, asked = [], []
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
-    opened.on("dialog", lambda dialog: said.append(dialog.message))
-    opened.on("request", lambda request: asked.append(request.url))
+    opened = listening(context.new_page())
     opened.goto(report.as_uri())
-    assert said == []
-    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert opened.said == []
+    assert all(url.startswith(("file:", "data:")) for url in opened.asked)
     drawn = "[...document.images].every(each => each.complete && each.naturalWidth > 0)"
     assert opened.evaluate(drawn)
     assert opened.locator(".findings li").first.is_visible()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from chromium import listening
 from made_cases import make_case, make_output
 from test_browser import DRAWN, WAIT_MS, browser, pixels, real_viewer  # noqa: F401  # fixtures
 
@@ -29,13 +30,8 @@ def out(tmp_path_factory, real_viewer):  # noqa: F811
 def shown(browser, out):  # noqa: F811
     """The page of a case, reached from that of all cases, without a network."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, offline=True)
-    opened = context.new_page()
+    opened = listening(context.new_page())
     opened.set_default_timeout(WAIT_MS)
-    opened.said, opened.asked = [], []
-    opened.on("pageerror", lambda error: opened.said.append(str(error)))
-    opened.on("console", lambda m: opened.said.append(m.text) if m.type == "error" else None)
-    opened.on("dialog", lambda dialog: opened.said.append(f"dialog {dialog.message}"))
-    opened.on("request", lambda request: opened.asked.append(request.url))
     opened.goto((out / "report.html").as_uri())
     opened.first = opened.locator("tbody td:first-child").all_inner_texts()
     opened.locator("table.sortable th:nth-child(2) button").click(click_count=2)

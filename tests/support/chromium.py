@@ -1,0 +1,48 @@
+"""Debian's Chromium, driven by Playwright; a test is skipped where one of the two is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path("/usr/bin/chromium")
+# WebGL without a GPU, for pages that draw in three dimensions.
+WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+
+
+@contextmanager
+def chromium(*flags: str) -> Iterator[Any]:
+    """Give a browser.
+
+    Args:
+        flags: Of Chromium, such as `WEBGL`.
+    """
+    if not PROGRAM.exists():
+        pytest.skip(f"no browser at {PROGRAM}: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        # In a container Chromium's own sandbox has no rights to be set up.
+        browser = playwright.chromium.launch(
+            executable_path=str(PROGRAM), args=["--no-sandbox", *flags]
+        )
+        yield browser
+        browser.close()
+
+
+def listening(page: Any, *, kinds: Collection[str] = ("error",)) -> Any:
+    """Have a page note what it complains of, in ``said``, and asks for, in ``asked``.
+
+    Args:
+        page: A page of Playwright.
+        kinds: The messages of the console that count.
+    """
+    page.said, page.asked = [], []
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("console", lambda m: page.said.append(m.text) if m.type in kinds else None)
+    page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: page.asked.append(request.url))
+    return page
