@@ -1,4 +1,4 @@
-"""Implants of real heads from the predicted outline, beside methods without a network.
+"""Implants of real heads from the predicted outline, compared with methods without a network.
 
     python benchmarks/implants.py --out benchmarks/results/implants.md
     python benchmarks/implants.py --model builtin --model runs/fine-lambda0-seed0 --out ...

@@ -1,4 +1,4 @@
-"""What preparing a CT costs beside a plain script of SimpleITK: processor time and memory.
+"""What preparing a CT costs compared with a plain script of SimpleITK: processor time and memory.
 
 python benchmarks/prepare.py --out benchmarks/results/prepare.md
 

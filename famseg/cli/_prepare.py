@@ -138,7 +138,7 @@ def prepare(
         bool,
         typer.Option(
             "--keep-implausible",
-            help="Train also on what is no skull by its size, such as the skulls of infants.",
+            help="Train also on what is not a skull by its size, such as the skulls of infants.",
         ),
     ] = False,
     workers: Annotated[

@@ -208,7 +208,7 @@ def _report(done: Sequence[Done], out: Path, *, wanted: bool) -> Path | None:
     if not wanted:
         if fresh and page.is_file():
             say(
-                f"famseg: {page} is of an earlier call. Write it anew: famseg report "
+                f"famseg: {page} is of an earlier call. Write it again: famseg report "
                 f"{shlex.quote(str(out))}",
                 err=True,
             )

@@ -137,7 +137,7 @@ def sweep(
     A trial is one configuration; its hash names its run folder in SWEEP/trials. Finished trials are
     never run again, interrupted ones are resumed, and a sweep that is started twice shares the
     trials. What a trial prints is in SWEEP/logs. Look at the result with: famseg compare SWEEP.
-    Exit status: 0 all finished, 1 a trial failed (the others go on), 2 wrong input.
+    Exit status: 0 all finished, 1 a trial failed (the others continue), 2 wrong input.
     """
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.sweep import Cluster, Request, SlurmRunner, local_runner, plan_sweep, run_sweep

@@ -38,7 +38,7 @@ def check_nifti(path: Path, max_voxels: int) -> None:
     The file is read once, in pieces, and at most as far as its header announces.
 
     Args:
-        path: A file ending in .nii or .nii.gz, or in .hdr with its voxels in .img beside it.
+        path: A file ending in .nii or .nii.gz, or in .hdr with its voxels in an .img next to it.
         max_voxels: Bound for the number of voxels.
     """
     try:
@@ -109,7 +109,7 @@ def is_pair(path: Path) -> bool:
 
 
 def voxel_file(path: Path) -> Path:
-    """Return the file that holds the voxels: the file itself, or that beside a header.
+    """Return the file that holds the voxels: the file itself, or the one next to a header.
 
     Raises:
         InputError: If it is not there, or is a link that leads elsewhere.
@@ -124,7 +124,9 @@ def voxel_file(path: Path) -> Path:
                     f"{path}: {file.name} is a link that leads to another folder: copy the file"
                 )
             return file
-    raise InputError(f"{path}: the file with its voxels (.img) is missing: copy it beside it")
+    raise InputError(
+        f"{path}: the file with its voxels (.img) is missing: copy it next to this file"
+    )
 
 
 def nifti_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64]:

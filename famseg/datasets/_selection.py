@@ -135,7 +135,7 @@ def read_subject_list(path: Path, known: Iterable[str]) -> tuple[str, ...]:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no readable text in UTF-8 ({error})") from error
+        raise InputError(f"{path}: is not readable text in UTF-8 ({error})") from error
     names, there = {n: line.strip() for n, line in enumerate(lines, start=1)}, set(known)
     faults = []
     for number, name in names.items():

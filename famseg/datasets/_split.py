@@ -175,6 +175,6 @@ def divided_groups(subjects: Sequence[SkullSubject]) -> list[str]:
         if other.split != subject.split:
             faults[_key(subject)] = (
                 f"split: {other.id} is in {other.split} and {subject.id}, of the same group "
-                f"{subject.group}, in {subject.split}: split anew with famseg split --force"
+                f"{subject.group}, in {subject.split}: split again with famseg split --force"
             )
     return list(faults.values())

@@ -35,11 +35,11 @@ MAX_VOXELS = 2**30
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that `read_volume` reads and `write_volume` writes."""
 
-_PAIR = ".hdr"  # of NIfTI with its voxels in .img beside it: read, never written
+_PAIR = ".hdr"  # of NIfTI with its voxels in an .img next to it: read, never written
 _NIFTI = (".nii", ".nii.gz", _PAIR)
 _RIGHT_ANGLES = 1e-3  # cosines up to this are rounding
 
-_SHEARED = "the header's axes are singular or not at right angles: resample it, or mend its affine"
+_SHEARED = "the header's axes are singular or not at right angles: resample it, or fix its affine"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -177,13 +177,7 @@ def volume_shape(path: Path) -> tuple[int, ...]:
     if volume_suffix(path) in _NIFTI:
         dimensions = nifti_header(path)["dim"]
         return tuple(int(n) for n in dimensions[1 : 1 + int(dimensions[0])])
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with _quiet():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path}: {_reason(error)}") from error
+    reader = _read_information(path)
     return tuple(reader.GetSize())
 
 
@@ -236,12 +230,8 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         raise InputError(f"{path}: cannot be written: is the folder there and writable?") from error
 
 
-def _read_header(
-    path: Path, max_voxels: int, flat: Literal["refuse", "keep"] = "refuse"
-) -> NDArray[np.float64]:
-    """Return the RAS+ affine, or raise for a header that cannot be used."""
-    if volume_suffix(path) in _NIFTI and not _itk_reads(path, "refuse"):
-        return _nibabel_affine(path, "refuse")
+def _read_information(path: Path) -> SimpleITK.ImageFileReader:
+    """Return SimpleITK's reader once it knows the header; raise what it says in one line."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -249,6 +239,16 @@ def _read_header(
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: {_reason(error)}") from error
+    return reader
+
+
+def _read_header(
+    path: Path, max_voxels: int, flat: Literal["refuse", "keep"] = "refuse"
+) -> NDArray[np.float64]:
+    """Return the RAS+ affine, or raise for a header that cannot be used."""
+    if volume_suffix(path) in _NIFTI and not _itk_reads(path, "refuse"):
+        return _nibabel_affine(path, "refuse")
+    reader = _read_information(path)
     size = np.array(reader.GetSize())
     spacing = np.array(reader.GetSpacing())
     if not has_room(size[:3].tolist(), flat=flat == "keep"):

@@ -131,7 +131,7 @@ def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
 
 def _changed(folder: RunFolder, config: RunConfig) -> list[str]:
     """Return where a run's configuration differs in what a run cannot change."""
-    if not folder.config.is_file():  # killed before it began: it is begun anew
+    if not folder.config.is_file():  # killed before it began: it starts again
         return []
     old = read(str(folder.config)).validate(type(config))
     return [

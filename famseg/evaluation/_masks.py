@@ -18,7 +18,7 @@ _MOST_NAMED = 4
 
 
 def as_mask(values: npt.ArrayLike, name: str) -> Mask:
-    """Return a mask as bool, or raise the ValueError that says what to mend.
+    """Return a mask as bool, or raise the ValueError that says what to fix.
 
     A tensor is checked and thresholded where it is, and leaves its device once, as one byte a
     voxel. Bool arrays and tensors on the CPU are not copied.
@@ -67,7 +67,7 @@ def _no_mask(array: npt.NDArray[Any], name: str) -> str:
 
 
 def as_masks(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mask]:
-    """Return both masks as bool, or raise the ValueError that says what to mend."""
+    """Return both masks as bool, or raise the ValueError that says what to fix."""
     masks = as_mask(prediction, "prediction"), as_mask(truth, "truth")
     check_shapes("prediction", masks[0], "truth", masks[1])
     return masks
@@ -116,7 +116,7 @@ def check_shapes(
 
 
 def as_spacing(spacing_mm: Sequence[float], axes: int = 3) -> Spacing:
-    """Return a spacing as three floats, or raise the ValueError that says what to mend.
+    """Return a spacing as three floats, or raise the ValueError that says what to fix.
 
     Args:
         spacing_mm: Three lengths; of two axes two, too: a slice is then 1 mm thick.

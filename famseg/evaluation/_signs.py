@@ -19,7 +19,7 @@ EFFECT_SHARE = 1e-6
 # shape, and one whose predictions vary more than so many times as much gives them noise.
 COLLAPSED_RATIO = 0.1
 SCATTERED_RATIO = 2.0
-# More bone than any defect lacks: what is added there is no implant.
+# More bone than any defect lacks: what is added there is not an implant.
 SURPLUS_ML = 500.0
 # A training loss that fell by this share over the second half of the training counts as falling,
 # a validation that rose by less than this much counts as stalled.

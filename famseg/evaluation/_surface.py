@@ -12,7 +12,7 @@ Two discrete surfaces of a mask are in use, and they do not measure the same thi
 Distances are Euclidean and exact. Both masks are cut to their joint bounding box, and all is done
 in slabs of it: beside the masks it takes little more than a byte a voxel.
 
-A slice, one voxel thick, has no surface towards its faces: it goes on beyond them, so that its
+A slice, one voxel thick, has no surface towards its faces: it continues beyond them, so that its
 borders and elements are those of its outline, and areas stand for lengths.
 """
 
@@ -123,7 +123,7 @@ def _cubic(spacing: Spacing) -> bool:
 
 
 def flat_axis(shape: Sequence[int]) -> int | None:
-    """Return the axis across a slice: the only one with a single voxel; None if it is no slice.
+    """Return the axis across a slice: the only one with a single voxel; None if it is not a slice.
 
     Example:
         >>> flat_axis((9, 1, 9)), flat_axis((9, 9, 9)), flat_axis((9, 1, 1))
@@ -254,7 +254,7 @@ class _Elements:
 
 
 def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> list[Distances]:
-    flat = flat_axis(prediction.shape)  # of the image: a box around a plate is no slice
+    flat = flat_axis(prediction.shape)  # of the image: a box around a plate is not a slice
     box = bounding_box(prediction | truth)
     prediction, truth = prediction[box], truth[box]
     found: list[list[Profile]] = [[] for _ in spacings]

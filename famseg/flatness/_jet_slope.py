@@ -13,7 +13,7 @@ from famseg.flatness._jet_graph import pulled
 def sloped(parts: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
     """Return a jet where the slope is 1, and the jet times a weight elsewhere.
 
-    Beside the jet only the mask is kept for the backward pass, which is written out: torch's own
+    Only the jet and the mask are kept for the backward pass, which is written out: torch's own
     goes through memory about three times as often. The result can be differentiated twice.
 
     Args:

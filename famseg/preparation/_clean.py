@@ -37,7 +37,7 @@ class Cleaned(NamedTuple):
         removed_ml: Bone that was removed, by reason.
         components: Pieces of at least 0.1 ml before all but the largest were removed.
         notes: What to look at, one sentence each.
-        findings: What lay beside the head.
+        findings: What lay next to the head.
     """
 
     mask: Mask
@@ -105,18 +105,18 @@ def clean_bone(
     mask = fill_holes(mask, spacing_mm, settings)
     counted = int(np.sum(np.array(sizes_ml) >= _PIECE_ML))
     if len(sizes_ml) > 1 and sizes_ml[1] > _SECOND_HEAD * sizes_ml[0] and not findings:
-        text = f"A second piece of {sizes_ml[1]:.0f} ml lies beside the skull: a second head?"
+        text = f"A second piece of {sizes_ml[1]:.0f} ml lies next to the skull: a second head?"
         findings.append(Finding("second_head", "look", text))
     notes = tuple(_piece_notes(sizes_ml, counted))
     return Cleaned(mask, removed, counted, notes, tuple(findings))
 
 
 def _beside(beside: Surroundings, touching_ml: float) -> list[Finding]:
-    """Return findings on what lies beside the head."""
+    """Return findings on what lies next to the head."""
     findings = []
     if beside.second_ml > 0:
         text = (
-            f"A second body of {beside.second_ml:.0f} ml lies beside the head and was left out: a "
+            f"A second body of {beside.second_ml:.0f} ml lies next to the head and was left out: a "
             "second head, or arms?"
         )
         findings.append(Finding("second_head", "look", text))

@@ -44,7 +44,7 @@ def check_compressed(part: Slice, path: Path) -> None:
     size = coded_size(b"".join(fragments))
     if size is not None and size != part.size:
         raise InputError(
-            f"{part.shown} holds a picture of {size[0]} x {size[1]} pixels, its header announces "
+            f"{part.shown} holds an image of {size[0]} x {size[1]} pixels, its header announces "
             f"{part.size[0]} x {part.size[1]}: the file is damaged; copy it again"
         )
 

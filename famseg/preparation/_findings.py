@@ -30,7 +30,7 @@ def size_findings(
     *,
     truncated: bool,
 ) -> list[Finding]:
-    """Return findings of what is no skull by its size or shape: it is not trained on.
+    """Return findings of what is not a skull by its size or shape: it is not trained on.
 
     Args:
         skull: 0 and 1 on the final grid.

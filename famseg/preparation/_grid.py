@@ -244,7 +244,7 @@ class _Neighbourhood(NamedTuple):
     """What lies around each block of a field: most voxels of a grid need no closer look.
 
     Args:
-        some: Whether there is bone in a block or a block beside it, shape of the blocks plus 2.
+        some: Whether there is bone in a block or a neighboring block, shape of the blocks plus 2.
         whole: Whether there is nothing else in them.
         edges: Voxels of the field along each edge of a block.
     """

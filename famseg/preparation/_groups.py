@@ -54,7 +54,7 @@ def compiled(pattern: str | None, sources: Sequence[Source]) -> re.Pattern[str] 
     """Return the pattern that groups subjects by their paths.
 
     Raises:
-        InputError: If it is no regular expression, or no path has it.
+        InputError: If it is not a regular expression, or no path has it.
     """
     if pattern is None:
         return None
@@ -128,7 +128,7 @@ def read_salt(path: Path) -> bytes:
             salt = b""
         if len(salt) < _SALT_BYTES:
             raise InputError(
-                f"{path}: is damaged: remove it; groups are then hashed anew at the next run"
+                f"{path}: is damaged: remove it; groups are then hashed again at the next run"
             ) from None
         return salt
     salt = secrets.token_bytes(_SALT_BYTES)

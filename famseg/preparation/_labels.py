@@ -107,7 +107,7 @@ def chosen_labels(
 
 
 def _present(values: NDArray[Any]) -> list[int] | None:
-    """Return the labels other than 0; None for what is no label map."""
+    """Return the labels other than 0; None for what is not a label map."""
     low, high = float(values.min()), float(values.max())
     if low != 0 or high <= 0:
         return None

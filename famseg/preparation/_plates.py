@@ -1,4 +1,4 @@
-"""Tables, holders and frames: bone-like plates that leave the body, and bodies beside the head."""
+"""Tables, holders and frames: bone-like plates that leave the body, and bodies next to the head."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Spacing = tuple[float, float, float]
 
 
 class Surroundings(NamedTuple):
-    """What there is beside a head, on a grid of about 2 mm.
+    """What there is next to a head, on a grid of about 2 mm.
 
     Args:
         steps: Voxels of the scan in one of this grid, along each axis.

@@ -50,7 +50,7 @@ class Plan:
         gone: Subjects of an earlier run that the source does not have.
         identities: Whose scan each subject is, by its headers; personal.
         group_by: What the paths of a person's scans have in common.
-        keep_implausible: Whether the manifest also has what is no skull by its size or shape.
+        keep_implausible: Whether the manifest also has what is not a skull by its size or shape.
     """
 
     folder: Folder
@@ -116,7 +116,7 @@ def plan_run(
         force: Do everything again, whatever is there.
         group_by: Regular expression: subjects in whose paths below the source it finds the same
             text are one person, as are those that DICOM headers say so of.
-        keep_implausible: Put into the manifest what is no skull by its size or shape, too.
+        keep_implausible: Put into the manifest what is not a skull by its size or shape, too.
 
     Raises:
         InputError: If ``out`` overlaps with the source, is somebody else's folder, or holds skulls

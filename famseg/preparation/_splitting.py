@@ -90,7 +90,7 @@ def split_folder(
         exclude: Flags; subjects with one of them are left out, too.
         include: Flags that are no reason to leave a subject out.
         exclude_list: File with a name a line: subjects to leave out.
-        force: Split anew where there is a split; subjects that were left out come back.
+        force: Split again where there is a split; subjects that were left out come back.
         progress: Told how many skulls have been read, and of how many.
 
     Raises:
@@ -199,7 +199,7 @@ def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[Sku
     split = {s.id: s.split for s in found}
     faults = [
         f"split: {p.first} is in {split[p.first]} and {p.second}, the same skull, in "
-        f"{split[p.second]}: split anew with --force"
+        f"{split[p.second]}: split again with --force"
         for p in pairs
         if split[p.first] != split[p.second]
     ]

@@ -78,7 +78,7 @@ def reconstruct_all(
         options: What may be chosen of a reconstruction.
         outputs: Which files are written.
         force: Do everything again.
-        refused: Names and reasons of what could not be tried; noted beside what failed.
+        refused: Names and reasons of what could not be tried; noted with what failed.
         begun: Told the name of an input and the stage that begins.
         told: Told each input that is through, how many are, and how many there are.
 

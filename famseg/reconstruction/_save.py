@@ -125,7 +125,7 @@ def save_case(
     return case
 
 
-# With the report: a page never shows another reconstruction than the one beside it.
+# With the report: a page never shows another reconstruction than the one in its folder.
 _NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segmentation", "report")
 
 

@@ -43,7 +43,7 @@ class Level:
 def over_lambda(series: Mapping[str, Sequence[Level]], label: str) -> bytes:
     """Draw a metric against lambda on a logarithmic axis; lambda 0 has a place of its own.
 
-    The logarithm of 0 is no number: left of a break in the axis.
+    The logarithm of 0 is not a number: left of a break in the axis.
 
     Args:
         series: Levels by kind of penalty, those with lambda 0 first.

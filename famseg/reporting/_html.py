@@ -95,7 +95,7 @@ class Page:
         lead: The summary: a sentence or two.
         facts: Names and values at the top.
         alert: A sentence that must not be missed, above all others.
-        findings: Sentences that answer what the page was made for, the foremost first.
+        findings: Sentences that say what the page was made for, the foremost first.
         warnings: Sentences about what went wrong, or is to be looked at.
         scenes: Interactive views.
         images: Figures.

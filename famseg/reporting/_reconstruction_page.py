@@ -99,7 +99,7 @@ def write_reconstruction_pages(
     """Write the pages of reconstructions.
 
     Each case gets ``report.html`` in its own folder, since it takes megabytes and often goes to
-    people who should not see other cases; beside it ``report.png`` has its surfaces from three
+    people who should not see other cases; next to it ``report.png`` has its surfaces from three
     sides. A page with all cases, the worst first, leads to them. If there is one case only, its
     page is all. Takes 5 to 10 seconds of one core per case.
 

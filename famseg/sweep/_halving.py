@@ -39,7 +39,7 @@ def rungs(
     Args:
         epochs: Of the whole training.
         settings: How many there are.
-        factor: Of ``factor`` settings one goes on; 2 or more.
+        factor: Of ``factor`` settings one is trained further; 2 or more.
         first: Epochs of the first stage; None for as many stages as settings or epochs allow.
         every: Epochs between validations: a stage ends with one.
 
@@ -81,7 +81,7 @@ def survivors(
         trials: The trials of a stage.
         values: Best validation metric of each trial by name, the higher the better; None where
             there is none.
-        number: How many settings go on.
+        number: How many settings are trained further.
     """
     groups: dict[Setting, list[float | None]] = {}
     for trial in trials:

@@ -90,8 +90,8 @@ class SlurmRunner:
     """Submits the trials that are not done as a job array, and follows it.
 
     A task that is killed, or whose time is over, is submitted again until its trial is done; ten
-    times at most. After an interruption of the sweep its jobs go on; a sweep that is started again
-    follows them.
+    times at most. After an interruption of the sweep its jobs continue, and a sweep that is started
+    again follows them.
 
     Args:
         folder: The sweep.
@@ -184,5 +184,7 @@ def _slurm(*command: str) -> str:
     )
     if ended.returncode:
         reason = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
-        raise RunError(f"{command[0]}: {reason[-1]}. What was submitted goes on; start this again.")
+        raise RunError(
+            f"{command[0]}: {reason[-1]}. What was submitted continues; start this again."
+        )
     return ended.stdout

@@ -35,7 +35,7 @@ class Request:
         words: What varies and what is set, see `parse_axes`.
         trials: How many random settings; None for all combinations.
         draw_seed: Seed of the random settings.
-        halving: Of so many settings one goes on at each stage; None to train all to the end.
+        halving: Of so many settings one is trained further at each stage; None to train all.
         first_epochs: Epochs of the first stage; None to choose.
         limit: At most so many trials are run this time; None for all.
     """
@@ -206,7 +206,7 @@ def _of_stage(sweep: Sweep, trials: Sequence[Trial], stage: Rung) -> list[Trial]
     kept = survivors(trials, values, stage.settings)
     settings = len({trial.setting for trial in trials})
     _logger.info(
-        "after epoch %d: the %d best of %d settings go on to epoch %d",
+        "after epoch %d: the %d best of %d settings are trained to epoch %d",
         epoch,
         stage.settings,
         settings,

@@ -105,7 +105,7 @@ def test_a_list_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path:
     path = tmp_path / "exclude.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{path}: (there is no such file|is no readable text)"):
+    with pytest.raises(InputError, match=f"^{path}: (there is no such file|is not readable text)"):
         read_subject_list(path, [])
-    with pytest.raises(InputError, match=f"^{tmp_path}: is no readable text"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: is not readable text"):
         read_subject_list(tmp_path, [])

@@ -100,7 +100,7 @@ def test_given_splits_that_divide_a_group_are_refused() -> None:
         SkullSubject("c", None, "", "train"),
     ]
     assert faults(split_subjects, given, 0.1, 0.1, 0) == (
-        "split: a is in train and b, of the same group g, in test: split anew with famseg split "
+        "split: a is in train and b, of the same group g, in test: split again with famseg split "
         "--force, or change the column group",
     )
 

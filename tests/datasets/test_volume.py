@@ -266,7 +266,7 @@ def test_singular_directions(tmp_path: Path) -> None:
 def test_an_affine_that_is_no_rotation(rows: tuple[float, ...], tmp_path: Path) -> None:
     path = patched(tmp_path / "a.nii", 280, "<12f", *rows)
     assert read_fault(path) == (
-        "the header's axes are singular or not at right angles: resample it, or mend its affine"
+        "the header's axes are singular or not at right angles: resample it, or fix its affine"
     )
 
 

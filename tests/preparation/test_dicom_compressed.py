@@ -104,7 +104,7 @@ def test_a_picture_larger_than_its_header_is_not_decoded(
 ) -> None:
     found = tried(tmp_path / "ct", syntax, code, bits=bits)
     assert found.fault == (
-        f"ct: IM0000.dcm holds a picture of {size} pixels, its header announces 64 x 64: the file "
+        f"ct: IM0000.dcm holds an image of {size} pixels, its header announces 64 x 64: the file "
         "is damaged; copy it again"
     )
     assert found.mib < 100

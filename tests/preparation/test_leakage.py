@@ -223,7 +223,7 @@ def test_a_kept_split_that_leaks_is_refused(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         split_folder(folder, **SHARES, allow_duplicates=True)
     assert caught.value.faults == (
-        "split: p0 is in train and p9, the same skull, in test: split anew with --force",
+        "split: p0 is in train and p9, the same skull, in test: split again with --force",
     )
 
 
@@ -265,7 +265,7 @@ def test_a_kept_split_that_divides_a_group_is_refused(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         split_folder(folder, **SHARES)
     assert caught.value.faults == (
-        "split: p1 is in train and p2, of the same group Ann, in test: split anew with famseg "
+        "split: p1 is in train and p2, of the same group Ann, in test: split again with famseg "
         "split --force, or change the column group",
     )
 
