@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import famseg
 from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
 from famseg.config import InputError
+from famseg.config._counted import counted
 
 if TYPE_CHECKING:
     from famseg.sweep import Cluster, Outcome, Runner, Show, State, Sweep, Trial
+
+    Shown = Callable[[Mapping[str, State]], None]
 
 EXAMPLES = """
 Examples:
@@ -31,6 +35,7 @@ Examples:
   famseg sweep --config skull.yaml optimizer.learning_rate=1e-4,3e-4,1e-3 --halving 3 --out rates
 """
 _LIVE_ROWS = 20
+_IMAGE = f"famseg:{famseg.__version__}"
 
 
 class Backend(StrEnum):
@@ -115,7 +120,9 @@ def sweep(
     ] = 2,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each trial on Ray and Kubernetes.")] = 0,
     memory: Annotated[str, typer.Option(help="Memory of each trial on Kubernetes.")] = "8Gi",
-    image: Annotated[str, typer.Option(help="Image for Kubernetes.")] = "famseg:0.1.0",
+    image: Annotated[
+        str, typer.Option(help="Image for Kubernetes.")
+    ] = f"famseg:{famseg.__version__}",
     claim: Annotated[
         str, typer.Option(help="Kubernetes: volume claim of the run folders, at /runs.")
     ] = "famseg-runs",
@@ -140,7 +147,15 @@ def sweep(
     Exit status: 0 all finished, 1 a trial failed (the others continue), 2 wrong input.
     """
     from famseg.engine import Interrupted, stop_on_signals
-    from famseg.sweep import Cluster, Request, SlurmRunner, local_runner, plan_sweep, run_sweep
+    from famseg.sweep import (
+        Cluster,
+        RayRunner,
+        Request,
+        SlurmRunner,
+        local_runner,
+        plan_sweep,
+        run_sweep,
+    )
 
     request = Request(
         config,
@@ -164,18 +179,24 @@ def sweep(
         def stopped() -> bool:
             return stop.signum is not None
 
-        def runner(shown: Callable[[Mapping[str, State]], None]) -> Runner:
-            if backend is Backend.local:
-                return local_runner(plan, shown, jobs=jobs, stop=stopped)
-            common: dict[str, Any] = {"jobs": jobs, "stop": stopped, "show": shown}
+        def runner(shown: Shown) -> Runner:
             if backend is Backend.slurm:
                 options = shlex.split(slurm_options)
-                return SlurmRunner(plan.folder, plan.metric, options=options, **common)
-            from famseg.sweep import RayRunner
-
-            return RayRunner(
-                plan.folder, plan.metric, address=address, threads=cores, gpus=gpus, **common
-            )
+                return SlurmRunner(
+                    plan.folder, plan.metric, jobs=jobs, options=options, stop=stopped, show=shown
+                )
+            if backend is Backend.ray:
+                return RayRunner(
+                    plan.folder,
+                    plan.metric,
+                    address=address,
+                    jobs=jobs,
+                    threads=cores,
+                    gpus=gpus,
+                    stop=stopped,
+                    show=shown,
+                )
+            return local_runner(plan, shown, jobs=jobs, stop=stopped)
 
         outcome = run_sweep(
             plan, runner, stop=stopped, show=show, several_machines=backend is not Backend.local
@@ -217,13 +238,20 @@ def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
 def _write_manifest(plan: Sweep, cluster: Cluster, jobs: int | None) -> None:
     """Write the manifest of a sweep, and say what to do with it."""
     from famseg.sweep import manifest
-    from famseg.tracking import write_atomically
+    from famseg.tracking import resolve_uri, sqlite_path, write_atomically
 
     if len(plan.stages) > 1:
         raise InputError("--halving: needs a sweep that follows its trials: local, slurm or ray.")
     path = plan.folder.path / "sweep.k8s.yaml"
-    write_atomically(path, manifest(plan.folder, plan.limited, cluster, jobs=jobs).encode())
-    say(f"{len(plan.limited)} trials in {path}")
+    tracking = plan.config.tracking
+    # Pods cannot share a database file: their runs keep their record in their folders.
+    alone = tracking.enabled and sqlite_path(resolve_uri(tracking.uri)) is not None
+    extra = ["tracking.enabled=false"] * alone
+    text = manifest(plan.folder, plan.limited, cluster, jobs=jobs, extra=extra)
+    write_atomically(path, text.encode())
+    say(f"{counted(len(plan.limited), 'trial')} in {path}")
+    if alone:
+        say("MLflow       not used: a server is needed, by tracking.uri=http://HOST:5000")
     say(f"start        kubectl apply -f {shlex.quote(str(path))}")
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
+from famseg.config._counted import counted
 from famseg.sweep._state import Kind, State
 from famseg.sweep._trials import Trial
 
@@ -60,7 +61,7 @@ def counts(states: Mapping[str, State]) -> str:
     """
     number = Counter(state.kind for state in states.values())
     told = ", ".join(f"{number[kind]} {kind}" for kind in ORDER if number[kind])
-    return f"{len(states)} trial{'s' if len(states) != 1 else ''}: {told}"
+    return f"{counted(len(states), 'trial')}: {told}"
 
 
 def seconds_left(trials: Sequence[Trial], states: Mapping[str, State], jobs: int) -> float | None:

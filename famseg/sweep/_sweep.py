@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from famseg.config import InputError, load
+from famseg.config._counted import counted
 from famseg.sweep._axes import draws, grid, parse_axes
 from famseg.sweep._folder import SweepFolder, find_sweep, open_sweep
 from famseg.sweep._halving import Rung, rungs, survivors
@@ -146,9 +147,8 @@ def local_runner(
     number = len(sweep.limited)
     workers = plan_workers(training.device, training.threads, jobs, number)
     _logger.info(
-        "%d trial%s, at most %d at once, threads of each: %d%s",
-        number,
-        "" if number == 1 else "s",
+        "%s, at most %d at once, threads of each: %d%s",
+        counted(number, "trial"),
         workers.jobs,
         workers.threads,
         f"; GPUs {', '.join(dict.fromkeys(workers.devices))}" if workers.devices else "",

@@ -16,7 +16,10 @@ import mlflow
 import psutil
 import pytest
 from tiny import TINY
+from typer.testing import CliRunner
 
+import famseg
+from famseg.cli._main import app
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
 
@@ -136,6 +139,21 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
     assert plan.metric == "dsc"
     assert set(plan.states().values()) == {State("waiting")}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", [None, "http://mlflow:5000"])
+def test_a_manifest_shares_no_database_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = ["lambda=0,1", *([] if uri is None else [f"tracking.uri={uri}"])]
+    options = ["--config", "skull", "--out", str(tmp_path / "s"), "--backend", "kubernetes"]
+    done = CliRunner().invoke(app, ["sweep", *options, *words])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "s" / "sweep.k8s.yaml").read_text()
+    assert ("tracking.enabled=false" in text) == (uri is None)
+    assert ("MLflow       not used" in done.output) == (uri is None)
+    assert f"image: famseg:{famseg.__version__}" in text
 
 
 def _first_training(sweep: subprocess.Popen[str], out: Path) -> psutil.Process:
