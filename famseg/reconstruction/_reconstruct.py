@@ -186,10 +186,10 @@ def _warnings(facts: Mapping[str, Any], network: CoarseNetwork, beyond: int) -> 
         warnings.append("Threshold and confidence of this model were never calibrated.")
     defect = facts["defect"]
     if defect["left_open_cm2"]:
-        warnings.append(f"{defect['left_open_cm2']:.0f} cm2 of the vault stay open.")
+        warnings.append(f"{defect['left_open_cm2']:.0f} cm² of the vault stay open.")
     if defect["added_cm2"] >= 1:
         warnings.append(
-            f"The network left {defect['added_cm2']:.0f} cm2 of the opening empty: there the wall "
+            f"The network left {defect['added_cm2']:.0f} cm² of the opening empty: there the wall "
             "around it was continued."
         )
     if defect["dropped_ml"] >= SMALLEST_ML:
@@ -238,7 +238,7 @@ def network_sha256(network: CoarseNetwork) -> str:
 def _whole(openings: Openings) -> str:
     largest = f"{openings.found[0].area_cm2:.1f}" if openings.found else "0"
     return (
-        f"no defect was found: the vault is whole (its largest opening has {largest} cm2, a defect "
+        f"no defect was found: the vault is whole (its largest opening has {largest} cm², a defect "
         f"{SMALLEST_CM2:g} or more), so there is nothing to reconstruct"
     )
 

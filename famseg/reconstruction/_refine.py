@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.config import InputError
+from famseg.config._counted import counted
 from famseg.reconstruction._chart import Array, Layer, Mask, Wall, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import Laid, lay
@@ -32,7 +33,7 @@ _CLOSE_MM = 2.0
 _HALF, _VOTES = 0.5, 2
 _INSTEAD: dict[Method, str] = {
     "coarse": "the network's coarse surface was kept",
-    "vote": "what two of network, surrounding bone and other side of the head agree on was taken",
+    "vote": "voxels were taken on which two of network, surrounding bone and other side agree",
 }
 
 
@@ -107,8 +108,8 @@ def refine(
             votes = [own, laid.implant(skull), (box, mask)]
             box, mask = own if other is None else _voted(votes, other, skull, affine)
             warnings.append(
-                f"piece {number} ({piece.volume_ml:.1f} ml): the wall is no single layer there, as "
-                f"at an orbit; {_INSTEAD[method]}"
+                f"Piece {number} of the prediction ({piece.volume_ml:.1f} ml): the wall is not a "
+                f"single layer there, as at an orbit; {_INSTEAD[method]}."
             )
         implant[box] |= mask
         if method == "residual thin plate":
@@ -117,7 +118,8 @@ def refine(
         methods.append(method)
     if dropped:
         volume = sum(piece.volume_ml for piece in dropped)
-        warnings.append(f"{len(dropped)} small parts of the prediction ({volume:.2f} ml) left out")
+        parts = counted(len(dropped), "small part")
+        warnings.append(f"Left out of the prediction: {parts} ({volume:.2f} ml).")
     return Refinement(implant, outline, tuple(methods), tuple(warnings))
 
 

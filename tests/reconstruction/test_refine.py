@@ -118,7 +118,7 @@ def test_two_pieces_and_crumbs():
     coarse = np.maximum(blurred(left | right, sigma_mm=1.5), crumb.astype(np.float32))
     found = refine(skull & other, affine, coarse, threshold=0.4)
     assert found.method == ("residual thin plate",) * 2
-    assert found.warnings == ("1 small parts of the prediction (0.42 ml) left out",)
+    assert found.warnings == ("Left out of the prediction: 1 small part (0.42 ml).",)
     assert dice(found.implant, left | right) > 0.9
     assert not (found.implant & crumb).any()
 
