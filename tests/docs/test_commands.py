@@ -114,6 +114,9 @@ def in_small(words: list[str], page: str) -> list[str]:
             words += [*small, "data.subjects=8"]
         elif config == "skull_folder.yaml":
             words += small
+    if words[:2] == ["famseg", "sweep"]:
+        words = [re.sub(r"^seed=1\.\.5$", "seed=1", word) for word in words]
+        words += [*small, "data.subjects=8"]
     if words[:2] == ["famseg", "prepare"] and "--size" not in words:
         words += ["--size", "64", "--spacing-mm", "3.5"]
     return words
