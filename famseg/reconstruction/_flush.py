@@ -33,9 +33,27 @@ class Step(NamedTuple):
 
 
 def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...]:
-    """Measure the step at the outline of each piece of an implant, the largest first.
+    r"""Measure the step at the outline of each piece of an implant, the largest first.
 
-    None for a piece beside which the wall is no height field. Takes about 0.2 s a piece.
+    The step is the radial distance, along rays from the middle of the vault, by which the outer
+    surface of implant and bone stands above the outer surface of the bone,
+
+    .. math:: s = r_{\text{implant}} - r_{\text{bone}},
+
+    where the bone's is measured within 12 mm around the piece, more than a voxel away from it, and
+    continued across it as a smoothed thin plate. It is taken on all pixels of an equal-area map (of
+    the voxels' shortest edge, 0.8 mm or more) that lie 1 to 4 mm inside the outline and no farther
+    than 4 mm and two voxels from bone that was measured. An implant that is flush has a median of
+    0; a positive one stands out, a negative one lies deeper.
+
+    Args:
+        implant: Mask, shape ``(X, Y, Z)``.
+        skull: The skull with the defect, same shape.
+        affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
+
+    Returns:
+        One a piece; None for a piece beside which the wall is no height field, as at an orbit, or
+        with fewer than 20 such pixels. Takes about 0.2 s a piece.
     """
     origin = vault_middle_mm(skull, affine)
     return tuple(
