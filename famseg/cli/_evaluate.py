@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from famseg.cli._common import ChangesArgument, DeviceOption, SeedOption, changes_on_run
 from famseg.cli._report import write_run_page
 from famseg.cli._say import say, say_json
 from famseg.config import InputError
@@ -27,6 +28,8 @@ Examples:
   famseg evaluate runs/skull-lambda0.002-seed0 --checkpoint last --json
 
   famseg evaluate runs/skull-lambda0.002-seed0 --save failed
+
+  famseg evaluate runs/skull-lambda0.002-seed0 --device cpu training.threads=4
 """
 
 
@@ -40,6 +43,7 @@ class Save(StrEnum):
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    changes: ChangesArgument = None,
     checkpoint: Annotated[
         Which,
         typer.Option(help="best: highest validation metric; last: end of the training."),
@@ -48,6 +52,8 @@ def evaluate(
         Save,
         typer.Option(help="Which completed skulls are written to evaluation/predictions."),
     ] = Save.none,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
     page: Annotated[
         bool,
         typer.Option("--report/--no-report", help="Write report.html into the run folder, too."),
@@ -61,15 +67,16 @@ def evaluate(
     Rewrites the run's folder evaluation; that of --checkpoint last is evaluation-last. The file
     checkpoint.json there says what was evaluated.
     """
+    overrides = changes_on_run(changes, device=device, seed=seed)
     from famseg.runs import open_run_folder
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
     from famseg.engine import evaluate_run, leased, page_of, processes, stop_on_signals
 
-    group_of = processes(device_of(folder))
+    group_of = processes(device_of(folder, overrides))
     with group_of as group, stop_on_signals(), leased(folder, group, purpose="evaluate"):
-        opened = open_run(folder, checkpoint, group)
+        opened = open_run(folder, checkpoint, group, overrides=overrides)
         summary = evaluate_run(
             opened.experiment,
             opened.model,

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from famseg.cli._common import (
+    ChangesArgument,
+    DeviceOption,
+    SeedOption,
+    changes_on_run,
+    seed_of,
+)
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 from famseg.config._counted import counted
@@ -46,6 +53,7 @@ class _Sample(NamedTuple):
 
 def measure(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    changes: ChangesArgument = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +67,9 @@ def measure(
     split: Annotated[
         str, typer.Option(help="validation, test (the first set), test/SET or train.")
     ] = "validation",
-    samples: Annotated[int, typer.Option(min=1, help="Cases, drawn at random by --seed.")] = 8,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Cases, drawn at random by --seed, 0 by default.")
+    ] = 8,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; by default as in training.")
     ] = None,
@@ -73,11 +83,9 @@ def measure(
         Which,
         typer.Option(help="best: highest validation metric; last: end of the training."),
     ] = Which.best,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N; by default as in training.")
-    ] = None,
+    device: DeviceOption = None,
     double: Annotated[bool, typer.Option("--double", help="Measure in float64.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of cases and probes.")] = 0,
+    seed: SeedOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON on standard output.")
     ] = False,
@@ -89,23 +97,20 @@ def measure(
     flatness.png and flatness.svg to the run's folder flatness.
     """
     _check_split(split)
+    overrides = changes_on_run(changes, device=device, seed=seed)
+    drawn_by = seed_of(overrides)
     from famseg.runs import open_run_folder
 
     folder = open_run_folder(run)  # before torch is imported, which takes seconds
 
     from famseg.engine import leased, processes, stop_on_signals
 
-    overrides = [] if device is None else [f"training.device={device}"]
     group_of = processes(device_of(folder, overrides))
     with group_of as group, stop_on_signals(), leased(folder, group, purpose="measure"):
         opened = open_run(folder, checkpoint, group, overrides=overrides)
         if not group.main:
             return
-        if opened.config.training.threads is not None:
-            import torch
-
-            torch.set_num_threads(opened.config.training.threads)
-        sample = _sample(opened, split, samples, batch_size, seed=seed, double=double)
+        sample = _sample(opened, split, samples, batch_size, seed=drawn_by, double=double)
         _prepare(opened)
         report = _report(
             opened,
@@ -113,7 +118,7 @@ def measure(
             layers=[name for text in layers or () for name in text.split(",")] or None,
             probes=probes,
             eigenvalues=eigenvalues,
-            seed=seed,
+            seed=drawn_by,
             double=double,
         )
         content = {

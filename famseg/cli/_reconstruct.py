@@ -13,12 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from famseg.cli._common import (
+    DEVICE,
+    SEED,
+    THREADS,
+    DeviceOption,
+    SeedOption,
+    changes_among,
+    changes_on_run,
+    seed_of,
+    value_of,
+)
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, RunError
 from famseg.config._visible import visible
 
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs
+
+# A model is used as it is: where it computes, and the noise of the agreement.
+_KEYS = (DEVICE, THREADS, SEED)
 
 EXAMPLES = """
 Examples:
@@ -50,7 +64,7 @@ def reconstruct(
             metavar="INPUT",
             help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
             "folders or ZIP archives of these; demo makes a phantom with a defect (a folder of "
-            "this name is ./demo).",
+            "this name is ./demo). Also changes, such as training.threads=4.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")],
@@ -97,7 +111,8 @@ def reconstruct(
             help="Also write report.html: measurements, warnings, and the head to turn and cut.",
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = None,
+    seed: SeedOption = None,
     force: Annotated[bool, typer.Option("--force", help="Do finished cases again.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
@@ -113,6 +128,8 @@ def reconstruct(
     """
     from famseg.reconstruction import Options, Outputs, check_dicom_seg, check_out, find_inputs
 
+    inputs, changes = changes_among(inputs)
+    overrides = changes_on_run(changes, device=device, seed=seed, allowed=_KEYS)
     options = Options(
         gap_mm=gap,
         min_thickness_mm=min_thickness,
@@ -129,7 +146,7 @@ def reconstruct(
     found = find_inputs(_with_demo(inputs, out))
     if not found.found:
         raise InputError(*(f"{r.origin}: {r.reason}" for r in found.refused))
-    network = _open(model, device)
+    network = _open(model, overrides)
     began = time.monotonic()
     done = _run(found, network, out, options, outputs, force=force)
     page = _report(done, out, wanted=report)
@@ -146,23 +163,20 @@ def _with_demo(inputs: Sequence[Path], out: Path) -> list[Path]:
     return [write_demo(out) if str(path) == "demo" else path for path in inputs]
 
 
-def _open(model: str, device: str) -> CoarseNetwork:
-    """Open the model on a device; also the message about a device that is not there."""
-    import torch
+def _open(model: str, overrides: Sequence[str]) -> CoarseNetwork:
+    """Open the model where the overrides say, and say where that is.
 
+    Raises:
+        InputError: If there is no such device or model.
+    """
+    from dataclasses import replace
+
+    from famseg.engine import Processes, place_of
     from famseg.reconstruction import load_network
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    name, colon, number = device.partition(":")
-    if name not in ("cpu", "cuda") or (colon and not (name == "cuda" and number.isdecimal())):
-        raise InputError(f"--device {device}: give auto, cpu, cuda or cuda:N")
-    if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"--device {device}: there is no such CUDA device ({torch.cuda.device_count()} found): "
-            "give cpu, or see `famseg doctor`"
-        )
-    return load_network(model, device)
+    device, threads = value_of(overrides, DEVICE), value_of(overrides, THREADS)
+    place = place_of(device or "auto", threads, Processes())
+    return replace(load_network(model, place), seed=seed_of(overrides))
 
 
 def _run(

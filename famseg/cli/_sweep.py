@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import famseg
+from famseg.cli._common import DeviceOption, SeedOption, overrides_of
 from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
 from famseg.config import InputError
@@ -135,6 +136,8 @@ def sweep(
             "--dry-run", help="Only say what would be run, and how long the rest will take."
         ),
     ] = False,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -159,7 +162,7 @@ def sweep(
 
     request = Request(
         config,
-        tuple(words or ()),
+        tuple(overrides_of(words, device=device, seed=seed)),
         trials=trials,
         draw_seed=draw_seed,
         halving=halving,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from famseg.cli._common import DeviceOption, SeedOption, overrides_of
 from famseg.cli._say import say, say_json
 from famseg.config import InputError, load
 
@@ -86,6 +87,8 @@ def train(
             "with --resume.",
         ),
     ] = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
     page: Annotated[
         bool,
         typer.Option("--report/--no-report", help="Write report.html at the end, for people."),
@@ -104,6 +107,7 @@ def train(
     if config is None:
         config, arguments = _configuration_in(arguments or [], resume=resume)
     run, overrides = _run_and_overrides(config, arguments or [], resume=resume)
+    overrides = overrides_of(overrides, device=device, seed=seed)
     if weights is not None and resume:
         raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
     if into is not None and (resume or weights is not None):

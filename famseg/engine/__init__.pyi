@@ -6,6 +6,7 @@ from ._config import OptimizerConfig as OptimizerConfig
 from ._config import RunConfig as RunConfig
 from ._config import ScheduleConfig as ScheduleConfig
 from ._config import TrainingConfig as TrainingConfig
+from ._device import place_of as place_of
 from ._evaluation import evaluate_run as evaluate_run
 from ._experiment import Experiment as Experiment
 from ._experiment import History as History
@@ -82,6 +83,7 @@ __all__ = [
     "log_progress",
     "on_main",
     "page_of",
+    "place_of",
     "processes",
     "save_checkpoint",
     "stop_on_signals",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from famseg.runs import (
 )
 
 _logger = logging.getLogger(__name__)
+# Of a folder's name: so many differences from the run that has the plain name, and so long each.
+_MOST, _LONGEST = 3, 24
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def claimed(
 
 
 def folder_name(config: RunConfig) -> str:
-    """Return the name of a run's folder, without the number behind it."""
+    """Return the name of a run's folder, without what tells it from others of this name."""
     return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
 
 
@@ -101,7 +104,7 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
     else:
         found = _same_run(run_folders(output, name), config) if resume else None
         if found is None:
-            return claim_new_run(output, name)
+            return claim_new_run(output, name + _distinction(RunFolder(output / name), config))
         folder = found
     try:
         return folder, lease(folder.path, purpose="train")
@@ -110,6 +113,21 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
             f"{folder.path}: cannot be written to ({error.strerror}). Fix its permissions, or "
             "leave out --resume for a new run."
         ) from error
+
+
+def _distinction(plain: RunFolder, config: RunConfig) -> str:
+    """Return what a new run's name says beyond the plain one: its differences from that run."""
+    try:
+        changed = _changed(plain, config)
+    except InputError:  # of another version, or damaged; a number tells them apart
+        return ""
+    parts = []
+    for line in changed[:_MOST]:
+        key, _, values = line.partition(": ")
+        value = values.rpartition(" -> ")[2].strip("'\"").rstrip("/").rpartition("/")[2]
+        word = re.sub(r"[^A-Za-z0-9._+]", "", f"{key.rpartition('.')[2]}{value}")
+        parts.append(f"-{word[:_LONGEST]}")
+    return "".join(parts)
 
 
 def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:

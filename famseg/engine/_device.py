@@ -6,10 +6,37 @@ import logging
 
 import torch
 
+from famseg.config import InputError
+from famseg.config._check import check
 from famseg.config._counted import counted
+from famseg.engine._config import TrainingConfig
+from famseg.engine._processes import Processes
 from famseg.tracking import cpu_name
 
 _logger = logging.getLogger(__name__)
+
+
+def place_of(device: str, threads: str | None, processes: Processes) -> torch.device:
+    """Return where a command without a configuration computes, set the threads, and log it.
+
+    Args:
+        device: As ``training.device``.
+        threads: As ``training.threads``, as it was typed; None for torch's default.
+        processes: The processes of the command.
+
+    Raises:
+        InputError: If there is no such device, or threads are no positive number.
+    """
+    number = int(threads) if threads is not None and threads.isdecimal() else threads
+    values = {"epochs": 1, "device": device, "threads": number}
+    training, faults = check(values, TrainingConfig)
+    if training is None:
+        raise InputError(*(f"training.{'.'.join(map(str, key))}: {text}" for key, text in faults))
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    place = training.choose_device(processes)
+    say_device(place)
+    return place
 
 
 def say_device(device: torch.device) -> None:

@@ -77,16 +77,22 @@ def open_run(
     Raises:
         InputError: If there is no such checkpoint, or it does not fit the run.
     """
+    import torch
+
     from famseg.engine._checkpoint import load_checkpoint
     from famseg.engine._device import say_device
     from famseg.engine._precision import exact_float32
 
     pipeline, loaded = load(str(folder.config), overrides)
     config = cast("RunConfig", loaded)
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
     checkpoint = folder.checkpoint(which)
     state = load_checkpoint(checkpoint)
     device = config.training.choose_device(processes)
+    say_device(device)
     exact_float32()
+    torch.manual_seed(config.seed)  # of what a pipeline may draw: those of famseg draw nothing here
     experiment = pipeline.build(config, device)
     model = experiment.objective.to(device).model
     try:
@@ -97,5 +103,4 @@ def open_run(
             f"{checkpoint}: does not fit the network of {folder.config}. Were they copied from "
             "different runs?"
         ) from error
-    say_device(device)
     return Opened(folder, checkpoint, epoch, config, experiment, model, device)

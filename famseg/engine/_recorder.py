@@ -13,6 +13,7 @@ from PIL import Image
 
 from famseg.config import InputError, to_yaml
 from famseg.config._json import read_json
+from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Picture
 from famseg.runs import RunFolder
@@ -134,7 +135,7 @@ def recorder_of(
             write_json(folder.tracking, identity | {"run_id": found})
 
     tracker = config.tracking.build(
-        run_name=run_name(config.penalty.weight, config.seed, method),
+        run_name=run_name(config.penalty.weight, config.seed, method, distinction(folder, config)),
         parameters=parameters,
         penalty_weight=config.penalty.weight,
         method=method,
@@ -150,6 +151,12 @@ def recorder_of(
     if folder.manifest.exists():
         tracker.log_artifact(folder.manifest)
     return Recorder(folder, record, tracker)
+
+
+def distinction(folder: RunFolder, config: RunConfig) -> str:
+    """Return what the folder's name says beyond the plain one: differences, or a number."""
+    plain, name = folder_name(config), folder.path.name
+    return name.removeprefix(plain).replace("-", " ").strip() if name.startswith(plain) else ""
 
 
 def _tracked_run(folder: RunFolder) -> tuple[str | None, str]:

@@ -149,6 +149,7 @@ class Session:
         write_page: WritePage | None,
     ) -> RunReport:
         folder = claim.folder
+        say_device(self.device)  # before the data are prepared, which can take long
         torch.manual_seed(self.config.seed)  # the initial weights
         experiment = self._build(self.config, self.device)
         origin = self._origin(experiment, claim, weights)
@@ -170,7 +171,6 @@ class Session:
             self._known(experiment, folder) if completed >= self.config.training.epochs else None
         )
         recorder = self._recorder(claim, experiment, fit, completed, first, origin)
-        say_device(self.device)
         with recorder.tracker:
             with self._status(folder):
                 result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)

@@ -47,6 +47,7 @@ class CoarseNetwork:
         curve: From agreement to the implant DSC to be expected.
         calibrated: Whether threshold and curve come from validation cases.
         card: What there is to say about the model, in JSON types.
+        seed: Of the noise in `agreement`.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class CoarseNetwork:
     curve: Curve = field(default_factory=Curve)
     calibrated: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     def predict(self, volume: NDArray[np.bool_]) -> Probability:
         """Return the probability that a voxel belongs to the implant.
@@ -144,7 +146,7 @@ class CoarseNetwork:
 
     def _noisy_predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:
         skull = self._tensor(volume)
-        with torch.no_grad(), eval_mode(self.model), _noise(self.model, self.layer):
+        with torch.no_grad(), eval_mode(self.model), _noise(self.model, self.layer, self.seed):
             flips = (bool(k % 2) for k in range(_NOISY))
             return [self._probability(self._logits(skull, flip=f), volume) for f in flips]
 
@@ -169,9 +171,9 @@ class CoarseNetwork:
 
 
 @contextmanager
-def _noise(model: nn.Module, layer: str) -> Iterator[None]:
+def _noise(model: nn.Module, layer: str, seed: int) -> Iterator[None]:
     """Add the same sequence of noise to the input of a layer, whatever ran before."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def disturb(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         features = inputs[0]

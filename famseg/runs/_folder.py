@@ -127,6 +127,8 @@ def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
 def run_folders(output: Path, name: str) -> list[RunFolder]:
     """Return the run folders of that name, the one with the highest number first.
 
+    Also those whose names say how they differ, such as ``NAME-epochs6`` and ``NAME-epochs6-2``.
+
     One that was killed before it began counts: it is a run that was started, too.
     """
     found = _numbered(output, name)
@@ -154,7 +156,7 @@ def _numbered(output: Path, name: str) -> list[tuple[int, Path]]:
     """Return the folders that have the name of a run, with their numbers."""
     if not output.is_dir():
         return []
-    pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d{0,8}))?")
+    pattern = re.compile(re.escape(name) + r"(?:-[A-Za-z][\w.+]*)*(?:-([1-9]\d{0,8}))?")
     return [
         (int(match[1] or 1), path)
         for path in output.iterdir()

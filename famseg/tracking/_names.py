@@ -27,7 +27,9 @@ _OTHERS = {
 _SMALLEST_LOG10, _LARGEST_LOG10 = -4.0, 0.0
 
 
-def run_name(penalty_weight: float, seed: int, method: str | None = None) -> str:
+def run_name(
+    penalty_weight: float, seed: int, method: str | None = None, distinction: str = ""
+) -> str:
     """Return the name of a run: what tells it from its neighbours in a comparison.
 
     Args:
@@ -35,14 +37,17 @@ def run_name(penalty_weight: float, seed: int, method: str | None = None) -> str
         seed: The seed.
         method: The method's label, see :func:`method_label`; None where all runs are told apart by
             lambda.
+        distinction: What else tells it from others.
 
     Example:
         >>> run_name(0.002, 0)
         'lambda=0.002 seed=0'
+        >>> run_name(0.002, 0, distinction="epochs6")
+        'lambda=0.002 seed=0 epochs6'
         >>> run_name(0.0, 1, "SAM rho=0.05")
         'SAM rho=0.05 seed=1'
     """
-    return f"{method or f'lambda={penalty_weight:g}'} seed={seed}"
+    return f"{method or f'lambda={penalty_weight:g}'} seed={seed} {distinction}".rstrip()
 
 
 def method_label(config: Mapping[str, Any]) -> str:

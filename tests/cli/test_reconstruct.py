@@ -211,7 +211,7 @@ def test_wrong_arguments_are_refused_before_anything_is_read(tmp_path: Path) -> 
     )
     write_volume(Volume(phantom(0, 0, 32), np.diag([7.0, 7, 7, 1])), head)
     assert faults(reconstruct(head, "--out", tmp_path / "out", "--device", "tpu")) == (
-        "--device tpu: give auto, cpu, cuda or cuda:N",
+        "training.device: must be auto, cpu, cuda or cuda:N, got tpu",
     )
     done = CliRunner().invoke(app, ["predict", "none", str(head), "--out", str(tmp_path / "out")])
     assert "there is no such model" in faults(done)[0]

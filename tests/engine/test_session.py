@@ -11,7 +11,7 @@ from toy import Log, make_experiment
 from famseg.config import InputError, to_yaml
 from famseg.engine import Processes, RunConfig, Session, StopRequest
 from famseg.engine._claim import claimed, folder_name
-from famseg.engine._recorder import _tracked_run
+from famseg.engine._recorder import _tracked_run, distinction
 from famseg.engine._scores import scores_metrics, scores_table
 from famseg.runs import LostLeaseError, RunFolder
 
@@ -73,7 +73,7 @@ def test_by_configuration_only_a_run_of_the_same_one_is_resumed(
     with claimed(full, Processes(), resume=True) as claim:
         assert not claim.begun
         second = claim.folder.path
-        assert second.name == f"{folder.name}-2"
+        assert second.name == f"{folder.name}-epochs8"
         (second / "config.yaml").write_text(to_yaml(full))
     (message,) = caplog.messages
     assert message == (
@@ -85,6 +85,28 @@ def test_by_configuration_only_a_run_of_the_same_one_is_resumed(
             assert claim.begun
             assert claim.folder.path == expected
     assert len(caplog.messages) == 1
+
+
+def test_the_name_of_a_run_says_how_it_differs_from_the_one_of_the_plain_name(
+    tmp_path: Path,
+) -> None:
+    plain = session(tmp_path, 4).config
+    folder = begun_folder(tmp_path, plain, to_yaml(plain))
+    names = []
+    for changes in ({}, {"accumulate": 2}, {"clip_norm": 0.5, "accumulate": 2, "ema": 0.9}):
+        changed = session(tmp_path, 4, **changes).config
+        with claimed(changed, Processes()) as claim:
+            names.append(claim.folder.path.name.removeprefix(folder.name))
+            (claim.folder.path / "config.yaml").write_text(to_yaml(changed))
+    assert names == ["-2", "-accumulate2", "-accumulate2-clip_norm0.5-ema0.9"]
+    with claimed(session(tmp_path, 4, accumulate=2).config, Processes()) as claim:
+        assert claim.folder.path.name == f"{folder.name}-accumulate2-2"
+        assert distinction(claim.folder, plain) == "accumulate2 2"
+    assert distinction(RunFolder(folder), plain) == ""
+    assert distinction(RunFolder(tmp_path / "trial"), plain) == ""
+    (folder / "config.yaml").write_text("of another version")
+    with claimed(session(tmp_path, 4, ema=0.5).config, Processes()) as claim:
+        assert claim.folder.path.name == f"{folder.name}-3"
 
 
 def test_a_run_from_before_sam_had_kinds_goes_on(tmp_path: Path) -> None:

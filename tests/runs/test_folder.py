@@ -72,10 +72,11 @@ def test_a_folder_with_something_else_does_not_become_a_run(tmp_path: Path) -> N
 
 
 def test_the_runs_of_a_name_are_found_by_their_numbers(tmp_path: Path) -> None:
-    begun(tmp_path, "a", "a-2", "a-10", "a-b", "ab-11", "a-012")
+    begun(tmp_path, "a", "a-2", "a-10", "a-epochs6-lr0.1", "a-epochs6-3", "ab-11", "a-012")
     (tmp_path / "a-12").mkdir()
     (tmp_path / "a-12" / "notes.txt").touch()  # somebody's: not a run
-    assert [found.path.name for found in run_folders(tmp_path, "a")] == ["a-10", "a-2", "a"]
+    names = [found.path.name for found in run_folders(tmp_path, "a")]
+    assert names == ["a-10", "a-epochs6-3", "a-2", "a-epochs6-lr0.1", "a"]
     assert run_folders(tmp_path, "c") == []
     assert run_folders(tmp_path / "none", "a") == []
 
