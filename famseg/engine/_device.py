@@ -10,6 +10,7 @@ from famseg.config import InputError
 from famseg.config._check import check
 from famseg.config._counted import counted
 from famseg.engine._config import TrainingConfig
+from famseg.engine._memory import keep_freed_memory
 from famseg.engine._processes import Processes
 from famseg.tracking import cpu_name
 
@@ -32,6 +33,7 @@ def place_of(device: str, threads: str | None, processes: Processes) -> torch.de
     training, faults = check(values, TrainingConfig)
     if training is None:
         raise InputError(*(f"training.{'.'.join(map(str, key))}: {text}" for key, text in faults))
+    keep_freed_memory()
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     place = training.choose_device(processes)

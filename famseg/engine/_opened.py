@@ -81,10 +81,12 @@ def open_run(
 
     from famseg.engine._checkpoint import load_checkpoint
     from famseg.engine._device import say_device
+    from famseg.engine._memory import keep_freed_memory
     from famseg.engine._precision import exact_float32
 
     pipeline, loaded = load(str(folder.config), overrides)
     config = cast("RunConfig", loaded)
+    keep_freed_memory()
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     checkpoint = folder.checkpoint(which)

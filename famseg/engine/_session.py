@@ -20,6 +20,7 @@ from famseg.engine._device import say_device
 from famseg.engine._evaluation import evaluate_run, is_evaluated
 from famseg.engine._experiment import Experiment, Observer
 from famseg.engine._main import on_main
+from famseg.engine._memory import keep_freed_memory
 from famseg.engine._network import weights_hash
 from famseg.engine._origin import Origin, find_weights, load_again, load_origin, note_origin
 from famseg.engine._page import WritePage, page_of
@@ -87,6 +88,7 @@ class Session:
         self.config = config
         self.processes = processes
         self.stop = stop
+        keep_freed_memory()
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         self.device = config.training.choose_device(processes)
