@@ -104,6 +104,13 @@ def reconstruct(
     threshold: Annotated[
         float | None, typer.Option(help="The same for scans without HU; found if left out.")
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAME",
+            help="Label of the skull in label maps, by number or name; several: 'skull,mandible'.",
+        ),
+    ] = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -136,6 +143,7 @@ def reconstruct(
         threshold_hu=threshold_hu,
         threshold=threshold,
         remove_undercut=remove_undercut,
+        label=label,
     )
     options.settings()  # tells what is wrong with thresholds before anything is read
     names: Any = tuple(name.strip().lower() for name in formats.split(",") if name.strip())

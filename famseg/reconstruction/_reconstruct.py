@@ -55,6 +55,7 @@ class Options:
         threshold_hu: Bone lies above it in CT scans.
         threshold: The same for scans without HU; None finds it by Otsu's method.
         remove_undercut: Cut off what bone is in the way of when the implant is put in.
+        label: Of label maps, which labels are the skull, as in `famseg.preparation.Settings`.
 
     Raises:
         InputError: If a number is out of range; one line each.
@@ -65,6 +66,7 @@ class Options:
     threshold_hu: float = 226.0
     threshold: float | None = None
     remove_undercut: bool = True
+    label: str | None = None
 
     def __post_init__(self) -> None:
         bounds = {"gap_mm": (0.0, 5.0), "min_thickness_mm": (0.0, 10.0)}
@@ -79,7 +81,7 @@ class Options:
 
     def settings(self) -> Settings:
         """Return how bone is found: as `famseg prepare` does by default."""
-        return Settings(threshold_hu=self.threshold_hu, threshold=self.threshold)
+        return Settings(threshold_hu=self.threshold_hu, threshold=self.threshold, label=self.label)
 
 
 def reconstruct(

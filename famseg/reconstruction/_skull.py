@@ -86,13 +86,13 @@ class Skull:
 def read_skull(scan: Scan, settings: Settings) -> Skull:
     """Find the skull of a scan and check that it can be completed.
 
-    The steps are those of ``famseg prepare``: bone by its threshold, table, holder, neck and loose
-    pieces left out, cavities filled. Nothing is resampled. The bone of a mask stays whole: what is
-    loose takes no part in the reconstruction, but an implant must leave room for it.
+    The steps are those of ``famseg prepare``: bone by its threshold or label, table, holder, neck
+    and loose pieces left out, cavities filled. Nothing is resampled. The bone of a mask stays
+    whole: what is loose takes no part in the reconstruction, but an implant must leave room for it.
 
     Args:
         scan: What was read.
-        settings: Thresholds and what to cut off.
+        settings: Thresholds, the label of the skull, and what to cut off.
 
     Returns:
         The skull. A CT of 512 x 512 x 250 voxels takes about 20 s and 1.5 GB.
@@ -101,8 +101,10 @@ def read_skull(scan: Scan, settings: Settings) -> Skull:
         InputError: If there is no skull, or its vault is cut off by the scan.
     """
     ras = to_ras(scan.volume)
-    bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings)
-    cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings)
+    bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings, scan.segments)
+    hounsfield = scan.kind == "hounsfield"
+    cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings, hounsfield=hounsfield)
+    beside = (finding.text for finding in cleaned.findings)
     size_note = _check_size(cleaned.mask, ras)
     values = ras.array if bone.scale else None
     cut_note = _check_whole(cleaned.mask, ras, bone)
@@ -112,7 +114,9 @@ def read_skull(scan: Scan, settings: Settings) -> Skull:
     affine = ras.affine.copy()
     affine[:3, 3] += ras.affine[:3, :3] @ [s.start for s in box]
     field = bone_field(cleaned.mask, ras.affine, values, bone.scale)
-    notes = dict.fromkeys((*scan.notes, *bone.notes, *cleaned.notes, *size_note, *cut_note))
+    notes = dict.fromkeys(
+        (*scan.notes, *bone.notes, *cleaned.notes, *beside, *size_note, *cut_note)
+    )
     return Skull(
         bone=_cropped(turned, box),
         mask=inside,

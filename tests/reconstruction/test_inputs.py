@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from famseg.datasets import Volume, phantom, read_volume, write_volume
 from famseg.meshes import surface_mesh, write_mesh
 from famseg.preparation import Scan, Settings
 from famseg.reconstruction._inputs import check_out, find_inputs
+from famseg.reconstruction._reconstruct import Options
 from famseg.reconstruction._skull import read_skull
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
@@ -136,6 +138,17 @@ def test_a_ct_gives_the_skull_alone(tmp_path: Path) -> None:
     assert scan.kind == "hounsfield"
     assert not (found.scan_bone & ~bone)[:, :, 0].any()
     assert np.count_nonzero(found.scan_bone & bone) > 0.99 * np.count_nonzero(bone)
+
+
+def test_a_label_map_is_read_as_prepare_reads_it(skull: NDArray[np.uint8]) -> None:
+    labels = skull.copy()
+    labels[10:22, 10:22, 14:20][skull[10:22, 10:22, 14:20] == 0] = 2
+    scan = Scan(Volume(labels, AFFINE), "mask", segments={1: "Skull", 2: "Brain"})
+    assert (read_skull(scan, Settings()).scan_bone == (skull > 0)).all()
+    with pytest.raises(InputError, match="which label is the skull is not known"):
+        read_skull(replace(scan, segments={}), Settings())
+    chosen = read_skull(replace(scan, segments={}), Options(label="1").settings())
+    assert (chosen.scan_bone == (skull > 0)).all()
 
 
 def refusal(array: NDArray[np.generic], spacing_mm: float = 7.0) -> str:
