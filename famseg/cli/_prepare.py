@@ -60,6 +60,13 @@ class CropName(StrEnum):
     none = "none"
 
 
+class AlignName(StrEnum):
+    """What happens to the attitude of heads without a template."""
+
+    none = "none"
+    symmetry = "symmetry"
+
+
 class HolesName(StrEnum):
     """What happens to holes in the bone."""
 
@@ -96,6 +103,13 @@ def prepare(
     template: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Align every skull to this one.")
     ] = None,
+    align: Annotated[
+        AlignName,
+        typer.Option(
+            help="Without --template: none leaves heads as they lie; symmetry puts them upright by "
+            "their plane of symmetry and the base of the skull."
+        ),
+    ] = AlignName.none,
     crop: Annotated[
         CropName, typer.Option(help="vault: cut the neck off; none: keep all that hangs together.")
     ] = CropName.vault,
@@ -188,8 +202,11 @@ def prepare(
         close_mm=close_mm,
         residual_limit_mm=residual_limit_mm,
         defect_limit_cm2=defect_limit_cm2,
+        align=align.value,
         label=label,
     )
+    if template is not None and _is_given(context, "align"):
+        raise InputError("--align: --template aligns already; give one of the two")
     from famseg.cli._prepare_show import show_outcome, show_plan, unusable_because
 
     began = time.monotonic()
@@ -222,6 +239,11 @@ def prepare(
 
 
 prepare.__doc__ = f"{inspect.cleandoc(prepare.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _number(text: str, option: str, word: str) -> float:

@@ -17,6 +17,7 @@ Flag = Literal[
     "cut_vault",
     "existing_defect",
     "metal",
+    "streaks",
     "frame",
     "table",
     "second_head",

@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.datasets import Volume
-from famseg.preparation._bone import Mask, mask_of
-from famseg.preparation._clean import distance_mm
+from famseg.preparation._bone import Mask, distance_mm, mask_of
 from famseg.preparation._grid import Matrix, Points, surface_points, to_ras
 
 _COARSE_MM, _FINE_MM = 6.0, 3.0
@@ -80,13 +79,13 @@ def align(surface_mm: Points, template: Template) -> Matrix:
     maps = _maps(surface_mm, template, _COARSE_MM)
     candidates = []
     for pitch, roll, yaw in product(_PITCH_DEG, _TILT_DEG, _TILT_DEG):
-        start = _start(surface_mm, template, np.deg2rad([pitch, roll, yaw]))
-        candidates.append((_registration(start).MetricEvaluate(*maps), start))
+        start = start_at(surface_mm, template, np.deg2rad([pitch, roll, yaw]))
+        candidates.append((registration(start).MetricEvaluate(*maps), start))
     candidates.sort(key=lambda c: c[0])
-    followed = [_refined(start, maps, _COARSE_MM) for _, start in candidates[:_STARTS]]
+    followed = [refined(start, maps, _COARSE_MM) for _, start in candidates[:_STARTS]]
     best = min(followed, key=lambda f: f[0])[1]
     maps = _maps(surface_mm, template, _FINE_MM)
-    return _matrix(_refined(best, maps, _FINE_MM)[1])
+    return matrix_of(refined(best, maps, _FINE_MM)[1])
 
 
 def surface_residual_mm(surface_mm: Points, template: Template) -> float:
@@ -112,12 +111,21 @@ def _surface_mask(template: Template) -> Mask:
     return mask
 
 
-def _start(surface_mm: Points, template: Template, angles: NDArray[np.float64]) -> sitk.Transform:
-    """Return an attitude, shifted so that the vertices and the middles of both skulls meet."""
+def start_at(
+    surface_mm: Points, template: Template, angles: NDArray[np.float64], *, cut_mm: float = 0.0
+) -> sitk.Transform:
+    """Return an attitude, shifted so that the vertices and the middles of both skulls meet.
+
+    Args:
+        surface_mm: Surface of the skull, shape ``(N, 3)``.
+        template: What it is compared with.
+        angles: About the axes to the right, front and top, in radians.
+        cut_mm: Of the skull's vault is taken to be missing.
+    """
     middle = (template.surface.min(axis=0) + template.surface.max(axis=0)) / 2
     transform = sitk.Euler3DTransform()
     transform.SetRotation(*angles.tolist())
-    turn = _matrix(transform)[:3, :3]
+    turn = matrix_of(transform)[:3, :3]
     upright = surface_mm @ turn  # the inverse turn of each point
     height = float(np.ptp(template.surface[:, 2]))
     corners = []
@@ -125,6 +133,7 @@ def _start(surface_mm: Points, template: Template, angles: NDArray[np.float64]) 
         top = points[:, 2].max()
         kept = points[points[:, 2] >= top - height]
         corners.append([*(kept.min(axis=0) + kept.max(axis=0))[:2] / 2, top])
+    corners[1][2] -= cut_mm
     shift = turn @ np.array(corners[0]) - turn @ np.array(corners[1])
     transform.SetCenter(middle.tolist())
     transform.SetTranslation((turn @ middle + shift - middle).tolist())
@@ -136,12 +145,12 @@ def _maps(
 ) -> tuple[sitk.Image, sitk.Image]:
     """Return the maps of the template and of the skull."""
     return (
-        _map(template.surface, spacing_mm, _BORDER_MM),
-        _map(surface_mm, spacing_mm, _MOVING_BORDER_MM),
+        surface_map(template.surface, spacing_mm, _BORDER_MM),
+        surface_map(surface_mm, spacing_mm, _MOVING_BORDER_MM),
     )
 
 
-def _map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Image:
+def surface_map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Image:
     """Return the distance to a surface, cut off, on a grid around it."""
     low = points.min(axis=0) - border_mm
     shape = np.ceil((points.max(axis=0) + border_mm - low) / spacing_mm).astype(int) + 1
@@ -154,7 +163,7 @@ def _map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Image:
     return image
 
 
-def _registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
+def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # sums over threads would differ from run to run
     method.SetMetricAsMeanSquares()
@@ -164,11 +173,11 @@ def _registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
     return method
 
 
-def _refined(
+def refined(
     start: sitk.Transform, maps: tuple[sitk.Image, sitk.Image], spacing_mm: float
 ) -> tuple[float, sitk.Transform]:
     """Return the least difference that is found from a start, and where it lies."""
-    method = _registration(start)
+    method = registration(start)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=spacing_mm / 2,
         minStep=spacing_mm / 1000,
@@ -181,7 +190,7 @@ def _refined(
     return float(method.GetMetricValue()), sitk.Euler3DTransform(found.GetNthTransform(0))
 
 
-def _matrix(transform: sitk.Transform) -> Matrix:
+def matrix_of(transform: sitk.Transform) -> Matrix:
     """Return a transform as a matrix of shape ``(4, 4)``."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)

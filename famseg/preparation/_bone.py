@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.preparation._labels import chosen_labels
@@ -206,13 +205,53 @@ def solid_core(body: Mask, spacing_mm: Sequence[float]) -> Mask:
     empty = np.zeros_like(body)
     if not body.any() or body.all():
         return body
-    core = ndimage.distance_transform_edt(body, sampling=spacing_mm) > _SOLID_CORE_MM
+    core = ~within_mm(~body, spacing_mm, _SOLID_CORE_MM)
     if not core.any():
         return empty
-    opened = np.asarray(
-        ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= _SOLID_CORE_MM
-    )
+    opened = within_mm(core, spacing_mm, _SOLID_CORE_MM)
     return opened if opened.sum() > _SOLID_SHARE * body.sum() else empty
+
+
+def within_mm(mask: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:
+    """Return where a mask is no farther than a small radius, as its distance map would tell.
+
+    The squared distance is put together axis by axis, but only as far as the radius reaches: for a
+    few voxels that is several times as fast as the map.
+
+    Args:
+        mask: Any number of axes.
+        spacing_mm: Edge of a voxel along each axis.
+        radius_mm: How far.
+    """
+    squared = np.where(mask, np.float32(0), np.float32(np.inf))
+    for axis, edge in enumerate(spacing_mm):
+        nearest = squared.copy()
+        for k in range(1, int(radius_mm / edge) + 1):
+            lower = tuple(slice(None, -k) if a == axis else slice(None) for a in range(mask.ndim))
+            upper = tuple(slice(k, None) if a == axis else slice(None) for a in range(mask.ndim))
+            farther = squared + np.float32((k * edge) ** 2)
+            np.minimum(nearest[lower], farther[upper], out=nearest[lower])
+            np.minimum(nearest[upper], farther[lower], out=nearest[upper])
+        squared = nearest
+    return np.asarray(squared <= radius_mm**2 * (1 + 1e-5))
+
+
+def distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+    """Return the distance of every voxel to a mask that is not empty, in mm.
+
+    Within the mask it is 0 at its outermost voxels and negative farther inside.
+
+    Args:
+        mask: Any number of axes.
+        spacing_mm: Edge of a voxel along each axis.
+    """
+    image = sitk.GetImageFromArray(np.ascontiguousarray(mask).view(np.uint8))
+    image.SetSpacing([float(s) for s in spacing_mm][::-1])  # the last axis is the image's first
+    transform = sitk.SignedMaurerDistanceMapImageFilter()
+    transform.SetNumberOfThreads(1)
+    transform.SquaredDistanceOff()
+    transform.UseImageSpacingOn()
+    return np.asarray(sitk.GetArrayFromImage(transform.Execute(image)))
 
 
 def _otsu(values: NDArray[np.float32]) -> float:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from famseg.config import InputError
 from famseg.datasets import Volume
 from famseg.datasets._volume import MAX_VOXELS, _read_header, volume_shape
-from famseg.meshes import close_openings, inside, load_mesh
 from famseg.preparation._items import Item, fit_name, local, told_as, without_path
 from famseg.preparation._layouts import Challenge, Piece
 from famseg.preparation._mesh import read_mesh
@@ -166,6 +165,9 @@ def _onto(item: Item, origin: str, grid: Scan) -> Scan:
 def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
     """Voxelise a mesh on a grid: as LPS or as RAS, whichever lies inside and touches more bone."""
     shape, affine = grid.volume.array.shape, grid.volume.affine
+    # Half a second of imports that only meshes need.
+    from famseg.meshes import close_openings, inside, load_mesh
+
     with told_as(origin), local([item]) as (path,):
         vertices, faces, space = load_mesh(path)
         vertices, faces, mended = close_openings(vertices, faces)

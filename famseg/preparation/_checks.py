@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,12 +82,10 @@ def truncated_vault(
         tissue: Above it lies the body.
     """
     if values is not None:
-        body = values > tissue
-        columns = body.any(axis=2)
-        highest = body.shape[2] - 1 - np.argmax(body[:, :, ::-1], axis=2)
-        del body
-        exposed = columns & np.take_along_axis(skull, highest[:, :, None], axis=2)[:, :, 0]
-        if exposed.sum() < _DRY_SHARE * columns.sum():
+        highest = highest_tissue(values, tissue)
+        ends = np.take_along_axis(skull, np.maximum(highest, 0)[:, :, None], axis=2)[:, :, 0]
+        exposed = (highest >= 0) & ends
+        if exposed.sum() < _DRY_SHARE * np.count_nonzero(highest >= 0):
             pixel_cm2 = spacing_mm[0] * spacing_mm[1] / 100
             return bool(exposed.sum() * pixel_cm2 >= _EXPOSED_CM2) or _cut_at_side(
                 skull, spacing_mm
@@ -94,6 +93,22 @@ def truncated_vault(
     top = int(np.flatnonzero(skull.any(axis=(0, 1)))[-1])
     area_mm2 = _spanned(skull[:, :, top]).sum() * spacing_mm[0] * spacing_mm[1]
     return bool(area_mm2 > 2 * 2 * np.pi * _FLATTEST_RADIUS_MM * spacing_mm[2])
+
+
+def highest_tissue(values: NDArray[Any], tissue: float) -> NDArray[np.intp]:
+    """Return the index of the highest voxel above ``tissue`` in each column; -1 where none is.
+
+    Args:
+        values: The scan, shape ``(X, Y, Z)``.
+        tissue: Above it lies the body.
+
+    Returns:
+        Shape ``(X, Y)``.
+    """
+    highest = np.full(values.shape[:2], -1, dtype=np.intp)
+    for k in range(values.shape[2]):  # in slices: scans lie in memory slice by slice
+        highest[values[:, :, k] > tissue] = k
+    return highest
 
 
 def _spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -181,19 +196,44 @@ def _first_bone(
 ) -> NDArray[np.float64]:
     """Return the distance in mm to the first bone on each ray, infinite where there is none."""
     step = float(spacing.min()) / 2
-    reach = float(np.linalg.norm(np.array(skull.shape) * spacing))
-    distances = np.arange(0, reach, step)
     found = np.full(len(rays), np.inf)
-    for start in range(0, len(rays), 500):  # in parts: 500 rays hold a million places on 256^3
-        part = rays[start : start + 500]
-        places = middle + part[:, None, :] * distances[None, :, None] / spacing
-        index = np.rint(places).astype(np.intp)
-        valid = np.asarray(np.all((index >= 0) & (index < skull.shape), axis=-1))
-        i, j, k = np.where(valid[..., None], index, 0).transpose(2, 0, 1)
-        bone = np.logical_and(skull[i, j, k] != 0, valid)
+    for start, distances, bone in along_rays(skull, middle, rays, spacing, step):
         hit = bone.any(axis=1)
-        found[start : start + 500][hit] = distances[np.argmax(bone[hit], axis=1)]
+        found[start : start + len(bone)][hit] = distances[np.argmax(bone[hit], axis=1)]
     return found
+
+
+def along_rays(
+    skull: NDArray[np.uint8],
+    middle: NDArray[np.float64],
+    rays: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+    step_mm: float,
+) -> Iterator[tuple[int, NDArray[np.float64], Mask]]:
+    """Yield where rays run through bone, 500 at a time: they hold a million places on 256^3.
+
+    Args:
+        skull: 0 and 1.
+        middle: Where all rays begin, as an index.
+        rays: Directions, shape ``(N, 3)``.
+        spacing: Edge of a voxel along each axis in mm.
+        step_mm: From place to place on a ray.
+
+    Yields:
+        The number of the first ray, the distances of the places in mm, and whether they are bone,
+        shape ``(500, places)``.
+    """
+    farthest = np.maximum(middle, np.array(skull.shape) - 1 - middle)
+    distances = np.arange(0, float(np.linalg.norm(farthest * spacing)) + step_mm, step_mm)
+    padded = np.pad(skull != 0, 1)  # places beyond the grid fall on its border
+    flat = padded.ravel()
+    for start in range(0, len(rays), 500):
+        part, at = rays[start : start + 500], np.intp(0)
+        for axis, n in enumerate(padded.shape):
+            places = middle[axis] + part[:, axis, None] * (distances / spacing[axis])
+            index = np.clip(np.rint(places, out=places), -1, n - 2).astype(np.intp) + 1
+            at = at * n + index
+        yield start, distances, flat[at]
 
 
 def implausible(volume_ml: float, box_mm: tuple[float, float, float]) -> list[str]:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.config import InputError
-from famseg.preparation._bone import Bone, Mask, solid_core, working_steps
-from famseg.preparation._plates import Surroundings, surroundings
+from famseg.preparation._bone import Bone, Mask, distance_mm, within_mm
+from famseg.preparation._plates import Body, Surroundings, filled_slices, surroundings
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Finding
+from famseg.preparation._vertex import vault_top
 
 _PIECE_ML = 0.1  # smaller pieces are noise and are not counted
 _HEAD_PIECE_ML = 10.0  # the vertex belongs to a piece of at least this size
@@ -23,6 +23,7 @@ _SECOND_HEAD = 0.5  # of the largest piece
 _REACH_MM = 10.0  # from the solid core of the head: nose and ears are within
 _TURN_MM = 60.0  # what a tilted head may need below the cut before it is turned upright
 _LARGEST_CAVITY_ML = 20.0  # the cranial cavity holds 1400 ml, a large frontal sinus 15
+_ON_VAULT_MM = 3.0  # above the vertex: the roof of a vault is not even
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 Spacing = tuple[float, float, float]
@@ -62,8 +63,9 @@ def clean_bone(
        allow even where they touch the skin) and what hangs on it within 10 mm. Plates that leave
        the body go with what of them touches it (`surroundings`). Masks and dry skulls have no
        tissue; there a table is a loose piece.
-    2. Neck: what lies far below the head is cut off roughly, so that a spine cannot be taken for
-       the largest piece. The exact cut is made on the final grid.
+    2. Neck: what lies far below the vertex is cut off roughly, so that a spine cannot be taken for
+       the largest piece. The exact cut is made on the final grid. The vertex is bone of a closed
+       vault (`vault_top`), and what stands on it goes, too.
     3. Loose pieces: all but the largest piece go (26-connected).
     4. Cavities are filled as `Settings.holes` says.
 
@@ -84,22 +86,27 @@ def clean_bone(
     total = np.count_nonzero(bone.mask)
     mask = bone.mask
     removed: dict[str, float] = {}
-    envelope = head_envelope(values, bone.scale.tissue, spacing_mm) if bone.scale else None
+    body = Body.of(values, bone.scale.tissue, spacing_mm) if bone.scale else None
+    envelope = head_envelope(body, values.shape) if body else None
     findings: list[Finding] = []
-    if envelope is not None and bone.scale is not None:
+    if envelope is not None and body is not None:
         mask = mask & envelope
-        beside = surroundings(
-            bone.mask, values, bone.scale.tissue, spacing_mm, hounsfield=hounsfield
-        )
+        beside = surroundings(bone.mask, values, body, hounsfield=hounsfield)
         near = np.count_nonzero(mask)
         mask = beside.without_plates(mask) if beside else mask
         touching_ml = voxel_ml * (near - np.count_nonzero(mask))
         findings = _beside(beside, touching_ml) if beside else []
         removed["table and holder"] = voxel_ml * (total - np.count_nonzero(mask))
-    kept = np.count_nonzero(mask)
     if settings.crop == "vault":
-        mask = _without_neck(mask, spacing_mm, settings.below_vertex_mm + _TURN_MM)
-        removed["neck"] = voxel_ml * (kept - np.count_nonzero(mask))
+        mask, above, below = _between(mask, spacing_mm, settings.below_vertex_mm + _TURN_MM)
+        removed["neck"] = voxel_ml * below
+        if above * voxel_ml >= _PIECE_ML:
+            removed["above the vault"] = voxel_ml * above
+            text = (
+                f"{above * voxel_ml:.1f} ml as dense as bone stood on the vault and were removed: "
+                "a holder, a frame, or metal? Look at the vertex."
+            )
+            findings.append(Finding("table", "look", text))
     mask, sizes_ml = _largest(mask, voxel_ml)
     removed["other pieces"] = float(sum(sizes_ml[1:]))
     mask = fill_holes(mask, spacing_mm, settings)
@@ -147,60 +154,73 @@ def _piece_notes(sizes_ml: list[float], counted: int) -> list[str]:
     return notes
 
 
-def head_envelope(values: NDArray[Any], tissue: float, spacing_mm: Spacing) -> Mask | None:
+def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     """Return the head with its air cells, in the voxels of the scan; None if all is shells.
 
     It is found on about 2 mm: skin lies between bone and its border everywhere.
 
     Args:
-        values: The scan, shape ``(X, Y, Z)``.
-        tissue: Above it lies the body.
-        spacing_mm: Edge of a voxel along each axis.
+        body: Of the scan.
+        shape: Of the scan.
     """
-    steps = working_steps(spacing_mm)
-    starts = [step // 2 if n > step else 0 for step, n in zip(steps, values.shape, strict=True)]
-    body = np.asarray(
-        values[starts[0] :: steps[0], starts[1] :: steps[1], starts[2] :: steps[2]] > tissue
-    )
-    spacing = [step * s for step, s in zip(steps, spacing_mm, strict=True)]
-    core = solid_core(body, spacing)
+    core = body.core
     if not core.any():
         return None
     labels, count = ndimage.label(core)
     if count > 1:
         core = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    near = ndimage.distance_transform_edt(~core, sampling=spacing) <= _REACH_MM
-    head = body & near
+    head = body.tissue & within_mm(core, body.spacing_mm, _REACH_MM)
     labels, _ = ndimage.label(head)  # a table within reach goes unless it hangs on the head
     head = np.isin(labels, np.unique(labels[core]))
-    for k in range(head.shape[2]):
-        head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
+    head = filled_slices(head)
     # The sample of a voxel's block may be air where its skin is tissue.
     head = ndimage.binary_dilation(head)
-    for axis, step in enumerate(steps):
-        head = np.repeat(head, step, axis=axis)
-        missing = values.shape[axis] - head.shape[axis]
-        if missing > 0:
-            head = np.pad(head, [(0, missing if a == axis else 0) for a in range(3)], mode="edge")
-    whole: Mask = head[: values.shape[0], : values.shape[1], : values.shape[2]]
+    turned = head.T  # scans lie in memory slice by slice: so does what they are joined with
+    for axis, step in enumerate(body.steps[::-1]):
+        turned = np.repeat(turned, step, axis=axis)
+    whole: Mask = turned.T[: shape[0], : shape[1], : shape[2]]
     return whole
 
 
-def _without_neck(mask: Mask, spacing_mm: Spacing, height_mm: float) -> Mask:
-    """Return the mask without what lies deeper than this below the top of the head."""
-    rows = round(height_mm / spacing_mm[2])
-    heights = np.flatnonzero(mask.any(axis=(0, 1)))
-    if heights.size == 0 or heights[-1] - heights[0] <= rows:
-        return mask
+def _between(mask: Mask, spacing_mm: Spacing, height_mm: float) -> tuple[Mask, int, int]:
+    """Return the mask without what stands on the vault and what lies deep below its vertex.
+
+    Args:
+        mask: Bone, without table.
+        spacing_mm: Edge of a voxel along each axis.
+        height_mm: How far below the vertex bone is kept.
+
+    Returns:
+        The mask, and how many voxels were removed above and below.
+    """
+    if not mask.any():
+        return mask, 0, 0
+    vertex = _vertex(mask, spacing_mm)
+    highest = vertex + 1 + round(_ON_VAULT_MM / spacing_mm[2])
+    lowest = max(vertex - round(height_mm / spacing_mm[2]), 0)
+    above, below = (int(np.count_nonzero(mask[:, :, s])) for s in np.s_[highest:, :lowest])
+    if above or below:
+        mask = mask.copy()
+        mask[:, :, highest:] = False
+        mask[:, :, :lowest] = False
+    return mask, above, below
+
+
+def _vertex(mask: Mask, spacing_mm: Spacing) -> int:
+    """Return the layer of the vertex: of a closed vault, else the top of the pieces of note."""
     box = bounding_box(mask)
     labels, count = ndimage.label(mask[box], structure=_FULL)
     sizes_ml = np.bincount(labels[mask[box]], minlength=count + 1) * np.prod(spacing_mm) / 1000
-    tops = [piece[2].stop - 1 for piece in ndimage.find_objects(labels)]
-    heads = [top for top, ml in zip(tops, sizes_ml[1:], strict=True) if ml >= _HEAD_PIECE_ML]
-    lowest = box[2].start + max(heads or tops) - rows
-    mask = mask.copy()
-    mask[:, :, : max(lowest, 0)] = False
-    return mask
+    places = ndimage.find_objects(labels)
+    large = [i for i, ml in enumerate(sizes_ml[1:]) if ml >= _HEAD_PIECE_ML]
+    tops = []
+    for i in large:
+        top = vault_top(labels[places[i]] == i + 1, spacing_mm)
+        if top is not None:
+            tops.append(places[i][2].start + top)
+    if not tops:
+        tops = [places[i][2].stop - 1 for i in large or range(count)]
+    return int(box[2].start + max(tops))
 
 
 def _largest(mask: Mask, voxel_ml: float) -> tuple[Mask, list[float]]:
@@ -232,14 +252,11 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     padded = np.pad(mask[box], [(m, m) for m in margin])
     if reach:
         padded = _closed(padded, spacing_mm, reach / 2)
-    image = sitk.GetImageFromArray(padded.view(np.uint8))
-    filling = sitk.BinaryFillholeImageFilter()
-    filling.SetNumberOfThreads(1)
-    cavities = sitk.GetArrayFromImage(filling.Execute(image)).astype(bool) & ~padded
-    labels, count = ndimage.label(cavities)
-    sizes = np.bincount(labels[cavities], minlength=count + 1)
+    labels, count = ndimage.label(~padded)
+    # The first label is what lies outside: its voxels are many and are not counted.
+    sizes = np.bincount(labels[labels > 1], minlength=count + 1)
     small = sizes * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
-    small[0] = False
+    small[:2] = False
     padded |= small[labels]
     filled = mask.copy()
     inner = tuple(slice(m, -m) for m in margin)
@@ -253,28 +270,11 @@ def _closed(padded: Mask, spacing_mm: Spacing, radius_mm: float) -> Mask:
     return np.asarray(distance_mm(~grown, spacing_mm) > radius_mm) | padded
 
 
-def distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-    """Return the distance of every voxel to a mask that is not empty, in mm.
-
-    Within the mask it is 0 at its outermost voxels and negative farther inside.
-
-    Args:
-        mask: Any number of axes.
-        spacing_mm: Edge of a voxel along each axis.
-    """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(mask).view(np.uint8))
-    image.SetSpacing([float(s) for s in spacing_mm][::-1])  # the last axis is the image's first
-    transform = sitk.SignedMaurerDistanceMapImageFilter()
-    transform.SetNumberOfThreads(1)
-    transform.SquaredDistanceOff()
-    transform.UseImageSpacingOn()
-    return np.asarray(sitk.GetArrayFromImage(transform.Execute(image)))
-
-
 def bounding_box(mask: Mask) -> Box:
     """Return the slices of the smallest box that holds all of a mask which is not empty."""
+    flat: NDArray[np.bool_] = np.any(mask, axis=2)
     ends = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+    for along in (flat.any(axis=1), flat.any(axis=0), mask.any(axis=(0, 1))):
+        filled = np.flatnonzero(along)
         ends.append(slice(int(filled[0]), int(filled[-1]) + 1))
     return ends[0], ends[1], ends[2]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from famseg.datasets._defects_chart import vault_middle
 from famseg.preparation._bone import Mask, Scale
-from famseg.preparation._checks import _dome, _first_bone, implausible
+from famseg.preparation._checks import _dome, _first_bone, along_rays, implausible
 from famseg.preparation._clean import Spacing, bounding_box
 from famseg.preparation._types import Finding
 
@@ -79,16 +79,10 @@ def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
     spacing = np.asarray(spacing_mm)
     rays, middle = _dome(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
     step = float(spacing.min()) / 2
-    distances = np.arange(0, float(np.linalg.norm(np.array(skull.shape) * spacing)), step)
     gap = max(1, round(_GAP_MM / step))
     solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_INNER_LOWEST_DEG))) / len(rays)
     total = 0.0
-    for start in range(0, len(rays), 500):  # as in `_first_bone`
-        part = rays[start : start + 500]
-        index = np.rint(middle + part[:, None, :] * distances[None, :, None] / spacing).astype(int)
-        valid = np.all((index >= 0) & (index < skull.shape), axis=-1)
-        i, j, k = np.where(valid[..., None], index, 0).transpose(2, 0, 1)
-        bone = (skull[i, j, k] != 0) & valid
+    for _, distances, bone in along_rays(skull, middle, rays, spacing, step):
         for profile in bone[bone.any(axis=1)]:
             at = np.flatnonzero(profile)
             breaks = np.flatnonzero(np.diff(at) > gap)

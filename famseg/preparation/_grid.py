@@ -13,8 +13,8 @@ from scipy import ndimage
 from famseg.config import InputError
 from famseg.datasets import Volume
 from famseg.datasets._volume import MAX_VOXELS
-from famseg.preparation._bone import Mask, Scale
-from famseg.preparation._clean import Spacing, bounding_box, distance_mm
+from famseg.preparation._bone import Mask, Scale, distance_mm
+from famseg.preparation._clean import Spacing, bounding_box
 from famseg.preparation._settings import Settings
 
 Matrix = NDArray[np.float64]
@@ -60,11 +60,12 @@ class Grid(NamedTuple):
         x, y, z = np.diag(self.affine)[:3].tolist()
         return x, y, z
 
-    def moved(self, voxels: NDArray[np.intp]) -> Grid:
-        """Return the grid shifted by whole voxels."""
+    def widened(self, voxels: int) -> Grid:
+        """Return the grid with some voxels more on all sides."""
         affine = self.affine.copy()
-        affine[:3, 3] += voxels * np.diag(affine)[:3]
-        return self._replace(affine=affine)
+        affine[:3, 3] -= voxels * np.diag(affine)[:3]
+        x, y, z = (n + 2 * voxels for n in self.shape)
+        return Grid((x, y, z), affine, self.vertex + voxels)
 
 
 def to_ras(volume: Volume) -> Volume:
@@ -114,12 +115,35 @@ def bone_field(
 def _from_values(inside: Mask, values: NDArray[Any], scale: Scale) -> NDArray[np.int8]:
     near = _grown(inside)
     marks = (scale.soft, scale.threshold, scale.solid)
-    field = np.empty(inside.shape, dtype=np.int8)
+    field = np.empty_like(inside, dtype=np.int8)
+    if values.dtype in (np.int16, np.uint16):
+        return _looked_up(field, inside, near, values, marks)
     for i in range(len(field)):  # slabs: no second volume in floating point
         level = np.interp(values[i], marks, (-1.0, 0.0, 1.0))
         level[~near[i]] = -1.0  # bone that was removed, farther away than blurred edges reach
         level[inside[i] & (level <= 0)] = 1.0  # filled cavities
         field[i] = _quantised(level, inside[i])
+    return field
+
+
+def _looked_up(
+    field: NDArray[np.int8],
+    inside: Mask,
+    near: Mask,
+    values: NDArray[Any],
+    marks: tuple[float, float, float],
+) -> NDArray[np.int8]:
+    """Fill a field as `_from_values` says; there are few values, so each is worked out once."""
+    limits = np.iinfo(values.dtype)
+    every = np.arange(limits.min, limits.max + 1)
+    level = np.interp(every, marks, (-1.0, 0.0, 1.0))
+    outer = np.roll(_quantised(level, np.zeros(len(every), dtype=bool)), limits.min)
+    inner = np.where(level <= 0, 1.0, level)
+    inner = np.roll(_quantised(inner, np.ones(len(every), dtype=bool)), limits.min)
+    field.fill(-_FULL_SCALE)
+    rim = near & ~inside
+    field[rim] = outer[values[rim]]  # negative values count from the end of the table
+    field[inside] = inner[values[inside]]
     return field
 
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from famseg.config import InputError
 from famseg.datasets import Volume
-from famseg.meshes import close_openings, inside, load_mesh, space_note
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._read import check_memory
 from famseg.preparation._types import Scan
@@ -44,6 +43,9 @@ def read_mesh(item: Item, origin: str) -> Scan:
     Raises:
         InputError: If it is damaged or has openings that cannot be closed.
     """
+    # Half a second of imports that only meshes need.
+    from famseg.meshes import close_openings, inside, load_mesh, space_note
+
     with told_as(origin), local([item]) as (path,):
         vertices, faces, space = load_mesh(path)
         vertices, unit_note = _in_mm(vertices)

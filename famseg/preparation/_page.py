@@ -7,8 +7,10 @@ import hashlib
 import html
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from famseg.config._visible import visible
+from famseg.preparation import _page_slices
 from famseg.preparation._page_choice import SCRIPT, STYLE, box, choice
 from famseg.preparation._record import Record
 from famseg.preparation._thumbnails import PANELS
@@ -35,13 +37,21 @@ ul { margin: .5rem 0 0; padding-left: 1.2rem; }
 .origin { font-weight: normal; opacity: .7; }
 pre { white-space: pre-wrap; }
 """
-_STYLE += STYLE
+_STYLE += STYLE + _page_slices.STYLE
 _LEGEND = (
     f"Each image shows, from left to right: {'; '.join(PANELS)}. R and L mark the patient's right "
     "and left: as in radiology, the patient's right is on the left of the image. A is front, P "
     "back, S top and I bottom. An implant is orange."
 )
 _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
+
+
+class _Shown(NamedTuple):
+    """What the page shows beside the records, by subject."""
+
+    pictures: Mapping[str, bytes | None]
+    selectable: Collection[str]
+    slices: Mapping[str, _page_slices.Pictures]
 
 
 def _hash(text: str) -> str:
@@ -61,6 +71,7 @@ def page(
     settings: Mapping[str, object],
     layout: str,
     selectable: Collection[str] = (),
+    slices: Mapping[str, _page_slices.Pictures] | None = None,
 ) -> str:
     """Return the report: first what failed, then what is worth a look, then the rest.
 
@@ -70,6 +81,7 @@ def page(
         settings: What they were prepared with.
         layout: The layout of the source.
         selectable: Subjects that a reader can deselect: those in the manifest.
+        slices: Their slices, by subject; the page says where the others are.
 
     Returns:
         HTML with style and pictures in it; every text is escaped.
@@ -79,6 +91,7 @@ def page(
     rest = [r for r in done if not needs_a_look(r)]
     bad = [r for r in records if r.status in ("failed", "refused")]
     left_out = [r for r in records if r.status == "left out"]
+    shown = _Shown(pictures, selectable, slices or {})
     title = f"Prepared skulls: {len(done)} of {len(done) + len(bad)}"
     parts = [
         "<!doctype html>",
@@ -91,12 +104,13 @@ def page(
         f"<p>{_escape(_summary(len(bad), len(look), layout))}</p>",
         *_reasons('<h2 class="bad">Not prepared</h2>', bad),
         *(choice() if selectable else ()),
-        *_section("Worth a look", look, pictures, selectable),
-        *_section("Nothing unusual", rest, pictures, selectable),
+        *_section("Worth a look", look, shown),
+        *_section("Nothing unusual", rest, shown),
         *_reasons("<h2>Left out</h2>", left_out),
         "<h2>Settings</h2>",
         f"<pre>{_escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
         f"<p>{_LEGEND}</p>",
+        *([f"<p>{_page_slices.LEGEND}</p>"] if slices else ()),
         *([f"<script>{SCRIPT}</script>"] if selectable else ()),
         "</body></html>",
     ]
@@ -140,25 +154,26 @@ def _reasons(heading: str, records: Sequence[Record]) -> Iterator[str]:
 def _section(
     title: str,
     records: Sequence[Record],
-    pictures: Mapping[str, bytes | None],
-    selectable: Collection[str],
+    shown: _Shown,
 ) -> Iterator[str]:
     if not records:
         return
     yield f"<h2>{_escape(title)}</h2>"
     for record in records:
-        tick = box(record.subject) if record.subject in selectable else ""
-        yield from _article(record, pictures.get(record.subject), tick)
+        yield from _article(record, shown)
 
 
-def _article(record: Record, picture: bytes | None, tick: str) -> Iterator[str]:
+def _article(record: Record, shown: _Shown) -> Iterator[str]:
     name = _escape(record.subject)
+    tick = box(record.subject) if record.subject in shown.selectable else ""
+    picture = shown.pictures.get(record.subject)
     yield f'<article>{tick}<h3>{name} <span class="origin">{_escape(record.origin)}</span></h3>'
     if picture is not None:
         data = base64.b64encode(picture).decode()
         yield f'<img alt="Slices and surface of {name}" src="data:image/png;base64,{data}">'
     quality = record.quality
     if quality is not None:
+        yield from _slices(record, quality, shown)
         yield "<dl>"
         for term, value in _facts(quality):
             yield f"<div><dt>{_escape(term)}</dt><dd>{_escape(value)}</dd></div>"
@@ -166,6 +181,17 @@ def _article(record: Record, picture: bytes | None, tick: str) -> Iterator[str]:
         yield from _list(quality.warnings, "look")
     yield from _list(record.notes, "note")
     yield "</article>"
+
+
+def _slices(record: Record, quality: Quality, shown: _Shown) -> Iterator[str]:
+    own = shown.slices.get(record.subject)
+    if own is not None:
+        yield from _page_slices.slices(record.subject, own, quality.box_mm)
+    elif len(shown.slices) >= _page_slices.MOST_SUBJECTS:
+        yield (
+            f"<p>This page has the slices of {_page_slices.MOST_SUBJECTS} subjects; those of this "
+            "one are in the folder <code>slices</code>.</p>"
+        )
 
 
 def _list(sentences: Sequence[str], kind: str) -> Iterator[str]:
@@ -190,6 +216,10 @@ def _facts(quality: Quality) -> Iterator[tuple[str, str]]:
             yield f"removed: {why}", f"{ml:.1f} ml"
     if quality.alignment_residual_mm is not None:
         yield "residual of the alignment", f"{quality.alignment_residual_mm:.2f} mm"
+    if quality.asymmetry_mm is not None:
+        yield "asymmetry (RMS)", f"{quality.asymmetry_mm:.2f} mm"
+    if quality.turned_deg is not None:
+        yield "turned by", f"{quality.turned_deg:.1f}°"
 
 
 def _times(lengths: Sequence[float], form: str) -> str:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.datasets import Volume
-from famseg.preparation._align import Template, align, as_template, surface_residual_mm
+from famseg.preparation._align import Template, align, angle_deg, as_template, surface_residual_mm
 from famseg.preparation._bone import Bone, Mask, find_bone
 from famseg.preparation._checks import truncated_vault, vault_hole
 from famseg.preparation._clean import Cleaned, bounding_box, clean_bone
@@ -32,10 +32,14 @@ from famseg.preparation._grid import (
     upright_frame,
 )
 from famseg.preparation._settings import Settings
+from famseg.preparation._slices import slices
+from famseg.preparation._streaks import streak_findings
+from famseg.preparation._symmetry import upright
 from famseg.preparation._types import Finding, Prepared, Quality, Role, Scan
 
 _SAMPLED_POINTS = 300_000
 _LOST_SHARE = 0.02
+_PLAY = 2  # voxels that the grid may move by
 
 
 class _Placed(NamedTuple):
@@ -43,6 +47,8 @@ class _Placed(NamedTuple):
     shares: NDArray[np.float32]  # of bone in each voxel of the grid, before the cut
     grid: Grid
     to_source: Matrix
+    asymmetry_mm: float | None
+    turned_deg: float | None
 
 
 def prepare_scan(
@@ -56,9 +62,9 @@ def prepare_scan(
 
     Bone is found (`find_bone`), reduced to the skull (`clean_bone`), aligned to the template if
     there is one (`align`), and brought onto the grid in one interpolation (`coverage`). Without a
-    template the head keeps its attitude; the vertex lies at z = 0, a sixteenth of the grid below
-    its upper end, and the box around the skull is centred in x and y. With one, skulls stand in the
-    template's world and the grid stands on the template.
+    template the head keeps its attitude, or is put upright (`upright`), as the settings say; the
+    vertex lies at z = 0, a sixteenth of the grid below its upper end, and the box around the skull
+    is centred in x and y. With a template, skulls stand in its world, and the grid stands on it.
 
     Args:
         scan: What to prepare; it is not written to.
@@ -80,9 +86,13 @@ def prepare_scan(
     bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings, scan.segments)
     hounsfield = scan.kind == "hounsfield"
     cleaned = clean_bone(bone, ras.array, ras.spacing_mm, settings, hounsfield=hounsfield)
-    metal = metal_findings(
-        ras.array, cleaned.mask, bone.scale, ras.spacing_mm, hounsfield=hounsfield
-    )
+    metal = [
+        finding
+        for look in (metal_findings, streak_findings)
+        for finding in look(
+            ras.array, cleaned.mask, bone.scale, ras.spacing_mm, hounsfield=hounsfield
+        )
+    ]
     truncated = truncated_vault(
         cleaned.mask,
         ras.spacing_mm,
@@ -97,9 +107,9 @@ def prepare_scan(
     notes = (*scan.notes, *bone.notes, *cleaned.notes, *companion_notes)
     cleaned = cleaned._replace(findings=(*cleaned.findings, *metal))
     quality = _quality(placed, bone, cleaned, ras, settings, aim, truncated=truncated, notes=notes)
-    return Prepared(
-        Volume(placed.skull, placed.grid.affine), quality, volumes, to_source=placed.to_source
-    )
+    skull = Volume(placed.skull, placed.grid.affine)
+    shown = slices(ras.array, ras.affine, bone.scale, field, placed.to_source, skull)
+    return Prepared(skull, quality, volumes, to_source=placed.to_source, slices=shown)
 
 
 def _place(
@@ -107,8 +117,13 @@ def _place(
 ) -> _Placed:
     """Bring the skull onto the grid."""
     surface = surface_points(cleaned.mask, ras.affine)
+    asymmetry = None
     if aim is None:
-        to_source = upright_frame(surface, settings)
+        turn = np.eye(4)
+        if settings.align == "symmetry":
+            turn, asymmetry = upright(surface)
+        standing = moved_points(surface, np.asarray(np.linalg.inv(turn)))
+        to_source = turn @ upright_frame(standing, settings)
         anchor = np.zeros(3)
     else:
         to_source = align(surface, aim)
@@ -119,17 +134,29 @@ def _place(
     grid = make_grid(box, anchor, ras.spacing_mm, settings)
     if aim is None:
         to_source = on_the_voxels(to_source, grid, ras.affine)
-    shares = coverage(field, to_source, grid)
+    # The surface lies somewhere within its voxels: only the result tells which layer is highest.
+    # The grid then moves over what was sampled around it: nothing is interpolated twice.
+    wide = coverage(field, to_source, grid.widened(_PLAY))
+    shares = _window(wide, np.zeros(3, dtype=np.intp), grid)
     skull = _cut(shares, grid, settings)
     steps = _off_place(skull, grid)
     if aim is None and steps.any():
-        # The surface lies somewhere within its voxels: only the result tells which layer is
-        # highest. The grid moves over the source, nothing is interpolated twice.
         to_source = to_source.copy()
-        to_source[:3, 3] += steps * grid.spacing_mm
-        shares = coverage(field, to_source, grid)
+        to_source[:3, 3] += to_source[:3, :3] @ (steps * grid.spacing_mm)
+        if np.abs(steps).max() <= _PLAY:
+            shares = _window(wide, steps, grid)
+        else:
+            shares = coverage(field, to_source, grid)
         skull = _cut(shares, grid, settings)
-    return _Placed(skull, shares, grid, to_source)
+    left_alone = aim is None and settings.align == "none"
+    turned = None if left_alone else angle_deg(to_source)
+    return _Placed(skull, shares, grid, to_source, asymmetry, turned)
+
+
+def _window(wide: NDArray[np.float32], steps: NDArray[np.intp], grid: Grid) -> NDArray[np.float32]:
+    """Return the shares of a grid that stands some voxels off, out of those of a widened one."""
+    x, y, z = (slice(_PLAY + s, _PLAY + s + n) for s, n in zip(steps, grid.shape, strict=True))
+    return wide[x, y, z].copy()
 
 
 def _cut(shares: NDArray[np.float32], grid: Grid, settings: Settings) -> NDArray[np.uint8]:
@@ -213,6 +240,8 @@ def _quality(
         warnings=(*notes, *(finding.text for finding in findings)),
         hole_cm2=hole.area_cm2 if hole else 0.0,
         findings=tuple(findings),
+        asymmetry_mm=placed.asymmetry_mm,
+        turned_deg=placed.turned_deg,
     )
 
 

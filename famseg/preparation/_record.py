@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 
 from famseg.config._atomic import open_to_read
 from famseg.config._json import parse_json
-from famseg.preparation._types import Quality, Role, Source, Split
+from famseg.preparation._types import Quality, Role, Source, Split, View
 from famseg.tracking import write_json
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """Part of every key: raised when the same settings give another skull or another record."""
 
 
@@ -49,6 +49,11 @@ class Folder:
     def thumbnail(self, subject: str) -> Path:
         """Return the path of a subject's picture."""
         return self.path / "thumbnails" / f"{subject}.png"
+
+    def slices(self, subject: str, view: View) -> tuple[Path, Path]:
+        """Return the paths of a subject's slices: the scan, and the outline of its bone."""
+        folder = self.path / "slices" / view
+        return folder / f"{subject}.jpg", folder / f"{subject}.png"
 
     def skull(self, subject: str) -> Path:
         """Return the path of a complete skull."""

@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famseg.config._visible import cell
-from famseg.preparation._page import page
+from famseg.preparation._page import needs_a_look, page
+from famseg.preparation._page_slices import MOST_SUBJECTS, Pictures
 from famseg.preparation._record import Folder, Record
+from famseg.preparation._slices import VIEWS
 from famseg.tracking import write_atomically
 
 COLUMNS = (
@@ -32,6 +34,8 @@ COLUMNS = (
     "removed_ml",
     "removed",
     "alignment_residual_mm",
+    "asymmetry_mm",
+    "turned_deg",
     "companions",
     "warnings",
     "notes",
@@ -58,7 +62,14 @@ def write_report(
     """
     write_atomically(folder.table, table(records).encode())
     pictures = {r.subject: _picture(folder.thumbnail(r.subject)) for r in records}
-    text = page(records, pictures, settings=settings, layout=layout, selectable=selectable)
+    text = page(
+        records,
+        pictures,
+        settings=settings,
+        layout=layout,
+        selectable=selectable,
+        slices=_slices(records, folder),
+    )
     write_atomically(folder.report, text.encode())
 
 
@@ -113,6 +124,8 @@ def report_row(record: Record) -> dict[str, object]:
         "removed_ml": round(sum(quality.removed_ml.values()), 2),
         "removed": " | ".join(f"{why}: {ml:.2f}" for why, ml in quality.removed_ml.items()),
         "alignment_residual_mm": quality.alignment_residual_mm,
+        "asymmetry_mm": quality.asymmetry_mm,
+        "turned_deg": quality.turned_deg,
         "warnings": " | ".join(quality.warnings),
     }
 
@@ -141,6 +154,20 @@ def _cell(name: str, value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if name == "subject" else cell(value)
+
+
+def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Pictures]:
+    """Return the slices of the subjects that the page has room for: those worth a look first."""
+    found: dict[str, Pictures] = {}
+    for record in sorted(records, key=lambda r: not needs_a_look(r)):
+        files = {view: folder.slices(record.subject, view) for view in VIEWS}
+        read = {view: (_picture(scan), _picture(bone)) for view, (scan, bone) in files.items()}
+        whole = {view: (a, b) for view, (a, b) in read.items() if a is not None and b is not None}
+        if whole and record.status == "done":
+            found[record.subject] = whole
+        if len(found) == MOST_SUBJECTS:
+            break
+    return found
 
 
 def _picture(path: Path) -> bytes | None:

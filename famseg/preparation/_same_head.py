@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_volume
-from famseg.preparation._clean import distance_mm
+from famseg.preparation._bone import distance_mm
 from famseg.preparation._grid import Points, moved_points, surface_points, to_ras
 from famseg.preparation._leakage import Duplicate, spread
 

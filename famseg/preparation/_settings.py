@@ -10,6 +10,7 @@ from famseg.config import InputError
 
 Crop = Literal["vault", "none"]
 Holes = Literal["keep", "enclosed", "close"]
+Align = Literal["none", "symmetry"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Settings:
         residual_limit_mm: A surface that lies farther than this from the template's after
             alignment (root mean square) gets a warning.
         defect_limit_cm2: A hole in the vault is reported as a defect from this area on.
+        align: Of heads without a template: ``none`` leaves their attitude as it is, ``symmetry``
+            puts them upright by their plane of symmetry and the base of the skull.
         label: Of label maps, which labels are the skull: numbers or names, separated by commas;
             None takes the only one, or the one that the file calls skull.
 
@@ -65,6 +68,7 @@ class Settings:
     close_mm: float = 4.0
     residual_limit_mm: float = 6.0
     defect_limit_cm2: float = 4.0
+    align: Align = "none"
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +79,7 @@ class Settings:
 
 def _choices(settings: Settings) -> list[str]:
     faults = []
-    for name, choice in (("crop", Crop), ("holes", Holes)):
+    for name, choice in (("crop", Crop), ("holes", Holes), ("align", Align)):
         value = getattr(settings, name)
         if value not in get_args(choice):
             faults.append(f"{name} {value!r}: give one of {', '.join(get_args(choice))}")

@@ -29,6 +29,7 @@ from famseg.preparation._record import (
     read_record,
     write_record,
 )
+from famseg.preparation._slices import images
 from famseg.preparation._thumbnails import thumbnail
 from famseg.preparation._types import Prepared, Role, Scan, Source
 from famseg.tracking import write_atomically
@@ -177,6 +178,8 @@ def _write(job: Job, prepared: Prepared, notes: tuple[str, ...]) -> Record:
     for (role, defect), volume in prepared.companions.items():
         contents[folder.companion(source.subject, role, defect)] = nifti(volume)
     contents[folder.thumbnail(source.subject)] = thumbnail(*shown)
+    for view, slices in prepared.slices.items():
+        contents |= zip(folder.slices(source.subject, view), images(slices), strict=True)
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ Kind = Literal["hounsfield", "intensity", "mask"]
 
 Role = Literal["defective", "implant"]
 Split = Literal["train", "validation", "test"]
+
+View = Literal["axial", "coronal", "sagittal"]
 
 Identity = tuple[tuple[str, str], ...]
 """Kind and value of what tells whose scan it is: ``patient``, ``study``, ``frame``. Personal."""
@@ -149,6 +151,10 @@ class Quality:
         spacing_mm: Of the result.
         alignment_residual_mm: Root mean square distance of the skull's surface to the template's
             after alignment; None without a template.
+        asymmetry_mm: Root mean square distance of the skull's mirror image to the skull, where its
+            plane of symmetry was looked for; None elsewhere.
+        turned_deg: By how much the head was turned to stand upright, or as the template stands;
+            None where it was left as it was.
         warnings: What to look at, one sentence each; nothing personal.
     """
 
@@ -165,6 +171,8 @@ class Quality:
     warnings: tuple[str, ...] = ()
     hole_cm2: float = 0.0
     findings: tuple[Finding, ...] = ()
+    asymmetry_mm: float | None = None
+    turned_deg: float | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -177,6 +185,18 @@ class Quality:
         return all(f.severity != "unusable" for f in self.findings)
 
 
+class Slices(NamedTuple):
+    """Slices of one view, in the order of the reader: top, front or right first.
+
+    Args:
+        gray: The scan, shape ``(N, rows, columns)``.
+        outline: The outermost pixels of the bone, same shape.
+    """
+
+    gray: NDArray[np.uint8]
+    outline: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A skull that is ready, with its companions on the same grid.
@@ -187,9 +207,11 @@ class Prepared:
         companions: Masks by role and class of defect.
         to_source: Maps mm of the skull's world to mm of the scan's: a rigid motion, shape
             ``(4, 4)``. Takes an implant back to its patient.
+        slices: What the report shows of the scan, by view; empty where it shows nothing.
     """
 
     skull: Volume
     quality: Quality
     companions: Mapping[tuple[Role, str], Volume] = field(default_factory=dict)
     to_source: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    slices: Mapping[View, Slices] = field(default_factory=dict)

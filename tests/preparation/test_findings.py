@@ -19,7 +19,8 @@ from famseg.preparation import (
     prepare_scan,
 )
 from famseg.preparation._clean import head_envelope
-from famseg.preparation._plates import surroundings
+from famseg.preparation._plates import Body, surroundings
+from famseg.preparation._vertex import vault_top
 
 MM = 4.0
 SHAPE = (64, 72, 60)
@@ -39,6 +40,10 @@ def head(x0: float = 0.0, y0: float = 0.0) -> np.ndarray:
 def prepared(values: np.ndarray, *, kind: str = "hounsfield") -> Prepared:
     affine = np.diag([MM, MM, MM, 1.0])
     return prepare_scan(Scan(Volume(values.astype(np.int16), affine), kind), SETTINGS)
+
+
+def body_of(values: np.ndarray) -> Body:
+    return Body.of(values, -500.0, (MM, MM, MM))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,39 @@ def test_a_holder_above_the_head_does_not_lift_the_vertex(plain: Prepared) -> No
     assert dice(found, plain) > 0.98
 
 
+def on_the_vault() -> np.ndarray:
+    """A plate of 8 mm that stands on the vault, 28 mm high: without tissue nothing tells it."""
+    mask = (head() > 226).astype(float)
+    mask[(np.abs(Y + 20) < 5) & (np.abs(X) < 40) & (Z > 40) & (Z < 98)] = 1
+    mask[np.sqrt((X / 57) ** 2 + (Y / 73) ** 2 + (Z / 62) ** 2) < 1] = 0
+    return mask
+
+
+def test_what_stands_on_the_vault_does_not_lift_the_vertex() -> None:
+    bare = prepared(np.minimum(on_the_vault(), head() > 226), kind="mask")
+    found = prepared(on_the_vault(), kind="mask")
+    assert found.quality.box_mm[2] == pytest.approx(bare.quality.box_mm[2], abs=MM)
+    assert found.quality.volume_ml == pytest.approx(bare.quality.volume_ml, rel=0.03)
+    assert found.quality.flags == ("table",)
+    assert found.quality.removed_ml["above the vault"] > 10
+    assert "stood on the vault and were removed" in found.quality.findings[0].text
+
+
+@pytest.mark.parametrize("missing", ["nothing", "side", "top", "cut"])
+def test_the_vertex_is_the_highest_bone_of_the_vault(missing: str) -> None:
+    mask = head() > 226
+    if missing == "side":
+        mask[(X > 20) & (np.abs(Y) < 50) & (Z > -10)] = False
+    elif missing == "top":
+        mask[(X**2 + Y**2 < 45**2) & (Z > 0)] = False
+    elif missing == "cut":
+        mask[:, :, 40:] = False
+    top = int(np.flatnonzero(mask.any(axis=(0, 1)))[-1])
+    found = vault_top(mask, (MM, MM, MM))
+    assert found is None if missing in ("top", "cut") else abs(found - top) <= 1
+    assert prepared(mask, kind="mask").quality.removed_ml.get("above the vault", 0) == 0
+
+
 def test_bones_in_the_open_nasal_cavity_are_no_plates(plain: Prepared) -> None:
     """They stand in air that leads outside, far from the solid body, and not outside the head."""
     nose = (np.abs(X) < 18) & (Y > 10) & (Y < 100) & (Z < -8) & (Z > -46)
@@ -108,11 +146,11 @@ def test_bones_in_the_open_nasal_cavity_are_no_plates(plain: Prepared) -> None:
     values = head()
     values[nose] = -1000
     values[septum] = 1000
-    found = surroundings(values > 226, values, -500.0, (MM,) * 3, hounsfield=True)
+    found = surroundings(values > 226, values, body_of(values), hounsfield=True)
     assert found is not None
     assert not found.plates.any()
     beside = table(values, gap_mm=-4.0)
-    found = surroundings(beside > 226, beside, -500.0, (MM,) * 3, hounsfield=True)
+    found = surroundings(beside > 226, beside, body_of(beside), hounsfield=True)
     assert found is not None
     assert found.plates.any()
     assert found.without_plates(septum).sum() == septum.sum()
@@ -137,6 +175,25 @@ def test_metal_in_the_bone_is_flagged(plain: Prepared) -> None:
     assert dice(found, plain) == 1
     (finding,) = found.quality.findings
     assert "above 3000 HU, 0 to 50 mm below the vertex" in finding.text
+
+
+def streaked(*, streaks: bool) -> np.ndarray:
+    """A clip in the wall on the right, with or without bands across the brain of its slices."""
+    values = head()
+    near = np.abs(Z - 20) < 10
+    values[(np.abs(X - 60) < 5) & (np.abs(Y) < 5) & near] = 3071
+    if streaks:
+        bands = (np.abs(Y - 0.2 * (X - 60)) < 5) | (np.abs(Y + 0.3 * (X - 60)) < 5)
+        values[bands & near & (values == 40)] = -400
+    return values
+
+
+def test_streaks_of_metal_are_named() -> None:
+    found = prepared(streaked(streaks=True))
+    assert kinds(found) == ("metal", "streaks")
+    (text,) = (f.text for f in found.quality.findings if f.kind == "streaks")
+    assert text.startswith("Streaks of metal cross the head 44 to 56 mm below the vertex: ")
+    assert kinds(prepared(streaked(streaks=False))) == ("metal",)
 
 
 def test_metal_is_not_told_without_hu() -> None:
@@ -216,5 +273,5 @@ def test_implausible_subjects_are_not_in_the_manifest(tmp_path: Path) -> None:
 
 def test_surroundings_of_shells_are_none() -> None:
     values = np.where(head() > 226, 1000, -1000)
-    assert surroundings(values > 226, values, -500.0, (MM,) * 3, hounsfield=True) is None
-    assert head_envelope(values, -500.0, (MM,) * 3) is None
+    assert surroundings(values > 226, values, body_of(values), hounsfield=True) is None
+    assert head_envelope(body_of(values), values.shape) is None

@@ -38,6 +38,8 @@ QUALITY = Quality(
         Finding("existing_defect", "look", "The vault has a hole."),
         Finding("table", "note", "A table."),
     ),
+    asymmetry_mm=1.25,
+    turned_deg=7.5,
 )
 DONE = Record(
     "head_1",
@@ -101,6 +103,8 @@ def test_the_table_has_a_row_a_subject_with_units_in_the_names() -> None:
         "removed_ml": "31.25",
         "removed": "table and holder: 1.25 | neck: 30.00",
         "alignment_residual_mm": "2.5",
+        "asymmetry_mm": "1.25",
+        "turned_deg": "7.5",
         "companions": "implant/bilateral",
         "warnings": "The vault has a hole. | The bone is thin.",
         "notes": "The slices were sorted.",
@@ -150,6 +154,8 @@ def test_facts_are_shown_with_units() -> None:
         "1.2 ml",
         "30.0 ml",
         "2.50 mm",
+        "1.25 mm",
+        "7.5°",
         "yes",
         "5.2 cm²",
         "existing_defect, metal",

@@ -1,0 +1,156 @@
+"""Heads put upright without a template: by their plane of symmetry and the base of their skull."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from famseg.datasets import Volume, phantom
+from famseg.preparation._align import (
+    Template,
+    as_template,
+    matrix_of,
+    refined,
+    registration,
+    start_at,
+    surface_map,
+)
+from famseg.preparation._grid import Matrix, Points, moved_points
+
+_CELL_MM = 6.0
+_REACH_MM = 20.0
+_BORDER_MM, _MOVING_BORDER_MM = 18.0, 60.0
+_TILTS_DEG = (-20.0, -10.0, 0.0, 10.0, 20.0)  # of the plane, by leaning and by turning
+_PITCHES_DEG = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0)
+_CUT_MM = (0.0, 25.0, 50.0)  # from the top of the vault, as heads are scanned
+_STARTS = 2  # of the candidates are followed
+_MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+class Upright(NamedTuple):
+    """An attitude that was found.
+
+    Args:
+        to_source: Maps mm of the upright frame to mm of the scan's world: a rigid motion, shape
+            ``(4, 4)``. The frame's x is across the plane of symmetry, to the right; z points up.
+        asymmetry_mm: Root mean square distance of the surface's mirror image to the surface, at
+            most 20 mm each.
+    """
+
+    to_source: Matrix
+    asymmetry_mm: float
+
+
+def upright(surface_mm: Points) -> Upright:
+    """Find how a head has to be turned to stand upright.
+
+    1. Leaning and turning: SimpleITK lays the mirror image of the surface onto the surface (mean
+       square of the difference of two distance maps on 6 mm, cut off at 20 mm, `Euler3DTransform`).
+       The plane halfway between is the plane of symmetry.
+    2. Nodding: the surface, its plane upright, is laid onto a phantom without asymmetry. All of
+       the phantom's surface pulls; as vaults are round, it is the base that tells how far a head
+       nods. Only the turn about the axis across the plane is taken of this motion.
+
+    Args:
+        surface_mm: Surface of the skull in mm of its scan's world, shape ``(N, 3)``, axes roughly
+            to the right, front and top.
+
+    Returns:
+        The attitude. Takes a second or two; the same surface gives the same attitude.
+    """
+    surface = _thinned(surface_mm)
+    frame = _plane(surface)
+    standing = moved_points(surface, np.asarray(np.linalg.inv(frame)))
+    pitch = _pitch(standing)
+    cosine, sine = np.cos(pitch), np.sin(pitch)
+    nod = np.eye(4)
+    nod[1:3, 1:3] = [[cosine, -sine], [sine, cosine]]
+    return Upright(frame @ nod, _asymmetry_mm(standing))
+
+
+def _thinned(points: Points, cell_mm: float = 2.0) -> Points:
+    """Return one point of each cell: fine scans have a million."""
+    cells = np.floor((points - points.min(axis=0)) / cell_mm).astype(np.int64)
+    shape = cells.max(axis=0) + 1
+    _, first = np.unique(np.ravel_multi_index(tuple(cells.T), tuple(shape)), return_index=True)
+    return points[first]
+
+
+def _plane(surface: Points) -> Matrix:
+    """Return what maps a frame whose x is across the plane of symmetry to the world."""
+    middle = surface.mean(axis=0)  # lies in the plane, but for what is asymmetric
+    centred = surface - middle
+    maps = (
+        surface_map(centred * [-1, 1, 1], _CELL_MM, _BORDER_MM),
+        surface_map(centred, _CELL_MM, _MOVING_BORDER_MM),
+    )
+    starts = []
+    for roll, yaw in product(np.deg2rad(_TILTS_DEG), repeat=2):
+        turn = _turned(roll, yaw)
+        start = sitk.Euler3DTransform()
+        # A head that is tilted by `turn` has a mirror image tilted the other way.
+        start.SetMatrix((turn @ _MIRROR[:3, :3] @ turn.T @ _MIRROR[:3, :3]).ravel().tolist(), 1e-6)
+        starts.append((registration(start).MetricEvaluate(*maps), start))
+    motion = matrix_of(_followed(starts, maps)) @ _MIRROR
+    values, vectors = np.linalg.eigh((motion[:3, :3] + motion[:3, :3].T) / 2)
+    across = vectors[:, np.argmin(values)]  # the axis that is turned round
+    across = across * np.sign(across[0])
+    front = np.array([0.0, 1.0, 0.0]) - across[1] * across
+    front /= np.linalg.norm(front)
+    frame = np.eye(4)
+    frame[:3, :3] = np.stack([across, front, np.cross(across, front)], axis=1)
+    frame[:3, 3] = middle + across * (across @ motion[:3, 3]) / 2
+    return frame
+
+
+def _turned(roll: float, yaw: float) -> NDArray[np.float64]:
+    transform = sitk.Euler3DTransform()
+    transform.SetRotation(0.0, roll, yaw)
+    return np.array(transform.GetMatrix()).reshape(3, 3)
+
+
+def _pitch(standing: Points) -> float:
+    """Return by how many radians a head nods whose plane of symmetry stands upright."""
+    template = _phantom()
+    maps = (
+        surface_map(template.surface, _CELL_MM, _BORDER_MM),
+        surface_map(standing, _CELL_MM, _MOVING_BORDER_MM),
+    )
+    starts = []
+    for pitch, cut in product(np.deg2rad(_PITCHES_DEG), _CUT_MM):
+        start = start_at(standing, template, np.array([pitch, 0.0, 0.0]), cut_mm=cut)
+        starts.append((registration(start).MetricEvaluate(*maps), start))
+    motion = matrix_of(_followed(starts, maps))
+    return float(np.arctan2(motion[2, 1] - motion[1, 2], motion[1, 1] + motion[2, 2]))
+
+
+def _followed(
+    starts: list[tuple[float, sitk.Transform]], maps: tuple[sitk.Image, sitk.Image]
+) -> sitk.Transform:
+    starts = sorted(starts, key=lambda s: s[0])[:_STARTS]
+    return min((refined(s, maps, _CELL_MM) for _, s in starts), key=lambda f: f[0])[1]
+
+
+@cache
+def _phantom() -> Template:
+    """Return a phantom that is its own mirror image."""
+    spacing = 3.5
+    mask = phantom(0, 0, 64)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = -spacing * 31.5
+    return as_template(Volume(mask | mask[::-1], affine))
+
+
+def _asymmetry_mm(standing: Points) -> float:
+    cell = _CELL_MM / 2
+    image = surface_map(standing, cell, _BORDER_MM)
+    values = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)
+    index = (standing * [-1, 1, 1] - np.array(image.GetOrigin())) / cell
+    found = ndimage.map_coordinates(values, index.T, order=1, mode="nearest")
+    return float(np.sqrt(np.mean(np.square(np.clip(found, 0, _REACH_MM)))))
