@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,12 +17,17 @@ from famseg.engine._opened import Which
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from famseg.reporting import Comparison
+    from famseg.reporting import Comparison, Found
 
+_WIDTH = 80
 EXAMPLES = """
 Examples:
 
   famseg compare runs
+
+  famseg compare runs/lambda --html comparison.html
+
+  famseg compare runs --difference 0.005
 
   famseg compare runs --metric test/accuracy --metric test/loss --markdown
 
@@ -43,7 +49,7 @@ class ByName(StrEnum):
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, or folders that hold run folders."),
+        typer.Argument(metavar="RUN...", help="Run folders, sweeps, or folders that hold them."),
     ],
     metric: Annotated[
         list[str] | None,
@@ -82,32 +88,54 @@ def compare(
         typer.Option("--csv", metavar="FILE", help="Write a row for each group and metric."),
     ] = None,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+        bool, typer.Option("--markdown", help="Print everything in Markdown.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the page of famseg report as well."),
+    ] = None,
+    differences: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--difference",
+            metavar="X",
+            help="Say how many seeds show a difference of X in the first metric; give it again for "
+            "more.",
+        ),
+    ] = None,
 ) -> None:
-    """Compare finished runs: mean, spread and best over seeds, and paired differences.
+    """Compare finished runs: a verdict in words, tables over seeds, and paired differences.
 
-    Runs of one configuration are one group, whatever their seed. Groups are compared where pipeline
-    and data are the same. Runs that did not finish are listed and in no figure. Exit status: 0
-    compared, 2 nothing to compare.
+    RUN is a run folder, a sweep, or any folder above them. Runs of one configuration are one group,
+    whatever their seed. Groups are compared where pipeline and data are the same. Runs that did not
+    finish are listed and in no figure. Exit status: 0 compared, 2 nothing to compare.
     """
     if as_json and as_markdown:
         raise InputError("--json: does not go with --markdown: choose one of the two")
-    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
-        raise InputError(f"{csv}: cannot be written: is the folder there, and a file named?")
+    for target in (csv, html):
+        if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
+            raise InputError(f"{target}: cannot be written: is the folder there, and a file named?")
 
-    from famseg.reporting import as_dict, compare_runs, find_runs, markdown, plain, tables
+    if differences and not all(x > 0 and math.isfinite(x) for x in differences):
+        raise InputError("--difference: must be a number above 0")
+
+    from famseg.reporting import as_dict, compare_runs, find_runs
 
     found = find_runs(runs, checkpoint.value)
     comparisons = compare_runs(found.runs, metrics=metric or (), baseline=baseline, by=by.value)
     if csv is not None:
         _write_csv(comparisons, csv)
+    if html is not None:
+        _write_page(found, html, metric or (), baseline)
     if as_json:
         content = as_dict(comparisons) | {"notes": list(found.notes)}
         say_json(content)
     else:
-        every = [table for each in comparisons for table in tables(each)]
-        say(markdown(every) if as_markdown else plain(every))
+        wanted = tuple(differences or ())
+        texts = [
+            _markdown(each, wanted) if as_markdown else _text(each, wanted) for each in comparisons
+        ]
+        say("\n\n".join(texts))
         if len(comparisons) > 1:
             names = "; ".join(each.study.name for each in comparisons)
             say(f"\nDifferent pipelines or data are compared apart: {names}")
@@ -116,6 +144,36 @@ def compare(
 
 
 compare.__doc__ = f"{inspect.cleandoc(compare.__doc__ or '')}\n{EXAMPLES}"
+
+
+def _text(comparison: Comparison, wanted: Sequence[float]) -> str:
+    """Return the verdict and the tables in 80 columns."""
+    from famseg.reporting import POSSIBLE, folded, plain, summary_tables, tables, verdict_lines
+
+    lines = [comparison.study.name]
+    for each in (*verdict_lines(comparison), *([POSSIBLE] if comparison.pairings else [])):
+        lines += folded(each, _WIDTH, "  ")
+    every = [*summary_tables(comparison, wanted), *tables(comparison, short=True)]
+    return "\n\n".join(["\n".join(lines), plain(every, width=_WIDTH)])
+
+
+def _markdown(comparison: Comparison, wanted: Sequence[float]) -> str:
+    """Return the verdict and the tables in Markdown."""
+    from famseg.reporting import markdown, summary_tables, tables, verdict_lines
+
+    lines = [f"- {each}" for each in verdict_lines(comparison)]
+    every = [*summary_tables(comparison, wanted), *tables(comparison)]
+    return "\n".join([*lines, "", markdown(every)])
+
+
+def _write_page(found: Found, path: Path, metrics: Sequence[str], baseline: str | None) -> None:
+    """Write the page of ``famseg report``."""
+    from famseg.config._atomic import write_atomically
+    from famseg.reporting import comparison_page, render
+
+    content = render(comparison_page(found, metrics=metrics, baseline=baseline)).encode()
+    write_atomically(path, content)
+    say(f"famseg: page {path} ({len(content) / 1e6:.1f} MB)", err=True)
 
 
 def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:

@@ -26,6 +26,7 @@ from famseg.evaluation._paired import (
     permutation_test,
     wilcoxon,
 )
+from famseg.evaluation._power import detectable_difference, pairs_needed
 
 __all__ = [
     "Comparison",
@@ -34,9 +35,11 @@ __all__ = [
     "PairedTest",
     "bootstrap_interval",
     "compare",
+    "detectable_difference",
     "effect_size",
     "holm",
     "paired_differences",
+    "pairs_needed",
     "permutation_test",
     "table_row",
     "wilcoxon",

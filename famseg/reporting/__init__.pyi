@@ -26,11 +26,16 @@ from ._scene import Layer as Layer
 from ._scene import Part as Part
 from ._scene import Scene as Scene
 from ._tables import Table as Table
+from ._tables import folded as folded
 from ._tables import markdown as markdown
 from ._tables import plain as plain
+from ._tables import summary_tables as summary_tables
 from ._tables import tables as tables
+from ._verdict import POSSIBLE as POSSIBLE
+from ._verdict import verdict_lines as verdict_lines
 
 __all__ = [
+    "POSSIBLE",
     "Comparison",
     "Figures",
     "Found",
@@ -50,6 +55,7 @@ __all__ = [
     "compare_runs",
     "comparison_page",
     "find_runs",
+    "folded",
     "is_reconstruction",
     "markdown",
     "plain",
@@ -58,6 +64,8 @@ __all__ = [
     "rows",
     "run_page",
     "studies",
+    "summary_tables",
     "tables",
+    "verdict_lines",
     "write_reconstruction_pages",
 ]

@@ -18,19 +18,10 @@ from famseg.reporting._comparison_tables import MOST_FIGURES, BothPairings, comp
 from famseg.reporting._gap import gaps
 from famseg.reporting._html import Image, Page
 from famseg.reporting._runs import Found, Run
-from famseg.reporting._words import (
-    conclusion,
-    counted_pairs,
-    difference_words,
-    label_of,
-)
+from famseg.reporting._verdict import POSSIBLE, verdict_lines
+from famseg.reporting._words import label_of
 
 _FOOT = "Research only, not a medical device."
-_POSSIBLE = (
-    "No difference shown is not the same as no difference: the interval holds the differences that "
-    "remain possible. Holm's correction is for the methods, not for the metrics: say beforehand "
-    "which metric counts."
-)
 
 
 def comparison_page(
@@ -59,8 +50,12 @@ def comparison_page(
         lead=_lead(studies),
         facts=_facts(studies, finished, len(found.runs) - finished),
         findings=[
-            *(line for each in studies for line in _named(each, several, _findings(each))),
-            _POSSIBLE,
+            *(
+                line
+                for each in studies
+                for line in _named(each, several, verdict_lines(each.seeds, each.cases))
+            ),
+            POSSIBLE,
         ],
         warnings=[
             *found.notes,
@@ -100,49 +95,6 @@ def _facts(studies: Sequence[BothPairings], finished: int, unfinished: int) -> d
         "Not finished, in no mean": _runs(unfinished),
         "Seeds": f"{len(seeds)}: {', '.join(map(str, sorted(seeds)))}" if seeds else "none",
     }
-
-
-def _findings(study: BothPairings) -> Iterator[str]:
-    """Yield a sentence for each group: the foremost metric over seeds and over cases."""
-    seeds = study.seeds
-    if not seeds.metrics:
-        yield "the runs have no metric in common: nothing can be compared."
-        return
-    metric = seeds.metrics[0]
-    if seeds.baseline is None:
-        yield from _levels(study, metric)
-        return
-    smaller = smaller_is_better(metric)
-    compared = 0
-    for group in study.groups:
-        pairing = seeds.pairings.get((group.name, metric))
-        if pairing is None:
-            continue
-        compared += 1
-        text = f"{group.name} against {seeds.baseline}: {difference_words(pairing)}: "
-        text += conclusion(pairing, smaller_is_better=smaller)
-        over_cases = study.cases.pairings.get((group.name, metric))
-        if over_cases is not None:
-            text += (
-                f". The same trainings on new cases: {difference_words(over_cases)}: "
-                f"{conclusion(over_cases, smaller_is_better=smaller)}"
-            )
-        yield f"{text}."
-    if not compared:
-        yield from _levels(study, metric)
-
-
-def _levels(study: BothPairings, metric: str) -> Iterator[str]:
-    label = label_of(metric)
-    for group in study.groups:
-        found = study.seeds.figures.get((group.name, metric))
-        if found is not None:
-            spread = "" if found.std is None else f" ± {found.std:.{label.digits}f}"
-            yield (
-                f"{group.name}: {found.mean:.{label.digits}f}{spread} {label.name}, mean and "
-                f"standard deviation, n = {counted_pairs('seed', found.n)}. It is compared with "
-                "nothing."
-            )
 
 
 def _warnings(study: BothPairings) -> Iterator[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from famseg.reporting._compare import Comparison, smaller_is_better
 from famseg.reporting._groups import Group, kinds_of
 from famseg.reporting._html import Sortable
+from famseg.reporting._overview import definitions, overview
+from famseg.reporting._power import DEFINITION, powers
 from famseg.reporting._runs import Run
 from famseg.reporting._words import VERDICTS, label_of, verdict
 
@@ -41,6 +43,11 @@ def comparison_tables(study: BothPairings, several: bool) -> Iterator[Sortable]:
     """
     prefix = f"{study.seeds.study.name}: " if several else ""
     metrics = study.seeds.metrics
+    if metrics:
+        yield _overview_table(study, prefix)
+        power = _power_table(study, prefix)
+        if power.rows:
+            yield power
     yield _figures_table(study, prefix)
     paired = _pairs_table(study, prefix)
     if paired.rows:
@@ -49,6 +56,51 @@ def comparison_tables(study: BothPairings, several: bool) -> Iterator[Sortable]:
     differing = _settings_table(study, prefix)
     if differing.rows:
         yield differing
+
+
+def _overview_table(study: BothPairings, prefix: str) -> Sortable:
+    metric = study.seeds.metrics[0]
+    found = overview(study.seeds, metric)
+    marked = frozenset(place for place, line in enumerate(found.lines) if line.collapsed)
+    rows: list[list[str | float | int | None]] = [
+        [
+            line.name,
+            line.score.n if line.score else 0,
+            *(
+                None if each is None else each.mean
+                for each in (line.score, line.validation, line.gap, line.kappa, line.ratio)
+            ),
+        ]
+        for line in found.lines
+    ]
+    return Sortable(
+        title=f"{prefix}{label_of(metric).name} beside its controls",
+        columns=[
+            *("method", "n", label_of(metric).axis, f"validation {found.validation}"),
+            *("gap", "kappa", "variance ratio"),
+        ],
+        rows=rows,
+        digits=[0, 0, *[None] * 5],
+        marked=marked,
+        caption=f"Means over seeds. {definitions(found)} In red: a gain with a smaller variance "
+        "ratio than the baseline's.",
+    )
+
+
+def _power_table(study: BothPairings, prefix: str) -> Sortable:
+    metric = study.seeds.metrics[0]
+    found = powers(study.seeds, metric)
+    asked = list(found[0].needed) if found else []
+    return Sortable(
+        title=f"{prefix}What the seeds can show in {label_of(metric).name}",
+        columns=["method", "seeds", "std of differences", "could show"]
+        + [f"seeds for {each:g}" for each in asked],
+        rows=[
+            [each.group, each.n, each.std, each.detectable, *each.needed.values()] for each in found
+        ],
+        digits=[0, 0, None, None, *[0] * len(asked)],
+        caption=f"{DEFINITION}.",
+    )
 
 
 def _figures_table(study: BothPairings, prefix: str) -> Sortable:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from famseg.config import InputError
 from famseg.config._json import read_json
@@ -89,42 +90,75 @@ def course(settings: Mapping[str, str], history: History) -> Gaps | None:
 def gaps(groups: Mapping[str, Sequence[Run]]) -> Gaps | None:
     """Return kappa and gap of each run at the epoch that was evaluated.
 
-    Every run is measured in the same way: of several ways the one that most runs have, and of those
-    the first: at the end of the epoch by the training itself, by ``famseg measure`` in the layer
-    that is penalized, or as the penalty of the training.
-
     Args:
         groups: Finished runs by group.
 
     Returns:
         The points; None where fewer than two runs have both.
     """
-    every = [(name, run, read_metrics(run.path)) for name, runs in groups.items() for run in runs]
-    layer = _layer(run for _, run, _ in every)
+    gap_label, of_gap = gap_values(groups)
+    kappa_label, of_kappa = kappa_values(groups, of_gap.keys())
+    if len(of_kappa) < 2:
+        return None
+    points: dict[str, list[Point]] = {}
+    missing = []
+    for name, runs in groups.items():
+        for run in runs:
+            if run.path in of_kappa:
+                point = Point(run.path.name, of_kappa[run.path], of_gap[run.path])
+                points.setdefault(name, []).append(point)
+            else:
+                missing.append(run.path.name)
+    return Gaps(points, kappa_label, gap_label, tuple(missing))
+
+
+def gap_values(groups: Mapping[str, Sequence[Run]]) -> tuple[str, dict[Path, float]]:
+    """Return what the gap of all runs is, and the gap of each that has one, by folder.
+
+    Args:
+        groups: Finished runs by group.
+    """
+    every = [run for runs in groups.values() for run in runs]
+    if every and all(_TEST_GAP in run.metrics for run in every):
+        return TEST_GAP, {run.path: run.metrics[_TEST_GAP] for run in every}
+    found = {run.path: _gap(evaluated_row(run, read_metrics(run.path))) for run in every}
+    return VALIDATION_GAP, {path: gap for path, gap in found.items() if gap is not None}
+
+
+def kappa_values(
+    groups: Mapping[str, Sequence[Run]], among: Collection[Path] | None = None
+) -> tuple[str, dict[Path, float]]:
+    """Return what kappa of all runs is, and the kappa of each that has one, by folder.
+
+    Every run is measured in the same way: of several ways the one that most runs have, and of those
+    the first: at the end of the epoch by the training itself, by ``famseg measure`` in the layer
+    that is penalized, or as the penalty of the training.
+
+    Args:
+        groups: Finished runs by group.
+        among: Folders of the runs that count; None for all.
+    """
+    every = [
+        (run, evaluated_row(run, read_metrics(run.path)))
+        for runs in groups.values()
+        for run in runs
+        if among is None or run.path in among
+    ]
+    layer = _layer(run for runs in groups.values() for run in runs)
     ways: list[tuple[str, _Way]] = [
         ("kappa of the head, fixed training samples", lambda run, row: row.get(MEASURED)),
         (f"kappa of {layer}, by famseg measure", lambda run, _: _measured(run, layer)),
         (
-            next((_estimated(run.settings) for _, run, _ in every if _penalized(run)), ""),
+            next((_estimated(run.settings) for run, _ in every if _penalized(run)), ""),
             lambda run, row: row.get(ESTIMATED) if _penalized(run) else None,
         ),
     ]
-    tested = all(_TEST_GAP in run.metrics for _, run, _ in every)
-    best: Gaps | None = None
-    for label, kappa_in in ways:
-        points: dict[str, list[Point]] = {}
-        missing = []
-        for name, run, history in every:
-            row = _evaluated(run, history)
-            kappa = kappa_in(run, row)
-            gap = run.metrics[_TEST_GAP] if tested else _gap(row)
-            if kappa is None or gap is None:
-                missing.append(run.path.name)
-            else:
-                points.setdefault(name, []).append(Point(run.path.name, kappa, gap))
-        count = len(every) - len(missing)
-        if count > 1 and (best is None or len(missing) < len(best.missing)):
-            best = Gaps(points, label, TEST_GAP if tested else VALIDATION_GAP, tuple(missing))
+    best: tuple[str, dict[Path, float]] = ("", {})
+    for label, way in ways:
+        values = {run.path: way(run, row) for run, row in every}
+        found = {path: kappa for path, kappa in values.items() if kappa is not None}
+        if len(found) > len(best[1]):
+            best = (label, found)
     return best
 
 
@@ -154,7 +188,7 @@ def evaluated_epoch(run: Run) -> str | None:
     return None if epoch is None else str(epoch)
 
 
-def _evaluated(run: Run, history: History) -> Mapping[str, float | None]:
+def evaluated_row(run: Run, history: History) -> Mapping[str, float | None]:
     """Return the record of the epoch that was evaluated; of the last one where none is noted."""
     epoch = evaluated_epoch(run)
     found = [row for row in history if str(row["epoch"]) == epoch]

@@ -9,7 +9,10 @@ from typing import Any
 
 from famseg.reporting._compare import Comparison
 from famseg.reporting._groups import Group
+from famseg.reporting._overview import overview
+from famseg.reporting._power import powers
 from famseg.reporting._runs import Run
+from famseg.reporting._verdict import verdict_lines
 
 _FIGURES = ("mean", "std", "standard_error", "low", "high", "best", "worst")
 _PAIRING = (
@@ -31,7 +34,8 @@ def as_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
     Returns:
         ``studies``, each with ``name``, ``pipeline``, ``data_hash``, ``metrics``, ``baseline``,
-        ``by``, ``notes`` and ``groups``; a group has ``name``, ``method``, ``runs``,
+        ``by``, ``verdict`` (sentences), ``notes``, ``overview`` and ``power`` of the first metric,
+        and ``groups``; a group has ``name``, ``method``, ``runs``,
         ``unfinished``, ``repeated``, and by metric ``figures`` and ``against_baseline``.
     """
     return {
@@ -43,12 +47,25 @@ def as_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "metrics": list(each.metrics),
                 "baseline": each.baseline,
                 "by": each.by,
+                "verdict": list(verdict_lines(each)),
+                **_summary(each),
                 "notes": list(each.notes),
                 "groups": [_group(each, group) for group in each.study.groups],
             }
             for each in comparisons
         ]
     }
+
+
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    """Return the foremost metric beside its controls, and what the pairs can show in it."""
+    if not comparison.metrics:
+        return {"overview": None, "power": []}
+    metric = comparison.metrics[0]
+    found = asdict(overview(comparison, metric))
+    found.pop("warnings")  # they are in the verdict
+    power = [asdict(each) for each in powers(comparison, metric)]
+    return {"overview": found, "power": power}
 
 
 def rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:

@@ -119,6 +119,7 @@ def find_runs(paths: Sequence[Path | str], checkpoint: Checkpoint = "best") -> F
             what = "holds no run folder (one with config.yaml and provenance.json)"
             faults.append(f"{path}: {what if path.is_dir() else 'is no folder'}. Give one of runs.")
         notes += [f"{each}: is empty: a run that ended before it began" for each in empty]
+        notes += _not_begun(path, folders)
         for folder in folders:
             if folder.resolve() in runs:
                 continue
@@ -150,6 +151,18 @@ def _folders(path: Path) -> tuple[list[Path], list[Path]]:
         elif not folders and not files and Path(place) != path:
             empty.append(Path(place))
     return runs, empty
+
+
+def _not_begun(path: Path, folders: Sequence[Path]) -> list[str]:
+    """Return a line about the trials of a sweep that have no run folder."""
+    if not (path / "sweep.json").is_file():
+        return []
+    trials = {each.stem for each in (path / "configs").glob("*.yaml")}
+    left = sorted(trials - {folder.name for folder in folders})
+    if not left:
+        return []
+    some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+    return [f"{path}: {counted(len(left), 'trial')} of the sweep did not begin: {some}"]
 
 
 def _read(path: Path, checkpoint: Checkpoint) -> tuple[Run, str | None]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from famseg.config._visible import visible
 from famseg.reporting._compare import Comparison, smaller_is_better
+from famseg.reporting._overview import Overview, definitions, overview
 from famseg.reporting._pairs import CONFIDENCE
+from famseg.reporting._power import DEFINITION, Power, amount, powers
 from famseg.reporting._runs import EPOCHS, SECONDS
+from famseg.reporting._words import label_of
 
 _INTERVAL = f"{CONFIDENCE:.0%} interval".replace("%", " %")
 _ABSENT = "-"
-_FIGURES = (
-    "std: standard deviation over seeds (n - 1); s.e.: std / sqrt(n); "
-    f"{_INTERVAL}: Student's t over seeds"
-)
+_STD = "std: standard deviation over seeds (n - 1); "
+_ERROR = "s.e.: std / sqrt(n); "
+_MEANS = f"{_INTERVAL}: Student's t over seeds"
 _PAIRED = {
     "seed": f"pairs: runs of one seed; their {_INTERVAL}: Student's t",
     "case": "pairs: scores of one case, means over the common seeds, about new cases for "
@@ -25,8 +28,11 @@ _PAIRED = {
 }
 _TESTS = (
     "p: permutation test of the mean difference, two-sided; Holm: p adjusted for the groups of a "
-    "table; d: difference / its standard deviation"
+    "table"
 )
+_EFFECT = "; d: difference / its standard deviation"
+_IMPLIED = ("s.e.", "Wilcoxon p", "d")
+_NARROWEST = 14  # the first column, where others leave no more
 
 
 @dataclass(frozen=True)
@@ -46,32 +52,122 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(comparison: Comparison, *, short: bool = False) -> list[Table]:
     """Return a study's tables: its groups, each metric over seeds, differences to the baseline.
 
     Args:
         comparison: From ``compare_runs``.
+        short: Whether columns are left out that others of the same table imply: standard errors,
+            effect sizes and the signed-rank test. Then a table fits 80 columns.
     """
     found = [_groups(comparison)]
     for metric in comparison.metrics:
-        figures = _figures(comparison, metric)
-        pairings = _pairings(comparison, metric)
-        found += [each for each in (figures, pairings) if each.rows]
+        both = (_figures(comparison, metric), _pairings(comparison, metric))
+        found += [each for each in both if each.rows]
+    if short:
+        found = [_without(each, _IMPLIED) for each in found]
     read = dict.fromkeys(run.checkpoint for group in comparison.study.groups for run in group.runs)
     scores = [f"scores: of checkpoints/{checkpoint}.pt of each run" for checkpoint in read]
-    definitions = [_FIGURES, _PAIRED[comparison.by], _TESTS]
+    figures = f"{_STD}{'' if short else _ERROR}{_MEANS}"
+    definitions = [figures, _PAIRED[comparison.by], f"{_TESTS}{'' if short else _EFFECT}"]
     notes = (*found[-1].notes, *scores, *definitions[: None if comparison.pairings else 1])
     return [*found[:-1], replace(found[-1], notes=notes)]
 
 
-def plain(tables: Sequence[Table]) -> str:
-    """Return tables as aligned text, without a newline at the end."""
+def summary_tables(comparison: Comparison, wanted: Sequence[float] = ()) -> list[Table]:
+    """Return the foremost metric beside its controls, and what the pairs can show in it.
+
+    Args:
+        comparison: From ``compare_runs``.
+        wanted: Differences of which the second table says how many pairs show them; empty for some
+            that fit the metric.
+    """
+    if not comparison.metrics:
+        return []
+    metric = comparison.metrics[0]
+    found = [_overview(overview(comparison, metric))]
+    power = powers(comparison, metric, wanted)
+    return [*found, _power(power, comparison, metric)] if power else found
+
+
+def _overview(found: Overview) -> Table:
+    label = label_of(found.metric)
+    rows = []
+    for line in found.lines:
+        n, score = "0", _ABSENT
+        if line.score is not None:
+            spread = "" if line.score.std is None else f" ± {line.score.std:.{label.digits}f}"
+            n, score = str(line.score.n), f"{line.score.mean:.{label.digits}f}{spread}"
+        others = [
+            _ABSENT if each is None else f"{each.mean:.3g}"
+            for each in (line.validation, line.gap, line.kappa, line.ratio)
+        ]
+        rows.append((f"{line.name}{' !' * line.collapsed}", n, score, *others))
+    header = ("group", "n", "mean ± std", "val", "gap", "kappa", "ratio")
+    notes = [*re.split(r"(?<=\.) (?=[A-Z])", definitions(found).replace("Variance ratio", "Ratio"))]
+    notes += ["!: a gain with a smaller variance ratio"] * any(x.collapsed for x in found.lines)
+    better = "lower" if smaller_is_better(found.metric) else "higher"
+    title = f"{label.axis}, {better} is better, and its controls; means over seeds"
+    return Table(title, header, tuple(rows), tuple(each.rstrip(".") for each in notes))
+
+
+def _power(found: Sequence[Power], comparison: Comparison, metric: str) -> Table:
+    asked = list(found[0].needed)
+    pairs = f"{comparison.by}s"
+    rows = tuple(
+        (
+            each.group,
+            str(each.n),
+            amount(each.std, metric),
+            "nothing" if each.detectable is None else amount(each.detectable, metric),
+            *("> 100000" if n is None else str(n) for n in each.needed.values()),
+        )
+        for each in found
+    )
+    header = ("group", pairs, "std of diff.", "could show", *(f"for {x:g}" for x in asked))
+    title = f"How large a difference {pairs} can show, and how many show one of a size"
+    note = DEFINITION.replace("pairs", pairs).replace(f"{pairs} for:", "for:")
+    return Table(title, header, rows, (note,))
+
+
+def _without(table: Table, names: Sequence[str]) -> Table:
+    kept = [place for place, name in enumerate(table.header) if name not in names]
+    header = tuple(table.header[place] for place in kept)
+    return replace(
+        table, header=header, rows=tuple(tuple(row[i] for i in kept) for row in table.rows)
+    )
+
+
+def plain(tables: Sequence[Table], *, width: int | None = None) -> str:
+    """Return tables as aligned text, without a newline at the end.
+
+    Args:
+        tables: From `tables` or `summary_tables`.
+        width: Fold names, titles and notes to so many columns; None leaves them whole.
+    """
     blocks = []
     for table in tables:
         widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
-        lines = [table.title, *(_aligned(row, widths) for row in (table.header, *table.rows))]
-        blocks.append("\n".join([*lines, *(f"  {note}" for note in table.notes)]))
+        if width is not None:
+            others = sum(widths[1:]) + 2 * len(widths)
+            widths[0] = min(widths[0], max(_NARROWEST, width - others))
+        lines = folded(table.title, width)
+        for row in (table.header, *table.rows):
+            first, *rest = textwrap.wrap(row[0], widths[0]) or [""]
+            lines += [_aligned((first, *row[1:]), widths), *(f"    {each}" for each in rest)]
+        lines += [line for note in table.notes for line in folded(note, width, "  ")]
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def folded(text: str, width: int | None, indent: str = "") -> list[str]:
+    """Return a text in lines of a width, all but the first further to the right."""
+    if width is None:
+        return [f"{indent}{text}"]
+    more = f"{indent}  "
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False
+    )
 
 
 def markdown(tables: Sequence[Table]) -> str:

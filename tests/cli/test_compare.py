@@ -41,9 +41,13 @@ def test_a_folder_of_runs_is_compared(root: Path) -> None:
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "skull, data phantom (01234567)"
+    assert lines[1].startswith("  FAM lambda=0.1 against baseline: +0.175 DSC of the implant, set1")
+    assert "; it takes 6 seeds or more." in " ".join(map(str.strip, lines[1:5]))
+    assert max(map(len, lines)) <= 80
     assert f"{DSC} (higher is better)" in lines
     assert f"{DSC}: difference to baseline, by seed" in lines
-    assert "not finished, in no figure: runs/fam2 (FAM lambda=0.1, seed 2): 1 of 2" in done.stdout
+    text = " ".join(map(str.strip, lines))
+    assert "not finished, in no figure: runs/fam2 (FAM lambda=0.1, seed 2): 1 of 2" in text
     assert done.stderr == "famseg: runs/fam3: is empty: a run that ended before it began\n"
 
 
@@ -60,9 +64,20 @@ def test_json_csv_and_markdown(root: Path) -> None:
     assert [row["group"] for row in rows] == ["baseline", "FAM lambda=0.1"]
     assert float(rows[1]["mean"]) == pytest.approx(0.7)
     assert rows[0]["difference"] == ""
-    assert compare("runs", "--markdown").stdout.startswith(
-        "**skull, data phantom (01234567)**\n\n|"
-    )
+    assert study["verdict"][0].startswith("FAM lambda=0.1 against baseline: ")
+    assert [line["name"] for line in study["overview"]["lines"]] == ["baseline", "FAM lambda=0.1"]
+    lines = compare("runs", "--markdown").stdout.splitlines()
+    assert lines[0].startswith("- FAM lambda=0.1 against baseline: ")
+    assert "**skull, data phantom (01234567)**" in lines
+
+
+def test_the_page_has_the_same_verdict(root: Path) -> None:
+    done = compare("runs", "--html", "c.html", "--difference", "0.3")
+    assert done.exit_code == 0
+    page = (root / "c.html").read_text()
+    assert "FAM lambda=0.1 against baseline: +0.175 DSC" in page
+    assert "could show" in page
+    assert "for 0.3" in done.stdout
 
 
 def test_different_data_are_named(root: Path) -> None:
@@ -80,6 +95,8 @@ def test_different_data_are_named(root: Path) -> None:
         (["nowhere"], "nowhere: is no folder. Give one of runs."),
         (["runs", "--json", "--markdown"], "--json: does not go with --markdown: choose one of"),
         (["runs", "--csv", "no/c.csv"], "no/c.csv: cannot be written: is the folder there, and"),
+        (["runs", "--html", "no/c.html"], "no/c.html: cannot be written: is the folder there, and"),
+        (["runs", "--difference", "0"], "--difference: must be a number above 0"),
         (["runs", "--metric", "dsc"], "--metric: no run has dsc. "),
         (["runs", "--baseline", "sam"], "--baseline: 'sam' is the name, or a part of the name, of"),
     ],
