@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from famseg.evaluation._shown import (
     SHOWN_REFERENCE,
     write_shown,
 )
+from famseg.evaluation._side_by_side import side_by_side, workers_for
 from famseg.evaluation._summary import Summary, summarise
 from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
@@ -81,7 +83,8 @@ def evaluate(
     the region that was removed: an oracle, for what they could reach.
 
     Cases are dealt out to the processes and predicted one by one, so that the result does not
-    depend on the number of processes. Every process must call this function and gets the whole
+    depend on the number of processes. One process alone scores them on as many cores as torch has
+    threads. Every process must call this function and gets the whole
     result; the first one writes ``cases.csv``, ``slices.png`` (best, median and worst case of each
     set by Dice coefficient), the same cases as volumes in ``shown`` and, last, ``summary.json``:
     where it is, the evaluation is complete.
@@ -218,34 +221,51 @@ def _score(
 ) -> tuple[list[tuple[int, list[CaseRow]]], VarianceRatio]:
     """Return this process's rows by case number, and its sums for the variance ratio."""
     share = range(processes.rank, len(answers), processes.world)
-    parts = []
     ratio = VarianceRatio()
-    for done, index in enumerate(share, start=1):
-        case = answers[index]
-        ratio.update(case.output, case.label)
-        candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
-        if mean_skull is not None:
-            candidates["mean_skull"] = mean_skull
-        rows = []
-        for source, answer in (candidates | _baselines(case, extras.baselines)).items():
-            rows += case_scores(
-                answer,
-                case.label,
-                case.region,
-                case.spacing_mm,
-                subject=case.subject,
-                dataset=answers.name,
-                source=source,
-                regions=REGIONS if source in candidates else ("implant",),
-                tolerance_mm=extras.tolerance_mm,
-            )
-        parts.append((index, rows))
-        failed = any(row.failed for row in rows if row.source == "model")
-        if extras.save == "all" or (extras.save == "failed" and failed):
-            _save(case, extras.folder / PREDICTIONS / answers.name)
-        if progress is not None and processes.main:
-            progress(answers.name, done, len(share))
+
+    def cases() -> Iterator[_Case]:
+        for index in share:
+            case = answers[index]
+            ratio.update(case.output, case.label)
+            yield case
+
+    def scored(case: _Case) -> list[CaseRow]:
+        return _rows(case, answers.name, mean_skull, extras)
+
+    parts = []
+    found = side_by_side(scored, cases(), workers_for(len(share), processes.world))
+    with closing(found):
+        for done, (index, rows) in enumerate(zip(share, found, strict=True), start=1):
+            parts.append((index, rows))
+            if progress is not None and processes.main:
+                progress(answers.name, done, len(share))
     return parts, ratio
+
+
+def _rows(
+    case: _Case, dataset: str, mean_skull: npt.ArrayLike | None, extras: _Extras
+) -> list[CaseRow]:
+    """Score a case by all sources; write its completed skull where that is wanted."""
+    candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
+    if mean_skull is not None:
+        candidates["mean_skull"] = mean_skull
+    rows: list[CaseRow] = []
+    for source, answer in (candidates | _baselines(case, extras.baselines)).items():
+        rows += case_scores(
+            answer,
+            case.label,
+            case.region,
+            case.spacing_mm,
+            subject=case.subject,
+            dataset=dataset,
+            source=source,
+            regions=REGIONS if source in candidates else ("implant",),
+            tolerance_mm=extras.tolerance_mm,
+        )
+    failed = any(row.failed for row in rows if row.source == "model")
+    if extras.save == "all" or (extras.save == "failed" and failed):
+        _save(case, extras.folder / PREDICTIONS / dataset)
+    return rows
 
 
 def _baselines(case: _Case, baselines: Mapping[str, Baseline]) -> dict[Source, npt.ArrayLike]:
