@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check docs viewer fuzz clean
+.PHONY: help install train test lint check nightly docs viewer fuzz clean
 
 help:
 	@echo "make train   install, then train and evaluate on the embedded skulls"
@@ -15,6 +15,7 @@ help:
 	@echo "make docs    build the documentation into build/site, its reference written anew"
 	@echo "make viewer  fetch what draws the interactive views of reports"
 	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
+	@echo "make nightly  what takes long: all commands of the docs, kills, random networks, fuzzing, release checks"
 	@echo "make fuzz    give the readers what nobody would, for twice ten minutes"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
@@ -51,6 +52,15 @@ lint: $(READY)
 	$(BIN)/codespell
 
 check: lint test
+
+# Each part runs even where one before it has failed.
+nightly: $(RELEASE)
+	status=0; \
+	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 || status=1; \
+	FAMSEG_EXAMPLES=20 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
+		tests/flatness/test_random_networks.py || status=1; \
+	for part in fuzz wheel sbom audit licences; do $(MAKE) $$part || status=1; done; \
+	exit $$status
 
 # Twice so many seconds, and what was found; see SECURITY.md.
 FUZZ_SECONDS ?= 600

@@ -30,6 +30,7 @@ PEERS = [*HEAD, "famseg exact", *OTHERS, *MIDDLE, *OTHERS]
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_quick_run_shows_every_contestant(tmp_path):
     page = tmp_path / "flatness.md"
     done = subprocess.run(

@@ -63,6 +63,7 @@ def test_a_target_is_open_where_the_other_one_was_ended(module):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_quick_run_shows_every_contestant(tmp_path):
     out = tmp_path / "metrics.md"
     done = subprocess.run(

@@ -27,18 +27,20 @@ from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
 
 RUN = (
     "README.md",
+    "docs/quick-start.md",
     "docs/compare-lambda.md",
     "docs/compare.md",
     "docs/defects.md",
     "docs/metrics.md",
     "docs/own-ct-data.md",
     "docs/prepare.md",
-    "docs/quick-start.md",
     "docs/report.md",
     "docs/runs.md",
     "docs/reconstruct.md",
     "docs/several-gpus.md",
 )
+# Those that take minutes run every night; what a newcomer reads first, with every change.
+OFTEN = ("README.md", "docs/quick-start.md", "docs/metrics.md")
 # Pages and commands that are not run, by the beginning of the page's name and a pattern.
 NOT_RUN = {
     ("", r"make |\. \.venv/"): "sets up what the tests run in",
@@ -53,6 +55,7 @@ NOT_RUN = {
     ("", r".*(CUDA_VISIBLE_DEVICES|device=cuda)"): "needs a GPU",
     ("", r".*tracking\.uri=http"): "needs a server; tests/cli/test_ui.py has one",
     ("README.md", r"torchrun"): "docs/several-gpus.md has it",
+    ("docs/compare.md", r"famseg sweep"): "many trainings; tests/sweep runs sweeps",
     ("docs/compare.md", r".*--checkpoint last"): "other runs; see tests/cli/test_compare.py",
     ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
     ("docs/classification", r".*"): "tests/smoke runs these pipelines",
@@ -182,7 +185,11 @@ def run(words: list[str], folder: Path) -> warm.Done:
         words, target = words[: words.index(">")], words[-1]
     if words[0] == "torchrun":
         words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
-    if words[0] == "famseg":
+    if words[:2] == ["famseg", "sweep"]:
+        done = warm.run(
+            str(ROOT / "tests" / "support" / "forking_sweep.py"), *words[1:], cwd=folder
+        )
+    elif words[0] == "famseg":
         done = warm.run("-m", *words, cwd=folder)
     else:
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
@@ -230,7 +237,10 @@ def test_no_reason_outlives_its_commands(where, pattern):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=() if page in OFTEN else pytest.mark.nightly) for page in RUN],
+)
 def test_the_commands_of_a_page_run(page, tmp_path, monkeypatch):
     put_data(tmp_path, page)
     monkeypatch.setenv("FAMSEG_CACHE", str(tmp_path / "cache"))

@@ -24,7 +24,7 @@ PHONE = {"width": 390, "height": 844}
 DARKEST_TEXT, BRIGHTEST_GROUND = 150, 60  # of 255, in dark mode
 
 # Building imports all that is documented.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 class Links(HTMLParser):

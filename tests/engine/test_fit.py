@@ -41,7 +41,7 @@ HERE = Path(__file__).parent
 
 
 # NCCL has no backend for the CPU. Neither has this group, where there are no GPUs either.
-BACKENDS = ["gloo", "cuda:gloo"]
+BACKENDS = ["gloo", pytest.param("cuda:gloo", marks=pytest.mark.nightly)]
 
 
 def run_toy(
@@ -164,7 +164,7 @@ def test_a_killed_process_loses_nothing_but_the_running_epoch(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["gloo", "cuda:gloo"])
 @pytest.mark.parametrize("weight", [0.0, 0.05])
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, weight: float, backend: str) -> None:
     # Seven samples in batches of four: the last batch is uneven on two processes.

@@ -87,6 +87,8 @@ def test_a_closed_form_is_one_graph_and_trains_as_the_eager_one(net, options, ta
     assert twin.graphs == 1
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_with_the_default_backend(net):
     twin = Compiled(net, backend="inductor")
     for batch in batches(4):

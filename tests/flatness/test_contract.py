@@ -537,6 +537,7 @@ def long_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("case", "setup", "loss"), long_rows())
 def test_memory_does_not_grow_over_200_steps(case, setup, loss):
     b = bench(case, setup, loss)

@@ -20,6 +20,8 @@ FOUND = Found(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_killed_runs_end_as_runs_that_nobody_killed(tmp_path):
     rows = list(campaign.campaign(KILLS, seed=0, folder=tmp_path))
     faults = [f"{row.kind}, killed {row.kills}: {row.faults}" for row in rows if row.faults]

@@ -13,6 +13,12 @@ from famseg.config import load
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 SMOKE = [path for path in ALL if path.parts[0] == "smoke"]
+# Data sets whose configurations take the same way through the program as CIFAR-10.
+ALIKE = ("cifar100", "fashionmnist", "svhn")
+DATA = [
+    pytest.param(data, marks=pytest.mark.nightly if data in ALIKE else ())
+    for data in sorted({path.stem.partition("_")[0] for path in SMOKE})
+]
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
@@ -23,7 +29,7 @@ def test_every_configuration_loads_and_begins_with_its_command(path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", sorted({path.stem.partition("_")[0] for path in SMOKE}))
+@pytest.mark.parametrize("data", DATA)
 def test_every_smoke_configuration_runs(data: str, tmp_path: Path) -> None:
     paths = [path for path in SMOKE if path.stem.partition("_")[0] == data]
     for path in paths:
@@ -43,6 +49,7 @@ def test_every_smoke_configuration_runs(data: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_smoke_configuration_takes_real_volumes(real_data: Path, tmp_path: Path) -> None:
     root = (real_data / "skulls" / "truncated64").resolve()
     command = ["-m", "famseg", "train", "--config", "smoke/skull", "--json"]
