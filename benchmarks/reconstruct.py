@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ _CT_SHAPE, _CT_MM = (512, 512, 250), (0.4375, 0.4375, 0.896)
 _SKIN_MM = 5.0
 _AIR, _WATER, _BONE = -1000.0, 40.0, 1000.0
 _NOISE_HU = 15.0
-# Name, most processor seconds, most GiB.
+_CASE = Path(__file__).with_name("_reconstruct_case.py")
 _LOADING = ("start", "imports")
+# Name, most processor seconds, most GiB.
 _PROMISED = {"CT 512 x 512 x 250": (60.0, 2.5), "mask 128^3": (10.0, 2.5)}
 
 
@@ -69,33 +69,12 @@ def write_ct(path: Path) -> None:
     write_volume(Volume(values, np.diag([*_CT_MM, 1.0])), path)
 
 
-def run_case(path: Path, out: Path) -> dict[str, Any]:
-    """Reconstruct in this process as the command does; return seconds by stage and the record."""
-    marks = [("imports", time.process_time())]
-    from famseg.reconstruction import Options, Outputs, find_inputs, load_network, reconstruct_all
-
-    marks.append(("model", time.process_time()))
-    network = load_network("builtin")
-    outputs = Outputs(("stl",))
-
-    def begun(_: str, stage: str) -> None:
-        marks.append((stage, time.process_time()))
-
-    found = find_inputs([path]).found
-    done = reconstruct_all(found, network, out, Options(), outputs, begun=begun)
-    marks.append(("end", time.process_time()))
-    seconds = {"start": marks[0][1]}
-    for (name, begin), (_, end) in pairwise(marks):
-        seconds[name] = seconds.get(name, 0.0) + end - begin
-    return {"seconds": seconds, "reason": done[0].reason, "case": done[0].case}
-
-
 def measured(path: Path) -> dict[str, Any]:
     """Run a case in a process of its own; add its processor time, wall time and memory."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as out:
         began = time.monotonic()
-        command = [sys.executable, "-W", "ignore", __file__, "--case", str(path), "--into", out]
+        command = [sys.executable, "-W", "ignore", str(_CASE), str(path), out]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         wall = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -112,7 +91,7 @@ def report(results: dict[str, dict[str, Any]]) -> list[str]:
     for name, found in results.items():
         seconds, gib = _PROMISED[name]
         loading = sum(found["seconds"].get(stage, 0.0) for stage in _LOADING)
-        held = found["cpu"] - loading <= seconds and found["gib"] <= gib
+        held = found["cpu"] <= seconds and found["gib"] <= gib
         totals.append(
             [
                 name,
@@ -143,8 +122,8 @@ def report(results: dict[str, dict[str, Any]]) -> list[str]:
         "promised",
     ]
     return [
-        "Processor time of the whole process, on one thread, from its start to its end; what is",
-        *("promised is promised without its start and imports, which are rows of their own.", ""),
+        "Processor time of the whole process, on one thread, from its start to its end, imports",
+        *("included.", ""),
         *(table(head, totals), "", "## Where the processor time goes, in seconds", ""),
         *(table(["stage", *results], rows), "", "## What came out", "", *shapes, ""),
     ]
@@ -154,14 +133,7 @@ def main() -> None:
     """Measure both cases, print the tables, and write them if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="Markdown file")
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case is not None:
-        result = run_case(options.case, options.into)
-        result["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        sys.stdout.write(json.dumps(result))
-        return
     surroundings = environment("cpu", 1, ["torch", "numpy", "SimpleITK", "scikit-image"])
     with tempfile.TemporaryDirectory() as folder:
         files = {"CT 512 x 512 x 250": write_ct, "mask 128^3": write_mask}

@@ -7,7 +7,8 @@ front of Python's own changes how these packages begin, and nothing of what they
 
 - ``monai`` leaves out its scan of itself. Its sub-packages and modules are imported when an
   attribute asks for them, and all of them before a bundle looks a class up by its bare name.
-- what MONAI takes by ``optional_import`` from `_DEFERRED` is imported on its first use.
+- what MONAI takes by ``optional_import`` from `_DEFERRED` is imported on its first use, and so is
+  matplotlib.pyplot.
 - ``ignite.handlers.checkpoint`` asks for the class of ZeRO optimizers once one can exist.
 - torch hides its optimizers from TorchDynamo once there is a TorchDynamo, not before.
 
@@ -49,6 +50,8 @@ _DEFERRED = {
     "transformers",
 }
 _CHANGED = {"ignite.handlers.checkpoint", "torch._compile", "torch.optim.optimizer"}
+# Modules of MONAI that import pyplot, for one function each.
+_PLOTTING = {"monai.optimizers.lr_finder", "monai.utils.jupyter_utils"}
 _ZERO = "torch.distributed.optim"
 
 
@@ -81,6 +84,8 @@ class _Loader(SourceFileLoader):
             _execute_unscanned(execute, module)
         elif module.__name__ == "ignite.handlers.checkpoint":
             _execute_without_zero(execute, module)
+        elif module.__name__ in _PLOTTING:
+            _execute_without_pyplot(execute, module)
         else:
             execute(module)
         if module.__name__ == "torch._compile":
@@ -176,7 +181,7 @@ def _is_there(
     package = module.partition(".")[0]
     if package not in _DEFERRED or as_type != "default" or version_args is not None:
         return False
-    if package in sys.modules or importlib.util.find_spec(package) is None:
+    if module in sys.modules or not _found(module if package in sys.modules else package):
         return False
     if not version:
         return True
@@ -187,6 +192,13 @@ def _is_there(
     names = {"skimage": "scikit-image", "PIL": "pillow", "sklearn": "scikit-learn"}
     installed = metadata.version(names.get(package, package))
     return version_checker(SimpleNamespace(__version__=installed, __name__=package), version)
+
+
+def _found(name: str) -> bool:
+    """Whether a module can be found; the packages that it is in are imported for that."""
+    with contextlib.suppress(ImportError, ValueError):
+        return importlib.util.find_spec(name) is not None
+    return False
 
 
 class _Deferred:
@@ -220,6 +232,20 @@ class _Deferred:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Deferred, (self._ask,)
+
+
+def _execute_without_pyplot(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    names = [name for name in ("matplotlib", "matplotlib.pyplot") if name not in sys.modules]
+    if "matplotlib.pyplot" not in names or not _found("matplotlib"):
+        execute(module)
+        return
+    sys.modules.update({name: ModuleType(name) for name in names})
+    try:
+        execute(module)
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+    vars(module)["plt"] = _Deferred(lambda: (import_module("matplotlib.pyplot"), True))
 
 
 def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleType) -> None:

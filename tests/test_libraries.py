@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(1800)  # a plain import of MONAI takes minutes on a busy machine
 # Packages that nothing in MONAI needs before one of its functions is called.
 HEAVY = ("transformers", "pandas", "skimage", "torch.distributed.optim", "torch._dynamo", "sympy")
+HEAVY += ("matplotlib", "scipy.signal")
 
 NAMES = """
 import importlib, json, sys
@@ -66,6 +67,8 @@ monai.apps.detection.networks.retinanet_network.RetinaNet
 monai.handlers.StatsHandler, monai.fl.utils.constants, monai.data.box_utils
 # What waits is imported on its first use.
 monai.transforms.utils.ndimage.label([[1, 0]])
+assert monai.utils.jupyter_utils.has_matplotlib
+assert monai.utils.jupyter_utils.plt.get_backend()
 assert monai.networks.nets.transchex.BertConfig().model_type == "bert"
 import torch.distributed.optim as optim
 from ignite.handlers.checkpoint import ZeroRedundancyOptimizer
@@ -121,6 +124,15 @@ def test_monai_takes_little_with_it() -> None:
     # Fails where an upgrade of MONAI or ignite has found a new way around famseg._libraries.
     assert [name for name in HEAVY if name in loaded] == []
     assert not any(name.startswith("monai.apps.detection") for name in loaded)
+
+
+def test_a_reconstruction_takes_no_plots_and_statistics_with_it() -> None:
+    loaded = _python(
+        "import famseg.cli, sys\nfrom famseg.reconstruction import load_network, reconstruct_all\n"
+        "load_network('builtin')\nprint(*sys.modules)"
+    ).split()
+    assert {"monai", "scipy.ndimage"} <= set(loaded)
+    assert not {"matplotlib", "scipy.stats", "scipy.signal", "trimesh", "pandas"} & set(loaded)
 
 
 def test_the_version_that_this_was_tried_with() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import trimesh
 from numpy.typing import NDArray
 
 from famseg.config import InputError
@@ -43,6 +42,8 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
     _check_stl(path, size)
     try:
         with _quiet():
+            import trimesh  # slow to import, and most inputs are volumes
+
             mesh = trimesh.load_mesh(path, process=True)
     except MemoryError:
         raise  # has a line of its own

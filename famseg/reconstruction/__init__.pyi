@@ -1,5 +1,4 @@
 from ._baselines import mean_baseline as mean_baseline
-from ._baselines import mirror as mirror
 from ._baselines import mirror_baseline as mirror_baseline
 from ._baselines import nearest_baseline as nearest_baseline
 from ._baselines import standard_baselines as standard_baselines
@@ -22,6 +21,7 @@ from ._inputs import Input as Input
 from ._inputs import Inputs as Inputs
 from ._inputs import check_out as check_out
 from ._inputs import find_inputs as find_inputs
+from ._mirror import mirror as mirror
 from ._models import load_network as load_network
 from ._models import save_network as save_network
 from ._models import write_calibration as write_calibration

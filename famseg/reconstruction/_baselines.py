@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
-from scipy import ndimage
 
 from famseg.config import InputError
-from famseg.evaluation import Baseline
+from famseg.reconstruction._mirror import mirror
 from famseg.reconstruction._plate import plate
+
+if TYPE_CHECKING:
+    from famseg.evaluation import Baseline  # imports matplotlib
 
 Mask = npt.NDArray[np.bool_]
 Affine = npt.NDArray[np.float64]
-Baselines = Mapping[str, Baseline]
-
-# The masks are smoothed so far that a wall of a few mm is seen from beside it.
-_SMOOTHING_MM = 3.0
-_STEPS = 60
+Baselines: TypeAlias = "Mapping[str, Baseline]"
 
 
 def standard_baselines(skulls: Sequence[npt.ArrayLike], mean_skull: npt.ArrayLike) -> Baselines:
@@ -115,62 +113,3 @@ def mirror_baseline() -> Baseline:
         return last[0][1]
 
     return other_side
-
-
-def mirror(skull: Mask, affine: Affine) -> Mask:
-    """Return a skull reflected at its plane of symmetry.
-
-    The image is reflected along its left-right axis and registered rigidly to itself (mean squares
-    of smoothed masks), as a head is never quite straight in a scan. A defect of a tenth of the
-    vault hardly moves the plane. About 0.4 s at 64^3, the same on every machine with the same
-    SimpleITK.
-
-    Args:
-        skull: The defective skull, a mask of shape ``(X, Y, Z)``.
-        affine: From voxels to mm, ``(4, 4)``, left to right along x.
-
-    Returns:
-        Bone of the reflected skull on the same grid; nothing where there is none.
-    """
-    axis = int(np.abs(affine[0, :3]).argmax())
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    smooth = ndimage.gaussian_filter(skull.astype(np.float32), _SMOOTHING_MM / spacing)
-    if not (smooth > 0).any():
-        return np.zeros_like(skull)
-    fixed, moving = _image(smooth, spacing), _image(np.flip(smooth, axis), spacing)
-    bone = _image(np.flip(skull, axis).astype(np.float32), spacing)
-    turned = SimpleITK.Resample(bone, fixed, _register(fixed, moving), SimpleITK.sitkLinear, 0.0)
-    answer: Mask = SimpleITK.GetArrayFromImage(turned).transpose(2, 1, 0) > 0.5
-    return answer
-
-
-def _image(array: npt.NDArray[np.generic], spacing: npt.NDArray[np.float64]) -> SimpleITK.Image:
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    image.SetSpacing(spacing.tolist())
-    return image
-
-
-def _register(fixed: SimpleITK.Image, moving: SimpleITK.Image) -> SimpleITK.Transform:
-    """Return the rigid motion that brings one image onto the other; it begins with their moments.
-
-    One thread: sums over several depend on how many there are.
-    """
-    start = SimpleITK.CenteredTransformInitializer(
-        fixed,
-        moving,
-        SimpleITK.Euler3DTransform(),
-        SimpleITK.CenteredTransformInitializerFilter.MOMENTS,
-    )
-    method = SimpleITK.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsMeanSquares()
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(SimpleITK.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=0.01, numberOfIterations=_STEPS
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(start, inPlace=False)
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([0.0, 0.0])
-    return method.Execute(fixed, moving)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 Array = NDArray[np.float64]
 Probability = NDArray[np.float32]
@@ -98,6 +97,8 @@ def fit_curve(agreement: Sequence[float], dsc: Sequence[float]) -> Curve:
         while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
             last, before = pools.pop(), pools.pop()
             pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
+    from scipy.stats import spearmanr  # slow to import, and of no use in a reconstruction
+
     varied = len(levels) > 1 and len(set(dsc)) > 1
     spearman = float(spearmanr(agreement, dsc).statistic) if varied else None
     return Curve(

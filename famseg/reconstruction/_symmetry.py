@@ -10,8 +10,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from famseg.preparation._checks import _LOWEST_DEG
-from famseg.reconstruction._baselines import mirror
 from famseg.reconstruction._frame import Frame
+from famseg.reconstruction._mirror import mirror
 from famseg.reconstruction._openings import SMALLEST_CM2, Openings
 from famseg.reconstruction._refine import Other
 
