@@ -23,7 +23,7 @@ from _measure import environment, say, table
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from famseg.meshes import Mesh, is_manifold, simplify, surface_mesh, write_mesh
+from famseg.meshes import Mesh, distances_mm, is_manifold, simplify, surface_mesh, write_mesh
 from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +34,12 @@ ANGLE = 0.55
 _RIM = 0.06  # radians from the edge that are left out where normals are compared
 _HEAD = ("way", "volume error %", "normals deg: mean", "p95", "wall mm rms", "watertight")
 _HEAD += ("status", "faces", "CPU s", "STL MB")
+
+
+SAME_CAP = 80.0, 86.0
+SAME_MM = (0.5, 1.0, 1.75)
+OTHER_GRIDS = "One cap, 6 mm thick, on other grids of about {edge:g} mm"
+_SAME_HEAD = ("grid", "apart mm: mean", "p95", "p99", "max", "off the sphere mm: mean", "max")
 
 
 class Grid(NamedTuple):
@@ -55,13 +61,16 @@ class Grid(NamedTuple):
         shell = (self.outer_mm**3 - self.inner_mm**3) / 3
         return float(2 * np.pi * (1 - np.cos(ANGLE)) * shell)
 
-    def sampled(self) -> tuple[Mask, Floats]:
-        """Return the mask and its affine."""
+    def sampled(self, turn: Floats | None = None) -> tuple[Mask, Floats]:
+        """Return the mask and its affine; the axes of the grid may be turned about the cap."""
         wide = 2 * self.outer_mm * np.sin(ANGLE) + 8
-        affine = np.diag([*self.spacing_mm, 1.0])
-        affine[:3, 3] = (self.inner_mm + self.outer_mm) / 2 * AXIS - wide / 2
+        affine = np.eye(4)
+        affine[:3, :3] = (np.eye(3) if turn is None else turn) * self.spacing_mm
         shape = np.ceil(wide / np.array(self.spacing_mm)).astype(int)
-        points = np.moveaxis(np.indices(tuple(shape)), 0, -1) * self.spacing_mm + affine[:3, 3]
+        middle = (self.inner_mm + self.outer_mm) / 2 * AXIS
+        affine[:3, 3] = middle - affine[:3, :3] @ (wide / 2 / np.array(self.spacing_mm))
+        index = np.moveaxis(np.indices(tuple(shape)), 0, -1)
+        points = index @ affine[:3, :3].T + affine[:3, 3]
         radius = np.linalg.norm(points, axis=-1)
         within = (radius >= self.inner_mm) & (radius <= self.outer_mm)
         return within & (points @ AXIS >= radius * np.cos(ANGLE)), affine
@@ -158,6 +167,44 @@ def compared(mesh: Mesh, grid: Grid) -> tuple[Floats, Floats]:
     return np.degrees(np.arccos(np.clip(cosine, -1, 1))), away[kept]
 
 
+def turned() -> Floats:
+    """Return axes that are turned by 10 degrees about the vertical and 20 about the left."""
+    about_z, about_x = np.deg2rad(10), np.deg2rad(20)
+    z = [[np.cos(about_z), -np.sin(about_z), 0], [np.sin(about_z), np.cos(about_z), 0], [0, 0, 1]]
+    x = [[1, 0, 0], [0, np.cos(about_x), -np.sin(about_x)], [0, np.sin(about_x), np.cos(about_x)]]
+    return np.array(z) @ np.array(x)
+
+
+def other_grids(edge_mm: float) -> str:
+    """Return the table of one cap on grids of like voxels: how far apart the meshes are."""
+    plain = Grid((edge_mm,) * 3, *SAME_CAP)
+    mask, affine = plain.sampled()
+    mesh = surface_mesh(mask, affine)
+    backwards = affine.copy()
+    backwards[:3, 3] += affine[:3, :2] @ (np.array(mask.shape[:2]) - 1)
+    backwards[:3, :2] *= -1
+    flat = Grid((0.8 * edge_mm, 0.8 * edge_mm, 1.6 * edge_mm), *SAME_CAP)
+    ways: dict[str, tuple[Mask, Floats]] = {
+        "the same voxels, LPS": (mask[::-1, ::-1], backwards),
+        "the same voxels, axes in another order": (
+            mask.transpose(2, 0, 1),
+            affine[:, [2, 0, 1, 3]],
+        ),
+        "axes turned by 10 and 20 degrees": plain.sampled(turned()),
+        "flat voxels": flat.sampled(),
+        "flat voxels, axes turned": flat.sampled(turned()),
+    }
+    rows = []
+    for name, (values, place) in ways.items():
+        other = surface_mesh(values, place)
+        pairs = ((mesh, other), (other, mesh))
+        apart = np.concatenate([distances_mm(a.vertices[::5], b) for a, b in pairs])
+        cells = [apart.mean(), *np.percentile(apart, [95, 99]), apart.max()]
+        wall = np.abs(compared(other, plain)[1])
+        rows.append([name, *(f"{cell:.3f}" for cell in (*cells, wall.mean(), wall.max()))])
+    return table(_SAME_HEAD, rows)
+
+
 def page(sections: list[str], said: dict[str, str]) -> str:
     """Return the page of results."""
     lines = "\n".join(f"- {key}: {value}" for key, value in said.items())
@@ -172,6 +219,12 @@ A part of a spherical shell of known volume, half angle {ANGLE} rad, sampled at 
 voxels. Volume error: against the exact volume. Normals: angle between a face and the sphere, over
 all faces on both walls, {_RIM} rad of the rim left out. Wall: distance of the faces' middles from
 the sphere, root mean square. Status: what manifold3d says of the solid. One run each, CPU time.
+
+The last tables compare the mesh of a cap on cubic voxels with meshes of the same cap on other
+grids: distances of the vertices of either from the other, and of the walls from the sphere without
+the rim. Grids that hold the same voxels in another order give the same surface. Other voxels see
+another mask: how far apart their surfaces are is how well a mask tells where a surface lies, and
+grows with the voxel, most at the sharp rim. Flat voxels are of 0.8 x 0.8 x 1.6 of the edge.
 
 """ + "\n\n".join(sections)
 
@@ -190,6 +243,10 @@ def main() -> None:
         mask, affine = grid.sampled()
         rows = [row(name, grid, mask, affine, options.out.parent) for name in WAYS]
         sections.append(f"## {grid.title}\n\n{table(_HEAD, rows)}\n")
+        print(sections[-1])
+    for edge in SAME_MM[-1:] if options.quick else SAME_MM:
+        say(f"other grids, {edge:g} mm")
+        sections.append(f"## {OTHER_GRIDS.format(edge=edge)}\n\n{other_grids(edge)}\n")
         print(sections[-1])
     write_atomically(options.out, page(sections, said).encode())
 

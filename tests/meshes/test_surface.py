@@ -94,14 +94,18 @@ def test_every_grid_gives_the_same_mesh_in_world_mm(
     assert apart.max() < max(spacing) / 2
 
 
-def test_flipped_axes_give_the_very_same_points() -> None:
+def test_flipped_and_reordered_axes_give_the_very_same_surface() -> None:
     mask, affine = grid(egg, np.zeros(3), 36, CT)
     flipped = affine.copy()
     flipped[:3, 3] += affine[:3, 0] * (len(mask) - 1)
     flipped[:3, 0] *= -1
-    mesh, other = surface_mesh(mask, affine), surface_mesh(mask[::-1], flipped)
-    assert distances_mm(other.vertices, mesh).max() < 2e-3
-    assert other.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=1e-4)
+    mesh = surface_mesh(mask, affine)
+    reordered = mask.transpose(2, 0, 1), affine[:, [2, 0, 1, 3]]
+    for voxels, place in ((mask[::-1], flipped), reordered):
+        other = surface_mesh(voxels, place)
+        assert distances_mm(other.vertices, mesh).max() < 2e-3
+        assert distances_mm(mesh.vertices, other).max() < 2e-3
+        assert other.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=1e-4)
 
 
 def test_a_mask_that_touches_the_border_is_closed() -> None:
