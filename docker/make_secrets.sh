@@ -6,7 +6,7 @@ set -eu
 folder=${1:-$(dirname "$0")/secrets}
 umask 077
 mkdir -p "$folder"
-for name in admin_password database_password session_key; do
+for name in admin_password database_password session_key writer_password; do
     if [ -s "$folder/$name" ]; then
         echo "kept  $folder/$name"
     else

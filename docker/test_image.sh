@@ -4,7 +4,7 @@
 #
 #   docker/test_image.sh                build the CPU image localhost/famseg:test and try it
 #   docker/test_image.sh IMAGE          try this one
-#   VARIANT=cuda docker/test_image.sh   the same with the CUDA image, on the processor
+#   VARIANT=cuda docker/test_image.sh   the same with the CUDA image, on the processor; or cuda12
 #
 # Takes docker where its engine answers. Elsewhere, as root, Debian's buildah and podman (apt-get
 # install buildah podman crun conmon debootstrap), on a base made by debootstrap: no hub is asked.
@@ -16,7 +16,8 @@ variant=${VARIANT:-cpu}
 case $variant in
     cpu) limit_mb=2200 ;;
     cuda) limit_mb=6400 ;;
-    *) echo "VARIANT must be cpu or cuda" >&2 && exit 2 ;;
+    cuda12) limit_mb=8800 ;;
+    *) echo "VARIANT must be cpu, cuda or cuda12" >&2 && exit 2 ;;
 esac
 readonly STOP_S=120    # after which a training that is told to stop counts as hung
 readonly WHO=12345:12345
@@ -136,6 +137,8 @@ look_inside() {
 use() {
     expect 0 "famseg --help" in_image --
     expect 0 "famseg doctor" in_image --shm-size=1g -- doctor
+    [ "$variant" = cpu ] || check "which says how to show it a GPU" \
+        grep -q "^warning  cuda .*--gpus all" "$work/log"
     expect 0 "famseg doctor as the image's own user" \
         "$engine" run --rm --network none --shm-size=1g "$image" doctor
     expect 0 "a DICOM series" in_image --entrypoint=python -v "$PWD/tests:/tests:ro" -- \
@@ -186,6 +189,16 @@ stop_and_resume() {
     check "in the same run" test ! -e "$run-2"
 }
 
+# The image goes through a file, as to a machine without a network.
+carry() {
+    expect 0 "save" "$engine" save --output "$work/image.tar" "$image"
+    "$engine" tag "$image" "$image-kept" && "$engine" rmi "$image" >/dev/null
+    expect 0 "load" "$engine" load --input "$work/image.tar"
+    rm "$work/image.tar"
+    "$engine" rmi "$image-kept" >/dev/null
+    expect 0 "and use under the same name" in_image -- --version
+}
+
 lint
 image=${1:-localhost/famseg:test}
 if [ $# = 0 ]; then
@@ -194,4 +207,5 @@ fi
 look_inside
 use
 stop_and_resume
+carry
 echo "the image works: $image"

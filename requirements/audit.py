@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOCK = Path(__file__).with_name("cuda.lock")  # holds all that cpu.lock does
+# Together they hold all that cpu.lock does.
+LOCKS = tuple(Path(__file__).with_name(name) for name in ("cuda.lock", "cuda12.lock"))
 
 
 def ask(lock: Path) -> tuple[list[dict[str, Any]] | None, str]:
@@ -54,10 +55,13 @@ def report(dependencies: list[dict[str, Any]] | None, said: str) -> tuple[int, l
 
 
 def main() -> int:
-    """Audit the lock, print what is found, return the exit status."""
-    status, lines = report(*ask(LOCK))
-    print("\n".join(lines))
-    return status
+    """Audit the locks, print what is found, return the exit status."""
+    worst = 0
+    for lock in LOCKS:
+        status, lines = report(*ask(lock))
+        print("\n".join(f"{lock.name}: {line}" for line in lines))
+        worst = max(worst, status)
+    return worst
 
 
 if __name__ == "__main__":

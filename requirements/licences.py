@@ -20,7 +20,8 @@ from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
 from pathlib import Path
 from typing import NamedTuple
 
-LOCK = Path(__file__).with_name("cuda.lock")  # holds all that cpu.lock does
+# Together they hold all that cpu.lock does.
+LOCKS = tuple(Path(__file__).with_name(name) for name in ("cuda.lock", "cuda12.lock"))
 
 PERMISSIVE = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python"),
@@ -48,7 +49,7 @@ SPDX = {
     "Python Software Foundation License": "PSF-2.0",
 }
 # Metadata say nothing usable; read in the package's own licence file.
-BY_HAND = {"huey": "MIT", "skops": "MIT"}
+BY_HAND = {"dumb-init": "MIT", "huey": "MIT", "skops": "MIT"}
 # Read in the metadata of the wheels.
 CUDA = {
     **dict.fromkeys(("cuda-bindings", "cuda-pathfinder", "nvidia-nvtx"), "Apache-2.0"),
@@ -66,9 +67,11 @@ class Row(NamedTuple):
     licence: str | None
 
 
-def locked(lock: Path = LOCK) -> Iterator[Row]:
-    """Yield the packages of a lock."""
-    for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(), re.MULTILINE):
+def locked(*locks: Path) -> Iterator[Row]:
+    """Yield the packages of locks, of all unless some are given, each version once."""
+    texts = [lock.read_text() for lock in locks or LOCKS]
+    found = [re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE) for text in texts]
+    for name, version in dict.fromkeys(pair for pairs in found for pair in pairs):
         yield Row(name, version, _licence(name))
 
 

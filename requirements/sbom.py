@@ -47,7 +47,7 @@ def main() -> None:
     """Write the bills to a folder."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "dist")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("cuda", "cpu"):
+    for name in ("cuda", "cuda12", "cpu"):
         lock = LOCKS / f"{name}.lock"
         bill = complete(written(lock), {row.name: row.licence for row in locked(lock)})
         path = folder / f"famseg-{name}.cdx.json"

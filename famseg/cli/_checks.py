@@ -45,6 +45,15 @@ _LEAST_SHARED_GIB = 1.0
 _LITTLE_DISK_GIB = 5.0
 _NO_DISK_GIB = 0.5
 _LEAST_FILES = 1024
+# The least driver by the major version of CUDA: NVIDIA's tables of minor version compatibility.
+_LEAST_DRIVERS = {12: 525, 13: 580}
+_CUDA12 = "pip install torch==2.10.0, or the image built with --build-arg VARIANT=cuda12"
+# What the container toolkit passes in; the second one is WSL's.
+_GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+_SHOW_GPUS = (
+    "Start the container with --gpus all (docker), --device nvidia.com/gpu=all (podman), --nv "
+    "(Apptainer), or with nvidia.com/gpu in its limits (Kubernetes)."
+)
 
 
 class Check(NamedTuple):
@@ -120,13 +129,37 @@ def graphics() -> Iterator[Check]:
 
 
 def _no_graphics(built_for: str | None, driver: str | None) -> Check:
+    image = os.environ.get("FAMSEG_VARIANT", "")
+    if image.startswith("cuda") and not any(path.exists() for path in _GPU_NODES):
+        known = f" (the machine has driver {driver})" if driver else ""
+        text = f"no GPU is visible in this container{known}: trainings run on the processor"
+        return Check("warning", "cuda", text, _SHOW_GPUS)
     if driver is None:
         return Check("ok", "cuda", "no NVIDIA driver: trainings run on the processor")
     if built_for is None:
         advice = "Install the build with CUDA: pip install --force-reinstall torch==2.13.0"
+        if image:
+            advice = "Take the image with CUDA, built with --build-arg VARIANT=cuda or cuda12."
         return Check("warning", "cuda", f"driver {driver}, but torch is built without CUDA", advice)
     text = f"driver {driver} and torch for CUDA {built_for} find no device"
-    return Check("warning", "cuda", text, "Update the driver (CUDA 13 needs 580 or later).")
+    least = _LEAST_DRIVERS.get(_major(built_for))
+    if least is not None and _major(driver) < least:
+        advice = f"Update the driver: CUDA {built_for} needs {least} or later."
+        if _major(driver) >= _LEAST_DRIVERS[12]:
+            advice += f" Or install torch for CUDA 12: {_CUDA12}."
+        return Check("warning", "cuda", text, advice)
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    advice = (
+        "Run nvidia-smi: it says what is wrong with the driver or the GPU."
+        if shown is None
+        else f"CUDA_VISIBLE_DEVICES is {shown!r}: unset it, or name a GPU of nvidia-smi."
+    )
+    return Check("warning", "cuda", text, advice)
+
+
+def _major(version: str) -> int:
+    first = version.partition(".")[0]
+    return int(first) if first.isdecimal() else 0
 
 
 def memory() -> Iterator[Check]:

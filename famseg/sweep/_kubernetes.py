@@ -145,7 +145,7 @@ def _pod(name: str, cluster: Cluster, extra: Sequence[str]) -> dict[str, Any]:
             {
                 "name": "train",
                 "image": cluster.image,
-                "command": ["/usr/bin/tini", "--", "/bin/sh", "-c", command],
+                "command": ["dumb-init", "--single-child", "--", "/bin/sh", "-c", command],
                 "env": [{"name": "OMP_NUM_THREADS", "value": str(cluster.cpus)}],
                 "resources": {
                     "requests": {"cpu": str(cluster.cpus), "memory": cluster.memory},

@@ -105,17 +105,50 @@ def test_more_threads_than_cores_is_a_warning(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("built_for", "driver", "status", "words"),
+    ("built_for", "driver", "status", "text", "advice"),
     [
-        (None, None, "ok", "no NVIDIA driver: trainings run on the processor"),
-        (None, "580.1", "warning", "driver 580.1, but torch is built without CUDA"),
-        ("13.0", "535.2", "warning", "driver 535.2 and torch for CUDA 13.0 find no device"),
+        (None, None, "ok", "no NVIDIA driver: trainings run on the processor", ""),
+        ("13.0", None, "ok", "no NVIDIA driver: trainings run on the processor", ""),
+        (None, "580.1", "warning", "driver 580.1, but torch is built without CUDA", "pip install"),
+        ("13.0", "535.2", "warning", "driver 535.2 and torch for CUDA 13.0", "torch==2.10.0"),
+        ("13.0", "470.9", "warning", "driver 470.9 and torch for CUDA 13.0", "needs 580 or later."),
+        ("12.8", "470.9", "warning", "driver 470.9 and torch for CUDA 12.8", "needs 525 or later."),
+        ("12.8", "535.2", "warning", "driver 535.2 and torch for CUDA 12.8", "Run nvidia-smi"),
+        ("13.0", "N/A", "warning", "driver N/A and torch for CUDA 13.0", "needs 580 or later."),
     ],
 )
-def test_no_graphics_card_says_why(built_for, driver, status, words):
+def test_no_graphics_card_says_why(built_for, driver, status, text, advice, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     check = _checks._no_graphics(built_for, driver)
-    assert (check.status, check.text) == (status, words)
+    assert (check.status, check.text.startswith(text)) == (status, True)
+    assert advice in check.advice
     assert bool(check.advice) == (status == "warning")
+    assert ("torch==2.10.0" in check.advice) == ("2.10" in advice)  # no driver below 525 runs it
+
+
+def test_graphics_cards_that_are_hidden_by_a_variable(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert "CUDA_VISIBLE_DEVICES is '7'" in _checks._no_graphics("13.0", "580.1").advice
+
+
+@pytest.mark.parametrize("driver", [None, "550.54"])
+def test_a_cuda_image_without_a_visible_gpu_names_the_option_that_shows_it(
+    driver, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FAMSEG_VARIANT", "cuda12")
+    monkeypatch.setattr(_checks, "_GPU_NODES", (tmp_path / "nvidiactl",))
+    check = _checks._no_graphics("12.8", driver)
+    assert check.status == "warning"
+    assert check.text.startswith("no GPU is visible in this container")
+    assert "--gpus all" in check.advice
+    assert ("driver 550.54" in check.text) == (driver is not None)
+    (tmp_path / "nvidiactl").touch()
+    assert "--gpus all" not in _checks._no_graphics("12.8", driver).advice
+
+
+def test_the_cpu_image_on_a_machine_with_a_driver_is_not_told_to_use_pip(monkeypatch):
+    monkeypatch.setenv("FAMSEG_VARIANT", "cpu")
+    assert "VARIANT=cuda" in _checks._no_graphics(None, "580.1").advice
 
 
 def test_a_graphics_card_is_described(monkeypatch):

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+import famseg
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 SCRIPTS = [*sorted(DOCKER.glob("*.sh")), DOCKER / "slurm" / "train.sbatch"]
@@ -33,6 +35,11 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def tls() -> dict[str, Any]:
+    return yaml.safe_load((DOCKER / "tls.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
 def pod() -> dict[str, Any]:
     documents = yaml.safe_load_all((DOCKER / "k8s" / "train.yaml").read_text())
     (job,) = [found for found in documents if found["kind"] == "Job"]
@@ -45,6 +52,12 @@ def test_the_base_is_named_by_its_digest() -> None:
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE_IMAGE}"}
 
 
+def test_the_build_takes_everything_from_the_locks_and_their_folder() -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    assert "apt-get" not in text
+    assert '"dumb-init"' in re.findall(r"^ENTRYPOINT .*$", text, re.MULTILINE)[0]
+
+
 def test_what_the_build_copies_is_there_and_not_ignored() -> None:
     text = (DOCKER / "Dockerfile").read_text()
     allowed = {
@@ -53,7 +66,7 @@ def test_what_the_build_copies_is_there_and_not_ignored() -> None:
         if line.startswith("!")
     }
     sources = re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE)
-    for source in " ".join(sources).replace("${VARIANT}", "cpu").split():
+    for source in " ".join(sources).replace("${VARIANT}", "cuda12").split():
         assert (ROOT / source).exists(), source
         assert {source, str(Path(source).parent)} & allowed, source
 
@@ -75,11 +88,12 @@ def test_a_script_is_correct_shell(script: Path) -> None:
     assert run("shellcheck", script).stdout == ""
 
 
-def test_compose_follows_its_schema() -> None:
+@pytest.mark.parametrize("name", ["compose.yaml", "tls.yaml"])
+def test_compose_follows_its_schema(name: str) -> None:
     if find_spec("check_jsonschema") is None:
         pytest.skip("no check-jsonschema: pip install famseg[release]")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    found = run(*command, DOCKER / "compose.yaml")
+    found = run(*command, DOCKER / name)
     assert found.returncode == 0, found.stdout
 
 
@@ -91,7 +105,56 @@ def test_only_the_server_is_published_and_only_on_this_machine(compose: dict[str
     assert compose["services"]["db"]["networks"] == ["back"]
 
 
-@pytest.mark.parametrize("name", ["train", "train-cpu", "mlflow"])
+def test_every_service_has_limits_and_logs_that_end(
+    compose: dict[str, Any], tls: dict[str, Any]
+) -> None:
+    services = {**compose["services"], "proxy": tls["services"]["proxy"]}
+    for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+
+
+def test_images_of_others_are_named_by_their_digest(
+    compose: dict[str, Any], tls: dict[str, Any]
+) -> None:
+    images = [compose["services"]["db"]["image"], tls["services"]["proxy"]["image"]]
+    assert all(re.fullmatch(r"[a-z]+:[\d.]+@sha256:[0-9a-f]{64}", image) for image in images)
+
+
+def test_runs_are_in_a_folder_that_docker_does_not_make_as_root(compose: dict[str, Any]) -> None:
+    mounts = [mount for mount in compose["services"]["train"]["volumes"] if isinstance(mount, dict)]
+    sources = {mount["target"]: mount["source"] for mount in mounts}
+    assert sources == {"/data": "${FAMSEG_DATA:-../data}", "/runs": "${FAMSEG_RUNS:-../runs}"}
+    assert all(mount["bind"] == {"create_host_path": False} for mount in mounts)
+
+
+def test_trainings_do_not_log_in_as_the_administrator(compose: dict[str, Any]) -> None:
+    for name in ("train", "train-cpu"):
+        service = compose["services"][name]
+        assert service["environment"]["MLFLOW_TRACKING_USERNAME"] == "famseg"
+        assert [secret["source"] for secret in service["secrets"]] == ["writer_password"]
+        assert service["depends_on"]["login"] == {"condition": "service_completed_successfully"}
+
+
+def test_the_proxy_reaches_the_server_which_knows_its_name(tls: dict[str, Any]) -> None:
+    proxy, mlflow = tls["services"]["proxy"], tls["services"]["mlflow"]
+    assert proxy["ports"] == ["${FAMSEG_TLS_PORT:-443}:443"]
+    assert "${FAMSEG_NAME}" in mlflow["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert "https://${FAMSEG_NAME}" in mlflow["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
+
+
+def test_versions_in_images_and_pages_are_those_of_the_package() -> None:
+    places = [*DOCKER.rglob("*.yaml"), DOCKER / "Dockerfile", *(ROOT / "docs").rglob("*.md")]
+    found = {
+        path.name: set(re.findall(r"\bfamseg:(\d[\d.]*\d)|ARG VERSION=(\S+)", path.read_text()))
+        for path in places
+    }
+    versions = {name: {a or b for a, b in pairs} for name, pairs in found.items() if pairs}
+    assert {"Dockerfile", "compose.yaml", "train.yaml", "docker.md", "sweeps.md"} <= versions.keys()
+    assert set().union(*versions.values()) == {famseg.__version__}
+
+
+@pytest.mark.parametrize("name", ["train", "train-cpu", "mlflow", "login"])
 def test_our_services_have_no_rights_to_lose(compose: dict[str, Any], name: str) -> None:
     service = compose["services"][name]
     assert service["read_only"] is True
@@ -104,8 +167,10 @@ def test_the_server_has_logins_and_a_list_of_hosts(compose: dict[str, Any]) -> N
     command = compose["services"]["mlflow"]["command"]
     assert "--app-name=basic-auth" in command
     assert "--serve-artifacts" in command
-    (hosts,) = [part for part in command if part.startswith("--allowed-hosts=")]
-    assert "*" not in hosts.partition("=")[2].split(",")
+    # As an option it would win over that of tls.yaml.
+    assert not [part for part in command if part.startswith("--allowed-hosts")]
+    hosts = compose["services"]["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert "*" not in re.split("[,-]", hosts)
     assert all(
         service.get("healthcheck")
         for service in (compose["services"][name] for name in ("mlflow", "db"))
@@ -116,7 +181,7 @@ def test_passwords_come_from_secrets_alone(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in service["environment"].items():
             assert "PASSWORD" not in name or value.startswith("/run/secrets/")
-            assert not re.search(r"://\w+:[^/]+@", value), name
+            assert not re.search(r"://\w+:[^/]+@", str(value)), name
     assert {"gpu"} == set(compose["services"]["train"]["profiles"])
     assert {"cpu"} == set(compose["services"]["train-cpu"]["profiles"])
 
@@ -153,11 +218,11 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None
     folder = tmp_path / "secrets"
     assert run(DOCKER / "make_secrets.sh", folder).returncode == 0
     made = {path.name: path.read_text() for path in folder.iterdir()}
-    assert set(made) == {"admin_password", "database_password", "session_key"}
+    assert set(made) == {"admin_password", "database_password", "session_key", "writer_password"}
     assert all(re.fullmatch("[0-9a-f]{48}", value) for value in made.values())
-    assert len(set(made.values())) == 3
+    assert len(set(made.values())) == 4
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
-    assert run(DOCKER / "make_secrets.sh", folder).stdout.count("kept") == 3
+    assert run(DOCKER / "make_secrets.sh", folder).stdout.count("kept") == 4
     assert {path.name: path.read_text() for path in folder.iterdir()} == made
 
 
@@ -197,19 +262,22 @@ def test_processes_and_gpus_of_the_job_are_as_many(pod: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("digest", "status"), [("sha256:" + "ab" * 32, 0), ("unknown", 1)])
-def test_the_base_is_pinned_to_a_digest_and_to_nothing_else(
+def test_images_of_others_are_pinned_to_a_digest_and_to_nothing_else(
     digest: str, status: int, tmp_path: Path
 ) -> None:
     """A stand-in answers for the registry, which a test cannot reach."""
-    for name in ("Dockerfile", "pin_base.sh"):
+    names = ("Dockerfile", "compose.yaml", "tls.yaml")
+    for name in (*names, "pin_images.sh"):
         shutil.copy(DOCKER / name, tmp_path)
     stand_in = tmp_path / "bin" / "docker"
     stand_in.parent.mkdir()
-    stand_in.write_text(f'#!/bin/sh\n[ "$4" = python:3.11-slim ] && echo {digest}\n')
+    stand_in.write_text(f"#!/bin/sh\ncase $4 in *:*) echo {digest} ;; esac\n")
     stand_in.chmod(0o755)
     path = f"{stand_in.parent}:{os.environ['PATH']}"
-    done = run(tmp_path / "pin_base.sh", env={**os.environ, "PATH": path})
+    done = run(tmp_path / "pin_images.sh", env={**os.environ, "PATH": path})
     assert done.returncode == status
-    before, after = ((folder / "Dockerfile").read_text() for folder in (DOCKER, tmp_path))
-    pinned = re.sub(r"(slim@)sha256:\w+", rf"\1{digest}", before)
-    assert after == (pinned if status == 0 else before)
+    for name in names:
+        before, after = ((folder / name).read_text() for folder in (DOCKER, tmp_path))
+        pinned = re.sub(r"@sha256:\w+", f"@{digest}", before)
+        assert after == (pinned if status == 0 else before), name
+        assert pinned != before

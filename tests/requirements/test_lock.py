@@ -32,22 +32,24 @@ def constraints() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pins}
 
 
-@pytest.mark.parametrize("name", ["cuda.lock", "cpu.lock"])
+@pytest.mark.parametrize("name", ["cuda.lock", "cuda12.lock", "cpu.lock"])
 def test_every_package_has_hashes(name: str) -> None:
     assert all(hashes > 0 for _, hashes in entries(name).values())
 
 
-@pytest.mark.parametrize("name", ["cuda.lock", "cpu.lock"])
+@pytest.mark.parametrize("name", ["cuda.lock", "cuda12.lock", "cpu.lock"])
 def test_versions_are_those_that_are_tested(name: str) -> None:
     pins = constraints()
     for package, (version, _) in entries(name).items():
         if CUDA_ONLY.match(package):
             assert package not in pins  # torch asks for these by itself
+        elif (name, package) == ("cuda12.lock", "torch"):
+            assert version.split(".") < pins["torch"].split(".")  # the newest for CUDA 12
         else:
             assert version.removesuffix("+cpu") == pins.get(package), package
 
 
-@pytest.mark.parametrize("name", ["cuda.lock", "cpu.lock"])
+@pytest.mark.parametrize("name", ["cuda.lock", "cuda12.lock", "cpu.lock"])
 def test_what_famseg_asks_for_is_locked(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -63,6 +65,22 @@ def test_the_cpu_lock_differs_in_torch_alone() -> None:
     assert {name for name in cuda if CUDA_ONLY.match(name)} == cuda.keys() - cpu.keys()
     assert {name for name in cpu if cpu[name] != cuda[name]} == {"torch"}
     assert cpu["torch"][0] == f"{cuda['torch'][0]}+cpu"
+
+
+def test_the_lock_for_older_drivers_differs_in_torch_and_its_libraries_alone() -> None:
+    cuda, older = entries("cuda.lock"), entries("cuda12.lock")
+    rest = [
+        {name: found for name, found in lock.items() if not CUDA_ONLY.match(name)}
+        for lock in (cuda, older)
+    ]
+    assert {name for name in rest[0] if rest[0][name] != rest[1].get(name)} == {"torch"}
+    assert {"nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"} <= older.keys()
+    assert not [name for name in older if name.endswith("-cu13")]
+
+
+@pytest.mark.parametrize("name", ["cuda.lock", "cuda12.lock", "cpu.lock"])
+def test_what_only_the_image_needs_is_locked(name: str) -> None:
+    assert {"dumb-init", "setuptools"} <= entries(name).keys()
 
 
 def test_a_file_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None:
