@@ -80,7 +80,8 @@ def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float3
         else:
             part = np.float32(weight)
             values = from_level((1 - part) * to_level(below) + part * to_level(above))
-        out[level] = np.clip(np.round(values), AIR_HU, np.iinfo(np.int16).max)
+        whole = np.rint(values)
+        out[level] = np.clip(whole, AIR_HU, np.iinfo(np.int16).max, out=whole)
 
 
 def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]:
@@ -88,6 +89,9 @@ def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]
     across, down, _ = plan.shape
     for part, (right, low) in zip(plan.slices, plan.shifts, strict=True):
         pixels = _hounsfield(part, paths[part.item])
+        if pixels.shape == (down, across) and max(abs(right), abs(low)) < _HARDLY:
+            yield pixels  # as nearly all are
+            continue
         canvas = np.full((down, across), AIR_HU, dtype=np.float32)
         whole = int(np.floor(low)), int(np.floor(right))
         rest = low - whole[0], right - whole[1]
@@ -113,12 +117,12 @@ def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
             f"{part.shown} has {pixels.size} pixels, its header announces {across} x {down}: the "
             "file is damaged; copy it again"
         )
-    pixels = pixels.reshape(down, across).astype(np.float32)
+    pixels = pixels.reshape(down, across).astype(np.float32, copy=False)
     if part.padding is not None:
         nothing = part.padding * part.slope + part.intercept
         if nothing > _HIGHEST_HU:
             pixels[pixels == np.float32(nothing)] = AIR_HU
-    return np.maximum(pixels, np.float32(AIR_HU))
+    return np.maximum(pixels, np.float32(AIR_HU), out=pixels)
 
 
 def _by_pydicom(part: Slice, path: Path) -> NDArray[np.float32]:

@@ -145,6 +145,10 @@ def test_nothing_prepared_is_faulty_input(scans: Path) -> None:
         (["scans", "--spacing-mm", "x"], "--spacing-mm: 'x' is neither a number nor keep"),
         (["scans", "--spacing-mm", "keep"], "preparation: size 128 needs a spacing_mm; leave the"),
         (["scans", "--template", "t.nii"], "--template t.nii: cannot be read (No such file or"),
+        (
+            ["scans", "--template", "t.nii", "--align", "none"],
+            "--align: --template aligns already; give one of the two",
+        ),
         (["scans", "--threshold-hu", "9"], "preparation: threshold_hu 9: give 100 to 1500 HU"),
         (["scans", "--out", "scans/out"], "--out scans/out: overlaps with the source scans, whose"),
     ],
