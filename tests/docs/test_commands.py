@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import warm
 from scipy import ndimage
+from tiny import TINY
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
@@ -119,7 +120,7 @@ def in_small(words: list[str], page: str) -> list[str]:
             words += small
     if words[:2] == ["famseg", "sweep"]:
         words = [re.sub(r"^seed=1\.\.5$", "seed=1", word) for word in words]
-        words += [*small, "data.subjects=8"]
+        words += [*TINY, "training.epochs=1", "training.threads=1", "--limit", "1"]
     if words[:2] == ["famseg", "prepare"] and "--size" not in words:
         words += ["--size", "64", "--spacing-mm", "3.5"]
     return words

@@ -23,7 +23,10 @@ LONGEST_S = 250.0
 _CONTEXT = multiprocessing.get_context("forkserver")
 # famseg first: it turns off telemetry before MLflow is imported.
 _CONTEXT.set_forkserver_preload(
-    ["famseg.cli", "monai.engines", "mlflow.store.tracking.sqlalchemy_store"]
+    [
+        *("famseg.cli", "monai.engines", "mlflow.store.tracking.sqlalchemy_store"),
+        *("matplotlib.backends.backend_agg", "famseg.reporting._run_page"),
+    ]
 )
 
 Done = subprocess.CompletedProcess[str]

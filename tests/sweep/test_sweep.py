@@ -1,60 +1,55 @@
-"""Whole sweeps over a training of seconds, as processes."""
+"""Whole sweeps over a training of a second, as processes."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import psutil
 import pytest
-from tiny import TINY
+import warm
+from tiny import TINY_CLASSES
 from typer.testing import CliRunner
 
 import famseg
 from famseg.cli._main import app
+from famseg.runs import owner_of
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
 
-pytestmark = pytest.mark.timeout(1200)  # each is several trainings, on a busy machine minutes
 EPOCHS = 3
-WORDS = (*TINY, f"training.epochs={EPOCHS}", "training.batch_size=4")
+WORDS = (*TINY_CLASSES, f"training.epochs={EPOCHS}")
+WITHOUT_MLFLOW = "tracking.enabled=false"
+PROGRAM = Path(__file__).parents[1] / "support" / "forking_sweep.py"
 
 
-def command(out: Path, *words: str) -> list[str]:
-    base = [sys.executable, "-m", "famseg", "sweep", "--config", "skull", "--out", str(out)]
-    return [*base, *WORDS, *words]
+@dataclass
+class Started:
+    """A sweep that runs as a process of its own."""
+
+    process: Any
+    output: Path
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for its end; return the exit status and what it printed."""
+        self.process.join(warm.LONGEST_S)
+        texts = [self.output.with_suffix(f".{stream}").read_text() for stream in (1, 2)]
+        return (self.process.exitcode, *texts)
 
 
-def start(out: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(out, *words),
-        cwd=out.parent,
-        env={**os.environ, "FAMSEG_CACHE": str(out.parent / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result(out: Path, *words: str) -> dict[str, Any]:
-    process = start(out, *words, "--json")
-    stdout, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    found: dict[str, Any] = json.loads(stdout)
-    return found
-
-
-def tracked(folder: Path, sweep_id: str) -> list[Any]:
-    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return list(client.search_runs(["1"], filter_string=f"tags.sweep_id = '{sweep_id}'"))
+def start(out: Path, *words: str) -> Started:
+    output = out.parent / f"said-{time.monotonic_ns()}"
+    options = ("sweep", "--config", "smoke/fashionmnist_fam.yaml", "--out", str(out), "--jobs", "1")
+    environment = {**os.environ, "FAMSEG_CACHE": str(out.parent / "cache")}
+    arguments = [str(PROGRAM), *options, *WORDS, *words]
+    return Started(warm.start(arguments, output, out.parent, environment), output)
 
 
 def whole(out: Path, trials: int) -> None:
@@ -66,70 +61,55 @@ def whole(out: Path, trials: int) -> None:
     for folder in folders:
         assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, EPOCHS + 1))
         assert json.loads((folder / "status.json").read_text())["state"] == "finished"
-    runs = tracked(out.parent, sweep.sweep_id)
+    client = mlflow.MlflowClient(f"sqlite:///{out.parent}/mlflow.db")
+    runs = client.search_runs(["1"], filter_string=f"tags.sweep_id = '{sweep.sweep_id}'")
     assert Counter(run.info.status for run in runs) == {"FINISHED": trials}
 
 
 @pytest.mark.slow
-def test_a_sweep_started_twice_at_once_shares_its_trials(tmp_path: Path) -> None:
+def test_kills_and_two_sweeps_at_once_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    both = [start(out, "lambda=0,0.002", "--jobs", "1") for _ in range(2)]
-    ended = [(*process.communicate(), process.returncode) for process in both]
-    assert [status for _, _, status in ended] == [0, 0], ended
-    whole(out, 2)
-    again = result(out, "lambda=0,0.002")
-    assert {trial["state"] for trial in again["trials"]} == {"finished"}
-    whole(out, 2)
-
-
-@pytest.mark.slow
-def test_a_killed_sweep_and_a_killed_trial_lose_nothing(tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
-    process = start(out, "seed=1,2", "--jobs", "1")
-    trial = _first_training(process, out)
-    process.kill()  # the trial goes on by itself
-    process.communicate()
-    rest = start(out, "seed=1,2", "--jobs", "1")
+    words = ("lambda=0,0.1",)
+    first = start(out, *words)
+    trial = _first_training(first, out)
+    first.process.kill()  # the trial goes on by itself
+    both = [start(out, *words) for _ in range(2)]
     trial.send_signal(signal.SIGKILL)
-    stdout, stderr = rest.communicate()
-    assert rest.returncode == 0, stderr
-    assert "2 trials: 2 finished" in stdout
+    for status, stdout, stderr in (each.end() for each in both):
+        assert status == 0, stderr
+        assert "2 trials: 2 finished" in stdout
     whole(out, 2)
+    logs = {path: path.read_bytes() for path in out.glob("logs/*")}
+    assert start(out, *words, "--json").end()[0] == 0
+    assert {path: path.read_bytes() for path in out.glob("logs/*")} == logs  # nobody trained
 
 
 @pytest.mark.slow
 def test_a_signal_saves_what_runs_and_ends_the_sweep(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    process = start(out, "seed=1,2", "--jobs", "1")
-    trial = _first_training(process, out)
-    process.terminate()
-    stdout, stderr = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, stderr
+    sweep = start(out, "seed=1,2", WITHOUT_MLFLOW)
+    trial = _first_training(sweep, out)
+    sweep.process.terminate()
+    status, stdout, stderr = sweep.end()
+    assert status == 128 + signal.SIGTERM, stderr
     assert "1 interrupted, 1 waiting" in stdout
     assert not trial.is_running()
 
 
 @pytest.mark.slow
-def test_a_failing_trial_stops_nothing_and_is_named(tmp_path: Path) -> None:
+def test_halving_trains_the_best_to_the_end_and_names_what_failed(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    # The first diverges at its first step.
-    process = start(out, "optimizer.learning_rate=1e38,1e-3", "--jobs", "1")
-    stdout, stderr = process.communicate()
-    assert process.returncode == 1, stderr
-    assert "2 trials: 1 finished, 1 failed" in stdout
+    rates = "optimizer.learning_rate=1e38,1e-9,0.05"  # the first diverges at its first step
+    words = (rates, "--halving", "3", "--first-epochs", "1", WITHOUT_MLFLOW)
+    status, stdout, stderr = start(out, *words).end()
+    assert status == 1, stderr
+    assert "3 trials: 1 finished, 1 failed, 1 paused" in stdout
     (line,) = [line for line in stdout.splitlines() if line.startswith("!")]
     assert line.startswith("! learning_rate1e+38-")
     assert "finite" in line
-
-
-@pytest.mark.slow
-def test_halving_trains_the_best_settings_to_the_end(tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
-    words = ("optimizer.learning_rate=1e-9,1e-2", "--halving", "2", "--first-epochs", "1")
-    found = result(out, *words)
-    ends = {trial["point"]["optimizer.learning_rate"]: trial for trial in found["trials"]}
-    assert (ends["1e-9"]["state"], ends["1e-9"]["epoch"]) == ("paused", 1)
-    assert (ends["1e-2"]["state"], ends["1e-2"]["epoch"]) == ("finished", EPOCHS)
+    ends = {path.name.partition("-")[0]: path for path in out.glob("trials/*")}
+    epochs = {name: len(read_metrics(path)) for name, path in ends.items()}
+    assert epochs == {"learning_rate1e+38": 0, "learning_rate1e": 1, "learning_rate0.05": EPOCHS}
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:
@@ -156,9 +136,11 @@ def test_a_manifest_shares_no_database_file(
     assert f"image: famseg:{famseg.__version__}" in text
 
 
-def _first_training(sweep: subprocess.Popen[str], out: Path) -> psutil.Process:
+def _first_training(sweep: Started, out: Path) -> psutil.Process:
     """Return the process of the first trial, once it has an epoch behind it."""
-    while not any(path.stat().st_size for path in out.glob("trials/*/metrics.jsonl")):
-        assert sweep.poll() is None, sweep.communicate()
-        time.sleep(0.05)
-    return psutil.Process(sweep.pid).children()[0]
+    while not (found := [p for p in out.glob("trials/*/metrics.jsonl") if p.stat().st_size]):
+        assert sweep.process.exitcode is None, sweep.end()
+        time.sleep(0.02)
+    owner = owner_of(found[0].parent)
+    assert owner is not None
+    return psutil.Process(owner.pid)
