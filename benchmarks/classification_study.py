@@ -133,6 +133,12 @@ def page(runs: Path, seeds: int, facts: dict[str, str]) -> str:
     )
     return f"""# Classification: baseline, SAM, FAM, weight decay of the head
 
+**These networks underfit.** After four epochs the training accuracy of the baselines is within 0.02
+of the test accuracy (`test/gap` below): there is no gap that a regularizer could close, and nearly
+every penalty can only cost accuracy. This page shows how to run a comparison, and which lambdas are
+too strong. **It says nothing about whether FAM, SAM or weight decay generalize better**: for that,
+networks have to fit their training data, as in [benchmarks/study](../../benchmarks/study).
+
 Written by `benchmarks/classification_study.py` from trained runs:
 
 {known}
