@@ -1,0 +1,205 @@
+"""Cost of a run as a function of grid, batch and subjects: fitted, and checked at a larger grid.
+
+``python benchmarks/scaling.py --out benchmarks/results`` takes a quarter of an hour of one core.
+Trains the skull autoencoder on phantoms at three grids with two batch sizes, fits time and memory,
+and compares what they say of a fourth grid with a training there. Then 2,000 subjects are trained
+on for 20 epochs with two loader workers, while the memory of all processes is watched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from _measure import environment, say, table
+
+from famseg.tracking import read_metrics, write_atomically
+
+FITTED = ((48, 2), (48, 4), (64, 2), (64, 4), (96, 2), (96, 4))
+CHECKED = ((128, 1), (128, 2))
+EXTENT_MM = 224.0
+SUBJECTS = 20  # 16 of them are trained on
+EPOCHS = 3
+FLAT = {"subjects": 2000, "epochs": 20, "workers": 2, "size": 16}
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a training cost.
+
+    Attributes:
+        size: Voxels along an edge.
+        batch: Samples of a step.
+        penalty: Whether every step was penalized.
+        step_s: Time of a step: the quicker one of the last two epochs over its steps.
+        peak_mib: Largest resident memory of the process.
+    """
+
+    size: int
+    batch: int
+    penalty: bool
+    step_s: float
+    peak_mib: float
+
+    @property
+    def voxels(self) -> float:
+        """Millions of voxels of a batch."""
+        return self.batch * self.size**3 / 1e6
+
+
+def measure(size: int, batch: int, *, penalty: bool) -> Measured:
+    """Train a few epochs in a process of its own."""
+    words = [
+        *(f"data.subjects={SUBJECTS}", f"data.size={size}", f"data.spacing_mm={EXTENT_MM / size}"),
+        *("data.test=0.1", "data.validation=0.1", f"training.batch_size={batch}"),
+        *(f"training.epochs={EPOCHS}", f"training.validate_every={EPOCHS}", "training.threads=1"),
+        *(f"training.picture_every={EPOCHS}", "tracking.enabled=false", "output=runs"),
+        *(f"lambda={0.002 if penalty else 0}", "penalty.every=1"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "famseg", "train", "--config", "skull", *words]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {status}")
+        (run,) = Path(folder, "runs").iterdir()
+        rows = read_metrics(run)
+        trained = len(list(_trained(run)))
+    seconds = min(row["train/epoch_seconds"] or 0.0 for row in rows[1:])
+    found = Measured(size, batch, penalty, seconds / -(-trained // batch), usage.ru_maxrss / 1024)
+    say(str(found))
+    return found
+
+
+def _trained(run: Path) -> Sequence[str]:
+    import csv
+
+    with (run / "manifest.csv").open(newline="") as file:
+        return [row["subject"] for row in csv.DictReader(file) if row["split"] == "train"]
+
+
+def fit(points: Sequence[Measured], value: str) -> tuple[float, float]:
+    """Return a and b of ``a + b * (millions of voxels of a batch)``, least relative squares."""
+    y = np.array([getattr(each, value) for each in points])
+    x = np.array([[1.0, each.voxels] for each in points])
+    a, b = np.linalg.lstsq(x / y[:, None], np.ones(len(y)))[0]
+    return float(a), float(b)
+
+
+def flat() -> list[dict[str, float]]:
+    """Return epoch and memory of all processes, in MiB, every second of a long training."""
+    words = [
+        *(f"data.subjects={FLAT['subjects']}", f"data.size={FLAT['size']}", "data.spacing_mm=14"),
+        *("data.test=0.05", "data.validation=0.05", "model.channels=[4,4]", "model.strides=[2,2]"),
+        *("model.latent=2", f"training.epochs={FLAT['epochs']}", "training.batch_size=32"),
+        *(f"training.workers={FLAT['workers']}", "training.picture_every=20", "output=runs"),
+        *("tracking.enabled=false", "training.threads=1", "penalty.every=1"),
+    ]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "famseg", "train", "--config", "skull", *words]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None:
+            time.sleep(1)
+            epochs = [len(read_metrics(run)) for run in Path(folder, "runs").glob("*")]
+            found.append({"epoch": max(epochs, default=0), "mib": _memory(process.pid)})
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return found
+
+
+def _memory(pid: int) -> float:
+    """Return the proportional memory of a process and its children in MiB."""
+    total = 0
+    try:
+        own = psutil.Process(pid)
+        for each in (own, *own.children(recursive=True)):
+            total += each.memory_full_info().pss
+    except psutil.Error:
+        return float("nan")
+    return total / _MIB
+
+
+def growth(samples: Sequence[dict[str, float]]) -> tuple[float, float, float]:
+    """Return MiB in the second and the last epoch, medians, and the slope per epoch after it."""
+    by: dict[int, list[float]] = {}
+    for each in samples:
+        if np.isfinite(each["mib"]):
+            by.setdefault(int(each["epoch"]) + 1, []).append(each["mib"])
+    epochs = [epoch for epoch in sorted(by) if 2 <= epoch <= FLAT["epochs"]]
+    medians = [float(np.median(by[epoch])) for epoch in epochs]
+    slope = float(np.polyfit(epochs, medians, 1)[0])
+    return medians[0], medians[-1], slope
+
+
+def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str:
+    """Return the tables."""
+    lines = ["# Cost of a run", "", "Written by `benchmarks/scaling.py`:", ""]
+    lines += [f"- {key}: {value}" for key, value in environment("cpu", 1, ["torch"]).items()]
+    rows, laws = [], []
+    for penalty in (False, True):
+        own = [each for each in points if each.penalty == penalty]
+        fitted = [each for each in own if (each.size, each.batch) in FITTED]
+        time_, memory = fit(fitted, "step_s"), fit(fitted, "peak_mib")
+        name = "FAM at every step" if penalty else "no penalty"
+        laws.append([name, *(f"{x:.3g}" for x in (*time_, *memory))])
+        for each in own:
+            predicted = [a + b * each.voxels for a, b in (time_, memory)]
+            errors = [
+                p / m - 1 for p, m in zip(predicted, (each.step_s, each.peak_mib), strict=True)
+            ]
+            part = "fitted" if each in fitted else "**checked**"
+            rows.append(
+                [
+                    *(name, f"{each.size}^3", each.batch, part),
+                    *(f"{each.step_s:.3f}", f"{predicted[0]:.3f}", f"{errors[0]:+.0%}"),
+                    *(f"{each.peak_mib:.0f}", f"{predicted[1]:.0f}", f"{errors[1]:+.0%}"),
+                ]
+            )
+    head = ["", "grid", "batch", "", "s a step", "model", "error", "peak MiB", "model", "error"]
+    lines += ["", table(head, rows), "", "With V, the millions of voxels of a batch:", ""]
+    head = ["", "time: a (s)", "b (s / V)", "memory: c (MiB)", "d (MiB / V)"]
+    lines += [table(head, laws), "", "## Memory over time", ""]
+    first, last, slope = growth(samples)
+    lines.append(
+        f"{FLAT['subjects']:,} subjects at {FLAT['size']}^3, {FLAT['epochs']} epochs, "
+        f"{FLAT['workers']} loader workers: all processes together hold {first:.0f} MiB in epoch 2 "
+        f"and {last:.0f} MiB in epoch {FLAT['epochs']} (medians of samples every second, shared "
+        f"pages divided); slope {slope:+.2f} MiB per epoch."
+    )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure, fit and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    samples = flat()
+    points = [
+        measure(size, batch, penalty=penalty)
+        for penalty in (False, True)
+        for size, batch in (*FITTED, *CHECKED)
+    ]
+    content = {"points": [asdict(each) for each in points], "memory": samples}
+    write_atomically(options.out / "scaling.json", json.dumps(content).encode())
+    write_atomically(options.out / "scaling.md", page(points, samples).encode())
+
+
+if __name__ == "__main__":
+    main()

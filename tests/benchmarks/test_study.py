@@ -1,0 +1,181 @@
+"""The parts of the study do what famseg's own do, and its statistics what they say."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from famseg.evaluation import calibration
+from famseg.flatness import FAM
+
+STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
+SIZES = (4, 5, 6, 3)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a part of the study by name."""
+    monkeypatch.syspath_prepend(str(STUDY))
+    return __import__
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(m, d) for m, d in pairwise(SIZES)]
+    parts = [layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2]]
+    x, y = torch.randn(7, SIZES[0]), torch.arange(7) % SIZES[-1]
+    return torch.nn.Sequential(*parts).double(), x.double(), y
+
+
+def copies(model, number):
+    return [p.detach()[None].repeat(number, *[1] * p.dim()) for p in model.parameters()]
+
+
+def fam(model, x, y, layer, estimator, gradient="full"):
+    """Return the penalty and its gradient by famseg."""
+    options = {"estimator": estimator, "gradient": gradient}
+    terms = FAM(model, layer=layer, loss=F.cross_entropy, weight=1.0, **options)(x, y)
+    grads = torch.autograd.grad(terms.total - terms.loss, list(model.parameters()))
+    return (terms.total - terms.loss).item(), grads
+
+
+@pytest.mark.parametrize(("form", "gradient"), [("full", "full"), ("term I", "weights_only")])
+def test_the_penalty_of_the_head_is_that_of_famseg(module, form, gradient):
+    networks = module("_networks")
+    model, x, y = network()
+    layers = [p.requires_grad_() for p in copies(model, 2)]
+    kappa = networks.forward(layers, x.expand(2, -1, -1), (-1, form, 1.0))[2]
+    value, wanted = fam(model, x, y, "4", "closed_form", gradient)
+    assert kappa.tolist() == pytest.approx([value / SIZES[2]] * 2)
+    found = torch.autograd.grad(kappa[0], layers, allow_unused=True)
+    for own, other in zip(found, wanted, strict=True):
+        assert torch.allclose(torch.zeros_like(other) if own is None else own[0], other / SIZES[2])
+
+
+def test_the_penalty_of_the_first_layer_is_that_of_famseg_on_average(module):
+    networks = module("_networks")
+    model, x, y = network()
+    number = 4000
+    layers = [p.requires_grad_() for p in copies(model, number)]
+    generator = torch.Generator().manual_seed(1)
+    kappa = networks.forward(layers, x.expand(number, -1, -1), (0, "full", 1.0), generator)[2]
+    value, wanted = fam(model, x, y, "0", "columns")
+    (found,) = torch.autograd.grad(kappa.sum(), layers[:1])
+    kappa = kappa.detach()
+    error = float(kappa.std()) / number**0.5
+    assert abs(float(kappa.mean()) - value / SIZES[0]) < 4 * error < 0.1 * value
+    spread = found.std(0) / number**0.5
+    assert ((found.mean(0) - wanted[0] / SIZES[0]).abs() < 5 * spread + 1e-9).all()
+
+
+def test_both_terms_of_the_gradient_add_up(module):
+    networks = module("_networks")
+    model, x, _ = network()
+    grads = {}
+    for form in ("full", "term I", "term II"):
+        layers = [p.requires_grad_() for p in copies(model, 1)]
+        generator = torch.Generator().manual_seed(1)
+        kappa = networks.forward(layers, x[None], (0, form, 1.0), generator)[2]
+        found = torch.autograd.grad(kappa.sum(), layers, allow_unused=True)
+        grads[form] = [torch.zeros(()) if each is None else each for each in found]
+    for whole, one, two in zip(*grads.values(), strict=True):
+        assert torch.allclose(whole, one + two)
+    assert not any(each.abs().sum() for each in grads["term I"][1:])  # of the layer alone
+
+
+def test_noise_adds_the_penalty_on_average(module):
+    networks = module("_networks")
+    model, x, y = network()
+    number, weight = 4000, 1e-3
+    layers = copies(model, number)
+    many = x.expand(number, -1, -1)
+    generator = torch.Generator().manual_seed(2)
+    noisy = networks.forward(layers, many, (1, "noise", weight), generator)[0]
+    plain = networks.forward(layers, many)[0]
+    labels = y.expand(number, -1)
+    risen = networks.cross_entropy(noisy, labels) - networks.cross_entropy(plain, labels)
+    value = fam(model, x, y, "2", "columns")[0]
+    error = float(risen.std()) / number**0.5
+    assert abs(float(risen.mean()) - weight * value / SIZES[1]) < 4 * error
+
+
+def test_scores_are_those_of_the_evaluation(module):
+    networks = module("_networks")
+    model, x, y = network()
+    found = networks.scores(copies(model, 2), x, y)
+    with torch.no_grad():
+        logits = model(x)
+    confidence, answer = logits.softmax(1).max(1)
+    wanted = calibration(confidence.numpy(), (answer == y).numpy())
+    assert float(found["ece"][1]) == pytest.approx(wanted.ece)
+    assert float(found["loss"][0]) == pytest.approx(float(F.cross_entropy(logits, y)))
+    assert float(found["accuracy"][0]) == pytest.approx(float((answer == y).double().mean()))
+
+
+def test_each_network_is_trained_as_if_alone(module):
+    networks = module("_networks")
+    x, y = torch.randn(2, 20, 4), torch.randint(0, 3, (2, 20))
+    settings = networks.Settings(epochs=2, batch=5)
+    recipe = networks.Recipe(decay={-1: 0.1}, sam=0.05)
+    both = networks.train(x, y, 3, recipe, [3, 4], settings)
+    alone = networks.train(x[1:], y[1:], 3, recipe, [4], settings)
+    assert all(torch.allclose(a[1:], b, atol=1e-6) for a, b in zip(both, alone, strict=True))
+
+
+def test_each_problem_is_minimized(module):
+    minimize = module("_lbfgs").minimize
+    torch.manual_seed(0)
+    scales = torch.logspace(-1, 1, 6)
+    centres = torch.randn(3, 6)
+    found = minimize(lambda x: (scales * (x - centres).square()).sum(1), torch.zeros(3, 6))
+    assert torch.allclose(found, centres, atol=1e-4)
+
+
+def test_the_strength_is_refined_and_its_end_is_noted(module):
+    cells = module("_cells")
+    grid = cells.decades(10)
+    asked = []
+
+    def score(value):
+        asked.append(value)
+        return -abs(value - 0.3)
+
+    assert cells.tuned(grid, score) == (pytest.approx(0.316, abs=1e-3), False)
+    assert len(asked) == 7
+    assert cells.tuned(grid, lambda value: value) == (10, True)
+    assert cells.tuned(grid, lambda value: float("nan") if value < 1 else -value)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "verdict"),
+    [
+        (0.05, 0.01, "higher"),
+        (-0.05, 0.01, "lower"),
+        (0.0, 0.005, "equivalent within 0.01"),
+        (0.005, 0.004, "higher, within the margin"),
+        (0.0, 0.1, "no difference shown, none excluded"),
+    ],
+)
+def test_a_difference_in_words(module, mean, spread, verdict):
+    cells = module("_cells")
+    values = [mean + spread * each for each in (-1.5, -1, -0.5, -0.25, 0, 0, 0.25, 0.5, 1, 1.5)]
+    found = cells.family({"a": cells.difference(values, [0.0] * 10)})["a"]
+    assert found.verdict == verdict
+    assert found.low < mean < found.high
+
+
+def test_a_cell_is_computed_once(module, tmp_path):
+    rows = module("_cells").Rows(tmp_path)
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return [{"seed": 0, "value": 0.5}]
+
+    first = rows.of({"data": "a/b", "n": 3}, compute)
+    assert rows.of({"data": "a/b", "n": 3}, compute) == first
+    assert (len(calls), first[0]["value"], first[0]["data"]) == (1, 0.5, "a/b")
