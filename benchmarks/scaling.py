@@ -2,8 +2,8 @@
 
 ``python benchmarks/scaling.py --out benchmarks/results`` takes a quarter of an hour of one core.
 Trains the skull autoencoder on phantoms at three grids with several batch sizes, fits time and
-memory, and compares what they say of a fourth grid with a training there. Then 2,000 subjects are trained
-on for 20 epochs with two loader workers, while the memory of all processes is watched.
+memory, and compares what they say of a fourth grid with a training there. Then 2,000 subjects are
+trained on for 20 epochs with two loader workers, while the memory of all processes is watched.
 """
 
 from __future__ import annotations
