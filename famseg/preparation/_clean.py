@@ -97,8 +97,13 @@ def clean_bone(
         touching_ml = voxel_ml * (near - np.count_nonzero(mask))
         findings = _beside(beside, touching_ml) if beside else []
         removed["table and holder"] = voxel_ml * (total - np.count_nonzero(mask))
+    beside_it = bool(findings)
+    pieces = _Pieces.of(mask)
     if settings.crop == "vault":
-        mask, above, below = _between(mask, spacing_mm, settings.below_vertex_mm + _TURN_MM)
+        height_mm = settings.below_vertex_mm + _TURN_MM
+        mask, above, below = _between(mask, pieces, spacing_mm, height_mm)
+        if above or below:
+            pieces = _Pieces.of(mask)
         removed["neck"] = voxel_ml * below
         if above * voxel_ml >= _PIECE_ML:
             removed["above the vault"] = voxel_ml * above
@@ -107,11 +112,11 @@ def clean_bone(
                 "a holder, a frame, or metal? Look at the vertex."
             )
             findings.append(Finding("table", "look", text))
-    mask, sizes_ml = _largest(mask, voxel_ml)
+    mask, sizes_ml = _largest(mask, pieces, voxel_ml)
     removed["other pieces"] = float(sum(sizes_ml[1:]))
     mask = fill_holes(mask, spacing_mm, settings)
     counted = int(np.sum(np.array(sizes_ml) >= _PIECE_ML))
-    if len(sizes_ml) > 1 and sizes_ml[1] > _SECOND_HEAD * sizes_ml[0] and not findings:
+    if len(sizes_ml) > 1 and sizes_ml[1] > _SECOND_HEAD * sizes_ml[0] and not beside_it:
         text = f"A second piece of {sizes_ml[1]:.0f} ml lies next to the skull: a second head?"
         findings.append(Finding("second_head", "look", text))
     notes = tuple(_piece_notes(sizes_ml, counted))
@@ -182,64 +187,85 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     return whole
 
 
-def _between(mask: Mask, spacing_mm: Spacing, height_mm: float) -> tuple[Mask, int, int]:
+class _Pieces(NamedTuple):
+    """Bone as pieces that hang together, corners included.
+
+    Args:
+        box: Where it lies.
+        labels: Number of the piece of each voxel of the box, from 1 on; 0 for no bone.
+        sizes: Voxels of each, the first for no bone.
+    """
+
+    box: Box
+    labels: NDArray[np.int32]
+    sizes: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, mask: Mask) -> _Pieces:
+        """Take a mask apart.
+
+        Raises:
+            InputError: If it is empty.
+        """
+        if not mask.any():
+            raise InputError("no bone in the head: is this a CT of a head? Try a lower threshold")
+        box = bounding_box(mask)
+        labels, count = ndimage.label(mask[box], structure=_FULL)
+        return cls(box, labels, np.bincount(labels[mask[box]], minlength=count + 1))
+
+
+def _between(
+    mask: Mask, pieces: _Pieces, spacing_mm: Spacing, height_mm: float
+) -> tuple[Mask, int, int]:
     """Return the mask without what stands on the vault and what lies deep below its vertex.
 
     Args:
         mask: Bone, without table.
+        pieces: Of it.
         spacing_mm: Edge of a voxel along each axis.
         height_mm: How far below the vertex bone is kept.
 
     Returns:
         The mask, and how many voxels were removed above and below.
     """
-    if not mask.any():
-        return mask, 0, 0
-    vertex = _vertex(mask, spacing_mm)
+    vertex = _vertex(pieces, spacing_mm)
     highest = vertex + 1 + round(_ON_VAULT_MM / spacing_mm[2])
     lowest = max(vertex - round(height_mm / spacing_mm[2]), 0)
     above, below = (int(np.count_nonzero(mask[:, :, s])) for s in np.s_[highest:, :lowest])
     if above or below:
-        mask = mask.copy()
+        mask = mask.copy(order="K")
         mask[:, :, highest:] = False
         mask[:, :, :lowest] = False
     return mask, above, below
 
 
-def _vertex(mask: Mask, spacing_mm: Spacing) -> int:
+def _vertex(pieces: _Pieces, spacing_mm: Spacing) -> int:
     """Return the layer of the vertex: of a closed vault, else the top of the pieces of note."""
-    box = bounding_box(mask)
-    labels, count = ndimage.label(mask[box], structure=_FULL)
-    sizes_ml = np.bincount(labels[mask[box]], minlength=count + 1) * np.prod(spacing_mm) / 1000
-    places = ndimage.find_objects(labels)
+    sizes_ml = pieces.sizes * np.prod(spacing_mm) / 1000
+    places = ndimage.find_objects(pieces.labels)
     large = [i for i, ml in enumerate(sizes_ml[1:]) if ml >= _HEAD_PIECE_ML]
     tops = []
     for i in large:
-        top = vault_top(labels[places[i]] == i + 1, spacing_mm)
+        top = vault_top(pieces.labels[places[i]] == i + 1, spacing_mm)
         if top is not None:
             tops.append(places[i][2].start + top)
     if not tops:
-        tops = [places[i][2].stop - 1 for i in large or range(count)]
-    return int(box[2].start + max(tops))
+        tops = [places[i][2].stop - 1 for i in large or range(len(places))]
+    return int(pieces.box[2].start + max(tops))
 
 
-def _largest(mask: Mask, voxel_ml: float) -> tuple[Mask, list[float]]:
+def _largest(mask: Mask, pieces: _Pieces, voxel_ml: float) -> tuple[Mask, list[float]]:
     """Return the largest piece and the sizes of all in ml, falling."""
-    if not mask.any():
-        raise InputError("no bone in the head: is this a CT of a head? Try a lower threshold")
-    box = bounding_box(mask)
-    labels, count = ndimage.label(mask[box], structure=_FULL)
-    sizes = np.bincount(labels[mask[box]], minlength=count + 1)
-    largest = int(np.argmax(sizes))
-    if sizes[largest] * voxel_ml < _SMALLEST_SKULL_ML:
+    largest = int(np.argmax(pieces.sizes))
+    if pieces.sizes[largest] * voxel_ml < _SMALLEST_SKULL_ML:
         raise InputError(
-            f"the largest piece of bone has {sizes[largest] * voxel_ml:.1f} ml, a skull more than "
-            f"{_SMALLEST_SKULL_ML:g} ml: is this a head, and its spacing in mm? Try a lower "
-            "threshold"
+            f"the largest piece of bone has {pieces.sizes[largest] * voxel_ml:.1f} ml, a skull "
+            f"more than {_SMALLEST_SKULL_ML:g} ml: is this a head, and its spacing in mm? Try a "
+            "lower threshold"
         )
     skull = np.zeros_like(mask)
-    np.equal(labels, largest, out=skull[box])
-    return skull, sorted((sizes[1:] * voxel_ml).tolist(), reverse=True)
+    np.equal(pieces.labels, largest, out=skull[pieces.box])
+    return skull, sorted((pieces.sizes[1:] * voxel_ml).tolist(), reverse=True)
 
 
 def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:

@@ -216,7 +216,13 @@ def _quality(
         residual = surface_residual_mm(surface, aim)
     findings = [
         *cleaned.findings,
-        *_findings(settings, truncated=truncated, lost=lost, residual=residual),
+        *_findings(
+            settings,
+            truncated=truncated,
+            lost=lost,
+            residual=residual,
+            asymmetry=placed.asymmetry_mm,
+        ),
         *vessel_findings(skull, grid.spacing_mm, truncated=truncated),
         *size_findings(skull, grid.spacing_mm, volume_ml, (x, y, z), truncated=truncated),
     ]
@@ -246,7 +252,12 @@ def _quality(
 
 
 def _findings(
-    settings: Settings, *, truncated: bool, lost: float, residual: float | None
+    settings: Settings,
+    *,
+    truncated: bool,
+    lost: float,
+    residual: float | None,
+    asymmetry: float | None,
 ) -> list[Finding]:
     findings = []
     if truncated:
@@ -264,6 +275,13 @@ def _findings(
         text = (
             f"After alignment the surface lies {residual:.1f} mm from the template's, more than "
             f"{settings.residual_limit_mm:g} mm: look at the attitude."
+        )
+        findings.append(Finding("alignment", "look", text))
+    if asymmetry is not None and asymmetry > settings.residual_limit_mm:
+        text = (
+            f"The mirror image of the skull lies {asymmetry:.1f} mm from it, more than "
+            f"{settings.residual_limit_mm:g} mm: its plane of symmetry may be wrong; look at the "
+            "attitude."
         )
         findings.append(Finding("alignment", "look", text))
     return findings

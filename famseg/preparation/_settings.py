@@ -43,7 +43,7 @@ class Settings:
             (marrow with openings, sutures, pores, small foramina).
         close_mm: Widest gap that ``close`` bridges, in mm.
         residual_limit_mm: A surface that lies farther than this from the template's after
-            alignment (root mean square) gets a warning.
+            alignment, or from its own mirror image (root mean square), gets a warning.
         defect_limit_cm2: A hole in the vault is reported as a defect from this area on.
         align: Of heads without a template: ``none`` leaves their attitude as it is, ``symmetry``
             puts them upright by their plane of symmetry and the base of the skull.

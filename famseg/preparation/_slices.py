@@ -32,7 +32,7 @@ MOST_BYTES = 60_000
 """Of the scan in one view; the JPEG is made coarser until it holds."""
 
 _MARGIN_MM = 8.0  # around the bone: its skin, and what lies on that
-_QUALITIES = (75, 60, 45, 30, 20, 10, 5)
+_QUALITIES = (60, 45, 30, 20, 10, 5)
 _OUTLINE = (255, 196, 0)
 # Array axis of each view: from layer to layer, downwards, to the right; all three run downwards in
 # mm, but for sagittal slices, which are seen from the right: their front is on the right.
@@ -96,13 +96,13 @@ def images(shown: Slices) -> tuple[bytes, bytes]:
     scan = Image.fromarray(shown.gray.reshape(-1, TILE))
     for quality in _QUALITIES:
         jpeg = io.BytesIO()
-        scan.save(jpeg, format="jpeg", quality=quality, optimize=True)
+        scan.save(jpeg, format="jpeg", quality=quality)
         if jpeg.tell() <= MOST_BYTES:
             break
     outline = Image.fromarray(shown.outline.reshape(-1, TILE).astype(np.uint8))
     outline.putpalette([0, 0, 0, *_OUTLINE])
     png = io.BytesIO()
-    outline.save(png, format="png", optimize=True, transparency=0, bits=1)
+    outline.save(png, format="png", transparency=0, bits=1)
     return jpeg.getvalue(), png.getvalue()
 
 

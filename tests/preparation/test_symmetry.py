@@ -52,6 +52,15 @@ def test_asymmetry_is_told_in_mm(surface, straight) -> None:
     assert straight.asymmetry_mm + 0.5 < upright(grown).asymmetry_mm < 10
 
 
+def test_a_head_without_symmetry_is_flagged(skull, affine) -> None:
+    half = skull.copy()
+    half[18:, :, 14:] = 0
+    strict = Settings(size=None, spacing_mm=SIDE_MM, align="symmetry", residual_limit_mm=4.0)
+    quality = prepare_scan(Scan(Volume(half, affine), "mask"), strict).quality
+    assert "alignment" in quality.flags
+    assert any("its plane of symmetry may be wrong" in text for text in quality.warnings)
+
+
 def test_a_record_says_how_a_head_was_turned(skull, affine) -> None:
     motion = turned((12.0, 0.0, 8.0))
     scan = Scan(Volume(skull, motion @ affine), "mask")
