@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
@@ -34,7 +34,9 @@ def workers_for(items: int, world: int) -> int:
     return min(torch.get_num_threads(), items)
 
 
-def side_by_side(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def side_by_side(
+    function: Callable[[T], R], items: Iterable[T], workers: int
+) -> Generator[R, None, None]:
     """Yield what a function makes of items, in their order, from several processes.
 
     The processes are forked, so that the function may hold anything; it may not compute with torch,
