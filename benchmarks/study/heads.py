@@ -35,6 +35,7 @@ from _lbfgs import minimize
 from _networks import cross_entropy, head_flatness, measured_flatness, scores
 from torch import Tensor
 
+from famseg.config._counted import counted
 from famseg.tracking import write_atomically
 
 DATA = ("digits", "cifar", "rte")
@@ -238,7 +239,7 @@ def _verdict(sections: Mapping[Key, tuple[str, Mapping[str, Difference]]]) -> st
             middle = sorted(each.mean for each in found.values())
             labels = "noisy labels" if noisy_ else "clean labels"
             lines.append(
-                f"- **{title}**, {labels}, {len(found)} conditions: {counts}; mean differences in "
+                f"- **{title}**, {labels}, {counted(len(found), 'condition')}: {counts}; mean differences in "
                 f"accuracy from {middle[0]:+.4f} to {middle[-1]:+.4f}, median "
                 f"{middle[len(middle) // 2]:+.4f}."
             )

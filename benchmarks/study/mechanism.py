@@ -15,6 +15,7 @@ from _cells import Row, machine, read_csv, table, to_csv
 from numpy.typing import NDArray
 from scipy import stats
 
+from famseg.config._counted import counted
 from famseg.tracking import write_atomically
 
 Values = NDArray[np.float64]
@@ -131,7 +132,7 @@ def _verdict(means: Mapping[tuple[str, str], Values]) -> str:
         gap = means[name, "gap"]
         lines.append(
             f"- {name}: correlation with test accuracy {_range(values)}, with the gap {_range(gap)}"
-            f", over {len(values)} conditions."
+            f", over {counted(len(values), 'condition')}."
         )
     return "\n".join(lines)
 

@@ -36,6 +36,7 @@ from _cells import (
 from _data import Drawn, noisy, small_images, splits
 from _networks import Form, Recipe, scores, train, traits
 
+from famseg.config._counted import counted
 from famseg.tracking import write_atomically
 
 DATA = ("fashionmnist", "cifar10")
@@ -278,7 +279,7 @@ def _verdict(sections: Mapping[Condition, tuple[str, Mapping[str, Difference]]])
             f"{c.data} {c.noise:.0%} n={c.n}: {each}".replace("%", " %")
             for c, each in found.items()
         )
-        lines.append(f"- **{name}**, {len(found)} conditions: {counts}. {values}.")
+        lines.append(f"- **{name}**, {counted(len(found), 'condition')}: {counts}. {values}.")
     return "\n".join(lines)
 
 
