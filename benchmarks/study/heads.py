@@ -239,8 +239,8 @@ def _verdict(sections: Mapping[Key, tuple[str, Mapping[str, Difference]]]) -> st
             middle = sorted(each.mean for each in found.values())
             labels = "noisy labels" if noisy_ else "clean labels"
             lines.append(
-                f"- **{title}**, {labels}, {counted(len(found), 'condition')}: {counts}; mean differences in "
-                f"accuracy from {middle[0]:+.4f} to {middle[-1]:+.4f}, median "
+                f"- **{title}**, {labels}, {counted(len(found), 'condition')}: {counts}; mean "
+                f"differences in accuracy from {middle[0]:+.4f} to {middle[-1]:+.4f}, median "
                 f"{middle[len(middle) // 2]:+.4f}."
             )
     return "\n".join(lines)

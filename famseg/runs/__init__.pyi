@@ -9,6 +9,7 @@ from ._lease import Lease as Lease
 from ._lease import LostLeaseError as LostLeaseError
 from ._lease import lease as lease
 from ._lease import owner_of as owner_of
+from ._lease import was_killed as was_killed
 from ._leftovers import remove_leftovers as remove_leftovers
 from ._owner import Owner as Owner
 from ._record import complete_record as complete_record
@@ -32,4 +33,5 @@ __all__ = [
     "remove_leftovers",
     "run_folders",
     "status_kept",
+    "was_killed",
 ]

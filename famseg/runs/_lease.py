@@ -172,6 +172,18 @@ def owner_of(folder: Path) -> Owner | None:
     return None
 
 
+def was_killed(folder: Path) -> bool:
+    """Return whether the last owner of a folder ended without giving it back: it was killed.
+
+    Args:
+        folder: A run folder.
+    """
+    try:
+        return bool(leases(folder)) and owner_of(folder) is None
+    except (OSError, InputError):
+        return False
+
+
 def _acquire(folder: Path, owner: Owner) -> Path:
     """Return the file of a new lease."""
     dead: set[str] = set()

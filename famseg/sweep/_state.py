@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from famseg.config import InputError
-from famseg.runs import RunFolder, owner_of, read_status
+from famseg.runs import RunFolder, owner_of, read_status, was_killed
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._trials import Trial
 from famseg.tracking import read_metrics
@@ -23,7 +23,7 @@ class State:
     Attributes:
         kind: ``waiting`` (not begun), ``running`` (a living process owns it), ``paused`` (at the
             epoch where it was to), ``interrupted`` (by a signal or a kill, to be resumed),
-            ``failed``, ``finished`` (trained and evaluated).
+            ``failed``, ``finished`` (trained, evaluated and reported).
         epoch: Epochs that were completed.
         best: Best value of the validation's key metric so far, None before the first.
         seconds: Time of the completed epochs.
@@ -61,7 +61,8 @@ def read_state(path: Path, metric: str) -> State:
     status = read_status(path) or "killed"
     kind, _, reason = status.partition(" (")
     reason = reason.removesuffix(")")
-    if kind == "finished" and folder.metrics.is_file():
+    # One that was killed after its evaluation has neither its report nor its end in MLflow.
+    if kind == "finished" and folder.metrics.is_file() and not was_killed(path):
         return State("finished", epoch, best, seconds)
     if kind == "failed":
         return State("failed", epoch, best, seconds, reason=reason)

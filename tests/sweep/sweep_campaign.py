@@ -103,7 +103,7 @@ def killed_sweep(whole: Found, seconds: float, folder: Path, chance: random.Rand
             number = 2 if chance.random() < 1 / 3 else 1
             row.twice += number == 2
             running = [start(folder) for _ in range(number)]
-        time.sleep(chance.uniform(0, seconds / 2))
+        time.sleep(chance.uniform(0, seconds / TRIALS))
         sweeps = [("sweep", each.pid) for each in running if each.exitcode is None]
         victims = [*sweeps, *(("trial", pid) for pid in _trials(folder))]
         if victims:

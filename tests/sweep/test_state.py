@@ -29,6 +29,17 @@ def test_a_trial_is_finished_once_it_is_evaluated(tmp_path: Path) -> None:
     assert read_state(path, "dsc") == State("finished", 2, 0.9, 4.0)
 
 
+def test_a_trial_that_was_killed_before_its_report_is_resumed(tmp_path: Path) -> None:
+    path = folder(tmp_path, "finished")
+    (path / "evaluation" / "metrics.json").write_text("{}")
+    with lease(path, purpose="train"):
+        (left,) = path.glob("lease-*.json")
+        owner = json.loads(left.read_text())
+    left.write_text(json.dumps(owner | {"pid": 2**22 + 1}))  # no process has that number
+    found = read_state(path, "dsc")
+    assert (found.kind, found.reason) == ("interrupted", "killed")
+
+
 def test_failed_paused_and_killed_trials_are_told_apart(tmp_path: Path) -> None:
     failed = read_state(folder(tmp_path, "failed", "the loss is nan"), "dsc")
     assert (failed.kind, failed.reason) == ("failed", "the loss is nan")
