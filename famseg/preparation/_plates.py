@@ -185,7 +185,8 @@ def sampled(values: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
 
 def any_of_blocks(mask: Mask, steps: Sequence[int]) -> Mask:
     """Return whether any voxel of a block is set: thin shells must not fall between samples."""
-    for axis in np.argsort(mask.strides)[::-1]:  # the farthest apart in memory first: it is fastest
+    # The voxels that lie farthest apart in memory are joined first: that is fastest.
+    for axis in np.argsort(mask.strides)[::-1].tolist():
         step, n = steps[axis], mask.shape[axis]
         places = [
             tuple(np.s_[k::step] if a == axis else np.s_[:] for a in range(3)) for k in range(step)
