@@ -21,7 +21,7 @@ from famseg.sweep import Request, Sweep, local_runner, plan_sweep, run_sweep
 from famseg.tracking import read_metrics, write_atomically
 
 SETTINGS = (
-    *("data.subjects=60", "data.size=48", "data.spacing_mm=4.7", "data.test=0.4"),
+    *("data.subjects=60", "data.size=64", "data.spacing_mm=3.5", "data.test=0.4"),
     *("training.epochs=300", "training.batch_size=4", "training.picture_every=300"),
     *("optimizer.learning_rate=1e-3", "schedule.kind=cosine", "tracking.enabled=false"),
 )
@@ -60,8 +60,10 @@ ARMS = {
     ),
     "simplified, true gradient": Arm(("penalty.quantity=simplified", *_EVERY), PAPER, tuned=False),
     "FAM": Arm(_EVERY, decades(1)),
-    "weight decay of the layer": Arm(("penalty.kind=weight_decay",), decades(0.1)),
-    "noise on the code": Arm(("penalty.estimator=noise",), decades(1)),
+    "weight decay of the layer": Arm(
+        ("penalty.kind=weight_decay", "penalty.layer=expand"), decades(0.1)
+    ),
+    "noise on the code": Arm(("penalty.estimator=noise", "penalty.every=1"), decades(1)),
 }
 
 
