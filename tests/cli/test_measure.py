@@ -94,12 +94,20 @@ def test_a_run_is_measured_printed_and_written(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_the_report_and_the_measurement_is_reproduced(run: Path) -> None:
+def test_json_is_the_report_and_the_measurement_is_reproduced(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = (*QUICK, "--split", "test/set2", "--double", "--json")
     content = json.loads(measure(*options).stdout)
     assert content == json.loads((run / "flatness" / "report.json").read_text())
     assert (content["split"], content["epoch"], content["precision"]) == ("test/set2", 3, "float64")
-    assert json.loads(measure(*options).stdout) == content
+    # The options and their keys are the same, and the device is said first.
+    caplog.set_level("INFO")
+    threads = torch.get_num_threads()
+    keys = ("training.device=cpu", f"training.threads={threads}", "seed=0")
+    assert json.loads(measure(*options, *keys).stdout) == content
+    assert caplog.messages[0].startswith("device: cpu (")
+    assert f", {threads} thread" in caplog.messages[0]
 
 
 @pytest.mark.slow
