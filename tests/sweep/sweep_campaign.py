@@ -185,7 +185,7 @@ def campaign(kills: int, seed: int, folder: Path) -> Iterator[Row]:
 
 
 def full_disk(
-    whole: Found, disk: Path, wrote: Path, steps: int = 6
+    whole: Found, disk: Path, wrote: Path, steps: int = 4
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Run sweeps with little room; yield what the first start said, and the faults in the end.
 
