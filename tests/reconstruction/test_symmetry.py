@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.preparation._grid import bone_field
 from famseg.reconstruction._frame import Frame, fit_vault
+from famseg.reconstruction._mirror import mirrored
 from famseg.reconstruction._openings import find_openings
-from famseg.reconstruction._symmetry import without_lone
+from famseg.reconstruction._symmetry import other_side, without_lone
 
 SPACING_MM = 3.5
 AFFINE = np.diag([SPACING_MM] * 3 + [1.0])
@@ -27,12 +29,12 @@ def orbit():
 def test_below_the_vault_only_what_has_a_counterpart_near_an_opening_stays(orbit) -> None:
     holed, openings, implant = orbit
     probability = implant.astype(np.float32)
-    kept = without_lone(probability, holed, openings, FRAME, 0.5) > 0.5
+    kept = without_lone(probability, holed, openings, FRAME, 0.5, other_side(holed, FRAME)) > 0.5
     assert (kept & implant).sum() > 0.97 * implant.sum()
     lone = probability.copy()
     low = int(openings.middle[2]) - 22
     lone[28:36, 2:5, low : low + 4] = 1.0  # far behind, its own counterpart
-    found = without_lone(lone, holed, openings, FRAME, 0.5) > 0.5
+    found = without_lone(lone, holed, openings, FRAME, 0.5, other_side(holed, FRAME)) > 0.5
     assert not (found & ~implant).any()
 
 
@@ -45,12 +47,32 @@ def test_what_one_side_lacks_does_not_stay_though_it_is_near_an_opening(orbit) -
     x, y, z = np.rint(openings.middle + 33 * ahead).astype(int)  # before the face
     lone = implant.astype(np.float32)
     lone[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = 1.0
-    found = without_lone(lone, holed, openings, FRAME, 0.5) > 0.5
+    found = without_lone(lone, holed, openings, FRAME, 0.5, other_side(holed, FRAME)) > 0.5
     assert not (found & ~implant).any()
+
+
+def test_what_is_missing_on_both_sides_stays_only_close_to_an_opening(orbit) -> None:
+    holed, openings, implant = orbit
+    pair = np.zeros(holed.shape, dtype=bool)
+    places = np.moveaxis(np.indices(holed.shape), 0, -1) - openings.middle
+    rays = places / np.linalg.norm(places, axis=-1, keepdims=True)
+    large = openings.rays[openings.label == 0]
+    off_deg = np.rad2deg(np.arccos(np.clip((rays.reshape(-1, 3) @ large.T).max(axis=1), -1, 1)))
+    off_deg = off_deg.reshape(holed.shape)
+    below = places[..., 2] < np.tan(np.deg2rad(-18)) * np.hypot(places[..., 0], places[..., 1])
+    free = below & ~holed & (np.linalg.norm(places, axis=-1) < 24)  # within the head, of 84 mm
+    pair = free & (off_deg > 13) & (off_deg < 18)
+    turned = mirrored(holed, AFFINE, other_side(holed, FRAME)(), AFFINE, holed.shape) > 0.5
+    pair &= ~ndimage.binary_dilation(turned, iterations=2)
+    assert pair.sum() > 20
+    found = without_lone(
+        (implant | pair).astype(np.float32), holed, openings, FRAME, 0.5, other_side(holed, FRAME)
+    )
+    assert not (found[pair & ~implant] > 0).any()
 
 
 def test_above_nothing_changes(orbit) -> None:
     holed, openings, _ = orbit
     high = np.zeros(holed.shape, dtype=np.float32)
     high[30:34, 10:14, int(openings.middle[2]) + 5] = 1.0
-    assert without_lone(high, holed, openings, FRAME, 0.5) is high
+    assert without_lone(high, holed, openings, FRAME, 0.5, other_side(holed, FRAME)) is high
