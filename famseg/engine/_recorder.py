@@ -154,9 +154,12 @@ def recorder_of(
 
 
 def distinction(folder: RunFolder, config: RunConfig) -> str:
-    """Return what the folder's name says beyond the plain one: differences, or a number."""
+    """Return what the folder's name says beyond the plain one: differences, or a number.
+
+    Of a folder that was named otherwise, as a trial of a sweep, it is the whole name.
+    """
     plain, name = folder_name(config), folder.path.name
-    return name.removeprefix(plain).replace("-", " ").strip() if name.startswith(plain) else ""
+    return name.removeprefix(plain).replace("-", " ").strip() if name.startswith(plain) else name
 
 
 def _tracked_run(folder: RunFolder) -> tuple[str | None, str]:

@@ -103,7 +103,7 @@ def test_the_name_of_a_run_says_how_it_differs_from_the_one_of_the_plain_name(
         assert claim.folder.path.name == f"{folder.name}-accumulate2-2"
         assert distinction(claim.folder, plain) == "accumulate2 2"
     assert distinction(RunFolder(folder), plain) == ""
-    assert distinction(RunFolder(tmp_path / "trial"), plain) == ""
+    assert distinction(RunFolder(tmp_path / "lr0.1-3f2a"), plain) == "lr0.1-3f2a"  # of a sweep
     (folder / "config.yaml").write_text("of another version")
     with claimed(session(tmp_path, 4, ema=0.5).config, Processes()) as claim:
         assert claim.folder.path.name == f"{folder.name}-3"
