@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from famseg.config import InputError
 from famseg.preparation import Scan, Settings
 from famseg.preparation._grid import bone_field, moved_points
-from famseg.reconstruction._case import asymmetry, confidence_level, rounded
+from famseg.reconstruction._case import asymmetry, confidence_level, held_at_orbit, rounded
 from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._coarse import CoarseNetwork
 from famseg.reconstruction._fit import fit
@@ -38,11 +38,6 @@ STAGES = ("reading", "finding bone", "network", "refining", "fitting", "meshes",
 
 BONE_SHARE = 0.4
 """Share of a voxel of the network's frame from which on it is bone: thin walls stay closed."""
-
-AT_ORBIT = 0.56
-"""Most confidence where the wall is not a single layer. Agreement says little there: implants at
-the orbits of the real heads that settings were chosen on have a DSC of 0.64 ± 0.04 (n = 4); this is
-two standard deviations less."""
 
 _SLAB = 16
 
@@ -159,8 +154,7 @@ def reconstruct(
         "dropped_ml": checked.dropped_ml,
     }
     facts["completed"] = {"asymmetry_mm": asymmetry(completed, skull.affine, vault)._asdict()}
-    if set(refined.method) != {"residual thin plate"}:
-        confidence = min(confidence, AT_ORBIT)
+    confidence = held_at_orbit(confidence, refined.method)
     facts["confidence"] = {"value": confidence, "level": confidence_level(confidence)}
     facts["method"] = list(refined.method)
     facts["warnings"] = [
