@@ -64,7 +64,8 @@ class Overview:
         validation: Name of the validation's metric.
         gap: What the gap is.
         kappa: What kappa is.
-        warnings: Sentences on gains that are collapses, and on what no group beats.
+        warnings: Sentences on gains that are collapses, on what no group beats, and on controls
+            that are missing.
     """
 
     metric: str
@@ -104,7 +105,7 @@ def overview(comparison: Comparison, metric: str) -> Overview:
     skull = _mean_skull(groups, metric)
     if skull is not None:
         lines.append(Line(MEAN_SKULL, skull))
-    warnings = [*fallen.values(), *_beaten(lines, metric)]
+    warnings = [*fallen.values(), *_beaten(lines, metric), *_missing(groups, comparison.baseline)]
     return Overview(metric, tuple(lines), validation, gap_label, kappa_label, tuple(warnings))
 
 
@@ -213,4 +214,28 @@ def _beaten(lines: Sequence[Line], metric: str) -> Iterator[str]:
         yield (
             f"no group beats the mean skull ({skull.mean:.3f}), which ignores its input: here a "
             "collapse raises the score, and a difference says nothing about regularization."
+        )
+
+
+def _missing(groups: Sequence[Group], baseline: str | None) -> Iterator[str]:
+    """Yield which controls of a flatness penalty are not among the groups."""
+    settings = [group.runs[0].settings for group in groups]
+    kinds = [each.get("penalty.kind") for each in settings]
+    noise = [each.get("penalty.estimator") == "noise" for each in settings]
+    penalized = [kind == "relative_flatness" for kind in kinds]
+    if (
+        baseline is None
+        or not any(penalized)
+        or all(noise[place] for place, is_ in enumerate(penalized) if is_)
+    ):
+        return
+    controls = {
+        "weight decay of the layer (penalty.kind=weight_decay)": "weight_decay" in kinds,
+        "noise of the same size (penalty.estimator=noise)": any(noise),
+    }
+    lacking = [name for name, there in controls.items() if not there]
+    if lacking:
+        yield (
+            f"controls that are not among the runs: {', '.join(lacking)}. What they gain as well "
+            "is no merit of flatness."
         )

@@ -92,11 +92,11 @@ def test_few_seeds_cannot_show_a_difference(tmp_path):
     for seed in range(2):
         make_run(tmp_path, f"a{seed}", seed=seed, metrics={DSC: 0.5 + seed / 100})
         make_run(tmp_path, f"b{seed}", seed=seed, settings=FAM, metrics={DSC: 0.9})
-    (line, _) = comparison_page(find_runs([tmp_path])).findings
+    line = comparison_page(find_runs([tmp_path])).findings[0]
     assert "no difference can be shown with 2 seeds (p is 0.5 or more)" in line
     make_run(tmp_path / "one", "a", metrics={DSC: 0.5})
     make_run(tmp_path / "one", "b", settings=FAM, metrics={DSC: 0.9})
-    (line, _) = comparison_page(find_runs([tmp_path / "one"])).findings
+    line = comparison_page(find_runs([tmp_path / "one"])).findings[0]
     assert "n = 1 seed: a single pair" in line
 
 

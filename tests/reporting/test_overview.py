@@ -83,6 +83,11 @@ def test_what_does_not_beat_the_mean_skull_is_said(compared, skull, said):
     assert any("no group beats the mean skull (0.900)" in each for each in lines) == said
 
 
+def test_controls_that_are_missing_are_named(compared):
+    (line,) = [each for each in verdict_lines(compared()) if each.startswith("controls")]
+    assert line.startswith("controls that are not among the runs: noise of the same size (")
+
+
 def test_the_verdict_says_what_the_seeds_could_have_shown(compared):
     comparison = compared()
     found = {each.group: each for each in powers(comparison, DSC, [0.05])}["FAM lambda=0.1"]
