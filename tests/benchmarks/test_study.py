@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from famseg.evaluation import calibration
 from famseg.flatness import FAM
+from famseg.reporting import find_runs
 
 STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
 SIZES = (4, 5, 6, 3)
@@ -20,6 +21,7 @@ SIZES = (4, 5, 6, 3)
 def module(monkeypatch):
     """Import a part of the study by name."""
     monkeypatch.syspath_prepend(str(STUDY))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "reporting"))
     return __import__
 
 
@@ -179,3 +181,36 @@ def test_a_cell_is_computed_once(module, tmp_path):
     first = rows.of({"data": "a/b", "n": 3}, compute)
     assert rows.of({"data": "a/b", "n": 3}, compute) == first
     assert (len(calls), first[0]["value"], first[0]["data"]) == (1, 0.5, "a/b")
+
+
+@pytest.mark.parametrize(("skull", "passed"), [(0.4, True), (0.9, False)])
+def test_a_baseline_that_does_not_beat_the_mean_skull_is_uninformative(
+    module, tmp_path, skull, passed
+):
+    made, skulls = module("made_runs"), module("skulls")
+    for seed in range(3):
+        wave = 0.01 * seed
+        metrics = {skulls.METRIC: 0.6 + wave, "test/set1/mean_skull/skull/dsc": skull}
+        metrics |= {skulls.RATIO: 0.8, "test/set2/skull/dsc": 0.59 + wave}
+        made.make_run(tmp_path, f"base{seed}", seed=seed, metrics=metrics)
+        fam = metrics | {skulls.METRIC: 0.7 + wave, "test/set2/skull/dsc": 0.70001 + wave}
+        made.make_run(tmp_path, f"fam{seed}", seed=seed, settings=made.FAM, metrics=fam)
+    runs = find_runs([tmp_path]).runs
+    assert skulls.gate(runs)[0] is passed
+    assert ("**the cell is uninformative**" in skulls.gate(runs)[1]) is not passed
+    assert "| FAM lambda=0.1 | 3 | 0.00001 | yes |" in skulls.signature(runs)
+    assert "| baseline | 3 | 0.01000 | no |" in skulls.signature(runs)
+    assert "| FAM lambda=0.1 | 3 | +0.1000 " in skulls.at_equal_variance(runs)
+
+
+def test_traits_are_compared_within_a_seed(module):
+    mechanism = module("mechanism")
+    rows = [
+        {"seed": seed, "a": 10 * seed + k, "b": k**3, "c": -k, "d": (k * 7) % 5}
+        for seed in range(2)
+        for k in range(5)
+    ]
+    assert mechanism.within_seeds(rows, "a", "b").tolist() == pytest.approx([1.0, 1.0])
+    assert mechanism.within_seeds(rows, "a", "c").tolist() == pytest.approx([-1.0, -1.0])
+    left = mechanism.within_seeds(rows, "a", "b", beside=["d"])
+    assert left.tolist() == pytest.approx([1.0, 1.0])
