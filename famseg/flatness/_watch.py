@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
@@ -157,7 +158,8 @@ def watched(
     device = next(iter(layers.values())).weight.device.type
     island = care != "none" and torch.amp.is_autocast_available(device)
     with ExitStack() as stack:
-        if as_written:
+        # Importing Dynamo takes longer than most first steps; without it nothing is compiled yet.
+        if as_written and "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if island:
             # Restores the caller's autocast state whatever the hook and the network did to it.

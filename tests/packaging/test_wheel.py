@@ -27,6 +27,7 @@ BUILD = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
 
 FLATNESS_ALONE = """
 import json
+import sys
 from importlib.metadata import distributions
 
 import torch
@@ -39,6 +40,8 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 inputs, targets = torch.randn(32, 4), torch.randint(3, (32,))
 objective = FAM(model, layer="0", loss=nn.CrossEntropyLoss(), weight=0.1)
+objective(inputs, targets)
+traced = "torch._dynamo" in sys.modules  # which optimizers import
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 before = model[0].weight.detach().clone()
 for _ in range(3):
@@ -60,6 +63,7 @@ for name, use in {
 print(json.dumps({
     "distributions": sorted({found.metadata["Name"] for found in distributions()}),
     "file": famseg.__file__,
+    "traced": traced,
     "moved": (model[0].weight - before).abs().max().item(),
     "kappa": measured.kappa.item(),
     "layers": [row.name for row in report.rows],
@@ -223,6 +227,7 @@ def test_flatness_works_beside_torch_and_numpy_alone(torch_alone: Path, tmp_path
         *needed("torch", "numpy"),
     }
     assert found["file"].startswith(str(torch_alone))
+    assert not found["traced"]
     assert found["moved"] > 0
     assert found["kappa"] > 0
     assert found["layers"] == ["0", "2"]
