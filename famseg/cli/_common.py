@@ -14,7 +14,6 @@ import typer
 
 from famseg.config import InputError
 from famseg.config._near import near
-from famseg.engine import FREE_ON_RESUME
 
 DeviceOption = Annotated[
     str | None,
@@ -44,7 +43,7 @@ ChangesArgument = Annotated[
 
 DEVICE, THREADS, SEED = "training.device", "training.threads", "seed"
 # Of a trained run: where and how fast a command computes, and what it draws anew.
-FREE_ON_RUN = (*FREE_ON_RESUME, SEED, "data.root")
+FREE_ON_RUN = (DEVICE, THREADS, "training.workers", SEED, "data.root", "tracking")
 
 
 def overrides_of(
@@ -116,7 +115,7 @@ def changes_on_run(
             raise InputError(f"{override!r}: is not a change. Write it as key=value.")
         key = key.strip()
         if not any(key == name or key.startswith(f"{name}.") for name in allowed):
-            meant = near(key, allowed)
+            meant = near(key, allowed, cutoff=0.8)
             hint = f" Did you mean {meant}?" if meant else ""
             raise InputError(
                 f"{key}: cannot be changed here.{hint} What can be changed: {', '.join(allowed)}."

@@ -95,6 +95,13 @@ def test_a_trained_run_keeps_what_it_was_trained_with(change: str) -> None:
         changes_on_run([change])
 
 
+def test_only_a_near_key_is_meant() -> None:
+    with pytest.raises(InputError, match=r"Did you mean training\.threads\?"):
+        changes_on_run(["training.thread=2"])
+    with pytest.raises(InputError, match=r"cannot be changed here\. What can be changed: "):
+        changes_on_run(["training.epochs=2"])
+
+
 def test_where_and_how_fast_a_command_computes_may_change() -> None:
     changes = [f"{key}=1" for key in FREE_ON_RUN] + ["tracking.enabled=false"]
     assert changes_on_run(changes) == changes
