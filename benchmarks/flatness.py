@@ -24,6 +24,8 @@ from _flatness_steps import SAM_PACKAGE, autoencoder_contestants, resnet_contest
 from _measure import Contestant, Spread, environment, say, timings
 from _memory import peak
 
+from famseg.engine._memory import keep_freed_memory
+
 # Ratios to the plain step that are promised: time, and peak memory.
 TARGETS = {
     "FAM, closed form": (1.03, None),
@@ -91,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write Markdown and JSON."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
+    # As in a training: otherwise a step pays for memory that its neighbour has given back. What
+    # steps take is measured in processes of their own, which leave glibc as it is.
+    keep_freed_memory()
     device, quick, threads = options.device, options.quick, options.threads
     packages = ["torch", "monai", "pytorch_optimizer", "curvlinops-for-pytorch"]
     surroundings = environment(device, threads, packages)
