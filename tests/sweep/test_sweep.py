@@ -25,7 +25,7 @@ from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
 
 EPOCHS = 3
-WORDS = (*TINY_CLASSES, f"training.epochs={EPOCHS}")
+LONG = 300
 WITHOUT_MLFLOW = "tracking.enabled=false"
 PROGRAM = Path(__file__).parents[1] / "support" / "forking_sweep.py"
 
@@ -44,11 +44,11 @@ class Started:
         return (self.process.exitcode, *texts)
 
 
-def start(out: Path, *words: str) -> Started:
+def start(out: Path, *words: str, epochs: int = EPOCHS) -> Started:
     output = out.parent / f"said-{time.monotonic_ns()}"
     options = ("sweep", "--config", "smoke/fashionmnist_fam.yaml", "--out", str(out), "--jobs", "1")
     environment = {**os.environ, "FAMSEG_CACHE": str(out.parent / "cache")}
-    arguments = [str(PROGRAM), *options, *WORDS, *words]
+    arguments = [str(PROGRAM), *options, *TINY_CLASSES, f"training.epochs={epochs}", *words]
     return Started(warm.start(arguments, output, out.parent, environment), output)
 
 
@@ -87,7 +87,7 @@ def test_kills_and_two_sweeps_at_once_lose_nothing_and_do_nothing_twice(tmp_path
 @pytest.mark.slow
 def test_a_signal_saves_what_runs_and_ends_the_sweep(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    sweep = start(out, "seed=1,2", WITHOUT_MLFLOW)
+    sweep = start(out, "seed=1,2", WITHOUT_MLFLOW, epochs=LONG)
     trial = _first_training(sweep, out)
     sweep.process.terminate()
     status, stdout, stderr = sweep.end()
