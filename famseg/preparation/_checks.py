@@ -131,7 +131,7 @@ def _cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
     upper = skull[:, :, (int(heights[0]) + int(heights[-1])) // 2 :]
     for axis, edge in ((0, spacing_mm[1]), (1, spacing_mm[0])):
         for end in (0, -1):
-            face = np.take(upper, end, axis=axis)
+            face = upper[end] if axis == 0 else upper[:, end]
             if face.sum() * edge * spacing_mm[2] / 100 >= _EXPOSED_CM2:
                 return True
     return False

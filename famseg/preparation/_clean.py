@@ -11,7 +11,13 @@ from scipy import ndimage
 
 from famseg.config import InputError
 from famseg.preparation._bone import Bone, Mask, distance_mm, within_mm
-from famseg.preparation._plates import Body, Surroundings, filled_slices, surroundings
+from famseg.preparation._plates import (
+    Body,
+    Surroundings,
+    filled_slices,
+    surroundings,
+    without_hollows,
+)
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Finding
 from famseg.preparation._vertex import vault_top
@@ -174,7 +180,9 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     labels, count = ndimage.label(core)
     if count > 1:
         core = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    head = body.tissue & within_mm(core, body.spacing_mm, _REACH_MM)
+    # Closed, as the front wall of a large frontal sinus is a shell with air behind it.
+    closed = without_hollows(filled_slices(core), body.spacing_mm)
+    head = body.tissue & within_mm(closed, body.spacing_mm, _REACH_MM)
     labels, _ = ndimage.label(head)  # a table within reach goes unless it hangs on the head
     head = np.isin(labels, np.unique(labels[core]))
     head = filled_slices(head)
@@ -210,8 +218,9 @@ class _Pieces(NamedTuple):
         if not mask.any():
             raise InputError("no bone in the head: is this a CT of a head? Try a lower threshold")
         box = bounding_box(mask)
-        labels, count = ndimage.label(mask[box], structure=_FULL)
-        return cls(box, labels, np.bincount(labels[mask[box]], minlength=count + 1))
+        turned = mask[box].T  # scans lie in memory slice by slice
+        labels, count = ndimage.label(turned, structure=_FULL)
+        return cls(box, labels.T, np.bincount(labels[turned], minlength=count + 1))
 
 
 def _between(
@@ -242,7 +251,7 @@ def _between(
 def _vertex(pieces: _Pieces, spacing_mm: Spacing) -> int:
     """Return the layer of the vertex: of a closed vault, else the top of the pieces of note."""
     sizes_ml = pieces.sizes * np.prod(spacing_mm) / 1000
-    places = ndimage.find_objects(pieces.labels)
+    places = [place[::-1] for place in ndimage.find_objects(pieces.labels.T)]
     large = [i for i, ml in enumerate(sizes_ml[1:]) if ml >= _HEAD_PIECE_ML]
     tops = []
     for i in large:
@@ -273,24 +282,24 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     if settings.holes == "keep":
         return mask
     reach = settings.close_mm if settings.holes == "close" else 0.0
-    margin = [1 + int(np.ceil(reach / s)) for s in spacing_mm]
-    box = bounding_box(mask)
-    padded = np.pad(mask[box], [(m, m) for m in margin])
+    # Turned round, as scans lie in memory slice by slice.
+    edges, box = spacing_mm[::-1], bounding_box(mask)
+    margin = [1 + int(np.ceil(reach / s)) for s in edges]
+    padded = np.pad(mask[box].T, [(m, m) for m in margin])
     if reach:
-        padded = _closed(padded, spacing_mm, reach / 2)
+        padded = _closed(padded, edges, reach / 2)
     labels, count = ndimage.label(~padded)
     # The first label is what lies outside: its voxels are many and are not counted.
     sizes = np.bincount(labels[labels > 1], minlength=count + 1)
     small = sizes * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
     small[:2] = False
     padded |= small[labels]
-    filled = mask.copy()
-    inner = tuple(slice(m, -m) for m in margin)
-    filled[box] = padded[inner]
+    filled = mask.copy(order="K")
+    filled[box] = padded[tuple(slice(m, -m) for m in margin)].T
     return filled
 
 
-def _closed(padded: Mask, spacing_mm: Spacing, radius_mm: float) -> Mask:
+def _closed(padded: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:
     """Return the closing by a ball: gaps narrower than its diameter are bridged."""
     grown = distance_mm(padded, spacing_mm) <= radius_mm
     return np.asarray(distance_mm(~grown, spacing_mm) > radius_mm) | padded

@@ -104,7 +104,7 @@ def metal_findings(
         spacing_mm: Edge of a voxel along each axis.
         hounsfield: Whether values are HU; others have no scale that metal could be told by.
     """
-    if scale is None or not hounsfield:
+    if scale is None or not hounsfield or float(values.max()) <= _METAL_HU:
         return []
     box = bounding_box(skull)
     metal = (values[box] > _METAL_HU) & skull[box]

@@ -141,10 +141,11 @@ def _looked_up(
     inner = np.where(level <= 0, 1.0, level)
     inner = np.roll(_quantised(inner, np.ones(len(every), dtype=bool)), limits.min)
     field.fill(-_FULL_SCALE)
-    rim = near & ~inside
+    # Turned round, as scans lie in memory slice by slice.
+    field, inside, rim, values = field.T, inside.T, (near & ~inside).T, values.T
     field[rim] = outer[values[rim]]  # negative values count from the end of the table
     field[inside] = inner[values[inside]]
-    return field
+    return field.T
 
 
 def _from_outlines(inside: Mask, spacing: NDArray[np.float64]) -> NDArray[np.int8]:
@@ -177,7 +178,7 @@ def _grown(mask: Mask) -> Mask:
     """Return the mask and the voxels that touch it, corners included."""
     grown = mask
     for axis in range(3):
-        wider = grown.copy()
+        wider = grown.copy(order="K")
         lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
         upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
         wider[lower] |= grown[upper]
@@ -233,10 +234,11 @@ def _share(
 ) -> NDArray[np.float32]:
     """Return the share of the places in each of the voxels ``(3, N)`` that lie in bone."""
     inside = np.zeros(voxels.shape[1], dtype=np.float32)
+    turned = _mapped(voxels, turn, np.zeros(3))
     for offset in offsets:
         level = ndimage.map_coordinates(
             field.values,
-            _mapped(voxels, turn, offset),
+            turned + offset[:, None],
             output=np.float32,
             order=1,
             mode="constant",
@@ -326,7 +328,7 @@ def _reached(
 
 def surface_points(mask: Mask, affine: Matrix) -> Points:
     """Return the centres in mm of the mask's voxels that have a free face, shape ``(N, 3)``."""
-    inner = mask.copy()
+    inner = mask.copy(order="K")
     for axis in range(3):
         lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
         upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
@@ -334,7 +336,8 @@ def surface_points(mask: Mask, affine: Matrix) -> Points:
         inner[upper] &= mask[lower]
         for end in (0, -1):
             inner[tuple(end if a == axis else slice(None) for a in range(3))] = False
-    return moved_points(np.argwhere(mask & ~inner), affine)
+    # Turned round, as scans lie in memory slice by slice.
+    return moved_points(np.argwhere((mask & ~inner).T)[:, ::-1], affine)
 
 
 def moved_points(points: NDArray[Any], matrix: Matrix) -> Points:

@@ -34,7 +34,7 @@ _TITLES: dict[View, tuple[str, str, int, str]] = {  # directions left, right, bo
 STYLE = """
 .slices { margin: .6rem 0 0; } .slices summary { cursor: pointer; }
 .slices > div { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0 0; }
-.slices figure { margin: 0; } .slices figcaption { opacity: .7; }
+.slices figure { margin: 0; width: 18.5rem; } .slices figcaption { opacity: .7; }
 .view { position: relative; }
 .strip { background: #141414; border-radius: 4px; height: 17.5rem; overflow-x: hidden; }
 .strip { overflow-y: scroll; scroll-snap-type: y mandatory; width: 18.5rem; }

@@ -73,12 +73,16 @@ class Surroundings(NamedTuple):
         """Return a mask of the scan without the plates."""
         if not self.plates.any():
             return mask
-        kept = mask.copy()
-        for place in np.argwhere(self.plates):
-            box = tuple(
-                slice(p * step, (p + 1) * step) for p, step in zip(place, self.steps, strict=True)
-            )
-            kept[box] = False
+        places = np.argwhere(self.plates)
+        low, high = places.min(axis=0), places.max(axis=0) + 1
+        turned = self.plates[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].T
+        for axis, step in enumerate(self.steps[::-1]):
+            turned = np.repeat(turned, step, axis=axis)
+        kept = mask.copy(order="K")
+        part = kept[
+            tuple(slice(a * s, b * s) for a, b, s in zip(low, high, self.steps, strict=True))
+        ]
+        part &= ~turned.T[tuple(slice(n) for n in part.shape)]
         return kept
 
 
@@ -107,7 +111,7 @@ def surroundings(
     second_ml = float(np.sort(sizes)[-2]) * float(np.prod(spacing)) / 1000 if count > 1 else 0.0
     own_ml = float(sizes.max()) * float(np.prod(spacing)) / 1000
     core = filled_slices(core)
-    closed = _without_hollows(core, spacing)
+    closed = without_hollows(core, spacing)
     if closed.all():
         return None
     dense = any_of_blocks(bone, steps)
@@ -136,7 +140,7 @@ def _leaving(free: Mask, far: Mask) -> Mask:
     return np.asarray(leaves[labels])
 
 
-def _without_hollows(core: Mask, spacing: Sequence[float]) -> Mask:
+def without_hollows(core: Mask, spacing: Sequence[float]) -> Mask:
     """Return the body with its hollows closed: bones of the nose stand in the air of its cavity.
 
     On voxels of twice the size: what is closed is 50 mm wide.

@@ -295,10 +295,10 @@ def _below_and_lost(
     Bone is shown where its voxel of the grid or a neighbour is bone. Both are counted on a regular
     sample of the scan's bone voxels.
     """
-    flat = np.flatnonzero(source)
+    flat = np.flatnonzero(source.T)  # turned round, as scans lie in memory slice by slice
     total_ml = flat.size * abs(np.linalg.det(affine[:3, :3])) / 1000
     flat = flat[:: max(1, flat.size // _SAMPLED_POINTS)]
-    points = np.stack(np.unravel_index(flat, source.shape), axis=1)
+    points = np.stack(np.unravel_index(flat, source.T.shape), axis=1)[:, ::-1]
     to_grid = np.linalg.inv(placed.to_source @ placed.grid.affine) @ affine
     index = np.rint(moved_points(points, to_grid)).astype(np.intp)
     kept = index[index[:, 2] >= _lowest(placed.grid, settings)]

@@ -105,6 +105,18 @@ def test_a_holder_above_the_head_does_not_lift_the_vertex(plain: Prepared) -> No
     assert dice(found, plain) > 0.98
 
 
+def test_the_front_wall_of_a_large_frontal_sinus_belongs_to_the_head() -> None:
+    """6 mm of bone and skin before 20 mm of air: no solid body, and 14 mm or more from one."""
+    x, y, z = np.meshgrid(*[(np.arange(n) - n // 2) * 2.0 for n in (70, 90, 70)], indexing="ij")
+    head = (x / 60) ** 2 + (y / 80) ** 2 + (z / 60) ** 2 < 1
+    sinus = (np.abs(x) < 16) & (np.abs(z) < 12) & (y > 50)
+    inner = (x / 54) ** 2 + (y / 74) ** 2 + (z / 54) ** 2 < 1
+    values = np.where(head & ~(sinus & inner), 40, -1000).astype(np.int16)
+    envelope = head_envelope(Body.of(values, -500.0, (2.0, 2.0, 2.0)), values.shape)
+    assert envelope is not None
+    assert envelope[35, 45:85, 35].all(), "from the middle to the skin of the forehead"
+
+
 def on_the_vault() -> np.ndarray:
     """A plate of 8 mm that stands on the vault, 28 mm high: without tissue nothing tells it."""
     mask = (head() > 226).astype(float)
