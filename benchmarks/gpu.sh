@@ -79,6 +79,7 @@ part() {
     local name=$1 limit=$2 needs=$3 log=$work/$1.log state status=0 missing left began
     shift 3
     [[ -z $only || $only == *,$name,* ]] || return 0
+    [ "$device" = cuda ] || limit=$((limit * 4)) # a processor is slow, and may be busy
     left=$((seconds - SECONDS))
     [ "$limit" -le "$left" ] || limit=$left
     began=$EPOCHREALTIME

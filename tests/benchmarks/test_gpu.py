@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
 
@@ -71,6 +71,7 @@ def test_the_help_names_every_part():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rehearsal_runs_on_the_processor(tmp_path):
     done = run("--device", "cpu", "--out", str(tmp_path), "--only", "one_rank,all_ranks")
     assert done.returncode == 0, (tmp_path / "gpu.log").read_text()

@@ -89,7 +89,6 @@ def browser():
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport={"width": 1700, "height": 2600})
-    page.set_default_timeout(30_000)
     yield page
     page.close()
 

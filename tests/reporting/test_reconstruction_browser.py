@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chromium import listening
 from made_cases import make_case, make_output
-from test_browser import DRAWN, WAIT_MS, browser, pixels, real_viewer  # noqa: F401  # fixtures
+from test_browser import DRAWN, browser, pixels, real_viewer  # noqa: F401  # fixtures
 
 from famseg.reporting import write_reconstruction_pages
 
@@ -31,7 +31,6 @@ def shown(browser, out):  # noqa: F811
     """The page of a case, reached from that of all cases, without a network."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, offline=True)
     opened = listening(context.new_page())
-    opened.set_default_timeout(WAIT_MS)
     opened.goto((out / "report.html").as_uri())
     opened.first = opened.locator("tbody td:first-child").all_inner_texts()
     opened.locator("table.sortable th:nth-child(2) button").click(click_count=2)
@@ -103,7 +102,7 @@ def test_a_phone_needs_no_sideways_scrolling_and_no_serious_barrier_is_found(bro
     opened = context.new_page()
     opened.goto((out / name).as_uri())
     if name != "report.html":
-        opened.wait_for_selector(DRAWN, timeout=WAIT_MS)
+        opened.wait_for_selector(DRAWN)
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
     found = axe.run(opened).response["violations"]
     serious = [each for each in found if each["impact"] in ("serious", "critical")]

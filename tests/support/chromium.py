@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 PROGRAM = Path("/usr/bin/chromium")
+# A busy machine takes its time.
+PATIENCE_MS = 120_000
 # WebGL without a GPU, for pages that draw in three dimensions.
 WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 
@@ -29,8 +31,21 @@ def chromium(*flags: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(
             executable_path=str(PROGRAM), args=["--no-sandbox", *flags]
         )
+        browser.new_context = _patient(browser.new_context)
+        browser.new_page = _patient(browser.new_page)
         yield browser
         browser.close()
+
+
+def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Pages and contexts that wait longer than Playwright does."""
+
+    def made(**options: Any) -> Any:
+        new = make(**options)
+        new.set_default_timeout(PATIENCE_MS)
+        return new
+
+    return made
 
 
 def listening(page: Any, *, kinds: Collection[str] = ("error",)) -> Any:
