@@ -211,7 +211,10 @@ def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str
     head += ["peak MiB", "model", "error"]
     lines += ["", table(head, rows), "", "With V, the millions of voxels of a batch:", ""]
     head = ["", "time: a (s)", "b (s / V)", "memory: c (MiB)", "d (MiB / V)"]
-    lines += [table(head, laws), "", "## Memory over time", ""]
+    lines += [table(head, laws), ""]
+    if not samples:
+        return "\n".join(lines)
+    lines += ["## Memory over time", ""]
     first, last, slope = growth(samples)
     lines.append(
         f"{FLAT['subjects']:,} subjects at {FLAT['size']}^3, {FLAT['epochs']} epochs, "
@@ -233,10 +236,15 @@ def main() -> None:
         for penalty in (False, True)
         for size, batch in (*FITTED, *CHECKED)
     ]
-    samples = flat()
+    write(options.out, points, [])
+    write(options.out, points, flat())
+
+
+def write(out: Path, points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> None:
+    """Write page and numbers, also while the memory is not watched yet."""
     content = {"points": [asdict(each) for each in points], "memory": samples}
-    write_atomically(options.out / "scaling.json", json.dumps(content).encode())
-    write_atomically(options.out / "scaling.md", page(points, samples).encode())
+    write_atomically(out / "scaling.json", json.dumps(content).encode())
+    write_atomically(out / "scaling.md", page(points, samples).encode())
 
 
 if __name__ == "__main__":
