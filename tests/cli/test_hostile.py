@@ -126,7 +126,8 @@ def test_the_report_runs_nothing_of_others_and_shows_its_pictures(page: object) 
     assert page.locator("script").count() == 1, "our own"
     assert page.locator("#choice").is_visible(), "it ran: its hash in the policy is right"
     widths = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
-    assert len(widths) == 7 * len(NAMES), "an overview, and slices of three views with the outlines of bone"
+    # An overview each, and slices in three views with the outlines of bone.
+    assert len(widths) == 7 * len(NAMES)
     assert all(natural > 100 and seen > 100 for natural, seen in widths)
     text = page.locator("body").inner_text()
     assert "<img src=x onerror=alert(1)>" in text
