@@ -19,7 +19,8 @@ from tiny import TINY
 from famseg.runs import read_status
 from famseg.tracking import read_metrics
 
-TRAIN = ("train", "--config", "skull", *TINY, "training.epochs=2")
+WITH_PAGE = ("train", "--config", "skull", *TINY, "training.epochs=2")
+TRAIN = (*WITH_PAGE, "--no-report")
 
 
 def faults(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -33,7 +34,7 @@ def faults(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     famseg: Run, tmp_path: Path
 ) -> None:
-    done = famseg(*TRAIN, "lambda=0.05", "seed=3")
+    done = famseg(*WITH_PAGE, "lambda=0.05", "seed=3")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
@@ -69,14 +70,14 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     assert page.is_file()
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == summary
-    reported = famseg(*TRAIN, "lambda=0.05", "seed=3", "--resume")
+    reported = famseg(*WITH_PAGE, "lambda=0.05", "seed=3", "--resume")
     assert reported.returncode == 0, reported.stderr
     assert "epoch" not in reported.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
 
     changed = famseg("train", "--resume", str(folder), "optimizer.learning_rate=0.5")
     assert "optimizer.learning_rate" in faults(changed)[0]
-    other = famseg(*TRAIN, "lambda=0.05", "seed=3", "optimizer.learning_rate=0.5", "--resume")
+    other = famseg(*WITH_PAGE, "lambda=0.05", "seed=3", "optimizer.learning_rate=0.5", "--resume")
     assert other.returncode == 0, other.stderr
     assert "has another configuration (optimizer.learning_rate: 0.001 -> 0.5)" in other.stderr
     assert len(list((tmp_path / "runs").iterdir())) == 2
