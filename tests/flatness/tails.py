@@ -980,6 +980,8 @@ that torch differentiates wrongly, or not at all, by equal ones. What is refused
 
 This page is written by `python tests/flatness/tails.py > docs/flatness-tails.md`; a test checks
 every row of it, the refusals too.
+It is that of torch 2.13: with torch 2.10 `grid_sample` by its own input has no second derivative
+and is refused.
 """
 
 
