@@ -5,7 +5,7 @@ python benchmarks/cleaning.py /data/skulls --out benchmarks/results/cleaning.md
 Every source below the folder is read as `famseg prepare` reads it. Compared in the voxels of the
 scan: all that lies above 226 HU (of masks all that is set), its largest 26-connected component, and
 the skull that `famseg.preparation` leaves of it with the default settings, before the final cut at
-150 mm below the vertex. With --pictures there is an image for each of the heads that differ most.
+150 mm below the vertex. With --images there is an image for each of the heads that differ most.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from famseg.preparation._grid import to_ras
 Mask = NDArray[np.bool_]
 
 _FULL = np.ones((3, 3, 3), dtype=bool)
-_PICTURES = 6
+_IMAGES = 6
 _BACKGROUND, _BOTH, _REMOVED, _ADDED = (20, 20, 20), (200, 200, 200), (230, 60, 40), (60, 160, 230)
 
 
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
     added: float
     lower: float
     why: str
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 def compared(source: Source, settings: Settings, *, draw: bool) -> Compared:
@@ -69,11 +69,11 @@ def compared(source: Source, settings: Settings, *, draw: bool) -> Compared:
         np.count_nonzero(skull.mask & ~largest) * ml,
         (tops[0] - tops[1]) * ras.spacing_mm[2],
         why or "nothing",
-        picture(largest, skull.mask, ras.spacing_mm) if draw else None,
+        image_of(largest, skull.mask, ras.spacing_mm) if draw else None,
     )
 
 
-def picture(largest: Mask, skull: Mask, spacing_mm: tuple[float, float, float]) -> Image.Image:
+def image_of(largest: Mask, skull: Mask, spacing_mm: tuple[float, float, float]) -> Image.Image:
     """Return slices in which most was removed: sagittal and axial; red is removed, blue added."""
     gone = largest & ~skull
     panels = []
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="Markdown file")
-    parser.add_argument("--pictures", type=Path, help="folder for images of those that differ most")
+    parser.add_argument("--images", type=Path, help="folder for images of those that differ most")
     options = parser.parse_args()
     settings = Settings()
     found: list[Compared] = []
@@ -124,7 +124,7 @@ def main() -> None:
     for folder in options.folders:
         for source in find_sources(folder).sources:
             try:
-                found.append(compared(source, settings, draw=options.pictures is not None))
+                found.append(compared(source, settings, draw=options.images is not None))
             except InputError as error:
                 failed.append(f"- {source.origin}: {'; '.join(error.faults)}")
             say(f"{len(found)} compared, {len(failed)} failed: {source.origin}")
@@ -138,11 +138,11 @@ def main() -> None:
     say(text)
     if options.out is not None:
         options.out.write_text(text, encoding="utf-8")
-    if options.pictures is not None:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-        for number, each in enumerate(sorted(found, key=lambda f: -f.gone)[:_PICTURES]):
-            if each.picture is not None:
-                each.picture.save(options.pictures / f"{number}.png")
+    if options.images is not None:
+        options.images.mkdir(parents=True, exist_ok=True)
+        for number, each in enumerate(sorted(found, key=lambda f: -f.gone)[:_IMAGES]):
+            if each.image is not None:
+                each.image.save(options.images / f"{number}.png")
 
 
 if __name__ == "__main__":

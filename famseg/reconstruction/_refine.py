@@ -18,6 +18,7 @@ from famseg.reconstruction._lay import Laid, lay
 from famseg.reconstruction._mirror import mirrored
 from famseg.reconstruction._outline import Box, Piece, pieces_of
 from famseg.reconstruction._surfaces import (
+    Surfaces,
     across,
     across_both,
     across_like,
@@ -152,13 +153,7 @@ def _towards(laid: Laid, predicted: Wall) -> Laid:
         return laid
     guided = across_both(laid.chart, laid.wall, laid.surfaces.known, predicted, deep, laid.use)
     share = _NETWORK_SHARE * depth**2 / (depth**2 + _HALF_WAY_MM**2)
-    own = laid.surfaces
-    surfaces = replace(
-        own,
-        inner_mm=own.inner_mm + share * (guided.inner_mm - own.inner_mm),
-        outer_mm=own.outer_mm + share * (guided.outer_mm - own.outer_mm),
-    )
-    return replace(laid, surfaces=surfaces)
+    return _moved(laid, guided, share)
 
 
 def _towards_other(laid: Laid, skull: Mask, turn: Array) -> Laid:
@@ -179,11 +174,16 @@ def _towards_other(laid: Laid, skull: Mask, turn: Array) -> Laid:
     deep = ndimage.distance_transform_edt(np.pad(there, 1))[1:-1, 1:-1] * laid.chart.pixel_mm
     share = _OTHER_SHARE * depth**2 / (depth**2 + _OTHER_HALF_WAY_MM**2)
     share *= np.minimum(deep / _FADE_MM, 1.0)
+    return _moved(laid, likely, share)
+
+
+def _moved(laid: Laid, towards: Surfaces, share: Array) -> Laid:
+    """Return a piece whose surfaces have gone a share of the way, pixel by pixel, to others."""
     own = laid.surfaces
     surfaces = replace(
         own,
-        inner_mm=own.inner_mm + share * (likely.inner_mm - own.inner_mm),
-        outer_mm=own.outer_mm + share * (likely.outer_mm - own.outer_mm),
+        inner_mm=own.inner_mm + share * (towards.inner_mm - own.inner_mm),
+        outer_mm=own.outer_mm + share * (towards.outer_mm - own.outer_mm),
     )
     return replace(laid, surfaces=surfaces)
 
