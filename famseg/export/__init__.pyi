@@ -3,5 +3,3 @@ from ._export import Format as Format
 from ._export import export_network as export_network
 from ._source import Source as Source
 from ._source import open_source as open_source
-
-__all__ = ["FORMATS", "Format", "Source", "export_network", "open_source"]

@@ -27,35 +27,3 @@ from ._thickness import thickness_mm as thickness_mm
 from ._undercut import insertion_direction as insertion_direction
 from ._undercut import undercut as undercut
 from ._write import write_mesh as write_mesh
-
-__all__ = [
-    "Blunted",
-    "Gap",
-    "Mesh",
-    "blunted",
-    "close_openings",
-    "cut_gap",
-    "distances_mm",
-    "gap_mm",
-    "insertion_direction",
-    "inside",
-    "intersect",
-    "is_manifold",
-    "largest_pieces",
-    "load_mesh",
-    "offset",
-    "open_edges",
-    "read_mesh",
-    "separated",
-    "simplify",
-    "space_note",
-    "subtract",
-    "surface_mesh",
-    "surface_mesh_of_field",
-    "thickness_mm",
-    "undercut",
-    "union",
-    "voxelize",
-    "without_undercut",
-    "write_mesh",
-]

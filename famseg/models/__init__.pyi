@@ -28,36 +28,3 @@ from ._text_tokens import ByteTokenizer as ByteTokenizer
 from ._text_tokens import PretrainedTokenizer as PretrainedTokenizer
 from ._wide_resnet import WideResNet as WideResNet
 from ._wide_resnet import wide_resnet as wide_resnet
-
-__all__ = [
-    "AutoencoderConfig",
-    "ByteTokenizer",
-    "Classifier",
-    "ClassifierConfig",
-    "ConvNetConfig",
-    "EfficientNetConfig",
-    "ImplantModelConfig",
-    "ImplantNetwork",
-    "MonaiConfig",
-    "PretrainedTokenizer",
-    "ResNet18Config",
-    "SegResNetConfig",
-    "ShapeAutoencoder",
-    "TextClassifier",
-    "TextModelConfig",
-    "TinyBertConfig",
-    "TransformerConfig",
-    "UNetConfig",
-    "WideResNet",
-    "WideResNetConfig",
-    "check_tokens",
-    "convnet",
-    "efficientnet",
-    "monai_network",
-    "pretrained_classifier",
-    "pretrained_tokenizer",
-    "replace_instance_norm",
-    "resnet18",
-    "tiny_bert",
-    "wide_resnet",
-]

@@ -18,26 +18,3 @@ from ._objective import LayerDecay as LayerDecay
 from ._objective import Objective as Objective
 from ._objective import PlainLoss as PlainLoss
 from ._objective import Scaled as Scaled
-
-__all__ = [
-    "ClassLossConfig",
-    "CrossEntropyConfig",
-    "DiceCEConfig",
-    "DiceConfig",
-    "DiceFocalConfig",
-    "JacobianNorm",
-    "JacobianNormConfig",
-    "LayerDecay",
-    "NoPenaltyConfig",
-    "Objective",
-    "PenaltyConfig",
-    "PlainLoss",
-    "RelativeFlatnessConfig",
-    "Scaled",
-    "ShapeLossConfig",
-    "TverskyConfig",
-    "WeightDecayConfig",
-    "check_parts",
-    "divisor_of",
-    "squared_jacobian_norm",
-]

@@ -22,30 +22,3 @@ from ._types import Quality as Quality
 from ._types import Refused as Refused
 from ._types import Scan as Scan
 from ._types import Source as Source
-
-__all__ = [
-    "LAYOUTS",
-    "Companion",
-    "Found",
-    "Layout",
-    "Outcome",
-    "Plan",
-    "Prepared",
-    "Quality",
-    "Record",
-    "Refused",
-    "RunProgress",
-    "Scan",
-    "Settings",
-    "Source",
-    "Splitting",
-    "back_to_scan",
-    "find_sources",
-    "needs_a_look",
-    "plan_run",
-    "prepare_folder",
-    "prepare_scan",
-    "report_row",
-    "split_folder",
-    "to_source_of",
-]

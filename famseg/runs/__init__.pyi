@@ -15,23 +15,3 @@ from ._owner import Owner as Owner
 from ._record import complete_record as complete_record
 from ._status import read_status as read_status
 from ._status import status_kept as status_kept
-
-__all__ = [
-    "BusyError",
-    "Lease",
-    "LostLeaseError",
-    "Owner",
-    "RunFolder",
-    "claim_new_run",
-    "claim_run",
-    "complete_record",
-    "lease",
-    "open_run_folder",
-    "owner_of",
-    "read_status",
-    "remove_empty_runs",
-    "remove_leftovers",
-    "run_folders",
-    "status_kept",
-    "was_killed",
-]

@@ -22,30 +22,3 @@ from ._uri import resolve_uri as resolve_uri
 from ._uri import sqlite_path as sqlite_path
 from ._uri import without_password as without_password
 from ._view import comparison_url as comparison_url
-
-__all__ = [
-    "LocalRecord",
-    "Tracker",
-    "TrackingConfig",
-    "add_artifact",
-    "comparison_url",
-    "cores",
-    "cpu_name",
-    "flat_figures",
-    "free_memory",
-    "is_score",
-    "memory_limit",
-    "method_label",
-    "prepare_store",
-    "processor_quota",
-    "provenance",
-    "provenance_tags",
-    "read_metrics",
-    "resolve_uri",
-    "run_name",
-    "sqlite_path",
-    "usable_cores",
-    "without_password",
-    "write_atomically",
-    "write_json",
-]
