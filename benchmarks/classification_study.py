@@ -19,7 +19,8 @@ from typing import Literal
 
 from _measure import environment, say, table
 
-from famseg.config import InputError, RunError, load
+from famseg.config import load
+from famseg.messages import InputError, RunError
 from famseg.reporting import Comparison, Pairing, compare_runs, find_runs, markdown, tables
 
 DATA = ("cifar10", "cifar100", "svhn", "fashionmnist")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Settings, Source, find_sources
 from famseg.preparation._bone import find_bone
 from famseg.preparation._clean import clean_bone

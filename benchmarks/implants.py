@@ -37,9 +37,10 @@ from _measure import environment
 from numpy.typing import NDArray
 from plates import SPACING, Case, Mask, Row, heads, scored, summary
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.datasets import WHERES, RegionDefect, Volume, inject, mean_skull_mask
 from famseg.evaluation import predicted_outline
+from famseg.messages import InputError
 from famseg.preparation import Scan
 from famseg.preparation._grid import bone_field
 from famseg.reconstruction import (

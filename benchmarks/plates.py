@@ -25,9 +25,9 @@ from _measure import environment, table
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import WHERES, RegionDefect, inject, phantom, read_volume
 from famseg.evaluation import score
+from famseg.messages import InputError
 from famseg.reconstruction import plate, refine
 from famseg.tracking import write_atomically
 

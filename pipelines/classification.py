@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives
-from famseg.config import InputError, flatten
+from famseg.config import flatten
+from famseg.messages import InputError
 from famseg.tracking import TrackingConfig
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from famseg import datasets, engine, evaluation, models, objectives, reconstruction
-from famseg.config import InputError, PathText, flatten
+from famseg.config import PathText, flatten
+from famseg.messages import InputError
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
 if TYPE_CHECKING:

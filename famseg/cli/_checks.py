@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import (
     cores,
     cpu_name,

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from famseg.config import InputError
-from famseg.config._near import near
+from famseg.messages import InputError
+from famseg.messages._near import near
 
 DeviceOption = Annotated[
     str | None,

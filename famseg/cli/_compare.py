@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import InputError
 from famseg.engine._opened import Which
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,7 @@ def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
     import csv
     import io
 
-    from famseg.config._visible import cell
+    from famseg.messages._visible import cell
     from famseg.reporting import rows
     from famseg.tracking import write_atomically
 

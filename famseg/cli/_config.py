@@ -15,15 +15,8 @@ from typing import Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import (
-    InputError,
-    load,
-    load_pipeline,
-    pipeline_names,
-    read,
-    schema,
-    to_yaml,
-)
+from famseg.config import load, load_pipeline, pipeline_names, read, schema, to_yaml
+from famseg.messages import InputError
 
 _OVERRIDE = re.compile(r"[^=/\\]*=")  # a dotted key holds no slash
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 
 if TYPE_CHECKING:
     from famseg.datasets import Download, RemoteFile

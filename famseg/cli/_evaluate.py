@@ -13,8 +13,8 @@ import typer
 from famseg.cli._common import ChangesArgument, DeviceOption, SeedOption, changes_on_run
 from famseg.cli._report import write_run_page
 from famseg.cli._say import say, say_json
-from famseg.config import InputError
 from famseg.engine._opened import Which, device_of, open_run
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.engine import Saved

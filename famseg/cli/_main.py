@@ -30,9 +30,9 @@ from famseg.cli._split import split
 from famseg.cli._sweep import sweep
 from famseg.cli._train import train
 from famseg.cli._ui import ui
-from famseg.config import InputError, RunError
-from famseg.config._near import near
-from famseg.config._visible import visible
+from famseg.messages import InputError, RunError
+from famseg.messages._near import near
+from famseg.messages._visible import visible
 
 _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from famseg.cli._say import say
-from famseg.config import InputError
+from famseg.messages import InputError
 
 EXAMPLES = """
 Examples:

@@ -16,7 +16,7 @@ import typer
 
 from famseg.cli._download import USED, download, is_download, refuse_options
 from famseg.cli._say import say
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 
 if TYPE_CHECKING:
     from famseg.preparation import Outcome, Plan, Settings

@@ -25,8 +25,8 @@ from famseg.cli._common import (
     value_of,
 )
 from famseg.cli._say import say, say_json
-from famseg.config import InputError, RunError
-from famseg.config._visible import visible
+from famseg.messages import InputError, RunError
+from famseg.messages._visible import visible
 
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say
-from famseg.config import InputError
 from famseg.engine._opened import Which
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.reporting import Page

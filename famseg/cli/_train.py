@@ -11,7 +11,8 @@ import typer
 
 from famseg.cli._common import DeviceOption, SeedOption, overrides_of
 from famseg.cli._say import say, say_json
-from famseg.config import InputError, load
+from famseg.config import load
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.engine import Paused, RunConfig

@@ -19,7 +19,8 @@ from typing import IO, Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import InputError, load
+from famseg.config import load
+from famseg.messages import InputError
 from famseg.tracking import (
     TrackingConfig,
     comparison_url,

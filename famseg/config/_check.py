@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from famseg.config._entry import Key, dotted, one_line
-from famseg.config._errors import InputError
-from famseg.config._near import listed, near
 from famseg.config._sections import Spot, all_keys, kinds, locate, names, sections, shown_name
 from famseg.config._strict import Strict
 from famseg.config._yaml import FLOAT
+from famseg.messages._errors import InputError
+from famseg.messages._near import listed, near
 
 T = TypeVar("T", bound=Strict)
 

@@ -12,9 +12,9 @@ from famseg.config import _files
 from famseg.config._check import check
 from famseg.config._complete import complete, settle_lambda
 from famseg.config._entry import Entry, Fault, Key, Place, dotted, merge, one_line
-from famseg.config._errors import InputError
 from famseg.config._strict import Strict
 from famseg.config._yaml import UnreadableError, parse, parse_value
+from famseg.messages._errors import InputError
 
 T = TypeVar("T", bound=Strict)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from famseg.config._atomic import open_to_read
 from famseg.config._entry import one_line
-from famseg.config._errors import InputError
-from famseg.config._near import listed, near
 from famseg.config._yaml import MAX_CHARACTERS
+from famseg.messages._errors import InputError
+from famseg.messages._near import listed, near
 
 _SUFFIXES = ("", ".yaml", ".yml")
 
@@ -36,7 +36,7 @@ def find_config(name: str) -> Path:
     Example:
         >>> find_config("smoke/skul")
         Traceback (most recent call last):
-        famseg.config._errors.InputError: smoke/skul: no such configuration. ...
+        famseg.messages._errors.InputError: smoke/skul: no such configuration. ...
     """
     found = search(name)
     if found is None:

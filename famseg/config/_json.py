@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from famseg.config._atomic import open_to_read
-from famseg.config._errors import InputError
-from famseg.config._visible import visible
+from famseg.messages._errors import InputError
+from famseg.messages._visible import visible
 
 MAX_BYTES = 64 * 2**20
 """Of a file that famseg reads back: the largest, a summary of cases, has some hundred KiB."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from famseg.config._document import Document, read
-from famseg.config._errors import InputError
-from famseg.config._near import listed
 from famseg.config._pipelines import load_pipeline, pipeline_names
 from famseg.config._strict import Strict
+from famseg.messages._errors import InputError
+from famseg.messages._near import listed
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:

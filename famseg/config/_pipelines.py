@@ -6,9 +6,9 @@ import importlib
 import importlib.metadata
 from types import ModuleType
 
-from famseg.config._errors import InputError
-from famseg.config._near import listed, near
 from famseg.config._strict import Strict
+from famseg.messages._errors import InputError
+from famseg.messages._near import listed, near
 
 GROUP = "famseg.pipelines"
 """The entry-point group: any package may add a pipeline, ``name = "package.module"``."""
@@ -31,7 +31,7 @@ def load_pipeline(name: str) -> ModuleType:
     Example:
         >>> load_pipeline("no such")
         Traceback (most recent call last):
-        famseg.config._errors.InputError: no pipeline is called 'no such'. Installed: ...
+        famseg.messages._errors.InputError: no pipeline is called 'no such'. Installed: ...
     """
     points = list(importlib.metadata.entry_points(group=GROUP, name=name))
     if not points:

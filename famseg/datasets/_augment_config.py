@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from famseg.config import InputError, Strict
+from famseg.config import Strict
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.datasets._augment import Augmentation

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from famseg.config import InputError
 from famseg.datasets._cache import MaskCache, Prepared
 from famseg.datasets._manifest import SkullSubject, scan_folder
 from famseg.datasets._phantom import PHANTOM_VERSION, phantom
 from famseg.datasets._selection import select_subjects
 from famseg.datasets._skulls import PreparedSkull, Skulls
 from famseg.datasets._split import split_subjects
+from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]
 

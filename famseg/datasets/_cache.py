@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.config._atomic import open_to_read, write_atomically
-from famseg.config._errors import DAMAGED
+from famseg.messages._errors import DAMAGED
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from famseg.config import InputError
 from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
+from famseg.messages import InputError
 
 Points = NDArray[np.float64]
 Inside = Callable[[Points], NDArray[np.bool_]]

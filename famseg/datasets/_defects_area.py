@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._defects_chart import WHOLE_SPHERE, make_chart, vault_middle
+from famseg.messages import InputError
 
 
 def opening_area_cm2(

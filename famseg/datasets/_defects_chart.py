@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     import numpy as np

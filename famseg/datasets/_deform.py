@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 _CONTROL = 9  # points along each edge that carry a map; between them it is linear
 _ELASTIC = 5  # of them, the points that are displaced at random

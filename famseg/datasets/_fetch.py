@@ -16,9 +16,9 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import famseg
-from famseg.config import InputError, RunError
 from famseg.config._atomic import open_to_update, write_atomically
 from famseg.datasets._downloads import checksum_of
+from famseg.messages import InputError, RunError
 
 Progress = Callable[[int, int | None], None]
 """Called with how many bytes are there, and of how many; None if the server does not say."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets._fixed_sets import ROLES, TABLE_NAME, FixedCase, FixedSet
 from famseg.datasets._skulls import PreparedSkull
 from famseg.datasets._volume import Volume, read_volume
+from famseg.messages import InputError
 
 Mask = NDArray[np.bool_]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from famseg.config import InputError
 from famseg.datasets._defects_region import Where
 from famseg.datasets._manifest import file_sha256
+from famseg.messages import InputError
 
 TABLE_NAME = "defects.csv"
 ROLES = ("complete", "defective", "implant", "region")

@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-from famseg.config import InputError
 from famseg.datasets._images import ImageSplits, ReadImages, channel_statistics
 from famseg.datasets._images_split import (
     TEST_LIMIT,
@@ -20,6 +19,7 @@ from famseg.datasets._images_split import (
     limited,
 )
 from famseg.datasets._images_synthetic import synthetic_images
+from famseg.messages import InputError
 
 # Part of every fingerprint: raised when the same pictures and settings are split in another way.
 _SPLIT_VERSION = 1

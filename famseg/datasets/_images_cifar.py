@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._images import Images, ReadImages
 from famseg.datasets._images_files import AGAIN, Layout, Place, check_labels, find_layout
 from famseg.datasets._images_pickle import read_pickle
+from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]

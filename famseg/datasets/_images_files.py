@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._tar import TAR_DAMAGED, open_tar
+from famseg.messages import InputError
 
 MAX_FILE_BYTES = 2 * 2**30
 """Files that are larger than this, as announced or when unpacked, are refused."""

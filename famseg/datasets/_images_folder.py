@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
-from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._images import Images, ReadImages
 from famseg.datasets._images_split import TEST, held_out
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
+from famseg.messages._visible import NO_TEXT, is_text, visible
 
 Progress = Callable[[int, int], None]
 File = tuple[Path, int]

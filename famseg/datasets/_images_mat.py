@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._images_files import AGAIN, MAX_FILE_BYTES
+from famseg.messages import InputError
 
 _HEADER_BYTES = 128
 _CHUNK_BYTES = 2**16  # small, as deflate may make a thousand times as much of it

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
 from famseg.datasets._images_files import AGAIN
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
 
 _LARGEST_NUMBER = 16  # bytes
 

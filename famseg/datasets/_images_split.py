@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._images import Images
+from famseg.messages import InputError
 
 TRAIN_LIMIT, TEST_LIMIT, VALIDATION, TEST, SUBSET = range(5)
 """Streams of randomness: draws of one seed that have nothing to do with each other."""

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._defects import Body, BodyDefect, Defect
 from famseg.datasets._defects_chart import vault_middle
 from famseg.datasets._defects_opening import open_region
 from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
+from famseg.messages import InputError
 
 _MAX_ATTEMPTS = 32
 _RAYS_PER_ATTEMPT = 16

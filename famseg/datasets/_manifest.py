@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from famseg.config import InputError
 from famseg.config._atomic import write_atomically
 from famseg.datasets._text_header import data_file
+from famseg.messages import InputError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -20,7 +20,7 @@ import psutil
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 _HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _LONGEST_HEADER = 540

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets._implicit import Array, Field
 from famseg.datasets._phantom_braincase import (
     add_base,
@@ -18,6 +17,7 @@ from famseg.datasets._phantom_braincase import (
 from famseg.datasets._phantom_face import add_arches, add_face, open_face
 from famseg.datasets._phantom_parameters import HEAD_EXTENT_MM, PhantomParameters
 from famseg.datasets._phantom_scene import Scene, make_scene
+from famseg.messages import InputError
 
 PHANTOM_VERSION = 1
 """Part of every cache key: raised when the same arguments give another skull."""

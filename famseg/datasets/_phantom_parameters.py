@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 HEAD_EXTENT_MM = 216.0
 """No phantom is longer than this along any axis, whatever is drawn, tilt and offset included."""

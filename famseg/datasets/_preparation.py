@@ -8,8 +8,8 @@ import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._transforms import BinariseBoned, Centre, Fit, HeadToGridd, LoadVolumed
+from famseg.messages import InputError
 
 
 def prepare_transform(

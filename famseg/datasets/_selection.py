@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from famseg.config import InputError
-from famseg.config._counted import counted
-from famseg.config._near import listed, near
 from famseg.datasets._manifest import SkullSubject
+from famseg.messages import InputError
+from famseg.messages._counted import counted
+from famseg.messages._near import listed, near
 
 Flag = Literal[
     "cut_vault",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets._manifest import SkullSubject
+from famseg.messages import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from famseg.config import InputError
 from famseg.datasets._manifest import SkullSubject, Split
+from famseg.messages import InputError
 
 _MOST_CATEGORIES = 4  # numbers with more values than quartiles are put into quartiles
 

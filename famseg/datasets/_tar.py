@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
 
 TAR_DAMAGED = (tarfile.TarError, gzip.BadGzipFile, *DAMAGED)
 """What is raised while a damaged archive is read, beside OSError of the disk."""

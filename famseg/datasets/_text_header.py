@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.config._entry import one_line
 from famseg.datasets._nifti import check_ratio, too_many_voxels
+from famseg.messages import InputError
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from famseg.config import InputError
-from famseg.config._visible import is_text
+from famseg.messages import InputError
+from famseg.messages._visible import is_text
 
 Format = Literal["tsv", "jsonl"]
 

@@ -14,8 +14,6 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from famseg.config import InputError
-from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._nifti import (
     check_nifti,
     check_room,
@@ -28,6 +26,8 @@ from famseg.datasets._nifti import (
     unusable_spacing,
 )
 from famseg.datasets._text_header import check_text_header, unit_mm
+from famseg.messages import InputError
+from famseg.messages._visible import NO_TEXT, is_text, visible
 
 MAX_VOXELS = 2**30
 """Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from famseg.config import InputError
 from famseg.config._atomic import fresh_part, remove_parts, write_atomically
 from famseg.engine._trust import check_state
+from famseg.messages import InputError
 from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1

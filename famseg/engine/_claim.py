@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config import InputError, differences, read
+from famseg.config import differences, read
 from famseg.engine._config import FREE_ON_RESUME, RunConfig
 from famseg.engine._main import on_main
 from famseg.engine._processes import Processes
+from famseg.messages import InputError
 from famseg.runs import (
     Lease,
     RunFolder,

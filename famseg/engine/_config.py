@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from famseg.config import InputError, PathText, Strict
+from famseg.config import PathText, Strict
 from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig, WSAMConfig
+from famseg.messages import InputError
 from famseg.objectives import JacobianNormConfig, PenaltyConfig
 from famseg.tracking import TrackingConfig
 

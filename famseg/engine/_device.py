@@ -6,12 +6,12 @@ import logging
 
 import torch
 
-from famseg.config import InputError
 from famseg.config._check import check
-from famseg.config._counted import counted
 from famseg.engine._config import TrainingConfig
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._processes import Processes
+from famseg.messages import InputError
+from famseg.messages._counted import counted
 from famseg.tracking import cpu_name
 
 _logger = logging.getLogger(__name__)

@@ -19,9 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
-from famseg.config._visible import visible
 from famseg.engine._batches import Batches
 from famseg.engine._checkpoint import (
     BEST,
@@ -46,6 +43,9 @@ from famseg.engine._step import Precision, TrainStep
 from famseg.engine._synced_norm import batch_norms, single_values, synchronize
 from famseg.engine._trust import check_optimizer, check_scheduler
 from famseg.engine._validation import Validator
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
+from famseg.messages._visible import visible
 
 if TYPE_CHECKING:
     from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from famseg.config import InputError
 from famseg.engine._processes import Processes
+from famseg.messages import InputError
 from famseg.runs import RunFolder, lease
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 _DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
 

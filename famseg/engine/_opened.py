@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from famseg.config import InputError, load
+from famseg.config import load
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
 from famseg.config._json import read_json
-from famseg.config._visible import visible
 from famseg.engine._checkpoint import LAST, PREVIOUS, load_checkpoint
 from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
+from famseg.messages._visible import visible
 from famseg.runs import RunFolder, open_run_folder
 from famseg.tracking import write_json
 
@@ -56,7 +56,7 @@ def find_weights(place: Path) -> Path:
     Example:
         >>> find_weights(Path("runs/none/last"))
         Traceback (most recent call last):
-        famseg.config._errors.InputError: runs/none/last: there is no such run or checkpoint. ...
+        famseg.messages._errors.InputError: runs/none/last: there is no such run or checkpoint. ...
     """
     if place.is_dir():
         return open_run_folder(place).checkpoint("best")

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 
 # The others wait while the first process draws, writes tables and feeds MLflow. A process that
 # died is noticed at once, by its connection; this limit is for one that hangs.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import flat_figures, write_atomically, write_json
 
 Row = dict[str, Any]

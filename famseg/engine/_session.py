@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
 from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._claim import Claim, claimed
@@ -30,6 +28,8 @@ from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
 from famseg.engine._signals import Interrupted, Paused, StopRequest
 from famseg.flatness import FlatnessError
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
 from famseg.runs import RunFolder, complete_record, status_kept
 from famseg.tracking import Tracker, read_metrics
 

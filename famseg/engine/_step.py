@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from famseg.config import InputError, RunError
 from famseg.engine._batches import Batches
 from famseg.engine._network import in_memory_format
 from famseg.engine._processes import Processes
@@ -23,6 +22,7 @@ from famseg.engine._sharpness import Sharpness, buffers_kept
 from famseg.engine._synced_norm import Share
 from famseg.engine._weight_noise import WeightNoise
 from famseg.flatness import Terms, UnsupportedTailError
+from famseg.messages import InputError, RunError
 from famseg.objectives import JacobianNorm, Objective, check_parts, divisor_of
 
 Precision = Literal["fp32", "bf16", "fp16"]

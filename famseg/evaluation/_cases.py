@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from famseg.config import InputError
 from famseg.evaluation._masks import as_masks, as_spacing, as_tolerance
 from famseg.evaluation._metrics import dice, surface_scores
 from famseg.evaluation._pair import Pair, measure
+from famseg.messages import InputError
 from famseg.tracking import write_atomically
 
 Source = Literal[

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from famseg.config import InputError
 from famseg.engine import Processes, Row
 from famseg.evaluation._classification_picture import classification_figure
 from famseg.evaluation._classification_summary import ClassSummary, summarise_classes
 from famseg.figures import files
 from famseg.flatness import call_model
+from famseg.messages import InputError
 from famseg.tracking import write_atomically, write_json
 
 Batch = Mapping[str, Any]

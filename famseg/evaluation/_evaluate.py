@@ -16,7 +16,6 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.config import InputError
 from famseg.config._atomic import fresh_part
 from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
@@ -35,6 +34,7 @@ from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
 from famseg.figures import files
+from famseg.messages import InputError
 from famseg.tracking import write_atomically, write_json
 
 PREDICTIONS = "predictions"

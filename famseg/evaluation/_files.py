@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
 from famseg.evaluation._grid import on_grid
 from famseg.evaluation._masks import Empty, values_of
 from famseg.evaluation._pair import Kind
 from famseg.evaluation._scores import Scores, score, score_labels
+from famseg.messages import InputError
 
 
 @dataclass(frozen=True)

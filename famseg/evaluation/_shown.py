@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.config import InputError
 from famseg.config._atomic import fresh_part
 from famseg.config._json import read_json
 from famseg.datasets import Volume, read_volume, write_volume
+from famseg.messages import InputError
 from famseg.tracking import write_json
 
 SHOWN = "shown"

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from famseg.config import InputError, pipeline_of, read
+from famseg.config import pipeline_of, read
 from famseg.config._json import read_json
 from famseg.engine import processes
 from famseg.engine._network import weights_hash
 from famseg.engine._opened import Which, open_run
 from famseg.export._modules import ClassProbability, ImplantProbability
+from famseg.messages import InputError
 from famseg.reconstruction import CoarseNetwork, load_network
 from famseg.reconstruction._coarse import _SMALLEST_PIECE
 from famseg.reconstruction._reconstruct import BONE_SHARE

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 LARGEST_OPENING_MM = 10.0
 """Openings up to this wide are closed whatever their shape; wider ones if they are flat."""

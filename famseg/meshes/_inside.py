@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 # Rays pass through middles of voxels moved by shares of a voxel that no mesh made from voxels has:
 # else they would meet vertices and edges, which belong to several triangles.

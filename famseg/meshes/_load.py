@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
 
 _BYTES_IN_MEMORY = 12  # for each byte of a file, while it is read
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from famseg.config import InputError
 from famseg.meshes._close import close_openings
 from famseg.meshes._inside import inside
 from famseg.meshes._load import load_mesh
 from famseg.meshes._mesh import Mesh
 from famseg.meshes._solid import is_manifold
+from famseg.messages import InputError
 
 _ENDINGS = (".stl", ".ply")
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from famseg.config import InputError, PathText, Strict
+from famseg.config import PathText, Strict
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.models._classifier import Classifier

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from famseg.config import InputError, Strict
+from famseg.config import Strict
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.models._autoencoder import ShapeAutoencoder

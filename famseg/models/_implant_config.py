@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from famseg.config import InputError, Strict
+from famseg.config import Strict
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.models._implant_network import ImplantNetwork

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models._classifier import Classifier
 from famseg.models._plain_file import NotPlainError, load_plain
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models._text_classifier import TextClassifier
 from famseg.models._text_tokens import ByteTokenizer, PretrainedTokenizer
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
-from famseg.config._visible import visible
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
+from famseg.messages._visible import visible
 from famseg.models._text_classifier import TextClassifier
 from famseg.models._text_size import check_size
 from famseg.models._text_tokens import PAD, ByteTokenizer, PretrainedTokenizer

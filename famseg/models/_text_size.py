@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models._plain_file import NotPlainError, check_file
 
 _MOST_LAYERS = 1_000

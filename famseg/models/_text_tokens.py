@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 PAD, _START, _END, _BYTES = 0, 1, 2, 3
 

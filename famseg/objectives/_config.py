@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from famseg.config import InputError, Strict
+from famseg.config import Strict
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.objectives._objective import Scaled
 
 Divisor = Callable[[Tensor], Tensor]

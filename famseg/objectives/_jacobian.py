@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from famseg.config import InputError
 from famseg.flatness import Inputs, Terms, call_model
+from famseg.messages import InputError
 from famseg.objectives._objective import Loss
 from famseg.objectives._random import generator_at
 

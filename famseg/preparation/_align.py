@@ -10,8 +10,8 @@ import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._bone import Mask, distance_mm, mask_of
 from famseg.preparation._grid import Matrix, Points, surface_points, to_ras
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from famseg.config import InputError
 from famseg.datasets._tar import TAR_DAMAGED, open_tar, unsafe_name
+from famseg.messages import InputError
 
 MAX_MEMBER_BYTES = 4 * 2**30
 """Members that are larger than this, as announced or when unpacked, are refused."""

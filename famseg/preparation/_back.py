@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._record import Folder, read_record
 
 

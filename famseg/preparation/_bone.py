@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._labels import chosen_labels
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Kind

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import Volume
 from famseg.datasets._volume import MAX_VOXELS, _read_header, volume_shape
+from famseg.messages import InputError
 from famseg.preparation._items import Item, fit_name, local, told_as, without_path
 from famseg.preparation._layouts import Challenge, Piece
 from famseg.preparation._mesh import read_mesh

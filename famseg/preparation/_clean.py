@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._bone import Bone, Mask, distance_mm, within_mm
 from famseg.preparation._plates import (
     Body,

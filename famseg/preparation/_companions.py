@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._bone import find_bone
 from famseg.preparation._clean import fill_holes
 from famseg.preparation._grid import Grid, Matrix, bone_field, coverage, to_ras

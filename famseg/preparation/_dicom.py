@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from pydicom import uid
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._dicom_choice import Series, best_series
 from famseg.preparation._dicom_geometry import make_plan
 from famseg.preparation._dicom_header import Header, pixel_digest, read_header, standard_name

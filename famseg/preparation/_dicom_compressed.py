@@ -9,7 +9,7 @@ import pydicom
 from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, RLELossless
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._dicom_slice import Slice
 
 # JPEG and JPEG-LS, ISO/IEC 10918-1 table B.1 and 14495-1: frame headers, which have the size.

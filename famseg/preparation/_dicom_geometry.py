@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._dicom_slice import Slice
 
 WIDEST_GAP_MM = 10.0

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydicom.uid import RLELossless
 from scipy import ndimage
 
-from famseg.config import InputError
-from famseg.config._errors import DAMAGED
 from famseg.datasets import Volume
 from famseg.datasets._volume import _quiet
+from famseg.messages import InputError
+from famseg.messages._errors import DAMAGED
 from famseg.preparation._between import from_level, to_level
 from famseg.preparation._dicom_compressed import check_compressed
 from famseg.preparation._dicom_geometry import Plan

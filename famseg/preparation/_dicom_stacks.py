@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._dicom_header import Header
 from famseg.preparation._dicom_slice import Slice
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar, get_args
 
-from famseg.config import InputError
 from famseg.datasets._volume import VOLUME_SUFFIXES
+from famseg.messages import InputError
 from famseg.preparation._cases import find_cases, read_any
 from famseg.preparation._dicom import find_series
 from famseg.preparation._inv3 import find_project

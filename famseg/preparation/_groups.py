@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._items import fit_name
 from famseg.preparation._leakage import linked
 from famseg.preparation._types import Identity, Source

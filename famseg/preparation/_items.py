@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from famseg.config import InputError
 from famseg.datasets._volume import volume_suffix
+from famseg.messages import InputError
 from famseg.preparation._archive import ZIP_DAMAGED, extract_members
 
 _MOST_IN_MEMORY = 2**30  # bytes of a file inside an archive

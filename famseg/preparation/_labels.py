@@ -11,9 +11,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.config._entry import one_line
 from famseg.datasets._volume import volume_suffix
+from famseg.messages import InputError
 
 _HEADER_BYTES = 2**20
 _SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue):=(.*)$", re.MULTILINE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._read import check_memory
 from famseg.preparation._types import Scan

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from famseg.config._visible import visible
+from famseg.messages._visible import visible
 from famseg.preparation import _page_slices
 from famseg.preparation._page_choice import SCRIPT, STYLE, box, choice
 from famseg.preparation._record import Record

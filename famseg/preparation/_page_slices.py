@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Iterator, Mapping
 
-from famseg.config._visible import visible
+from famseg.messages._visible import visible
 from famseg.preparation._slices import COUNT, TILE, VIEWS
 from famseg.preparation._types import View
 

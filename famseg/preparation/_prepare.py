@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._align import Template, align, angle_deg, as_template, surface_residual_mm
 from famseg.preparation._bone import Bone, Mask, find_bone
 from famseg.preparation._checks import truncated_vault, vault_hole

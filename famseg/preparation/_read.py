@@ -11,9 +11,9 @@ import psutil
 import SimpleITK
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import Volume, read_volume
 from famseg.datasets._volume import MAX_VOXELS, _quiet, check_header
+from famseg.messages import InputError
 from famseg.preparation._items import Item, local, told_as, without_path
 from famseg.preparation._labels import is_label_map, segment_names
 from famseg.preparation._shear import straightened

@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from famseg.config._visible import cell
+from famseg.messages._visible import cell
 from famseg.preparation._page import needs_a_look, page
 from famseg.preparation._page_slices import MOST_SUBJECTS, Pictures
 from famseg.preparation._record import Folder, Record

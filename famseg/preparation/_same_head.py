@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_volume
+from famseg.messages import InputError
 from famseg.preparation._bone import distance_mm
 from famseg.preparation._grid import Points, moved_points, surface_points, to_ras
 from famseg.preparation._leakage import Duplicate, spread

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 Crop = Literal["vault", "none"]
 Holes = Literal["keep", "enclosed", "close"]

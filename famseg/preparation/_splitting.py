@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.datasets import (
     Selection,
     SkullSubject,
@@ -21,6 +20,7 @@ from famseg.datasets import (
     strata_of,
     write_manifest,
 )
+from famseg.messages import InputError
 from famseg.preparation._leakage import (
     Duplicate,
     Signature,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.datasets._nifti import forms_disagree, nifti_header
 from famseg.datasets._volume import volume_suffix
+from famseg.messages import InputError
 
 _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(

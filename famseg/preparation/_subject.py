@@ -15,8 +15,8 @@ from typing import Protocol
 import nibabel
 import numpy as np
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation._leakage import signature, signature_text
 from famseg.preparation._pool import CrashedError
 from famseg.preparation._record import (

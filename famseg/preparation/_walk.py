@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from famseg.config import InputError
-from famseg.config._visible import NO_TEXT, is_text, visible
 from famseg.datasets._volume import volume_suffix
+from famseg.messages import InputError
+from famseg.messages._visible import NO_TEXT, is_text, visible
 from famseg.preparation._archive import ZIP_DAMAGED, safe_members
 from famseg.preparation._items import Item, Opener
 from famseg.preparation._types import Refused

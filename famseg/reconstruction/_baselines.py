@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reconstruction._mirror import mirror
 from famseg.reconstruction._plate import plate
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import famseg
-from famseg.config import InputError
 from famseg.config._atomic import open_to_update
 from famseg.config._json import read_json
+from famseg.messages import InputError
 from famseg.preparation._record import files_content
 from famseg.preparation._subject import FATAL, impersonal, reason_of
 from famseg.reconstruction._coarse import CoarseNetwork

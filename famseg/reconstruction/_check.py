@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._checks import _dome, _first_bone
 from famseg.preparation._grid import BoneField, moved_points
 from famseg.reconstruction._frame import Vault, fit_vault

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import famseg
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._dicom_geometry import Plan
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.meshes import (
     Gap,
     Mesh,
@@ -25,6 +24,7 @@ from famseg.meshes import (
 from famseg.meshes import (
     gap_mm as measured_gap,
 )
+from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._flush import Step, step_mm

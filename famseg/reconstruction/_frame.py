@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation._checks import _dome, _first_bone
 from famseg.preparation._grid import BoneField, Grid, coverage, moved_points
 

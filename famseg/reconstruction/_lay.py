@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Chart, Layer, Mask, Wall
 from famseg.reconstruction._outline import Box, Piece, check_border, opened, share_there
 from famseg.reconstruction._surfaces import MARGIN_MM, Surfaces, across, between

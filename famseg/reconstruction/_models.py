@@ -14,8 +14,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.engine import load_checkpoint
+from famseg.messages import InputError
 from famseg.models import ImplantModelConfig
 from famseg.models._plain_file import NotPlainError, load_plain
 from famseg.reconstruction._coarse import CoarseNetwork

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Mask, Wall
 from famseg.reconstruction._surfaces import Surfaces
 

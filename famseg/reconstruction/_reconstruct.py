@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
 from famseg.preparation._grid import bone_field, moved_points
 from famseg.reconstruction._case import asymmetry, confidence_level, held_at_orbit, rounded

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.config._atomic import fresh_part, write_atomically
 from famseg.datasets import Volume, write_volume
 from famseg.meshes import Mesh, write_mesh
+from famseg.messages import InputError
 from famseg.reconstruction._seg_nrrd import seg_nrrd
 from famseg.tracking import write_json
 

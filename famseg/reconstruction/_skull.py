@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
 from famseg.preparation._bone import Bone, find_bone
 from famseg.preparation._checks import _cut_at_side, _spanned, implausible, truncated_vault

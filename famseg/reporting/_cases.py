@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reporting._runs import LARGEST
 
 Case = tuple[str, ...]

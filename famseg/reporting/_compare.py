@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from famseg.config import InputError, load_pipeline
-from famseg.config._counted import counted
-from famseg.config._near import listed, near
+from famseg.config import load_pipeline
+from famseg.messages import InputError
+from famseg.messages._counted import counted
+from famseg.messages._near import listed, near
 from famseg.reporting._groups import Group, Study, studies
 from famseg.reporting._pairs import By, Difference, Pairing, Pairs, adjusted, student_half
 from famseg.reporting._runs import EPOCHS, SECONDS, Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from famseg.config import InputError
-from famseg.config._counted import counted
+from famseg.messages import InputError
+from famseg.messages._counted import counted
 from famseg.reporting._compare import compare_runs, smaller_is_better
 from famseg.reporting._comparison_figures import (
     Level,

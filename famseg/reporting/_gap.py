@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.config._json import read_json
+from famseg.messages import InputError
 from famseg.reporting._runs import Run
 from famseg.runs import RunFolder
 from famseg.tracking import read_metrics

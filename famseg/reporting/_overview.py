@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from famseg.config import InputError, load_pipeline
+from famseg.config import load_pipeline
+from famseg.messages import InputError
 from famseg.reporting._compare import Comparison, smaller_is_better
 from famseg.reporting._gap import evaluated_row, gap_values, kappa_values
 from famseg.reporting._groups import Group

@@ -8,8 +8,7 @@ from typing import cast, get_args
 
 import numpy as np
 
-from famseg.config import InputError, load_pipeline
-from famseg.config._counted import counted
+from famseg.config import load_pipeline
 from famseg.config._json import read_json
 from famseg.datasets import Volume
 from famseg.evaluation import (
@@ -23,6 +22,8 @@ from famseg.evaluation import (
 from famseg.evaluation._pictures import SlicesCase, slices_picture
 from famseg.evaluation._signs import PenaltyKind
 from famseg.meshes import surface_mesh
+from famseg.messages import InputError
+from famseg.messages._counted import counted
 from famseg.reporting._comparison_figures import course_figure
 from famseg.reporting._figures import History, curves, distributions, series_like
 from famseg.reporting._gap import course, evaluated_epoch

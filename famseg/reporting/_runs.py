@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from famseg.config import InputError, load, read
-from famseg.config._counted import counted
-from famseg.config._errors import DAMAGED
+from famseg.config import load, read
 from famseg.config._json import read_json
+from famseg.messages import InputError
+from famseg.messages._counted import counted
+from famseg.messages._errors import DAMAGED
 from famseg.runs import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
 from famseg.tracking._names import flatten, text_of

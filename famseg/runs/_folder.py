@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.runs._lease import Lease, lease
 from famseg.runs._leftovers import (
     PROVENANCE,

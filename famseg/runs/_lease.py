@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 from famseg.runs._lease_file import LeaseFile, create, leases, look, time_of
 from famseg.runs._owner import Owner
 

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.config._atomic import open_to_read
 from famseg.config._json import parse_json
+from famseg.messages import InputError
 from famseg.runs._owner import Owner
 
 _NAME = re.compile(r"lease-([1-9][0-9]{0,8})\.json")

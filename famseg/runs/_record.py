@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import read_metrics, write_atomically
 from famseg.tracking._record import METRICS_FILE
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 _DISTRIBUTION = re.compile(r"(uniform|loguniform|randint)\(([^,()]+),([^,()]+)\)")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep._trials import Trial
 
 Setting = tuple[tuple[str, str], ...]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._trials import Trial
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famseg.config import InputError
 from famseg.config._atomic import open_to_append
+from famseg.messages import InputError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line, trial_command
 from famseg.sweep._state import State, read_states, unfinished

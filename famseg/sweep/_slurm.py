@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line
 from famseg.sweep._state import State, read_states, unfinished

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.runs import RunFolder, owner_of, read_status, was_killed
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._trials import Trial

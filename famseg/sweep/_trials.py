@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from famseg.config import InputError, flatten, load, to_yaml
+from famseg.config import flatten, load, to_yaml
 from famseg.engine import FREE_ON_RESUME
+from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import _store
 from famseg.tracking._database import StoreFaultError
 from famseg.tracking._quiet import quiet

@@ -10,10 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from famseg.config import InputError
 from famseg.config._atomic import open_to_read, open_to_update
 from famseg.config._atomic import write_atomically as write_atomically
 from famseg.config._json import parse_json
+from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking._database import (
     StoreFaultError,
     check_tables,

@@ -17,7 +17,7 @@ from famseg.cli._common import (
     seed_of,
 )
 from famseg.cli._main import app
-from famseg.config import InputError
+from famseg.messages import InputError
 
 # What a command needs before the options in question.
 COMMANDS = {

@@ -9,7 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from famseg.cli._config import app, files_and_overrides
-from famseg.config import InputError, load
+from famseg.config import load
+from famseg.messages import InputError
 
 MODULE = """
     from typing import Annotated, Literal

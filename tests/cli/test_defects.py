@@ -13,8 +13,8 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_fixed_set, read_volume, write_volume
+from famseg.messages import InputError
 
 AFFINE = np.diag([7.0, 7.0, 7.0, 1.0])
 SUBJECTS = 6

@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from famseg.cli._main import app
-from famseg.config import InputError, RunError, find_config
+from famseg.config import find_config
 from famseg.datasets import DOWNLOADS, Download, RemoteFile
+from famseg.messages import InputError, RunError
 
 ROWS = b"index\tsentence1\tsentence2\tlabel\n"
 PARTS = ("train.tsv", "dev.tsv", "test.tsv")

@@ -9,7 +9,8 @@ from command import Run
 
 from famseg.cli._evaluate import evaluate
 from famseg.cli._measure import measure
-from famseg.config import InputError, load, to_yaml
+from famseg.config import load, to_yaml
+from famseg.messages import InputError
 
 
 def test_a_folder_that_is_no_run_is_refused(famseg: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError
+from famseg.messages import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
 

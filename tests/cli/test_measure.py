@@ -13,7 +13,8 @@ from tiny import TINY
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError, RunError, load, to_yaml
+from famseg.config import load, to_yaml
+from famseg.messages import InputError, RunError
 
 CPU = torch.device("cpu")
 

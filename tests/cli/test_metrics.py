@@ -11,10 +11,10 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError
 from famseg.datasets import Volume, write_volume
 from famseg.evaluation import score
 from famseg.evaluation.statistics import bootstrap_interval
+from famseg.messages import InputError
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 

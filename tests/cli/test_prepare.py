@@ -18,7 +18,7 @@ from command import Run, environment
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError, RunError
+from famseg.messages import InputError, RunError
 
 GRID = ("--size", "64", "--spacing-mm", "3.5")
 

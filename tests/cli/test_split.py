@@ -12,7 +12,6 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.config import InputError
 from famseg.datasets import (
     Volume,
     phantom,
@@ -21,6 +20,7 @@ from famseg.datasets import (
     write_manifest,
     write_volume,
 )
+from famseg.messages import InputError
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import pytest
 from chromium import chromium
 
 from famseg.cli._ui import _names, _start, ui
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import Tracker, run_name
 
 FLAGS = (

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from famseg.config import InputError, Strict, read
+from famseg.config import Strict, read
+from famseg.messages import InputError
 
 
 class NoPenalty(Strict):

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BeforeValidator, Field, field_validator
 
-from famseg.config import InputError, Strict, read, to_yaml
+from famseg.config import Strict, read, to_yaml
+from famseg.messages import InputError
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from famseg.config import InputError, PathText, Strict, read
+from famseg.config import PathText, Strict, read
+from famseg.messages import InputError
 
 
 def test_a_section_given_in_part_keeps_the_rest_of_its_default(checked):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError, find_config
 from famseg.config import _files as files
+from famseg.config import find_config
+from famseg.messages import InputError
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
 from famseg.config import _json as json_files
 from famseg.config._json import parse_json, read_json
+from famseg.messages import InputError
 
 ADVICE = "Restore it."
 HOSTILE = {

@@ -5,7 +5,8 @@ from textwrap import dedent
 
 import pytest
 
-from famseg.config import InputError, load, load_pipeline, pipeline_names, pipeline_of, read
+from famseg.config import load, load_pipeline, pipeline_names, pipeline_of, read
+from famseg.messages import InputError
 
 MODULES = {
     "sample_pipeline": """

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from famseg.config import InputError
 from famseg.config._yaml import parse, parse_value
+from famseg.messages import InputError
 
 
 def values(text):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from famseg.config import InputError
 from famseg.datasets import AugmentConfig
+from famseg.messages import InputError
 
 
 def test_every_field_is_described() -> None:

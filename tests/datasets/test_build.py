@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import (
     FolderData,
     PhantomData,
@@ -18,6 +17,7 @@ from famseg.datasets import (
     scan_folder,
     write_manifest,
 )
+from famseg.messages import InputError
 
 Save = Callable[..., Path]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import BoxDefect, Defect, SphereDefect, SpheresDefect
+from famseg.messages import InputError
 
 UP = np.array([0.0, 0.0, 1.0])
 DEFECTS = [SphereDefect(), BoxDefect(), SpheresDefect()]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import (
     WHERES,
     RegionDefect,
@@ -17,6 +16,7 @@ from famseg.datasets import (
     read_volume,
 )
 from famseg.datasets._defects_opening import _take_chips, open_region
+from famseg.messages import InputError
 
 SPACING = (3.5, 3.5, 3.5)
 WHOLE = np.ones((3, 3, 3))

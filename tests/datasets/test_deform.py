@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import Deformation, deform, phantom
+from famseg.messages import InputError
 
 STILL = {"rotation_deg": 0.0, "scale": 0.0, "shift_mm": 0.0, "elastic_mm": 0.0, "top": None}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError, RunError
 from famseg.datasets import checksum_of, fetch, unpack_files
+from famseg.messages import InputError, RunError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

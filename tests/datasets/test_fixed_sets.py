@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from famseg.config import InputError
 from famseg.datasets import (
     EvaluationDefectConfig,
     EvaluationSet,
@@ -26,6 +25,7 @@ from famseg.datasets import (
     write_fixed_set,
     write_volume,
 )
+from famseg.messages import InputError
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])
 

@@ -10,7 +10,6 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch.utils.data import DataLoader
 
-from famseg.config import InputError
 from famseg.datasets import (
     Cifar10Data,
     Cifar100Data,
@@ -26,6 +25,7 @@ from famseg.datasets import (
 from famseg.datasets._images import channel_statistics
 from famseg.datasets._images_split import stratified
 from famseg.datasets._images_synthetic import synthetic_images
+from famseg.messages import InputError
 
 SECTIONS = [
     Cifar10Data,

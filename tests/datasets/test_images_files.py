@@ -29,7 +29,6 @@ from image_files import (
 )
 from PIL import Image
 
-from famseg.config import InputError
 from famseg.datasets import (
     Cifar10Data,
     Cifar100Data,
@@ -40,6 +39,7 @@ from famseg.datasets import (
 )
 from famseg.datasets._images_config import _ImageFiles
 from famseg.datasets._images_pickle import read_pickle
+from famseg.messages import InputError
 
 AGAIN = "copy or fetch it again"
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from famseg.config import InputError
 from famseg.datasets import (
     WHERES,
     Deformation,
@@ -16,6 +15,7 @@ from famseg.datasets import (
     PreparedSkull,
     SkullBreakDefect,
 )
+from famseg.messages import InputError
 
 DEFECT = SkullBreakDefect()
 PLAIN = ImplantAugmentation(mirror=False, deformation=Deformation(share=0), cut=0, chips=0)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import (
     BoxDefect,
     Defect,
@@ -19,6 +18,7 @@ from famseg.datasets import (
     inject,
     phantom,
 )
+from famseg.messages import InputError
 
 SPACING = (3.5, 3.5, 3.5)
 KINDS = [SphereDefect(), BoxDefect(size_mm=(30.0, 50.0)), SpheresDefect()]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from famseg.config import InputError
 from famseg.datasets import (
     SkullSubject,
     read_manifest,
@@ -16,6 +15,7 @@ from famseg.datasets import (
 )
 from famseg.datasets._manifest import SUFFIXES, file_sha256
 from famseg.datasets._volume import VOLUME_SUFFIXES
+from famseg.messages import InputError
 
 
 def touch(path: Path, content: str = "x") -> Path:

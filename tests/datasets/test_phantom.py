@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import PhantomParameters, phantom, phantom_from
+from famseg.messages import InputError
 
 FACES = ndimage.generate_binary_structure(3, 1)
 CORNERS = np.ones((3, 3, 3))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from monai.transforms import LoadImaged
 
-from famseg.config import InputError
 from famseg.datasets import VolumeReader, phantom, prepare_transform
 from famseg.datasets._preparation import prepare_file
+from famseg.messages import InputError
 
 Save = Callable[..., Path]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import FLAGS, NOT_TARGETS, SkullSubject, read_subject_list, select_subjects
+from famseg.messages import InputError
 
 PEOPLE = [
     SkullSubject("plain", None, ""),

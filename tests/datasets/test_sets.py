@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from famseg.config import InputError
 from famseg.datasets import (
     BoxDefect,
     EvaluationSet,
@@ -23,6 +22,7 @@ from famseg.datasets import (
     _sets,
     inject,
 )
+from famseg.messages import InputError
 
 DEFECT = SpheresDefect()
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import SkullSubject, split_subjects, strata_of
+from famseg.messages import InputError
 
 
 def people(count: int) -> list[SkullSubject]:

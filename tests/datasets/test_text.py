@@ -12,7 +12,6 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from famseg.config import InputError
 from famseg.datasets import (
     GlueText,
     JsonLinesText,
@@ -24,6 +23,7 @@ from famseg.datasets import (
     TextSplits,
     TokensConfig,
 )
+from famseg.messages import InputError
 
 
 @pytest.fixture

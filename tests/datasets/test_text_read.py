@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets._text_read import read_rows
+from famseg.messages import InputError
 
 PAIR = ("sentence1", "sentence2")
 HEADER = "index\tsentence1\tsentence2\tlabel"

@@ -11,9 +11,9 @@ import pytest
 import SimpleITK
 from bounded import cost
 
-from famseg.config import InputError
 from famseg.datasets import Volume, read_volume, write_volume
 from famseg.datasets._volume import VOLUME_SUFFIXES, volume_suffix
+from famseg.messages import InputError
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from toy import Boxes, Log, make_experiment
 
-from famseg.config import InputError
 from famseg.engine import Experiment, Interrupted, RunConfig, Session, processes, stop_on_signals
 from famseg.engine._scores import scores_metrics
+from famseg.messages import InputError
 
 
 def main(output: Path, options: dict[str, Any]) -> None:

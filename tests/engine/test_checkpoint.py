@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from famseg.config import InputError
 from famseg.engine import load_checkpoint, save_checkpoint
 from famseg.engine._checkpoint import DamagedCheckpointError, keep_epoch, keep_previous
+from famseg.messages import InputError
 
 _ENTRY = 46  # bytes of an entry of the directory before the name
 _ATTRIBUTES = 38  # place of the attributes in it

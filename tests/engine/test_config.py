@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from famseg.config import InputError
 from famseg.engine import Processes, RunConfig, SAMConfig, ScheduleConfig, TrainingConfig
+from famseg.messages import InputError
 
 
 def test_the_schedule_section_builds_the_function() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from toy import make_experiment
 
-from famseg.config import InputError
 from famseg.engine import Processes, evaluate_run
+from famseg.messages import InputError
 from famseg.runs import RunFolder
 
 

@@ -25,7 +25,6 @@ from toy import (
     weights,
 )
 
-from famseg.config import InputError
 from famseg.engine import (
     Experiment,
     Interrupted,
@@ -36,6 +35,7 @@ from famseg.engine import (
     StopRequest,
     load_checkpoint,
 )
+from famseg.messages import InputError
 
 HERE = Path(__file__).parent
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from toy import Descent, Log, StopAfter, largest_difference, make_experiment, make_fit, weights
 
-from famseg.config import InputError
 from famseg.engine import (
     Experiment,
     GSAMConfig,
@@ -33,6 +32,7 @@ from famseg.engine import (
     load_checkpoint,
 )
 from famseg.flatness import FAM
+from famseg.messages import InputError
 from famseg.objectives import JacobianNorm, Objective, PlainLoss
 from famseg.objectives._random import generator_at
 

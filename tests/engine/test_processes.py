@@ -11,10 +11,10 @@ import torch.distributed as dist
 import warm
 
 import famseg
-from famseg.config import InputError
 from famseg.engine import Processes, processes
 from famseg.engine._meter import Meter
 from famseg.engine._processes import LostProcessError, group_for, lost_named
+from famseg.messages import InputError
 
 HERE = Path(__file__).parent
 COLLECTIVE = r"dist\.(all_|broadcast|reduce|gather|scatter|barrier|send|recv|new_group|init_)"

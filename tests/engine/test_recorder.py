@@ -12,9 +12,9 @@ import pytest
 import torch
 import warm
 
-from famseg.config import InputError
 from famseg.engine import RunConfig
 from famseg.engine._recorder import Recorder, recorder_of
+from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import prepare_store
 

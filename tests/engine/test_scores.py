@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
 from famseg.engine._scores import scores_metrics, scores_table, write_scores
+from famseg.messages import InputError
 
 
 def test_cases_and_aggregates_are_written(tmp_path: Path) -> None:

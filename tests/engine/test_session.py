@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from toy import Log, make_experiment
 
-from famseg.config import InputError, to_yaml
+from famseg.config import to_yaml
 from famseg.engine import Processes, RunConfig, Session, StopRequest
 from famseg.engine._claim import claimed, folder_name
 from famseg.engine._recorder import _tracked_run, distinction
 from famseg.engine._scores import scores_metrics, scores_table
+from famseg.messages import InputError
 from famseg.runs import LostLeaseError, RunFolder
 
 

@@ -12,9 +12,9 @@ from test_methods import pictures
 from torch import nn
 from toy import largest_difference, make_experiment, make_fit
 
-from famseg.config import InputError
 from famseg.engine import Processes, StopRequest, load_checkpoint
 from famseg.engine._synced_norm import Share, SyncedBatchNorm, batch_norms, synchronize
+from famseg.messages import InputError
 
 ALONE = Processes()
 

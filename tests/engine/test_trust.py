@@ -12,8 +12,8 @@ import torch
 from torch.optim import SGD, AdamW
 from toy import Adam, largest_difference, make_experiment, make_fit, weights
 
-from famseg.config import InputError
 from famseg.engine import StopRequest, load_checkpoint, save_checkpoint
+from famseg.messages import InputError
 
 State = dict[str, Any]
 OPTIMIZERS = {

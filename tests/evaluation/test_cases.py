@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.evaluation import (
     border_dice,
     case_scores,
@@ -15,6 +14,7 @@ from famseg.evaluation import (
     surface_scores,
     write_cases,
 )
+from famseg.messages import InputError
 
 SPACING = (1.0, 2.0, 0.5)
 

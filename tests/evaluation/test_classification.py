@@ -11,8 +11,8 @@ import warm
 from torch import nn
 from toy_classes import CLASSES, Points, predict, run
 
-from famseg.config import InputError
 from famseg.evaluation import Logits, classification_rows, evaluate_classification
+from famseg.messages import InputError
 
 
 @pytest.fixture(scope="module")

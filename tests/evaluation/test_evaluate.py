@@ -11,7 +11,6 @@ import torch
 import warm
 from toy_cases import Boxes, mean_box, predict, run
 
-from famseg.config import InputError
 from famseg.datasets import read_volume
 from famseg.evaluation import (
     dice,
@@ -22,6 +21,7 @@ from famseg.evaluation import (
     summarise,
     variance_ratio,
 )
+from famseg.messages import InputError
 
 
 @pytest.fixture(scope="module")

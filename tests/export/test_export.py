@@ -15,10 +15,11 @@ import pytest
 import torch
 from made import SKULL, THRESHOLD, made_run
 
-from famseg.config import InputError, RunError, load, to_yaml
+from famseg.config import load, to_yaml
 from famseg.engine import save_checkpoint
 from famseg.export import Source, export_network, open_source
 from famseg.export._bundle import at_least
+from famseg.messages import InputError, RunError
 from famseg.reconstruction import load_network
 
 

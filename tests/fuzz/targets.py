@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from famseg.config import InputError, read
+from famseg.config import read
 from famseg.config._yaml import parse, parse_value
 from famseg.datasets import read_manifest, read_volume
 from famseg.datasets._cache import _load
@@ -22,6 +22,7 @@ from famseg.datasets._images_pickle import read_pickle
 from famseg.datasets._tar import TAR_DAMAGED, open_tar
 from famseg.datasets._text_read import read_rows
 from famseg.meshes import load_mesh
+from famseg.messages import InputError
 from famseg.preparation import find_sources
 from famseg.preparation._dicom_header import read_header
 from famseg.preparation._items import Item, Opener

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from famseg.config import InputError
 from famseg.meshes import Mesh, read_mesh, surface_mesh, write_mesh
+from famseg.messages import InputError
 
 CORE = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
 

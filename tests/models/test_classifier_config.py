@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models import (
     ClassifierConfig,
     ConvNetConfig,

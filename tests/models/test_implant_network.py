@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.config import InputError
 from famseg.flatness import FAM
+from famseg.messages import InputError
 from famseg.models import ImplantNetwork, SegResNetConfig, UNetConfig
 from famseg.models._implant_network import _fold, _unfold
 

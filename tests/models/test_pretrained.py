@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets import EfficientNetBN
 from torch import Tensor
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models import Classifier, EfficientNetConfig, convnet
 from famseg.models._pretrained import load_weights, read_weights
 

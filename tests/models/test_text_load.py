@@ -13,7 +13,7 @@ import pytest
 import torch
 from bounded import cost
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.models import ByteTokenizer, TinyBertConfig, TransformerConfig, check_tokens, tiny_bert
 
 transformers = pytest.importorskip("transformers")

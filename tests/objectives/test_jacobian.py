@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.objectives import JacobianNorm, JacobianNormConfig, Objective, squared_jacobian_norm
 from famseg.objectives._random import generator_at
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.config import InputError, Strict
+from famseg.config import Strict
 from famseg.flatness import FAM, Terms
+from famseg.messages import InputError
 from famseg.objectives import (
     CrossEntropyConfig,
     DiceCEConfig,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.engine import Experiment, Processes
 from famseg.flatness import FAM, cross_entropy_flatness
+from famseg.messages import InputError
 from famseg.objectives import LayerDecay, PlainLoss
 
 SMALL = [

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.datasets import WHERES
 from famseg.engine import Experiment, Processes
+from famseg.messages import InputError
 from famseg.reconstruction import load_network
 
 CPU = torch.device("cpu")

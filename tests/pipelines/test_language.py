@@ -9,8 +9,9 @@ import pytest
 import torch
 import warm
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.engine import Experiment, Interrupted, Processes, StopRequest, TrainingConfig
+from famseg.messages import InputError
 
 pytest.importorskip("transformers")
 

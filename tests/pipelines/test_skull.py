@@ -8,8 +8,9 @@ import torch
 from tiny import TINY
 from torch.utils.data import default_collate
 
-from famseg.config import InputError, load
+from famseg.config import load
 from famseg.engine import Experiment, Processes
+from famseg.messages import InputError
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom
+from famseg.messages import InputError
 from famseg.preparation import Companion, Found, Prepared, Quality, Refused, Scan, Source
 from famseg.preparation._types import Role
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_volume, write_volume
+from famseg.messages import InputError
 from famseg.preparation import (
     Scan,
     Settings,

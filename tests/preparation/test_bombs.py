@@ -19,7 +19,7 @@ from bounded import Cost, cost
 from dicom_maker import AIR, Series, head
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import _archive as archive_module
 from famseg.preparation import find_sources
 

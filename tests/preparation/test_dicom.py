@@ -27,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Refused, Scan, Source, find_sources
 from famseg.preparation._between import from_level, to_level
 

@@ -14,7 +14,7 @@ import pytest
 from dicom_maker import SIZE, SPACING_MM, Series, ct, head, write_report
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage, generate_uid
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources, prepare_scan
 from famseg.preparation._dicom_scale import offset_of
 

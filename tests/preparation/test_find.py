@@ -15,7 +15,7 @@ import SimpleITK
 import trimesh
 from dicom_maker import ct
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Scan, Source, find_sources
 from famseg.preparation import _archive as archive_module
 from famseg.preparation import _read as read_module

@@ -14,8 +14,8 @@ from dicom_maker import ct
 from numpy.typing import NDArray
 from stand_ins import found, steps
 
-from famseg.config import InputError
 from famseg.datasets import SkullSubject, read_manifest, write_manifest
+from famseg.messages import InputError
 from famseg.preparation import Outcome, Settings, find_sources, plan_run, prepare_folder
 from famseg.preparation._groups import group_labels, identity_of, read_salt
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import Volume
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources, prepare_scan
 
 N, MM = 48, 4.0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import find_sources
 
 

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources
 from famseg.preparation._bone import find_bone
 from famseg.preparation._labels import chosen_labels

@@ -13,7 +13,7 @@ import SimpleITK
 import trimesh
 from trimesh.voxel.ops import matrix_to_marching_cubes
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.preparation import Found, Scan, Source, find_sources
 from famseg.preparation._layouts import DEFECT_CLASSES
 

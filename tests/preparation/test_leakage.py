@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import (
     Volume,
     phantom,
@@ -17,6 +16,7 @@ from famseg.datasets import (
     write_manifest,
     write_volume,
 )
+from famseg.messages import InputError
 from famseg.preparation import Splitting, split_folder
 from famseg.preparation._leakage import (
     SAME_DICE,

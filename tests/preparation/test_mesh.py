@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from famseg.config import InputError
 from famseg.meshes import _load as load_module
 from famseg.meshes import inside, open_edges
+from famseg.messages import InputError
 from famseg.preparation import Scan, find_sources
 
 

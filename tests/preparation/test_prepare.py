@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import SphereDefect, Volume, inject, phantom, read_volume
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, prepare_scan
 
 SPACING = 3.5

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import stand_ins  # found through the line above, here and in the processes
 from stand_ins import found, steps
 
-from famseg.config import InputError
 from famseg.datasets import read_manifest, read_volume, write_manifest
+from famseg.messages import InputError
 from famseg.preparation import Outcome, Record, Scan, plan_run, prepare_folder
 
 SETTINGS = {"size": 32, "holes": "keep"}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_volume, write_volume
+from famseg.messages import InputError
 from famseg.preparation._leakage import duplicates, signature
 from famseg.preparation._same_head import (
     SAME_HEAD_DICE,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import phantom
+from famseg.messages import InputError
 from famseg.preparation._grid import bone_field
 from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._frame import fit_vault

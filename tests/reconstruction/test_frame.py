@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from famseg.config import InputError
 from famseg.datasets import RegionDefect, inject, phantom
+from famseg.messages import InputError
 from famseg.preparation._grid import bone_field
 from famseg.reconstruction._frame import Frame, fit_vault, place_frame
 

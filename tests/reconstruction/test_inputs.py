@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import Volume, phantom, read_volume, write_volume
 from famseg.meshes import surface_mesh, write_mesh
+from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
 from famseg.reconstruction._inputs import check_out, find_inputs
 from famseg.reconstruction._reconstruct import Options

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from famseg.config import InputError, load, to_yaml
+from famseg.config import load, to_yaml
 from famseg.engine import save_checkpoint
+from famseg.messages import InputError
 from famseg.reconstruction import Curve, fit_curve, load_network, save_network, write_calibration
 
 TINY = ["data.size=16", "data.spacing_mm=14", "model.channels=[8,16]"]

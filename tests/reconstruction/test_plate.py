@@ -5,9 +5,9 @@ import pytest
 import shells
 from scipy.spatial.transform import Rotation
 
-from famseg.config import InputError
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.evaluation import border_dice, dice
+from famseg.messages import InputError
 from famseg.reconstruction import plate
 
 TILTED = Rotation.from_euler("xyz", [8, -6, 12], degrees=True).as_matrix()

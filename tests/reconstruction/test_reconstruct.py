@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.config import InputError
 from famseg.datasets import RegionDefect, Volume, inject, phantom
 from famseg.meshes import Mesh, distances_mm, surface_mesh, write_mesh
+from famseg.messages import InputError
 from famseg.preparation import Scan
 from famseg.reconstruction import CoarseNetwork, Options, Result, load_network, reconstruct
 from famseg.reconstruction._inputs import find_inputs

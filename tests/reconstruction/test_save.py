@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from famseg.config import InputError
 from famseg.datasets import read_volume
 from famseg.meshes import read_mesh, surface_mesh
+from famseg.messages import InputError
 from famseg.reconstruction._save import CASE, Outputs, Result, save_case
 from famseg.reconstruction._seg_nrrd import seg_nrrd
 

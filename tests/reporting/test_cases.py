@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from made_runs import make_run, write_class_cases
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reporting._cases import read_case_table
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from made_runs import BASELINE, FAM, make_run
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reporting import (
     check_comparable,
     compare_runs,

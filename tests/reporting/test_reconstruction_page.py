@@ -9,7 +9,7 @@ import pytest
 from made_cases import make_case, make_output
 from PIL import Image
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.reporting import _html, render
 from famseg.reporting._html import Link
 from famseg.reporting._reconstruction_page import (

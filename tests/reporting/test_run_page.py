@@ -5,8 +5,8 @@ import pytest
 import torch
 from made_runs import FAM, make_run
 
-from famseg.config import InputError
 from famseg.evaluation import evaluate
+from famseg.messages import InputError
 from famseg.reporting import render, run_page
 
 

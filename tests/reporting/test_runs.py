@@ -6,8 +6,8 @@ import shutil
 import pytest
 from made_runs import BASELINE, FAM, SAM, make_run
 
-from famseg.config import InputError
 from famseg.engine import FREE_ON_RESUME
+from famseg.messages import InputError
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 from famseg.runs import status_kept

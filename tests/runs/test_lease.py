@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.runs import BusyError, LostLeaseError, Owner, lease, owner_of
 from famseg.runs import _lease as module
 from famseg.runs._lease_file import leases

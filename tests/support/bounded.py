@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from famseg.config import InputError
+from famseg.messages import InputError
 
 LONGEST_S = 30.0
 """A call that lasts longer is ended and counts as one that hangs."""

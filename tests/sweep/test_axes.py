@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import Axis, draws, grid, parse_axes
 
 

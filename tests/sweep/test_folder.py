@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import Trial, find_sweep, open_sweep
 
 

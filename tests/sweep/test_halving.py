@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import Rung, Trial, rungs, survivors
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import Cluster, SweepFolder, Trial, manifest
 
 FOLDER = SweepFolder(Path("runs/Lambda_1"), "Lambda_1-0a1b2c3d")

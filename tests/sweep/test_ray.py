@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import RayRunner, SweepFolder
 from famseg.sweep._ray import run_trial
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.sweep import SlurmRunner, SweepFolder, Trial, write_array
 
 TRIALS = [Trial(f"lambda{value}-seed1-abc", {}, "", 3, 1) for value in (0, 1)]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import InputError, read
+from famseg.config import read
+from famseg.messages import InputError
 from famseg.sweep import make_trials
 
 

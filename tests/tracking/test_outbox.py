@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking._database import StoreFaultError
 from famseg.tracking._outbox import Outbox, RefusedError
 

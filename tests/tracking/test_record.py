@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import LocalRecord, read_metrics
 
 

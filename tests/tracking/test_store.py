@@ -17,7 +17,7 @@ import pytest
 import warm
 from mlflow.exceptions import MlflowException
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import Tracker, _database, _store, prepare_store
 from famseg.tracking._quiet import quiet
 from famseg.tracking._view import share_comparison

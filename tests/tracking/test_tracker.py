@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import LocalRecord, Tracker, read_metrics, run_name
 
 

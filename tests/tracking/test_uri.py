@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from famseg.config import InputError
+from famseg.messages import InputError
 from famseg.tracking import resolve_uri, without_password
 from famseg.tracking._uri import sqlite_path, uri_fault
 

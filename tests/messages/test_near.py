@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from famseg.config._near import listed, near
+from famseg.messages._near import listed, near
 
 KNOWN = ["learning_rate", "weight_decay", "lambda", "layer", "Kind"]
 

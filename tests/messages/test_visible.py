@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from famseg.config._visible import cell, visible
+from famseg.messages._visible import cell, visible
 
 
 @pytest.mark.parametrize(

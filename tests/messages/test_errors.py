@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from famseg.config import InputError
 from famseg.config._yaml import parse
+from famseg.messages import InputError
 
 
 def test_one_line_a_fault():
