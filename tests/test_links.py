@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from famseg.config._atomic import write_atomically
 from famseg.datasets import MaskCache, SkullSubject, Volume, fetch, write_manifest
 from famseg.datasets._fetch import _Origin, _Part
 from famseg.datasets._fixed_write import _Writer
 from famseg.engine import RunConfig, save_checkpoint
 from famseg.engine._recorder import Recorder, recorder_of
+from famseg.files._atomic import write_atomically
 from famseg.messages import InputError
 from famseg.preparation._place import alone
 from famseg.preparation._record import Folder

@@ -168,7 +168,7 @@ def _markdown(comparison: Comparison, wanted: Sequence[float]) -> str:
 
 def _write_page(found: Found, path: Path, metrics: Sequence[str], baseline: str | None) -> None:
     """Write the page of ``famseg report``."""
-    from famseg.config._atomic import write_atomically
+    from famseg.files._atomic import write_atomically
     from famseg.reporting import comparison_page, render
 
     content = render(comparison_page(found, metrics=metrics, baseline=baseline)).encode()

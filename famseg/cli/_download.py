@@ -99,7 +99,8 @@ def _disk_fault(error: OSError, out: Path) -> Exception:
 
 def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
     """Fetch one file unless it, or what it unpacks to, is there."""
-    from famseg.datasets import checksum_of, fetch, unpack_files
+    from famseg.datasets import checksum_of, fetch
+    from famseg.files import unpack_files
 
     target = out / file.name
     status = "there"

@@ -107,7 +107,7 @@ evaluate.__doc__ = f"{inspect.cleandoc(evaluate.__doc__ or '')}\n{EXAMPLES}"
 
 def _track(opened: Opened, page: Path) -> None:
     """Put the page among the artifacts of the run in MLflow, where the run was tracked."""
-    from famseg.config._json import read_json
+    from famseg.files._json import read_json
     from famseg.tracking import add_artifact
 
     tracking, folder = opened.config.tracking, opened.folder

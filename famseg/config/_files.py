@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from famseg.config._atomic import open_to_read
 from famseg.config._entry import one_line
 from famseg.config._yaml import MAX_CHARACTERS
+from famseg.files._atomic import open_to_read
 from famseg.messages._errors import InputError
 from famseg.messages._near import listed, near
 

@@ -20,7 +20,7 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config._atomic import open_to_read, write_atomically
+from famseg.files._atomic import open_to_read, write_atomically
 from famseg.messages._errors import DAMAGED
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]

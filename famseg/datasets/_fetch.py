@@ -16,8 +16,8 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import famseg
-from famseg.config._atomic import open_to_update, write_atomically
 from famseg.datasets._downloads import checksum_of
+from famseg.files._atomic import open_to_update, write_atomically
 from famseg.messages import InputError, RunError
 
 Progress = Callable[[int, int | None], None]

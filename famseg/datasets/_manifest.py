@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from famseg.config._atomic import write_atomically
 from famseg.datasets._text_header import data_file
+from famseg.files._atomic import write_atomically
 from famseg.messages import InputError
 
 Split = Literal["train", "validation", "test"]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config._atomic import write_atomically
 from famseg.datasets._manifest import SPLITS, Split
+from famseg.files._atomic import write_atomically
 
 _COLUMNS = ("split", "subject", "label", "class", "source", "sha256")
 

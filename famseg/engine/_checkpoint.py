@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from famseg.config._atomic import fresh_part, remove_parts, write_atomically
 from famseg.engine._trust import check_state
+from famseg.files._atomic import fresh_part, remove_parts, write_atomically
+from famseg.files._torch_pickle import NotPlainError, load_plain
 from famseg.messages import InputError
-from famseg.models._plain_file import NotPlainError, load_plain
 
 FORMAT = 1
 LAST, BEST, PREVIOUS = "last.pt", "best.pt", "previous.pt"

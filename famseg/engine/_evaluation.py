@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from famseg.config._atomic import open_to_read
-from famseg.config._json import read_json
 from famseg.engine._experiment import Evaluate, Experiment, Saved
 from famseg.engine._processes import Processes
 from famseg.engine._scores import write_scores
 from famseg.engine._validation import Validator
+from famseg.files._atomic import open_to_read
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import write_json

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famseg.config._json import read_json
 from famseg.engine._checkpoint import LAST, PREVIOUS, load_checkpoint
 from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
 from famseg.messages._visible import visible

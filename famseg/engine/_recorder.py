@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from famseg.config import to_yaml
-from famseg.config._json import read_json
 from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Picture
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import (

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from famseg.config._json import read_json
 from famseg.engine._checkpoint import load_checkpoint
 from famseg.engine._claim import Claim, claimed
 from famseg.engine._config import RunConfig
@@ -27,6 +26,7 @@ from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
 from famseg.engine._signals import Interrupted, Paused, StopRequest
+from famseg.files._json import read_json
 from famseg.flatness import FlatnessError
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED

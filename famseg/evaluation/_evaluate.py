@@ -16,7 +16,6 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.config._atomic import fresh_part
 from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
 from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
@@ -34,6 +33,7 @@ from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
 from famseg.figures import files
+from famseg.files._atomic import fresh_part
 from famseg.messages import InputError
 from famseg.tracking import write_atomically, write_json
 

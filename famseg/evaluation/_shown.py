@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.config._atomic import fresh_part
-from famseg.config._json import read_json
 from famseg.datasets import Volume, read_volume, write_volume
+from famseg.files._atomic import fresh_part
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.tracking import write_json
 

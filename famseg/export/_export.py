@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from famseg.config._json import read_json
 from famseg.export import _bundle
 from famseg.export._bundle import at_least
 from famseg.export._card import KIND, NO_LICENSE, card, markdown
 from famseg.export._modules import LargePieces
 from famseg.export._source import Source
+from famseg.files._json import read_json
 from famseg.messages import InputError, RunError
 
 Format = Literal["bundle", "onnx", "torchscript"]

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from famseg.config import pipeline_of, read
-from famseg.config._json import read_json
 from famseg.engine import processes
 from famseg.engine._network import weights_hash
 from famseg.engine._opened import Which, open_run
 from famseg.export._modules import ClassProbability, ImplantProbability
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.reconstruction import CoarseNetwork, load_network
 from famseg.reconstruction._coarse import _SMALLEST_PIECE

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from famseg.files._torch_pickle import NotPlainError, load_plain
 from famseg.messages import InputError
 from famseg.models._classifier import Classifier
-from famseg.models._plain_file import NotPlainError, load_plain
 
 _logger = logging.getLogger("famseg")
 # Under these keys checkpoints keep their state dict; the last is that of a famseg run.

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from famseg.files._torch_pickle import NotPlainError, check_file
 from famseg.messages import InputError
-from famseg.models._plain_file import NotPlainError, check_file
 
 _MOST_LAYERS = 1_000
 # Of float32; what a checkpoint may lack: a pooler and a head, of a width of up to 4,096.

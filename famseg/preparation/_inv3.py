@@ -21,9 +21,9 @@ from xml.parsers.expat import ExpatError
 import numpy as np
 
 from famseg.datasets import Volume
+from famseg.files._archive import extract_tar
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
-from famseg.preparation._archive import extract_tar
 from famseg.preparation._dicom_slice import numbers
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._names import PersonalWords

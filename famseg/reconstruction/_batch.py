@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import famseg
-from famseg.config._atomic import open_to_update
-from famseg.config._json import read_json
+from famseg.files._atomic import open_to_update
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.preparation._record import files_content
 from famseg.preparation._subject import FATAL, impersonal, reason_of

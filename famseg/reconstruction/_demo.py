@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.config._atomic import fresh_part
 from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
+from famseg.files._atomic import fresh_part
 
 DEMO = "demo"
 """The name of an input that is made, not read."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from famseg.config import load
 from famseg.engine import load_checkpoint
+from famseg.files._torch_pickle import NotPlainError, load_plain
 from famseg.messages import InputError
 from famseg.models import ImplantModelConfig
-from famseg.models._plain_file import NotPlainError, load_plain
 from famseg.reconstruction._coarse import CoarseNetwork
 from famseg.reconstruction._confidence import Curve
 from famseg.tracking import write_atomically

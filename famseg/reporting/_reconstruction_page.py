@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from famseg.config._atomic import write_atomically
-from famseg.config._json import read_json
+from famseg.files._atomic import write_atomically
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.messages._counted import counted
 from famseg.reporting._html import Image, Link, Page, Sortable, render

@@ -9,7 +9,6 @@ from typing import cast, get_args
 import numpy as np
 
 from famseg.config import load_pipeline
-from famseg.config._json import read_json
 from famseg.datasets import Volume
 from famseg.evaluation import (
     CaseRow,
@@ -21,6 +20,7 @@ from famseg.evaluation import (
 )
 from famseg.evaluation._pictures import SlicesCase, slices_picture
 from famseg.evaluation._signs import PenaltyKind
+from famseg.files._json import read_json
 from famseg.meshes import surface_mesh
 from famseg.messages import InputError
 from famseg.messages._counted import counted

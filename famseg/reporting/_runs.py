@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from famseg.config import load, read
-from famseg.config._json import read_json
+from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.messages._counted import counted
 from famseg.messages._errors import DAMAGED

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.datasets import checksum_of, fetch, unpack_files
+from famseg.datasets import checksum_of, fetch
+from famseg.files import unpack_files
 from famseg.messages import InputError, RunError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

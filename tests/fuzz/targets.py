@@ -19,8 +19,8 @@ from famseg.datasets._images_folder import _read_file
 from famseg.datasets._images_idx import _read_idx
 from famseg.datasets._images_mat import read_mat
 from famseg.datasets._images_pickle import read_pickle
-from famseg.datasets._tar import TAR_DAMAGED, open_tar
 from famseg.datasets._text_read import read_rows
+from famseg.files._tar import TAR_DAMAGED, open_tar
 from famseg.meshes import load_mesh
 from famseg.messages import InputError
 from famseg.preparation import find_sources
@@ -100,7 +100,7 @@ def _samples(path: Path, form: Literal["tsv", "jsonl"]) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    from famseg.models._plain_file import NotPlainError, load_plain
+    from famseg.files._torch_pickle import NotPlainError, load_plain
 
     with contextlib.suppress(NotPlainError):
         load_plain(path)

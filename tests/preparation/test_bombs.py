@@ -19,8 +19,8 @@ from bounded import Cost, cost
 from dicom_maker import AIR, Series, head
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from famseg.files import _archive as archive_module
 from famseg.messages import InputError
-from famseg.preparation import _archive as archive_module
 from famseg.preparation import find_sources
 
 UNSAFE = "the archive is not safe to unpack: {}; leave it aside"

@@ -15,9 +15,9 @@ import SimpleITK
 import trimesh
 from dicom_maker import ct
 
+from famseg.files import _archive as archive_module
 from famseg.messages import InputError
 from famseg.preparation import Scan, Source, find_sources
-from famseg.preparation import _archive as archive_module
 from famseg.preparation import _read as read_module
 from famseg.preparation._names import PersonalWords
 

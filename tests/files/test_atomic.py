@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import famseg
-from famseg.config._atomic import (
+from famseg.files._atomic import (
     fresh_part,
     open_to_read,
     open_to_update,

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from famseg.config._atomic import write_atomically
+from famseg.files._atomic import write_atomically
 from famseg.messages import InputError
 
 _MAX_BYTES = 2**30

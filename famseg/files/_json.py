@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from famseg.config._atomic import open_to_read
+from famseg.files._atomic import open_to_read
 from famseg.messages._errors import InputError
 from famseg.messages._visible import visible
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from famseg.config._atomic import open_to_read
+from famseg.files._atomic import open_to_read
 from famseg.messages._errors import DAMAGED
 from famseg.messages._visible import visible
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from famseg.models._plain_file import NotPlainError, load_plain
+from famseg.files._torch_pickle import NotPlainError, load_plain
 
 Change = Callable[[str, bytes], bytes | None]
 PLAIN = "holds more than tensors and plain values; nothing of it was run"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from famseg.datasets._tar import TAR_DAMAGED, open_tar, unsafe_name
+from famseg.files._tar import TAR_DAMAGED, open_tar, unsafe_name
 from famseg.messages import InputError
 
 MAX_MEMBER_BYTES = 4 * 2**30

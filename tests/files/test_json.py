@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from famseg.config import _json as json_files
-from famseg.config._json import parse_json, read_json
+from famseg.files import _json as json_files
+from famseg.files._json import parse_json, read_json
 from famseg.messages import InputError
 
 ADVICE = "Restore it."

@@ -1,0 +1,1 @@
+from ._zip import unpack_files as unpack_files
