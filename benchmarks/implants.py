@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from plates import SPACING, Case, Mask, Row, heads, scored, summary
 
 from famseg.config import load
-from famseg.datasets import WHERES, RegionDefect, Volume, inject, mean_skull_mask
+from famseg.datasets import WHERES, RegionDefect, inject, mean_skull_mask
 from famseg.evaluation import predicted_outline
 from famseg.messages import InputError
 from famseg.preparation import Scan
@@ -59,6 +59,7 @@ from famseg.reconstruction._reconstruct import BONE_SHARE
 from famseg.reconstruction._skull import Skull, read_skull
 from famseg.reconstruction._symmetry import other_side, without_lone
 from famseg.tracking import write_atomically
+from famseg.volumes import Volume
 
 # Settings of the reconstruction were chosen on the heads at even places, on one draw of each class.
 GROUPS = ("heads that settings were chosen on", "heads that chose nothing")

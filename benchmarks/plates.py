@@ -25,11 +25,12 @@ from _measure import environment, table
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import WHERES, RegionDefect, inject, phantom, read_volume
+from famseg.datasets import WHERES, RegionDefect, inject, phantom
 from famseg.evaluation import score
 from famseg.messages import InputError
 from famseg.reconstruction import plate, refine
 from famseg.tracking import write_atomically
+from famseg.volumes import read_volume
 
 SPACING = (1.75, 1.75, 1.75)
 AFFINE = np.diag([*SPACING, 1.0])

@@ -24,7 +24,8 @@ from _measure import environment, say, table
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
+from famseg.datasets import RegionDefect, inject, phantom
+from famseg.volumes import Volume, write_volume
 
 _PHANTOM, _PHANTOM_MM = 128, 1.75
 _CT_SHAPE, _CT_MM = (512, 512, 250), (0.4375, 0.4375, 0.896)

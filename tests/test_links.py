@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from famseg.datasets import MaskCache, SkullSubject, Volume, fetch, write_manifest
+from famseg.datasets import MaskCache, SkullSubject, fetch, write_manifest
 from famseg.datasets._fetch import _Origin, _Part
 from famseg.datasets._fixed_write import _Writer
 from famseg.engine import RunConfig, save_checkpoint
@@ -27,6 +27,7 @@ from famseg.runs import RunFolder
 from famseg.tracking import LocalRecord, Tracker, TrackingConfig, write_json
 from famseg.tracking._database import creation_lock
 from famseg.tracking._store import prepare_store
+from famseg.volumes import Volume
 
 OLD = b"somebody's letter"
 

@@ -300,9 +300,9 @@ def _run(
 ) -> Outcome:
     """Do what is planned; a signal or a full disk ends it with what to do."""
     from famseg.cli._prepare_show import progress
-    from famseg.datasets import read_volume
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.preparation import prepare_folder, prepare_scan
+    from famseg.volumes import read_volume
 
     shape = None if template is None else read_volume(template)
     steps = partial(prepare_scan, settings=settings, template=shape)

@@ -92,6 +92,3 @@ from ._text_set import TextItem as TextItem
 from ._text_set import TextSet as TextSet
 from ._text_set import Tokenizer as Tokenizer
 from ._transforms import VolumeReader as VolumeReader
-from ._volume import Volume as Volume
-from ._volume import read_volume as read_volume
-from ._volume import write_volume as write_volume

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from famseg.datasets._fixed_sets import ROLES, TABLE_NAME, FixedCase, FixedSet
 from famseg.datasets._skulls import PreparedSkull
-from famseg.datasets._volume import Volume, read_volume
 from famseg.messages import InputError
+from famseg.volumes._volume import Volume, read_volume
 
 Mask = NDArray[np.bool_]
 

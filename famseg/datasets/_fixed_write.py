@@ -17,9 +17,9 @@ from famseg.datasets._defects_region import WHERES, Pair, Spread, Where
 from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
 from famseg.datasets._fixed_settings import Settings, check_settings, open_set
 from famseg.datasets._manifest import SkullSubject, file_sha256
-from famseg.datasets._volume import Volume, write_volume
 from famseg.files._atomic import fresh_part, write_atomically
 from famseg.messages import InputError
+from famseg.volumes._volume import Volume, write_volume
 
 if TYPE_CHECKING:
     from monai.transforms import Compose

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from famseg.datasets._volume import Volume, read_volume, volume_suffix
 from famseg.messages import InputError
+from famseg.volumes._volume import Volume, read_volume, volume_suffix
 
 Fit = Literal["pad", "resize"]
 Centre = Literal["head", "keep"]

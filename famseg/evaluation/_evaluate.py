@@ -16,7 +16,6 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
 from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
 from famseg.evaluation._pictures import SlicesCase, slices_figure
@@ -36,6 +35,7 @@ from famseg.figures import files
 from famseg.files._atomic import fresh_part
 from famseg.messages import InputError
 from famseg.tracking import write_atomically, write_json
+from famseg.volumes import Volume, write_volume
 
 PREDICTIONS = "predictions"
 

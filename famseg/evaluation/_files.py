@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.datasets import Volume, read_volume
 from famseg.evaluation._grid import on_grid
 from famseg.evaluation._masks import Empty, values_of
 from famseg.evaluation._pair import Kind
 from famseg.evaluation._scores import Scores, score, score_labels
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _header(path: Path) -> Path:
 
 def _volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes below a folder by name; two of one name are a fault."""
-    from famseg.datasets._volume import volume_suffix
+    from famseg.volumes._volume import volume_suffix
 
     found: dict[str, Path] = {}
     faults = []
@@ -177,7 +177,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    from famseg.datasets._volume import volume_suffix
+    from famseg.volumes._volume import volume_suffix
 
     name = path.relative_to(folder).as_posix()
     return name[: len(name) - len(volume_suffix(path) or "")]

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.evaluation._surface import flat_axis
 from famseg.messages import InputError
+from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")
 

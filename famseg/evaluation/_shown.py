@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.datasets import Volume, read_volume, write_volume
 from famseg.files._atomic import fresh_part
 from famseg.files._json import read_json
 from famseg.messages import InputError
 from famseg.tracking import write_json
+from famseg.volumes import Volume, read_volume, write_volume
 
 SHOWN = "shown"
 # A voxel's value is the sum of those of the masks that hold it.

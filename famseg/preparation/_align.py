@@ -10,10 +10,10 @@ import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation._bone import Mask, distance_mm, mask_of
 from famseg.preparation._grid import Matrix, Points, surface_points, to_ras
+from famseg.volumes import Volume
 
 _COARSE_MM, _FINE_MM = 6.0, 3.0
 _REACH_MM = 20.0  # farther surfaces do not pull: a missing jaw, a neck, a defect

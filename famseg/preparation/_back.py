@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation._record import Folder, read_record
+from famseg.volumes import Volume
 
 
 def to_source_of(folder: Path, subject: str) -> NDArray[np.float64]:

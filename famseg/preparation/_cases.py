@@ -9,14 +9,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume
-from famseg.datasets._volume import MAX_VOXELS, _read_header, volume_shape
 from famseg.messages import InputError
 from famseg.preparation._items import Item, fit_name, local, told_as, without_path
 from famseg.preparation._layouts import Challenge, Piece
 from famseg.preparation._mesh import read_mesh
 from famseg.preparation._read import check_memory, read_file
 from famseg.preparation._types import Companion, Refused, Role, Scan, Source
+from famseg.volumes import Volume
+from famseg.volumes._volume import MAX_VOXELS, _read_header, volume_shape
 
 _SAME_MM = 1e-2
 _MOST_OUTSIDE = 0.1  # of an implant may lie beyond the grid of its skull

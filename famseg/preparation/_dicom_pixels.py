@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from pydicom.uid import RLELossless
 from scipy import ndimage
 
-from famseg.datasets import Volume
-from famseg.datasets._volume import _quiet
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
 from famseg.preparation._between import from_level, to_level
@@ -27,6 +25,8 @@ from famseg.preparation._dicom_slice import Slice
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._read import AIR_HU, check_memory
 from famseg.preparation._types import Scan
+from famseg.volumes import Volume
+from famseg.volumes._volume import _quiet
 
 _HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
 _HARDLY = 1e-3  # weights below it are rounding

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar, get_args
 
-from famseg.datasets._volume import VOLUME_SUFFIXES
 from famseg.messages import InputError
 from famseg.preparation._cases import find_cases, read_any
 from famseg.preparation._dicom import find_series
@@ -18,6 +17,7 @@ from famseg.preparation._layouts import Challenge, pieces_of, recognise
 from famseg.preparation._names import PersonalWords
 from famseg.preparation._types import Found, Refused, Source
 from famseg.preparation._walk import MESH_SUFFIXES, Tree, walk
+from famseg.volumes._volume import VOLUME_SUFFIXES
 
 Layout = Literal["auto", "folder", "dicom", "skullfix", "skullbreak", "mug500", "scidata2021"]
 """Layouts of collections; ``folder`` takes each volume, mesh and project as a subject."""

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume
-from famseg.datasets._volume import MAX_VOXELS
 from famseg.messages import InputError
 from famseg.preparation._bone import Mask, Scale, distance_mm
 from famseg.preparation._clean import Spacing, bounding_box
 from famseg.preparation._settings import Settings
+from famseg.volumes import Volume
+from famseg.volumes._volume import MAX_VOXELS
 
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float64]

@@ -20,7 +20,6 @@ from xml.parsers.expat import ExpatError
 
 import numpy as np
 
-from famseg.datasets import Volume
 from famseg.files._archive import extract_tar
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
@@ -29,6 +28,7 @@ from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._names import PersonalWords
 from famseg.preparation._read import check_memory, understand
 from famseg.preparation._types import Refused, Scan, Source
+from famseg.volumes import Volume
 
 _DTYPES = ("int16", "uint16", "uint8", "int8", "int32", "float32", "float64")
 _AXIAL = 1

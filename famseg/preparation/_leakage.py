@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume
+from famseg.volumes import Volume
 
 CELLS = 30
 """Cells along each edge of a signature."""

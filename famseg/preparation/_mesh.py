@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation._items import Item, local, told_as
 from famseg.preparation._read import check_memory
 from famseg.preparation._types import Scan
+from famseg.volumes import Volume
 
 MESH_SPACING_MM = 0.5
 """Voxels of a mesh that says nothing of voxels; larger where 512 along an edge are not enough."""

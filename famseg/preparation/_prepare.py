@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation._align import Template, align, angle_deg, as_template, surface_residual_mm
 from famseg.preparation._bone import Bone, Mask, find_bone
@@ -36,6 +35,7 @@ from famseg.preparation._slices import slices
 from famseg.preparation._streaks import streak_findings
 from famseg.preparation._symmetry import upright
 from famseg.preparation._types import Finding, Prepared, Quality, Role, Scan
+from famseg.volumes import Volume
 
 _SAMPLED_POINTS = 300_000
 _LOST_SHARE = 0.02

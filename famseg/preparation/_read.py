@@ -11,14 +11,14 @@ import psutil
 import SimpleITK
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume, read_volume
-from famseg.datasets._volume import MAX_VOXELS, _quiet, check_header
 from famseg.messages import InputError
 from famseg.preparation._items import Item, local, told_as, without_path
 from famseg.preparation._labels import is_label_map, segment_names
 from famseg.preparation._shear import straightened
 from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
+from famseg.volumes import Volume, read_volume
+from famseg.volumes._volume import MAX_VOXELS, _quiet, check_header
 
 AIR_HU = -1024
 """CT numbers below that of air are padding (-2000, -3024) and become it."""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.datasets import Volume, phantom, read_volume
+from famseg.datasets import phantom
 from famseg.messages import InputError
 from famseg.preparation._bone import distance_mm
 from famseg.preparation._grid import Points, moved_points, surface_points, to_ras
 from famseg.preparation._leakage import Duplicate, spread
+from famseg.volumes import Volume, read_volume
 
 SAME_HEAD_DICE = 0.94
 """Dice of two heads after alignment from which on they are one; `docs/prepare.md` has the rates."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.preparation._between import from_level, to_level
 from famseg.preparation._types import Kind
+from famseg.volumes import Volume
 
 _RIGHT_ANGLES = 1e-3  # cosines up to this are rounding
 

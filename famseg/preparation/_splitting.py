@@ -13,7 +13,6 @@ from famseg.datasets import (
     SkullSubject,
     divided_groups,
     read_subject_list,
-    read_volume,
     scan_folder,
     select_subjects,
     split_subjects,
@@ -31,6 +30,7 @@ from famseg.preparation._leakage import (
 )
 from famseg.preparation._record import Folder, read_record
 from famseg.preparation._same_head import heads_and_pairs, same_heads
+from famseg.volumes import read_volume
 
 
 @dataclass(frozen=True)

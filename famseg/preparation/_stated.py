@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from famseg.datasets._nifti import forms_disagree, nifti_header
-from famseg.datasets._volume import volume_suffix
 from famseg.messages import InputError
+from famseg.volumes._nifti_header import forms_disagree, nifti_header
+from famseg.volumes._volume import volume_suffix
 
 _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(

@@ -15,7 +15,6 @@ from typing import Protocol
 import nibabel
 import numpy as np
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation._leakage import signature, signature_text
 from famseg.preparation._pool import CrashedError
@@ -33,6 +32,7 @@ from famseg.preparation._slices import images
 from famseg.preparation._thumbnails import thumbnail
 from famseg.preparation._types import Prepared, Role, Scan, Source
 from famseg.tracking import write_atomically
+from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume, phantom
+from famseg.datasets import phantom
 from famseg.preparation._align import (
     Template,
     angle_deg,
@@ -22,6 +22,7 @@ from famseg.preparation._align import (
     surface_map,
 )
 from famseg.preparation._grid import Matrix, Points, moved_points
+from famseg.volumes import Volume
 
 _CELL_MM = 6.0
 _REACH_MM = 20.0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from famseg.datasets import Volume
+from famseg.volumes import Volume
 
 Bytes = NDArray[np.uint8]
 Bits = NDArray[np.bool_]

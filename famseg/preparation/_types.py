@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Flag, Volume
+from famseg.datasets import Flag
+from famseg.volumes import Volume
 
 Kind = Literal["hounsfield", "intensity", "mask"]
 """What values are: CT numbers, intensities without a scale, or 0 and something else."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
+from famseg.datasets import RegionDefect, inject, phantom
 from famseg.files._atomic import fresh_part
+from famseg.volumes import Volume, write_volume
 
 DEMO = "demo"
 """The name of an input that is made, not read."""

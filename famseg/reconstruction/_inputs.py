@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from famseg.datasets._volume import VOLUME_SUFFIXES, volume_suffix
 from famseg.messages import InputError
 from famseg.preparation import Layout, Refused, Source, find_sources
 from famseg.preparation._find import _unique
 from famseg.preparation._items import Opener
+from famseg.volumes._volume import VOLUME_SUFFIXES, volume_suffix
 
 Kind = Literal["volume", "mesh", "dicom"]
 

@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume, write_volume
 from famseg.files._atomic import fresh_part, write_atomically
 from famseg.meshes import Mesh, write_mesh
 from famseg.messages import InputError
 from famseg.reconstruction._seg_nrrd import seg_nrrd
 from famseg.tracking import write_json
+from famseg.volumes import Volume, write_volume
 
 MeshFormat = Literal["stl", "ply", "3mf"]
 MESH_FORMATS: tuple[MeshFormat, ...] = get_args(MeshFormat)

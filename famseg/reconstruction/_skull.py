@@ -9,13 +9,13 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
 from famseg.preparation._bone import Bone, find_bone
 from famseg.preparation._checks import _cut_at_side, _spanned, implausible, truncated_vault
 from famseg.preparation._clean import Box, bounding_box, clean_bone
 from famseg.preparation._grid import BoneField, bone_field, to_ras
+from famseg.volumes import Volume
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -14,13 +14,13 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume, read_volume
-from famseg.datasets._volume import volume_suffix
 from famseg.figures import encode, new_figure, styled
 from famseg.meshes import Mesh, read_mesh, simplify, surface_mesh
 from famseg.messages import InputError
 from famseg.preparation._grid import to_ras
 from famseg.reporting._scene import BONE, BOTH, IMPLANT, Color, Layer, Part, Scene, side_of
+from famseg.volumes import Volume, read_volume
+from famseg.volumes._volume import volume_suffix
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -9,7 +9,6 @@ from typing import cast, get_args
 import numpy as np
 
 from famseg.config import load_pipeline
-from famseg.datasets import Volume
 from famseg.evaluation import (
     CaseRow,
     ShownCase,
@@ -42,6 +41,7 @@ from famseg.reporting._scene import (
 )
 from famseg.reporting._words import label_of
 from famseg.tracking import read_metrics
+from famseg.volumes import Volume
 
 _MOST_SCENES = 3
 _BONE_FACES, _IMPLANT_FACES = 40_000, 10_000

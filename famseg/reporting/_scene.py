@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets import Volume, write_volume
 from famseg.meshes import Mesh
 from famseg.reporting._shaded import shaded_views, three_sides
+from famseg.volumes import Volume, write_volume
 
 Bytes = NDArray[np.uint8]
 Color = tuple[int, int, int]

@@ -13,8 +13,9 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.datasets import Volume, phantom, read_fixed_set, read_volume, write_volume
+from famseg.datasets import phantom, read_fixed_set
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume, write_volume
 
 AFFINE = np.diag([7.0, 7.0, 7.0, 1.0])
 SUBJECTS = 6

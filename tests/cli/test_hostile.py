@@ -18,7 +18,8 @@ import pytest
 from chromium import chromium, listening
 from command import environment
 
-from famseg.datasets import Volume, phantom, write_volume
+from famseg.datasets import phantom
+from famseg.volumes import Volume, write_volume
 
 NAMES = (
     "<img src=x onerror=alert(1)>",

@@ -11,10 +11,10 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.datasets import Volume, write_volume
 from famseg.evaluation import score
 from famseg.evaluation.statistics import bootstrap_interval
 from famseg.messages import InputError
+from famseg.volumes import Volume, write_volume
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -197,7 +197,7 @@ def test_the_command_by_itself(root: Path, famseg: Run) -> None:
 def test_real_skulls(root: Path, real_data: Path) -> None:
     """Two complete heads on one grid are far apart, and no further than the grid is wide."""
     heads = sorted((real_data / "skulls" / "heads128").glob("*.nii.gz"))[:2]
-    from famseg.datasets import read_volume
+    from famseg.volumes import read_volume
 
     other = read_volume(heads[1])
     write(root / "one.nii.gz", read_volume(heads[0]).array, other.affine)

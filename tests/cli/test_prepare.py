@@ -26,7 +26,8 @@ GRID = ("--size", "64", "--spacing-mm", "3.5")
 @pytest.fixture
 def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two phantoms as masks, and a file that is no volume."""
-    from famseg.datasets import Volume, phantom, write_volume
+    from famseg.datasets import phantom
+    from famseg.volumes import Volume, write_volume
 
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -104,7 +105,8 @@ def test_a_folder_is_prepared_reported_and_gone_on_with(scans: Path) -> None:
 
 @pytest.mark.slow
 def test_the_result_is_a_data_set_to_train_on(scans: Path) -> None:
-    from famseg.datasets import read_volume, scan_folder, split_subjects
+    from famseg.datasets import scan_folder, split_subjects
+    from famseg.volumes import read_volume
 
     assert prepare("scans", "--out", "out", *GRID).exit_code == 1
     people = split_subjects(scan_folder(scans.parent / "out"), 0.0, 0.5, seed=0)

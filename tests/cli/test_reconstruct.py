@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.datasets import RegionDefect, Volume, inject, phantom, read_volume, write_volume
+from famseg.datasets import RegionDefect, inject, phantom
 from famseg.meshes import read_mesh
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume, write_volume
 
 SIZE, SPACING_MM = 96, 2.4
 AFFINE = np.diag([SPACING_MM] * 3 + [1.0])

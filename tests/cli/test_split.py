@@ -12,15 +12,9 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.datasets import (
-    Volume,
-    phantom,
-    read_manifest,
-    scan_folder,
-    write_manifest,
-    write_volume,
-)
+from famseg.datasets import phantom, read_manifest, scan_folder, write_manifest
 from famseg.messages import InputError
+from famseg.volumes import Volume, write_volume
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))  # image_files.py and others beside the tests
 
-from famseg.datasets import PreparedSkull, Volume, phantom, write_volume
+from famseg.datasets import PreparedSkull, phantom
+from famseg.volumes import Volume, write_volume
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -13,10 +13,10 @@ from famseg.datasets import (
     inject,
     opening_area_cm2,
     phantom,
-    read_volume,
 )
 from famseg.datasets._defects_opening import _take_chips, open_region
 from famseg.messages import InputError
+from famseg.volumes import read_volume
 
 SPACING = (3.5, 3.5, 3.5)
 WHOLE = np.ones((3, 3, 3))

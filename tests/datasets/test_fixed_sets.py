@@ -16,16 +16,14 @@ from famseg.datasets import (
     PreparedSkull,
     RegionDefect,
     SkullSubject,
-    Volume,
     inject,
     phantom,
     read_fixed_set,
-    read_volume,
     scan_folder,
     write_fixed_set,
-    write_volume,
 )
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume, write_volume
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])
 

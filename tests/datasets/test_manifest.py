@@ -14,8 +14,8 @@ from famseg.datasets import (
     write_manifest,
 )
 from famseg.datasets._manifest import SUFFIXES, file_sha256
-from famseg.datasets._volume import VOLUME_SUFFIXES
 from famseg.messages import InputError
+from famseg.volumes._volume import VOLUME_SUFFIXES
 
 
 def touch(path: Path, content: str = "x") -> Path:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from famseg.datasets import Volume, read_volume, write_volume
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume, write_volume
 
 ARRAY = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[2.0, 0, 0, -3], [0, 2.5, 0, -4], [0, 0, 3, 5], [0, 0, 0, 1]])

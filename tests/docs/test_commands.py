@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 from dicom_maker import AIR, BONE, SIZE, SPACING_MM, WATER, Series  # found through the lines above
 from shell import PAGES, ROOT, Command, check, shell_commands
 
-from famseg.datasets import RegionDefect, Volume, inject, phantom, write_volume
+from famseg.datasets import RegionDefect, inject, phantom
+from famseg.volumes import Volume, write_volume
 
 RUN = (
     "README.md",

@@ -11,7 +11,6 @@ import torch
 import warm
 from toy_cases import Boxes, mean_box, predict, run
 
-from famseg.datasets import read_volume
 from famseg.evaluation import (
     dice,
     evaluate,
@@ -22,6 +21,7 @@ from famseg.evaluation import (
     variance_ratio,
 )
 from famseg.messages import InputError
+from famseg.volumes import read_volume
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_faulty_input_is_refused(box):
 
 @pytest.mark.slow
 def test_a_real_skull_s_patch_is_smoother_than_the_same_with_noise(real_data):
-    from famseg.datasets import read_volume
+    from famseg.volumes import read_volume
 
     head = read_volume(real_data / "skulls" / "heads128" / "visible_human_tusx.nii.gz")
     mask = head.array > 0

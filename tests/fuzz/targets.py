@@ -13,7 +13,7 @@ import numpy as np
 
 from famseg.config import read
 from famseg.config._yaml import parse, parse_value
-from famseg.datasets import read_manifest, read_volume
+from famseg.datasets import read_manifest
 from famseg.datasets._cache import _load
 from famseg.datasets._images_folder import _read_file
 from famseg.datasets._images_idx import _read_idx
@@ -27,6 +27,7 @@ from famseg.preparation import find_sources
 from famseg.preparation._dicom_header import read_header
 from famseg.preparation._items import Item, Opener
 from famseg.tracking._record import _parse
+from famseg.volumes import read_volume
 
 Target = Callable[[bytes], object]
 MOST_FAULTS = 50_000  # a document of 256 KiB may hold many

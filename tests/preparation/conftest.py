@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from famseg.datasets import Volume, phantom, write_volume
+from famseg.datasets import phantom
+from famseg.volumes import Volume, write_volume
 
 SKULL_SIZE, SKULL_SPACING_MM = 32, 7.0
 

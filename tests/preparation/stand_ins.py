@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.datasets import Volume, phantom
+from famseg.datasets import phantom
 from famseg.messages import InputError
 from famseg.preparation import Companion, Found, Prepared, Quality, Refused, Scan, Source
 from famseg.preparation._types import Role
+from famseg.volumes import Volume
 
 SPACING_MM = 7.0
 AFFINE = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.datasets import Volume, phantom, read_volume, write_volume
+from famseg.datasets import phantom
 from famseg.messages import InputError
 from famseg.preparation import (
     Scan,
@@ -24,6 +24,7 @@ from famseg.preparation import (
     prepare_scan,
     to_source_of,
 )
+from famseg.volumes import Volume, read_volume, write_volume
 
 SETTINGS = Settings(size=64, spacing_mm=3.5, crop="none", holes="keep")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.datasets import Volume, read_manifest, write_volume
+from famseg.datasets import read_manifest
 from famseg.preparation import (
     Prepared,
     Scan,
@@ -21,6 +21,7 @@ from famseg.preparation import (
 from famseg.preparation._clean import head_envelope
 from famseg.preparation._plates import Body, surroundings
 from famseg.preparation._vertex import vault_top
+from famseg.volumes import Volume, write_volume
 
 MM = 4.0
 SHAPE = (64, 72, 60)

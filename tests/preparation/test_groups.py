@@ -152,8 +152,8 @@ def test_the_salt_is_made_once_and_is_the_owners(tmp_path: Path) -> None:
 
 def take(scan: object, *, companions: object, like: NDArray[np.uint8]) -> object:
     """Return a small skull whatever the scan is: what is tested is whose it is."""
-    from famseg.datasets import Volume
     from famseg.preparation import Scan
+    from famseg.volumes import Volume
 
     return steps(Scan(Volume(like, np.diag([7.0, 7.0, 7.0, 1.0])), "mask"), companions={})
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.datasets import Volume
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources, prepare_scan
+from famseg.volumes import Volume
 
 N, MM = 48, 4.0
 AFFINE = np.diag([MM, MM, MM, 1.0])

@@ -60,7 +60,7 @@ def bone(scan: Scan, label: str | None = None) -> tuple[np.ndarray, tuple[str, .
 
 
 def mask_scan(array: np.ndarray = LABELS, segments: dict[int, str] | None = None) -> Scan:
-    from famseg.datasets import Volume
+    from famseg.volumes import Volume
 
     return Scan(Volume(array, np.eye(4)), "mask", segments=segments or {})
 

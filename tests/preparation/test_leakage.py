@@ -7,15 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.datasets import (
-    Volume,
-    phantom,
-    read_manifest,
-    read_volume,
-    scan_folder,
-    write_manifest,
-    write_volume,
-)
+from famseg.datasets import phantom, read_manifest, scan_folder, write_manifest
 from famseg.messages import InputError
 from famseg.preparation import Splitting, split_folder
 from famseg.preparation._leakage import (
@@ -29,6 +21,7 @@ from famseg.preparation._leakage import (
 )
 from famseg.preparation._record import Folder, Record, write_record
 from famseg.preparation._splitting import _split
+from famseg.volumes import Volume, read_volume, write_volume
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])
 

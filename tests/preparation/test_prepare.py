@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.datasets import SphereDefect, Volume, inject, phantom, read_volume
+from famseg.datasets import SphereDefect, inject, phantom
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, prepare_scan
+from famseg.volumes import Volume, read_volume
 
 SPACING = 3.5
 AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])

@@ -12,13 +12,14 @@ import pytest
 from chromium import chromium
 from PIL import Image
 
-from famseg.datasets import Volume, phantom, read_subject_list
+from famseg.datasets import phantom, read_subject_list
 from famseg.preparation import Quality, Record
 from famseg.preparation._page import needs_a_look, page
 from famseg.preparation._record import Folder, read_record, write_record
 from famseg.preparation._report import COLUMNS, companions, report_row, table, write_report
 from famseg.preparation._thumbnails import thumbnail
 from famseg.preparation._types import Finding
+from famseg.volumes import Volume
 
 QUALITY = Quality(
     volume_ml=612.345,

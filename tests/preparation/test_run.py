@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import stand_ins  # found through the line above, here and in the processes
 from stand_ins import found, steps
 
-from famseg.datasets import read_manifest, read_volume, write_manifest
+from famseg.datasets import read_manifest, write_manifest
 from famseg.messages import InputError
 from famseg.preparation import Outcome, Record, Scan, plan_run, prepare_folder
+from famseg.volumes import read_volume
 
 SETTINGS = {"size": 32, "holes": "keep"}
 
@@ -508,8 +509,8 @@ def test_nothing_personal_is_written(tmp_path: Path) -> None:
 
 
 def test_a_mask_is_written_as_the_same_bytes_and_read_back(tmp_path: Path) -> None:
-    from famseg.datasets import Volume
     from famseg.preparation._subject import nifti
+    from famseg.volumes import Volume
 
     turned = np.array([[0, -1.5, 0, 3], [-2.0, 0, 0, 5], [0, 0, 0.5, -7], [0, 0, 0, 1.0]])
     mask = np.random.default_rng(0).random((5, 6, 7)) > 0.5

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.datasets import Volume, phantom, read_volume, write_volume
+from famseg.datasets import phantom
 from famseg.messages import InputError
 from famseg.preparation._leakage import duplicates, signature
 from famseg.preparation._same_head import (
@@ -21,6 +21,7 @@ from famseg.preparation._same_head import (
     refined,
     same_heads,
 )
+from famseg.volumes import Volume, read_volume, write_volume
 
 HEIGHT_MM = 150.0
 

@@ -12,12 +12,12 @@ from chromium import chromium, listening
 from PIL import Image
 from test_report import DONE, SETTINGS, Page
 
-from famseg.datasets import Volume
 from famseg.preparation import Prepared, Scan, Settings, prepare_scan
 from famseg.preparation._page import page
 from famseg.preparation._record import Folder
 from famseg.preparation._report import write_report
 from famseg.preparation._slices import COUNT, MOST_BYTES, TILE, VIEWS, images
+from famseg.volumes import Volume
 
 MM = 4.0
 SHAPE = (48, 56, 50)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.datasets import phantom, read_volume
+from famseg.datasets import phantom
 from famseg.reconstruction import write_demo
+from famseg.volumes import read_volume
 
 
 @pytest.mark.slow  # two phantoms of 128^3

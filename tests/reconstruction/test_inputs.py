@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import Volume, phantom, read_volume, write_volume
+from famseg.datasets import phantom
 from famseg.meshes import surface_mesh, write_mesh
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
 from famseg.reconstruction._inputs import check_out, find_inputs
 from famseg.reconstruction._reconstruct import Options
 from famseg.reconstruction._skull import read_skull
+from famseg.volumes import Volume, read_volume, write_volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets import RegionDefect, Volume, inject, phantom
+from famseg.datasets import RegionDefect, inject, phantom
 from famseg.meshes import Mesh, distances_mm, surface_mesh, write_mesh
 from famseg.messages import InputError
 from famseg.preparation import Scan
 from famseg.reconstruction import CoarseNetwork, Options, Result, load_network, reconstruct
 from famseg.reconstruction._inputs import find_inputs
+from famseg.volumes import Volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 

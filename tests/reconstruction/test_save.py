@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from famseg.datasets import read_volume
 from famseg.meshes import read_mesh, surface_mesh
 from famseg.messages import InputError
 from famseg.reconstruction._save import CASE, Outputs, Result, save_case
 from famseg.reconstruction._seg_nrrd import seg_nrrd
+from famseg.volumes import read_volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "preparation"))
 

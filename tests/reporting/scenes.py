@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from famseg.datasets import Volume
 from famseg.evaluation import SlicesCase, slices_picture
 from famseg.meshes import surface_mesh
 from famseg.reporting import Image, Layer, Page, Part, Scene, Sortable
+from famseg.volumes import Volume
 
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scenes import scene
 
-from famseg.datasets import read_volume
 from famseg.meshes import Mesh
 from famseg.reporting._scene import scene_json, scene_views, side_of
+from famseg.volumes import read_volume
 
 
 def test_a_scene_holds_its_files(tmp_path):

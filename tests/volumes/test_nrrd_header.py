@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from bounded import cost
 
-from famseg.datasets import read_volume
 from famseg.datasets._manifest import file_sha256
 from famseg.messages import InputError
+from famseg.volumes import read_volume
 
 CUT_SHORT = "the header is readable, the voxels are not: the file is cut short or damaged"
 META = """ObjectType = Image

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.config._entry import one_line
-from famseg.datasets._nifti import check_ratio, too_many_voxels
 from famseg.messages import InputError
+from famseg.volumes._nifti_header import check_ratio, too_many_voxels
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16

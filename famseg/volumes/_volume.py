@@ -14,7 +14,9 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from famseg.datasets._nifti import (
+from famseg.messages import InputError
+from famseg.messages._visible import NO_TEXT, is_text, visible
+from famseg.volumes._nifti_header import (
     check_nifti,
     check_room,
     has_room,
@@ -25,9 +27,7 @@ from famseg.datasets._nifti import (
     too_many_voxels,
     unusable_spacing,
 )
-from famseg.datasets._text_header import check_text_header, unit_mm
-from famseg.messages import InputError
-from famseg.messages._visible import NO_TEXT, is_text, visible
+from famseg.volumes._nrrd_header import check_text_header, unit_mm
 
 MAX_VOXELS = 2**30
 """Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""

@@ -11,9 +11,9 @@ import pytest
 import SimpleITK
 from bounded import cost
 
-from famseg.datasets import Volume, read_volume, write_volume
-from famseg.datasets._volume import VOLUME_SUFFIXES, volume_suffix
 from famseg.messages import InputError
+from famseg.volumes import Volume, read_volume, write_volume
+from famseg.volumes._volume import VOLUME_SUFFIXES, volume_suffix
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 

@@ -1,0 +1,5 @@
+"""Volumes on disk: NIfTI, NRRD and MetaImage, with their geometry in RAS+."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
