@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import environment, table
 
-from famseg.evaluation.statistics import holm, permutation_test
+from famseg.statistics import holm, permutation_test
 from famseg.tracking import write_atomically
 
 Row = dict[str, str | float | int]

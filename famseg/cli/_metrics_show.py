@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from famseg.cli._say import say, say_json
 from famseg.engine import log_progress
 from famseg.evaluation import SCORES
-from famseg.evaluation.statistics import bootstrap_interval
+from famseg.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from famseg.evaluation import Scores

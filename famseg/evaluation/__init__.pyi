@@ -1,4 +1,3 @@
-from . import statistics as statistics
 from ._calibration import Bin as Bin
 from ._calibration import Calibration as Calibration
 from ._calibration import calibration as calibration

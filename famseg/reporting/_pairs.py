@@ -10,7 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from famseg.evaluation.statistics import (
+from famseg.reporting._cases import Scores, read_case_table
+from famseg.reporting._groups import Group
+from famseg.reporting._runs import Run
+from famseg.statistics import (
     bootstrap_interval,
     effect_size,
     holm,
@@ -18,9 +21,6 @@ from famseg.evaluation.statistics import (
     permutation_test,
     wilcoxon,
 )
-from famseg.reporting._cases import Scores, read_case_table
-from famseg.reporting._groups import Group
-from famseg.reporting._runs import Run
 
 By = Literal["seed", "case"]
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from famseg.cli._main import app
 from famseg.evaluation import score
-from famseg.evaluation.statistics import bootstrap_interval
 from famseg.messages import InputError
+from famseg.statistics import bootstrap_interval
 from famseg.volumes import Volume, write_volume
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

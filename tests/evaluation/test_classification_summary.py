@@ -16,7 +16,7 @@ from famseg.evaluation import (
     confusion_matrix,
     summarise_classes,
 )
-from famseg.evaluation.statistics import wilson_interval
+from famseg.statistics import wilson_interval
 
 CLASSES = ("ant", "bee")
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from famseg.evaluation.statistics import (
+from famseg.statistics import (
     bootstrap_interval,
     compare,
     effect_size,

@@ -7,10 +7,10 @@ import pytest
 from made_runs import BASELINE, FAM, SAM, make_run, write_class_cases
 from scipy import stats
 
-from famseg.evaluation.statistics import bootstrap_interval, holm
 from famseg.messages import InputError
 from famseg.reporting import compare_runs, find_runs, plain, tables
 from famseg.reporting._pairs import _normal_sign_test
+from famseg.statistics import bootstrap_interval, holm
 
 ACCURACY = "test/accuracy"
 DSC = "test/set1/implant/dsc"

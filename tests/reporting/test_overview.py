@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from made_runs import BASELINE, FAM, make_run
 
-from famseg.evaluation.statistics import detectable_difference, pairs_needed
 from famseg.reporting import compare_runs, find_runs, plain, summary_tables, verdict_lines
 from famseg.reporting._overview import overview
 from famseg.reporting._power import powers
+from famseg.statistics import detectable_difference, pairs_needed
 from famseg.tracking import write_json
 
 DSC = "test/set1/skull/dsc"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._intervals import (
+from famseg.statistics._intervals import (
     Failed,
     Generator,
     Interval,
     bootstrap_interval,
     with_failures,
 )
-from famseg.evaluation._paired import (
+from famseg.statistics._paired import (
     EffectSize,
     PairedTest,
     effect_size,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from famseg.evaluation.statistics import detectable_difference, pairs_needed
+from famseg.statistics import detectable_difference, pairs_needed
 
 
 def test_the_difference_is_shown_as_often_as_the_power_says():

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._intervals import (
+from famseg.statistics._intervals import (
     Failed,
     Floats,
     Generator,

@@ -1,0 +1,16 @@
+from ._comparison import Comparison as Comparison
+from ._comparison import compare as compare
+from ._intervals import Interval as Interval
+from ._intervals import bootstrap_interval as bootstrap_interval
+from ._intervals import table_row as table_row
+from ._intervals import wilson_interval as wilson_interval
+from ._intervals import with_failures as with_failures
+from ._paired import EffectSize as EffectSize
+from ._paired import PairedTest as PairedTest
+from ._paired import effect_size as effect_size
+from ._paired import holm as holm
+from ._paired import paired_differences as paired_differences
+from ._paired import permutation_test as permutation_test
+from ._paired import wilcoxon as wilcoxon
+from ._power import detectable_difference as detectable_difference
+from ._power import pairs_needed as pairs_needed
