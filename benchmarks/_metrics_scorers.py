@@ -14,7 +14,7 @@ import numpy as np
 from _measure import missing
 from _metrics_pairs import Pair
 
-from famseg.evaluation import dice, surface_scores
+from famseg.metrics import dice, surface_scores
 
 Scores = dict[str, float]
 OURS, MONAI = "famseg, all scores", "MONAI, HD95"

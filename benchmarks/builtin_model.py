@@ -34,7 +34,8 @@ from famseg.datasets import (
     scan_folder,
 )
 from famseg.datasets._preparation import prepare_file
-from famseg.evaluation import read_cases, score
+from famseg.evaluation import read_cases
+from famseg.metrics import score
 from famseg.reconstruction import CoarseNetwork, load_network, save_network
 from famseg.tracking import write_atomically
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.datasets import WHERES, RegionDefect, inject, phantom
-from famseg.evaluation import score
 from famseg.messages import InputError
+from famseg.metrics import score
 from famseg.reconstruction import plate, refine
 from famseg.tracking import write_atomically
 from famseg.volumes import read_volume

@@ -25,8 +25,8 @@ from _measure import environment, table
 from _metrics_pairs import Known, Pair, known, skulls
 from scipy.spatial import cKDTree
 
-from famseg.evaluation._areas import Spacing, _loops
-from famseg.evaluation._surface import Mask, border, elements, surface_distances
+from famseg.metrics._areas import Spacing, _loops
+from famseg.metrics._surface import Mask, border, elements, surface_distances
 from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from famseg.cli._say import say, say_json
 from famseg.engine import log_progress
-from famseg.evaluation import SCORES
+from famseg.metrics import SCORES
 from famseg.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
-    from famseg.evaluation import Scores
+    from famseg.metrics import Scores
 
 # Header and decimals of each score, in the order of the table.
 _COLUMNS = {

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import as_masks, as_spacing, as_tolerance
-from famseg.evaluation._metrics import dice, surface_scores
-from famseg.evaluation._pair import Pair, measure
 from famseg.messages import InputError
+from famseg.metrics._masks import as_masks, as_spacing, as_tolerance
+from famseg.metrics._overlap_and_surface import dice, surface_scores
+from famseg.metrics._pair import Pair, measure
 from famseg.tracking import write_atomically
 
 Source = Literal[

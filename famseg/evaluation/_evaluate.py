@@ -28,12 +28,12 @@ from famseg.evaluation._shown import (
 )
 from famseg.evaluation._side_by_side import side_by_side, workers_for
 from famseg.evaluation._summary import Summary, summarise
-from famseg.evaluation._surface import Mask
 from famseg.evaluation._validation import as_bool
 from famseg.evaluation._variance import VarianceRatio
 from famseg.figures import files
 from famseg.files._atomic import fresh_part
 from famseg.messages import InputError
+from famseg.metrics._surface import Mask
 from famseg.tracking import write_atomically, write_json
 from famseg.volumes import Volume, write_volume
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from famseg.evaluation._grid import on_grid
-from famseg.evaluation._masks import Empty, values_of
-from famseg.evaluation._pair import Kind
-from famseg.evaluation._scores import Scores, score, score_labels
 from famseg.messages import InputError
+from famseg.metrics._masks import Empty, values_of
+from famseg.metrics._pair import Kind
+from famseg.metrics._scores import Scores, score, score_labels
 from famseg.volumes import Volume, read_volume
 
 

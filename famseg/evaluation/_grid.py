@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from famseg.evaluation._surface import flat_axis
 from famseg.messages import InputError
+from famseg.metrics._surface import flat_axis
 from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")

@@ -13,15 +13,15 @@ from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
 from famseg.engine import Processes
-from famseg.evaluation._masks import Empty
-from famseg.evaluation._pair import SCORES, Kind, as_pair, measure
+from famseg.metrics._masks import Empty
+from famseg.metrics._pair import SCORES, Kind, as_pair, measure
 
 Reduction = Literal["mean", "mean_batch", "none"]
 _Item = tuple[Tensor, Tensor, Sequence[float], Tensor | None]
 
 
 class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI ships no types
-    """One or several scores of ``famseg.evaluation.score``, collected as MONAI's metrics do.
+    """One or several scores of ``famseg.metrics.score``, collected as MONAI's metrics do.
 
     It goes where MONAI's go, ``IgniteMetricHandler`` included. Of the scores it computes those that
     are asked for. Unlike MONAI's, it takes the spacing from the volumes and never assumes 1 mm, and
@@ -33,7 +33,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
     them: let it not (``monai.data.DistributedSampler(..., even_divisible=False)``).
 
     Args:
-        metric: A name of ``famseg.evaluation.SCORES``, or several.
+        metric: A name of ``famseg.metrics.SCORES``, or several.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; None for those of the truth's
             affine (``MetaTensor``), or given with each call.
         include_background: Whether the first channel is scored too: yes for a mask of one channel,

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from famseg.evaluation._surface import Floats, Mask
 from famseg.figures import encode, new_figure, styled
+from famseg.metrics._surface import Floats, Mask
 
 # Okabe and Ito's palette: told apart with any colour vision.
 _COLOURS = {

@@ -11,8 +11,8 @@ from command import Run
 from typer.testing import CliRunner
 
 from famseg.cli._main import app
-from famseg.evaluation import score
 from famseg.messages import InputError
+from famseg.metrics import score
 from famseg.statistics import bootstrap_interval
 from famseg.volumes import Volume, write_volume
 

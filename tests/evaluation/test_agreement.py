@@ -16,8 +16,8 @@ from monai.metrics import (
 )
 from scipy.spatial.distance import cdist
 
-from famseg.evaluation import surface_scores
-from famseg.evaluation._surface import elements
+from famseg.metrics import surface_scores
+from famseg.metrics._surface import elements
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.45, 0.45, 1.2)]
 

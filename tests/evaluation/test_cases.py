@@ -5,16 +5,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from famseg.evaluation import (
-    border_dice,
-    case_scores,
-    dice,
-    read_cases,
-    surface_roughness,
-    surface_scores,
-    write_cases,
-)
+from famseg.evaluation import case_scores, read_cases, write_cases
 from famseg.messages import InputError
+from famseg.metrics import border_dice, dice, surface_roughness, surface_scores
 
 SPACING = (1.0, 2.0, 0.5)
 

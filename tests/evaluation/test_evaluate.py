@@ -12,7 +12,6 @@ import warm
 from toy_cases import Boxes, mean_box, predict, run
 
 from famseg.evaluation import (
-    dice,
     evaluate,
     predicted_outline,
     read_cases,
@@ -21,6 +20,7 @@ from famseg.evaluation import (
     variance_ratio,
 )
 from famseg.messages import InputError
+from famseg.metrics import dice
 from famseg.volumes import read_volume
 
 

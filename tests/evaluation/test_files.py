@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from famseg.evaluation import FilePair, pair_files, score, score_files
+from famseg.evaluation import FilePair, pair_files, score_files
 from famseg.messages import InputError
+from famseg.metrics import score
 from famseg.volumes import Volume, write_volume
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

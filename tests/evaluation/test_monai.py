@@ -12,7 +12,8 @@ from metric_ranks import case, figures
 from monai.data import MetaTensor, list_data_collate
 from monai.handlers import IgniteMetricHandler
 
-from famseg.evaluation import SCORES, SkullMetric, border_dice, score
+from famseg.evaluation import SkullMetric
+from famseg.metrics import SCORES, border_dice, score
 
 SPACING = (1.0, 1.0, 2.0)
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from famseg.evaluation import dice, dice_rows
+from famseg.evaluation import dice_rows
+from famseg.metrics import dice
 
 
 def batch_of(label):

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from famseg.datasets import phantom
-from famseg.evaluation import dice
 from famseg.evaluation._cases import SOURCES
+from famseg.metrics import dice
 from famseg.reconstruction import (
     mean_baseline,
     mirror,

@@ -5,9 +5,9 @@ import pytest
 import shells
 from scipy import ndimage
 
-from famseg.evaluation import dice
 from famseg.meshes import thickness_mm, voxelize
 from famseg.messages import InputError
+from famseg.metrics import dice
 from famseg.reconstruction import fit, step_mm
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import thickened

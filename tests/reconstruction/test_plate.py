@@ -6,8 +6,8 @@ import shells
 from scipy.spatial.transform import Rotation
 
 from famseg.datasets import RegionDefect, inject, phantom
-from famseg.evaluation import border_dice, dice
 from famseg.messages import InputError
+from famseg.metrics import border_dice, dice
 from famseg.reconstruction import plate
 
 TILTED = Rotation.from_euler("xyz", [8, -6, 12], degrees=True).as_matrix()

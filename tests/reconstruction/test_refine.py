@@ -5,8 +5,8 @@ import pytest
 import shells
 from scipy import ndimage
 
-from famseg.evaluation import border_dice, dice
 from famseg.messages import InputError
+from famseg.metrics import border_dice, dice
 from famseg.reconstruction import plate, refine
 
 SPACING = (2.5, 2.5, 2.5)

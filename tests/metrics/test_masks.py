@@ -5,8 +5,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from famseg.evaluation import dice, score, surface_scores
-from famseg.evaluation._masks import as_mask
+from famseg.metrics import dice, score, surface_scores
+from famseg.metrics._masks import as_mask
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])

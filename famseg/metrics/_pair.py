@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import (
+from famseg.metrics._masks import (
     Empty,
     as_skull,
     as_spacing,
@@ -18,10 +18,10 @@ from famseg.evaluation._masks import (
     as_volumes,
     check_empty,
 )
-from famseg.evaluation._metrics import DISTANCES, dice, statistics, without_surface
-from famseg.evaluation._roughness import default_radius_mm, surface_roughness
-from famseg.evaluation._shape import BORDER_MM, count_components, near_skull, volume_ml
-from famseg.evaluation._surface import Mask, Spacing, flat_axis, surface_distances
+from famseg.metrics._overlap_and_surface import DISTANCES, dice, statistics, without_surface
+from famseg.metrics._roughness import default_radius_mm, surface_roughness
+from famseg.metrics._shape import BORDER_MM, count_components, near_skull, volume_ml
+from famseg.metrics._surface import Mask, Spacing, flat_axis, surface_distances
 
 Kind = Literal["auto", "skull", "implant"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import Empty, check_shapes
-from famseg.evaluation._pair import SCORES, Kind, as_pair, measure
-from famseg.evaluation._shape import count_components, volume_ml
+from famseg.metrics._masks import Empty, check_shapes
+from famseg.metrics._pair import SCORES, Kind, as_pair, measure
+from famseg.metrics._shape import count_components, volume_ml
 
 
 @dataclass(frozen=True)

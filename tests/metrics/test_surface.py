@@ -6,8 +6,8 @@ import scipy.ndimage as ndi
 from scipy.spatial.distance import cdist
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from famseg.evaluation import _distances
-from famseg.evaluation._surface import (
+from famseg.metrics import _distances
+from famseg.metrics._surface import (
     border,
     bounding_box,
     distances_at,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import (
+from famseg.metrics._masks import (
     Empty,
     as_masks,
     as_spacing,
@@ -16,7 +16,7 @@ from famseg.evaluation._masks import (
     as_volumes,
     check_empty,
 )
-from famseg.evaluation._surface import (
+from famseg.metrics._surface import (
     Distances,
     Mask,
     Spacing,

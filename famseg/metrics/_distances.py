@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 
-from famseg.evaluation._areas import Spacing
+from famseg.metrics._areas import Spacing
 
 Mask = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from famseg.evaluation._areas import _links, area_table
+from famseg.metrics._areas import _links, area_table
 
 UNIT = (1.0, 1.0, 1.0)
 FLAT = (0.5, 1.3, 4.0)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._surface import Mask, Spacing, flat_axis
+from famseg.metrics._surface import Mask, Spacing, flat_axis
 
 Empty = Literal["diagonal", "nan", "raise"]
 

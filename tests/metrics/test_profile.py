@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.evaluation import _profile
-from famseg.evaluation._profile import Profile, Tally
+from famseg.metrics import _profile
+from famseg.metrics._profile import Profile, Tally
 
 ONCE = np.repeat([0.0, 1.0, 0.0], (1, 1, 254))
 

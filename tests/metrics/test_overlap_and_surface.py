@@ -6,8 +6,8 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy.spatial.distance import cdist
 
-from famseg.evaluation import dice, surface_scores
-from famseg.evaluation._surface import border, elements
+from famseg.metrics import dice, surface_scores
+from famseg.metrics._surface import border, elements
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 0.7), (0.5, 1.3, 4.0)]
 DISTANCES = ("hd", "hd95", "hd95_directed", "hd95_pooled", "assd")

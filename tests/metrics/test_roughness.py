@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.evaluation import surface_roughness
+from famseg.metrics import surface_roughness
 
 UNIT = (1.0, 1.0, 1.0)
 

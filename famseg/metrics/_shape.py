@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import as_mask, as_skull, as_spacing, as_volumes, check_volume
-from famseg.evaluation._metrics import dice
-from famseg.evaluation._surface import Mask, Spacing, bounding_box, distances_at
+from famseg.metrics._masks import as_mask, as_skull, as_spacing, as_volumes, check_volume
+from famseg.metrics._overlap_and_surface import dice
+from famseg.metrics._surface import Mask, Spacing, bounding_box, distances_at
 
 BORDER_MM = 10.0
 # The transform holds squared distances in single precision: 10 mm must count as 10 mm.

@@ -24,8 +24,8 @@ from typing import Protocol
 
 import numpy as np
 
-from famseg.evaluation._areas import Floats, Spacing, area_table
-from famseg.evaluation._distances import (
+from famseg.metrics._areas import Floats, Spacing, area_table
+from famseg.metrics._distances import (
     UNIT,
     Bytes,
     Field,
@@ -35,7 +35,7 @@ from famseg.evaluation._distances import (
     points_image,
     slabs,
 )
-from famseg.evaluation._profile import Profile, Tally
+from famseg.metrics._profile import Profile, Tally
 
 __all__ = [
     "Distances",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 
-from famseg.evaluation import border_dice, count_components, dice, volume_difference_ml
+from famseg.metrics import border_dice, count_components, dice, volume_difference_ml
 
 
 @pytest.fixture

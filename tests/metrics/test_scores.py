@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from famseg.evaluation import (
+from famseg.metrics import (
     SCORES,
     border_dice,
     count_components,

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._masks import as_mask, as_spacing, check_volume
-from famseg.evaluation._surface import Floats, Mask, Spacing, bounding_box
+from famseg.metrics._masks import as_mask, as_spacing, check_volume
+from famseg.metrics._surface import Floats, Mask, Spacing, bounding_box
 
 RADIUS_MM = 5.0
 

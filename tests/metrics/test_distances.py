@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial.distance import cdist
 
-from famseg.evaluation import _distances
-from famseg.evaluation._distances import UNIT, Field, fill_gaps, slabs
+from famseg.metrics import _distances
+from famseg.metrics._distances import UNIT, Field, fill_gaps, slabs
 
 FLAT = (0.5, 1.3, 4.0)
 LONG = (3.0, 0.45, 0.45)

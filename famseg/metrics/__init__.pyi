@@ -1,0 +1,10 @@
+from ._overlap_and_surface import dice as dice
+from ._overlap_and_surface import surface_scores as surface_scores
+from ._pair import SCORES as SCORES
+from ._roughness import surface_roughness as surface_roughness
+from ._scores import Scores as Scores
+from ._scores import score as score
+from ._scores import score_labels as score_labels
+from ._shape import border_dice as border_dice
+from ._shape import count_components as count_components
+from ._shape import volume_difference_ml as volume_difference_ml
