@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.spatial import KDTree
 
-from famseg.datasets._defects_chart import vault_middle
+from famseg.datasets.defects._vault import vault_middle
 from famseg.preparation._bone import Mask
 from famseg.preparation._clean import Spacing
 

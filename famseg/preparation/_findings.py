@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._defects_chart import vault_middle
+from famseg.datasets.defects._vault import vault_middle
 from famseg.preparation._bone import Mask, Scale
 from famseg.preparation._checks import _dome, _first_bone, along_rays, implausible
 from famseg.preparation._clean import Spacing, bounding_box

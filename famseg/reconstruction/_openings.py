@@ -16,7 +16,7 @@ from scipy import ndimage, sparse
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
-from famseg.datasets._defects_chart import _cast
+from famseg.datasets.defects._vault import _cast
 from famseg.preparation._checks import _LOWEST_DEG, Hole, _dome
 from famseg.preparation._grid import moved_points
 from famseg.reconstruction._frame import Frame, Vault

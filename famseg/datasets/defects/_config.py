@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 from pydantic import Field, model_validator
 
 from famseg.config import PathText, Strict
-from famseg.datasets._defects_region import (
+from famseg.datasets.defects._region import (
     LARGEST_AREA_CM2,
     LARGEST_ROUGHNESS_MM,
     WHERES,
@@ -17,9 +17,9 @@ from famseg.datasets._defects_region import (
 )
 
 if TYPE_CHECKING:
-    from famseg.datasets._defects import Defect
-    from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
-    from famseg.datasets._fixed_sets import FixedSet
+    from famseg.datasets.defects._fixed_sets import FixedSet
+    from famseg.datasets.defects._region import RegionDefect, SkullBreakDefect
+    from famseg.datasets.defects._shapes import Defect
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 """Two rising numbers, written as a YAML list."""
@@ -80,7 +80,7 @@ class SpheresConfig(_Hole):
 
     def build(self) -> Defect:
         """Return the generator of such holes."""
-        from famseg.datasets._defects import SpheresDefect
+        from famseg.datasets.defects._shapes import SpheresDefect
 
         return SpheresDefect(self.size_mm, self.elevation_deg, self.spheres, self.deformation)
 
@@ -92,7 +92,7 @@ class BoxConfig(_Hole):
 
     def build(self) -> Defect:
         """Return the generator of such holes."""
-        from famseg.datasets._defects import BoxDefect
+        from famseg.datasets.defects._shapes import BoxDefect
 
         return BoxDefect(self.size_mm, self.elevation_deg)
 
@@ -104,7 +104,7 @@ class SphereConfig(_Hole):
 
     def build(self) -> Defect:
         """Return the generator of such holes."""
-        from famseg.datasets._defects import SphereDefect
+        from famseg.datasets.defects._shapes import SphereDefect
 
         return SphereDefect(self.size_mm, self.elevation_deg)
 
@@ -151,7 +151,7 @@ class RegionConfig(_Opening):
 
     def build(self) -> RegionDefect:
         """Return the generator of such holes."""
-        from famseg.datasets._defects_region import RegionDefect
+        from famseg.datasets.defects._region import RegionDefect
 
         return RegionDefect(self.where, self.area_cm2, self.spread, self.roughness_mm)
 
@@ -164,7 +164,7 @@ class SkullBreakConfig(_Opening):
 
     def build(self) -> SkullBreakDefect:
         """Return the generator of such holes."""
-        from famseg.datasets._defects_region import SkullBreakDefect
+        from famseg.datasets.defects._region import SkullBreakDefect
 
         return SkullBreakDefect(self.classes, self.area_cm2, self.spread, self.roughness_mm)
 
@@ -185,7 +185,7 @@ class FilesConfig(Strict):
 
     def build(self) -> FixedSet:
         """Read the set and check its files."""
-        from famseg.datasets._fixed_sets import read_fixed_set
+        from famseg.datasets.defects._fixed_sets import read_fixed_set
 
         return read_fixed_set(
             Path(self.root).expanduser(), classes=self.classes, sha256=self.sha256

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._defects_opening import open_region
-from famseg.datasets._defects_region import WHERES, Pair, Spread, Where
-from famseg.datasets._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
-from famseg.datasets._fixed_settings import Settings, check_settings, open_set
 from famseg.datasets._manifest import SkullSubject, file_sha256
+from famseg.datasets.defects._fixed_sets import TABLE_NAME, FixedCase, file_fault, table_bytes
+from famseg.datasets.defects._fixed_settings import Settings, check_settings, open_set
+from famseg.datasets.defects._opening import open_region
+from famseg.datasets.defects._region import WHERES, Pair, Spread, Where
 from famseg.files._atomic import fresh_part, write_atomically
 from famseg.messages import InputError
 from famseg.volumes._volume import Volume, write_volume

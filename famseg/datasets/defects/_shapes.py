@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
+from famseg.datasets.defects._region import RegionDefect, SkullBreakDefect
 from famseg.messages import InputError
 
 Points = NDArray[np.float64]

@@ -14,7 +14,7 @@ from famseg.datasets import (
     opening_area_cm2,
     phantom,
 )
-from famseg.datasets._defects_opening import _take_chips, open_region
+from famseg.datasets.defects._opening import _take_chips, open_region
 from famseg.messages import InputError
 from famseg.volumes import read_volume
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets._defects_area import opening_area_cm2
-from famseg.datasets._defects_chart import Array, Chart, Mask, make_chart, vault_middle
-from famseg.datasets._defects_outline import Outline, draw_outline
-from famseg.datasets._defects_region import AREAS_CM2, Place, RegionDefect
+from famseg.datasets.defects._area import opening_area_cm2
+from famseg.datasets.defects._outline import Outline, draw_outline
+from famseg.datasets.defects._region import AREAS_CM2, Place, RegionDefect
+from famseg.datasets.defects._vault import Array, Chart, Mask, make_chart, vault_middle
 from famseg.messages import InputError
 
 OPENING_VERSION = 1

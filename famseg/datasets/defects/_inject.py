@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._defects import Body, BodyDefect, Defect
-from famseg.datasets._defects_chart import vault_middle
-from famseg.datasets._defects_opening import open_region
-from famseg.datasets._defects_region import RegionDefect, SkullBreakDefect
+from famseg.datasets.defects._opening import open_region
+from famseg.datasets.defects._region import RegionDefect, SkullBreakDefect
+from famseg.datasets.defects._shapes import Body, BodyDefect, Defect
+from famseg.datasets.defects._vault import vault_middle
 from famseg.messages import InputError
 
 _MAX_ATTEMPTS = 32

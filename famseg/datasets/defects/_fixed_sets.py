@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from famseg.datasets._defects_region import Where
 from famseg.datasets._manifest import file_sha256
+from famseg.datasets.defects._region import Where
 from famseg.messages import InputError
 
 TABLE_NAME = "defects.csv"

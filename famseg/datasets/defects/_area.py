@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._defects_chart import WHOLE_SPHERE, make_chart, vault_middle
+from famseg.datasets.defects._vault import WHOLE_SPHERE, make_chart, vault_middle
 from famseg.messages import InputError
 
 

@@ -1,0 +1,5 @@
+"""Defects that are cut into complete skulls: drawn at random, or fixed sets as files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
