@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets._images_split import stratified
 from famseg.datasets._text import TextSample
+from famseg.datasets.images._split import stratified
 
 # Stream of random numbers, none of those that splits are drawn from.
 SUBSET = 16

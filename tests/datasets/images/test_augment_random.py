@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from famseg.datasets._augment_random import below, happens, random_bits
+from famseg.datasets.images._augment_random import below, happens, random_bits
 
 INDEX = torch.arange(20_000)
 DRAWS = 12

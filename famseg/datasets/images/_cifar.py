@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images import Images, ReadImages
-from famseg.datasets._images_files import AGAIN, Layout, Place, check_labels, find_layout
-from famseg.datasets._images_pickle import read_pickle
+from famseg.datasets.images._files import AGAIN, Layout, Place, check_labels, find_layout
+from famseg.datasets.images._images import Images, ReadImages
+from famseg.datasets.images._pickle import read_pickle
 from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]

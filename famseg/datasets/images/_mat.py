@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images_files import AGAIN, MAX_FILE_BYTES
+from famseg.datasets.images._files import AGAIN, MAX_FILE_BYTES
 from famseg.messages import InputError
 
 _HEADER_BYTES = 128

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
-    from famseg.datasets._images import ImageSplits, ReadImages
+    from famseg.datasets.images._images import ImageSplits, ReadImages
 
 Progress = Callable[[int, int], None]
 """Called with how many files are read, and of how many."""
@@ -58,7 +58,7 @@ class _ImageData(Strict, ABC):
         Raises:
             InputError: If a file is missing or faulty, or a class has no picture to train on.
         """
-        from famseg.datasets._images_build import split_images
+        from famseg.datasets.images._build import split_images
 
         return split_images(
             self._read(seed, progress or (lambda done, of: None)),
@@ -91,7 +91,7 @@ class Cifar10Data(_ImageFiles):
     kind: Literal["cifar10"] = "cifar10"
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_cifar import read_cifar10
+        from famseg.datasets.images._cifar import read_cifar10
 
         return read_cifar10(self._folder, progress=progress)
 
@@ -105,7 +105,7 @@ class Cifar100Data(_ImageFiles):
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_cifar import read_cifar100
+        from famseg.datasets.images._cifar import read_cifar100
 
         return read_cifar100(self._folder, labels=self.labels, progress=progress)
 
@@ -119,7 +119,7 @@ class SvhnData(_ImageFiles):
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_svhn import read_svhn
+        from famseg.datasets.images._svhn import read_svhn
 
         return read_svhn(self._folder, extra=self.extra, progress=progress)
 
@@ -133,7 +133,7 @@ class FashionMnistData(_ImageFiles):
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_idx import read_fashionmnist
+        from famseg.datasets.images._idx import read_fashionmnist
 
         return read_fashionmnist(self._folder, channels=self.channels, progress=progress)
 
@@ -151,7 +151,7 @@ class ImageFolderData(_ImageFiles):
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_folder import read_image_folder
+        from famseg.datasets.images._folder import read_image_folder
 
         return read_image_folder(
             self._folder,
@@ -178,7 +178,7 @@ class SyntheticImageData(_ImageData):
     test: int = Field(default=500, ge=10, le=1_000_000, description="pictures scored at the end")
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
-        from famseg.datasets._images_build import read_synthetic
+        from famseg.datasets.images._build import read_synthetic
 
         return read_synthetic(
             classes=100 if self.like == "cifar100" else 10,

@@ -22,9 +22,9 @@ from famseg.datasets import (
     SvhnData,
     SyntheticImageData,
 )
-from famseg.datasets._images import channel_statistics
-from famseg.datasets._images_split import stratified
-from famseg.datasets._images_synthetic import synthetic_images
+from famseg.datasets.images._images import channel_statistics
+from famseg.datasets.images._split import stratified
+from famseg.datasets.images._synthetic import synthetic_images
 from famseg.messages import InputError
 
 SECTIONS = [

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from famseg.datasets._images import Images, ReadImages
-from famseg.datasets._images_split import TEST, held_out
+from famseg.datasets.images._images import Images, ReadImages
+from famseg.datasets.images._split import TEST, held_out
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
 from famseg.messages._visible import NO_TEXT, is_text, visible

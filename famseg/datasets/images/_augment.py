@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famseg.datasets._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
-from famseg.datasets._augment_random import below, random_bits
+from famseg.datasets.images._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
+from famseg.datasets.images._augment_random import below, random_bits
 
 # Which random number of a picture decides what: fixed, so that an option leaves the others alone.
 _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _POLICY = range(6)

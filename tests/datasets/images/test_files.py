@@ -37,8 +37,8 @@ from famseg.datasets import (
     ImageSplits,
     SvhnData,
 )
-from famseg.datasets._images_config import _ImageFiles
-from famseg.datasets._images_pickle import read_pickle
+from famseg.datasets.images._config import _ImageFiles
+from famseg.datasets.images._pickle import read_pickle
 from famseg.messages import InputError
 
 AGAIN = "copy or fetch it again"

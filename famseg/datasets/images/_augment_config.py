@@ -11,7 +11,7 @@ from famseg.config import Strict
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
-    from famseg.datasets._augment import Augmentation
+    from famseg.datasets.images._augment import Augmentation
 
 
 class AugmentConfig(Strict):
@@ -45,7 +45,7 @@ class AugmentConfig(Strict):
         Raises:
             InputError: If the pictures have channels that AutoAugment is not made for.
         """
-        from famseg.datasets._augment import Augmentation
+        from famseg.datasets.images._augment import Augmentation
 
         try:
             return Augmentation(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from famseg.datasets._images import Images
+from famseg.datasets.images._images import Images
 
 
 class ImageItem(TypedDict):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images import Images
+from famseg.datasets.images._images import Images
 from famseg.messages import InputError
 
 TRAIN_LIMIT, TEST_LIMIT, VALIDATION, TEST, SUBSET = range(5)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images import Images
+from famseg.datasets.images._images import Images
 
 IMAGES_VERSION = 1
 """Raised when the same arguments give other pictures."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images import Images, ReadImages
-from famseg.datasets._images_files import AGAIN, check_labels, nothing_there
-from famseg.datasets._images_mat import read_mat
+from famseg.datasets.images._files import AGAIN, check_labels, nothing_there
+from famseg.datasets.images._images import Images, ReadImages
+from famseg.datasets.images._mat import read_mat
 from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pillow_augment import changed, from_pillow, pictures, to_pillow
 
-from famseg.datasets._augment_policy import (
+from famseg.datasets.images._augment_policy import (
     POLICIES,
     POLICY_NUMBERS,
     AutoAugment,
@@ -12,7 +12,7 @@ from famseg.datasets._augment_policy import (
     amount,
     parameter,
 )
-from famseg.datasets._augment_random import random_bits
+from famseg.datasets.images._augment_random import random_bits
 
 FILL = [110, 112, 120]
 

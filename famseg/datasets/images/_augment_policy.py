@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from famseg.datasets import _augment_operations as operations
-from famseg.datasets._augment_operations import Geometric
-from famseg.datasets._augment_random import BITS, below, happens
+from famseg.datasets.images import _augment_operations as operations
+from famseg.datasets.images._augment_operations import Geometric
+from famseg.datasets.images._augment_random import BITS, below, happens
 
 Policy = Literal["cifar10", "svhn"]
 Operation = Literal[

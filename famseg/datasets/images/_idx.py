@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images import Images, ReadImages
-from famseg.datasets._images_files import AGAIN, check_labels, nothing_there, read_bytes
+from famseg.datasets.images._files import AGAIN, check_labels, nothing_there, read_bytes
+from famseg.datasets.images._images import Images, ReadImages
 from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pillow_augment import from_pillow, pictures, to_pillow
 from torch import Tensor
 
-from famseg.datasets import _augment_operations as operations
+from famseg.datasets.images import _augment_operations as operations
 
 SHAPES = [(3, 32, 32), (1, 28, 28), (3, 17, 40)]
 FACTORS = [0.0, 0.1, 0.46, 1.0, 1.36, 1.9]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._images_files import AGAIN
+from famseg.datasets.images._files import AGAIN
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
 

@@ -10,15 +10,15 @@ from functools import partial
 
 import numpy as np
 
-from famseg.datasets._images import ImageSplits, ReadImages, channel_statistics
-from famseg.datasets._images_split import (
+from famseg.datasets.images._images import ImageSplits, ReadImages, channel_statistics
+from famseg.datasets.images._split import (
     TEST_LIMIT,
     TRAIN_LIMIT,
     VALIDATION,
     held_out,
     limited,
 )
-from famseg.datasets._images_synthetic import synthetic_images
+from famseg.datasets.images._synthetic import synthetic_images
 from famseg.messages import InputError
 
 # Part of every fingerprint: raised when the same pictures and settings are split in another way.

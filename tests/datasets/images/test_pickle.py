@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bounded import cost
 
-from famseg.datasets._images_pickle import read_pickle
+from famseg.datasets.images._pickle import read_pickle
 
 DAMAGED = "x: no pickle of pictures, cut short or damaged: copy or fetch it again"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"

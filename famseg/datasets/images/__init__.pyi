@@ -1,0 +1,15 @@
+from ._augment import Augmentation as Augmentation
+from ._augment_config import AugmentConfig as AugmentConfig
+from ._config import Cifar10Data as Cifar10Data
+from ._config import Cifar100Data as Cifar100Data
+from ._config import FashionMnistData as FashionMnistData
+from ._config import ImageDataConfig as ImageDataConfig
+from ._config import ImageFolderData as ImageFolderData
+from ._config import SvhnData as SvhnData
+from ._config import SyntheticImageData as SyntheticImageData
+from ._images import Images as Images
+from ._images import ImageSplits as ImageSplits
+from ._set import ImageBatch as ImageBatch
+from ._set import ImageItem as ImageItem
+from ._set import ImageSet as ImageSet
+from ._split import limited as limited
