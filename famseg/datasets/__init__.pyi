@@ -19,9 +19,6 @@ from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
 from ._manifest import scan_folder as scan_folder
 from ._manifest import write_manifest as write_manifest
-from ._phantom import phantom as phantom
-from ._phantom import phantom_from as phantom_from
-from ._phantom_parameters import PhantomParameters as PhantomParameters
 from ._preparation import prepare_transform as prepare_transform
 from ._selection import FLAGS as FLAGS
 from ._selection import NOT_TARGETS as NOT_TARGETS
@@ -92,3 +89,6 @@ from .images import ImageSplits as ImageSplits
 from .images import SvhnData as SvhnData
 from .images import SyntheticImageData as SyntheticImageData
 from .images import limited as limited
+from .phantoms import PhantomParameters as PhantomParameters
+from .phantoms import phantom as phantom
+from .phantoms import phantom_from as phantom_from

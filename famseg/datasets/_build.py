@@ -14,10 +14,10 @@ import numpy as np
 
 from famseg.datasets._cache import MaskCache, Prepared
 from famseg.datasets._manifest import SkullSubject, scan_folder
-from famseg.datasets._phantom import PHANTOM_VERSION, phantom
 from famseg.datasets._selection import select_subjects
 from famseg.datasets._skulls import PreparedSkull, Skulls
 from famseg.datasets._split import split_subjects
+from famseg.datasets.phantoms._phantom import PHANTOM_VERSION, phantom
 from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]

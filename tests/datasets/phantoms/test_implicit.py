@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from famseg.datasets._implicit import Field, ellipsoid, smooth_max, smooth_min, tapered
+from famseg.datasets.phantoms._implicit import Field, ellipsoid, smooth_max, smooth_min, tapered
 
 
 def grid(size: int = 21, spacing: float = 1.0) -> tuple[np.ndarray, ...]:

@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets._implicit import Array, Field
-from famseg.datasets._phantom_braincase import (
+from famseg.datasets.phantoms._braincase import (
     add_base,
     carve_diploe,
     open_foramen,
     outer_surface,
     wall_thickness,
 )
-from famseg.datasets._phantom_face import add_arches, add_face, open_face
-from famseg.datasets._phantom_parameters import HEAD_EXTENT_MM, PhantomParameters
-from famseg.datasets._phantom_scene import Scene, make_scene
+from famseg.datasets.phantoms._face import add_arches, add_face, open_face
+from famseg.datasets.phantoms._implicit import Array, Field
+from famseg.datasets.phantoms._parameters import HEAD_EXTENT_MM, PhantomParameters
+from famseg.datasets.phantoms._scene import Scene, make_scene
 from famseg.messages import InputError
 
 PHANTOM_VERSION = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from famseg.datasets._implicit import Array, Field, smooth_max
-from famseg.datasets._phantom_scene import MIN_WALL_VOXELS, Scene, smoothstep
+from famseg.datasets.phantoms._implicit import Array, Field, smooth_max
+from famseg.datasets.phantoms._scene import MIN_WALL_VOXELS, Scene, smoothstep
 
 _DIPLOE_SPACING_MM = 1.0  # coarser voxels than this do not show the marrow between the tables
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from famseg.datasets._implicit import Array, Field, smooth_max, tapered
-from famseg.datasets._phantom_scene import Scene
+from famseg.datasets.phantoms._implicit import Array, Field, smooth_max, tapered
+from famseg.datasets.phantoms._scene import Scene
 
 
 def add_face(scene: Scene, field: Field) -> None:

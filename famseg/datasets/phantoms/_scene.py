@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets._implicit import Array, Field, ellipsoid, tapered
-from famseg.datasets._phantom_parameters import PhantomParameters
+from famseg.datasets.phantoms._implicit import Array, Field, ellipsoid, tapered
+from famseg.datasets.phantoms._parameters import PhantomParameters
 
 # A wall of at least max(|n|) voxels, n its unit normal, lets no face-connected path through
 # (arithmetic planes); 1.1 leaves room for its curvature.
