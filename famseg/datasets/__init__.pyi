@@ -1,8 +1,3 @@
-from ._cache import MaskCache as MaskCache
-from ._cache import default_cache_folder as default_cache_folder
-from ._config import DataConfig as DataConfig
-from ._config import FolderData as FolderData
-from ._config import PhantomData as PhantomData
 from ._deform import Deformation as Deformation
 from ._deform import deform as deform
 from ._downloads import DOWNLOADS as DOWNLOADS
@@ -19,7 +14,6 @@ from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
 from ._manifest import scan_folder as scan_folder
 from ._manifest import write_manifest as write_manifest
-from ._preparation import prepare_transform as prepare_transform
 from ._selection import FLAGS as FLAGS
 from ._selection import NOT_TARGETS as NOT_TARGETS
 from ._selection import Flag as Flag
@@ -29,10 +23,6 @@ from ._selection import select_subjects as select_subjects
 from ._sets import EvaluationSet as EvaluationSet
 from ._sets import Item as Item
 from ._sets import TrainingSet as TrainingSet
-from ._skulls import PreparedSkull as PreparedSkull
-from ._skulls import Skulls as Skulls
-from ._skulls import mean_skull as mean_skull
-from ._skulls import mean_skull_mask as mean_skull_mask
 from ._split import divided_groups as divided_groups
 from ._split import split_subjects as split_subjects
 from ._split import strata_of as strata_of
@@ -48,7 +38,6 @@ from ._text_set import TextBatch as TextBatch
 from ._text_set import TextItem as TextItem
 from ._text_set import TextSet as TextSet
 from ._text_set import Tokenizer as Tokenizer
-from ._transforms import VolumeReader as VolumeReader
 from .defects import AREAS_CM2 as AREAS_CM2
 from .defects import WHERES as WHERES
 from .defects import BoxConfig as BoxConfig
@@ -92,3 +81,14 @@ from .images import limited as limited
 from .phantoms import PhantomParameters as PhantomParameters
 from .phantoms import phantom as phantom
 from .phantoms import phantom_from as phantom_from
+from .skulls import DataConfig as DataConfig
+from .skulls import FolderData as FolderData
+from .skulls import MaskCache as MaskCache
+from .skulls import PhantomData as PhantomData
+from .skulls import PreparedSkull as PreparedSkull
+from .skulls import Skulls as Skulls
+from .skulls import VolumeReader as VolumeReader
+from .skulls import default_cache_folder as default_cache_folder
+from .skulls import mean_skull as mean_skull
+from .skulls import mean_skull_mask as mean_skull_mask
+from .skulls import prepare_transform as prepare_transform

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from famseg.datasets._deform import Deformation, deform
-from famseg.datasets._skulls import PreparedSkull
 from famseg.datasets.defects._inject import inject
 from famseg.datasets.defects._region import RegionDefect, SkullBreakDefect
+from famseg.datasets.skulls._skulls import PreparedSkull
 from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")

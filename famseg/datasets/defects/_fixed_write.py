@@ -218,7 +218,7 @@ def load_skull(subject: SkullSubject) -> Volume:
     Raises:
         InputError: If the file cannot be used.
     """
-    from famseg.datasets._preparation import prepare_file
+    from famseg.datasets.skulls._grid_transforms import prepare_file
 
     if subject.file is None:
         raise InputError(f"{subject.id}: has no file")
@@ -230,7 +230,7 @@ def _transform() -> Compose:
     # MONAI takes seconds to import: only when something has to be read.
     from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 
-    from famseg.datasets._transforms import BinariseBoned, LoadVolumed
+    from famseg.datasets.skulls._transforms import BinariseBoned, LoadVolumed
 
     return Compose(
         [

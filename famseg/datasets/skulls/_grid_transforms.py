@@ -8,7 +8,7 @@ import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from numpy.typing import NDArray
 
-from famseg.datasets._transforms import BinariseBoned, Centre, Fit, HeadToGridd, LoadVolumed
+from famseg.datasets.skulls._transforms import BinariseBoned, Centre, Fit, HeadToGridd, LoadVolumed
 from famseg.messages import InputError
 
 

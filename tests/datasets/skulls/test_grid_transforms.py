@@ -10,7 +10,7 @@ import torch
 from monai.transforms import LoadImaged
 
 from famseg.datasets import VolumeReader, phantom, prepare_transform
-from famseg.datasets._preparation import prepare_file
+from famseg.datasets.skulls._grid_transforms import prepare_file
 from famseg.messages import InputError
 
 Save = Callable[..., Path]

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from famseg.datasets._cache import MaskCache, Prepared
 from famseg.datasets._manifest import SkullSubject, scan_folder
 from famseg.datasets._selection import select_subjects
-from famseg.datasets._skulls import PreparedSkull, Skulls
 from famseg.datasets._split import split_subjects
 from famseg.datasets.phantoms._phantom import PHANTOM_VERSION, phantom
+from famseg.datasets.skulls._cache import MaskCache, Prepared
+from famseg.datasets.skulls._skulls import PreparedSkull, Skulls
 from famseg.messages import InputError
 
 Progress = Callable[[int, int], None]
@@ -129,7 +129,7 @@ def folder_skulls(
 
     def prepare(index: int) -> Prepared:
         # MONAI takes seconds to import: only when something has to be prepared.
-        from famseg.datasets import _preparation
+        from famseg.datasets.skulls import _grid_transforms as _preparation
 
         nonlocal transform
         transform = transform or _preparation.prepare_transform(

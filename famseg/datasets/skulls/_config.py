@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
-    from famseg.datasets._skulls import Skulls
+    from famseg.datasets.skulls._skulls import Skulls
 
 Progress = Callable[[int, int], None]
 """Called with how many subjects are ready, and of how many."""
@@ -55,7 +55,7 @@ class _Data(Strict):
         return self
 
     def _cache_folder(self) -> Path:
-        from famseg.datasets._cache import default_cache_folder
+        from famseg.datasets.skulls._cache import default_cache_folder
 
         return Path(self.cache).expanduser() if self.cache else default_cache_folder()
 
@@ -73,7 +73,7 @@ class PhantomData(_Data):
             seed: Decides shapes and splits.
             progress: Told how many are ready.
         """
-        from famseg.datasets._build import phantom_skulls
+        from famseg.datasets.skulls._build import phantom_skulls
 
         return phantom_skulls(
             subjects=self.subjects,
@@ -129,7 +129,7 @@ class FolderData(_Data):
             seed: Decides the splits, unless the manifest does.
             progress: Told how many are ready.
         """
-        from famseg.datasets._build import folder_skulls
+        from famseg.datasets.skulls._build import folder_skulls
 
         return folder_skulls(
             Path(self.root).expanduser(),

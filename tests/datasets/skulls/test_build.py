@@ -107,7 +107,7 @@ def test_a_second_build_comes_from_the_cache(
 ) -> None:
     data = phantoms(cache=str(tmp_path / "c"))
     first = data.build(seed=0)
-    monkeypatch.setattr("famseg.datasets._build.phantom", None)
+    monkeypatch.setattr("famseg.datasets.skulls._build.phantom", None)
     again = data.build(seed=0)
     assert all(
         np.array_equal(a.mask, b.mask) for a, b in zip(first.train, again.train, strict=True)

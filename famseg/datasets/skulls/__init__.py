@@ -1,0 +1,5 @@
+"""Skull volumes on the network's grid: configuration, transforms, cache and splits."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
