@@ -10,7 +10,7 @@ from famseg.config import Strict
 from famseg.datasets.defects._config import Range
 
 if TYPE_CHECKING:
-    from famseg.datasets._implant_sets import ImplantAugmentation
+    from famseg.datasets.tasks._implants import ImplantAugmentation
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,8 +60,8 @@ class ImplantAugmentConfig(Strict):
 
     def build(self) -> ImplantAugmentation:
         """Return the options of `ImplantTrainingSet`."""
-        from famseg.datasets._deform import Deformation
-        from famseg.datasets._implant_sets import ImplantAugmentation
+        from famseg.datasets.tasks._deform import Deformation
+        from famseg.datasets.tasks._implants import ImplantAugmentation
 
         return ImplantAugmentation(
             mirror=self.mirror,

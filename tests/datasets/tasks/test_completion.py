@@ -19,9 +19,9 @@ from famseg.datasets import (
     SphereDefect,
     SpheresDefect,
     TrainingSet,
-    _sets,
     inject,
 )
+from famseg.datasets.tasks import _completion as _sets
 from famseg.messages import InputError
 
 DEFECT = SpheresDefect()

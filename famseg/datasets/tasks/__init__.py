@@ -1,0 +1,5 @@
+"""What networks are trained on: a defective skull and its completion, or its implant."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

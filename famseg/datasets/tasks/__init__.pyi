@@ -1,0 +1,10 @@
+from ._completion import EvaluationSet as EvaluationSet
+from ._completion import Item as Item
+from ._completion import TrainingSet as TrainingSet
+from ._deform import Deformation as Deformation
+from ._deform import deform as deform
+from ._implants import ImplantAugmentation as ImplantAugmentation
+from ._implants import ImplantCases as ImplantCases
+from ._implants import ImplantItem as ImplantItem
+from ._implants import ImplantTrainingSet as ImplantTrainingSet
+from ._implants_config import ImplantAugmentConfig as ImplantAugmentConfig
