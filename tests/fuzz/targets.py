@@ -14,12 +14,12 @@ import numpy as np
 from famseg.config import read
 from famseg.config._yaml import parse, parse_value
 from famseg.datasets import read_manifest
-from famseg.datasets._text_read import read_rows
 from famseg.datasets.images._folder import _read_file
 from famseg.datasets.images._idx import _read_idx
 from famseg.datasets.images._mat import read_mat
 from famseg.datasets.images._pickle import read_pickle
 from famseg.datasets.skulls._cache import _load
+from famseg.datasets.text._read import read_rows
 from famseg.files._tar import TAR_DAMAGED, open_tar
 from famseg.meshes import load_mesh
 from famseg.messages import InputError

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets._text import TextSample
 from famseg.datasets.images._split import stratified
+from famseg.datasets.text._text import TextSample
 
 # Stream of random numbers, none of those that splits are drawn from.
 SUBSET = 16

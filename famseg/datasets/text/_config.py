@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field
 from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
-    from famseg.datasets._text import TextSplits
-    from famseg.datasets._text_read import Format
+    from famseg.datasets.text._read import Format
+    from famseg.datasets.text._text import TextSplits
 
 
 class TokensConfig(Strict):
@@ -55,7 +55,7 @@ class SyntheticText(_Data):
         Args:
             seed: Decides sentences and splits.
         """
-        from famseg.datasets._text_build import synthetic_text
+        from famseg.datasets.text._build import synthetic_text
 
         return synthetic_text(
             train=self.train, test=self.test, validation=self.validation, seed=seed
@@ -88,7 +88,7 @@ class _Files(_Data):
     )
 
     def _build(self, train: str, test: str, seed: int) -> TextSplits:
-        from famseg.datasets._text_build import text_files
+        from famseg.datasets.text._build import text_files
 
         root = Path(self.root).expanduser()
         return text_files(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from famseg.datasets._text_read import read_rows
+from famseg.datasets.text._read import read_rows
 from famseg.messages import InputError
 
 PAIR = ("sentence1", "sentence2")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from famseg.datasets._text import TextSample
+from famseg.datasets.text._text import TextSample
 
 CLASSES = ("entailment", "not_entailment")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.datasets._text import TextSample, TextSplits
-from famseg.datasets._text_read import FaultList, Format, Row, read_rows
-from famseg.datasets._text_synthetic import CLASSES, synthetic_samples
 from famseg.datasets.images._split import TEST_LIMIT, TRAIN_LIMIT, VALIDATION, stratified
+from famseg.datasets.text._read import FaultList, Format, Row, read_rows
+from famseg.datasets.text._synthetic import CLASSES, synthetic_samples
+from famseg.datasets.text._text import TextSample, TextSplits
 from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")
