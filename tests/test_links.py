@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from famseg.datasets import MaskCache, SkullSubject, fetch, write_manifest
-from famseg.datasets._fetch import _Origin, _Part
 from famseg.datasets.defects._fixed_write import _Writer
+from famseg.datasets.downloads._fetch import _Origin, _Part
 from famseg.engine import RunConfig, save_checkpoint
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.files._atomic import write_atomically

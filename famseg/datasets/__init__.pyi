@@ -1,8 +1,3 @@
-from ._downloads import DOWNLOADS as DOWNLOADS
-from ._downloads import Download as Download
-from ._downloads import RemoteFile as RemoteFile
-from ._downloads import checksum_of as checksum_of
-from ._fetch import fetch as fetch
 from ._manifest import SkullSubject as SkullSubject
 from ._manifest import read_manifest as read_manifest
 from ._manifest import scan_folder as scan_folder
@@ -41,6 +36,11 @@ from .defects import inject as inject
 from .defects import opening_area_cm2 as opening_area_cm2
 from .defects import read_fixed_set as read_fixed_set
 from .defects import write_fixed_set as write_fixed_set
+from .downloads import DOWNLOADS as DOWNLOADS
+from .downloads import Download as Download
+from .downloads import RemoteFile as RemoteFile
+from .downloads import checksum_of as checksum_of
+from .downloads import fetch as fetch
 from .images import Augmentation as Augmentation
 from .images import AugmentConfig as AugmentConfig
 from .images import Cifar10Data as Cifar10Data

@@ -16,7 +16,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import famseg
-from famseg.datasets._downloads import checksum_of
+from famseg.datasets.downloads._catalogue import checksum_of
 from famseg.files._atomic import open_to_update, write_atomically
 from famseg.messages import InputError, RunError
 

@@ -1,0 +1,5 @@
+"""Public data sets that can be downloaded: their catalogue, and downloads that resume."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
