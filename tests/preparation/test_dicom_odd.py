@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage, generate_u
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources, prepare_scan
-from famseg.preparation._dicom_scale import offset_of
+from famseg.preparation.dicom._scale import offset_of
 
 STRAIGHT = SPACING_MM * np.arange(SIZE)
 SMALL = Settings(size=64, spacing_mm=3.5)

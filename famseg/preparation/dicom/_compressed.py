@@ -10,7 +10,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, RLELossless
 
 from famseg.messages import InputError
-from famseg.preparation._dicom_slice import Slice
+from famseg.preparation.dicom._slice import Slice
 
 # JPEG and JPEG-LS, ISO/IEC 10918-1 table B.1 and 14495-1: frame headers, which have the size.
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}

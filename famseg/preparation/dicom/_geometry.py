@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._dicom_slice import Slice
+from famseg.preparation.dicom._slice import Slice
 
 WIDEST_GAP_MM = 10.0
 """Slices further apart are refused: the vault between them would be invented."""

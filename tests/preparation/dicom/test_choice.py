@@ -10,7 +10,7 @@ import pytest
 from dicom_maker import Series, head
 
 from famseg.preparation import Found, find_sources
-from famseg.preparation._dicom_choice import is_sharp
+from famseg.preparation.dicom._choice import is_sharp
 
 STUDY = {"study_uid": "1.2.3.4.5"}
 

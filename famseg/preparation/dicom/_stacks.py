@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from famseg.messages import InputError
-from famseg.preparation._dicom_header import Header
-from famseg.preparation._dicom_slice import Slice
+from famseg.preparation.dicom._header import Header
+from famseg.preparation.dicom._slice import Slice
 
 _FEWEST = 3  # slices of a stack
 _SHARED = 0.5  # of the shorter stack: more, and both show the same part of the body

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.preparation._dicom_header import Header
 from famseg.preparation._types import Refused, Source
+from famseg.preparation.dicom._header import Header
 
 _SHARED = 0.5  # of the smaller series along each axis: more, and both show the same part
 _HEAD_MM = 150.0  # a series that reaches farther is no better for it

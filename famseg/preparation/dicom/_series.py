@@ -13,16 +13,16 @@ import numpy as np
 from pydicom import uid
 
 from famseg.messages import InputError
-from famseg.preparation._dicom_choice import Series, best_series
-from famseg.preparation._dicom_geometry import make_plan
-from famseg.preparation._dicom_header import Header, pixel_digest, read_header, standard_name
-from famseg.preparation._dicom_pixels import read_series
-from famseg.preparation._dicom_slice import Slice
-from famseg.preparation._dicom_stacks import best_stack, placed
 from famseg.preparation._groups import identity_of
 from famseg.preparation._items import Item, Opener, fit_name
 from famseg.preparation._names import PersonalWords
 from famseg.preparation._types import Refused, Source
+from famseg.preparation.dicom._choice import Series, best_series
+from famseg.preparation.dicom._geometry import make_plan
+from famseg.preparation.dicom._header import Header, pixel_digest, read_header, standard_name
+from famseg.preparation.dicom._pixels import read_series
+from famseg.preparation.dicom._slice import Slice
+from famseg.preparation.dicom._stacks import best_stack, placed
 
 # What GDCM decodes as SimpleITK brings it.
 _DECODED = (

@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from famseg.preparation import find_sources
-from famseg.preparation._dicom_compressed import coded_size
+from famseg.preparation.dicom._compressed import coded_size
 
 SLICES = 40
 

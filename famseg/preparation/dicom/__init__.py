@@ -1,0 +1,5 @@
+"""DICOM: files to series, series to a grid, and pixels in HU."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
