@@ -10,9 +10,9 @@ import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._labels import chosen_labels
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Kind
+from famseg.preparation.sources._labels import chosen_labels
 
 Mask = NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ from typing import Literal
 from famseg.messages import InputError
 from famseg.preparation import Layout, Refused, Source, find_sources
 from famseg.preparation._find import _unique
-from famseg.preparation._items import Opener
+from famseg.preparation.sources._items import Opener
 from famseg.volumes._volume import VOLUME_SUFFIXES, volume_suffix
 
 Kind = Literal["volume", "mesh", "dicom"]

@@ -24,8 +24,8 @@ from famseg.files._tar import TAR_DAMAGED, open_tar
 from famseg.meshes import load_mesh
 from famseg.messages import InputError
 from famseg.preparation import find_sources
-from famseg.preparation._items import Item, Opener
 from famseg.preparation.dicom._header import read_header
+from famseg.preparation.sources._items import Item, Opener
 from famseg.tracking._record import _parse
 from famseg.volumes import read_volume
 

@@ -18,8 +18,8 @@ from dicom_maker import ct
 from famseg.files import _archive as archive_module
 from famseg.messages import InputError
 from famseg.preparation import Scan, Source, find_sources
-from famseg.preparation import _read as read_module
-from famseg.preparation._names import PersonalWords
+from famseg.preparation.sources import _read as read_module
+from famseg.preparation.sources._names import PersonalWords
 
 Save = Callable[..., Path]
 

@@ -19,9 +19,9 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
-from famseg.preparation._items import Item, Opener
 from famseg.preparation.dicom._enhanced import frames_of
 from famseg.preparation.dicom._slice import Slice, as_list, geometry_fault, numbers
+from famseg.preparation.sources._items import Item, Opener
 
 _MODALITIES = (
     *(

@@ -457,7 +457,7 @@ def test_frames_without_positions_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_series_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from famseg.preparation import _read
+    from famseg.preparation.sources import _read
 
     source = only(ct(8).write(tmp_path / "a"))
 

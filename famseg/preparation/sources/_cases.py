@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._items import Item, fit_name, local, told_as, without_path
-from famseg.preparation._layouts import Challenge, Piece
-from famseg.preparation._mesh import read_mesh
-from famseg.preparation._read import check_memory, read_file
 from famseg.preparation._types import Companion, Refused, Role, Scan, Source
+from famseg.preparation.sources._items import Item, fit_name, local, told_as, without_path
+from famseg.preparation.sources._layouts import Challenge, Piece
+from famseg.preparation.sources._mesh import read_mesh
+from famseg.preparation.sources._read import check_memory, read_file
 from famseg.volumes import Volume
 from famseg.volumes._volume import MAX_VOXELS, _read_header, volume_shape
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famseg.messages import InputError
-from famseg.preparation._items import fit_name
 from famseg.preparation._leakage import linked
 from famseg.preparation._types import Identity, Source
+from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32
 _AUTOMATIC = re.compile(r"person_[0-9a-f]{12}")

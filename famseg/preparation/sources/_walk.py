@@ -11,8 +11,8 @@ from typing import Literal
 from famseg.files._archive import ZIP_DAMAGED, safe_members
 from famseg.messages import InputError
 from famseg.messages._visible import NO_TEXT, is_text, visible
-from famseg.preparation._items import Item, Opener
 from famseg.preparation._types import Refused
+from famseg.preparation.sources._items import Item, Opener
 from famseg.volumes._volume import volume_suffix
 
 MESH_SUFFIXES = (".stl", ".ply")

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._items import Item, local, told_as
-from famseg.preparation._read import check_memory
 from famseg.preparation._types import Scan
+from famseg.preparation.sources._items import Item, local, told_as
+from famseg.preparation.sources._read import check_memory
 from famseg.volumes import Volume
 
 MESH_SPACING_MM = 0.5

@@ -15,7 +15,7 @@ from trimesh.voxel.ops import matrix_to_marching_cubes
 
 from famseg.messages import InputError
 from famseg.preparation import Found, Scan, Source, find_sources
-from famseg.preparation._layouts import DEFECT_CLASSES
+from famseg.preparation.sources._layouts import DEFECT_CLASSES
 
 Array = np.ndarray
 Pair = tuple[Array, Array]

@@ -12,11 +12,11 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._items import Item, local, told_as, without_path
-from famseg.preparation._labels import is_label_map, segment_names
-from famseg.preparation._shear import straightened
-from famseg.preparation._stated import check_stated
 from famseg.preparation._types import Kind, Scan
+from famseg.preparation.sources._items import Item, local, told_as, without_path
+from famseg.preparation.sources._labels import is_label_map, segment_names
+from famseg.preparation.sources._shear import straightened
+from famseg.preparation.sources._stated import check_stated
 from famseg.volumes import Volume, read_volume
 from famseg.volumes._volume import MAX_VOXELS, _quiet, check_header
 

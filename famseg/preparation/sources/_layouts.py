@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from famseg.preparation._items import Item
 from famseg.preparation._types import Split
-from famseg.preparation._walk import Tree
+from famseg.preparation.sources._items import Item
+from famseg.preparation.sources._walk import Tree
 
 Challenge = Literal["skullfix", "skullbreak", "mug500", "scidata2021"]
 

@@ -23,11 +23,11 @@ import numpy as np
 from famseg.files._archive import extract_tar
 from famseg.messages import InputError
 from famseg.messages._errors import DAMAGED
-from famseg.preparation._items import Item, local, told_as
-from famseg.preparation._names import PersonalWords
-from famseg.preparation._read import check_memory, understand
 from famseg.preparation._types import Refused, Scan, Source
 from famseg.preparation.dicom._slice import numbers
+from famseg.preparation.sources._items import Item, local, told_as
+from famseg.preparation.sources._names import PersonalWords
+from famseg.preparation.sources._read import check_memory, understand
 from famseg.volumes import Volume
 
 _DTYPES = ("int16", "uint16", "uint8", "int8", "int32", "float32", "float64")

@@ -17,7 +17,7 @@ from stand_ins import found, steps
 from famseg.datasets import SkullSubject, read_manifest, write_manifest
 from famseg.messages import InputError
 from famseg.preparation import Outcome, Settings, find_sources, plan_run, prepare_folder
-from famseg.preparation._groups import group_labels, identity_of, read_salt
+from famseg.preparation.sources._groups import group_labels, identity_of, read_salt
 
 SALT = b"s" * 32
 
