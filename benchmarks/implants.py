@@ -42,7 +42,7 @@ from famseg.datasets import WHERES, RegionDefect, inject, mean_skull_mask
 from famseg.evaluation import predicted_outline
 from famseg.messages import InputError
 from famseg.preparation import Scan
-from famseg.preparation._grid import bone_field
+from famseg.preparation.steps._grid import bone_field
 from famseg.reconstruction import (
     CoarseNetwork,
     Options,

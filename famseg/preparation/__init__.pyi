@@ -4,7 +4,6 @@ from ._find import LAYOUTS as LAYOUTS
 from ._find import Layout as Layout
 from ._find import find_sources as find_sources
 from ._page import needs_a_look as needs_a_look
-from ._prepare import prepare_scan as prepare_scan
 from ._record import Record as Record
 from ._report import report_row as report_row
 from ._run import Outcome as Outcome
@@ -22,3 +21,4 @@ from ._types import Quality as Quality
 from ._types import Refused as Refused
 from ._types import Scan as Scan
 from ._types import Source as Source
+from .steps import prepare_scan as prepare_scan

@@ -11,7 +11,7 @@ from famseg.messages._visible import cell
 from famseg.preparation._page import needs_a_look, page
 from famseg.preparation._page_slices import MOST_SUBJECTS, Pictures
 from famseg.preparation._record import Folder, Record
-from famseg.preparation._slices import VIEWS
+from famseg.preparation.steps._slices import VIEWS
 from famseg.tracking import write_atomically
 
 COLUMNS = (

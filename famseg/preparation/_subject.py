@@ -28,9 +28,9 @@ from famseg.preparation._record import (
     read_record,
     write_record,
 )
-from famseg.preparation._slices import images
 from famseg.preparation._thumbnails import thumbnail
 from famseg.preparation._types import Prepared, Role, Scan, Source
+from famseg.preparation.steps._slices import images
 from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 

@@ -17,8 +17,8 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
 from famseg.datasets.defects._vault import _cast
-from famseg.preparation._checks import _LOWEST_DEG, Hole, _dome
-from famseg.preparation._grid import moved_points
+from famseg.preparation.steps._checks import _LOWEST_DEG, Hole, _dome
+from famseg.preparation.steps._grid import moved_points
 from famseg.reconstruction._frame import Frame, Vault
 
 Mask = NDArray[np.bool_]

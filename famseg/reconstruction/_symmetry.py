@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from famseg.preparation._checks import _LOWEST_DEG
+from famseg.preparation.steps._checks import _LOWEST_DEG
 from famseg.reconstruction._frame import Frame
 from famseg.reconstruction._mirror import mirrored, reflection
 from famseg.reconstruction._openings import SMALLEST_CM2, Openings

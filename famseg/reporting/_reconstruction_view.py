@@ -17,7 +17,7 @@ from scipy import ndimage
 from famseg.figures import encode, new_figure, styled
 from famseg.meshes import Mesh, read_mesh, simplify, surface_mesh
 from famseg.messages import InputError
-from famseg.preparation._grid import to_ras
+from famseg.preparation.steps._grid import to_ras
 from famseg.reporting._scene import BONE, BOTH, IMPLANT, Color, Layer, Part, Scene, side_of
 from famseg.volumes import Volume, read_volume
 from famseg.volumes._volume import volume_suffix

@@ -10,9 +10,9 @@ import pytest
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings, find_sources
-from famseg.preparation._bone import find_bone
 from famseg.preparation.sources._labels import chosen_labels
 from famseg.preparation.sources._read import understand
+from famseg.preparation.steps._bone import find_bone
 
 LABELS = np.zeros((20, 20, 20), np.uint8)
 LABELS[2:18, 2:18, 2:18] = 3

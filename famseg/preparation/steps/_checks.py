@@ -11,8 +11,8 @@ from scipy import ndimage, sparse
 from scipy.spatial import KDTree
 
 from famseg.datasets.defects._vault import vault_middle
-from famseg.preparation._bone import Mask
-from famseg.preparation._clean import Spacing
+from famseg.preparation.steps._bone import Mask
+from famseg.preparation.steps._clean import Spacing
 
 # Of bone at the border of the scan. A whole head shows 0.3; one that is cut 12 where it just lost
 # its skin, 30 three millimetres deeper, 50 at the widest.

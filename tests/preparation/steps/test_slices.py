@@ -16,7 +16,7 @@ from famseg.preparation import Prepared, Scan, Settings, prepare_scan
 from famseg.preparation._page import page
 from famseg.preparation._record import Folder
 from famseg.preparation._report import write_report
-from famseg.preparation._slices import COUNT, MOST_BYTES, TILE, VIEWS, images
+from famseg.preparation.steps._slices import COUNT, MOST_BYTES, TILE, VIEWS, images
 from famseg.volumes import Volume
 
 MM = 4.0

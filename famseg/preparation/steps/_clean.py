@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.preparation._bone import Bone, Mask, distance_mm, within_mm
-from famseg.preparation._plates import (
+from famseg.preparation._settings import Settings
+from famseg.preparation._types import Finding
+from famseg.preparation.steps._bone import Bone, Mask, distance_mm, within_mm
+from famseg.preparation.steps._plates import (
     Body,
     Surroundings,
     filled_slices,
     surroundings,
     without_hollows,
 )
-from famseg.preparation._settings import Settings
-from famseg.preparation._types import Finding
-from famseg.preparation._vertex import vault_top
+from famseg.preparation.steps._vertex import vault_top
 
 _PIECE_ML = 0.1  # smaller pieces are noise and are not counted
 _HEAD_PIECE_ML = 10.0  # the vertex belongs to a piece of at least this size

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.preparation._bone import Mask, distance_mm, mask_of
-from famseg.preparation._grid import Matrix, Points, surface_points, to_ras
+from famseg.preparation.steps._bone import Mask, distance_mm, mask_of
+from famseg.preparation.steps._grid import Matrix, Points, surface_points, to_ras
 from famseg.volumes import Volume
 
 _COARSE_MM, _FINE_MM = 6.0, 3.0

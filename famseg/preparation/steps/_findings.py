@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.datasets.defects._vault import vault_middle
-from famseg.preparation._bone import Mask, Scale
-from famseg.preparation._checks import _dome, _first_bone, along_rays, implausible
-from famseg.preparation._clean import Spacing, bounding_box
 from famseg.preparation._types import Finding
+from famseg.preparation.steps._bone import Mask, Scale
+from famseg.preparation.steps._checks import _dome, _first_bone, along_rays, implausible
+from famseg.preparation.steps._clean import Spacing, bounding_box
 
 _METAL_HU = 3000.0
 _METAL_ML = 0.05

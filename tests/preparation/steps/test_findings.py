@@ -18,9 +18,9 @@ from famseg.preparation import (
     prepare_folder,
     prepare_scan,
 )
-from famseg.preparation._clean import head_envelope
-from famseg.preparation._plates import Body, surroundings
-from famseg.preparation._vertex import vault_top
+from famseg.preparation.steps._clean import head_envelope
+from famseg.preparation.steps._plates import Body, surroundings
+from famseg.preparation.steps._vertex import vault_top
 from famseg.volumes import Volume, write_volume
 
 MM = 4.0

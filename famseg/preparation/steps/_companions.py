@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation._bone import find_bone
-from famseg.preparation._clean import fill_holes
-from famseg.preparation._grid import Grid, Matrix, bone_field, coverage, to_ras
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Role, Scan
+from famseg.preparation.steps._bone import find_bone
+from famseg.preparation.steps._clean import fill_holes
+from famseg.preparation.steps._grid import Grid, Matrix, bone_field, coverage, to_ras
 from famseg.volumes import Volume
 
 _STRAY_SHARE = 0.05  # of an implant lies outside of the skull

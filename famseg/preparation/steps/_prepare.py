@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.preparation._align import Template, align, angle_deg, as_template, surface_residual_mm
-from famseg.preparation._bone import Bone, Mask, find_bone
-from famseg.preparation._checks import truncated_vault, vault_hole
-from famseg.preparation._clean import Cleaned, bounding_box, clean_bone
-from famseg.preparation._companions import companion_masks
-from famseg.preparation._findings import metal_findings, size_findings, vessel_findings
-from famseg.preparation._grid import (
+from famseg.preparation._settings import Settings
+from famseg.preparation._types import Finding, Prepared, Quality, Role, Scan
+from famseg.preparation.steps._align import (
+    Template,
+    align,
+    angle_deg,
+    as_template,
+    surface_residual_mm,
+)
+from famseg.preparation.steps._bone import Bone, Mask, find_bone
+from famseg.preparation.steps._checks import truncated_vault, vault_hole
+from famseg.preparation.steps._clean import Cleaned, bounding_box, clean_bone
+from famseg.preparation.steps._companions import companion_masks
+from famseg.preparation.steps._findings import metal_findings, size_findings, vessel_findings
+from famseg.preparation.steps._grid import (
     BoneField,
     Grid,
     Matrix,
@@ -30,11 +38,9 @@ from famseg.preparation._grid import (
     to_ras,
     upright_frame,
 )
-from famseg.preparation._settings import Settings
-from famseg.preparation._slices import slices
-from famseg.preparation._streaks import streak_findings
-from famseg.preparation._symmetry import upright
-from famseg.preparation._types import Finding, Prepared, Quality, Role, Scan
+from famseg.preparation.steps._slices import slices
+from famseg.preparation.steps._streaks import streak_findings
+from famseg.preparation.steps._symmetry import upright
 from famseg.volumes import Volume
 
 _SAMPLED_POINTS = 300_000

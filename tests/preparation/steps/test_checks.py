@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from famseg.preparation._bone import Scale, find_bone
-from famseg.preparation._checks import truncated_vault, vault_hole
 from famseg.preparation._settings import Settings
+from famseg.preparation.steps._bone import Scale, find_bone
+from famseg.preparation.steps._checks import truncated_vault, vault_hole
 
 SPACING = (2.0, 2.0, 2.0)
 FOAM, SKIN, AIR = -700, 30, -1000

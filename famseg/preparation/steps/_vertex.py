@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.preparation._bone import Mask, working_steps
-from famseg.preparation._plates import Spacing, any_of_blocks
+from famseg.preparation.steps._bone import Mask, working_steps
+from famseg.preparation.steps._plates import Spacing, any_of_blocks
 
 Indices = NDArray[np.intp]
 

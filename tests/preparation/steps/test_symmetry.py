@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from famseg.preparation import Scan, Settings, prepare_scan
-from famseg.preparation._align import angle_deg
-from famseg.preparation._grid import moved_points, surface_points
-from famseg.preparation._symmetry import Upright, upright
+from famseg.preparation.steps._align import angle_deg
+from famseg.preparation.steps._grid import moved_points, surface_points
+from famseg.preparation.steps._symmetry import Upright, upright
 from famseg.volumes import Volume
 
 SIDE_MM = 7.0

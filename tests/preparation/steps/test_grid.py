@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from famseg.preparation._grid import BoneField, Grid, bone_field, coverage
+from famseg.preparation.steps._grid import BoneField, Grid, bone_field, coverage
 
 
 def everywhere(field: BoneField, to_source: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.preparation._bone import Mask, solid_core, within_mm, working_steps
+from famseg.preparation.steps._bone import Mask, solid_core, within_mm, working_steps
 
 _SKIN_MM = 2.0  # outside of the solid body: bone that a ball of 6 mm rounds off reaches a bit out
 _LEAVES_MM = 15.0  # no bone of a head lies farther outside of its solid body

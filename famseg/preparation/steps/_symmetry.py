@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.datasets import phantom
-from famseg.preparation._align import (
+from famseg.preparation.steps._align import (
     Template,
     angle_deg,
     as_template,
@@ -21,7 +21,7 @@ from famseg.preparation._align import (
     start_at,
     surface_map,
 )
-from famseg.preparation._grid import Matrix, Points, moved_points
+from famseg.preparation.steps._grid import Matrix, Points, moved_points
 from famseg.volumes import Volume
 
 _CELL_MM = 6.0

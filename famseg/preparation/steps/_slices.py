@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from famseg.preparation._bone import Mask, Scale
-from famseg.preparation._clean import bounding_box
-from famseg.preparation._grid import BoneField, Matrix
 from famseg.preparation._types import Slices, View
+from famseg.preparation.steps._bone import Mask, Scale
+from famseg.preparation.steps._clean import bounding_box
+from famseg.preparation.steps._grid import BoneField, Matrix
 from famseg.volumes import Volume
 
 VIEWS: tuple[View, ...] = get_args(View)

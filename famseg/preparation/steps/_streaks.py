@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.preparation._bone import Mask, Scale, working_steps
-from famseg.preparation._checks import _spanned
-from famseg.preparation._clean import Spacing
-from famseg.preparation._plates import any_of_blocks, sampled
 from famseg.preparation._types import Finding
+from famseg.preparation.steps._bone import Mask, Scale, working_steps
+from famseg.preparation.steps._checks import _spanned
+from famseg.preparation.steps._clean import Spacing
+from famseg.preparation.steps._plates import any_of_blocks, sampled
 
 _METAL_HU = 2500.0  # dense bone and enamel stay below, thin clips blur to little more
 _METAL_ML = 0.02  # in a slice's thickness around it

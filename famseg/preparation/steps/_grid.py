@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.preparation._bone import Mask, Scale, distance_mm
-from famseg.preparation._clean import Spacing, bounding_box
 from famseg.preparation._settings import Settings
+from famseg.preparation.steps._bone import Mask, Scale, distance_mm
+from famseg.preparation.steps._clean import Spacing, bounding_box
 from famseg.volumes import Volume
 from famseg.volumes._volume import MAX_VOXELS
 

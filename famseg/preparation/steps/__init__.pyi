@@ -1,0 +1,1 @@
+from ._prepare import prepare_scan as prepare_scan
