@@ -21,8 +21,8 @@ from famseg.engine import RunConfig, save_checkpoint
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.files._atomic import write_atomically
 from famseg.messages import InputError
-from famseg.preparation._place import alone
-from famseg.preparation._record import Folder
+from famseg.preparation.batch._output_folder import alone
+from famseg.preparation.batch._record import Folder
 from famseg.runs import RunFolder
 from famseg.tracking import LocalRecord, Tracker, TrackingConfig, write_json
 from famseg.tracking._database import creation_lock

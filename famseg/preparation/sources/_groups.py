@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from famseg.messages import InputError
-from famseg.preparation._leakage import linked
 from famseg.preparation._types import Identity, Source
+from famseg.preparation.batch._leakage import linked
 from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32

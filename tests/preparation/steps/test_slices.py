@@ -13,9 +13,9 @@ from PIL import Image
 from test_report import DONE, SETTINGS, Page
 
 from famseg.preparation import Prepared, Scan, Settings, prepare_scan
-from famseg.preparation._page import page
-from famseg.preparation._record import Folder
-from famseg.preparation._report import write_report
+from famseg.preparation.batch._page import page
+from famseg.preparation.batch._record import Folder
+from famseg.preparation.batch._report import write_report
 from famseg.preparation.steps._slices import COUNT, MOST_BYTES, TILE, VIEWS, images
 from famseg.volumes import Volume
 
@@ -116,8 +116,8 @@ def test_the_page_has_the_slices_in_it(
     assert all(s.startswith(("data:image/jpeg;base64,", "data:image/png;base64,")) for s in sources)
     assert not [name for _, name, _ in content.attributes if name == "style"], "the policy forbids"
     assert content.texts.count(f"{COUNT} of {COUNT}, 137 mm") == 1, "axial: 150 mm high"
-    monkeypatch.setattr("famseg.preparation._report.MOST_SUBJECTS", 1)
-    monkeypatch.setattr("famseg.preparation._page_slices.MOST_SUBJECTS", 1)
+    monkeypatch.setattr("famseg.preparation.batch._report.MOST_SUBJECTS", 1)
+    monkeypatch.setattr("famseg.preparation.batch._page_slices.MOST_SUBJECTS", 1)
     write(prepared, Folder(tmp_path), ["a", "b"])
     text = (tmp_path / "report.html").read_text()
     assert text.count("<details") == 1

@@ -14,11 +14,11 @@ from PIL import Image
 
 from famseg.datasets import phantom, read_subject_list
 from famseg.preparation import Quality, Record
-from famseg.preparation._page import needs_a_look, page
-from famseg.preparation._record import Folder, read_record, write_record
-from famseg.preparation._report import COLUMNS, companions, report_row, table, write_report
-from famseg.preparation._thumbnails import thumbnail
 from famseg.preparation._types import Finding
+from famseg.preparation.batch._page import needs_a_look, page
+from famseg.preparation.batch._record import Folder, read_record, write_record
+from famseg.preparation.batch._report import COLUMNS, companions, report_row, table, write_report
+from famseg.preparation.batch._thumbnails import thumbnail
 from famseg.volumes import Volume
 
 QUALITY = Quality(

@@ -16,9 +16,10 @@ import nibabel
 import numpy as np
 
 from famseg.messages import InputError
-from famseg.preparation._leakage import signature, signature_text
-from famseg.preparation._pool import CrashedError
-from famseg.preparation._record import (
+from famseg.preparation._types import Prepared, Role, Scan, Source
+from famseg.preparation.batch._leakage import signature, signature_text
+from famseg.preparation.batch._pool import CrashedError
+from famseg.preparation.batch._record import (
     Folder,
     Record,
     discard,
@@ -28,8 +29,7 @@ from famseg.preparation._record import (
     read_record,
     write_record,
 )
-from famseg.preparation._thumbnails import thumbnail
-from famseg.preparation._types import Prepared, Role, Scan, Source
+from famseg.preparation.batch._thumbnails import thumbnail
 from famseg.preparation.steps._slices import images
 from famseg.tracking import write_atomically
 from famseg.volumes import Volume

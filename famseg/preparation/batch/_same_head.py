@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from famseg.datasets import phantom
 from famseg.messages import InputError
-from famseg.preparation._leakage import Duplicate, spread
+from famseg.preparation.batch._leakage import Duplicate, spread
 from famseg.preparation.steps._bone import distance_mm
 from famseg.preparation.steps._grid import Points, moved_points, surface_points, to_ras
 from famseg.volumes import Volume, read_volume

@@ -11,7 +11,7 @@ from pathlib import Path
 from famseg.files._atomic import open_to_update
 from famseg.files._json import read_json
 from famseg.messages import InputError
-from famseg.preparation._record import Folder
+from famseg.preparation.batch._record import Folder
 
 
 def check_place(root: Path, out: Path) -> None:

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from famseg.datasets import phantom
 from famseg.messages import InputError
-from famseg.preparation._leakage import duplicates, signature
-from famseg.preparation._same_head import (
+from famseg.preparation.batch._leakage import duplicates, signature
+from famseg.preparation.batch._same_head import (
     SAME_HEAD_DICE,
     agreement,
     aligned,

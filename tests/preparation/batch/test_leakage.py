@@ -10,7 +10,7 @@ import pytest
 from famseg.datasets import phantom, read_manifest, scan_folder, write_manifest
 from famseg.messages import InputError
 from famseg.preparation import Splitting, split_folder
-from famseg.preparation._leakage import (
+from famseg.preparation.batch._leakage import (
     SAME_DICE,
     Duplicate,
     duplicates,
@@ -19,8 +19,8 @@ from famseg.preparation._leakage import (
     signature_of_text,
     signature_text,
 )
-from famseg.preparation._record import Folder, Record, write_record
-from famseg.preparation._splitting import _split
+from famseg.preparation.batch._record import Folder, Record, write_record
+from famseg.preparation.batch._splitting import _split
 from famseg.volumes import Volume, read_volume, write_volume
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])

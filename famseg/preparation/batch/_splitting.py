@@ -20,7 +20,7 @@ from famseg.datasets import (
     write_manifest,
 )
 from famseg.messages import InputError
-from famseg.preparation._leakage import (
+from famseg.preparation.batch._leakage import (
     Duplicate,
     Signature,
     duplicates,
@@ -28,8 +28,8 @@ from famseg.preparation._leakage import (
     signature,
     signature_of_text,
 )
-from famseg.preparation._record import Folder, read_record
-from famseg.preparation._same_head import heads_and_pairs, same_heads
+from famseg.preparation.batch._record import Folder, read_record
+from famseg.preparation.batch._same_head import heads_and_pairs, same_heads
 from famseg.volumes import read_volume
 
 

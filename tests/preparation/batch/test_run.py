@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import stand_ins  # found through the line above, here and in the processes
 from stand_ins import found, steps
@@ -416,7 +416,7 @@ if __name__ == "__main__":
 def test_a_killed_run_goes_on(places: tuple[Path, Path], tmp_path: Path) -> None:
     root, out = places
     script = tmp_path / "script.py"
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     script.write_text(SCRIPT.format(here=here, root=str(root), out=str(out), settings=SETTINGS))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
@@ -509,7 +509,7 @@ def test_nothing_personal_is_written(tmp_path: Path) -> None:
 
 
 def test_a_mask_is_written_as_the_same_bytes_and_read_back(tmp_path: Path) -> None:
-    from famseg.preparation._subject import nifti
+    from famseg.preparation.batch._subject import nifti
     from famseg.volumes import Volume
 
     turned = np.array([[0, -1.5, 0, 3], [-2.0, 0, 0, 5], [0, 0, 0.5, -7], [0, 0, 0, 1.0]])

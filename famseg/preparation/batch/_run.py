@@ -12,9 +12,10 @@ from pathlib import Path
 
 import famseg
 from famseg.datasets import SkullSubject, read_manifest, write_manifest
-from famseg.preparation._place import alone, check_place, check_settings
-from famseg.preparation._pool import in_processes
-from famseg.preparation._record import (
+from famseg.preparation._types import Found, Identity, Source, Split
+from famseg.preparation.batch._output_folder import alone, check_place, check_settings
+from famseg.preparation.batch._pool import in_processes
+from famseg.preparation.batch._record import (
     Folder,
     Record,
     discard,
@@ -24,9 +25,15 @@ from famseg.preparation._record import (
     recorded_subjects,
     settings_key,
 )
-from famseg.preparation._report import write_report
-from famseg.preparation._subject import FATAL, Job, Prepare, failed, prepare_subject, reason_of
-from famseg.preparation._types import Found, Identity, Source, Split
+from famseg.preparation.batch._report import write_report
+from famseg.preparation.batch._subject import (
+    FATAL,
+    Job,
+    Prepare,
+    failed,
+    prepare_subject,
+    reason_of,
+)
 from famseg.preparation.sources._groups import compiled, group_labels, read_salt
 from famseg.tracking import write_json
 

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from famseg.messages._visible import visible
-from famseg.preparation import _page_slices
-from famseg.preparation._page_choice import SCRIPT, STYLE, box, choice
-from famseg.preparation._record import Record
-from famseg.preparation._thumbnails import PANELS
 from famseg.preparation._types import Quality
+from famseg.preparation.batch import _page_slices
+from famseg.preparation.batch._page_choice import SCRIPT, STYLE, box, choice
+from famseg.preparation.batch._record import Record
+from famseg.preparation.batch._thumbnails import PANELS
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --look: #b9770e; }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.preparation._record import Folder, read_record
+from famseg.preparation.batch._record import Folder, read_record
 from famseg.volumes import Volume
 
 

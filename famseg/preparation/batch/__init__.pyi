@@ -1,0 +1,12 @@
+from ._back import back_to_scan as back_to_scan
+from ._back import to_source_of as to_source_of
+from ._page import needs_a_look as needs_a_look
+from ._record import Record as Record
+from ._report import report_row as report_row
+from ._run import Outcome as Outcome
+from ._run import Plan as Plan
+from ._run import RunProgress as RunProgress
+from ._run import plan_run as plan_run
+from ._run import prepare_folder as prepare_folder
+from ._splitting import Splitting as Splitting
+from ._splitting import split_folder as split_folder
