@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from famseg.evaluation._classification import Logits
+from famseg.evaluation.classification._evaluate import Logits
 from famseg.flatness import cross_entropy_flatness, find_layer
 
 

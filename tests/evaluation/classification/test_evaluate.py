@@ -105,7 +105,7 @@ def test_batches_that_come_ready_give_the_same(folder, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_processes_does_not_matter(folder, tmp_path) -> None:
-    script = str(Path(__file__).with_name("toy_classes.py"))
+    script = str(Path(__file__).parents[1].joinpath("toy_classes.py"))
     # There are three batches of train: one process has none.
     ranks = warm.run_ranks(4, script, str(tmp_path))
     assert [done.returncode for done in ranks] == [0] * 4

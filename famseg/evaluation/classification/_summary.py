@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from famseg.evaluation._calibration import calibration
+from famseg.evaluation.classification._calibration import calibration
 from famseg.statistics._intervals import wilson_interval
 
 ClassSummary = dict[str, dict[str, Any]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from famseg.evaluation._classification_summary import GAP, MAJORITY, sets_of
 from famseg.evaluation._signs import (
     History,
     PenaltyKind,
@@ -13,6 +12,7 @@ from famseg.evaluation._signs import (
     penalty_effect_share,
     penalty_term,
 )
+from famseg.evaluation.classification._summary import GAP, MAJORITY, sets_of
 
 # A training accuracy that is this much above the test accuracy is called overfitting.
 GAP_SIGN = 0.1

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from famseg.evaluation._classification_summary import sets_of
+from famseg.evaluation.classification._summary import sets_of
 from famseg.figures import BLUE, GREY, new_figure, styled
 
 Pixels = npt.NDArray[np.uint8]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from famseg.engine import Processes, Row
-from famseg.evaluation._classification_picture import classification_figure
-from famseg.evaluation._classification_summary import ClassSummary, summarise_classes
+from famseg.evaluation.classification._figures import classification_figure
+from famseg.evaluation.classification._summary import ClassSummary, summarise_classes
 from famseg.figures import files
 from famseg.flatness import call_model
 from famseg.messages import InputError

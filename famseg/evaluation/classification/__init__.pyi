@@ -1,0 +1,14 @@
+from ._calibration import Bin as Bin
+from ._calibration import Calibration as Calibration
+from ._calibration import calibration as calibration
+from ._evaluate import Logits as Logits
+from ._evaluate import classification_rows as classification_rows
+from ._evaluate import evaluate_classification as evaluate_classification
+from ._figures import Answer as Answer
+from ._figures import answers_picture as answers_picture
+from ._figures import confusion_matrix as confusion_matrix
+from ._head import HeadMonitor as HeadMonitor
+from ._summary import classification_metrics as classification_metrics
+from ._summary import summarise_classes as summarise_classes
+from ._table import classification_signs as classification_signs
+from ._table import classification_table as classification_table
