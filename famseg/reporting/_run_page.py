@@ -17,8 +17,8 @@ from famseg.evaluation import (
     read_cases,
     read_shown,
 )
-from famseg.evaluation._pictures import SlicesCase, slices_picture
-from famseg.evaluation._signs import PenaltyKind
+from famseg.evaluation.skulls._pictures import SlicesCase, slices_picture
+from famseg.evaluation.skulls._signs import PenaltyKind
 from famseg.files._json import read_json
 from famseg.meshes import surface_mesh
 from famseg.messages import InputError

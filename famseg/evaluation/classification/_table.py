@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from famseg.evaluation._signs import (
+from famseg.evaluation.classification._summary import GAP, MAJORITY, sets_of
+from famseg.evaluation.skulls._signs import (
     History,
     PenaltyKind,
     failure_signs,
     penalty_effect_share,
     penalty_term,
 )
-from famseg.evaluation.classification._summary import GAP, MAJORITY, sets_of
 
 # A training accuracy that is this much above the test accuracy is called overfitting.
 GAP_SIGN = 0.1

@@ -17,19 +17,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from famseg.engine import Processes
-from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
-from famseg.evaluation._pictures import SlicesCase, slices_figure
-from famseg.evaluation._shown import (
+from famseg.evaluation.skulls._cases import (
+    REGIONS,
+    SOURCES,
+    CaseRow,
+    Source,
+    case_scores,
+    write_cases,
+)
+from famseg.evaluation.skulls._pictures import SlicesCase, slices_figure
+from famseg.evaluation.skulls._shown import (
     SHOWN,
     SHOWN_INPUT,
     SHOWN_PREDICTION,
     SHOWN_REFERENCE,
     write_shown,
 )
-from famseg.evaluation._side_by_side import side_by_side, workers_for
-from famseg.evaluation._summary import Summary, summarise
-from famseg.evaluation._validation import as_bool
-from famseg.evaluation._variance import VarianceRatio
+from famseg.evaluation.skulls._side_by_side import side_by_side, workers_for
+from famseg.evaluation.skulls._summary import Summary, summarise
+from famseg.evaluation.skulls._validation import as_bool
+from famseg.evaluation.skulls._variance import VarianceRatio
 from famseg.figures import files
 from famseg.files._atomic import fresh_part
 from famseg.messages import InputError

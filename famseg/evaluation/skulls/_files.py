@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.evaluation._grid import on_grid
+from famseg.evaluation.skulls._grid import on_grid
 from famseg.messages import InputError
 from famseg.metrics._masks import Empty, values_of
 from famseg.metrics._pair import Kind

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from famseg.evaluation import SlicesCase, slices_picture
-from famseg.evaluation._pictures import _COLOURS, defect_centre
+from famseg.evaluation.skulls._pictures import _COLOURS, defect_centre
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_faulty_use_is_refused(use, message):
 @pytest.mark.slow
 def test_the_number_of_processes_does_not_matter():
     """Three and two cases for two processes; in the second epoch one of them has none."""
-    ranks = warm.run_ranks(2, str(Path(__file__).with_name("metric_ranks.py")))
+    ranks = warm.run_ranks(2, str(Path(__file__).parents[1].joinpath("metric_ranks.py")))
     assert [done.returncode for done in ranks] == [0, 0]
     alone = figures(list(range(5)))
     assert alone[:3] == alone[3:]

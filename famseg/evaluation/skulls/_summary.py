@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from famseg.evaluation._cases import METRICS, REGIONS, SOURCES, CaseRow
+from famseg.evaluation.skulls._cases import METRICS, REGIONS, SOURCES, CaseRow
 from famseg.tracking import flat_figures
 
 Summary = dict[str, dict[str, Any]]

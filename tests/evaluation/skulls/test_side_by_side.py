@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from famseg.evaluation._side_by_side import side_by_side, workers_for
+from famseg.evaluation.skulls._side_by_side import side_by_side, workers_for
 
 
 def test_results_come_in_order_from_processes_of_their_own() -> None:

@@ -86,7 +86,7 @@ def test_files_are_the_same_every_time(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])  # four processes, three cases: one has none
 def test_the_number_of_processes_does_not_matter(folder, tmp_path, world):
-    script = str(Path(__file__).with_name("toy_cases.py"))
+    script = str(Path(__file__).parents[1].joinpath("toy_cases.py"))
     ranks = warm.run_ranks(world, script, str(tmp_path))
     assert [done.returncode for done in ranks] == [0] * world
     assert len({done.stdout for done in ranks}) == 1  # every process has the whole result

@@ -1,0 +1,5 @@
+"""Evaluation of completed skulls and implants: case by case, against baselines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
