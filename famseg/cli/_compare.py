@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.engine._opened import Which
+from famseg.engine._open_run import Which
 from famseg.messages import InputError
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import typer
 from famseg.cli._common import ChangesArgument, DeviceOption, SeedOption, changes_on_run
 from famseg.cli._report import write_run_page
 from famseg.cli._say import say, say_json
-from famseg.engine._opened import Which, device_of, open_run
+from famseg.engine._open_run import Which, device_of, open_run
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.engine import Saved
-    from famseg.engine._opened import Opened
+    from famseg.engine._open_run import Opened
 
 EXAMPLES = """
 Examples:

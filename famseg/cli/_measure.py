@@ -18,7 +18,7 @@ from famseg.cli._common import (
     seed_of,
 )
 from famseg.cli._say import say, say_json
-from famseg.engine._opened import Opened, Which, device_of, open_run
+from famseg.engine._open_run import Opened, Which, device_of, open_run
 from famseg.messages import InputError, RunError
 from famseg.messages._counted import counted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say
-from famseg.engine._opened import Which
+from famseg.engine._open_run import Which
 from famseg.messages import InputError
 
 if TYPE_CHECKING:

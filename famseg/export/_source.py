@@ -16,7 +16,7 @@ from torch import nn
 from famseg.config import pipeline_of, read
 from famseg.engine import processes
 from famseg.engine._network import weights_hash
-from famseg.engine._opened import Which, open_run
+from famseg.engine._open_run import Which, open_run
 from famseg.export._modules import ClassProbability, ImplantProbability
 from famseg.files._json import read_json
 from famseg.messages import InputError
