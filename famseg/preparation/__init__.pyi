@@ -1,6 +1,6 @@
-from ._find import LAYOUTS as LAYOUTS
-from ._find import Layout as Layout
-from ._find import find_sources as find_sources
+from ._find_sources import LAYOUTS as LAYOUTS
+from ._find_sources import Layout as Layout
+from ._find_sources import find_sources as find_sources
 from ._settings import Settings as Settings
 from ._types import Companion as Companion
 from ._types import Found as Found
