@@ -7,7 +7,6 @@ Three lines of a training loop::
     total.backward()
 """
 
-from famseg.flatness._arguments import Inputs, call_model
 from famseg.flatness._bound import bounded
 from famseg.flatness._closed_form import (
     cross_entropy_flatness,
@@ -29,7 +28,6 @@ from famseg.flatness._errors import (
 from famseg.flatness._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._history import FlatnessHistory, HistoryPoint
-from famseg.flatness._layer import find_layer
 from famseg.flatness._options import Options
 from famseg.flatness._report import report
 from famseg.flatness._rescaling import rescaled, rescaled_layer
@@ -37,6 +35,8 @@ from famseg.flatness._robustness import FeatureRobustness, feature_robustness
 from famseg.flatness._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._terms import Measurement, Terms
 from famseg.flatness._trace import TraceEstimate
+from famseg.flatness._tracing._arguments import Inputs, call_model
+from famseg.flatness._tracing._layer import find_layer
 
 __all__ = [
     "FAM",

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from famseg.flatness._body import Finished
 from famseg.flatness._errors import LayerError, NotApplicableError, SampleInteractionError
 from famseg.flatness._options import EstimatorName, Options
-from famseg.flatness._parts import Found
-from famseg.flatness._pass import Noting, Task
-from famseg.flatness._samples import Cut
+from famseg.flatness._tracing._body import Finished
+from famseg.flatness._tracing._parts import Found
+from famseg.flatness._tracing._pass import Noting, Task
+from famseg.flatness._tracing._samples import Cut
 
 Method = Literal["exact", "closed_form", "columns", "sample_probes", "batch_probes", "eigenvalues"]
 Curvature = Literal["hessian", "gauss_newton", "finite_difference", "noise"]

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from famseg.flatness._arguments import Inputs, scalar
 from famseg.flatness._check import check_ddp
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimate import Rule, closed
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._free import FreeStep, Seen, penalty_of
-from famseg.flatness._loss_call import plain_call
-from famseg.flatness._operator import Operator
-from famseg.flatness._pass import Noting, Task
 from famseg.flatness._terms import Terms
-from famseg.flatness._watch import eagerly
+from famseg.flatness._tracing._arguments import Inputs, scalar
+from famseg.flatness._tracing._loss_call import plain_call
+from famseg.flatness._tracing._operator import Operator
+from famseg.flatness._tracing._pass import Noting, Task
+from famseg.flatness._tracing._watch import eagerly
 
 if TYPE_CHECKING:
     from famseg.flatness._fam import FAM, _Free

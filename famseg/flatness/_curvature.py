@@ -11,7 +11,6 @@ from typing import TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Loss
 from famseg.flatness._batches import Data
 from famseg.flatness._block_lanczos import Which, extreme_pairs
 from famseg.flatness._check import check_choice, check_count
@@ -28,6 +27,7 @@ from famseg.flatness._trace import (
     TraceMethod,
     exact,
 )
+from famseg.flatness._tracing._arguments import Loss
 
 _Numbers: TypeAlias = Callable[[tuple[int, ...], Tensor, torch.Generator], Tensor]
 

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from famseg.flatness._derivatives import pullback
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators import Product
-from famseg.flatness._pass import Recorded, Task, replay
-from famseg.flatness._samples import Cut
-from famseg.flatness._watch import Edit, Site, add_shift
+from famseg.flatness._tracing._derivatives import pullback
+from famseg.flatness._tracing._pass import Recorded, Task, replay
+from famseg.flatness._tracing._samples import Cut
+from famseg.flatness._tracing._watch import Edit, Site, add_shift
 
 
 def difference(

@@ -25,9 +25,9 @@ from famseg.flatness._estimators import (
 )
 from famseg.flatness._factor import Factor, factor
 from famseg.flatness._head import head_flatness
-from famseg.flatness._loss_call import LossCall
 from famseg.flatness._options import Options
 from famseg.flatness._terms import Estimate
+from famseg.flatness._tracing._loss_call import LossCall
 
 ProductOf = Callable[[Sequence[Use]], Product]
 

@@ -27,11 +27,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from famseg.flatness._derivatives import gradient, pullback
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._factor import Factor, span
-from famseg.flatness._loss_call import LossCall
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._derivatives import gradient, pullback
+from famseg.flatness._tracing._loss_call import LossCall
+from famseg.flatness._tracing._operator import Operator
 
 Draw = Callable[[tuple[int, ...], Tensor], Tensor]
 """Draws independent numbers of mean 0 and variance 1: of a shape, with the type and on the device

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from famseg.flatness._derivatives import gradient
 from famseg.flatness._errors import LayerError, LossError
+from famseg.flatness._tracing._derivatives import gradient
 
 
 def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:

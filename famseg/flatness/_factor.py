@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._operator import Operator
 
 Quantity = Literal["relative_flatness", "simplified", "max_eigenvalue"]
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs, Loss, differentiable_in
 from famseg.flatness._bound import BOUNDS, bounded
 from famseg.flatness._check import check_ddp, check_model
 from famseg.flatness._choice import Level, Plan
@@ -23,18 +22,19 @@ from famseg.flatness._errors import FlatnessError, NotApplicableError, Unsupport
 from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Draw
 from famseg.flatness._free import FreeStep, free_step, penalty_of
-from famseg.flatness._layer_cache import LayerCache
-from famseg.flatness._operator import Operator, matrix_shape
 from famseg.flatness._options import Options
 from famseg.flatness._pace import Pace, can_run_ahead, in_parts, push, ratio, size_of
-from famseg.flatness._pass import Noting, Recorded, Task, record
 from famseg.flatness._planner import Known, Planner
 from famseg.flatness._probes import normals, part_of, position_generator, signs
-from famseg.flatness._state import evaluating, undone_on_error, untouched
 from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
+from famseg.flatness._tracing._arguments import Inputs, Loss, differentiable_in
+from famseg.flatness._tracing._layer_cache import LayerCache
+from famseg.flatness._tracing._operator import Operator, matrix_shape
+from famseg.flatness._tracing._pass import Noting, Recorded, Task, record
+from famseg.flatness._tracing._state import evaluating, undone_on_error, untouched
+from famseg.flatness._tracing._watch import IdleLayersError, autocast_on
 from famseg.flatness._upkeep import Upkeep
-from famseg.flatness._watch import IdleLayersError, autocast_on
 
 _logger = logging.getLogger("famseg.flatness")
 

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import Inputs
 from famseg.flatness._bound import bounded
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimate import Rule, closed
 from famseg.flatness._estimators import Use
-from famseg.flatness._loss_call import LossCall
-from famseg.flatness._operator import Layer, Operator
 from famseg.flatness._options import Options
-from famseg.flatness._pass import Recorded, Task, check_map
-from famseg.flatness._state import random_state
-from famseg.flatness._tail import check_sole_use
-from famseg.flatness._watch import Site, check_used, leave
+from famseg.flatness._tracing._arguments import Inputs
+from famseg.flatness._tracing._loss_call import LossCall
+from famseg.flatness._tracing._operator import Layer, Operator
+from famseg.flatness._tracing._pass import Recorded, Task, check_map
+from famseg.flatness._tracing._state import random_state
+from famseg.flatness._tracing._tail import check_sole_use
+from famseg.flatness._tracing._watch import Site, check_used, leave
 
 
 class FreeStep(NamedTuple):

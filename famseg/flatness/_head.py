@@ -28,10 +28,10 @@ from famseg.flatness._closed_form_checks import check_elements, over
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators import Gradient
 from famseg.flatness._factor import Quantity
-from famseg.flatness._loss_call import LossCall
-from famseg.flatness._loss_copy import loss_copy
-from famseg.flatness._loss_view import LossView, loss_view
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._loss_call import LossCall
+from famseg.flatness._tracing._loss_copy import loss_copy
+from famseg.flatness._tracing._loss_view import LossView, loss_view
+from famseg.flatness._tracing._operator import Operator
 
 
 def obstacle(call: LossCall, operator: Operator, output: Tensor) -> str | None:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famseg.flatness._arguments import plain
 from famseg.flatness._jet_graph import recomputed
 from famseg.flatness._jet_norm import normalized
 from famseg.flatness._jet_slope import sloped
+from famseg.flatness._tracing._arguments import plain
 
 
 class Jet(NamedTuple):

@@ -32,20 +32,27 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from famseg.flatness._arguments import Inputs, mapped, scalar
-from famseg.flatness._body import kept
-from famseg.flatness._checkpoint import computed_again
 from famseg.flatness._choice import Plan
-from famseg.flatness._composite import composites
-from famseg.flatness._derivatives import pullback
 from famseg.flatness._estimate import Rule, directions
 from famseg.flatness._estimators import Draw, Use, quadratic
 from famseg.flatness._jet_rules import RULES, Jet, NoRuleError, Rows
-from famseg.flatness._pass import Recorded, Task, check_rows, deviation, rows_of, standardized
-from famseg.flatness._samples import PREDICTION, TARGETS, leaves
-from famseg.flatness._state import random_state, untouched
 from famseg.flatness._terms import Estimate
-from famseg.flatness._watch import Site, check_used, watched
+from famseg.flatness._tracing._arguments import Inputs, mapped, scalar
+from famseg.flatness._tracing._body import kept
+from famseg.flatness._tracing._checkpoint import computed_again
+from famseg.flatness._tracing._composite import composites
+from famseg.flatness._tracing._derivatives import pullback
+from famseg.flatness._tracing._pass import (
+    Recorded,
+    Task,
+    check_rows,
+    deviation,
+    rows_of,
+    standardized,
+)
+from famseg.flatness._tracing._samples import PREDICTION, TARGETS, leaves
+from famseg.flatness._tracing._state import random_state, untouched
+from famseg.flatness._tracing._watch import Site, check_used, watched
 
 
 class Jets(TorchFunctionMode):

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Plan
 from famseg.flatness._estimate import Rule, estimate
 from famseg.flatness._estimators import Draw, Pass, Product, Use, hessian
 from famseg.flatness._jets import along, carried
 from famseg.flatness._options import Options
-from famseg.flatness._pass import Task, differentiable, replay
 from famseg.flatness._probes import signs
-from famseg.flatness._samples import INPUTS, TARGETS, leaves
-from famseg.flatness._state import untouched
-from famseg.flatness._watch import autocast_on, without_autocast
+from famseg.flatness._tracing._arguments import Inputs
+from famseg.flatness._tracing._pass import Task, differentiable, replay
+from famseg.flatness._tracing._samples import INPUTS, TARGETS, leaves
+from famseg.flatness._tracing._state import untouched
+from famseg.flatness._tracing._watch import autocast_on, without_autocast
 
 _CLOSE = {torch.float64: 1e-7, torch.float32: 1e-2}
 _APART = 4  # every such sample is in the part that is compared

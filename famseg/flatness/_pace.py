@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.flatness._choice import Level, Plan
-from famseg.flatness._pass import Recorded, Task, replay
+from famseg.flatness._tracing._pass import Recorded, Task, replay
 
 RATIO = 1.0
 """The largest push of a thinned step on the layer's weight, in units of the loss's own."""

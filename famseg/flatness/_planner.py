@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import LayerPlan, Plan
 from famseg.flatness._options import Options
-from famseg.flatness._pass import Task
-from famseg.flatness._samples import Layout, Lengths
 from famseg.flatness._settle import settle
+from famseg.flatness._tracing._arguments import Inputs
+from famseg.flatness._tracing._pass import Task
+from famseg.flatness._tracing._samples import Layout, Lengths
 from famseg.flatness._upkeep import Upkeep
 
 _logger = logging.getLogger("famseg.flatness")

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs
 from famseg.flatness._errors import LossError
 from famseg.flatness._factor import factor
-from famseg.flatness._operator import Layer, Operator, matrix_shape
-from famseg.flatness._pass import Task
 from famseg.flatness._probes import normals, position_generator
-from famseg.flatness._state import random_state, set_random_state
-from famseg.flatness._watch import Edit, Site, leave
+from famseg.flatness._tracing._arguments import Inputs
+from famseg.flatness._tracing._operator import Layer, Operator, matrix_shape
+from famseg.flatness._tracing._pass import Task
+from famseg.flatness._tracing._state import random_state, set_random_state
+from famseg.flatness._tracing._watch import Edit, Site, leave
 
 Kind = Literal["orthogonal", "gaussian"]
 

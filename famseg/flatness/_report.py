@@ -11,11 +11,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from famseg.flatness._arguments import Loss, differentiable_in
 from famseg.flatness._batches import Data, batches_of
 from famseg.flatness._check import check_choice, check_count
 from famseg.flatness._errors import LayerError
-from famseg.flatness._layer import find_layer
 from famseg.flatness._layer_report import (
     ReportQuantity,
     Work,
@@ -23,11 +21,13 @@ from famseg.flatness._layer_report import (
     measured_layer,
     plain_passes,
 )
-from famseg.flatness._operator import Layer
-from famseg.flatness._pass import Task
 from famseg.flatness._rescaling import check_factor
 from famseg.flatness._rows import LayerRow, Report, RescalingRow
-from famseg.flatness._state import evaluating, untouched
+from famseg.flatness._tracing._arguments import Loss, differentiable_in
+from famseg.flatness._tracing._layer import find_layer
+from famseg.flatness._tracing._operator import Layer
+from famseg.flatness._tracing._pass import Task
+from famseg.flatness._tracing._state import evaluating, untouched
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._layer import find_layer
-from famseg.flatness._operator import Layer
+from famseg.flatness._tracing._layer import find_layer
+from famseg.flatness._tracing._operator import Layer
 
 
 @contextmanager

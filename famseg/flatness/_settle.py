@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs, copied, versions
 from famseg.flatness._choice import Facts, LayerFacts, Plan, plan
 from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
@@ -16,14 +15,15 @@ from famseg.flatness._estimate import Rule
 from famseg.flatness._estimators import Pass, Use
 from famseg.flatness._head import obstacle
 from famseg.flatness._jets_check import jets_hold, may_carry
-from famseg.flatness._loss_call import plain_call
 from famseg.flatness._options import Options
-from famseg.flatness._parts import FAULTS, PARTS, Found, find_parts
-from famseg.flatness._pass import Noting, Task, checked, record
-from famseg.flatness._samples import INPUTS, TARGETS, Cut
-from famseg.flatness._state import untouched
-from famseg.flatness._tail import check_slopes, samples_interact
-from famseg.flatness._watch import compiled_noted, without_autocast
+from famseg.flatness._tracing._arguments import Inputs, copied, versions
+from famseg.flatness._tracing._loss_call import plain_call
+from famseg.flatness._tracing._parts import FAULTS, PARTS, Found, find_parts
+from famseg.flatness._tracing._pass import Noting, Task, checked, record
+from famseg.flatness._tracing._samples import INPUTS, TARGETS, Cut
+from famseg.flatness._tracing._state import untouched
+from famseg.flatness._tracing._tail import check_slopes, samples_interact
+from famseg.flatness._tracing._watch import compiled_noted, without_autocast
 
 
 def settle(

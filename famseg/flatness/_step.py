@@ -8,14 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs
 from famseg.flatness._choice import Plan
 from famseg.flatness._differences import difference, noisy
 from famseg.flatness._estimate import Rule, directions, estimate
 from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
 from famseg.flatness._jets import along, carried
-from famseg.flatness._parts import is_mean, stands_for_batch
-from famseg.flatness._pass import (
+from famseg.flatness._terms import Estimate, Terms
+from famseg.flatness._tracing._arguments import Inputs
+from famseg.flatness._tracing._parts import is_mean, stands_for_batch
+from famseg.flatness._tracing._pass import (
     Recorded,
     Task,
     check_rows,
@@ -26,8 +27,14 @@ from famseg.flatness._pass import (
     standardized,
     uses_of,
 )
-from famseg.flatness._terms import Estimate, Terms
-from famseg.flatness._watch import Care, Edit, Site, add_shift, autocast_on, without_autocast
+from famseg.flatness._tracing._watch import (
+    Care,
+    Edit,
+    Site,
+    add_shift,
+    autocast_on,
+    without_autocast,
+)
 
 Choose = Callable[[int], Tensor]
 """Returns some of the numbers below one, or all."""

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from famseg.flatness._arguments import call_model, select
-from famseg.flatness._layer import penalisable_layers
+from famseg.flatness._tracing._arguments import call_model, select
+from famseg.flatness._tracing._layer import penalisable_layers
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[T]], T]

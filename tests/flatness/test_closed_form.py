@@ -15,8 +15,8 @@ from famseg.flatness import (
 )
 from famseg.flatness._closed_form import logistic_flatness, squared_error_flatness
 from famseg.flatness._head import head_flatness
-from famseg.flatness._loss_call import plain_call
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._loss_call import plain_call
+from famseg.flatness._tracing._operator import Operator
 
 
 def closed_form(loss):

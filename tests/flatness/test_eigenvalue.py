@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from famseg.flatness import FlatnessError
 from famseg.flatness._eigenvalue import largest_eigenvalue, max_eigenvalue
-from famseg.flatness._layer import find_layer
-from famseg.flatness._operator import Operator
-from famseg.flatness._pass import Task, differentiable
+from famseg.flatness._tracing._layer import find_layer
+from famseg.flatness._tracing._operator import Operator
+from famseg.flatness._tracing._pass import Task, differentiable
 
 DOUBLE = torch.float64
 TARGETS = torch.arange(15, dtype=DOUBLE).reshape(5, 3).cos()

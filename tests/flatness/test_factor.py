@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from famseg.flatness._factor import factor
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._operator import Operator
 
 
 def of(layer, shape, **options):

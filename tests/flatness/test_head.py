@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from famseg.flatness import FAM, FlatnessError, NotApplicableError, relative_flatness
 from famseg.flatness._head import head_flatness, obstacle
-from famseg.flatness._loss_call import LossCalls, plain_call
-from famseg.flatness._operator import Operator
+from famseg.flatness._tracing._loss_call import LossCalls, plain_call
+from famseg.flatness._tracing._operator import Operator
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)
 N, T, D, M = 4, 5, 3, 2  # samples, tokens, neurons, features

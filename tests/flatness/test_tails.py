@@ -9,8 +9,8 @@ import torch
 from torch.func import functional_call
 
 from famseg.flatness import FAM, FlatnessError, _estimate, _jets
-from famseg.flatness._arguments import call_model, select
 from famseg.flatness._factor import Factor
+from famseg.flatness._tracing._arguments import call_model, select
 
 HERE = Path(__file__)
 PAGE = HERE.parents[2] / "docs" / "flatness-tails.md"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from famseg.flatness import FAM, FlatnessError
-from famseg.flatness._samples import Cut, Lengths, leaves
+from famseg.flatness._tracing._samples import Cut, Lengths, leaves
 
 
 def batch(n, positions=4):

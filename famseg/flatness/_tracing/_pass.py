@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import (
+from famseg.flatness._errors import LayerError, NotApplicableError
+from famseg.flatness._estimators import Pass, Use
+from famseg.flatness._tracing._arguments import (
     Inputs,
     Loss,
     call_model,
@@ -20,15 +22,18 @@ from famseg.flatness._arguments import (
     scalar,
     select,
 )
-from famseg.flatness._body import Call, Finished, given_back, kept
-from famseg.flatness._errors import LayerError, NotApplicableError
-from famseg.flatness._estimators import Pass, Use
-from famseg.flatness._loss_call import LossCall, LossCalls, plain_call
-from famseg.flatness._operator import Layer, channels
-from famseg.flatness._samples import INPUTS, TARGETS, Cut
-from famseg.flatness._state import RandomState, random_state, set_random_state, untouched
-from famseg.flatness._tail import check_operations, check_slopes, check_sole_use, norms_noted
-from famseg.flatness._watch import (
+from famseg.flatness._tracing._body import Call, Finished, given_back, kept
+from famseg.flatness._tracing._loss_call import LossCall, LossCalls, plain_call
+from famseg.flatness._tracing._operator import Layer, channels
+from famseg.flatness._tracing._samples import INPUTS, TARGETS, Cut
+from famseg.flatness._tracing._state import RandomState, random_state, set_random_state, untouched
+from famseg.flatness._tracing._tail import (
+    check_operations,
+    check_slopes,
+    check_sole_use,
+    norms_noted,
+)
+from famseg.flatness._tracing._watch import (
     Care,
     Edit,
     Feed,

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._arguments import mapped
-from famseg.flatness._checkpoint import computed_again
-from famseg.flatness._operator import Layer
-from famseg.flatness._samples import leaves
-from famseg.flatness._state import RandomState, random_state, set_random_state
+from famseg.flatness._tracing._arguments import mapped
+from famseg.flatness._tracing._checkpoint import computed_again
+from famseg.flatness._tracing._operator import Layer
+from famseg.flatness._tracing._samples import leaves
+from famseg.flatness._tracing._state import RandomState, random_state, set_random_state
 
 _STUBBED = ("_call_impl", "_compiled_call_impl")
 

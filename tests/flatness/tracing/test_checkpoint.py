@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from famseg.flatness import FAM
-from famseg.flatness._checkpoint import _RUNS, computed_again
+from famseg.flatness._tracing._checkpoint import _RUNS, computed_again
 
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 2, 1, 1, 0, 2])

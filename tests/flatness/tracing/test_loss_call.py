@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from famseg.flatness._loss_call import LossCalls, _call, plain_call
+from famseg.flatness._tracing._loss_call import LossCalls, _call, plain_call
 
 Z = torch.randn(4, 3, requires_grad=True)
 Y = torch.tensor([0, 2, 1, 0])

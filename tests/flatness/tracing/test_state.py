@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.flatness._state import evaluating, undone_on_error, untouched
+from famseg.flatness._tracing._state import evaluating, undone_on_error, untouched
 
 CPU = torch.device("cpu")
 

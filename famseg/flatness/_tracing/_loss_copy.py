@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from famseg.flatness._loss_view import VIEWS, LossView
+from famseg.flatness._tracing._loss_view import VIEWS, LossView
 
 _SELECTIONS = VIEWS | {"CloneBackward0", "IndexBackward0", "IndexSelectBackward0"}
 # Numbers of rows that a type of numbers tells apart.

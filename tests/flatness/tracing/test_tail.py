@@ -99,15 +99,15 @@ def native(active, reaches):
 @pytest.mark.parametrize(("tail", "message"), NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize("estimator", ["auto", "columns", "hutchinson", "exact"])
 def test_norms_that_stay_native_are_refused_by_name(monkeypatch, tail, message, estimator):
-    monkeypatch.setattr("famseg.flatness._watch.composites", native)
+    monkeypatch.setattr("famseg.flatness._tracing._watch.composites", native)
     with pytest.raises(UnsupportedTailError, match=rf"{message}.*wrong in torch.*GroupNorm"):
         fam_of(Net(tail), estimator)(INPUTS, TARGETS)
 
 
 def test_torch_still_computes_them_wrongly(monkeypatch):
     """When this fails, torch has mended layer norm: the composite version is not needed."""
-    monkeypatch.setattr("famseg.flatness._watch.composites", native)
-    monkeypatch.setattr("famseg.flatness._pass.check_operations", lambda *_, **__: None)
+    monkeypatch.setattr("famseg.flatness._tracing._watch.composites", native)
+    monkeypatch.setattr("famseg.flatness._tracing._pass.check_operations", lambda *_, **__: None)
     model = Net(nn.LayerNorm(2))
     fam = fam_of(model)
     names, values = zip(*model.named_parameters(), strict=True)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from famseg.flatness._arguments import plain
-from famseg.flatness._checkpoint import computed_again
-from famseg.flatness._composite import composites
 from famseg.flatness._errors import LayerError
-from famseg.flatness._layer import others
-from famseg.flatness._operator import Layer, Operator, dimensions
+from famseg.flatness._tracing._arguments import plain
+from famseg.flatness._tracing._checkpoint import computed_again
+from famseg.flatness._tracing._composite import composites
+from famseg.flatness._tracing._layer import others
+from famseg.flatness._tracing._operator import Layer, Operator, dimensions
 
 Edit = Callable[["Site"], Tensor]
 """Takes a site with features and own output, returns what the rest of the network gets instead."""

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from famseg.flatness._arguments import Inputs, changed, precise, scalar
-from famseg.flatness._body import Call, Finished, finished_noted
-from famseg.flatness._pass import Recorded, Task, record, replay
-from famseg.flatness._samples import INPUTS, PREDICTION, TARGETS, Cut, leaves
-from famseg.flatness._state import untouched
-from famseg.flatness._watch import autocast_on, without_autocast
+from famseg.flatness._tracing._arguments import Inputs, changed, precise, scalar
+from famseg.flatness._tracing._body import Call, Finished, finished_noted
+from famseg.flatness._tracing._pass import Recorded, Task, record, replay
+from famseg.flatness._tracing._samples import INPUTS, PREDICTION, TARGETS, Cut, leaves
+from famseg.flatness._tracing._state import untouched
+from famseg.flatness._tracing._watch import autocast_on, without_autocast
 
 # What a model or a loss may raise on a part of arguments that it cannot take.
 FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from famseg.flatness._body import Finished, finished_noted, given_back, kept
+from famseg.flatness._tracing._body import Finished, finished_noted, given_back, kept
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

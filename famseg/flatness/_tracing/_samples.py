@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from famseg.flatness._arguments import mapped
 from famseg.flatness._errors import FlatnessError
+from famseg.flatness._tracing._arguments import mapped
 
 INPUTS, TARGETS, PREDICTION = "inputs", "targets", "prediction"
 
@@ -49,7 +49,7 @@ class Lengths:
 
     A tensor that is as long as a batch may be so by accident: a mask of positions, class weights.
     One that was longer or shorter than a batch even once does not hold samples. What that leaves
-    open is tried: see `famseg.flatness._parts`.
+    open is tried: see `famseg.flatness._tracing._parts`.
 
     Args:
         named: Paths that the user named, which settle the question; ``None`` to learn them.

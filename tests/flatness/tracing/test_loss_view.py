@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from famseg.flatness._loss_view import loss_view
+from famseg.flatness._tracing._loss_view import loss_view
 
 
 @st.composite

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from famseg.flatness._derivatives import pullback
 from famseg.flatness._errors import LayerError, LossError, UnsupportedTailError
 from famseg.flatness._estimators import Pass, hessian
+from famseg.flatness._tracing._derivatives import pullback
 
 _NORMS = {
     "NativeLayerNormBackward": "layer norm",

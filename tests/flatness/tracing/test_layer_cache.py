@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from famseg.flatness import LayerError, LayerNotFoundError, _layer_cache
-from famseg.flatness._layer import find_layer
-from famseg.flatness._layer_cache import LayerCache
+from famseg.flatness import LayerError, LayerNotFoundError
+from famseg.flatness._tracing import _layer_cache
+from famseg.flatness._tracing._layer import find_layer
+from famseg.flatness._tracing._layer_cache import LayerCache
 
 
 def network():

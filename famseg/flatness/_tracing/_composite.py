@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from famseg.flatness import _composite_functions as own
-from famseg.flatness._checkpoint import computed_again
 from famseg.flatness._errors import UnsupportedTailError
+from famseg.flatness._tracing import _composite_functions as own
+from famseg.flatness._tracing._checkpoint import computed_again
 
 _COMPOSITES: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (F.batch_norm, own.batch_norm),

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.flatness._operator import Operator, dimensions, groups_of, is_linear, matrix_shape
+from famseg.flatness._tracing._operator import (
+    Operator,
+    dimensions,
+    groups_of,
+    is_linear,
+    matrix_shape,
+)
 
 
 class OfTransformers:

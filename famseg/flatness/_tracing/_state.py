@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._held import Held
+from famseg.flatness._tracing._held import Held
 
 
 class RandomState(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._layer import COMPILED, find_layer
-from famseg.flatness._operator import Layer
+from famseg.flatness._tracing._layer import COMPILED, find_layer
+from famseg.flatness._tracing._operator import Layer
 
 _children, _parameters = attrgetter("_modules"), attrgetter("_parameters")
 _END = object()

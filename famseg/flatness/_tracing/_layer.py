@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from famseg.flatness._errors import LayerError, LayerNotFoundError
-from famseg.flatness._operator import Layer, is_linear
+from famseg.flatness._tracing._operator import Layer, is_linear
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

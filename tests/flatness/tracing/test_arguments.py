@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from famseg.flatness._arguments import changed, differentiable_in, mapped, precise
+from famseg.flatness._tracing._arguments import changed, differentiable_in, mapped, precise
 
 
 class Named(NamedTuple):

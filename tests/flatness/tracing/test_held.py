@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from famseg.flatness import FAM
-from famseg.flatness._held import Held
+from famseg.flatness._tracing._held import Held
 
 
 class Plain:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from famseg.flatness import FAM, LayerError, LayerNotFoundError, find_layer
-from famseg.flatness._layer import others, penalisable_layers
+from famseg.flatness._tracing._layer import others, penalisable_layers
 
 
 class Bottleneck(nn.Module):

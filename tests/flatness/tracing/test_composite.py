@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils import checkpoint as checkpoints
 from torch.utils.checkpoint import checkpoint
 
-from famseg.flatness._checkpoint import _RUNS
-from famseg.flatness._composite import composites
+from famseg.flatness._tracing._checkpoint import _RUNS
+from famseg.flatness._tracing._composite import composites
 
 
 def numbers(*shape, seed=0, dtype=torch.float64):
