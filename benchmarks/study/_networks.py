@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from famseg.flatness._softmax_spread import softmax_flatness
+from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 Form = Literal["full", "term I", "term II", "noise"]
 HIDDEN = (128, 64)

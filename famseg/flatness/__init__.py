@@ -7,12 +7,6 @@ Three lines of a training loop::
     total.backward()
 """
 
-from famseg.flatness._bound import bounded
-from famseg.flatness._closed_form import (
-    cross_entropy_flatness,
-    logistic_flatness,
-    squared_error_flatness,
-)
 from famseg.flatness._convert import convert_weight
 from famseg.flatness._curvature import Eigenpairs, LayerCurvature
 from famseg.flatness._density import SpectralDensity
@@ -25,7 +19,13 @@ from famseg.flatness._errors import (
     SampleInteractionError,
     UnsupportedTailError,
 )
-from famseg.flatness._exact import relative_flatness
+from famseg.flatness._estimators._bound import bounded
+from famseg.flatness._estimators._closed_form import (
+    cross_entropy_flatness,
+    logistic_flatness,
+    squared_error_flatness,
+)
+from famseg.flatness._estimators._exact import relative_flatness
 from famseg.flatness._fam import FAM
 from famseg.flatness._history import FlatnessHistory, HistoryPoint
 from famseg.flatness._options import Options

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._bound import BOUNDS, bounded
 from famseg.flatness._check import check_ddp, check_model
-from famseg.flatness._choice import Level, Plan
 from famseg.flatness._compiled import compiled_step, traceable
 from famseg.flatness._errors import FlatnessError, NotApplicableError, UnsupportedTailError
-from famseg.flatness._estimate import Rule
-from famseg.flatness._estimators import Draw
-from famseg.flatness._free import FreeStep, free_step, penalty_of
+from famseg.flatness._estimators._bound import BOUNDS, bounded
+from famseg.flatness._estimators._choice import Level, Plan
+from famseg.flatness._estimators._estimate import Rule
+from famseg.flatness._estimators._free import FreeStep, free_step, penalty_of
+from famseg.flatness._estimators._pace import Pace, can_run_ahead, in_parts, push, ratio, size_of
+from famseg.flatness._estimators._probes import normals, part_of, position_generator, signs
+from famseg.flatness._estimators._products import Draw
 from famseg.flatness._options import Options
-from famseg.flatness._pace import Pace, can_run_ahead, in_parts, push, ratio, size_of
 from famseg.flatness._planner import Known, Planner
-from famseg.flatness._probes import normals, part_of, position_generator, signs
 from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
 from famseg.flatness._terms import Measurement, Terms
 from famseg.flatness._tracing._arguments import Inputs, Loss, differentiable_in

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from famseg.flatness._choice import Plan
-from famseg.flatness._estimate import Rule, directions
-from famseg.flatness._estimators import Draw, Use, quadratic
+from famseg.flatness._estimators._choice import Plan
+from famseg.flatness._estimators._estimate import Rule, directions
+from famseg.flatness._estimators._products import Draw, Use, quadratic
 from famseg.flatness._jet_rules import RULES, Jet, NoRuleError, Rows
 from famseg.flatness._terms import Estimate
 from famseg.flatness._tracing._arguments import Inputs, mapped, scalar

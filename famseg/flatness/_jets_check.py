@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from famseg.flatness._choice import Plan
-from famseg.flatness._estimate import Rule, estimate
-from famseg.flatness._estimators import Draw, Pass, Product, Use, hessian
+from famseg.flatness._estimators._choice import Plan
+from famseg.flatness._estimators._estimate import Rule, estimate
+from famseg.flatness._estimators._probes import signs
+from famseg.flatness._estimators._products import Draw, Pass, Product, Use, hessian
 from famseg.flatness._jets import along, carried
 from famseg.flatness._options import Options
-from famseg.flatness._probes import signs
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._pass import Task, differentiable, replay
 from famseg.flatness._tracing._samples import INPUTS, TARGETS, leaves

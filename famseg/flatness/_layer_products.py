@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from famseg.flatness._batches import Data, batches_of, samples_of
 from famseg.flatness._check import check_choice, check_model
-from famseg.flatness._eigenvalue import WeightHessian
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._estimators import hessian
+from famseg.flatness._estimators._eigenvalue import WeightHessian
+from famseg.flatness._estimators._products import hessian
 from famseg.flatness._mean_hessian import Batch
 from famseg.flatness._tracing._arguments import Loss, differentiable_in
 from famseg.flatness._tracing._layer import find_layer

@@ -14,7 +14,7 @@ from torch import nn
 
 from famseg.flatness._batches import samples_of
 from famseg.flatness._errors import FlatnessError, LossError
-from famseg.flatness._factor import Quantity
+from famseg.flatness._estimators._factor import Quantity
 from famseg.flatness._fam import FAM
 from famseg.flatness._mean_hessian import Batch, mean_largest_eigenvalue
 from famseg.flatness._rescaling import rescaled_layer

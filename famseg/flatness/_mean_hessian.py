@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from famseg.flatness._eigenvalue import WeightHessian, start_vector
-from famseg.flatness._estimators import hessian
-from famseg.flatness._lanczos import EigenPair, largest_pair
+from famseg.flatness._estimators._eigenvalue import WeightHessian, start_vector
+from famseg.flatness._estimators._lanczos import EigenPair, largest_pair
+from famseg.flatness._estimators._products import hessian
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._pass import Task, differentiable
 from famseg.flatness._tracing._watch import without_autocast

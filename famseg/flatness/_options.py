@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from famseg.flatness._bound import Bound
 from famseg.flatness._check import check_choice, check_count
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._estimators import Gradient
-from famseg.flatness._factor import Quantity
-from famseg.flatness._probes import Distribution
+from famseg.flatness._estimators._bound import Bound
+from famseg.flatness._estimators._factor import Quantity
+from famseg.flatness._estimators._probes import Distribution
+from famseg.flatness._estimators._products import Gradient
 
 EstimatorName = Literal[
     "auto",
@@ -51,7 +51,7 @@ class Options:
             gradient stays. A step is a forward pass in training, unless `FAM.seek` says otherwise.
             ``"auto"``: 1 with an estimator that was named and where a step costs nothing; else 4
             where a part of the batch stands for it and 10 where not, fewer where the penalty is
-            strong: see `famseg.flatness._pace`.
+            strong: see `famseg.flatness._estimators._pace`.
         samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
             ``"auto"``: all with an estimator that was named; else a quarter of the batch where
             their mean is unbiased, more where the penalty is strong.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from famseg.flatness._choice import LayerPlan, Plan
+from famseg.flatness._estimators._choice import LayerPlan, Plan
 from famseg.flatness._options import Options
 from famseg.flatness._settle import settle
 from famseg.flatness._tracing._arguments import Inputs

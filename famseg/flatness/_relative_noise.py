@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._errors import LossError
-from famseg.flatness._factor import factor
-from famseg.flatness._probes import normals, position_generator
+from famseg.flatness._estimators._factor import factor
+from famseg.flatness._estimators._probes import normals, position_generator
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._operator import Layer, Operator, matrix_shape
 from famseg.flatness._tracing._pass import Task

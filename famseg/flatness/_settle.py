@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from famseg.flatness._choice import Facts, LayerFacts, Plan, plan
-from famseg.flatness._differences import check_differences
 from famseg.flatness._errors import UnsupportedTailError
-from famseg.flatness._estimate import Rule
-from famseg.flatness._estimators import Pass, Use
-from famseg.flatness._head import obstacle
+from famseg.flatness._estimators._choice import Facts, LayerFacts, Plan, plan
+from famseg.flatness._estimators._differences import check_differences
+from famseg.flatness._estimators._estimate import Rule
+from famseg.flatness._estimators._head import obstacle
+from famseg.flatness._estimators._products import Pass, Use
 from famseg.flatness._jets_check import jets_hold, may_carry
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs, copied, versions

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from famseg.flatness._choice import Plan
-from famseg.flatness._differences import difference, noisy
-from famseg.flatness._estimate import Rule, directions, estimate
-from famseg.flatness._estimators import Draw, Pass, Product, Use, gauss_newton, hessian
+from famseg.flatness._estimators._choice import Plan
+from famseg.flatness._estimators._differences import difference, noisy
+from famseg.flatness._estimators._estimate import Rule, directions, estimate
+from famseg.flatness._estimators._products import Draw, Pass, Product, Use, gauss_newton, hessian
 from famseg.flatness._jets import along, carried
 from famseg.flatness._terms import Estimate, Terms
 from famseg.flatness._tracing._arguments import Inputs

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from famseg.flatness._probes import Distribution
+from famseg.flatness._estimators._probes import Distribution
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """A symmetric matrix times each row of ``(k, N)``."""

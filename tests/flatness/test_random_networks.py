@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from famseg.flatness import FAM, FlatnessError, NotApplicableError, _probes
+from famseg.flatness import FAM, FlatnessError, NotApplicableError
+from famseg.flatness._estimators import _probes
 
 
 def networks_module():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.flatness._errors import LayerError, NotApplicableError
-from famseg.flatness._estimators import Pass, Use
+from famseg.flatness._estimators._products import Pass, Use
 from famseg.flatness._tracing._arguments import (
     Inputs,
     Loss,

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famseg.flatness._choice import LayerPlan, Plan
-from famseg.flatness._eigenvalue import max_eigenvalue
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._estimators import (
+from famseg.flatness._estimators._choice import LayerPlan, Plan
+from famseg.flatness._estimators._eigenvalue import max_eigenvalue
+from famseg.flatness._estimators._factor import Factor, factor
+from famseg.flatness._estimators._head import head_flatness
+from famseg.flatness._estimators._products import (
     Draw,
     Gradient,
     Pass,
@@ -23,8 +25,6 @@ from famseg.flatness._estimators import (
     quadratic,
     sample_direction,
 )
-from famseg.flatness._factor import Factor, factor
-from famseg.flatness._head import head_flatness
 from famseg.flatness._options import Options
 from famseg.flatness._terms import Estimate
 from famseg.flatness._tracing._loss_call import LossCall

@@ -13,8 +13,8 @@ from famseg.flatness import (
     cross_entropy_flatness,
     relative_flatness,
 )
-from famseg.flatness._closed_form import logistic_flatness, squared_error_flatness
-from famseg.flatness._head import head_flatness
+from famseg.flatness._estimators._closed_form import logistic_flatness, squared_error_flatness
+from famseg.flatness._estimators._head import head_flatness
 from famseg.flatness._tracing._loss_call import plain_call
 from famseg.flatness._tracing._operator import Operator
 

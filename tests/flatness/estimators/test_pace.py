@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from famseg.flatness import FAM
-from famseg.flatness._choice import Level, Plan
-from famseg.flatness._pace import Pace, can_run_ahead, levels, push
+from famseg.flatness._estimators._choice import Level, Plan
+from famseg.flatness._estimators._pace import Pace, can_run_ahead, levels, push
 
 
 def plan(every, part):

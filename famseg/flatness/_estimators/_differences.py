@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._estimators import Product
+from famseg.flatness._estimators._products import Product
 from famseg.flatness._tracing._derivatives import pullback
 from famseg.flatness._tracing._pass import Recorded, Task, replay
 from famseg.flatness._tracing._samples import Cut

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from famseg.flatness._check import check_choice
 from famseg.flatness._errors import LayerError, NotApplicableError
-from famseg.flatness._estimators import Gradient
-from famseg.flatness._factor import Quantity
+from famseg.flatness._estimators._factor import Quantity
+from famseg.flatness._estimators._products import Gradient
 
 ClosedQuantity = Literal["relative_flatness", "simplified"]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from famseg.flatness._probes import normals, part_of, position_generator, signs
+from famseg.flatness._estimators._probes import normals, part_of, position_generator, signs
 
 LIKE = torch.empty(0, dtype=torch.float64)
 FEW, MANY = 100, 1000  # drawn coin by coin, and from the bits of words

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famseg.flatness._closed_form import (
+from famseg.flatness._errors import NotApplicableError
+from famseg.flatness._estimators._closed_form import (
     cross_entropy_flatness,
     logistic_flatness,
     squared_error_flatness,
 )
-from famseg.flatness._closed_form_checks import check_elements, over
-from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._estimators import Gradient
-from famseg.flatness._factor import Quantity
+from famseg.flatness._estimators._closed_form_checks import check_elements, over
+from famseg.flatness._estimators._factor import Quantity
+from famseg.flatness._estimators._products import Gradient
 from famseg.flatness._tracing._loss_call import LossCall
 from famseg.flatness._tracing._loss_copy import loss_copy
 from famseg.flatness._tracing._loss_view import LossView, loss_view

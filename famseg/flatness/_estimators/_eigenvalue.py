@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._estimators import Gradient, Pass, Product, Use, hessian, quadratic
-from famseg.flatness._lanczos import largest_pair
+from famseg.flatness._estimators._lanczos import largest_pair
+from famseg.flatness._estimators._products import Gradient, Pass, Product, Use, hessian, quadratic
 
 _BATCHED = 2**24  # numbers in the matrices that are decomposed together
 
@@ -100,7 +100,7 @@ def largest_eigenvalue(
 
     .. math:: \lambda_{\max}(H) = \max_{\lVert v\rVert = 1} v^\top H v
 
-    by Lanczos' method (`famseg.flatness._lanczos`), a Hessian-vector product an iteration, mostly
+    by Lanczos' method (`famseg.flatness._estimators._lanczos`), a Hessian-vector product an iteration, mostly
     some tens of them. The result says whether it converged: a value that did not is a lower bound
     and should be shown as one.
 

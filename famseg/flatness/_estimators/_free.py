@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._bound import bounded
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._estimate import Rule, closed
-from famseg.flatness._estimators import Use
+from famseg.flatness._estimators._bound import bounded
+from famseg.flatness._estimators._estimate import Rule, closed
+from famseg.flatness._estimators._products import Use
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._loss_call import LossCall

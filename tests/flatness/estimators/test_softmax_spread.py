@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from famseg.flatness import _softmax_spread, cross_entropy_flatness
-from famseg.flatness._softmax_spread import softmax_flatness
+from famseg.flatness import cross_entropy_flatness
+from famseg.flatness._estimators import _softmax_spread
+from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 
 @pytest.fixture(params=["pairs", "likeliest"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._choice import Level, Plan
+from famseg.flatness._estimators._choice import Level, Plan
 from famseg.flatness._tracing._pass import Recorded, Task, replay
 
 RATIO = 1.0

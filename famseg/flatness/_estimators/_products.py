@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._factor import Factor, span
+from famseg.flatness._estimators._factor import Factor, span
 from famseg.flatness._tracing._derivatives import gradient, pullback
 from famseg.flatness._tracing._loss_call import LossCall
 from famseg.flatness._tracing._operator import Operator

@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from famseg.flatness import FAM, FlatnessError, NotApplicableError, relative_flatness
-from famseg.flatness._head import head_flatness, obstacle
+from famseg.flatness._estimators._head import head_flatness, obstacle
 from famseg.flatness._tracing._loss_call import LossCalls, plain_call
 from famseg.flatness._tracing._operator import Operator
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.flatness._factor import factor
+from famseg.flatness._estimators._factor import factor
 from famseg.flatness._tracing._operator import Operator
 
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from famseg.flatness._closed_form_checks import (
+from famseg.flatness._estimators._closed_form_checks import (
     check_classes,
     check_elements,
     check_options,
     check_shapes,
     over,
 )
-from famseg.flatness._estimators import Gradient
-from famseg.flatness._factor import Quantity
-from famseg.flatness._softmax_spread import softmax_flatness
+from famseg.flatness._estimators._factor import Quantity
+from famseg.flatness._estimators._products import Gradient
+from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 
 def cross_entropy_flatness(

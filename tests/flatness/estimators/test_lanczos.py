@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from famseg.flatness._lanczos import largest_pair
+from famseg.flatness._estimators._lanczos import largest_pair
 
 SPECTRA = {
     "positive": torch.linspace(0.1, 5, 60),

@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from famseg.flatness import FlatnessError
-from famseg.flatness._eigenvalue import largest_eigenvalue, max_eigenvalue
+from famseg.flatness._estimators._eigenvalue import largest_eigenvalue, max_eigenvalue
 from famseg.flatness._tracing._layer import find_layer
 from famseg.flatness._tracing._operator import Operator
 from famseg.flatness._tracing._pass import Task, differentiable

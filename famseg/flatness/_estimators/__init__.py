@@ -1,0 +1,1 @@
+"""Estimators of relative flatness, and the choice of one for a pass."""
