@@ -14,7 +14,7 @@ from famseg.flatness._estimators._differences import check_differences
 from famseg.flatness._estimators._estimate import Rule
 from famseg.flatness._estimators._head import obstacle
 from famseg.flatness._estimators._products import Pass, Use
-from famseg.flatness._jets_check import jets_hold, may_carry
+from famseg.flatness._jets._check import jets_hold, may_carry
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs, copied, versions
 from famseg.flatness._tracing._loss_call import plain_call

@@ -12,7 +12,7 @@ from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._differences import difference, noisy
 from famseg.flatness._estimators._estimate import Rule, directions, estimate
 from famseg.flatness._estimators._products import Draw, Pass, Product, Use, gauss_newton, hessian
-from famseg.flatness._jets import along, carried
+from famseg.flatness._jets._penalty import along, carried
 from famseg.flatness._terms import Estimate, Terms
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._parts import is_mean, stands_for_batch

@@ -8,10 +8,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from famseg.flatness import FAM
-from famseg.flatness._jet_graph import recomputed
-from famseg.flatness._jet_norm import by_definition, normalized
-from famseg.flatness._jet_slope import by_definition as sloped_by_definition
-from famseg.flatness._jet_slope import sloped
+from famseg.flatness._jets._graph import recomputed
+from famseg.flatness._jets._norm import by_definition, normalized
+from famseg.flatness._jets._slope import by_definition as sloped_by_definition
+from famseg.flatness._jets._slope import sloped
 
 
 @pytest.mark.parametrize("parts", [1, 2])

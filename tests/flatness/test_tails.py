@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from famseg.flatness import FAM, FlatnessError, _jets
+from famseg.flatness import FAM, FlatnessError
 from famseg.flatness._estimators import _estimate
 from famseg.flatness._estimators._factor import Factor
+from famseg.flatness._jets import _penalty as _jets
 from famseg.flatness._tracing._arguments import call_model, select
 
 HERE = Path(__file__)

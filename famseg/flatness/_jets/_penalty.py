@@ -3,7 +3,7 @@ r"""A penalty by second derivatives along one direction, carried through the pas
 The estimate of one probe is :math:`q = v^\top H v`, the second derivative of the loss along ``v``.
 Reverse mode takes it by differentiating the network behind the layer twice and a third time for
 its gradient. Here the direction rides along: while the network runs, each tensor behind the layer
-gets its jet :math:`(x', x'')` (see `famseg.flatness._jet_rules`), for the samples of the part only,
+gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the samples of the part only,
 and at the prediction ``p``
 
 .. math:: q = p'^\top \nabla^2 L(p)\, p' + \nabla L(p)^\top p''
@@ -15,7 +15,7 @@ the same variance, and the full gradient follows from jets by the backward pass 
 network runs once, nothing of it runs again, and its gradient is taken once. In
 ``benchmarks/flatness.py`` a penalized step of the autoencoder on a quarter of the batch so takes
 about 1.5 plain steps of time, its tensors 1.2 times the memory. Beside the jets nothing is kept for
-the backward pass: see `famseg.flatness._jet_graph`.
+the backward pass: see `famseg.flatness._jets._graph`.
 
 Where an operation has no rule, or a checkpoint would compute jets again without knowing them, they
 end, the pass goes on as a plain one, and the penalty is taken by reverse mode. When a plan is made
@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._estimate import Rule, directions
 from famseg.flatness._estimators._products import Draw, Use, quadratic
-from famseg.flatness._jet_rules import RULES, Jet, NoRuleError, Rows
+from famseg.flatness._jets._rules import RULES, Jet, NoRuleError, Rows
 from famseg.flatness._terms import Estimate
 from famseg.flatness._tracing._arguments import Inputs, mapped, scalar
 from famseg.flatness._tracing._body import kept

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famseg.flatness._jet_graph import recomputed
-from famseg.flatness._jet_norm import normalized
-from famseg.flatness._jet_slope import sloped
+from famseg.flatness._jets._graph import recomputed
+from famseg.flatness._jets._norm import normalized
+from famseg.flatness._jets._slope import sloped
 from famseg.flatness._tracing._arguments import plain
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from famseg.flatness._jet_graph import pulled
+from famseg.flatness._jets._graph import pulled
 
 Dims = tuple[int, ...]
 

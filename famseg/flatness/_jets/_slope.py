@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from famseg.flatness._jet_graph import pulled
+from famseg.flatness._jets._graph import pulled
 
 
 def sloped(parts: Tensor, positive: Tensor, weight: Tensor) -> Tensor:

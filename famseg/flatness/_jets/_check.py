@@ -12,7 +12,7 @@ from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._estimate import Rule, estimate
 from famseg.flatness._estimators._probes import signs
 from famseg.flatness._estimators._products import Draw, Pass, Product, Use, hessian
-from famseg.flatness._jets import along, carried
+from famseg.flatness._jets._penalty import along, carried
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._pass import Task, differentiable, replay

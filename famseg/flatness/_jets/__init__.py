@@ -1,0 +1,1 @@
+"""Second derivatives along one direction, carried through the forward pass."""
