@@ -55,7 +55,7 @@ def test_what_is_used_first_is_loaded_then() -> None:
     )
     cheap, report, fam, lazy_loader = json.loads(done.stdout)
     assert sorted(cheap) == ["famseg"]
-    assert (report, fam) == ("famseg.flatness._report", "famseg.flatness._fam")
+    assert (report, fam) == ("famseg.flatness._measurement._report", "famseg.flatness._fam")
     assert not lazy_loader
 
 

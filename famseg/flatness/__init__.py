@@ -8,8 +8,6 @@ Three lines of a training loop::
 """
 
 from famseg.flatness._convert import convert_weight
-from famseg.flatness._curvature import Eigenpairs, LayerCurvature
-from famseg.flatness._density import SpectralDensity
 from famseg.flatness._errors import (
     FlatnessError,
     LayerError,
@@ -27,14 +25,16 @@ from famseg.flatness._estimators._closed_form import (
 )
 from famseg.flatness._estimators._exact import relative_flatness
 from famseg.flatness._fam import FAM
-from famseg.flatness._history import FlatnessHistory, HistoryPoint
+from famseg.flatness._measurement._curvature import Eigenpairs, LayerCurvature
+from famseg.flatness._measurement._density import SpectralDensity
+from famseg.flatness._measurement._history import FlatnessHistory, HistoryPoint
+from famseg.flatness._measurement._report import report
+from famseg.flatness._measurement._rescaling import rescaled, rescaled_layer
+from famseg.flatness._measurement._robustness import FeatureRobustness, feature_robustness
+from famseg.flatness._measurement._rows import LayerRow, Report, RescalingRow
+from famseg.flatness._measurement._trace import TraceEstimate
 from famseg.flatness._options import Options
-from famseg.flatness._report import report
-from famseg.flatness._rescaling import rescaled, rescaled_layer
-from famseg.flatness._robustness import FeatureRobustness, feature_robustness
-from famseg.flatness._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._terms import Measurement, Terms
-from famseg.flatness._trace import TraceEstimate
 from famseg.flatness._tracing._arguments import Inputs, call_model
 from famseg.flatness._tracing._layer import find_layer
 

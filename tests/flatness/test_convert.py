@@ -9,7 +9,7 @@ from torch import nn
 
 from famseg.flatness import FAM, FlatnessError
 from famseg.flatness._convert import Convention, convert_weight
-from famseg.flatness._robustness import feature_robustness
+from famseg.flatness._measurement._robustness import feature_robustness
 
 CONVENTIONS = get_args(Convention)
 TERMS = {

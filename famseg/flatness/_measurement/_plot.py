@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from famseg.figures import BLUE, GREY, RED, Kind, encode, new_figure, styled
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._table import counted
+from famseg.flatness._measurement._table import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from famseg.flatness._rows import Report
+    from famseg.flatness._measurement._rows import Report
 
 _BEFORE, _AFTER = BLUE, RED
 _SHOWN = 40  # characters of a layer's name

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from famseg.flatness import FAM, FlatnessError, LayerNotFoundError, relative_flatness
-from famseg.flatness._relative_noise import RelativeNoise
-from famseg.flatness._robustness import feature_robustness
+from famseg.flatness._measurement._relative_noise import RelativeNoise
+from famseg.flatness._measurement._robustness import feature_robustness
 from famseg.flatness._tracing._operator import Operator
 
 KINDS = ["orthogonal", "gaussian"]

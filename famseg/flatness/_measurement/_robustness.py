@@ -10,13 +10,13 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._batches import batches_of
 from famseg.flatness._check import check_choice, check_count, check_model
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._fam import FAM
-from famseg.flatness._mean_hessian import Batch
-from famseg.flatness._quantile import t_quantile
-from famseg.flatness._relative_noise import Kind, RelativeNoise
+from famseg.flatness._measurement._batches import batches_of
+from famseg.flatness._measurement._mean_hessian import Batch
+from famseg.flatness._measurement._quantile import t_quantile
+from famseg.flatness._measurement._relative_noise import Kind, RelativeNoise
 from famseg.flatness._tracing._arguments import Loss, differentiable_in
 from famseg.flatness._tracing._layer import find_layer
 from famseg.flatness._tracing._pass import Task

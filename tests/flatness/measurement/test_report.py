@@ -23,7 +23,7 @@ from famseg.flatness import (
     RescalingRow,
     report,
 )
-from famseg.flatness._spread import combined
+from famseg.flatness._measurement._spread import combined
 
 Dense = Callable[..., Tensor]
 
@@ -394,7 +394,9 @@ def test_a_fault_after_kappa_costs_its_own_number_alone(net, data, monkeypatch) 
     def short_of_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("famseg.flatness._layer_report.mean_largest_eigenvalue", short_of_memory)
+    monkeypatch.setattr(
+        "famseg.flatness._measurement._layer_report.mean_largest_eigenvalue", short_of_memory
+    )
     seen: list[int] = []
     found = report(net, data, F.cross_entropy, progress=lambda _, done, __: seen.append(done))
     row = found["2"]
@@ -418,8 +420,8 @@ def test_a_layer_of_zeros_has_no_trace(data) -> None:
 
 
 def test_an_eigenvalue_that_was_not_reached_is_told(net, data, monkeypatch) -> None:
-    monkeypatch.setattr("famseg.flatness._layer_report._ITERATIONS", 2)
-    monkeypatch.setattr("famseg.flatness._layer_report._TOLERANCE", 1e-6)
+    monkeypatch.setattr("famseg.flatness._measurement._layer_report._ITERATIONS", 2)
+    monkeypatch.setattr("famseg.flatness._measurement._layer_report._TOLERANCE", 1e-6)
     row = report(net, data, F.cross_entropy, layers=["0"])["0"]
     (note,) = row.notes
     assert note.startswith("the largest eigenvalue is a lower bound: off by up to")

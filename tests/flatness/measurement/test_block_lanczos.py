@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from famseg.flatness._block_lanczos import extreme_pairs
+from famseg.flatness._measurement._block_lanczos import extreme_pairs
 
 DOUBLE = torch.float64
 SIZE = 60

@@ -11,14 +11,14 @@ from typing import TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from famseg.flatness._batches import Data
-from famseg.flatness._block_lanczos import Which, extreme_pairs
 from famseg.flatness._check import check_choice, check_count
-from famseg.flatness._density import SpectralDensity, spectral_density
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._estimators._probes import normals, signs
-from famseg.flatness._layer_products import CurvatureQuantity, LayerProducts
-from famseg.flatness._trace import (
+from famseg.flatness._measurement._batches import Data
+from famseg.flatness._measurement._block_lanczos import Which, extreme_pairs
+from famseg.flatness._measurement._density import SpectralDensity, spectral_density
+from famseg.flatness._measurement._layer_products import CurvatureQuantity, LayerProducts
+from famseg.flatness._measurement._trace import (
     LEAST,
     METHODS,
     PROBES,

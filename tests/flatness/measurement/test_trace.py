@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from famseg.flatness._trace import LEAST, METHODS, PROBES, TraceEstimate, exact
+from famseg.flatness._measurement._trace import LEAST, METHODS, PROBES, TraceEstimate, exact
 
 DOUBLE = torch.float64
 SIZE, PRODUCTS = 60, 24

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from famseg.flatness._trace import Probes, Product
+from famseg.flatness._measurement._trace import Probes, Product
 
 Which = Literal["magnitude", "largest", "smallest"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from famseg.flatness._rows import LayerRow, Report, RescalingRow
+    from famseg.flatness._measurement._rows import LayerRow, Report, RescalingRow
 
 _Cell = Callable[["LayerRow"], str]
 

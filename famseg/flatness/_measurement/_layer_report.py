@@ -12,14 +12,14 @@ from typing import Literal, cast, get_args
 import torch
 from torch import nn
 
-from famseg.flatness._batches import samples_of
 from famseg.flatness._errors import FlatnessError, LossError
 from famseg.flatness._estimators._factor import Quantity
 from famseg.flatness._fam import FAM
-from famseg.flatness._mean_hessian import Batch, mean_largest_eigenvalue
-from famseg.flatness._rescaling import rescaled_layer
-from famseg.flatness._rows import LayerRow, RescalingRow
-from famseg.flatness._spread import Value, combined
+from famseg.flatness._measurement._batches import samples_of
+from famseg.flatness._measurement._mean_hessian import Batch, mean_largest_eigenvalue
+from famseg.flatness._measurement._rescaling import rescaled_layer
+from famseg.flatness._measurement._rows import LayerRow, RescalingRow
+from famseg.flatness._measurement._spread import Value, combined
 from famseg.flatness._tracing._arguments import Loss
 from famseg.flatness._tracing._layer import find_layer, penalisable_layers
 from famseg.flatness._tracing._operator import Layer, groups_of, is_linear, matrix_shape

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from famseg.flatness._batches import Data, batches_of
 from famseg.flatness._check import check_choice, check_count
 from famseg.flatness._errors import LayerError
-from famseg.flatness._layer_report import (
+from famseg.flatness._measurement._batches import Data, batches_of
+from famseg.flatness._measurement._layer_report import (
     ReportQuantity,
     Work,
     layers_of,
     measured_layer,
     plain_passes,
 )
-from famseg.flatness._rescaling import check_factor
-from famseg.flatness._rows import LayerRow, Report, RescalingRow
+from famseg.flatness._measurement._rescaling import check_factor
+from famseg.flatness._measurement._rows import LayerRow, Report, RescalingRow
 from famseg.flatness._tracing._arguments import Loss, differentiable_in
 from famseg.flatness._tracing._layer import find_layer
 from famseg.flatness._tracing._operator import Layer

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import t
 
-from famseg.flatness._quantile import t_quantile
+from famseg.flatness._measurement._quantile import t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 127, 1000])

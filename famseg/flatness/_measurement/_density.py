@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famseg.flatness._trace import Probes, Product
+from famseg.flatness._measurement._trace import Probes, Product
 
 _BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
 _REACH = 5  # widths of the kernel that the grid reaches beyond the nodes

@@ -25,7 +25,7 @@ from famseg.flatness._errors import FlatnessError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from famseg.flatness._history import HistoryPoint
+    from famseg.flatness._measurement._history import HistoryPoint
 
 _COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)  # neighbors far apart
 _SPAN = 10  # from which on values are drawn on a logarithmic scale

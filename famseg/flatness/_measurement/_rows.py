@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from famseg.figures import Kind
-from famseg.flatness._plot import picture
-from famseg.flatness._spread import Spread
-from famseg.flatness._table import table
+from famseg.flatness._measurement._plot import picture
+from famseg.flatness._measurement._spread import Spread
+from famseg.flatness._measurement._table import table
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from famseg.figures import Kind
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._history_plot import picture
-from famseg.flatness._robustness import FeatureRobustness
-from famseg.flatness._rows import Report
+from famseg.flatness._measurement._history_plot import picture
+from famseg.flatness._measurement._robustness import FeatureRobustness
+from famseg.flatness._measurement._rows import Report
 from famseg.flatness._terms import Measurement
 
 HistoryQuantity = Literal[

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from famseg.flatness import _density
-from famseg.flatness._density import spectral_density
+from famseg.flatness._measurement import _density
+from famseg.flatness._measurement._density import spectral_density
 
 DOUBLE = torch.float64
 SIZE = 60

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._mean_hessian import Batch
+from famseg.flatness._measurement._mean_hessian import Batch
 
 Data: TypeAlias = Batch | Iterable[Batch]
 

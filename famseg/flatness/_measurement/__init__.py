@@ -1,0 +1,1 @@
+"""Reports of a trained model: flatness per layer, curvature, robustness and history."""
