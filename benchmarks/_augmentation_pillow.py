@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.images._augment_policy import POLICIES, amount, parameter
+from famseg.datasets.images import POLICIES, amount, parameter
 
 _ENHANCE = {
     "Contrast": ImageEnhance.Contrast,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.ndimage as ndi
 
 from famseg.datasets import phantom
-from famseg.metrics._surface import Mask, Spacing
+from famseg.metrics import Mask, Spacing
 
 KINDS = ("good", "shifted", "noise")
 SKULLFIX = "222 x 512 x 512"

@@ -33,7 +33,7 @@ from famseg.datasets import (
     prepare_transform,
     scan_folder,
 )
-from famseg.datasets.skulls._grid_transforms import prepare_file
+from famseg.datasets.skulls import prepare_file
 from famseg.evaluation import read_cases
 from famseg.metrics import score
 from famseg.reconstruction import CoarseNetwork, load_network, save_network

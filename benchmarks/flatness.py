@@ -24,7 +24,7 @@ from _flatness_steps import SAM_PACKAGE, autoencoder_contestants, resnet_contest
 from _measure import Contestant, Spread, environment, say, timings
 from _memory import peak
 
-from famseg.engine._memory import keep_freed_memory
+from famseg.engine import keep_freed_memory
 
 # Ratios to the plain step that are promised: time, and peak memory.
 TARGETS = {

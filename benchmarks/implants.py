@@ -42,7 +42,7 @@ from famseg.datasets import WHERES, RegionDefect, inject, mean_skull_mask
 from famseg.evaluation import predicted_outline
 from famseg.messages import InputError
 from famseg.preparation import Scan
-from famseg.preparation.steps._grid import bone_field
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction import (
     CoarseNetwork,
     Options,
@@ -53,11 +53,11 @@ from famseg.reconstruction import (
     refine,
     thin_plate,
 )
-from famseg.reconstruction._frame import Frame, fit_vault, place_frame
-from famseg.reconstruction._openings import find_openings, hold_against
-from famseg.reconstruction._reconstruct import BONE_SHARE
-from famseg.reconstruction._skull import Skull, read_skull
-from famseg.reconstruction._symmetry import other_side, without_lone
+from famseg.reconstruction import Frame, fit_vault, place_frame
+from famseg.reconstruction import find_openings, hold_against
+from famseg.reconstruction import BONE_SHARE
+from famseg.reconstruction import Skull, read_skull
+from famseg.reconstruction import other_side, without_lone
 from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 

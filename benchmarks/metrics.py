@@ -30,7 +30,7 @@ from _metrics_pairs import Pair, known, skulls
 from _metrics_runs import Run, run_alone, store
 from _metrics_scorers import Scorer, scorers
 
-from famseg.metrics._surface import border
+from famseg.metrics import border
 from famseg.tracking import write_atomically
 
 _SLOW_S = 10.0  # of the processor: what takes longer has one run

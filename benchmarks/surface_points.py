@@ -26,7 +26,7 @@ from _metrics_pairs import Known, Pair, known, skulls
 from scipy.spatial import cKDTree
 
 from famseg.metrics._areas import Spacing, _loops
-from famseg.metrics._surface import Mask, border, elements, surface_distances
+from famseg.metrics import Mask, border, elements, surface_distances
 from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]

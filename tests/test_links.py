@@ -18,15 +18,15 @@ from famseg.datasets import MaskCache, SkullSubject, fetch, write_manifest
 from famseg.datasets.defects._fixed_write import _Writer
 from famseg.datasets.downloads._fetch import _Origin, _Part
 from famseg.engine import RunConfig, save_checkpoint
-from famseg.engine._recorder import Recorder, recorder_of
-from famseg.files._atomic import write_atomically
+from famseg.engine import Recorder, recorder_of
+from famseg.files import write_atomically
 from famseg.messages import InputError
-from famseg.preparation.batch._output_folder import alone
-from famseg.preparation.batch._record import Folder
+from famseg.preparation.batch import alone
+from famseg.preparation.batch import Folder
 from famseg.runs import RunFolder
 from famseg.tracking import LocalRecord, Tracker, TrackingConfig, write_json
-from famseg.tracking._database import creation_lock
-from famseg.tracking._store import prepare_store
+from famseg.tracking import creation_lock
+from famseg.tracking import prepare_store
 from famseg.volumes import Volume
 
 OLD = b"somebody's letter"

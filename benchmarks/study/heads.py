@@ -35,7 +35,7 @@ from _lbfgs import minimize
 from _networks import cross_entropy, head_flatness, measured_flatness, scores
 from torch import Tensor
 
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.tracking import write_atomically
 
 DATA = ("digits", "cifar", "rte")

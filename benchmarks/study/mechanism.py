@@ -15,7 +15,7 @@ from _cells import Row, machine, read_csv, table, to_csv
 from numpy.typing import NDArray
 from scipy import stats
 
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.tracking import write_atomically
 
 Values = NDArray[np.float64]

@@ -36,7 +36,7 @@ from _cells import (
 from _data import Drawn, noisy, small_images, splits
 from _networks import Form, Recipe, scores, train, traits
 
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.tracking import write_atomically
 
 DATA = ("fashionmnist", "cifar10")

@@ -15,9 +15,9 @@ import numpy as np
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.preparation import Scan
 from famseg.reconstruction import Options, load_network, reconstruct
-from famseg.reporting._reconstruction_view import Shown, slices
-from famseg.reporting._scene import BONE, IMPLANT, side_of
-from famseg.reporting._shaded import shaded_views, three_sides
+from famseg.reporting import Shown, slices
+from famseg.reporting import BONE, IMPLANT, side_of
+from famseg.reporting import shaded_views, three_sides
 from famseg.volumes import Volume
 
 IMAGES = Path(__file__).parents[1] / "pictures"

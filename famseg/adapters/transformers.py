@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from famseg.adapters._objective import check_model_is_of, named, objective_of
-from famseg.files._atomic import write_atomically
+from famseg.files import write_atomically
 from famseg.flatness import FAM, FlatnessError, Terms
 
 __all__ = ["FAMTrainer"]

@@ -23,7 +23,7 @@ from famseg.tracking import (
     resolve_uri,
     without_password,
 )
-from famseg.tracking._database import StoreFaultError, check_tables
+from famseg.tracking import StoreFaultError, check_tables
 
 _GIB = 1024**3
 

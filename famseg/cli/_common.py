@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from famseg.messages import InputError
-from famseg.messages._near import near
+from famseg.messages import near
 
 DeviceOption = Annotated[
     str | None,

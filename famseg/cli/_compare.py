@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.engine._open_run import Which
+from famseg.engine import Which
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _markdown(comparison: Comparison, wanted: Sequence[float]) -> str:
 
 def _write_page(found: Found, path: Path, metrics: Sequence[str], baseline: str | None) -> None:
     """Write the page of ``famseg report``."""
-    from famseg.files._atomic import write_atomically
+    from famseg.files import write_atomically
     from famseg.reporting import comparison_page, render
 
     content = render(comparison_page(found, metrics=metrics, baseline=baseline)).encode()
@@ -181,7 +181,7 @@ def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
     import csv
     import io
 
-    from famseg.messages._visible import cell
+    from famseg.messages import cell
     from famseg.reporting import rows
     from famseg.tracking import write_atomically
 

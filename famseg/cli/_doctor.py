@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.messages._visible import visible
+from famseg.messages import visible
 
 if TYPE_CHECKING:
     from famseg.cli._checks import Check

@@ -13,12 +13,12 @@ import typer
 from famseg.cli._common import ChangesArgument, DeviceOption, SeedOption, changes_on_run
 from famseg.cli._report import write_run_page
 from famseg.cli._say import say, say_json
-from famseg.engine._open_run import Which, device_of, open_run
+from famseg.engine import Which, device_of, open_run
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.engine import Saved
-    from famseg.engine._open_run import Opened
+    from famseg.engine import Opened
 
 EXAMPLES = """
 Examples:
@@ -107,7 +107,7 @@ evaluate.__doc__ = f"{inspect.cleandoc(evaluate.__doc__ or '')}\n{EXAMPLES}"
 
 def _track(opened: Opened, page: Path) -> None:
     """Put the page among the artifacts of the run in MLflow, where the run was tracked."""
-    from famseg.files._json import read_json
+    from famseg.files import read_json
     from famseg.tracking import add_artifact
 
     tracking, folder = opened.config.tracking, opened.folder

@@ -31,8 +31,8 @@ from famseg.cli._sweep import sweep
 from famseg.cli._train import train
 from famseg.cli._ui import ui
 from famseg.messages import InputError, RunError
-from famseg.messages._near import near
-from famseg.messages._visible import visible
+from famseg.messages import near
+from famseg.messages import visible
 
 _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 

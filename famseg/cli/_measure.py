@@ -18,9 +18,9 @@ from famseg.cli._common import (
     seed_of,
 )
 from famseg.cli._say import say, say_json
-from famseg.engine._open_run import Opened, Which, device_of, open_run
+from famseg.engine import Opened, Which, device_of, open_run
 from famseg.messages import InputError, RunError
-from famseg.messages._counted import counted
+from famseg.messages import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -260,7 +260,7 @@ def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     import csv
     import io
 
-    from famseg.messages._visible import cell
+    from famseg.messages import cell
     from famseg.tracking import write_atomically, write_json
 
     folder, rows = opened.folder.flatness, report.records()

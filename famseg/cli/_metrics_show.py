@@ -79,7 +79,7 @@ def write_csv(results: Results, path: Path) -> None:
     import csv
     import io
 
-    from famseg.messages._visible import cell
+    from famseg.messages import cell
     from famseg.tracking import write_atomically
 
     text = io.StringIO()

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
-from famseg.messages._visible import visible
+from famseg.messages import visible
 from famseg.preparation import needs_a_look, report_row
 
 if TYPE_CHECKING:

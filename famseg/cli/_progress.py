@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from famseg.messages._visible import visible
+from famseg.messages import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

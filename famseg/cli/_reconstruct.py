@@ -26,7 +26,7 @@ from famseg.cli._common import (
 )
 from famseg.cli._say import say, say_json
 from famseg.messages import InputError, RunError
-from famseg.messages._visible import visible
+from famseg.messages import visible
 
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs

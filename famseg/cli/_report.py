@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famseg.cli._say import say
-from famseg.engine._open_run import Which
+from famseg.engine import Which
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
     from famseg.reporting import Page
-    from famseg.reporting._runs import Checkpoint
+    from famseg.reporting import Checkpoint
 
 EXAMPLES = """
 Examples:
@@ -72,7 +72,7 @@ def report(
 
     The report is an HTML file that makes no request.
     """
-    from famseg.files._atomic import write_atomically
+    from famseg.files import write_atomically
     from famseg.reporting import is_reconstruction, render
 
     if len(runs) == 1 and is_reconstruction(runs[0]):
@@ -107,7 +107,7 @@ def write_run_page(run: Path, checkpoint: Checkpoint = "best") -> Path:
         InputError: If a file of the run cannot be read.
         OSError: If the page cannot be written.
     """
-    from famseg.files._atomic import write_atomically
+    from famseg.files import write_atomically
     from famseg.reporting import render, report_name, run_page
 
     target = run / report_name(checkpoint)

@@ -7,7 +7,7 @@ import logging
 
 import typer
 
-from famseg.messages._visible import visible
+from famseg.messages import visible
 
 
 def say(text: str, *, err: bool = False, newline: bool = True) -> None:

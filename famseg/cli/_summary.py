@@ -8,7 +8,7 @@ from typing import Any
 from famseg.cli._progress import duration
 from famseg.engine import RunConfig, RunReport
 from famseg.evaluation import penalty_effect_share, penalty_term, penalty_time_share
-from famseg.messages._counted import counted
+from famseg.messages import counted
 
 
 def as_dict(report: RunReport) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from famseg.config._paths import PathText
 from famseg.config._pipelines import load_pipeline, pipeline_names
 from famseg.config._strict import Strict
 from famseg.config._write import differences, flatten, schema, to_yaml
-from famseg.messages._errors import InputError, RunError
+from famseg.messages import InputError, RunError
 
 __all__ = [
     "Document",

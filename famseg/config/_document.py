@@ -14,7 +14,7 @@ from famseg.config._complete import complete, settle_lambda
 from famseg.config._entry import Entry, Fault, Key, Place, dotted, merge, one_line
 from famseg.config._strict import Strict
 from famseg.config._yaml import UnreadableError, parse, parse_value
-from famseg.messages._errors import InputError
+from famseg.messages import InputError
 
 T = TypeVar("T", bound=Strict)
 

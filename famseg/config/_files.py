@@ -9,9 +9,9 @@ from pathlib import Path
 
 from famseg.config._entry import one_line
 from famseg.config._yaml import MAX_CHARACTERS
-from famseg.files._atomic import open_to_read
-from famseg.messages._errors import InputError
-from famseg.messages._near import listed, near
+from famseg.files import open_to_read
+from famseg.messages import InputError
+from famseg.messages import listed, near
 
 _SUFFIXES = ("", ".yaml", ".yml")
 

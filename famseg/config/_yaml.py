@@ -15,7 +15,7 @@ from dataclasses import replace
 import yaml
 
 from famseg.config._entry import Entry, Fault, Key, Place
-from famseg.messages._errors import InputError
+from famseg.messages import InputError
 
 MAX_CHARACTERS = 256 * 1024
 _MAX_VALUES = 20_000  # after aliases are followed: a few lines of them can stand for billions

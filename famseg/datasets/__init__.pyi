@@ -92,3 +92,4 @@ from .text import TextSet as TextSet
 from .text import TextSplits as TextSplits
 from .text import Tokenizer as Tokenizer
 from .text import TokensConfig as TokensConfig
+from ._manifest import file_sha256 as file_sha256

@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from famseg.files._atomic import write_atomically
+from famseg.files import write_atomically
 from famseg.messages import InputError
-from famseg.volumes._nrrd_header import data_file
+from famseg.volumes import data_file
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 from famseg.datasets._manifest import SkullSubject
 from famseg.messages import InputError
-from famseg.messages._counted import counted
-from famseg.messages._near import listed, near
+from famseg.messages import counted
+from famseg.messages import listed, near
 
 Flag = Literal[
     "cut_vault",

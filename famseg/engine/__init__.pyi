@@ -42,3 +42,13 @@ from ._signals import stop_on_signals as stop_on_signals
 from ._step import NonFiniteError as NonFiniteError
 from ._step import TrainStep as TrainStep
 from ._step import to_device as to_device
+from ._open_run import Which as Which
+from ._open_run import device_of as device_of
+from ._open_run import open_run as open_run
+from ._open_run import Opened as Opened
+from ._network import weights_hash as weights_hash
+from ._recorder import Recorder as Recorder
+from ._recorder import recorder_of as recorder_of
+from ._scores import scores_metrics as scores_metrics
+from ._scores import write_scores as write_scores
+from ._memory import keep_freed_memory as keep_freed_memory

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from famseg.engine._trust import check_state
-from famseg.files._atomic import fresh_part, remove_parts, write_atomically
-from famseg.files._torch_pickle import NotPlainError, load_plain
+from famseg.files import fresh_part, remove_parts, write_atomically
+from famseg.files import NotPlainError, load_plain
 from famseg.messages import InputError
 
 FORMAT = 1

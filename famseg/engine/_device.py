@@ -11,7 +11,7 @@ from famseg.engine._config import TrainingConfig
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._processes import Processes
 from famseg.messages import InputError
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.tracking import cpu_name
 
 _logger = logging.getLogger(__name__)

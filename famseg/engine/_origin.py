@@ -13,10 +13,10 @@ from famseg.engine._checkpoint import LAST, PREVIOUS, load_checkpoint
 from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
-from famseg.messages._visible import visible
+from famseg.messages import DAMAGED
+from famseg.messages import visible
 from famseg.runs import RunFolder, open_run_folder
 from famseg.tracking import write_json
 

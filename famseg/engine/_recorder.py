@@ -15,7 +15,7 @@ from famseg.config import to_yaml
 from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment, Picture
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import (

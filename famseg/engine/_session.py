@@ -26,10 +26,10 @@ from famseg.engine._processes import Processes
 from famseg.engine._recorder import Recorder, recorder_of
 from famseg.engine._result import FitResult
 from famseg.engine._signals import Interrupted, Paused, StopRequest
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.flatness import FlatnessError
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 from famseg.runs import RunFolder, complete_record, status_kept
 from famseg.tracking import Tracker, read_metrics
 

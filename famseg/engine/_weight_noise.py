@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from famseg.objectives._random import generator_at
+from famseg.objectives import generator_at
 
 
 class WeightNoise:

@@ -20,7 +20,7 @@ from famseg.export._bundle import at_least
 from famseg.export._card import KIND, NO_LICENSE, card, markdown
 from famseg.export._modules import LargePieces
 from famseg.export._source import Source
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError, RunError
 
 Format = Literal["bundle", "onnx", "torchscript"]

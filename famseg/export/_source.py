@@ -15,14 +15,14 @@ from torch import nn
 
 from famseg.config import pipeline_of, read
 from famseg.engine import processes
-from famseg.engine._network import weights_hash
-from famseg.engine._open_run import Which, open_run
+from famseg.engine import weights_hash
+from famseg.engine import Which, open_run
 from famseg.export._modules import ClassProbability, ImplantProbability
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.reconstruction import CoarseNetwork, load_network
 from famseg.reconstruction._coarse import _SMALLEST_PIECE
-from famseg.reconstruction._reconstruct import BONE_SHARE
+from famseg.reconstruction import BONE_SHARE
 from famseg.runs import RunFolder
 
 _BUILTIN = "builtin"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 
 TAR_DAMAGED = (tarfile.TarError, gzip.BadGzipFile, *DAMAGED)
 """What is raised while a damaged archive is read, beside OSError of the disk."""

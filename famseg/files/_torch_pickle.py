@@ -14,8 +14,8 @@ from typing import IO, Any
 import torch
 
 from famseg.files._atomic import open_to_read
-from famseg.messages._errors import DAMAGED
-from famseg.messages._visible import visible
+from famseg.messages import DAMAGED
+from famseg.messages import visible
 
 _MOST_PICKLE_BYTES = 2**26  # names, numbers and shapes; tensors lie beside it
 _DEEPEST = 8  # of tuples in tuples: to hash them takes twice as long with each

@@ -14,7 +14,7 @@ import psutil
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 
 _BYTES_IN_MEMORY = 12  # for each byte of a file, while it is read
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from famseg.files._atomic import write_atomically
+from famseg.files import write_atomically
 from famseg.meshes._mesh import Mesh, joined
 from famseg.meshes._three_mf import three_mf
 

@@ -12,7 +12,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import OptionalImportError
 from torch import Tensor, nn
 
-from famseg.messages._near import near
+from famseg.messages import near
 from famseg.models._classifier import Classifier, out_of_place
 
 # What a constructor may raise on arguments that it does not take, or that do not go together.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from famseg.files._torch_pickle import NotPlainError, load_plain
+from famseg.files import NotPlainError, load_plain
 from famseg.messages import InputError
 from famseg.models._classifier import Classifier
 

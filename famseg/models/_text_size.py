@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from famseg.files._torch_pickle import NotPlainError, check_file
+from famseg.files import NotPlainError, check_file
 from famseg.messages import InputError
 
 _MOST_LAYERS = 1_000

@@ -18,3 +18,4 @@ from ._objective import LayerDecay as LayerDecay
 from ._objective import Objective as Objective
 from ._objective import PlainLoss as PlainLoss
 from ._objective import Scaled as Scaled
+from ._random import generator_at as generator_at

@@ -22,3 +22,5 @@ from .batch import report_row as report_row
 from .batch import split_folder as split_folder
 from .batch import to_source_of as to_source_of
 from .steps import prepare_scan as prepare_scan
+from ._settings import Crop as Crop
+from ._settings import Holes as Holes

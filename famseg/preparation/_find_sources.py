@@ -10,14 +10,14 @@ from typing import Literal, TypeVar, get_args
 
 from famseg.messages import InputError
 from famseg.preparation._types import Found, Refused, Source
-from famseg.preparation.dicom._series import find_series
-from famseg.preparation.sources._cases import find_cases, read_any
-from famseg.preparation.sources._inv3 import find_project
-from famseg.preparation.sources._items import Item, fit_name
-from famseg.preparation.sources._layouts import Challenge, pieces_of, recognise
-from famseg.preparation.sources._names import PersonalWords
-from famseg.preparation.sources._walk import MESH_SUFFIXES, Tree, walk
-from famseg.volumes._volume import VOLUME_SUFFIXES
+from famseg.preparation.dicom import find_series
+from famseg.preparation.sources import find_cases, read_any
+from famseg.preparation.sources import find_project
+from famseg.preparation.sources import Item, fit_name
+from famseg.preparation.sources import Challenge, pieces_of, recognise
+from famseg.preparation.sources import PersonalWords
+from famseg.preparation.sources import MESH_SUFFIXES, Tree, walk
+from famseg.volumes import VOLUME_SUFFIXES
 
 Layout = Literal["auto", "folder", "dicom", "skullfix", "skullbreak", "mug500", "scidata2021"]
 """Layouts of collections; ``folder`` takes each volume, mesh and project as a subject."""

@@ -33,3 +33,13 @@ from ._refine import refine as refine
 from ._save import Outputs as Outputs
 from ._save import Result as Result
 from ._save import save_case as save_case
+from ._reconstruct import BONE_SHARE as BONE_SHARE
+from ._frame import Frame as Frame
+from ._frame import fit_vault as fit_vault
+from ._frame import place_frame as place_frame
+from ._openings import find_openings as find_openings
+from ._openings import hold_against as hold_against
+from ._skull import Skull as Skull
+from ._skull import read_skull as read_skull
+from ._symmetry import other_side as other_side
+from ._symmetry import without_lone as without_lone

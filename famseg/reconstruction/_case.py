@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps._grid import moved_points
+from famseg.preparation.steps import moved_points
 from famseg.reconstruction._frame import Vault
 
 Mask = NDArray[np.bool_]

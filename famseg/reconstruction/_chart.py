@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.datasets.defects._vault import Frame
+from famseg.datasets.defects import Frame
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps._grid import BoneField, moved_points
+from famseg.preparation.steps import BoneField, moved_points
 from famseg.reconstruction._frame import Vault, fit_vault
 
 _TALLEST_MM = 105.0  # half the height of a vault: heads have 60 to 85, upside down 115 or more

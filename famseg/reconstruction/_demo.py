@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from famseg.datasets import RegionDefect, inject, phantom
-from famseg.files._atomic import fresh_part
+from famseg.files import fresh_part
 from famseg.volumes import Volume, write_volume
 
 DEMO = "demo"

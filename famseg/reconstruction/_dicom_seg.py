@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import famseg
 from famseg.messages import InputError
-from famseg.preparation.dicom._geometry import Plan
+from famseg.preparation.dicom import Plan
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

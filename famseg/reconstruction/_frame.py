@@ -10,7 +10,7 @@ from scipy import ndimage, optimize
 
 from famseg.messages import InputError
 from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps._grid import BoneField, Grid, coverage, moved_points
+from famseg.preparation.steps import BoneField, Grid, coverage, moved_points
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from typing import Literal
 from famseg.messages import InputError
 from famseg.preparation import Layout, Refused, Source, find_sources
 from famseg.preparation._find_sources import _unique
-from famseg.preparation.sources._items import Opener
-from famseg.volumes._volume import VOLUME_SUFFIXES, volume_suffix
+from famseg.preparation.sources import Opener
+from famseg.volumes import VOLUME_SUFFIXES, volume_suffix
 
 Kind = Literal["volume", "mesh", "dicom"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from famseg.config import load
 from famseg.engine import load_checkpoint
-from famseg.files._torch_pickle import NotPlainError, load_plain
+from famseg.files import NotPlainError, load_plain
 from famseg.messages import InputError
 from famseg.models import ImplantModelConfig
 from famseg.reconstruction._coarse import CoarseNetwork

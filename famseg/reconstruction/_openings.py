@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 from famseg.datasets.defects._vault import _cast
 from famseg.preparation.steps._checks import _LOWEST_DEG, Hole, _dome
-from famseg.preparation.steps._grid import moved_points
+from famseg.preparation.steps import moved_points
 from famseg.reconstruction._frame import Frame, Vault
 
 Mask = NDArray[np.bool_]

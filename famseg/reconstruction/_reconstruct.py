@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
-from famseg.preparation.steps._grid import bone_field, moved_points
+from famseg.preparation.steps import bone_field, moved_points
 from famseg.reconstruction._case import asymmetry, confidence_level, held_at_orbit, rounded
 from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._coarse import CoarseNetwork

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.files._atomic import fresh_part, write_atomically
+from famseg.files import fresh_part, write_atomically
 from famseg.meshes import Mesh, write_mesh
 from famseg.messages import InputError
 from famseg.reconstruction._seg_nrrd import seg_nrrd

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
-from famseg.preparation.steps._bone import Bone, find_bone
+from famseg.preparation.steps import Bone, find_bone
 from famseg.preparation.steps._checks import _cut_at_side, _spanned, implausible, truncated_vault
-from famseg.preparation.steps._clean import Box, bounding_box, clean_bone
-from famseg.preparation.steps._grid import BoneField, bone_field, to_ras
+from famseg.preparation.steps import Box, bounding_box, clean_bone
+from famseg.preparation.steps import BoneField, bone_field, to_ras
 from famseg.volumes import Volume
 
 Mask = NDArray[np.bool_]

@@ -33,3 +33,11 @@ from ._tables import summary_tables as summary_tables
 from ._tables import tables as tables
 from ._verdict import POSSIBLE as POSSIBLE
 from ._verdict import verdict_lines as verdict_lines
+from ._runs import Checkpoint as Checkpoint
+from ._reconstruction_view import Shown as Shown
+from ._reconstruction_view import slices as slices
+from ._scene import BONE as BONE
+from ._scene import IMPLANT as IMPLANT
+from ._scene import side_of as side_of
+from ._shaded import shaded_views as shaded_views
+from ._shaded import three_sides as three_sides

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.reporting._runs import Run
 from famseg.runs import RunFolder

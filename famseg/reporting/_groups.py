@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from famseg.reporting._runs import Run
-from famseg.tracking._names import cut
+from famseg.tracking import cut
 
 Settings = Mapping[str, str]
 

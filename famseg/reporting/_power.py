@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from famseg.reporting._compare import Comparison
 from famseg.reporting._words import LEVEL, counted_pairs, label_of
-from famseg.statistics._power import POWER, detectable_difference, fewest_pairs, pairs_needed
+from famseg.statistics import POWER, detectable_difference, fewest_pairs, pairs_needed
 
 _SHARES = (0.005, 0.01, 0.02)
 _PARTS = (0.01, 0.02, 0.05)  # of the baseline's mean, where the metric is no share

@@ -17,10 +17,10 @@ from scipy import ndimage
 from famseg.figures import encode, new_figure, styled
 from famseg.meshes import Mesh, read_mesh, simplify, surface_mesh
 from famseg.messages import InputError
-from famseg.preparation.steps._grid import to_ras
+from famseg.preparation.steps import to_ras
 from famseg.reporting._scene import BONE, BOTH, IMPLANT, Color, Layer, Part, Scene, side_of
 from famseg.volumes import Volume, read_volume
-from famseg.volumes._volume import volume_suffix
+from famseg.volumes import volume_suffix
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from famseg.config import load, read
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
-from famseg.messages._counted import counted
-from famseg.messages._errors import DAMAGED
+from famseg.messages import counted
+from famseg.messages import DAMAGED
 from famseg.runs import RunFolder, read_status
 from famseg.tracking import method_label, read_metrics
-from famseg.tracking._names import flatten, text_of
+from famseg.tracking import flatten, text_of
 
 Checkpoint = Literal["best", "last"]
 

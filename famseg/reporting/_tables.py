@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from famseg.messages._visible import visible
+from famseg.messages import visible
 from famseg.reporting._compare import Comparison, smaller_is_better
 from famseg.reporting._overview import Overview, definitions, overview
 from famseg.reporting._pairs import CONFIDENCE

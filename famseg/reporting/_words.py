@@ -7,7 +7,7 @@ from math import floor, log10
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.reporting._pairs import CONFIDENCE, By, Pairing
 
 LEVEL = 0.05

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from famseg.files._atomic import is_part
+from famseg.files import is_part
 from famseg.runs._lease import BusyError, Lease, lease, owner_of
 from famseg.runs._lease_file import is_lease
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from famseg.messages import InputError
 from famseg.tracking import read_metrics, write_atomically
-from famseg.tracking._record import METRICS_FILE
+from famseg.tracking import METRICS_FILE
 
 Row = dict[str, float | None]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.runs._lease import LostLeaseError, owner_of
 from famseg.tracking import write_json

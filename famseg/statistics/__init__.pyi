@@ -14,3 +14,5 @@ from ._paired import permutation_test as permutation_test
 from ._paired import wilcoxon as wilcoxon
 from ._power import detectable_difference as detectable_difference
 from ._power import pairs_needed as pairs_needed
+from ._power import POWER as POWER
+from ._power import fewest_pairs as fewest_pairs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from famseg.files._json import read_json
+from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.sweep._trials import Trial
 from famseg.tracking import write_atomically, write_json

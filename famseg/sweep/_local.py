@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from famseg.files._atomic import open_to_append
+from famseg.files import open_to_append
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._resources import gpus, memory_of
 from famseg.sweep._state import State, read_state, read_states, unfinished

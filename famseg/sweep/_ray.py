@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famseg.files._atomic import open_to_append
+from famseg.files import open_to_append
 from famseg.messages import InputError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line, trial_command

@@ -9,7 +9,7 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
-from famseg.messages._counted import counted
+from famseg.messages import counted
 from famseg.sweep._state import Kind, State
 from famseg.sweep._trials import Trial
 

@@ -22,3 +22,10 @@ from ._uri import resolve_uri as resolve_uri
 from ._uri import sqlite_path as sqlite_path
 from ._uri import without_password as without_password
 from ._view import comparison_url as comparison_url
+from ._database import StoreFaultError as StoreFaultError
+from ._database import check_tables as check_tables
+from ._names import cut as cut
+from ._names import flatten as flatten
+from ._names import text_of as text_of
+from ._record import METRICS_FILE as METRICS_FILE
+from ._database import creation_lock as creation_lock

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from famseg.files._atomic import fresh_part, open_to_update, remove_parts
+from famseg.files import fresh_part, open_to_update, remove_parts
 from famseg.tracking._uri import escaped, sqlite_path
 
 _LOCK_SECONDS = 60.0

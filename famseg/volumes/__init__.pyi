@@ -1,3 +1,9 @@
 from ._volume import Volume as Volume
 from ._volume import read_volume as read_volume
 from ._volume import write_volume as write_volume
+from ._nrrd_header import data_file as data_file
+from ._volume import volume_suffix as volume_suffix
+from ._volume import VOLUME_SUFFIXES as VOLUME_SUFFIXES
+from ._nifti_header import forms_disagree as forms_disagree
+from ._nifti_header import nifti_header as nifti_header
+from ._volume import MAX_VOXELS as MAX_VOXELS

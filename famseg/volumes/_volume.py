@@ -15,7 +15,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.messages._visible import NO_TEXT, is_text, visible
+from famseg.messages import NO_TEXT, is_text, visible
 from famseg.volumes._nifti_header import (
     check_nifti,
     check_room,

@@ -15,7 +15,7 @@ from famseg.datasets import (
 )
 from famseg.datasets._manifest import SUFFIXES, file_sha256
 from famseg.messages import InputError
-from famseg.volumes._volume import VOLUME_SUFFIXES
+from famseg.volumes import VOLUME_SUFFIXES
 
 
 def touch(path: Path, content: str = "x") -> Path:

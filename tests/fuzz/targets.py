@@ -16,16 +16,16 @@ from famseg.config._yaml import parse, parse_value
 from famseg.datasets import read_manifest
 from famseg.datasets.images._folder import _read_file
 from famseg.datasets.images._idx import _read_idx
-from famseg.datasets.images._mat import read_mat
-from famseg.datasets.images._pickle import read_pickle
+from famseg.datasets.images import read_mat
+from famseg.datasets.images import read_pickle
 from famseg.datasets.skulls._cache import _load
-from famseg.datasets.text._read import read_rows
-from famseg.files._tar import TAR_DAMAGED, open_tar
+from famseg.datasets.text import read_rows
+from famseg.files import TAR_DAMAGED, open_tar
 from famseg.meshes import load_mesh
 from famseg.messages import InputError
 from famseg.preparation import find_sources
-from famseg.preparation.dicom._header import read_header
-from famseg.preparation.sources._items import Item, Opener
+from famseg.preparation.dicom import read_header
+from famseg.preparation.sources import Item, Opener
 from famseg.tracking._record import _parse
 from famseg.volumes import read_volume
 
@@ -101,7 +101,7 @@ def _samples(path: Path, form: Literal["tsv", "jsonl"]) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    from famseg.files._torch_pickle import NotPlainError, load_plain
+    from famseg.files import NotPlainError, load_plain
 
     with contextlib.suppress(NotPlainError):
         load_plain(path)

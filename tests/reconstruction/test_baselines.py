@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from famseg.datasets import phantom
-from famseg.evaluation.skulls._cases import SOURCES
+from famseg.evaluation.skulls import SOURCES
 from famseg.metrics import dice
 from famseg.reconstruction import (
     mean_baseline,

@@ -5,7 +5,7 @@ import pytest
 
 from famseg.datasets import phantom
 from famseg.messages import InputError
-from famseg.preparation.steps._grid import bone_field
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._frame import fit_vault
 

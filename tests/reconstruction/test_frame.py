@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.messages import InputError
-from famseg.preparation.steps._grid import bone_field
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction._frame import Frame, fit_vault, place_frame
 
 SPACING_MM = 3.5

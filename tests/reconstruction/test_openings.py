@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from famseg.datasets import WHERES, RegionDefect, inject, phantom
-from famseg.preparation.steps._grid import bone_field
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction._frame import Frame, Vault, fit_vault
 from famseg.reconstruction._openings import SMALLEST_CM2, find_openings, hold_against
 

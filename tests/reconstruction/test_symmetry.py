@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from famseg.datasets import RegionDefect, inject, phantom
-from famseg.preparation.steps._grid import bone_field
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction._frame import Frame, fit_vault
 from famseg.reconstruction._mirror import mirrored
 from famseg.reconstruction._openings import find_openings

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famseg.engine._scores import scores_metrics, write_scores
+from famseg.engine import scores_metrics, write_scores
 from famseg.evaluation import case_scores, flat_metrics, summarise
 from famseg.tracking import flat_figures, is_score
 

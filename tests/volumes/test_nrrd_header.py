@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bounded import cost
 
-from famseg.datasets._manifest import file_sha256
+from famseg.datasets import file_sha256
 from famseg.messages import InputError
 from famseg.volumes import read_volume
 

@@ -23,3 +23,8 @@ from ._shapes import BoxDefect as BoxDefect
 from ._shapes import Defect as Defect
 from ._shapes import SphereDefect as SphereDefect
 from ._shapes import SpheresDefect as SpheresDefect
+from ._fixed_place import PlacedHole as PlacedHole
+from ._fixed_place import place as place
+from ._config import Range as Range
+from ._vault import vault_middle as vault_middle
+from ._vault import Frame as Frame

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.datasets.defects._fixed_sets import ROLES, TABLE_NAME, FixedCase, FixedSet
-from famseg.datasets.skulls._skulls import PreparedSkull
+from famseg.datasets.skulls import PreparedSkull
 from famseg.messages import InputError
-from famseg.volumes._volume import Volume, read_volume
+from famseg.volumes import Volume, read_volume
 
 Mask = NDArray[np.bool_]
 

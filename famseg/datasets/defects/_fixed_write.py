@@ -17,9 +17,9 @@ from famseg.datasets.defects._fixed_sets import TABLE_NAME, FixedCase, file_faul
 from famseg.datasets.defects._fixed_settings import Settings, check_settings, open_set
 from famseg.datasets.defects._opening import open_region
 from famseg.datasets.defects._region import WHERES, Pair, Spread, Where
-from famseg.files._atomic import fresh_part, write_atomically
+from famseg.files import fresh_part, write_atomically
 from famseg.messages import InputError
-from famseg.volumes._volume import Volume, write_volume
+from famseg.volumes import Volume, write_volume
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -218,7 +218,7 @@ def load_skull(subject: SkullSubject) -> Volume:
     Raises:
         InputError: If the file cannot be used.
     """
-    from famseg.datasets.skulls._grid_transforms import prepare_file
+    from famseg.datasets.skulls import prepare_file
 
     if subject.file is None:
         raise InputError(f"{subject.id}: has no file")
@@ -230,7 +230,7 @@ def _transform() -> Compose:
     # MONAI takes seconds to import: only when something has to be read.
     from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 
-    from famseg.datasets.skulls._transforms import BinariseBoned, LoadVolumed
+    from famseg.datasets.skulls import BinariseBoned, LoadVolumed
 
     return Compose(
         [

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import famseg
 from famseg.datasets.downloads._catalogue import checksum_of
-from famseg.files._atomic import open_to_update, write_atomically
+from famseg.files import open_to_update, write_atomically
 from famseg.messages import InputError, RunError
 
 Progress = Callable[[int, int | None], None]

@@ -13,3 +13,12 @@ from ._set import ImageBatch as ImageBatch
 from ._set import ImageItem as ImageItem
 from ._set import ImageSet as ImageSet
 from ._split import limited as limited
+from ._split import TEST_LIMIT as TEST_LIMIT
+from ._split import TRAIN_LIMIT as TRAIN_LIMIT
+from ._split import VALIDATION as VALIDATION
+from ._split import stratified as stratified
+from ._mat import read_mat as read_mat
+from ._pickle import read_pickle as read_pickle
+from ._augment_policy import POLICIES as POLICIES
+from ._augment_policy import amount as amount
+from ._augment_policy import parameter as parameter

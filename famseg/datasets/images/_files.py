@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.files._tar import TAR_DAMAGED, open_tar
+from famseg.files import TAR_DAMAGED, open_tar
 from famseg.messages import InputError
 
 MAX_FILE_BYTES = 2 * 2**30

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from famseg.datasets.images._images import Images, ReadImages
 from famseg.datasets.images._split import TEST, held_out
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
-from famseg.messages._visible import NO_TEXT, is_text, visible
+from famseg.messages import DAMAGED
+from famseg.messages import NO_TEXT, is_text, visible
 
 Progress = Callable[[int, int], None]
 File = tuple[Path, int]

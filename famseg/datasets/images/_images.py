@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.datasets._manifest import SPLITS, Split
-from famseg.files._atomic import write_atomically
+from famseg.files import write_atomically
 
 _CHUNK = 1024  # pictures at a time where a sum over all of them needs wider numbers
 _COLUMNS = ("split", "subject", "label", "class", "source")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from famseg.datasets.images._files import AGAIN
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 
 _LARGEST_NUMBER = 16  # bytes
 

@@ -9,3 +9,6 @@ from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
 from ._transforms import VolumeReader as VolumeReader
+from ._grid_transforms import prepare_file as prepare_file
+from ._transforms import BinariseBoned as BinariseBoned
+from ._transforms import LoadVolumed as LoadVolumed

@@ -15,7 +15,7 @@ import numpy as np
 from famseg.datasets._manifest import SkullSubject, scan_folder
 from famseg.datasets._selection import select_subjects
 from famseg.datasets._split import split_subjects
-from famseg.datasets.phantoms._phantom import PHANTOM_VERSION, phantom
+from famseg.datasets.phantoms import PHANTOM_VERSION, phantom
 from famseg.datasets.skulls._cache import MaskCache, Prepared
 from famseg.datasets.skulls._skulls import PreparedSkull, Skulls
 from famseg.messages import InputError

@@ -20,8 +20,8 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.files._atomic import open_to_read, write_atomically
-from famseg.messages._errors import DAMAGED
+from famseg.files import open_to_read, write_atomically
+from famseg.messages import DAMAGED
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from famseg.messages import InputError
-from famseg.volumes._volume import Volume, read_volume, volume_suffix
+from famseg.volumes import Volume, read_volume, volume_suffix
 
 Fit = Literal["pad", "resize"]
 Centre = Literal["head", "keep"]

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.defects._fixed_place import PlacedHole, place
-from famseg.datasets.defects._fixed_sets import FixedSet
-from famseg.datasets.defects._inject import inject
-from famseg.datasets.defects._shapes import Defect
-from famseg.datasets.skulls._skulls import PreparedSkull
+from famseg.datasets.defects import PlacedHole, place
+from famseg.datasets.defects import FixedSet
+from famseg.datasets.defects import inject
+from famseg.datasets.defects import Defect
+from famseg.datasets.skulls import PreparedSkull
 from famseg.messages import InputError
 
 

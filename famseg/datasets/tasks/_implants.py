@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.defects._inject import inject
-from famseg.datasets.defects._region import RegionDefect, SkullBreakDefect
-from famseg.datasets.skulls._skulls import PreparedSkull
+from famseg.datasets.defects import inject
+from famseg.datasets.defects import RegionDefect, SkullBreakDefect
+from famseg.datasets.skulls import PreparedSkull
 from famseg.datasets.tasks._deform import Deformation, deform
 from famseg.messages import InputError
 

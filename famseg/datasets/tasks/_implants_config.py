@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from famseg.config import Strict
-from famseg.datasets.defects._config import Range
+from famseg.datasets.defects import Range
 
 if TYPE_CHECKING:
     from famseg.datasets.tasks._implants import ImplantAugmentation

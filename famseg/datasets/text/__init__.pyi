@@ -10,3 +10,4 @@ from ._set import TextSet as TextSet
 from ._set import Tokenizer as Tokenizer
 from ._text import TextSample as TextSample
 from ._text import TextSplits as TextSplits
+from ._read import read_rows as read_rows

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famseg.datasets.images._split import TEST_LIMIT, TRAIN_LIMIT, VALIDATION, stratified
+from famseg.datasets.images import TEST_LIMIT, TRAIN_LIMIT, VALIDATION, stratified
 from famseg.datasets.text._read import FaultList, Format, Row, read_rows
 from famseg.datasets.text._synthetic import CLASSES, synthetic_samples
 from famseg.datasets.text._text import TextSample, TextSplits

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from famseg.messages import InputError
-from famseg.messages._visible import is_text
+from famseg.messages import is_text
 
 Format = Literal["tsv", "jsonl"]
 

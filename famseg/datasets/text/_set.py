@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.images._split import stratified
+from famseg.datasets.images import stratified
 from famseg.datasets.text._text import TextSample
 
 # Stream of random numbers, none of those that splits are drawn from.

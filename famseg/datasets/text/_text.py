@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.datasets._manifest import SPLITS, Split
-from famseg.files._atomic import write_atomically
+from famseg.files import write_atomically
 
 _COLUMNS = ("split", "subject", "label", "class", "source", "sha256")
 

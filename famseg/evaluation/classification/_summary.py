@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from famseg.evaluation.classification._calibration import calibration
-from famseg.statistics._intervals import wilson_interval
+from famseg.statistics import wilson_interval
 
 ClassSummary = dict[str, dict[str, Any]]
 Figures = dict[str, float | None]

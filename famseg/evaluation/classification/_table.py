@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from famseg.evaluation.classification._summary import GAP, MAJORITY, sets_of
-from famseg.evaluation.skulls._signs import (
+from famseg.evaluation.skulls import (
     History,
     PenaltyKind,
     failure_signs,

@@ -27,3 +27,6 @@ from ._validation import dice_rows as dice_rows
 from ._validation import with_loss as with_loss
 from ._variance import VarianceRatio as VarianceRatio
 from ._variance import variance_ratio as variance_ratio
+from ._signs import History as History
+from ._signs import PenaltyKind as PenaltyKind
+from ._cases import SOURCES as SOURCES

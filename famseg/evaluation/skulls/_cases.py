@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from famseg.messages import InputError
-from famseg.metrics._masks import as_masks, as_spacing, as_tolerance
-from famseg.metrics._overlap_and_surface import dice, surface_scores
-from famseg.metrics._pair import Pair, measure
+from famseg.metrics import as_masks, as_spacing, as_tolerance
+from famseg.metrics import dice, surface_scores
+from famseg.metrics import Pair, measure
 from famseg.tracking import write_atomically
 
 Source = Literal[

@@ -38,9 +38,9 @@ from famseg.evaluation.skulls._summary import Summary, summarise
 from famseg.evaluation.skulls._validation import as_bool
 from famseg.evaluation.skulls._variance import VarianceRatio
 from famseg.figures import files
-from famseg.files._atomic import fresh_part
+from famseg.files import fresh_part
 from famseg.messages import InputError
-from famseg.metrics._surface import Mask
+from famseg.metrics import Mask
 from famseg.tracking import write_atomically, write_json
 from famseg.volumes import Volume, write_volume
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from famseg.evaluation.skulls._grid import on_grid
 from famseg.messages import InputError
-from famseg.metrics._masks import Empty, values_of
-from famseg.metrics._pair import Kind
-from famseg.metrics._scores import Scores, score, score_labels
+from famseg.metrics import Empty, values_of
+from famseg.metrics import Kind
+from famseg.metrics import Scores, score, score_labels
 from famseg.volumes import Volume, read_volume
 
 
@@ -157,7 +157,7 @@ def _header(path: Path) -> Path:
 
 def _volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes below a folder by name; two of one name are a fault."""
-    from famseg.volumes._volume import volume_suffix
+    from famseg.volumes import volume_suffix
 
     found: dict[str, Path] = {}
     faults = []
@@ -177,7 +177,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    from famseg.volumes._volume import volume_suffix
+    from famseg.volumes import volume_suffix
 
     name = path.relative_to(folder).as_posix()
     return name[: len(name) - len(volume_suffix(path) or "")]

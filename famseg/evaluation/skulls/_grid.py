@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.metrics._surface import flat_axis
+from famseg.metrics import flat_axis
 from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from famseg.figures import encode, new_figure, styled
-from famseg.metrics._surface import Floats, Mask
+from famseg.metrics import Floats, Mask
 
 # Okabe and Ito's palette: told apart with any colour vision.
 _COLOURS = {

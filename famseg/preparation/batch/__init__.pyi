@@ -10,3 +10,10 @@ from ._run import plan_run as plan_run
 from ._run import prepare_folder as prepare_folder
 from ._splitting import Splitting as Splitting
 from ._splitting import split_folder as split_folder
+from ._leakage import linked as linked
+from ._record import files_content as files_content
+from ._subject import FATAL as FATAL
+from ._subject import impersonal as impersonal
+from ._subject import reason_of as reason_of
+from ._output_folder import alone as alone
+from ._record import Folder as Folder

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from famseg.messages._visible import visible
+from famseg.messages import visible
 from famseg.preparation._types import Quality
 from famseg.preparation.batch import _page_slices
 from famseg.preparation.batch._page_choice import SCRIPT, STYLE, box, choice

@@ -6,9 +6,9 @@ import base64
 import html
 from collections.abc import Iterator, Mapping
 
-from famseg.messages._visible import visible
+from famseg.messages import visible
 from famseg.preparation._types import View
-from famseg.preparation.steps._slices import COUNT, TILE, VIEWS
+from famseg.preparation.steps import COUNT, TILE, VIEWS
 
 Pictures = Mapping[View, tuple[bytes, bytes]]
 """The scan and the outline of its bone, by view, as `famseg.preparation.steps._slices.images` has them"""

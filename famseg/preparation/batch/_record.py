@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from famseg.files._atomic import open_to_read
-from famseg.files._json import parse_json
+from famseg.files import open_to_read
+from famseg.files import parse_json
 from famseg.preparation._types import Quality, Role, Source, Split, View
 from famseg.tracking import write_json
 

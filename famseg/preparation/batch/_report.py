@@ -7,11 +7,11 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from famseg.messages._visible import cell
+from famseg.messages import cell
 from famseg.preparation.batch._page import needs_a_look, page
 from famseg.preparation.batch._page_slices import MOST_SUBJECTS, Pictures
 from famseg.preparation.batch._record import Folder, Record
-from famseg.preparation.steps._slices import VIEWS
+from famseg.preparation.steps import VIEWS
 from famseg.tracking import write_atomically
 
 COLUMNS = (

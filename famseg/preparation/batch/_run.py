@@ -34,7 +34,7 @@ from famseg.preparation.batch._subject import (
     prepare_subject,
     reason_of,
 )
-from famseg.preparation.sources._groups import compiled, group_labels, read_salt
+from famseg.preparation.sources import compiled, group_labels, read_salt
 from famseg.tracking import write_json
 
 RunProgress = Callable[[Record, int, int], None]

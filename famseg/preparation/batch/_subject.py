@@ -30,7 +30,7 @@ from famseg.preparation.batch._record import (
     write_record,
 )
 from famseg.preparation.batch._thumbnails import thumbnail
-from famseg.preparation.steps._slices import images
+from famseg.preparation.steps import images
 from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 

@@ -9,7 +9,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from famseg.preparation.dicom._slice import Slice, Vector, geometry_fault, numbers
-from famseg.preparation.sources._items import Item
+from famseg.preparation.sources import Item
 
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 

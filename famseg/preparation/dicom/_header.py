@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 from famseg.preparation.dicom._enhanced import frames_of
 from famseg.preparation.dicom._slice import Slice, as_list, geometry_fault, numbers
-from famseg.preparation.sources._items import Item, Opener
+from famseg.preparation.sources import Item, Opener
 
 _MODALITIES = (
     *(

@@ -15,7 +15,7 @@ from pydicom.uid import RLELossless
 from scipy import ndimage
 
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 from famseg.preparation._between import from_level, to_level
 from famseg.preparation._types import Scan
 from famseg.preparation.dicom._compressed import check_compressed
@@ -23,8 +23,8 @@ from famseg.preparation.dicom._geometry import Plan
 from famseg.preparation.dicom._header import silent, standard_name
 from famseg.preparation.dicom._scale import checked_scale
 from famseg.preparation.dicom._slice import Slice
-from famseg.preparation.sources._items import Item, local, told_as
-from famseg.preparation.sources._read import AIR_HU, check_memory
+from famseg.preparation.sources import Item, local, told_as
+from famseg.preparation.sources import AIR_HU, check_memory
 from famseg.volumes import Volume
 from famseg.volumes._volume import _quiet
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.preparation._types import Kind
-from famseg.preparation.sources._read import AIR_HU
+from famseg.preparation.sources import AIR_HU
 
 _AIR_BELOW_HU = -500
 _SOME = 1e-3  # of the voxels are air in any scan of a head that is in HU

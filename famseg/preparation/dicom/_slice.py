@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.multival import MultiValue
 
-from famseg.preparation.sources._items import Item
+from famseg.preparation.sources import Item
 
 Vector = tuple[float, float, float]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from famseg.messages import InputError
 from famseg.preparation._types import Identity, Source
-from famseg.preparation.batch._leakage import linked
+from famseg.preparation.batch import linked
 from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32

@@ -20,11 +20,11 @@ from xml.parsers.expat import ExpatError
 
 import numpy as np
 
-from famseg.files._archive import extract_tar
+from famseg.files import extract_tar
 from famseg.messages import InputError
-from famseg.messages._errors import DAMAGED
+from famseg.messages import DAMAGED
 from famseg.preparation._types import Refused, Scan, Source
-from famseg.preparation.dicom._slice import numbers
+from famseg.preparation.dicom import numbers
 from famseg.preparation.sources._items import Item, local, told_as
 from famseg.preparation.sources._names import PersonalWords
 from famseg.preparation.sources._read import check_memory, understand

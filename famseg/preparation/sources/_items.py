@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from famseg.files._archive import ZIP_DAMAGED, extract_members
+from famseg.files import ZIP_DAMAGED, extract_members
 from famseg.messages import InputError
-from famseg.volumes._volume import volume_suffix
+from famseg.volumes import volume_suffix
 
 _MOST_IN_MEMORY = 2**30  # bytes of a file inside an archive
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+")

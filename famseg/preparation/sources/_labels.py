@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from famseg.config._entry import one_line
 from famseg.messages import InputError
-from famseg.volumes._volume import volume_suffix
+from famseg.volumes import volume_suffix
 
 _HEADER_BYTES = 2**20
 _SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue):=(.*)$", re.MULTILINE)

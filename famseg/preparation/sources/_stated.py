@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from famseg.messages import InputError
-from famseg.volumes._nifti_header import forms_disagree, nifti_header
-from famseg.volumes._volume import volume_suffix
+from famseg.volumes import forms_disagree, nifti_header
+from famseg.volumes import volume_suffix
 
 _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(

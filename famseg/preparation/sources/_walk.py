@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from famseg.files._archive import ZIP_DAMAGED, safe_members
+from famseg.files import ZIP_DAMAGED, safe_members
 from famseg.messages import InputError
-from famseg.messages._visible import NO_TEXT, is_text, visible
+from famseg.messages import NO_TEXT, is_text, visible
 from famseg.preparation._types import Refused
 from famseg.preparation.sources._items import Item, Opener
-from famseg.volumes._volume import volume_suffix
+from famseg.volumes import volume_suffix
 
 MESH_SUFFIXES = (".stl", ".ply")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from famseg.messages import InputError
 from famseg.preparation._settings import Settings
 from famseg.preparation._types import Kind
-from famseg.preparation.sources._labels import chosen_labels
+from famseg.preparation.sources import chosen_labels
 
 Mask = NDArray[np.bool_]
 

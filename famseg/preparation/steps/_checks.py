@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.spatial import KDTree
 
-from famseg.datasets.defects._vault import vault_middle
+from famseg.datasets.defects import vault_middle
 from famseg.preparation.steps._bone import Mask
 from famseg.preparation.steps._clean import Spacing
 

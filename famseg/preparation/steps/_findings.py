@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.datasets.defects._vault import vault_middle
+from famseg.datasets.defects import vault_middle
 from famseg.preparation._types import Finding
 from famseg.preparation.steps._bone import Mask, Scale
 from famseg.preparation.steps._checks import _dome, _first_bone, along_rays, implausible
