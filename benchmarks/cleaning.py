@@ -22,9 +22,7 @@ from scipy import ndimage
 
 from famseg.messages import InputError
 from famseg.preparation import Settings, Source, find_sources
-from famseg.preparation.steps import find_bone
-from famseg.preparation.steps import clean_bone
-from famseg.preparation.steps import to_ras
+from famseg.preparation.steps import clean_bone, find_bone, to_ras
 
 Mask = NDArray[np.bool_]
 

@@ -44,20 +44,25 @@ from famseg.messages import InputError
 from famseg.preparation import Scan
 from famseg.preparation.steps import bone_field
 from famseg.reconstruction import (
+    BONE_SHARE,
     CoarseNetwork,
+    Frame,
     Options,
+    Skull,
+    find_openings,
+    fit_vault,
+    hold_against,
     load_network,
     mirror,
     nearest_baseline,
+    other_side,
+    place_frame,
+    read_skull,
     reconstruct,
     refine,
     thin_plate,
+    without_lone,
 )
-from famseg.reconstruction import Frame, fit_vault, place_frame
-from famseg.reconstruction import find_openings, hold_against
-from famseg.reconstruction import BONE_SHARE
-from famseg.reconstruction import Skull, read_skull
-from famseg.reconstruction import other_side, without_lone
 from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 

@@ -25,8 +25,7 @@ from _measure import environment, table
 from _metrics_pairs import Known, Pair, known, skulls
 from scipy.spatial import cKDTree
 
-from famseg.metrics._areas import Spacing, _loops
-from famseg.metrics import Mask, border, elements, surface_distances
+from famseg.metrics import Mask, Spacing, border, elements, loops, surface_distances
 from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]
@@ -132,7 +131,7 @@ def _offsets(spacing: Spacing) -> Floats:
     offsets = np.zeros((256, 3))
     for code in range(1, 255):
         parts, areas = [], []
-        for loop in (*_loops(code), *_loops(255 - code)):
+        for loop in (*loops(code), *loops(255 - code)):
             points = np.array([_CORNERS[list(edge)].mean(axis=0) for edge in loop]) * spacing
             following, middle = np.roll(points, -1, axis=0), points.mean(axis=0)
             normals = np.cross(points - middle, following - middle)

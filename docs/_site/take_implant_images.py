@@ -15,9 +15,7 @@ import numpy as np
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.preparation import Scan
 from famseg.reconstruction import Options, load_network, reconstruct
-from famseg.reporting import Shown, slices
-from famseg.reporting import BONE, IMPLANT, side_of
-from famseg.reporting import shaded_views, three_sides
+from famseg.reporting import BONE, IMPLANT, Shown, shaded_views, side_of, slices, three_sides
 from famseg.volumes import Volume
 
 IMAGES = Path(__file__).parents[1] / "pictures"

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 
 from famseg.messages import InputError
 from famseg.tracking import (
+    StoreFaultError,
+    check_tables,
     cores,
     cpu_name,
     memory_limit,
@@ -23,7 +25,6 @@ from famseg.tracking import (
     resolve_uri,
     without_password,
 )
-from famseg.tracking import StoreFaultError, check_tables
 
 _GIB = 1024**3
 

@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from famseg.messages import InputError
-from famseg.messages import near
+from famseg.messages import InputError, near
 
 DeviceOption = Annotated[
     str | None,

@@ -14,8 +14,7 @@ import typer
 
 from famseg.cli._flags import ExcludeOption, IncludeOption, flags_of
 from famseg.cli._say import say, say_json
-from famseg.messages import InputError, RunError
-from famseg.messages import counted
+from famseg.messages import InputError, RunError, counted
 
 if TYPE_CHECKING:
     from famseg.datasets import FixedSetReport, Selection, Where

@@ -17,8 +17,7 @@ from famseg.engine import Which, device_of, open_run
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
-    from famseg.engine import Saved
-    from famseg.engine import Opened
+    from famseg.engine import Opened, Saved
 
 EXAMPLES = """
 Examples:

@@ -30,9 +30,7 @@ from famseg.cli._split import split
 from famseg.cli._sweep import sweep
 from famseg.cli._train import train
 from famseg.cli._ui import ui
-from famseg.messages import InputError, RunError
-from famseg.messages import near
-from famseg.messages import visible
+from famseg.messages import InputError, RunError, near, visible
 
 _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 

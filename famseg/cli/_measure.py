@@ -19,8 +19,7 @@ from famseg.cli._common import (
 )
 from famseg.cli._say import say, say_json
 from famseg.engine import Opened, Which, device_of, open_run
-from famseg.messages import InputError, RunError
-from famseg.messages import counted
+from famseg.messages import InputError, RunError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor

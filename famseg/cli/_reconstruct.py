@@ -25,8 +25,7 @@ from famseg.cli._common import (
     value_of,
 )
 from famseg.cli._say import say, say_json
-from famseg.messages import InputError, RunError
-from famseg.messages import visible
+from famseg.messages import InputError, RunError, visible
 
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs

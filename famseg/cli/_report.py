@@ -13,8 +13,7 @@ from famseg.engine import Which
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
-    from famseg.reporting import Page
-    from famseg.reporting import Checkpoint
+    from famseg.reporting import Checkpoint, Page
 
 EXAMPLES = """
 Examples:

@@ -16,8 +16,7 @@ import famseg
 from famseg.cli._common import DeviceOption, SeedOption, overrides_of
 from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 
 if TYPE_CHECKING:
     from famseg.sweep import Cluster, Outcome, Runner, Show, State, Sweep, Trial

@@ -13,8 +13,7 @@ from famseg.config._entry import Key, dotted, one_line
 from famseg.config._sections import Spot, all_keys, kinds, locate, names, sections, shown_name
 from famseg.config._strict import Strict
 from famseg.config._yaml import FLOAT
-from famseg.messages import InputError
-from famseg.messages import listed, near
+from famseg.messages import InputError, listed, near
 
 T = TypeVar("T", bound=Strict)
 

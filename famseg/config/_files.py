@@ -10,8 +10,7 @@ from pathlib import Path
 from famseg.config._entry import one_line
 from famseg.config._yaml import MAX_CHARACTERS
 from famseg.files import open_to_read
-from famseg.messages import InputError
-from famseg.messages import listed, near
+from famseg.messages import InputError, listed, near
 
 _SUFFIXES = ("", ".yaml", ".yml")
 

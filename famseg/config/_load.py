@@ -8,8 +8,7 @@ from types import ModuleType
 from famseg.config._document import Document, read
 from famseg.config._pipelines import load_pipeline, pipeline_names
 from famseg.config._strict import Strict
-from famseg.messages import InputError
-from famseg.messages import listed
+from famseg.messages import InputError, listed
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:

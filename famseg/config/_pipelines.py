@@ -7,8 +7,7 @@ import importlib.metadata
 from types import ModuleType
 
 from famseg.config._strict import Strict
-from famseg.messages import InputError
-from famseg.messages import listed, near
+from famseg.messages import InputError, listed, near
 
 GROUP = "famseg.pipelines"
 """The entry-point group: any package may add a pipeline, ``name = "package.module"``."""

@@ -1,4 +1,5 @@
 from ._manifest import SkullSubject as SkullSubject
+from ._manifest import file_sha256 as file_sha256
 from ._manifest import read_manifest as read_manifest
 from ._manifest import scan_folder as scan_folder
 from ._manifest import write_manifest as write_manifest
@@ -92,4 +93,3 @@ from .text import TextSet as TextSet
 from .text import TextSplits as TextSplits
 from .text import Tokenizer as Tokenizer
 from .text import TokensConfig as TokensConfig
-from ._manifest import file_sha256 as file_sha256

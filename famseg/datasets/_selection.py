@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from famseg.datasets._manifest import SkullSubject
-from famseg.messages import InputError
-from famseg.messages import counted
-from famseg.messages import listed, near
+from famseg.messages import InputError, counted, listed, near
 
 Flag = Literal[
     "cut_vault",

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from famseg.engine._trust import check_state
-from famseg.files import fresh_part, remove_parts, write_atomically
-from famseg.files import NotPlainError, load_plain
+from famseg.files import NotPlainError, fresh_part, load_plain, remove_parts, write_atomically
 from famseg.messages import InputError
 
 FORMAT = 1

@@ -10,8 +10,7 @@ from famseg.config._check import check
 from famseg.engine._config import TrainingConfig
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._processes import Processes
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 from famseg.tracking import cpu_name
 
 _logger = logging.getLogger(__name__)

@@ -13,8 +13,7 @@ from famseg.engine._experiment import Evaluate, Experiment, Saved
 from famseg.engine._processes import Processes
 from famseg.engine._scores import write_scores
 from famseg.engine._validation import Validator
-from famseg.files import open_to_read
-from famseg.files import read_json
+from famseg.files import open_to_read, read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import write_json

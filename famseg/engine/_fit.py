@@ -43,9 +43,7 @@ from famseg.engine._step import Precision, TrainStep
 from famseg.engine._synced_norm import batch_norms, single_values, synchronize
 from famseg.engine._trust import check_optimizer, check_scheduler
 from famseg.engine._validation import Validator
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
-from famseg.messages import visible
+from famseg.messages import DAMAGED, InputError, visible
 
 if TYPE_CHECKING:
     from famseg.engine._methods_config import NSOConfig, SharpnessConfig, SWAConfig

@@ -14,9 +14,7 @@ from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
 from famseg.files import read_json
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
-from famseg.messages import visible
+from famseg.messages import DAMAGED, InputError, visible
 from famseg.runs import RunFolder, open_run_folder
 from famseg.tracking import write_json
 

@@ -28,8 +28,7 @@ from famseg.engine._result import FitResult
 from famseg.engine._signals import Interrupted, Paused, StopRequest
 from famseg.files import read_json
 from famseg.flatness import FlatnessError
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 from famseg.runs import RunFolder, complete_record, status_kept
 from famseg.tracking import Tracker, read_metrics
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famseg.reconstruction._coarse import _NEVER, _SHIFTS, _SMALLEST_PIECE
+from famseg.reconstruction import NEVER, SHIFTS, SMALLEST_PIECE
 
 
 class ImplantProbability(nn.Module):
@@ -32,12 +32,12 @@ class ImplantProbability(nn.Module):
     def forward(self, skull: Tensor) -> Tensor:
         """Return the probability of the implant."""
         total = torch.zeros_like(skull)
-        for shift in _SHIFTS:
+        for shift in SHIFTS:
             back = tuple(-step for step in shift)
             seen = _moved(skull, shift, 0.0)
             for logits in (self.network(seen), self.network(seen.flip(2)).flip(2)):
-                total = total + _moved(logits, back, _NEVER).sigmoid()
-        return total / (2 * len(_SHIFTS)) * (skull < 0.5).to(total.dtype)
+                total = total + _moved(logits, back, NEVER).sigmoid()
+        return total / (2 * len(SHIFTS)) * (skull < 0.5).to(total.dtype)
 
 
 class LargePieces(nn.Module):
@@ -66,7 +66,7 @@ class LargePieces(nn.Module):
     def forward(self, skull: Tensor) -> Tensor:
         """Return the probability of the implant without its small pieces."""
         probability: Tensor = self.network(skull)
-        kept: Tensor = self._kept(probability >= self.threshold, _SMALLEST_PIECE)
+        kept: Tensor = self._kept(probability >= self.threshold, SMALLEST_PIECE)
         return probability * kept.to(probability.dtype)
 
 

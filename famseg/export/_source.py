@@ -14,15 +14,11 @@ import torch
 from torch import nn
 
 from famseg.config import pipeline_of, read
-from famseg.engine import processes
-from famseg.engine import weights_hash
-from famseg.engine import Which, open_run
+from famseg.engine import Which, open_run, processes, weights_hash
 from famseg.export._modules import ClassProbability, ImplantProbability
 from famseg.files import read_json
 from famseg.messages import InputError
-from famseg.reconstruction import CoarseNetwork, load_network
-from famseg.reconstruction._coarse import _SMALLEST_PIECE
-from famseg.reconstruction import BONE_SHARE
+from famseg.reconstruction import BONE_SHARE, SMALLEST_PIECE, CoarseNetwork, load_network
 from famseg.runs import RunFolder
 
 _BUILTIN = "builtin"
@@ -136,7 +132,7 @@ def _implants(run: str | Path, network: CoarseNetwork) -> Source:
             "output": "probability that a voxel belongs to the implant, 0 where the skull is",
             "threshold": network.threshold,
             "threshold_rule": "a voxel belongs to the implant if its probability is above it",
-            "smallest_piece": f"pieces of the implant under {_SMALLEST_PIECE:g} of the largest are "
+            "smallest_piece": f"pieces of the implant under {SMALLEST_PIECE:g} of the largest are "
             "left out; pieces hang together by faces, edges and corners",
             "threshold_calibrated": network.calibrated,
         },

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from famseg.files._atomic import open_to_read
-from famseg.messages import InputError
-from famseg.messages import visible
+from famseg.messages import InputError, visible
 
 MAX_BYTES = 64 * 2**20
 """Of a file that famseg reads back: the largest, a summary of cases, has some hundred KiB."""

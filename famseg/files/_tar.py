@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 
 TAR_DAMAGED = (tarfile.TarError, gzip.BadGzipFile, *DAMAGED)
 """What is raised while a damaged archive is read, beside OSError of the disk."""

@@ -14,8 +14,7 @@ from typing import IO, Any
 import torch
 
 from famseg.files._atomic import open_to_read
-from famseg.messages import DAMAGED
-from famseg.messages import visible
+from famseg.messages import DAMAGED, visible
 
 _MOST_PICKLE_BYTES = 2**26  # names, numbers and shapes; tensors lie beside it
 _DEEPEST = 8  # of tuples in tuples: to hash them takes twice as long with each

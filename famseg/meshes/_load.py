@@ -13,8 +13,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 
 _BYTES_IN_MEMORY = 12  # for each byte of a file, while it is read
 

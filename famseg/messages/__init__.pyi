@@ -1,10 +1,10 @@
+from ._counted import counted as counted
+from ._errors import DAMAGED as DAMAGED
 from ._errors import InputError as InputError
 from ._errors import RunError as RunError
-from ._near import near as near
-from ._visible import cell as cell
-from ._counted import counted as counted
-from ._visible import visible as visible
 from ._near import listed as listed
-from ._errors import DAMAGED as DAMAGED
+from ._near import near as near
 from ._visible import NO_TEXT as NO_TEXT
+from ._visible import cell as cell
 from ._visible import is_text as is_text
+from ._visible import visible as visible

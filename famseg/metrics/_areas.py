@@ -62,7 +62,7 @@ def _triangles() -> tuple[npt.NDArray[np.int64], Floats]:
     corner = np.array([(b & 1, b >> 1 & 1, b >> 2 & 1) for b in range(8)], dtype=float)
     codes, vectors = [], []
     for code in range(_CODES):
-        for loop in _loops(code):
+        for loop in loops(code):
             points = np.array([corner[list(edge)].mean(axis=0) for edge in loop])
             spokes = points - points.mean(axis=0)
             vectors.append(np.cross(spokes, np.roll(spokes, -1, axis=0)) / 2)
@@ -70,7 +70,7 @@ def _triangles() -> tuple[npt.NDArray[np.int64], Floats]:
     return np.array(codes), np.concatenate(vectors)
 
 
-def _loops(code: int) -> list[list[_Edge]]:
+def loops(code: int) -> list[list[_Edge]]:
     """Return the closed loops of cut edges, every foreground corner cut off on ambiguous faces."""
     links = _links(code)
     loops = []

@@ -14,9 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
-from famseg.messages import visible
+from famseg.messages import DAMAGED, InputError, visible
 from famseg.models._text_classifier import TextClassifier
 from famseg.models._text_size import check_size
 from famseg.models._text_tokens import PAD, ByteTokenizer, PretrainedTokenizer

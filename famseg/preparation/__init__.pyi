@@ -1,6 +1,9 @@
 from ._find_sources import LAYOUTS as LAYOUTS
 from ._find_sources import Layout as Layout
 from ._find_sources import find_sources as find_sources
+from ._find_sources import unique_names as unique_names
+from ._settings import Crop as Crop
+from ._settings import Holes as Holes
 from ._settings import Settings as Settings
 from ._types import Companion as Companion
 from ._types import Found as Found
@@ -22,5 +25,3 @@ from .batch import report_row as report_row
 from .batch import split_folder as split_folder
 from .batch import to_source_of as to_source_of
 from .steps import prepare_scan as prepare_scan
-from ._settings import Crop as Crop
-from ._settings import Holes as Holes

@@ -11,12 +11,20 @@ from typing import Literal, TypeVar, get_args
 from famseg.messages import InputError
 from famseg.preparation._types import Found, Refused, Source
 from famseg.preparation.dicom import find_series
-from famseg.preparation.sources import find_cases, read_any
-from famseg.preparation.sources import find_project
-from famseg.preparation.sources import Item, fit_name
-from famseg.preparation.sources import Challenge, pieces_of, recognise
-from famseg.preparation.sources import PersonalWords
-from famseg.preparation.sources import MESH_SUFFIXES, Tree, walk
+from famseg.preparation.sources import (
+    MESH_SUFFIXES,
+    Challenge,
+    Item,
+    PersonalWords,
+    Tree,
+    find_cases,
+    find_project,
+    fit_name,
+    pieces_of,
+    read_any,
+    recognise,
+    walk,
+)
 from famseg.volumes import VOLUME_SUFFIXES
 
 Layout = Literal["auto", "folder", "dicom", "skullfix", "skullbreak", "mug500", "scidata2021"]
@@ -68,9 +76,9 @@ def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = Fa
             name, refused = "folder", [*refused, *tree.refused]
     if not sources and not refused:
         raise InputError(_nothing(root, layout))
-    unique_sources = _unique(sources, set())
+    unique_sources = unique_names(sources, set())
     taken = {source.subject for source in unique_sources}
-    return Found(name, tuple(unique_sources), tuple(_unique(refused, taken)))
+    return Found(name, tuple(unique_sources), tuple(unique_names(refused, taken)))
 
 
 def _as_challenge(layout: Layout) -> Challenge | None:
@@ -134,7 +142,7 @@ def _beside(item: Item) -> list[Path]:
     return [file for file in found if file.is_file()]
 
 
-def _unique(found: list[_Named], taken: set[str]) -> list[_Named]:
+def unique_names(found: list[_Named], taken: set[str]) -> list[_Named]:
     """Return sources or refusals with a number added to names that are there already."""
     names = set(taken)
     unique: list[_Named] = []

@@ -7,6 +7,9 @@ from ._batch import Done as Done
 from ._batch import reconstruct_all as reconstruct_all
 from ._calibrate import calibrate as calibrate
 from ._calibrate import confidence_rows as confidence_rows
+from ._coarse import NEVER as NEVER
+from ._coarse import SHIFTS as SHIFTS
+from ._coarse import SMALLEST_PIECE as SMALLEST_PIECE
 from ._coarse import CoarseNetwork as CoarseNetwork
 from ._confidence import Curve as Curve
 from ._confidence import agreement_of as agreement_of
@@ -17,6 +20,9 @@ from ._fit import Fitted as Fitted
 from ._fit import fit as fit
 from ._flush import Step as Step
 from ._flush import step_mm as step_mm
+from ._frame import Frame as Frame
+from ._frame import fit_vault as fit_vault
+from ._frame import place_frame as place_frame
 from ._inputs import Input as Input
 from ._inputs import Inputs as Inputs
 from ._inputs import check_out as check_out
@@ -25,7 +31,10 @@ from ._mirror import mirror as mirror
 from ._models import load_network as load_network
 from ._models import save_network as save_network
 from ._models import write_calibration as write_calibration
+from ._openings import find_openings as find_openings
+from ._openings import hold_against as hold_against
 from ._plate import plate as plate
+from ._reconstruct import BONE_SHARE as BONE_SHARE
 from ._reconstruct import Options as Options
 from ._reconstruct import reconstruct as reconstruct
 from ._refine import Refinement as Refinement
@@ -33,12 +42,6 @@ from ._refine import refine as refine
 from ._save import Outputs as Outputs
 from ._save import Result as Result
 from ._save import save_case as save_case
-from ._reconstruct import BONE_SHARE as BONE_SHARE
-from ._frame import Frame as Frame
-from ._frame import fit_vault as fit_vault
-from ._frame import place_frame as place_frame
-from ._openings import find_openings as find_openings
-from ._openings import hold_against as hold_against
 from ._skull import Skull as Skull
 from ._skull import read_skull as read_skull
 from ._symmetry import other_side as other_side

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import famseg
-from famseg.files import open_to_update
-from famseg.files import read_json
+from famseg.files import open_to_update, read_json
 from famseg.messages import InputError
-from famseg.preparation.batch import files_content
-from famseg.preparation.batch import FATAL, impersonal, reason_of
+from famseg.preparation.batch import FATAL, files_content, impersonal, reason_of
 from famseg.reconstruction._coarse import CoarseNetwork
 from famseg.reconstruction._dicom_seg import dicom_seg, on_slices, plan_of
 from famseg.reconstruction._inputs import Input

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps import moved_points
+from famseg.preparation.steps import dome_rays, first_bone, moved_points
 from famseg.reconstruction._frame import Vault
 
 Mask = NDArray[np.bool_]
@@ -56,8 +55,8 @@ def asymmetry(completed: Mask, affine: Floats, vault: Vault) -> Asymmetry:
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     to_index: Floats = np.asarray(np.linalg.inv(affine), dtype=np.float64)
     middle = moved_points(vault.middle_mm[None], to_index)[0]
-    rays = _dome(_ABOVE_DEG)[::_SYMMETRY_RAYS]
-    radius = _first_bone(completed.view(np.uint8), middle, rays, edges)
+    rays = dome_rays(_ABOVE_DEG)[::_SYMMETRY_RAYS]
+    radius = first_bone(completed.view(np.uint8), middle, rays, edges)
     met = np.isfinite(radius)
     points = moved_points(middle + rays[met] * radius[met, None] / edges, affine)
     tree = KDTree(points)

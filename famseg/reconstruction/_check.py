@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.messages import InputError
-from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps import BoneField, moved_points
+from famseg.preparation.steps import BoneField, dome_rays, first_bone, moved_points
 from famseg.reconstruction._frame import Vault, fit_vault
 
 _TALLEST_MM = 105.0  # half the height of a vault: heads have 60 to 85, upside down 115 or more
@@ -96,9 +95,9 @@ def _behind_mm(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> float:
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     to_index: Floats = np.asarray(np.linalg.inv(affine), dtype=np.float64)
     middle = moved_points(vault.middle_mm[None], to_index)[0]
-    rays = _dome(_FLOOR_DEG[0])
+    rays = dome_rays(_FLOOR_DEG[0])
     rays = rays[rays[:, 2] < np.sin(np.radians(_FLOOR_DEG[1]))]
-    away = _first_bone(bone.view(np.uint8), middle, rays, edges)
+    away = first_bone(bone.view(np.uint8), middle, rays, edges)
     away = np.where(np.isfinite(away), away, _FARTHEST_MM)
     turn = np.degrees(np.arctan2(np.abs(rays[:, 0]), rays[:, 1]))
     front, back = turn < _FRONT_DEG, turn > 180 - _FRONT_DEG

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from famseg.reconstruction._confidence import Curve, Probability, agreement_of
 
-_SHIFTS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1))
+SHIFTS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 """Voxels by which the skull is shifted for one prediction each: all phases of a stride of two."""
 
-_SMALLEST_PIECE = 0.2  # of the largest piece of an implant
+SMALLEST_PIECE = 0.2  # of the largest piece of an implant
 _NOISY = 4  # predictions with noise on the features
-_NEVER = -30.0  # logit of what lies outside the frame
+NEVER = -30.0  # logit of what lies outside the frame
 _NOISE = 0.2  # its standard deviation over the root mean square of the features
 
 
@@ -130,18 +130,18 @@ class CoarseNetwork:
         if count > 1:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0
-            mask &= (sizes >= _SMALLEST_PIECE * sizes.max())[pieces]
+            mask &= (sizes >= SMALLEST_PIECE * sizes.max())[pieces]
         return mask
 
     def _predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:
         skull = self._tensor(volume)
         predictions = []
         with torch.no_grad(), eval_mode(self.model):
-            for shift in _SHIFTS:
+            for shift in SHIFTS:
                 back = tuple(-step for step in shift)
                 for flip in (False, True):
                     logits = self._logits(_shifted(skull, shift), flip=flip)
-                    predictions.append(self._probability(_shifted(logits, back, _NEVER), volume))
+                    predictions.append(self._probability(_shifted(logits, back, NEVER), volume))
         return predictions
 
     def _noisy_predictions(self, volume: NDArray[np.bool_]) -> list[Probability]:

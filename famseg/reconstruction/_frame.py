@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from famseg.messages import InputError
-from famseg.preparation.steps._checks import _dome, _first_bone
-from famseg.preparation.steps import BoneField, Grid, coverage, moved_points
+from famseg.preparation.steps import BoneField, Grid, coverage, dome_rays, first_bone, moved_points
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -146,10 +145,10 @@ def fit_vault(field: BoneField) -> Vault:
     mask = (shares > 0.4).astype(np.uint8)
     if not mask.any():
         raise InputError("there is no skull: its bone is thinner than the scan's voxels show")
-    rays, edge = _dome(_LOWEST_DEG)[::_RAYS_STEP], np.full(3, _LOOK_MM)
+    rays, edge = dome_rays(_LOWEST_DEG)[::_RAYS_STEP], np.full(3, _LOOK_MM)
     middle = _start(mask)
     for _ in range(_ROUNDS):
-        radius = _first_bone(mask, middle, rays, edge)
+        radius = first_bone(mask, middle, rays, edge)
         met = np.isfinite(radius) & (radius > _NEAREST_MM) & (radius < _FARTHEST_MM)
         if met.mean() < _FEWEST:
             raise InputError(_no_vault(float(met.mean())))

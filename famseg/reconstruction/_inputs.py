@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from famseg.messages import InputError
-from famseg.preparation import Layout, Refused, Source, find_sources
-from famseg.preparation._find_sources import _unique
+from famseg.preparation import Layout, Refused, Source, find_sources, unique_names
 from famseg.preparation.sources import Opener
 from famseg.volumes import VOLUME_SUFFIXES, volume_suffix
 
@@ -100,7 +99,7 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
         refused += not_here
     if faults:
         raise InputError(*faults)
-    named = _unique([source for source, _ in sources], set())
+    named = unique_names([source for source, _ in sources], set())
     found = tuple(Input(n, kind) for n, (_, kind) in zip(named, sources, strict=True))
     return Inputs(found, tuple(dict.fromkeys(refused)))
 

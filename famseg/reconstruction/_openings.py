@@ -16,9 +16,8 @@ from scipy import ndimage, sparse
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
-from famseg.datasets.defects._vault import _cast
-from famseg.preparation.steps._checks import _LOWEST_DEG, Hole, _dome
-from famseg.preparation.steps import moved_points
+from famseg.datasets.defects import cast_rays
+from famseg.preparation.steps import LOWEST_DEG, Hole, dome_rays, moved_points
 from famseg.reconstruction._frame import Frame, Vault
 
 Mask = NDArray[np.bool_]
@@ -90,11 +89,11 @@ def find_openings(seen: Mask, frame: Frame, vault: Vault) -> Openings:
     start_mm = np.array([*vault.middle_mm[:2], vault.top_mm - _BELOW_TOP_MM])
     to_index: Floats = np.asarray(np.linalg.inv(frame.affine), dtype=np.float64)
     middle = moved_points(start_mm[None], to_index)[0]
-    rays = _dome(_LOWEST_DEG)
-    inner, outer = _cast(seen.view(np.uint8), np.full(3, frame.spacing_mm), middle, rays)
+    rays = dome_rays(LOWEST_DEG)
+    inner, outer = cast_rays(seen.view(np.uint8), np.full(3, frame.spacing_mm), middle, rays)
     met = inner > 0
     label = np.full(len(rays), -1, dtype=np.intp)
-    solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_LOWEST_DEG))) / len(rays)
+    solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(LOWEST_DEG))) / len(rays)
     if met.sum() < _NEIGHBORS:
         return Openings((), middle, rays, label, np.zeros(len(rays)), inner, outer)
     _, near = KDTree(rays[met]).query(rays, k=_NEIGHBORS)

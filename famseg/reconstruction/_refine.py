@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 from famseg.reconstruction._chart import Array, Layer, Mask, Wall, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import Laid, lay

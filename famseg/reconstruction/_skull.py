@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
-from famseg.preparation.steps import Bone, find_bone
-from famseg.preparation.steps._checks import _cut_at_side, _spanned, implausible, truncated_vault
-from famseg.preparation.steps import Box, bounding_box, clean_bone
-from famseg.preparation.steps import BoneField, bone_field, to_ras
+from famseg.preparation.steps import (
+    Bone,
+    BoneField,
+    Box,
+    bone_field,
+    bounding_box,
+    clean_bone,
+    cut_at_side,
+    find_bone,
+    implausible,
+    spanned,
+    to_ras,
+    truncated_vault,
+)
 from famseg.volumes import Volume
 
 Mask = NDArray[np.bool_]
@@ -179,8 +189,8 @@ def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
         highest = body.shape[2] - 1 - np.argmax(body[:, :, ::-1], axis=2)
         ends = np.take_along_axis(mask, highest[:, :, None], axis=2)[:, :, 0]
         layer = ends & body.any(axis=2)
-    open_cm2 = np.count_nonzero(_spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
-    if open_cm2 >= _OPEN_CM2 or _cut_at_side(mask, ras.spacing_mm):
+    open_cm2 = np.count_nonzero(spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
+    if open_cm2 >= _OPEN_CM2 or cut_at_side(mask, ras.spacing_mm):
         raise InputError(
             "the vault is cut off by the border of the scan: what is missing there is no defect; "
             "give a scan of the whole vault"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from famseg.preparation.steps._checks import _LOWEST_DEG
+from famseg.preparation.steps import LOWEST_DEG
 from famseg.reconstruction._frame import Frame
 from famseg.reconstruction._mirror import mirrored, reflection
 from famseg.reconstruction._openings import SMALLEST_CM2, Openings
@@ -52,7 +52,7 @@ def without_lone(
         other: From `other_side`.
     """
     places = np.indices(seen.shape) - openings.middle[:, None, None, None]
-    steep = np.tan(np.deg2rad(_LOWEST_DEG))
+    steep = np.tan(np.deg2rad(LOWEST_DEG))
     low = places[2] < steep * np.hypot(places[0], places[1])
     predicted = (probability > threshold) & ~seen
     if not (predicted & low).any():

@@ -15,16 +15,24 @@ from ._reconstruction_page import is_reconstruction as is_reconstruction
 from ._reconstruction_page import (
     write_reconstruction_pages as write_reconstruction_pages,
 )
+from ._reconstruction_view import Shown as Shown
+from ._reconstruction_view import slices as slices
 from ._records import as_dict as as_dict
 from ._records import rows as rows
 from ._run_page import report_name as report_name
 from ._run_page import run_page as run_page
+from ._runs import Checkpoint as Checkpoint
 from ._runs import Found as Found
 from ._runs import Run as Run
 from ._runs import find_runs as find_runs
+from ._scene import BONE as BONE
+from ._scene import IMPLANT as IMPLANT
 from ._scene import Layer as Layer
 from ._scene import Part as Part
 from ._scene import Scene as Scene
+from ._scene import side_of as side_of
+from ._shaded import shaded_views as shaded_views
+from ._shaded import three_sides as three_sides
 from ._tables import Table as Table
 from ._tables import folded as folded
 from ._tables import markdown as markdown
@@ -33,11 +41,3 @@ from ._tables import summary_tables as summary_tables
 from ._tables import tables as tables
 from ._verdict import POSSIBLE as POSSIBLE
 from ._verdict import verdict_lines as verdict_lines
-from ._runs import Checkpoint as Checkpoint
-from ._reconstruction_view import Shown as Shown
-from ._reconstruction_view import slices as slices
-from ._scene import BONE as BONE
-from ._scene import IMPLANT as IMPLANT
-from ._scene import side_of as side_of
-from ._shaded import shaded_views as shaded_views
-from ._shaded import three_sides as three_sides

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from famseg.config import load_pipeline
-from famseg.messages import InputError
-from famseg.messages import counted
-from famseg.messages import listed, near
+from famseg.messages import InputError, counted, listed, near
 from famseg.reporting._groups import Group, Study, studies
 from famseg.reporting._pairs import By, Difference, Pairing, Pairs, adjusted, student_half
 from famseg.reporting._runs import EPOCHS, SECONDS, Run

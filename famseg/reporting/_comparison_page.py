@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 from famseg.reporting._compare import compare_runs, smaller_is_better
 from famseg.reporting._comparison_figures import (
     Level,

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from famseg.files import write_atomically
-from famseg.files import read_json
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.files import read_json, write_atomically
+from famseg.messages import InputError, counted
 from famseg.reporting._html import Image, Link, Page, Sortable, render
 from famseg.reporting._reconstruction_view import ADVICE, read_shown, scene_of
 from famseg.reporting._scene import scene_views

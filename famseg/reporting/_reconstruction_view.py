@@ -19,8 +19,7 @@ from famseg.meshes import Mesh, read_mesh, simplify, surface_mesh
 from famseg.messages import InputError
 from famseg.preparation.steps import to_ras
 from famseg.reporting._scene import BONE, BOTH, IMPLANT, Color, Layer, Part, Scene, side_of
-from famseg.volumes import Volume, read_volume
-from famseg.volumes import volume_suffix
+from famseg.volumes import Volume, read_volume, volume_suffix
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -17,12 +17,10 @@ from famseg.evaluation import (
     read_cases,
     read_shown,
 )
-from famseg.evaluation.skulls import SlicesCase, slices_picture
-from famseg.evaluation.skulls import PenaltyKind
+from famseg.evaluation.skulls import PenaltyKind, SlicesCase, slices_picture
 from famseg.files import read_json
 from famseg.meshes import surface_mesh
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 from famseg.reporting._comparison_figures import course_figure
 from famseg.reporting._figures import History, curves, distributions, series_like
 from famseg.reporting._gap import course, evaluated_epoch

@@ -11,12 +11,9 @@ from typing import Any, Literal
 
 from famseg.config import load, read
 from famseg.files import read_json
-from famseg.messages import InputError
-from famseg.messages import counted
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError, counted
 from famseg.runs import RunFolder, read_status
-from famseg.tracking import method_label, read_metrics
-from famseg.tracking import flatten, text_of
+from famseg.tracking import flatten, method_label, read_metrics, text_of
 
 Checkpoint = Literal["best", "last"]
 

@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.files import open_to_read
-from famseg.files import parse_json
+from famseg.files import open_to_read, parse_json
 from famseg.messages import InputError
 from famseg.runs._owner import Owner
 

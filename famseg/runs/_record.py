@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from famseg.messages import InputError
-from famseg.tracking import read_metrics, write_atomically
-from famseg.tracking import METRICS_FILE
+from famseg.tracking import METRICS_FILE, read_metrics, write_atomically
 
 Row = dict[str, float | None]
 

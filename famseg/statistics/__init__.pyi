@@ -12,7 +12,7 @@ from ._paired import holm as holm
 from ._paired import paired_differences as paired_differences
 from ._paired import permutation_test as permutation_test
 from ._paired import wilcoxon as wilcoxon
-from ._power import detectable_difference as detectable_difference
-from ._power import pairs_needed as pairs_needed
 from ._power import POWER as POWER
+from ._power import detectable_difference as detectable_difference
 from ._power import fewest_pairs as fewest_pairs
+from ._power import pairs_needed as pairs_needed

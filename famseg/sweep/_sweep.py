@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from famseg.config import load
-from famseg.messages import InputError
-from famseg.messages import counted
+from famseg.messages import InputError, counted
 from famseg.sweep._axes import draws, grid, parse_axes
 from famseg.sweep._folder import SweepFolder, find_sweep, open_sweep
 from famseg.sweep._halving import Rung, rungs, survivors

@@ -14,8 +14,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from famseg.messages import InputError
-from famseg.messages import NO_TEXT, is_text, visible
+from famseg.messages import NO_TEXT, InputError, is_text, visible
 from famseg.volumes._nifti_header import (
     check_nifti,
     check_room,
@@ -120,9 +119,9 @@ def read_volume(
     if suffix in _NIFTI and not _itk_reads(path, sheared):
         affine = _nibabel_affine(path, sheared)
         return Volume(_finite(nifti_array(path, flat=flat == "keep"), path), affine, path)
-    affine = _read_header(path, max_voxels, flat)
+    affine = read_header(path, max_voxels, flat)
     try:
-        with _quiet():
+        with quiet_itk():
             image = SimpleITK.ReadImage(str(path))
     except (RuntimeError, MemoryError) as error:
         beside = ", or its data file is missing" if suffix in (".mhd", ".nhdr") else ""
@@ -224,7 +223,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     image.SetDirection(direction.ravel().tolist())
     image.SetOrigin((_LPS_TO_RAS @ volume.affine[:3, 3]).tolist())
     try:
-        with _quiet():
+        with quiet_itk():
             SimpleITK.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written: is the folder there and writable?") from error
@@ -235,14 +234,14 @@ def _read_information(path: Path) -> SimpleITK.ImageFileReader:
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with _quiet():
+        with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: {_reason(error)}") from error
     return reader
 
 
-def _read_header(
+def read_header(
     path: Path, max_voxels: int, flat: Literal["refuse", "keep"] = "refuse"
 ) -> NDArray[np.float64]:
     """Return the RAS+ affine, or raise for a header that cannot be used."""
@@ -288,7 +287,7 @@ def _read_header(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_itk() -> Iterator[None]:
     """Keep what ITK and its libraries print to the process's stderr to themselves.
 
     They print their own wording of errors that are raised anyway, from C++, past `sys.stderr`.

@@ -187,8 +187,7 @@ def test_a_full_disk_is_one_line(scans: Path, monkeypatch) -> None:
 
 def test_the_names_of_the_options_are_those_of_the_library() -> None:
     from famseg.cli._prepare import CropName, HolesName, LayoutName
-    from famseg.preparation import LAYOUTS, Settings
-    from famseg.preparation import Crop, Holes
+    from famseg.preparation import LAYOUTS, Crop, Holes, Settings
 
     assert tuple(LayoutName) == LAYOUTS
     assert tuple(CropName) == get_args(Crop)

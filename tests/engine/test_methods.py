@@ -33,8 +33,7 @@ from famseg.engine import (
 )
 from famseg.flatness import FAM
 from famseg.messages import InputError
-from famseg.objectives import JacobianNorm, Objective, PlainLoss
-from famseg.objectives import generator_at
+from famseg.objectives import JacobianNorm, Objective, PlainLoss, generator_at
 
 RHO = 0.1
 SIGMA = 0.05

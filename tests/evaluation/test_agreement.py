@@ -16,8 +16,7 @@ from monai.metrics import (
 )
 from scipy.spatial.distance import cdist
 
-from famseg.metrics import surface_scores
-from famseg.metrics import elements
+from famseg.metrics import elements, surface_scores
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.45, 0.45, 1.2)]
 

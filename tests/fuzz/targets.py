@@ -14,10 +14,9 @@ import numpy as np
 from famseg.config import read
 from famseg.config._yaml import parse, parse_value
 from famseg.datasets import read_manifest
+from famseg.datasets.images import read_mat, read_pickle
 from famseg.datasets.images._folder import _read_file
 from famseg.datasets.images._idx import _read_idx
-from famseg.datasets.images import read_mat
-from famseg.datasets.images import read_pickle
 from famseg.datasets.skulls._cache import _load
 from famseg.datasets.text import read_rows
 from famseg.files import TAR_DAMAGED, open_tar

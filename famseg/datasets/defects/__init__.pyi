@@ -4,10 +4,13 @@ from ._config import DefectConfig as DefectConfig
 from ._config import DefectsConfig as DefectsConfig
 from ._config import EvaluationDefectConfig as EvaluationDefectConfig
 from ._config import FilesConfig as FilesConfig
+from ._config import Range as Range
 from ._config import RegionConfig as RegionConfig
 from ._config import SkullBreakConfig as SkullBreakConfig
 from ._config import SphereConfig as SphereConfig
 from ._config import SpheresConfig as SpheresConfig
+from ._fixed_place import PlacedHole as PlacedHole
+from ._fixed_place import place as place
 from ._fixed_sets import FixedCase as FixedCase
 from ._fixed_sets import FixedSet as FixedSet
 from ._fixed_sets import read_fixed_set as read_fixed_set
@@ -23,8 +26,6 @@ from ._shapes import BoxDefect as BoxDefect
 from ._shapes import Defect as Defect
 from ._shapes import SphereDefect as SphereDefect
 from ._shapes import SpheresDefect as SpheresDefect
-from ._fixed_place import PlacedHole as PlacedHole
-from ._fixed_place import place as place
-from ._config import Range as Range
-from ._vault import vault_middle as vault_middle
 from ._vault import Frame as Frame
+from ._vault import cast_rays as cast_rays
+from ._vault import vault_middle as vault_middle

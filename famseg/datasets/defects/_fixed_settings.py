@@ -12,8 +12,7 @@ from famseg.datasets._manifest import SkullSubject
 from famseg.datasets.defects._fixed_sets import TABLE_NAME, FixedCase, read_table
 from famseg.datasets.defects._opening import OPENING_VERSION
 from famseg.datasets.defects._region import WHERES, Pair, RegionDefect, Spread, Where
-from famseg.files import write_atomically
-from famseg.files import read_json
+from famseg.files import read_json, write_atomically
 from famseg.messages import InputError
 
 SETTINGS_NAME = "defects.json"

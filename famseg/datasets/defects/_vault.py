@@ -138,7 +138,7 @@ def make_chart(
     x, y = np.meshgrid(axis, axis, indexing="ij")
     looked = x**2 + y**2 <= half_width**2
     frame = Frame.towards(ahead)
-    inner, outer = _cast(skull, spacing, middle, frame.directions(x[looked], y[looked]))
+    inner, outer = cast_rays(skull, spacing, middle, frame.directions(x[looked], y[looked]))
     inner_mm, outer_mm = np.zeros_like(x), np.zeros_like(x)
     inner_mm[looked], outer_mm[looked] = inner, outer
     hit = inner_mm > 0
@@ -154,7 +154,7 @@ def _reach(shape: tuple[int, ...], spacing: Array, middle: Array, ahead: Array) 
     return float(np.min(room / np.maximum(np.abs(ahead), 1e-6)))
 
 
-def _cast(
+def cast_rays(
     skull: NDArray[np.uint8], spacing: Array, middle: Array, rays: Array
 ) -> tuple[Array, Array]:
     """Return the distances at which rays enter and leave the wall in mm; 0 for a ray that misses.

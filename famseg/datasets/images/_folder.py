@@ -13,9 +13,7 @@ from PIL import Image, ImageOps
 
 from famseg.datasets.images._images import Images, ReadImages
 from famseg.datasets.images._split import TEST, held_out
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
-from famseg.messages import NO_TEXT, is_text, visible
+from famseg.messages import DAMAGED, NO_TEXT, InputError, is_text, visible
 
 Progress = Callable[[int, int], None]
 File = tuple[Path, int]

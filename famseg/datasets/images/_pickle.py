@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.datasets.images._files import AGAIN
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 
 _LARGEST_NUMBER = 16  # bytes
 

@@ -3,12 +3,12 @@ from ._cache import default_cache_folder as default_cache_folder
 from ._config import DataConfig as DataConfig
 from ._config import FolderData as FolderData
 from ._config import PhantomData as PhantomData
+from ._grid_transforms import prepare_file as prepare_file
 from ._grid_transforms import prepare_transform as prepare_transform
 from ._skulls import PreparedSkull as PreparedSkull
 from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
-from ._transforms import VolumeReader as VolumeReader
-from ._grid_transforms import prepare_file as prepare_file
 from ._transforms import BinariseBoned as BinariseBoned
 from ._transforms import LoadVolumed as LoadVolumed
+from ._transforms import VolumeReader as VolumeReader

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.defects import PlacedHole, place
-from famseg.datasets.defects import FixedSet
-from famseg.datasets.defects import inject
-from famseg.datasets.defects import Defect
+from famseg.datasets.defects import Defect, FixedSet, PlacedHole, inject, place
 from famseg.datasets.skulls import PreparedSkull
 from famseg.messages import InputError
 

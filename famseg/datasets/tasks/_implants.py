@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from famseg.datasets.defects import inject
-from famseg.datasets.defects import RegionDefect, SkullBreakDefect
+from famseg.datasets.defects import RegionDefect, SkullBreakDefect, inject
 from famseg.datasets.skulls import PreparedSkull
 from famseg.datasets.tasks._deform import Deformation, deform
 from famseg.messages import InputError

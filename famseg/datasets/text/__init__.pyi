@@ -3,6 +3,7 @@ from ._config import JsonLinesText as JsonLinesText
 from ._config import SyntheticText as SyntheticText
 from ._config import TextDataConfig as TextDataConfig
 from ._config import TokensConfig as TokensConfig
+from ._read import read_rows as read_rows
 from ._set import PadBatch as PadBatch
 from ._set import TextBatch as TextBatch
 from ._set import TextItem as TextItem
@@ -10,4 +11,3 @@ from ._set import TextSet as TextSet
 from ._set import Tokenizer as Tokenizer
 from ._text import TextSample as TextSample
 from ._text import TextSplits as TextSplits
-from ._read import read_rows as read_rows

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from famseg.messages import InputError
-from famseg.messages import is_text
+from famseg.messages import InputError, is_text
 
 Format = Literal["tsv", "jsonl"]
 

@@ -1,3 +1,4 @@
+from ._cases import SOURCES as SOURCES
 from ._cases import CaseRow as CaseRow
 from ._cases import case_scores as case_scores
 from ._cases import read_cases as read_cases
@@ -16,6 +17,8 @@ from ._pictures import slices_picture as slices_picture
 from ._shown import ShownCase as ShownCase
 from ._shown import read_shown as read_shown
 from ._shown import write_shown as write_shown
+from ._signs import History as History
+from ._signs import PenaltyKind as PenaltyKind
 from ._signs import failure_signs as failure_signs
 from ._signs import penalty_effect_share as penalty_effect_share
 from ._signs import penalty_term as penalty_term
@@ -27,6 +30,3 @@ from ._validation import dice_rows as dice_rows
 from ._validation import with_loss as with_loss
 from ._variance import VarianceRatio as VarianceRatio
 from ._variance import variance_ratio as variance_ratio
-from ._signs import History as History
-from ._signs import PenaltyKind as PenaltyKind
-from ._cases import SOURCES as SOURCES

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from famseg.messages import InputError
-from famseg.metrics import as_masks, as_spacing, as_tolerance
-from famseg.metrics import dice, surface_scores
-from famseg.metrics import Pair, measure
+from famseg.metrics import Pair, as_masks, as_spacing, as_tolerance, dice, measure, surface_scores
 from famseg.tracking import write_atomically
 
 Source = Literal[

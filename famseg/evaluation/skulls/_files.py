@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 from famseg.evaluation.skulls._grid import on_grid
 from famseg.messages import InputError
-from famseg.metrics import Empty, values_of
-from famseg.metrics import Kind
-from famseg.metrics import Scores, score, score_labels
+from famseg.metrics import Empty, Kind, Scores, score, score_labels, values_of
 from famseg.volumes import Volume, read_volume
 
 

@@ -13,8 +13,7 @@ from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
 from famseg.engine import Processes
-from famseg.metrics import Empty
-from famseg.metrics import SCORES, Kind, as_pair, measure
+from famseg.metrics import SCORES, Empty, Kind, as_pair, measure
 
 Reduction = Literal["mean", "mean_batch", "none"]
 _Item = tuple[Tensor, Tensor, Sequence[float], Tensor | None]

@@ -1,7 +1,11 @@
 from ._back import back_to_scan as back_to_scan
 from ._back import to_source_of as to_source_of
+from ._leakage import linked as linked
+from ._output_folder import alone as alone
 from ._page import needs_a_look as needs_a_look
+from ._record import Folder as Folder
 from ._record import Record as Record
+from ._record import files_content as files_content
 from ._report import report_row as report_row
 from ._run import Outcome as Outcome
 from ._run import Plan as Plan
@@ -10,10 +14,6 @@ from ._run import plan_run as plan_run
 from ._run import prepare_folder as prepare_folder
 from ._splitting import Splitting as Splitting
 from ._splitting import split_folder as split_folder
-from ._leakage import linked as linked
-from ._record import files_content as files_content
 from ._subject import FATAL as FATAL
 from ._subject import impersonal as impersonal
 from ._subject import reason_of as reason_of
-from ._output_folder import alone as alone
-from ._record import Folder as Folder

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from famseg.files import open_to_update
-from famseg.files import read_json
+from famseg.files import open_to_update, read_json
 from famseg.messages import InputError
 from famseg.preparation.batch._record import Folder
 

@@ -11,8 +11,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from famseg.files import open_to_read
-from famseg.files import parse_json
+from famseg.files import open_to_read, parse_json
 from famseg.preparation._types import Quality, Role, Source, Split, View
 from famseg.tracking import write_json
 

@@ -15,8 +15,7 @@ from scipy.spatial.transform import Rotation
 from famseg.datasets import phantom
 from famseg.messages import InputError
 from famseg.preparation.batch._leakage import Duplicate, spread
-from famseg.preparation.steps import distance_mm
-from famseg.preparation.steps import Points, moved_points, surface_points, to_ras
+from famseg.preparation.steps import Points, distance_mm, moved_points, surface_points, to_ras
 from famseg.volumes import Volume, read_volume
 
 SAME_HEAD_DICE = 0.94

@@ -1,4 +1,4 @@
-from ._series import find_series as find_series
-from ._slice import numbers as numbers
 from ._geometry import Plan as Plan
 from ._header import read_header as read_header
+from ._series import find_series as find_series
+from ._slice import numbers as numbers

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pydicom.uid import RLELossless
 from scipy import ndimage
 
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 from famseg.preparation._between import from_level, to_level
 from famseg.preparation._types import Scan
 from famseg.preparation.dicom._compressed import check_compressed
@@ -23,10 +22,8 @@ from famseg.preparation.dicom._geometry import Plan
 from famseg.preparation.dicom._header import silent, standard_name
 from famseg.preparation.dicom._scale import checked_scale
 from famseg.preparation.dicom._slice import Slice
-from famseg.preparation.sources import Item, local, told_as
-from famseg.preparation.sources import AIR_HU, check_memory
-from famseg.volumes import Volume
-from famseg.volumes._volume import _quiet
+from famseg.preparation.sources import AIR_HU, Item, check_memory, local, told_as
+from famseg.volumes import Volume, quiet_itk
 
 _HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
 _HARDLY = 1e-3  # weights below it are rounding
@@ -170,7 +167,7 @@ def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
-        with _quiet():
+        with quiet_itk():
             image = reader.Execute()
     except RuntimeError:
         raise _not_decoded(part) from None

@@ -20,9 +20,7 @@ from famseg.preparation.dicom._header import Header, pixel_digest, read_header, 
 from famseg.preparation.dicom._pixels import read_series
 from famseg.preparation.dicom._slice import Slice
 from famseg.preparation.dicom._stacks import best_stack, placed
-from famseg.preparation.sources import identity_of
-from famseg.preparation.sources import Item, Opener, fit_name
-from famseg.preparation.sources import PersonalWords
+from famseg.preparation.sources import Item, Opener, PersonalWords, fit_name, identity_of
 
 # What GDCM decodes as SimpleITK brings it.
 _DECODED = (

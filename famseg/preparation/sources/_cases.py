@@ -15,8 +15,7 @@ from famseg.preparation.sources._items import Item, fit_name, local, told_as, wi
 from famseg.preparation.sources._layouts import Challenge, Piece
 from famseg.preparation.sources._mesh import read_mesh
 from famseg.preparation.sources._read import check_memory, read_file
-from famseg.volumes import Volume
-from famseg.volumes._volume import MAX_VOXELS, _read_header, volume_shape
+from famseg.volumes import MAX_VOXELS, Volume, read_header, volume_shape
 
 _SAME_MM = 1e-2
 _MOST_OUTSIDE = 0.1  # of an implant may lie beyond the grid of its skull
@@ -137,7 +136,7 @@ def read_onto(item: Item, grid: Item, origin: str) -> Scan:
     if not grid.is_volume:
         return _onto(item, origin, read_any(grid, origin))
     with told_as(origin), local([grid]) as (path,), without_path(path):
-        affine, shape = _read_header(path, MAX_VOXELS), volume_shape(path)
+        affine, shape = read_header(path, MAX_VOXELS), volume_shape(path)
     # Of the grid's own voxels only a mesh needs to know: it touches bone where it belongs.
     if item.is_volume:
         empty: Mask = np.broadcast_to(np.uint8(0), shape)

@@ -21,8 +21,7 @@ from xml.parsers.expat import ExpatError
 import numpy as np
 
 from famseg.files import extract_tar
-from famseg.messages import InputError
-from famseg.messages import DAMAGED
+from famseg.messages import DAMAGED, InputError
 from famseg.preparation._types import Refused, Scan, Source
 from famseg.preparation.dicom import numbers
 from famseg.preparation.sources._items import Item, local, told_as

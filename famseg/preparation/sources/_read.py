@@ -17,8 +17,7 @@ from famseg.preparation.sources._items import Item, local, told_as, without_path
 from famseg.preparation.sources._labels import is_label_map, segment_names
 from famseg.preparation.sources._shear import straightened
 from famseg.preparation.sources._stated import check_stated
-from famseg.volumes import Volume, read_volume
-from famseg.volumes._volume import MAX_VOXELS, _quiet, check_header
+from famseg.volumes import MAX_VOXELS, Volume, check_header, quiet_itk, read_volume
 
 AIR_HU = -1024
 """CT numbers below that of air are padding (-2000, -3024) and become it."""
@@ -133,7 +132,7 @@ def _check_header(path: Path) -> None:
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with _quiet():
+        with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError:
         return

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from famseg.messages import InputError
-from famseg.volumes import forms_disagree, nifti_header
-from famseg.volumes import volume_suffix
+from famseg.volumes import forms_disagree, nifti_header, volume_suffix
 
 _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(

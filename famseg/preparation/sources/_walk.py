@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from famseg.files import ZIP_DAMAGED, safe_members
-from famseg.messages import InputError
-from famseg.messages import NO_TEXT, is_text, visible
+from famseg.messages import NO_TEXT, InputError, is_text, visible
 from famseg.preparation._types import Refused
 from famseg.preparation.sources._items import Item, Opener
 from famseg.volumes import volume_suffix

@@ -22,7 +22,7 @@ _FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
 _RAYS = 6000
 # Below are orbits and nose: of ten whole heads none has a hole of 2 cm2 above -15 degrees, one with
 # a defect of the forehead has one of 6 to 9. The middle of a cut vault lies lower and sees more.
-_LOWEST_DEG, _LOWEST_CUT_DEG = -15.0, 10.0
+LOWEST_DEG, _LOWEST_CUT_DEG = -15.0, 10.0
 _NEIGHBOURS = 8
 _BOX_MM = ((100.0, 190.0), (120.0, 240.0), (60.0, 400.0))  # along right, front and top
 _VOLUME_ML = (200.0, 1600.0)
@@ -87,11 +87,9 @@ def truncated_vault(
         exposed = (highest >= 0) & ends
         if exposed.sum() < _DRY_SHARE * np.count_nonzero(highest >= 0):
             pixel_cm2 = spacing_mm[0] * spacing_mm[1] / 100
-            return bool(exposed.sum() * pixel_cm2 >= _EXPOSED_CM2) or _cut_at_side(
-                skull, spacing_mm
-            )
+            return bool(exposed.sum() * pixel_cm2 >= _EXPOSED_CM2) or cut_at_side(skull, spacing_mm)
     top = int(np.flatnonzero(skull.any(axis=(0, 1)))[-1])
-    area_mm2 = _spanned(skull[:, :, top]).sum() * spacing_mm[0] * spacing_mm[1]
+    area_mm2 = spanned(skull[:, :, top]).sum() * spacing_mm[0] * spacing_mm[1]
     return bool(area_mm2 > 2 * 2 * np.pi * _FLATTEST_RADIUS_MM * spacing_mm[2])
 
 
@@ -111,7 +109,7 @@ def highest_tissue(values: NDArray[Any], tissue: float) -> NDArray[np.intp]:
     return highest
 
 
-def _spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the largest piece of a layer with all that lies between its parts along an axis.
 
     A ring counts as a disc though orbits or a defect open it.
@@ -126,7 +124,7 @@ def _spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(sides[0] | sides[1])
 
 
-def _cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
+def cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
     heights = np.flatnonzero(skull.any(axis=(0, 1)))
     upper = skull[:, :, (int(heights[0]) + int(heights[-1])) // 2 :]
     for axis, edge in ((0, spacing_mm[1]), (1, spacing_mm[0])):
@@ -151,10 +149,10 @@ def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
         truncated: The top is cut off: rays that leave through it are not counted.
     """
     middle = vault_middle(skull)
-    lowest_deg = _LOWEST_CUT_DEG if truncated else _LOWEST_DEG
-    rays = _dome(lowest_deg)
+    lowest_deg = _LOWEST_CUT_DEG if truncated else LOWEST_DEG
+    rays = dome_rays(lowest_deg)
     spacing = np.asarray(spacing_mm)
-    radius = _first_bone(skull, middle, rays, spacing)
+    radius = first_bone(skull, middle, rays, spacing)
     met = np.isfinite(radius)
     if not met.any():
         return None
@@ -179,7 +177,7 @@ def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
     return Hole(float(areas.max()), float(np.rad2deg(up)), float(np.rad2deg(around)))
 
 
-def _dome(lowest_deg: float) -> NDArray[np.float64]:
+def dome_rays(lowest_deg: float) -> NDArray[np.float64]:
     """Return directions spread evenly over all above an elevation, shape ``(N, 3)``."""
     lowest = np.sin(np.deg2rad(lowest_deg))
     up = lowest + (1 - lowest) * (np.arange(_RAYS) + 0.5) / _RAYS
@@ -188,7 +186,7 @@ def _dome(lowest_deg: float) -> NDArray[np.float64]:
     return np.stack([flat * np.cos(around), flat * np.sin(around), up], axis=1)
 
 
-def _first_bone(
+def first_bone(
     skull: NDArray[np.uint8],
     middle: NDArray[np.float64],
     rays: NDArray[np.float64],

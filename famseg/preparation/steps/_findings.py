@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from famseg.datasets.defects import vault_middle
 from famseg.preparation._types import Finding
 from famseg.preparation.steps._bone import Mask, Scale
-from famseg.preparation.steps._checks import _dome, _first_bone, along_rays, implausible
+from famseg.preparation.steps._checks import along_rays, dome_rays, first_bone, implausible
 from famseg.preparation.steps._clean import Spacing, bounding_box
 
 _METAL_HU = 3000.0
@@ -40,8 +40,8 @@ def size_findings(
         truncated: The vault is cut off by the scan.
     """
     texts = implausible(volume_ml, box_mm)
-    rays = _dome(_INNER_LOWEST_DEG)[::4]
-    met = np.isfinite(_first_bone(skull, vault_middle(skull), rays, np.asarray(spacing_mm)))
+    rays = dome_rays(_INNER_LOWEST_DEG)[::4]
+    met = np.isfinite(first_bone(skull, vault_middle(skull), rays, np.asarray(spacing_mm)))
     if not truncated and met.mean() < 1 - _OPEN_SHARE:
         texts.append(
             f"Nothing like a vault: {100 * (1 - met.mean()):.0f} % of the rays from its middle to "
@@ -77,7 +77,7 @@ def vessel_findings(
 def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
     """Return how much bone lies in the cranial cavity above the skull base, away from its wall."""
     spacing = np.asarray(spacing_mm)
-    rays, middle = _dome(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
+    rays, middle = dome_rays(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
     step = float(spacing.min()) / 2
     gap = max(1, round(_GAP_MM / step))
     solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_INNER_LOWEST_DEG))) / len(rays)

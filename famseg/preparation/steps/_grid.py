@@ -14,8 +14,7 @@ from famseg.messages import InputError
 from famseg.preparation._settings import Settings
 from famseg.preparation.steps._bone import Mask, Scale, distance_mm
 from famseg.preparation.steps._clean import Spacing, bounding_box
-from famseg.volumes import Volume
-from famseg.volumes import MAX_VOXELS
+from famseg.volumes import MAX_VOXELS, Volume
 
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float64]

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from famseg.preparation._types import Finding
 from famseg.preparation.steps._bone import Mask, Scale, working_steps
-from famseg.preparation.steps._checks import _spanned
+from famseg.preparation.steps._checks import spanned
 from famseg.preparation.steps._clean import Spacing
 from famseg.preparation.steps._plates import any_of_blocks, sampled
 
@@ -80,7 +80,7 @@ def _shares(values: NDArray[Any], skull: Mask, spacing_mm: Spacing) -> NDArray[n
     share = np.full(values.shape[2], np.nan)
     for k in np.flatnonzero(bone.any(axis=(0, 1))):
         layer = bone[:, :, k]
-        inside = _spanned(layer) & (
+        inside = spanned(layer) & (
             ndimage.distance_transform_edt(~layer, sampling=pixel_mm) > _WALL_MM
         )
         if np.count_nonzero(inside) * np.prod(pixel_mm) < 500:
