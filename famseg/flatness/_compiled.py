@@ -19,12 +19,12 @@ from famseg.flatness._check import check_ddp
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators._estimate import Rule, closed
 from famseg.flatness._estimators._free import FreeStep, Seen, penalty_of
-from famseg.flatness._estimators._products import Pass, Use
 from famseg.flatness._terms import Terms
 from famseg.flatness._tracing._arguments import Inputs, scalar
 from famseg.flatness._tracing._loss_call import plain_call
 from famseg.flatness._tracing._operator import Operator
 from famseg.flatness._tracing._pass import Noting, Task
+from famseg.flatness._tracing._uses import Pass, Use
 from famseg.flatness._tracing._watch import eagerly
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from famseg.flatness._estimators._choice import Facts, LayerFacts, Plan, plan
 from famseg.flatness._estimators._differences import check_differences
 from famseg.flatness._estimators._estimate import Rule
 from famseg.flatness._estimators._head import obstacle
-from famseg.flatness._estimators._products import Pass, Use
 from famseg.flatness._jets._check import jets_hold, may_carry
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs, copied, versions
@@ -23,6 +22,7 @@ from famseg.flatness._tracing._pass import Noting, Task, checked, record
 from famseg.flatness._tracing._samples import INPUTS, TARGETS, Cut
 from famseg.flatness._tracing._state import untouched
 from famseg.flatness._tracing._tail import check_slopes, samples_interact
+from famseg.flatness._tracing._uses import Pass, Use
 from famseg.flatness._tracing._watch import compiled_noted, without_autocast
 
 

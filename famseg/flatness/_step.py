@@ -11,7 +11,7 @@ from torch import Tensor
 from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._differences import difference, noisy
 from famseg.flatness._estimators._estimate import Rule, directions, estimate
-from famseg.flatness._estimators._products import Draw, Pass, Product, Use, gauss_newton, hessian
+from famseg.flatness._estimators._products import Draw, gauss_newton
 from famseg.flatness._jets._penalty import along, carried
 from famseg.flatness._terms import Estimate, Terms
 from famseg.flatness._tracing._arguments import Inputs
@@ -27,6 +27,7 @@ from famseg.flatness._tracing._pass import (
     standardized,
     uses_of,
 )
+from famseg.flatness._tracing._uses import Pass, Product, Use, hessian
 from famseg.flatness._tracing._watch import (
     Care,
     Edit,

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from famseg.flatness._errors import NotApplicableError
-from famseg.flatness._estimators._products import Product
 from famseg.flatness._tracing._derivatives import pullback
 from famseg.flatness._tracing._pass import Recorded, Task, replay
 from famseg.flatness._tracing._samples import Cut
+from famseg.flatness._tracing._uses import Product
 from famseg.flatness._tracing._watch import Edit, Site, add_shift
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._estimators._lanczos import largest_pair
-from famseg.flatness._estimators._products import Gradient, Pass, Product, Use, hessian, quadratic
+from famseg.flatness._estimators._products import Gradient, quadratic
+from famseg.flatness._tracing._uses import Pass, Product, Use, hessian
 
 _BATCHED = 2**24  # numbers in the matrices that are decomposed together
 

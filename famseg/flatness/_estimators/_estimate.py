@@ -16,9 +16,6 @@ from famseg.flatness._estimators._head import head_flatness
 from famseg.flatness._estimators._products import (
     Draw,
     Gradient,
-    Pass,
-    Product,
-    Use,
     batch_direction,
     columns,
     exact,
@@ -28,6 +25,7 @@ from famseg.flatness._estimators._products import (
 from famseg.flatness._options import Options
 from famseg.flatness._terms import Estimate
 from famseg.flatness._tracing._loss_call import LossCall
+from famseg.flatness._tracing._uses import Pass, Product, Use
 
 ProductOf = Callable[[Sequence[Use]], Product]
 

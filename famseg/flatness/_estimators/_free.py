@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from famseg.flatness._errors import NotApplicableError
 from famseg.flatness._estimators._bound import bounded
 from famseg.flatness._estimators._estimate import Rule, closed
-from famseg.flatness._estimators._products import Use
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._loss_call import LossCall
@@ -19,6 +18,7 @@ from famseg.flatness._tracing._operator import Layer, Operator
 from famseg.flatness._tracing._pass import Recorded, Task, check_map
 from famseg.flatness._tracing._state import random_state
 from famseg.flatness._tracing._tail import check_sole_use
+from famseg.flatness._tracing._uses import Use
 from famseg.flatness._tracing._watch import Site, check_used, leave
 
 

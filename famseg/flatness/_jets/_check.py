@@ -11,13 +11,14 @@ from torch import Tensor
 from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._estimate import Rule, estimate
 from famseg.flatness._estimators._probes import signs
-from famseg.flatness._estimators._products import Draw, Pass, Product, Use, hessian
+from famseg.flatness._estimators._products import Draw
 from famseg.flatness._jets._penalty import along, carried
 from famseg.flatness._options import Options
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._pass import Task, differentiable, replay
 from famseg.flatness._tracing._samples import INPUTS, TARGETS, leaves
 from famseg.flatness._tracing._state import untouched
+from famseg.flatness._tracing._uses import Pass, Product, Use, hessian
 from famseg.flatness._tracing._watch import autocast_on, without_autocast
 
 _CLOSE = {torch.float64: 1e-7, torch.float32: 1e-2}

@@ -34,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 
 from famseg.flatness._estimators._choice import Plan
 from famseg.flatness._estimators._estimate import Rule, directions
-from famseg.flatness._estimators._products import Draw, Use, quadratic
+from famseg.flatness._estimators._products import Draw, quadratic
 from famseg.flatness._jets._rules import RULES, Jet, NoRuleError, Rows
 from famseg.flatness._terms import Estimate
 from famseg.flatness._tracing._arguments import Inputs, mapped, scalar
@@ -52,6 +52,7 @@ from famseg.flatness._tracing._pass import (
 )
 from famseg.flatness._tracing._samples import PREDICTION, TARGETS, leaves
 from famseg.flatness._tracing._state import random_state, untouched
+from famseg.flatness._tracing._uses import Use
 from famseg.flatness._tracing._watch import Site, check_used, watched
 
 

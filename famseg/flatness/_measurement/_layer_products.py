@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from famseg.flatness._check import check_choice, check_model
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._estimators._eigenvalue import WeightHessian
-from famseg.flatness._estimators._products import hessian
 from famseg.flatness._measurement._batches import Data, batches_of, samples_of
 from famseg.flatness._measurement._mean_hessian import Batch
 from famseg.flatness._tracing._arguments import Loss, differentiable_in
@@ -21,6 +20,7 @@ from famseg.flatness._tracing._layer import find_layer
 from famseg.flatness._tracing._operator import Operator
 from famseg.flatness._tracing._pass import Task, checked, differentiable
 from famseg.flatness._tracing._state import evaluating, untouched
+from famseg.flatness._tracing._uses import hessian
 from famseg.flatness._tracing._watch import without_autocast
 
 CurvatureQuantity = Literal["relative_flatness", "simplified", "hessian"]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from famseg.flatness._estimators._eigenvalue import WeightHessian, start_vector
 from famseg.flatness._estimators._lanczos import EigenPair, largest_pair
-from famseg.flatness._estimators._products import hessian
 from famseg.flatness._tracing._arguments import Inputs
 from famseg.flatness._tracing._pass import Task, differentiable
+from famseg.flatness._tracing._uses import hessian
 from famseg.flatness._tracing._watch import without_autocast
 
 Batch = tuple[Inputs, object]

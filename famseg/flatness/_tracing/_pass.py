@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from famseg.flatness._errors import LayerError, NotApplicableError
-from famseg.flatness._estimators._products import Pass, Use
 from famseg.flatness._tracing._arguments import (
     Inputs,
     Loss,
@@ -33,6 +32,7 @@ from famseg.flatness._tracing._tail import (
     check_sole_use,
     norms_noted,
 )
+from famseg.flatness._tracing._uses import Pass, Use
 from famseg.flatness._tracing._watch import (
     Care,
     Edit,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from famseg.flatness._errors import LayerError, LossError, UnsupportedTailError
-from famseg.flatness._estimators._products import Pass, hessian
 from famseg.flatness._tracing._derivatives import pullback
+from famseg.flatness._tracing._uses import Pass, hessian
 
 _NORMS = {
     "NativeLayerNormBackward": "layer norm",

@@ -1,6 +1,5 @@
 from ._back import back_to_scan as back_to_scan
 from ._back import to_source_of as to_source_of
-from ._leakage import linked as linked
 from ._output_folder import alone as alone
 from ._page import needs_a_look as needs_a_look
 from ._record import Folder as Folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,26 +127,6 @@ def duplicates(
             elif dice[i, j] >= threshold:
                 found.append(Duplicate(first, names[j], float(dice[i, j]), "near-duplicate"))
     return found
-
-
-def linked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return for each name of a pair the one that stands for all that belong together.
-
-    Example:
-        >>> linked([("a", "b"), ("b", "c"), ("x", "y")])
-        {'a': 'a', 'b': 'a', 'c': 'a', 'x': 'x', 'y': 'x'}
-    """
-    stands: dict[str, str] = {}
-
-    def leader(name: str) -> str:
-        while stands.setdefault(name, name) != name:
-            name = stands[name]
-        return name
-
-    for pair in pairs:
-        first, second = sorted((leader(pair[0]), leader(pair[1])))
-        stands[second] = first
-    return {name: leader(name) for name in sorted(stands)}
 
 
 def spread(places: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -24,12 +24,12 @@ from famseg.preparation.batch._leakage import (
     Duplicate,
     Signature,
     duplicates,
-    linked,
     signature,
     signature_of_text,
 )
 from famseg.preparation.batch._record import Folder, read_record
 from famseg.preparation.batch._same_head import heads_and_pairs, same_heads
+from famseg.preparation.sources import linked
 from famseg.volumes import read_volume
 
 

@@ -1,4 +1,3 @@
 from ._geometry import Plan as Plan
 from ._header import read_header as read_header
 from ._series import find_series as find_series
-from ._slice import numbers as numbers

@@ -8,7 +8,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from famseg.preparation.dicom._slice import Slice, Vector, geometry_fault, numbers
+from famseg.preparation._numbers import numbers
+from famseg.preparation.dicom._slice import Slice, Vector, geometry_fault
 from famseg.preparation.sources import Item
 
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -19,8 +19,9 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
+from famseg.preparation._numbers import as_list, numbers
 from famseg.preparation.dicom._enhanced import frames_of
-from famseg.preparation.dicom._slice import Slice, as_list, geometry_fault, numbers
+from famseg.preparation.dicom._slice import Slice, geometry_fault
 from famseg.preparation.sources import Item, Opener
 
 _MODALITIES = (

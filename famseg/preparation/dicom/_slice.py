@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from pydicom.multival import MultiValue
 
 from famseg.preparation.sources import Item
 
@@ -49,15 +46,6 @@ class Slice:
     shown: str = "a slice"
 
 
-def numbers(value: object, count: int) -> tuple[float, ...] | None:
-    """Return a header's numbers, or None where there are not exactly so many."""
-    try:
-        found = tuple(float(x) for x in as_list(value))
-    except (TypeError, ValueError):
-        return None
-    return found if len(found) == count and all(abs(x) < 1e7 for x in found) else None
-
-
 def geometry_fault(
     position: tuple[float, ...] | None,
     orientation: tuple[float, ...] | None,
@@ -78,10 +66,3 @@ def geometry_fault(
     if any(abs(length - 1) > 0.01 for length in lengths) or turned > 0.01:
         return "ImageOrientationPatient is no rotation: rows and columns are not at right angles"
     return None
-
-
-def as_list(value: object) -> list[Any]:
-    """Return what a header holds as a list: one value, several, or none."""
-    if isinstance(value, list | tuple | MultiValue):
-        return list(value)
-    return [] if value is None else [value]

@@ -3,6 +3,7 @@ from ._cases import read_any as read_any
 from ._groups import compiled as compiled
 from ._groups import group_labels as group_labels
 from ._groups import identity_of as identity_of
+from ._groups import linked as linked
 from ._groups import read_salt as read_salt
 from ._inv3 import find_project as find_project
 from ._items import Item as Item

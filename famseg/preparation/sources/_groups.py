@@ -13,7 +13,6 @@ from pathlib import Path
 
 from famseg.messages import InputError
 from famseg.preparation._types import Identity, Source
-from famseg.preparation.batch import linked
 from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32
@@ -177,3 +176,23 @@ def _together(tokens: Mapping[str, Sequence[tuple[int, str]]]) -> list[list[str]
     for subject in tokens:
         members[leader.get(subject, subject)].append(subject)
     return list(members.values())
+
+
+def linked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return for each name of a pair the one that stands for all that belong together.
+
+    Example:
+        >>> linked([("a", "b"), ("b", "c"), ("x", "y")])
+        {'a': 'a', 'b': 'a', 'c': 'a', 'x': 'x', 'y': 'x'}
+    """
+    stands: dict[str, str] = {}
+
+    def leader(name: str) -> str:
+        while stands.setdefault(name, name) != name:
+            name = stands[name]
+        return name
+
+    for pair in pairs:
+        first, second = sorted((leader(pair[0]), leader(pair[1])))
+        stands[second] = first
+    return {name: leader(name) for name in sorted(stands)}

@@ -22,8 +22,8 @@ import numpy as np
 
 from famseg.files import extract_tar
 from famseg.messages import DAMAGED, InputError
+from famseg.preparation._numbers import numbers
 from famseg.preparation._types import Refused, Scan, Source
-from famseg.preparation.dicom import numbers
 from famseg.preparation.sources._items import Item, local, told_as
 from famseg.preparation.sources._names import PersonalWords
 from famseg.preparation.sources._read import check_memory, understand

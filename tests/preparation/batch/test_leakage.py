@@ -14,13 +14,13 @@ from famseg.preparation.batch._leakage import (
     SAME_DICE,
     Duplicate,
     duplicates,
-    linked,
     signature,
     signature_of_text,
     signature_text,
 )
 from famseg.preparation.batch._record import Folder, Record, write_record
 from famseg.preparation.batch._splitting import _split
+from famseg.preparation.sources import linked
 from famseg.volumes import Volume, read_volume, write_volume
 
 AFFINE = np.diag([3.5, 3.5, 3.5, 1.0])

@@ -1,0 +1,23 @@
+"""Numbers in headers: one value, several, or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom.multival import MultiValue
+
+
+def numbers(value: object, count: int) -> tuple[float, ...] | None:
+    """Return a header's numbers, or None where there are not exactly so many."""
+    try:
+        found = tuple(float(x) for x in as_list(value))
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(abs(x) < 1e7 for x in found) else None
+
+
+def as_list(value: object) -> list[Any]:
+    """Return what a header holds as a list: one value, several, or none."""
+    if isinstance(value, list | tuple | MultiValue):
+        return list(value)
+    return [] if value is None else [value]
