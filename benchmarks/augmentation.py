@@ -141,7 +141,8 @@ Pictures of 3 x {_EDGE} x {_EDGE} random bytes in batches of {_BATCH}, from a Da
 workers to normalised float32 batches, one thread. Spreads are `median (lower to upper quartile,
 number of turns)`. Each turn of famseg lies between two of Pillow, and its ratio is taken to their
 mean; the ratio of Pillow is taken to its own turn before, so that its quartiles show what such a
-ratio can tell. `tests/datasets/images/test_augment_policy.py` shows that both make the same pictures.
+ratio can tell. `tests/datasets/images/test_augment_policy.py` shows that both make the same
+images.
 
 {table(head, lines)}"""
 

@@ -19,14 +19,18 @@ _PACKAGES = (
     "export",
     "flatness",
     "meshes",
+    "messages",
+    "metrics",
     "models",
     "objectives",
     "preparation",
     "reconstruction",
     "reporting",
     "runs",
+    "statistics",
     "sweep",
     "tracking",
+    "volumes",
 )
 __all__ = ["FAM", "__version__", *_PACKAGES]
 

@@ -1,5 +1,6 @@
 """Configuration: YAML files read into strict sections (pydantic); imports no torch."""
 
+from famseg.config._check import check
 from famseg.config._document import Document, read
 from famseg.config._files import find_config
 from famseg.config._load import load, pipeline_of
@@ -15,6 +16,7 @@ __all__ = [
     "PathText",
     "RunError",
     "Strict",
+    "check",
     "differences",
     "find_config",
     "flatten",

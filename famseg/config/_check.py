@@ -9,11 +9,11 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from famseg.config._entry import Key, dotted, one_line
+from famseg.config._entry import Key, dotted
 from famseg.config._sections import Spot, all_keys, kinds, locate, names, sections, shown_name
 from famseg.config._strict import Strict
 from famseg.config._yaml import FLOAT
-from famseg.messages import InputError, listed, near
+from famseg.messages import InputError, listed, near, one_line
 
 T = TypeVar("T", bound=Strict)
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 from famseg.config import _files
 from famseg.config._check import check
 from famseg.config._complete import complete, settle_lambda
-from famseg.config._entry import Entry, Fault, Key, Place, dotted, merge, one_line
+from famseg.config._entry import Entry, Fault, Key, Place, dotted, merge
 from famseg.config._strict import Strict
 from famseg.config._yaml import UnreadableError, parse, parse_value
-from famseg.messages import InputError
+from famseg.messages import InputError, one_line
 
 T = TypeVar("T", bound=Strict)
 

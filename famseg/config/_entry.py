@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from famseg.messages import one_line
+
 Key = tuple[str | int, ...]
 """The way from the top of a document to a value: keys of mappings and positions in lists."""
 
@@ -112,17 +114,6 @@ def dotted(key: Key) -> str:
     """
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return one_line(text.removeprefix("."))
-
-
-def one_line(text: str, longest: int = 200) -> str:
-    r"""Return ``text`` fit for a message: printable, in one line, of moderate length.
-
-    Example:
-        >>> print(one_line("a\tb"), one_line("abcdef", 3))
-        a\tb abc...
-    """
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def merge(base: Entry, over: Entry) -> Entry:

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from famseg.config._entry import one_line
 from famseg.config._yaml import MAX_CHARACTERS
 from famseg.files import open_to_read
-from famseg.messages import InputError, listed, near
+from famseg.messages import InputError, listed, near, one_line
 
 _SUFFIXES = ("", ".yaml", ".yml")
 

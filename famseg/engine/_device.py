@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from famseg.config._check import check
+from famseg.config import check
 from famseg.engine._config import TrainingConfig
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._processes import Processes

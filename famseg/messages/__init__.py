@@ -1,4 +1,4 @@
-"""What is said to a user: the two errors, counted nouns, near names, texts of strangers made safe."""
+"""What a user is told: the two errors, counted nouns, near names, unknown texts made safe."""
 
 import lazy_loader
 

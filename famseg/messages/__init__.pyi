@@ -7,4 +7,5 @@ from ._near import near as near
 from ._visible import NO_TEXT as NO_TEXT
 from ._visible import cell as cell
 from ._visible import is_text as is_text
+from ._visible import one_line as one_line
 from ._visible import visible as visible

@@ -48,3 +48,14 @@ def cell(value: object) -> object:
         ("'=1+1", 'head', -1.5)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    r"""Return ``text`` fit for a message: printable, in one line, of moderate length.
+
+    Example:
+        >>> print(one_line("a\tb"), one_line("abcdef", 3))
+        a\tb abc...
+    """
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= longest else f"{text[:longest]}..."

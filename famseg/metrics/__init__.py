@@ -1,4 +1,4 @@
-"""Metrics of binary masks: overlap, surface distances and shape, in mm; needs numpy and scipy only."""
+"""Metrics of binary masks: overlap, surface distances and shape; needs numpy and scipy."""
 
 import lazy_loader
 

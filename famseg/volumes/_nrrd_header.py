@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from famseg.config._entry import one_line
-from famseg.messages import InputError
+from famseg.messages import InputError, one_line
 from famseg.volumes._nifti_header import check_ratio, too_many_voxels
 
 _HEADER_BYTES = 2**20

@@ -3,8 +3,8 @@ r"""A penalty by second derivatives along one direction, carried through the pas
 The estimate of one probe is :math:`q = v^\top H v`, the second derivative of the loss along ``v``.
 Reverse mode takes it by differentiating the network behind the layer twice and a third time for
 its gradient. Here the direction rides along: while the network runs, each tensor behind the layer
-gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the samples of the part only,
-and at the prediction ``p``
+gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the samples of the part
+only, and at the prediction ``p``
 
 .. math:: q = p'^\top \nabla^2 L(p)\, p' + \nabla L(p)^\top p''
 

@@ -11,7 +11,7 @@ from famseg.preparation._types import View
 from famseg.preparation.steps import COUNT, TILE, VIEWS
 
 Pictures = Mapping[View, tuple[bytes, bytes]]
-"""The scan and the outline of its bone, by view, as `famseg.preparation.steps._slices.images` has them"""
+"""The scan and the outline of its bone by view, see `famseg.preparation.steps._slices.images`."""
 
 MOST_SUBJECTS = 250
 """Of whom a page has the slices: a browser opens 80 MB, hardly more."""

@@ -11,8 +11,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.config._entry import one_line
-from famseg.messages import InputError
+from famseg.messages import InputError, one_line
 from famseg.volumes import volume_suffix
 
 _HEADER_BYTES = 2**20
