@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from famseg import datasets, engine, evaluation, models, objectives, reconstruction
+from famseg import datasets, engine, evaluation, metrics, models, objectives, reconstruction
 from famseg.config import PathText, flatten
 from famseg.messages import InputError
 from famseg.tracking import TrackingConfig, write_atomically, write_json
@@ -339,7 +339,7 @@ def picture(
         drawn.append(
             evaluation.SlicesCase(
                 title=f"validation: {item['subject']}    implant DSC "
-                f"{evaluation.dice(found, implant):.3f} at {network.threshold:g}",
+                f"{metrics.dice(found, implant):.3f} at {network.threshold:g}",
                 image=image,
                 output=image | found,
                 truth=label,

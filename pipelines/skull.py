@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from famseg import datasets, engine, evaluation, models, objectives, reconstruction
+from famseg import datasets, engine, evaluation, metrics, models, objectives, reconstruction
 from famseg.config import flatten
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def picture(predict: Completion, cases: datasets.EvaluationSet, count: int = 3) 
     for index in range(min(count, len(cases))):
         item = cases[index]
         output = predict(item["image"][None])[0]
-        score = evaluation.dice(output[0].numpy(), item["label"][0].numpy() > 0)
+        score = metrics.dice(output[0].numpy(), item["label"][0].numpy() > 0)
         x, y, z = (float(edge) for edge in item["spacing_mm"])
         image, label, region = (item[key][0].numpy() > 0 for key in ("image", "label", "region"))
         drawn.append(

@@ -102,8 +102,8 @@ def largest_eigenvalue(
     .. math:: \lambda_{\max}(H) = \max_{\lVert v\rVert = 1} v^\top H v
 
     by Lanczos' method (`famseg.flatness._estimators._lanczos`), one Hessian-vector product per
-    iteration, mostly some tens of them. The result says whether it converged: a value that did not is a lower bound
-    and should be shown as one.
+    iteration, mostly some tens of them. The result says whether it converged: a value that did not
+    is a lower bound and should be shown as one.
 
     Args:
         run: The pass.

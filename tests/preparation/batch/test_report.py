@@ -4,78 +4,28 @@ import csv
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromium import chromium
 from PIL import Image
+from report_made import DONE, QUALITY, SETTINGS, Page
 
 from famseg.datasets import phantom, read_subject_list
-from famseg.preparation import Quality, Record
-from famseg.preparation._types import Finding
+from famseg.preparation import Record
 from famseg.preparation.batch._page import needs_a_look, page
 from famseg.preparation.batch._record import Folder, read_record, write_record
 from famseg.preparation.batch._report import COLUMNS, companions, report_row, table, write_report
 from famseg.preparation.batch._thumbnails import thumbnail
 from famseg.volumes import Volume
 
-QUALITY = Quality(
-    volume_ml=612.345,
-    box_mm=(140.25, 180.0, 150.0),
-    components=2,
-    removed_ml={"table and holder": 1.25, "neck": 30.0},
-    truncated_vault=False,
-    existing_defect=True,
-    threshold=226.0,
-    source_spacing_mm=(0.5, 0.5, 1.25),
-    spacing_mm=(1.75, 1.75, 1.75),
-    alignment_residual_mm=2.5,
-    warnings=("The vault has a hole.", "The bone is thin."),
-    hole_cm2=5.25,
-    findings=(
-        Finding("metal", "look", "The bone is thin."),
-        Finding("existing_defect", "look", "The vault has a hole."),
-        Finding("table", "note", "A table."),
-    ),
-    asymmetry_mm=1.25,
-    turned_deg=7.5,
-)
-DONE = Record(
-    "head_1",
-    "heads/1.nii.gz",
-    "done",
-    quality=QUALITY,
-    notes=("The slices were sorted.",),
-    to_source=(1.0, 0.0, 0.5),
-    files={"skulls/head_1.nii.gz": "ab", "implant/bilateral/head_1.nii.gz": "cd"},
-)
 FAILED = Record("head_2", "heads/2", "failed", "a gap of 12 mm: scan it again")
-SETTINGS = {"size": 128, "spacing_mm": 1.75}
 EVIL = "<script>alert('x')</script>\"&"
 
 
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
-
-
-class Page(HTMLParser):
-    """The tags, texts and attributes of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
 
 
 def shown(*records: Record, pictures: dict[str, bytes] | None = None) -> Page:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chromium import chromium, listening
 from PIL import Image
-from test_report import DONE, SETTINGS, Page
+from report_made import DONE, SETTINGS, Page
 
 from famseg.preparation import Prepared, Scan, Settings, prepare_scan
 from famseg.preparation.batch._page import page
