@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from textwrap import dedent
 
@@ -122,3 +123,17 @@ def test_every_fault_of_a_document_in_one_call(write):
         "a.yaml:2: sead: unknown key (did you mean seed?)",
         "command line: seed: must be at least 0, got -1",
     ]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [["-m"], pytest.param(["-m", "torch.distributed.run", "-m"], marks=pytest.mark.nightly)],
+    ids=["python", "torchrun"],
+)
+def test_a_module_in_the_users_folder_shadows_no_pipeline(start, tmp_path):
+    for name in ("pipelines", "skull", "configs"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the module of the user')")
+    command = [sys.executable, *start, "famseg", "config", "check", "smoke/skull"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "the module of the user" not in run.stderr

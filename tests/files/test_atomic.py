@@ -120,10 +120,10 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
 
 # Places where files are written in another way, and why that is right.
 ELSEWHERE = {
-    "config/_atomic.py": "here it is done",
-    "datasets/_volume.py": "the file that the caller names; and the null device",
+    "files/_atomic.py": "here it is done",
+    "volumes/_volume.py": "the file that the caller names; and the null device",
     "export/_export.py": "a temporary folder of our own",
-    "preparation/_archive.py": "a temporary folder of our own",
+    "files/_archive.py": "a temporary folder of our own",
     "runs/_lease_file.py": "a name that must not exist, by O_EXCL",
 }
 WRITES = re.compile(

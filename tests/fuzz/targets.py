@@ -55,7 +55,7 @@ def in_file(name: str, reader: Callable[[Path], object]) -> Target:
 
 def configuration(content: bytes) -> None:
     """A document from its text to the sections of the skull pipeline."""
-    from pipelines.skull import Config
+    from famseg._pipelines.skull import Config
 
     with _file(content, "a.yaml") as path:
         read(str(path)).validate(Config)

@@ -172,7 +172,6 @@ def test_it_holds_famseg_alone(wheel: Path) -> None:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {
         "famseg",
-        "pipelines",
         "famseg-0.1.0.dist-info",
     }
     data = ("famseg/reporting/page/", "famseg/reporting/vendor/", "famseg/reconstruction/builtin/")

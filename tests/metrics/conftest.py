@@ -1,0 +1,3 @@
+"""Makes masks known to the tests."""
+
+from masks import ball, blob, box  # noqa: F401 -- fixtures
