@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from famseg.cli._main import app
+from famseg.cli import app
 
 HEAD = """# Command line
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from famseg.cli._main import app
+from famseg.cli import app
 from famseg.config import load
 
 ROOT = Path(__file__).parents[2]

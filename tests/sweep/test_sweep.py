@@ -19,7 +19,7 @@ from tiny import TINY_CLASSES
 from typer.testing import CliRunner
 
 import famseg
-from famseg.cli._main import app
+from famseg.cli import app
 from famseg.runs import owner_of
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
