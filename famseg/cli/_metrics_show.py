@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from famseg.cli._say import say, say_json
 from famseg.engine import log_progress
-from famseg.metrics import SCORES
+from famseg.metrics import BY_NAME, METRICS, SCORES
 from famseg.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from famseg.metrics import Scores
-
-# Header and decimals of each score, in the order of the table.
-_COLUMNS = {
-    "dsc": ("DSC", 3),
-    "bdsc": ("bDSC", 3),
-    "hd_mm": ("HD", 2),
-    "hd95_mm": ("HD95", 2),
-    "assd_mm": ("ASSD", 2),
-    "nsd": ("NSD", 3),
-    "volume_difference_ml": ("volume", 2),
-    "components": ("pieces", 0),
-    "roughness_mm": ("rough", 2),
-}
-_DIGITS = {name: digits or 1 for name, (_, digits) in _COLUMNS.items()} | {
-    "volume_difference_relative": 3
-}
 
 
 @dataclass
@@ -106,7 +90,7 @@ def show(results: Results, *, as_json: bool) -> None:
 
 def _records(results: Results) -> list[dict[str, Any]]:
     return [
-        {"case": name, "label": label, **asdict(scores)} for name, label, scores in results.cases
+        {"case": name, "label": label, **scores.flat()} for name, label, scores in results.cases
     ]
 
 
@@ -136,18 +120,18 @@ def _summary(results: Results) -> Iterator[dict[str, Any]]:
             else:
                 found = bootstrap_interval(values, failed)
                 figures |= {"mean": found.estimate, "low": found.low, "high": found.high}
-                figures["text"] = found.text(_DIGITS.get(name, 2))
+                figures["text"] = found.text(BY_NAME[name].digits)
             yield {"label": label, "metric": name, **figures}
 
 
 def _table(results: Results) -> Iterator[str]:
     """Yield the lines of the table and of the figures at its end."""
-    shown = [name for name in _COLUMNS if _applies(results, name)]
+    shown = [metric for metric in METRICS if metric.short and _applies(results, metric.name)]
     labelled = results.labels() != [None]
-    header = ["case", *(["label"] if labelled else []), *(_COLUMNS[name][0] for name in shown)]
+    header = ["case", *(["label"] if labelled else []), *(metric.short for metric in shown)]
     lines = [[*header, ""]]
     for case, label, scores in results.cases:
-        cells = [_cell(getattr(scores, name), _COLUMNS[name][1]) for name in shown]
+        cells = [_cell(scores.values[m.name], 0 if m.whole else m.digits) for m in shown]
         mark = "failed" if scores.failed else ""
         lines.append([case, *([str(label)] if labelled else []), *cells, mark])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -1,4 +1,10 @@
 from ._areas import loops as loops
+from ._catalogue import BY_NAME as BY_NAME
+from ._catalogue import METRICS as METRICS
+from ._catalogue import SCORES as SCORES
+from ._catalogue import Metric as Metric
+from ._catalogue import MetricValues as MetricValues
+from ._catalogue import measure as measure
 from ._masks import Empty as Empty
 from ._masks import as_masks as as_masks
 from ._masks import as_spacing as as_spacing
@@ -6,11 +12,9 @@ from ._masks import as_tolerance as as_tolerance
 from ._masks import values_of as values_of
 from ._overlap_and_surface import dice as dice
 from ._overlap_and_surface import surface_scores as surface_scores
-from ._pair import SCORES as SCORES
 from ._pair import Kind as Kind
 from ._pair import Pair as Pair
 from ._pair import as_pair as as_pair
-from ._pair import measure as measure
 from ._roughness import surface_roughness as surface_roughness
 from ._scores import Scores as Scores
 from ._scores import score as score

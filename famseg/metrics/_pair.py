@@ -1,10 +1,10 @@
-"""Two masks ready to be scored, and the computation of what is asked for."""
+"""Two masks ready to be scored."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,21 +18,17 @@ from famseg.metrics._masks import (
     as_volumes,
     check_empty,
 )
-from famseg.metrics._overlap_and_surface import DISTANCES, dice, statistics, without_surface
-from famseg.metrics._roughness import default_radius_mm, surface_roughness
-from famseg.metrics._shape import BORDER_MM, count_components, near_skull, volume_ml
-from famseg.metrics._surface import Mask, Spacing, flat_axis, surface_distances
+from famseg.metrics._overlap_and_surface import (
+    DISTANCES,
+    statistics,
+    surface_scores,
+    without_surface,
+)
+from famseg.metrics._surface import Mask, Spacing, surface_distances
 
 Kind = Literal["auto", "skull", "implant"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SCORES = (
-    *("dsc", "bdsc", "hd_mm", "hd95_mm", "hd95_directed_mm", "hd95_pooled_mm", "assd_mm", "nsd"),
-    *("volume_difference_ml", "volume_difference_relative", "components", "roughness_mm"),
-)
-"""Names of the scores, in the order of tables."""
-
-_SURFACE = frozenset(f"{name}_mm" for name in DISTANCES) | {"nsd"}
 # A truth that holds this share of the defective skull is a whole skull; so little, an implant.
 _WHOLE, _APART = 0.5, 0.1
 
@@ -53,6 +49,27 @@ class Pair:
     empty: Empty
     implants: tuple[Mask, Mask] | None
     defective: Mask | None
+
+    @cached_property
+    def surface(self) -> Mapping[str, float]:
+        """Distances in mm and ``nsd``, by name; computed once."""
+        if "surface_in_both_units" in vars(self):
+            return self.surface_in_both_units
+        if self.prediction.any() and self.truth.any():
+            found = surface_distances(self.prediction, self.truth, self.spacing)
+            values = statistics(found, self.tolerance)
+        else:
+            values = without_surface(self.prediction, self.truth, self.spacing, self.empty)
+        return {f"{name}_mm": values[name] for name in DISTANCES} | {"nsd": values["nsd"]}
+
+    @cached_property
+    def surface_in_both_units(self) -> Mapping[str, float]:
+        """The same, and the distances in voxels."""
+        return surface_scores(
+            *(self.prediction, self.truth, self.spacing),
+            tolerance_mm=self.tolerance,
+            empty=self.empty,
+        )
 
     @property
     def failed(self) -> bool:
@@ -87,27 +104,6 @@ def as_pair(
     return Pair(prediction, truth, spacing, tolerance, empty, implants, skull)
 
 
-def measure(pair: Pair, names: Collection[str]) -> dict[str, float | int | None]:
-    """Return the wanted scores, and compute nothing else."""
-    found: dict[str, float | int | None] = {}
-    if "dsc" in names:
-        both_empty = not (pair.prediction.any() or pair.truth.any())
-        undefined = both_empty and pair.empty == "nan"
-        found["dsc"] = math.nan if undefined else dice(pair.prediction, pair.truth)
-    if "bdsc" in names:
-        found["bdsc"] = _border(pair)
-    if _SURFACE & set(names):
-        found |= _surface(pair)
-    volumes = [volume_ml(mask, pair.spacing) for mask in (pair.prediction, pair.truth)]
-    found["volume_difference_ml"] = volumes[0] - volumes[1]
-    found["volume_difference_relative"] = _relative(volumes[0], volumes[1], pair.empty)
-    if "components" in names:
-        found["components"] = count_components(pair.prediction)
-    if "roughness_mm" in names:
-        found["roughness_mm"] = _roughness(pair)
-    return {name: found[name] for name in SCORES if name in names}
-
-
 def _is_skull(truth: Mask, skull: Mask) -> bool:
     """Whether the truth is a whole skull around the defective one; an implant otherwise."""
     share = np.count_nonzero(truth & skull) / np.count_nonzero(skull)
@@ -117,42 +113,3 @@ def _is_skull(truth: Mask, skull: Mask) -> bool:
             "and as an implant nothing. Is one of another subject? If not, say the kind."
         )
     return bool(share >= _WHOLE)
-
-
-def _surface(pair: Pair) -> dict[str, float]:
-    if pair.prediction.any() and pair.truth.any():
-        distances = surface_distances(pair.prediction, pair.truth, pair.spacing)
-        values = statistics(distances, pair.tolerance)
-    else:
-        values = without_surface(pair.prediction, pair.truth, pair.spacing, pair.empty)
-    return {f"{name}_mm": values[name] for name in DISTANCES} | {"nsd": values["nsd"]}
-
-
-def _border(pair: Pair) -> float | None:
-    if pair.defective is None or pair.implants is None:
-        return None
-    prediction, truth = pair.implants
-    near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
-    if near.any():
-        return dice(prediction & near, truth & near)
-    if pair.empty == "nan":
-        return math.nan
-    # Nothing near the border is right only where there was nothing to find.
-    return 0.0 if pair.failed else 1.0
-
-
-def _roughness(pair: Pair) -> float | None:
-    if pair.implants is None or flat_axis(pair.truth.shape) is not None:
-        return None  # a slice has an outline, no surface
-    prediction, truth = pair.implants
-    if pair.empty == "diagonal" and not (prediction.any() and truth.any()):
-        return default_radius_mm(pair.spacing) if prediction.any() or truth.any() else 0.0
-    return surface_roughness(prediction, pair.spacing)
-
-
-def _relative(volume: float, wanted: float, empty: Empty) -> float:
-    if wanted:
-        return (volume - wanted) / wanted
-    if empty == "nan":
-        return math.nan
-    return 1.0 if volume else 0.0

@@ -3,61 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from famseg.metrics._catalogue import SCORES, MetricValues, measure
 from famseg.metrics._masks import Empty, check_shapes
-from famseg.metrics._pair import SCORES, Kind, as_pair, measure
+from famseg.metrics._pair import Kind, as_pair
 from famseg.metrics._shape import count_components, volume_ml
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(MetricValues):
     """What there is to say about a predicted mask. ``docs/metrics.md`` has the formulas.
 
+    Each metric of ``METRICS`` is an attribute, but for distances in voxels: ``dsc``, ``bdsc`` (border
+    Dice of the implants, within 10 mm of the defective skull; None without it), ``hd_mm``,
+    ``hd95_mm`` (by surface area), ``hd95_directed_mm`` (over border voxels; MONAI),
+    ``hd95_pooled_mm`` (medpy and AutoImplant), ``assd_mm``, ``nsd``, ``volume_difference_ml``,
+    ``volume_difference_relative``, ``components`` and ``roughness_mm`` (None where nothing says
+    which part of the mask is an implant).
+
     Attributes:
-        dsc: Dice coefficient.
-        bdsc: Border Dice of the implants, within 10 mm of the defective skull; None without it.
-        hd_mm: Hausdorff distance between voxel borders.
-        hd95_mm: 95th percentile by surface area, the larger of both directions.
-        hd95_directed_mm: 95th percentile over border voxels, the larger of both directions; MONAI.
-        hd95_pooled_mm: The same over both directions together; medpy and AutoImplant.
-        assd_mm: Mean distance by surface area over both surfaces.
-        nsd: Share of both surfaces within ``tolerance_mm`` of the other.
-        volume_difference_ml: Prediction minus truth.
-        volume_difference_relative: The same over the truth's volume; 1 where the truth alone is
-            empty.
-        components: Pieces of the prediction that hang together through voxel faces.
-        roughness_mm: Roughness of the predicted implant's surface; None where nothing says which
-            part of the mask is an implant.
         volume_ml: Volume of the prediction.
-        truth_volume_ml: Volume of the truth.
-        truth_components: Pieces of the truth.
+        truth_volume_ml: Volume of the reference.
+        truth_components: Pieces of the reference.
         tolerance_mm: What ``nsd`` tolerates.
         failed: One of the two is empty and the other is not; of skulls, also the implant in them.
         empty_truth: There was nothing to find.
     """
 
-    dsc: float
-    bdsc: float | None
-    hd_mm: float
-    hd95_mm: float
-    hd95_directed_mm: float
-    hd95_pooled_mm: float
-    assd_mm: float
-    nsd: float
-    volume_difference_ml: float
-    volume_difference_relative: float
-    components: int
-    roughness_mm: float | None
     volume_ml: float
     truth_volume_ml: float
     truth_components: int
     tolerance_mm: float
     failed: bool
     empty_truth: bool
+
+    def flat(self) -> dict[str, float | int | None]:
+        """Return everything by name: first the metrics, in the order of tables."""
+        others = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        return {**self.values, **others}
 
 
 def score(
@@ -111,7 +98,7 @@ def score(
         empty=empty,
     )
     return Scores(
-        **measure(pair, SCORES),  # type: ignore[arg-type]  # components is the one int
+        measure(pair, SCORES),
         volume_ml=volume_ml(pair.prediction, pair.spacing),
         truth_volume_ml=volume_ml(pair.truth, pair.spacing),
         truth_components=count_components(pair.truth),

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from famseg.config import load_pipeline
 from famseg.messages import InputError, counted, listed, near
+from famseg.metrics import BY_NAME
 from famseg.reporting._groups import Group, Study, studies
 from famseg.reporting._pairs import By, Difference, Pairing, Pairs, adjusted, student_half
 from famseg.reporting._runs import EPOCHS, SECONDS, Run
@@ -84,6 +85,8 @@ def smaller_is_better(metric: str) -> bool:
         [False, False]
     """
     name = PurePosixPath(metric).name
+    if name in BY_NAME:
+        return BY_NAME[name].better == "smaller"
     return name in _SMALLER or name.endswith(_SMALLER_END)
 
 

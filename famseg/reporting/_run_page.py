@@ -21,6 +21,7 @@ from famseg.evaluation.skulls import PenaltyKind, SlicesCase, slices_picture
 from famseg.files import read_json
 from famseg.meshes import surface_mesh
 from famseg.messages import InputError, counted
+from famseg.metrics import BY_NAME
 from famseg.reporting._comparison_figures import course_figure
 from famseg.reporting._figures import History, curves, distributions, series_like
 from famseg.reporting._gap import course, evaluated_epoch
@@ -49,14 +50,7 @@ _PENALTY_AXES = {
     "jacobian_norm": "||J||^2, squared Jacobian",
 }
 _MISSED, _EXTRA = "missed", "too much"
-_CASE_COLUMNS = (
-    ("set", None, 0),
-    ("dsc", "DSC", 3),
-    ("bdsc", "border DSC", 3),
-    ("hd95_mm", "HD95 mm", 2),
-    ("assd_mm", "ASSD mm", 2),
-    ("volume_difference_ml", "volume diff. ml", 1),
-)
+_CASE_COLUMNS = ("dsc", "bdsc", "hd95_mm", "assd_mm", "volume_difference_ml")
 
 
 def report_name(checkpoint: Checkpoint = "best") -> str:
@@ -172,16 +166,16 @@ def _tables(cases: Sequence[CaseRow]) -> list[Sortable]:
         rows = sorted((row for row in cases if row.region == region), key=lambda row: row.dsc)
         if not rows:
             continue
-        columns = [(name, title, digits) for name, title, digits in _CASE_COLUMNS if title]
+        columns = [BY_NAME[name] for name in _CASE_COLUMNS]
         tables.append(
             Sortable(
                 title=title,
-                columns=["case", "set", *(title for _, title, _ in columns)],
+                columns=["case", "set", *(metric.header for metric in columns)],
                 rows=[
-                    [row.subject, row.set, *(getattr(row, name) for name, _, _ in columns)]
+                    [row.subject, row.set, *(row.values[metric.name] for metric in columns)]
                     for row in rows
                 ],
-                digits=[0, 0, *(digits for _, _, digits in columns)],
+                digits=[0, 0, *(metric.digits for metric in columns)],
                 marked=frozenset(number for number, row in enumerate(rows) if row.failed),
                 caption="Worst first. Failed cases, in red, count with DSC 0 and the image's "
                 "diagonal as distance. Choose a column to sort by it.",

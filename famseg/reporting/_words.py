@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from famseg.messages import counted
+from famseg.metrics import METRICS
 from famseg.reporting._pairs import CONFIDENCE, By, Pairing
 
 LEVEL = 0.05
@@ -46,13 +47,8 @@ class Label(NamedTuple):
 
 # By the last part of the name. See docs/metrics.md.
 _KNOWN = {
-    "dsc": Label("DSC", _SHARE, 3),
-    "bdsc": Label("border DSC", _SHARE, 3),
-    "nsd": Label("NSD", _SHARE, 3),
+    **{m.name: Label(m.label, m.unit, m.digits) for m in METRICS if m.in_scores},
     "soft_dsc": Label("soft DSC", _SHARE, 3),
-    "hd_mm": Label("HD", "mm", 2),
-    "hd95_mm": Label("HD95", "mm", 2),
-    "assd_mm": Label("ASSD", "mm", 2),
     "accuracy": Label("accuracy", _SHARE, 4),
     "balanced_accuracy": Label("balanced accuracy", _SHARE, 4),
     "error": Label("error", _SHARE, 4),

@@ -75,18 +75,14 @@ def _case(number: int, dsc: float) -> CaseRow:
         subject=f"head{number}",
         source="model",
         region="implant",
-        dsc=dsc,
-        bdsc=None,
-        nsd=dsc,
-        volume_difference_ml=0.0,
-        components=1,
-        roughness_mm=None,
         tolerance_mm=1.0,
         voxels=10,
         truth_voxels=100 + number,
         failed=dsc == 0,
         empty_truth=False,
-        **{f"{name}_{unit}": 1.0 for name in distances for unit in ("mm", "voxels")},
+        values={"dsc": dsc, "bdsc": None, "nsd": dsc, "volume_difference_ml": 0.0}
+        | {"components": 1, "roughness_mm": None}
+        | {f"{name}_{unit}": 1.0 for name in distances for unit in ("mm", "voxels")},
     )
 
 

@@ -27,7 +27,11 @@ _CONTEXT.set_forkserver_preload(
         *("famseg.cli", "monai.engines", "mlflow.store.tracking.sqlalchemy_store"),
         *("matplotlib.backends.backend_agg", "famseg.reporting._run_page"),
         *("famseg.cli._train", "famseg.cli._evaluate", "famseg.engine._session"),
-        *("famseg._pipelines.skull", "famseg._pipelines.implant", "famseg.reconstruction._baselines"),
+        *(
+            "famseg._pipelines.skull",
+            "famseg._pipelines.implant",
+            "famseg.reconstruction._baselines",
+        ),
         *("famseg.flatness._fam", "monai.losses", "monai.metrics", "sqlalchemy.dialects.sqlite"),
         "torch.fx.experimental.symbolic_shapes",  # of every torch.autograd.grad with an argument
     ]

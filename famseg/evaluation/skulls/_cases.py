@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from famseg.messages import InputError
-from famseg.metrics import Pair, as_masks, as_spacing, as_tolerance, dice, measure, surface_scores
+from famseg.metrics import METRICS, MetricValues, Pair, as_masks, as_spacing, as_tolerance, measure
 from famseg.tracking import write_atomically
 
 Source = Literal[
@@ -34,11 +34,13 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 REGIONS: tuple[Region, ...] = get_args(Region)
 
 
-@dataclass(frozen=True)
-class CaseRow:
-    """The scores of one answer to one case in one region.
+@dataclass(frozen=True, kw_only=True)
+class CaseRow(MetricValues):
+    """The metrics of one prediction of one case in one region.
 
-    ``surface_scores`` defines the distances and ``nsd``, ``score`` the rest.
+    Each metric that is a column of ``cases.csv`` is an attribute, see ``famseg.metrics.METRICS``.
+    ``bdsc`` and ``roughness_mm`` are None for the whole skull, as is a metric that a table written
+    by an older version does not have.
 
     Attributes:
         set: Evaluation set, as ``set1``.
@@ -49,11 +51,6 @@ class CaseRow:
         region: ``skull``: everywhere; ``implant``: all that the answer adds to the defective skull;
             ``implant_masked``: only what it has inside the removed region, which is to be told
             where the implant belongs.
-        dsc: Dice coefficient.
-        bdsc: Border Dice, within 10 mm of the bone that was left; None for the whole skull.
-        volume_difference_ml: Answer minus truth.
-        components: Pieces of the answer.
-        roughness_mm: Roughness of the answer's surface; None for the whole skull.
         tolerance_mm: What ``nsd`` tolerates.
         voxels: Size of the answer in the region.
         truth_voxels: Size of the truth in the region.
@@ -66,22 +63,6 @@ class CaseRow:
     subject: str
     source: Source
     region: Region
-    dsc: float
-    bdsc: float | None
-    hd_mm: float
-    hd95_mm: float
-    hd95_directed_mm: float
-    hd95_pooled_mm: float
-    assd_mm: float
-    nsd: float
-    volume_difference_ml: float
-    components: int
-    roughness_mm: float | None
-    hd_voxels: float
-    hd95_voxels: float
-    hd95_directed_voxels: float
-    hd95_pooled_voxels: float
-    assd_voxels: float
     tolerance_mm: float
     voxels: int
     truth_voxels: int
@@ -89,13 +70,14 @@ class CaseRow:
     empty_truth: bool
 
 
-_KINDS: Mapping[str, str] = {field.name: str(field.type) for field in fields(CaseRow)}
-_OTHERS = ("bdsc", "volume_difference_ml", "components", "roughness_mm")
-METRICS = tuple(
-    name
-    for name, kind in _KINDS.items()
-    if name in _OTHERS or (kind == "float" and name != "tolerance_mm")
-)
+_METRICS = {metric.name: metric for metric in METRICS if metric.in_cases}
+_NAMES = ("set", "subject", "source", "region")
+_OTHERS = ("tolerance_mm", "voxels", "truth_voxels", "failed", "empty_truth")
+_COLUMNS = (*_NAMES, *_METRICS, *_OTHERS)
+_KINDS: Mapping[str, str] = {field.name: str(field.type) for field in fields(CaseRow)[1:]} | {
+    name: ("int" if metric.whole else "float") + (" | None" if metric.optional else "")
+    for name, metric in _METRICS.items()
+}
 
 
 def case_scores(
@@ -159,19 +141,14 @@ def case_scores(
 
 def _measured(pair: Pair) -> dict[str, Any]:
     """Return the values of a row but for its names."""
-    answer, wanted = pair.prediction, pair.truth
-    return (
-        {"dsc": dice(answer, wanted)}
-        | surface_scores(answer, wanted, pair.spacing, tolerance_mm=pair.tolerance)
-        | measure(pair, _OTHERS)
-        | {
-            "tolerance_mm": pair.tolerance,
-            "voxels": int(np.count_nonzero(answer)),
-            "truth_voxels": int(np.count_nonzero(wanted)),
-            "failed": pair.failed,
-            "empty_truth": bool(not wanted.any()),
-        }
-    )
+    return {
+        "values": measure(pair, _METRICS),
+        "tolerance_mm": pair.tolerance,
+        "voxels": int(np.count_nonzero(pair.prediction)),
+        "truth_voxels": int(np.count_nonzero(pair.truth)),
+        "failed": pair.failed,
+        "empty_truth": bool(not pair.truth.any()),
+    }
 
 
 def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
@@ -185,9 +162,9 @@ def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
         OSError: If it cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(_KINDS), lineterminator="\n")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows({name: getattr(row, name) for name in _COLUMNS} for row in rows)
     write_atomically(Path(path), text.getvalue().encode())
 
 
@@ -207,14 +184,16 @@ def read_cases(path: Path) -> list[CaseRow]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Give a cases.csv.") from error
     lines = csv.DictReader(io.StringIO(text))
-    if list(lines.fieldnames or []) != list(_KINDS):
+    # A table of an older version lacks the metrics that have been added since.
+    columns = list(lines.fieldnames or [])
+    if columns != [name for name in _COLUMNS if name in columns or name not in _METRICS]:
         raise InputError(
-            f"{path}:1: the columns are not those of a case table. Expected: {','.join(_KINDS)}"
+            f"{path}:1: the columns are not those of a case table. Expected: {','.join(_COLUMNS)}"
         )
     rows, faults = [], []
     for line in lines:
         try:
-            rows.append(_row(line))
+            rows.append(_row(line, columns))
         except ValueError as error:
             faults.append(f"{path}:{lines.line_num}: {error}")
     if faults:
@@ -222,10 +201,12 @@ def read_cases(path: Path) -> list[CaseRow]:
     return rows
 
 
-def _row(line: Mapping[str | None, str | None]) -> CaseRow:
+def _row(line: Mapping[str | None, str | None], columns: Sequence[str]) -> CaseRow:
     if None in line or None in line.values():
-        raise ValueError(f"does not have {len(_KINDS)} values. Write the table again.")
-    return CaseRow(**{name: _value(name, line[name] or "") for name in _KINDS})  # type: ignore[arg-type]  # _value checks
+        raise ValueError(f"does not have {len(columns)} values. Write the table again.")
+    found = {name: _value(name, line[name] or "") for name in columns}
+    others = {name: found[name] for name in (*_NAMES, *_OTHERS)}
+    return CaseRow(values={name: found.get(name) for name in _METRICS}, **others)  # type: ignore[arg-type]  # _value checks
 
 
 def _value(name: str, text: str) -> str | int | float | bool | None:

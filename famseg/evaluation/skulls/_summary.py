@@ -6,26 +6,14 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from famseg.evaluation.skulls._cases import METRICS, REGIONS, SOURCES, CaseRow
+from famseg.evaluation.skulls._cases import REGIONS, SOURCES, CaseRow
+from famseg.metrics import METRICS
 from famseg.tracking import flat_figures
 
 Summary = dict[str, dict[str, Any]]
 Statistics = dict[str, float | int]
 
-# The table's rows: metric, header with unit, decimals.
-_ROWS = (
-    ("dsc", "DSC", 3),
-    ("bdsc", "border DSC", 3),
-    ("hd_mm", "HD mm", 2),
-    ("hd95_mm", "HD95 mm", 2),
-    ("hd95_directed_mm", "HD95 directed mm", 2),
-    ("hd95_pooled_mm", "HD95 pooled mm", 2),
-    ("assd_mm", "ASSD mm", 2),
-    ("nsd", "NSD", 3),
-    ("volume_difference_ml", "volume diff. ml", 2),
-    ("components", "components", 1),
-    ("roughness_mm", "roughness mm", 2),
-)
+_SHOWN = tuple(metric for metric in METRICS if metric.in_scores and metric.in_cases)
 _HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in REGIONS}
 # All that is shown of what stands beside the model's skull and implant.
 _FOREMOST = ("dsc", "bdsc", "hd95_mm")
@@ -130,12 +118,12 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
     """Return the implants of baselines; empty where there are none."""
-    lines = [["", *(header for metric, header, _ in _ROWS if metric in _FOREMOST), "failed"]]
+    foremost = [metric for metric in _SHOWN if metric.name in _FOREMOST]
+    lines = [["", *(metric.header for metric in foremost), "failed"]]
     for source, region, metrics in _blocks(of_set):
         if source == "model" or region == "skull":
             continue
-        figures = [(metrics.get(key), digits) for key, _, digits in _ROWS if key in _FOREMOST]
-        cells = [_cell(each, digits) for each, digits in figures]
+        cells = [_cell(metrics.get(metric.name), metric.digits) for metric in foremost]
         title = source.replace("_", " ") + (", masked" if region == "implant_masked" else "")
         lines.append([title, *cells, str(metrics["dsc"]["failed"])])
     if len(lines) == 1:
@@ -159,10 +147,10 @@ def _block(name: str, of_set: Mapping[str, Any]) -> str:
     lines = [
         ["", *(_HEADERS[r] if source == "model" else "mean skull" for source, r, _ in columns)]
     ]
-    for metric, header, digits in _ROWS:
-        figures = [metrics.get(metric) for _, _, metrics in columns]
+    for metric in _SHOWN:
+        figures = [metrics.get(metric.name) for _, _, metrics in columns]
         if any(figures):
-            lines.append([header, *(_cell(each, digits) for each in figures)])
+            lines.append([metric.header, *(_cell(each, metric.digits) for each in figures)])
     lines.append(["failed", *(str(metrics["dsc"]["failed"]) for _, _, metrics in columns)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join([title, *(_aligned(line, widths) for line in lines)])
@@ -192,10 +180,14 @@ def _regions(rows: Sequence[CaseRow]) -> dict[str, Any]:
         inside = [row for row in rows if row.region == region]
         if inside:
             failed = sum(row.failed for row in inside)
-            values = {metric: [getattr(row, metric) for row in inside] for metric in METRICS}
+            values = {
+                metric.name: [row.values[metric.name] for row in inside]
+                for metric in METRICS
+                if metric.in_cases
+            }
             regions[region] = {
-                metric: _figures(of_cases, failed)
-                for metric, of_cases in values.items()
+                name: _figures([value for value in of_cases if value is not None], failed)
+                for name, of_cases in values.items()
                 if None not in of_cases
             }
     return regions

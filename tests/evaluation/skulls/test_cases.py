@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +94,8 @@ def test_a_fault_names_set_and_subject(box):
 
 
 def test_a_table_comes_back_as_it_was(rows, tmp_path):
-    odd = replace(rows[0], subject='b, "c"\nd', source="mean_skull", dsc=1 / 3, failed=True)
+    values = {**rows[0].values, "dsc": 1 / 3}
+    odd = replace(rows[0], subject='b, "c"\nd', source="mean_skull", values=values, failed=True)
     write_cases([*rows, odd], tmp_path / "cases.csv")
     assert read_cases(tmp_path / "cases.csv") == [*rows, odd]
     assert [path.name for path in tmp_path.iterdir()] == ["cases.csv"]
@@ -103,8 +104,24 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path):
 def test_a_table_has_a_column_for_each_value(rows, tmp_path):
     write_cases(rows, tmp_path / "cases.csv")
     header, first, *_ = (tmp_path / "cases.csv").read_text().splitlines()
-    assert header.split(",") == list(asdict(rows[0]))
+    assert header.split(",") == [
+        *("set", "subject", "source", "region"),
+        *rows[0].values,
+        *("tolerance_mm", "voxels", "truth_voxels", "failed", "empty_truth"),
+    ]
     assert first.startswith("set1,a,model,skull,0.8,")
+
+
+def test_a_table_without_a_metric_that_came_later_is_read(rows, tmp_path):
+    """A run of an older version is still compared and shown: what it lacks is None."""
+    write_cases(rows, tmp_path / "cases.csv")
+    lines = (tmp_path / "cases.csv").read_text().splitlines()
+    at = lines[0].split(",").index("assd_mm")
+    older = [",".join(v for i, v in enumerate(line.split(",")) if i != at) for line in lines]
+    (tmp_path / "older.csv").write_text("\n".join(older) + "\n")
+    found = read_cases(tmp_path / "older.csv")
+    assert [row.dsc for row in found] == [row.dsc for row in rows]
+    assert {row.assd_mm for row in found} == {None}
 
 
 def test_all_faults_of_a_table_come_at_once(rows, tmp_path):

@@ -1,0 +1,176 @@
+"""The catalogue of metrics: one row each, with its name, its label and how it is computed.
+
+A new metric is one function and one row here. ``score``, ``SkullMetric``, tables of cases, summaries,
+pages and comparisons take their names, labels, units and decimals from the row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from famseg.metrics._overlap_and_surface import DISTANCES, dice
+from famseg.metrics._pair import Pair
+from famseg.metrics._roughness import default_radius_mm, surface_roughness
+from famseg.metrics._shape import BORDER_MM, count_components, near_skull, volume_ml
+from famseg.metrics._surface import flat_axis
+
+Value = float | int | None
+"""The value of a metric; None where the metric does not apply to a pair of masks."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What there is to know about a metric.
+
+    Attributes:
+        name: Its key in tables, files and MLflow; distances and volumes end with their unit.
+        label: What people call it.
+        unit: ``mm``, ``ml`` or voxels, the range ``0 to 1``, or empty for a count.
+        digits: Decimals of a mean in tables.
+        better: Which values are better: the larger, the smaller, or those near zero.
+        compute: The function of a pair of masks.
+        short: Its header in the narrow table of ``famseg metrics``; empty if it is not in it.
+        whole: Values are whole numbers.
+        optional: None where nothing says which part of a mask is an implant.
+        in_scores: ``score`` returns it, and summaries have a row for it.
+        in_cases: It is a column of ``cases.csv``.
+    """
+
+    name: str
+    label: str
+    unit: str
+    digits: int
+    better: Literal["larger", "smaller", "near zero"]
+    compute: Callable[[Pair], Value]
+    short: str = ""
+    whole: bool = False
+    optional: bool = False
+    in_scores: bool = True
+    in_cases: bool = True
+
+    @property
+    def header(self) -> str:
+        """The label with its unit, as tables have it."""
+        return f"{self.label} {self.unit}" if self.unit in ("mm", "ml", "voxels") else self.label
+
+
+def _dsc(pair: Pair) -> float:
+    """``2 |P and T| / (|P| + |T|)`` (Dice 1945); 1 for two empty masks."""
+    if pair.empty == "nan" and not (pair.prediction.any() or pair.truth.any()):
+        return math.nan
+    return dice(pair.prediction, pair.truth)
+
+
+def _border_dsc(pair: Pair) -> float | None:
+    """The same within 10 mm of the defective skull (AutoImplant 2021)."""
+    if pair.defective is None or pair.implants is None:
+        return None
+    prediction, truth = pair.implants
+    near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
+    if near.any():
+        return dice(prediction & near, truth & near)
+    if pair.empty == "nan":
+        return math.nan
+    # Nothing near the border is right only where there was nothing to find.
+    return 0.0 if pair.failed else 1.0
+
+
+def _surface(name: str) -> Callable[[Pair], float]:
+    return lambda pair: pair.surface[name]
+
+
+def _voxels(name: str) -> Callable[[Pair], float]:
+    return lambda pair: pair.surface_in_both_units[name]
+
+
+def _volume_difference(pair: Pair) -> float:
+    """Volume of the prediction minus that of the reference, in ml."""
+    return volume_ml(pair.prediction, pair.spacing) - volume_ml(pair.truth, pair.spacing)
+
+
+def _relative_difference(pair: Pair) -> float:
+    """The same over the volume of the reference; 1 where only the reference is empty."""
+    volume, wanted = (volume_ml(mask, pair.spacing) for mask in (pair.prediction, pair.truth))
+    if wanted:
+        return (volume - wanted) / wanted
+    if pair.empty == "nan":
+        return math.nan
+    return 1.0 if volume else 0.0
+
+
+def _components(pair: Pair) -> int:
+    """Pieces of the prediction that are connected through voxel faces."""
+    return count_components(pair.prediction)
+
+
+def _roughness(pair: Pair) -> float | None:
+    """Deviation of the predicted implant's surface from a smooth one, see ``surface_roughness``."""
+    if pair.implants is None or flat_axis(pair.truth.shape) is not None:
+        return None  # a slice has an outline, no surface
+    prediction, truth = pair.implants
+    if pair.empty == "diagonal" and not (prediction.any() and truth.any()):
+        return default_radius_mm(pair.spacing) if prediction.any() or truth.any() else 0.0
+    return surface_roughness(prediction, pair.spacing)
+
+
+METRICS = (
+    Metric("dsc", "DSC", "0 to 1", 3, "larger", _dsc, "DSC"),
+    Metric("bdsc", "border DSC", "0 to 1", 3, "larger", _border_dsc, "bDSC", optional=True),
+    Metric("hd_mm", "HD", "mm", 2, "smaller", _surface("hd_mm"), "HD"),
+    Metric("hd95_mm", "HD95", "mm", 2, "smaller", _surface("hd95_mm"), "HD95"),
+    Metric("hd95_directed_mm", "HD95 directed", "mm", 2, "smaller", _surface("hd95_directed_mm")),
+    Metric("hd95_pooled_mm", "HD95 pooled", "mm", 2, "smaller", _surface("hd95_pooled_mm")),
+    Metric("assd_mm", "ASSD", "mm", 2, "smaller", _surface("assd_mm"), "ASSD"),
+    Metric("nsd", "NSD", "0 to 1", 3, "larger", _surface("nsd"), "NSD"),
+    Metric(
+        *("volume_difference_ml", "volume diff.", "ml", 2, "near zero", _volume_difference),
+        short="volume",
+    ),
+    Metric(
+        *("volume_difference_relative", "volume diff.", "of the reference", 3, "near zero"),
+        _relative_difference,
+        in_cases=False,
+    ),
+    Metric("components", "components", "", 1, "smaller", _components, "pieces", whole=True),
+    Metric("roughness_mm", "roughness", "mm", 2, "smaller", _roughness, "rough", optional=True),
+    *(
+        Metric(
+            *(f"{name}_voxels", name.upper().replace("_", " "), "voxels", 2, "smaller"),
+            _voxels(f"{name}_voxels"),
+            in_scores=False,
+        )
+        for name in DISTANCES
+    ),
+)
+"""Every metric, in the order of tables."""
+
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+SCORES = tuple(metric.name for metric in METRICS if metric.in_scores)
+"""Names of the metrics that ``score`` returns, in the order of tables."""
+
+
+def measure(pair: Pair, names: Collection[str]) -> dict[str, Value]:
+    """Return the wanted metrics of a pair of masks, and compute nothing else."""
+    if any(name.endswith("_voxels") for name in names):
+        _ = pair.surface_in_both_units  # one pass gives both
+    return {metric.name: metric.compute(pair) for metric in METRICS if metric.name in names}
+
+
+@dataclass(frozen=True)
+class MetricValues:
+    """Values of metrics, each also an attribute by the name of its row: ``found.dsc``.
+
+    Attributes:
+        values: The values by name, in the order of ``METRICS``.
+    """
+
+    values: Mapping[str, Value]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- a float, an int or None, by the row
+        # Asked only for what is no field; without the guard, copies would ask for `values` for ever.
+        if name != "values" and name in self.values:
+            return self.values[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
