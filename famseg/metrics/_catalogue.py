@@ -1,7 +1,7 @@
 """The catalogue of metrics: one row each, with its name, its label and how it is computed.
 
-A new metric is one function and one row here. ``score``, ``SkullMetric``, tables of cases, summaries,
-pages and comparisons take their names, labels, units and decimals from the row.
+A new metric is one function and one row here. ``score``, ``SkullMetric``, tables of cases,
+summaries, pages and comparisons take names, labels, units and decimals from the row.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from famseg.metrics._overlap_and_surface import DISTANCES, dice
 from famseg.metrics._pair import Pair
@@ -116,6 +118,14 @@ def _roughness(pair: Pair) -> float | None:
     return surface_roughness(prediction, pair.spacing)
 
 
+def _volumetric_similarity(pair: Pair) -> float:
+    """``1 - ||P| - |T|| / (|P| + |T|)`` (Taha and Hanbury 2015); 1 for two empty masks."""
+    sizes = [int(np.count_nonzero(mask)) for mask in (pair.prediction, pair.truth)]
+    if not any(sizes):
+        return math.nan if pair.empty == "nan" else 1.0
+    return 1.0 - abs(sizes[0] - sizes[1]) / sum(sizes)
+
+
 METRICS = (
     Metric("dsc", "DSC", "0 to 1", 3, "larger", _dsc, "DSC"),
     Metric("bdsc", "border DSC", "0 to 1", 3, "larger", _border_dsc, "bDSC", optional=True),
@@ -136,6 +146,10 @@ METRICS = (
     ),
     Metric("components", "components", "", 1, "smaller", _components, "pieces", whole=True),
     Metric("roughness_mm", "roughness", "mm", 2, "smaller", _roughness, "rough", optional=True),
+    Metric(
+        *("volumetric_similarity", "vol. similarity", "0 to 1", 3, "larger"),
+        _volumetric_similarity,
+    ),
     *(
         Metric(
             *(f"{name}_voxels", name.upper().replace("_", " "), "voxels", 2, "smaller"),
@@ -170,7 +184,7 @@ class MetricValues:
     values: Mapping[str, Value]
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- a float, an int or None, by the row
-        # Asked only for what is no field; without the guard, copies would ask for `values` for ever.
+        # Asked only for what is no field. Copies ask before `values` is there: hence the guard.
         if name != "values" and name in self.values:
             return self.values[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

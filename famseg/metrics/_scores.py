@@ -18,8 +18,8 @@ from famseg.metrics._shape import count_components, volume_ml
 class Scores(MetricValues):
     """What there is to say about a predicted mask. ``docs/metrics.md`` has the formulas.
 
-    Each metric of ``METRICS`` is an attribute, but for distances in voxels: ``dsc``, ``bdsc`` (border
-    Dice of the implants, within 10 mm of the defective skull; None without it), ``hd_mm``,
+    Each metric of ``METRICS`` is an attribute, but for distances in voxels: ``dsc``, ``bdsc``
+    (border Dice of the implants, within 10 mm of the defective skull; None without it), ``hd_mm``,
     ``hd95_mm`` (by surface area), ``hd95_directed_mm`` (over border voxels; MONAI),
     ``hd95_pooled_mm`` (medpy and AutoImplant), ``assd_mm``, ``nsd``, ``volume_difference_ml``,
     ``volume_difference_relative``, ``components`` and ``roughness_mm`` (None where nothing says

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from famseg.cli._main import app
 from famseg.messages import InputError
-from famseg.metrics import score
+from famseg.metrics import SCORES, score
 from famseg.statistics import bootstrap_interval
 from famseg.volumes import Volume, write_volume
 
@@ -67,7 +67,7 @@ def test_two_folders_are_scored_by_name(root: Path) -> None:
     assert cases[2].endswith("failed")
     mean = bootstrap_interval([1, 5 / 6, 0], [0, 0, 1]).text()
     assert f"dsc                         {mean}" in done.stdout
-    assert done.stdout.count("(n 3, failed 1)") == 12
+    assert done.stdout.count("(n 3, failed 1)") == len(SCORES)
     assert "failed: one of the masks is empty; it counts with the worst value" in done.stdout
 
 

@@ -164,7 +164,9 @@ def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: getattr(row, name) for name in _COLUMNS} for row in rows)
+    for row in rows:
+        others = {name: getattr(row, name) for name in (*_NAMES, *_OTHERS)}
+        writer.writerow(others | {name: row.values.get(name) for name in _METRICS})
     write_atomically(Path(path), text.getvalue().encode())
 
 
