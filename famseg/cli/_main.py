@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import famseg
-from famseg.cli import _config
+from famseg.cli import _config, _runs
 from famseg.cli._compare import compare
 from famseg.cli._defects import defects
 from famseg.cli._doctor import doctor
@@ -61,6 +61,7 @@ app.command()(evaluate)
 app.command()(measure)
 app.command()(sweep)
 app.command()(compare)
+app.add_typer(_runs.app, name="runs")
 app.command()(report)
 app.command()(export)
 app.command()(defects)

@@ -4,6 +4,7 @@ from ._errors import InputError as InputError
 from ._errors import RunError as RunError
 from ._near import listed as listed
 from ._near import near as near
+from ._table import text_table as text_table
 from ._visible import NO_TEXT as NO_TEXT
 from ._visible import cell as cell
 from ._visible import is_text as is_text

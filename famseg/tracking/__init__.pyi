@@ -5,6 +5,7 @@ from ._database import creation_lock as creation_lock
 from ._flat import flat_figures as flat_figures
 from ._flat import is_score as is_score
 from ._later import add_artifact as add_artifact
+from ._later import delete_run as delete_run
 from ._machine import free_memory as free_memory
 from ._machine import memory_limit as memory_limit
 from ._machine import processor_quota as processor_quota

@@ -1,4 +1,4 @@
-"""Files for a run that has ended in MLflow."""
+"""What is done to a run in MLflow after its end: a file is added, or the run is deleted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,57 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from famseg.messages import InputError
 from famseg.tracking import _store
 from famseg.tracking._quiet import quiet
 from famseg.tracking._uri import resolve_uri, sqlite_path, without_password
 
 _logger = logging.getLogger("famseg")
+
+
+def delete_run(
+    identity: Mapping[str, object], *, uri: str | None = None, timeout_s: int = 10
+) -> bool:
+    """Mark a run as deleted in its MLflow store; ``mlflow gc`` removes such runs for good.
+
+    Args:
+        identity: What ``tracking.json`` holds: ``run_id`` and ``uri``.
+        uri: Address of the store in the configuration, which may hold a password.
+        timeout_s: Seconds to wait for an answer of a server.
+
+    Returns:
+        Whether there was such a run. A store whose file is gone has none.
+
+    Raises:
+        InputError: If the store cannot be reached or used.
+    """
+    run_id, address = identity.get("run_id"), _address(identity, uri)
+    if not isinstance(run_id, str) or address is None:
+        return False
+    database = sqlite_path(address)
+    if database is not None and not database.is_file():
+        return False
+    try:
+        with quiet():
+            client = _store.open_store(address, timeout_s)
+            client.delete_run(run_id)
+    except Exception as error:
+        if "not found" in str(error).lower():
+            return False
+        raise InputError(
+            f"{without_password(address)}: run {run_id} cannot be deleted there "
+            f"({_store.reason(error)}). Start the store, or delete the folder only: --keep-mlflow."
+        ) from error
+    return True
+
+
+def _address(identity: Mapping[str, object], uri: str | None) -> str | None:
+    """Return the address of the store that a run was sent to, with its password if known."""
+    noted = identity.get("uri")
+    if not isinstance(noted, str):
+        return None
+    configured = resolve_uri(uri)
+    return configured if without_password(configured) == noted else noted
 
 
 def add_artifact(
@@ -27,11 +73,9 @@ def add_artifact(
     Returns:
         Whether the store took it. Where it did not, one warning tells why.
     """
-    run_id, noted = identity.get("run_id"), identity.get("uri")
-    if not isinstance(run_id, str) or not isinstance(noted, str):
+    run_id, address = identity.get("run_id"), _address(identity, uri)
+    if not isinstance(run_id, str) or address is None:
         return False
-    configured = resolve_uri(uri)
-    address = configured if without_password(configured) == noted else noted
     database = sqlite_path(address)
     try:
         if database is not None and not database.is_file():
@@ -43,7 +87,7 @@ def add_artifact(
         _logger.warning(
             "%s was not sent to the MLflow store %s (%s). The run folder has it.",
             path,
-            noted,
+            identity["uri"],
             _store.reason(error),
         )
         return False

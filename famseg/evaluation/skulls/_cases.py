@@ -208,7 +208,8 @@ def _row(line: Mapping[str | None, str | None], columns: Sequence[str]) -> CaseR
         raise ValueError(f"does not have {len(columns)} values. Write the table again.")
     found = {name: _value(name, line[name] or "") for name in columns}
     others = {name: found[name] for name in (*_NAMES, *_OTHERS)}
-    return CaseRow(values={name: found.get(name) for name in _METRICS}, **others)  # type: ignore[arg-type]  # _value checks
+    values: dict[str, Any] = {name: found.get(name) for name in _METRICS}
+    return CaseRow(values=values, **others)  # type: ignore[arg-type]  # _value checks
 
 
 def _value(name: str, text: str) -> str | int | float | bool | None:
