@@ -71,7 +71,7 @@ def files_and_overrides(
     return [*(files or []), *(each for each in arguments if not _OVERRIDE.match(each))], overrides
 
 
-@app.command(epilog=_SHOW_EXAMPLES)
+@app.command(epilog=_SHOW_EXAMPLES, short_help="Print a configuration as it would run.")
 def show(
     arguments: _Arguments = None,
     config: _Files = None,
@@ -94,7 +94,7 @@ def show(
         say(to_yaml(section, header=_origin(files[0], overrides)), newline=False)
 
 
-@app.command(epilog=_CHECK_EXAMPLES)
+@app.command(epilog=_CHECK_EXAMPLES, short_help="Check configurations; every error with its line.")
 def check(arguments: _Arguments = None, config: _Files = None) -> None:
     """Check configurations: every fault of every file, with its line.
 
@@ -115,7 +115,11 @@ def check(arguments: _Arguments = None, config: _Files = None) -> None:
         raise InputError(*dict.fromkeys(faults))
 
 
-@app.command(name="schema", epilog=_SCHEMA_EXAMPLES)
+@app.command(
+    name="schema",
+    epilog=_SCHEMA_EXAMPLES,
+    short_help="Print the JSON schema of a pipeline's configurations.",
+)
 def print_schema(
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", metavar="NAME", help="One that is installed.")

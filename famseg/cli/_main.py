@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -38,6 +39,13 @@ _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 class _Commands(TyperGroup):
     """Names the one command that a wrong name was most likely meant to be."""
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's own click
+        """List the commands by task."""
+        for section, commands in _SECTIONS.items():
+            with formatter.section(section):
+                rows = [(name.ljust(11), text) for name, (_, text) in commands.items()]
+                formatter.write_dl(rows)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401  # typer's own click
         name = args[0] if args else ""
         if name not in self.commands and not ctx.resilient_parsing:
@@ -56,23 +64,42 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(evaluate)
-app.command()(measure)
-app.command()(sweep)
-app.command()(compare)
-app.add_typer(_runs.app, name="runs")
-app.command()(report)
-app.command()(export)
-app.command()(defects)
-app.command()(metrics)
-app.command()(prepare)
-app.command()(reconstruct)
+# By task, in the order of a project; each line is whole in a terminal of 80 columns.
+_SECTIONS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
+    "Prepare data": {
+        "prepare": (prepare, "Turn CT scans, masks or meshes into aligned skulls."),
+        "split": (split, "Split a data set by person: train, validation, test."),
+        "defects": (defects, "Cut defects into skulls and write them as a fixed set."),
+    },
+    "Train": {
+        "config": (_config.app, "Show and check configurations without running them."),
+        "train": (train, "Train a network, evaluate it and track the run."),
+        "sweep": (sweep, "Train many runs: combinations, random settings, halving."),
+        "runs": (_runs.app, "List run folders, or delete runs here and in MLflow."),
+    },
+    "Evaluate and compare": {
+        "evaluate": (evaluate, "Evaluate a trained run on its test sets."),
+        "measure": (measure, "Measure relative flatness, layer by layer."),
+        "compare": (compare, "Compare runs over seeds: a verdict, tables, a page."),
+        "report": (report, "Write a page about a run or about reconstructions."),
+        "ui": (ui, "Start the MLflow UI; Ctrl-C ends it."),
+    },
+    "Use": {
+        "reconstruct": (reconstruct, "Complete defective skulls and make their implants."),
+        "metrics": (metrics, "Score predicted masks against reference masks."),
+        "export": (export, "Write a network as MONAI bundle, ONNX or TorchScript."),
+    },
+    "Look after": {
+        "doctor": (doctor, "Check versions, devices, memory, store and folders."),
+    },
+}
+for _commands in _SECTIONS.values():
+    for _name, (_one, _help) in _commands.items():
+        if isinstance(_one, typer.Typer):
+            app.add_typer(_one, name=_name, short_help=_help)
+        else:
+            app.command(_name, short_help=_help)(_one)
 app.command("predict", hidden=True, help="The same as reconstruct.")(reconstruct)
-app.command()(split)
-app.add_typer(_config.app, name="config")
-app.command()(doctor)
-app.command()(ui)
 
 
 def _version(value: bool) -> None:

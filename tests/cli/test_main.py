@@ -5,7 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from command import Run
+from typer.testing import CliRunner
+
+from famseg.cli import app
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "matplotlib")
 
@@ -71,3 +75,17 @@ def test_the_shell_completes_commands() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked}
     )
     assert (done.stdout.split(), done.stderr) == (["reconstruct"], "")
+
+
+@pytest.mark.parametrize("command", [[], ["config"], ["runs"]])
+def test_the_lists_of_commands_are_whole(command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    assert "..." not in done.output
+    assert all(len(line) <= 80 for line in done.output.splitlines())
+
+
+def test_every_command_is_in_a_section() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    commands = typer.main.get_group(app).commands
+    listed = [name for name, one in commands.items() if not one.hidden]
+    assert [name for name in listed if f"\n  {name} " not in shown] == []
