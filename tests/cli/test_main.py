@@ -80,7 +80,8 @@ def test_the_shell_completes_commands() -> None:
 @pytest.mark.parametrize("command", [[], ["config"], ["runs"]])
 def test_the_lists_of_commands_are_whole(command: list[str]) -> None:
     done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
-    assert "..." not in done.output
+    listed = [line for line in done.output.splitlines() if not line.startswith("Usage")]
+    assert not any(line.endswith("...") for line in listed)
     assert all(len(line) <= 80 for line in done.output.splitlines())
 
 
