@@ -303,12 +303,18 @@ def _run(
     from famseg.datasets import read_volume
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.preparation import prepare_folder, prepare_scan
+    from famseg.preparation._pool import calm
 
     shape = None if template is None else read_volume(template)
     steps = partial(prepare_scan, settings=settings, template=shape)
     count = workers or default_workers(len(plan.todo))
     try:
         with stop_on_signals(), progress(plan, count) as display:
+            if len(plan.todo) == 1:
+                # There is nothing to save from a crash, and a second process would import
+                # everything once more: half the time that a small scan takes.
+                calm()
+                count = 0
             return prepare_folder(plan, steps, workers=count, force=force, progress=display)
     except Interrupted as stop:
         again = "what is finished is kept; go on with the same command"
