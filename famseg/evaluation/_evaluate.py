@@ -20,7 +20,7 @@ from famseg.config import InputError
 from famseg.config._atomic import fresh_part
 from famseg.datasets import Volume, write_volume
 from famseg.engine import Processes
-from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, Source, case_scores, write_cases
+from famseg.evaluation._cases import REGIONS, SOURCES, CaseRow, CaseScorer, Source, write_cases
 from famseg.evaluation._pictures import SlicesCase, slices_figure
 from famseg.evaluation._shown import (
     SHOWN,
@@ -249,15 +249,13 @@ def _rows(
     candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
     if mean_skull is not None:
         candidates["mean_skull"] = mean_skull
+    scorer = CaseScorer(
+        case.label, case.region, case.spacing_mm, subject=case.subject, dataset=dataset
+    )
     rows: list[CaseRow] = []
     for source, answer in (candidates | _baselines(case, extras.baselines)).items():
-        rows += case_scores(
+        rows += scorer.scores(
             answer,
-            case.label,
-            case.region,
-            case.spacing_mm,
-            subject=case.subject,
-            dataset=dataset,
             source=source,
             regions=REGIONS if source in candidates else ("implant",),
             tolerance_mm=extras.tolerance_mm,

@@ -44,6 +44,7 @@ class Pair:
     Attributes:
         implants: Prediction and truth as implants; None where nothing says what is one.
         defective: The skull with the hole.
+        rim: The voxels within 10 mm of it, where they are known already.
     """
 
     prediction: Mask
@@ -53,6 +54,7 @@ class Pair:
     empty: Empty
     implants: tuple[Mask, Mask] | None
     defective: Mask | None
+    rim: Mask | None = None
 
     @property
     def failed(self) -> bool:
@@ -132,7 +134,10 @@ def _border(pair: Pair) -> float | None:
     if pair.defective is None or pair.implants is None:
         return None
     prediction, truth = pair.implants
-    near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
+    if pair.rim is None:
+        near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
+    else:
+        near = (prediction | truth) & pair.rim
     if near.any():
         return dice(prediction & near, truth & near)
     if pair.empty == "nan":
