@@ -87,7 +87,7 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the result.")],
     layout: Annotated[
-        LayoutName, typer.Option(help="What the source is; auto recognises it.")
+        LayoutName, typer.Option(help="What the source is; auto recognizes it.")
     ] = LayoutName.auto,
     size: Annotated[
         str, typer.Option(metavar="N|fit", help="Voxels along each edge; fit: as each skull needs.")
@@ -188,7 +188,7 @@ def prepare(
         download(str(source), out, mirror=mirror, dry_run=dry_run, as_json=as_json)
         return
     others = {parameter.name or "" for parameter in context.command.params} - {"mirror"}
-    refuse_options(context, others, f"is for downloads, and {source} is none")
+    refuse_options(context, others, f"is for downloads, and {source} is not one")
     from famseg.preparation import Settings
 
     settings = Settings(
