@@ -16,8 +16,8 @@ _MARGIN_MM = 12.0
 _BAND_MM = (1.0, 4.0)  # from the outline inwards: nearer, voxels of both make up the surface
 _FINEST_MM = 0.8
 _LEAST = 20
-# Good implants of phantoms and of real vaults at 1.75 mm: up to 0.7 and 2.4 mm.
-_MOST_STEP_MM, _MOST_STEP_VOXELS = 1.0, 0.5  # median
+# Good implants of phantoms and of real vaults: up to 1.04 and 2.4 mm.
+_MOST_STEP_MM, _MOST_STEP_VOXELS = 1.5, 0.5  # median
 _MOST_OFF_MM, _MOST_OFF_VOXELS = 3.0, 1.5  # 95th percentile
 
 
@@ -69,9 +69,9 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
 def not_flush(steps: Sequence[Step | None], voxel_mm: float) -> list[str]:
     """Return a sentence for each piece whose outer surface stands out from the skull or lies deep.
 
-    A piece is flush if its step is at most 1 mm in the median and 3 mm at the 95th percentile; on
-    voxels of more than 2 mm, half a voxel and one and a half. Nothing is said of a piece without a
-    step: there, the wall is not a single layer, which has a warning of its own.
+    A piece is flush if its step is at most 1.5 mm in the median and 3 mm at the 95th percentile, or
+    half a voxel and one and a half if that is more. Nothing is said of a piece without a step:
+    there, the wall is not a single layer, which has a warning of its own.
 
     Args:
         steps: From `step_mm`.
