@@ -39,18 +39,18 @@ class Axis(NamedTuple):
         last = np.where(upper_weight[:, -1] > 0, lower[:, -1] + 1, lower[:, -1])
         width = int((last - lower[:, 0]).max()) + 1
         weights = np.zeros((*places.shape, width))
-        voxel, place = np.indices(places.shape)
+        voxel, place = np.arange(len(places))[:, None], np.arange(places.shape[1])
         at = lower - lower[:, :1]
         weights[voxel, place, at] = 1 - upper_weight
-        inner = upper_weight > 0
-        weights[voxel[inner], place[inner], at[inner] + 1] = upper_weight[inner]
+        above = np.minimum(at + 1, width - 1)  # beyond the width its weight is 0
+        weights[voxel, place, above] += upper_weight
         weights[(places < 0) | (places > size - 1)] = 0
         return cls(lower[:, 0], last, weights)
 
     @property
     def width(self) -> int:
         """How many voxels of the field a voxel of the grid looks at."""
-        return self.weights.shape[2]
+        return int(self.weights.shape[2])
 
 
 def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray[np.float32]:
