@@ -8,7 +8,7 @@ has the reference outline and no learning. The other methods have a simulated ne
 implant at 3.5 mm, blurred by 0.7 voxels and brought back; *moved* networks saw an implant that a
 smooth random displacement of 2 mm (root mean square) had bent. *upsampled* is that, thresholded;
 *refined* is `famseg.reconstruction.refine` of it. A real network errs in other ways. Takes about
-ten minutes on one core.
+five minutes on one core.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ Mean ± standard deviation over cases; HD95 is `hd95_mm`, see [metrics](../../do
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Score thin plates across defects.")
-    parser.add_argument("--phantoms", type=int, default=6)
+    parser.add_argument("--phantoms", type=int, default=2)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     text = page(chosen.phantoms)

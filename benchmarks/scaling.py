@@ -2,13 +2,17 @@
 
 ``python benchmarks/scaling.py --out benchmarks/results`` takes some minutes of one core. Each step
 of the skull autoencoder runs in a process of its own; what counts is processor time, which other
-programs on the machine change little. Then 2,000 subjects are trained on for 20 epochs with two
+programs on the machine change little. glibc maps arrays of more than 32 MiB anew each time, and the
+system has to clear their pages: each step is measured as it is, and with memory that is kept
+(``mallopt``). Then 2,000 subjects are trained on for 20 epochs with two
 loader workers, while the memory of all processes is watched.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import itertools
 import json
 import os
 import resource
@@ -33,10 +37,12 @@ from famseg.tracking import read_metrics, write_atomically
 FITTED = ((64, 1), (64, 2), (64, 4), (96, 1), (96, 2), (128, 1))
 CHECKED = ((160, 1),)
 EXTENT_MM = 224.0
+MODES = ((False, False), (False, True), (True, False))  # penalized, memory kept
 SUBJECTS = 10
 STEPS = 3  # the first is not counted
 FLAT = {"subjects": 2000, "epochs": 20, "workers": 2, "size": 16}
 _MIB = 2**20
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,10 @@ class Measured:
         size: Voxels along an edge.
         batch: Samples of a step.
         penalty: Whether the step was penalized.
+        kept: Whether freed memory was kept for the next array.
         load_s: Processor time of loading and augmenting one sample.
         step_s: Processor time of a step, the quickest; loading is not in it.
+        system_s: How much of it the system took.
         gflop: Billions of floating point operations of a plain step; 0 where it was penalized.
         peak_mib: Largest resident memory above that before the data were made.
     """
@@ -56,8 +64,10 @@ class Measured:
     size: int
     batch: int
     penalty: bool
+    kept: bool
     load_s: float
     step_s: float
+    system_s: float
     gflop: float
     peak_mib: float
 
@@ -67,12 +77,12 @@ class Measured:
         return self.batch * self.size**3 / 1e6
 
 
-def measure(size: int, batch: int, *, penalty: bool) -> Measured:
+def measure(size: int, batch: int, *, penalty: bool, kept: bool) -> Measured:
     """Run some steps in a process of its own, forked with the libraries loaded."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(sender, json.dumps(_steps(size, batch, penalty=penalty)).encode())
+        os.write(sender, json.dumps(_steps(size, batch, penalty=penalty, kept=kept)).encode())
         os._exit(0)
     os.close(sender)
     with os.fdopen(receiver) as file:
@@ -80,13 +90,22 @@ def measure(size: int, batch: int, *, penalty: bool) -> Measured:
     _, status = os.waitpid(child, 0)
     if status:
         raise RuntimeError(f"{size}^3, batch {batch}: ended with {status}")
-    found = Measured(size, batch, penalty, **json.loads(text))
+    found = Measured(size, batch, penalty, kept, **json.loads(text))
     say(str(found))
     return found
 
 
-def _steps(size: int, batch: int, *, penalty: bool) -> dict[str, float]:
+def _keep_memory() -> None:
+    """Let the C library take all arrays from its heap, and give nothing back."""
+    library = ctypes.CDLL(None)
+    if not (library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)):
+        raise RuntimeError("mallopt refused: this needs glibc")
+
+
+def _steps(size: int, batch: int, *, penalty: bool, kept: bool) -> dict[str, float]:
     torch.set_num_threads(1)
+    if kept:
+        _keep_memory()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipeline, config = load(
         "skull",
@@ -104,14 +123,16 @@ def _steps(size: int, batch: int, *, penalty: bool) -> dict[str, float]:
     objective = experiment.objective.train()
     optimizer = experiment.optimizer(objective.parameters())
 
-    def step() -> float:
-        began = time.process_time()
+    def step() -> tuple[float, float]:
+        began = resource.getrusage(resource.RUSAGE_SELF)
         optimizer.zero_grad()
         objective(data).total.backward()
         optimizer.step()
-        return time.process_time() - began
+        ended = resource.getrusage(resource.RUSAGE_SELF)
+        system = ended.ru_stime - began.ru_stime
+        return ended.ru_utime - began.ru_utime + system, system
 
-    seconds = min([step() for _ in range(STEPS)][1:])
+    seconds, system = min([step() for _ in range(STEPS)][1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gflop = 0.0
     if not penalty:
@@ -121,6 +142,7 @@ def _steps(size: int, batch: int, *, penalty: bool) -> dict[str, float]:
     return {
         "load_s": load_s,
         "step_s": seconds,
+        "system_s": system,
         "gflop": gflop,
         "peak_mib": (peak - before) / 1024,
     }
@@ -187,11 +209,11 @@ def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str
     lines = ["# Cost of a run", "", "Written by `benchmarks/scaling.py`:", ""]
     lines += [f"- {key}: {value}" for key, value in environment("cpu", 1, ["torch"]).items()]
     rows, laws = [], []
-    for penalty in (False, True):
-        own = [each for each in points if each.penalty == penalty]
+    for penalty, kept in MODES:
+        own = [each for each in points if (each.penalty, each.kept) == (penalty, kept)]
         fitted = [each for each in own if (each.size, each.batch) in FITTED]
         time_, memory = fit(fitted, "step_s"), fit(fitted, "peak_mib")
-        name = "FAM at every step" if penalty else "no penalty"
+        name = ("FAM at every step" if penalty else "no penalty") + ", memory kept" * kept
         laws.append([name, *(f"{x:.3g}" for x in (*time_, *memory))])
         for each in own:
             predicted = [a + b * each.voxels for a, b in (time_, memory)]
@@ -203,12 +225,13 @@ def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str
                 [
                     *(name, f"{each.size}^3", each.batch, part),
                     *(f"{each.load_s * 1e3:.0f}", "" if penalty else f"{each.gflop:.1f}"),
-                    *(f"{each.step_s:.2f}", f"{predicted[0]:.2f}", f"{errors[0]:+.0%}"),
+                    *(f"{each.step_s:.2f}", f"{each.system_s:.2f}"),
+                    *(f"{predicted[0]:.2f}", f"{errors[0]:+.0%}"),
                     *(f"{each.peak_mib:.0f}", f"{predicted[1]:.0f}", f"{errors[1]:+.0%}"),
                 ]
             )
-    head = ["", "grid", "batch", "", "load ms", "GFLOP", "CPU s a step", "model", "error"]
-    head += ["peak MiB", "model", "error"]
+    head = ["", "grid", "batch", "", "load ms", "GFLOP", "CPU s a step", "of the system"]
+    head += ["model", "error", "peak MiB", "model", "error"]
     lines += ["", table(head, rows), "", "With V, the millions of voxels of a batch:", ""]
     head = ["", "time: a (s)", "b (s / V)", "memory: c (MiB)", "d (MiB / V)"]
     lines += [table(head, laws), ""]
@@ -229,15 +252,21 @@ def main() -> None:
     """Measure, fit and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", choices=["steps", "memory"], help="the other one is kept")
     options = parser.parse_args()
-    _steps(64, 1, penalty=True)  # what a step needs is imported once, before the forks
-    points = [
-        measure(size, batch, penalty=penalty)
-        for penalty in (False, True)
-        for size, batch in (*FITTED, *CHECKED)
-    ]
-    write(options.out, points, [])
-    write(options.out, points, flat())
+    path = options.out / "scaling.json"
+    known = json.loads(path.read_text()) if options.part else {"points": [], "memory": []}
+    points = [Measured(**each) for each in known["points"]]
+    if options.part != "memory":
+        # What a step needs is imported once, before the forks.
+        _steps(64, 1, penalty=True, kept=False)
+        points = [
+            measure(size, batch, penalty=penalty, kept=kept)
+            for (penalty, kept), (size, batch) in itertools.product(MODES, (*FITTED, *CHECKED))
+        ]
+        write(options.out, points, known["memory"])
+    if options.part != "steps":
+        write(options.out, points, flat())
 
 
 def write(out: Path, points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> None:

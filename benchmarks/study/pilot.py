@@ -1,7 +1,7 @@
 """The networks of block 2 once more, each alone and with famseg's own `FAM`: do they agree?
 
 ``python benchmarks/study/pilot.py --data ROOT --work WORK --out docs/results``, after `mlps.py` has
-done the condition. Ten seeds, with the strengths that were tuned there; four minutes of one core.
+done the condition. Five seeds, with the strengths that were tuned there; two minutes of one core.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from famseg.flatness import FAM
 from famseg.tracking import write_atomically
 
-SEEDS = range(10)
+SEEDS = range(5)
 # The layer, and how FAM is told.
 METHODS: dict[str, tuple[str, dict[str, str]] | None] = {
     "none": None,

@@ -15,7 +15,6 @@ from typing import Annotated
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import load, load_pipeline, pipeline_names, read, schema, to_yaml
 from famseg.messages import InputError
 
 _OVERRIDE = re.compile(r"[^=/\\]*=")  # a dotted key holds no slash
@@ -87,6 +86,8 @@ def show(
             f"config show: takes one file, got {len(files)}. Name it with --config FILE; "
             "changes are written key=value."
         )
+    from famseg.config import load, to_yaml  # pydantic
+
     _, section = load(files[0], overrides)
     if as_json:
         say_json(section.model_dump(mode="json"))
@@ -103,6 +104,8 @@ def check(arguments: _Arguments = None, config: _Files = None) -> None:
     files, overrides = files_and_overrides(config, arguments)
     if not files:
         raise InputError("config check: no file is given. Name one with --config FILE.")
+    from famseg.config import load  # pydantic
+
     faults: list[str] = []
     for file in files:
         try:
@@ -126,6 +129,8 @@ def print_schema(
     ] = None,
 ) -> None:
     """Print the JSON schema of a pipeline's configurations: every key, its type, its meaning."""
+    from famseg.config import load_pipeline, pipeline_names, schema  # pydantic
+
     names = pipeline_names()
     if pipeline is None and len(names) != 1:
         installed = ", ".join(names) or "none"
@@ -136,5 +141,7 @@ def print_schema(
 
 def _origin(file: str, overrides: Sequence[str]) -> str:
     """Return in one line where a configuration comes from."""
+    from famseg.config import read
+
     chain = ", which extends ".join(map(str, read(file).files))
     return f"Resolved from {chain}" + (f", with {' '.join(overrides)}" if overrides else "")

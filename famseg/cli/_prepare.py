@@ -87,7 +87,7 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the result.")],
     layout: Annotated[
-        LayoutName, typer.Option(help="What the source is; auto recognises it.")
+        LayoutName, typer.Option(help="What the source is; auto recognizes it.")
     ] = LayoutName.auto,
     size: Annotated[
         str, typer.Option(metavar="N|fit", help="Voxels along each edge; fit: as each skull needs.")
@@ -188,7 +188,7 @@ def prepare(
         download(str(source), out, mirror=mirror, dry_run=dry_run, as_json=as_json)
         return
     others = {parameter.name or "" for parameter in context.command.params} - {"mirror"}
-    refuse_options(context, others, f"is for downloads, and {source} is none")
+    refuse_options(context, others, f"is for downloads, and {source} is not one")
     from famseg.preparation import Settings
 
     settings = Settings(
@@ -302,6 +302,7 @@ def _run(
     from famseg.cli._prepare_show import progress
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.preparation import prepare_folder, prepare_scan
+    from famseg.preparation.batch import calm
     from famseg.volumes import read_volume
 
     shape = None if template is None else read_volume(template)
@@ -309,6 +310,11 @@ def _run(
     count = workers or default_workers(len(plan.todo))
     try:
         with stop_on_signals(), progress(plan, count) as display:
+            if len(plan.todo) == 1:
+                # There is nothing to save from a crash, and a second process would import
+                # everything once more: half the time that a small scan takes.
+                calm()
+                count = 0
             return prepare_folder(plan, steps, workers=count, force=force, progress=display)
     except Interrupted as stop:
         again = "what is finished is kept; go on with the same command"

@@ -262,7 +262,8 @@ def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
     if not console.is_terminal:
 
         def line(done: Done, count: int, of: int) -> None:
-            tell(f"{count}/{of}  {done.name}  {_said(done)}")
+            if done.case is not None or of > 1:  # the error says it of a single one
+                tell(f"{count}/{of}  {done.name}  {_said(done)}")
 
         yield {"told": line}
         return
@@ -274,7 +275,8 @@ def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
             bar.update(task, description=visible(f"{name}: {stage}"))
 
         def told(done: Done, count: int, of: int) -> None:
-            tell(f"{done.name}  {_said(done)}")
+            if done.case is not None or of > 1:
+                tell(f"{done.name}  {_said(done)}")
             bar.update(task, completed=count, total=of)
 
         yield {"begun": begun, "told": told}

@@ -11,7 +11,6 @@ import typer
 
 from famseg.cli._common import DeviceOption, SeedOption, overrides_of
 from famseg.cli._say import say, say_json
-from famseg.config import load
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def train(
         raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
     if into is not None and (resume or weights is not None):
         raise InputError("--into: starts or resumes the run there. Leave out --resume and --from.")
+    from famseg.config import load  # pydantic
+
     pipeline, loaded = load(str(config if run is None else run / "config.yaml"), overrides)
     from famseg.cli._progress import progress
     from famseg.cli._report import write_run_page

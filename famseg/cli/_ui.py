@@ -14,21 +14,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from famseg.cli._say import say, say_json
-from famseg.config import load
 from famseg.messages import InputError
 from famseg.tracking import (
-    TrackingConfig,
     comparison_url,
     prepare_store,
     resolve_uri,
     sqlite_path,
     without_password,
 )
+
+if TYPE_CHECKING:
+    from famseg.tracking import TrackingConfig
 
 EXAMPLES = """
 Examples:
@@ -95,6 +96,9 @@ ui.__doc__ = f"{inspect.cleandoc(ui.__doc__ or '')}\n{EXAMPLES}"
 
 def _tracking(config: str | None, overrides: Sequence[str]) -> tuple[TrackingConfig, str | None]:
     """Return where the store is, and the experiment that was asked for; None for any."""
+    from famseg.config import load  # pydantic
+    from famseg.tracking import TrackingConfig
+
     if config is not None:
         tracking = getattr(load(config, overrides)[1], "tracking", None)
         found = tracking if isinstance(tracking, TrackingConfig) else TrackingConfig()

@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from famseg.config import load
 from famseg.messages import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ def device_of(folder: RunFolder, overrides: Sequence[str] = ()) -> str:
     Raises:
         InputError: If the configuration is faulty.
     """
+    from famseg.config import load  # pydantic
+
     return cast("RunConfig", load(str(folder.config), overrides)[1]).training.device
 
 
@@ -80,6 +81,7 @@ def open_run(
     """
     import torch
 
+    from famseg.config import load
     from famseg.engine._checkpoint import load_checkpoint
     from famseg.engine._device import say_device
     from famseg.engine._memory import keep_freed_memory

@@ -9,6 +9,7 @@ from ._masks import Empty as Empty
 from ._masks import as_masks as as_masks
 from ._masks import as_spacing as as_spacing
 from ._masks import as_tolerance as as_tolerance
+from ._masks import check_volume as check_volume
 from ._masks import values_of as values_of
 from ._overlap_and_surface import dice as dice
 from ._overlap_and_surface import surface_scores as surface_scores
@@ -19,8 +20,10 @@ from ._roughness import surface_roughness as surface_roughness
 from ._scores import Scores as Scores
 from ._scores import score as score
 from ._scores import score_labels as score_labels
+from ._shape import BORDER_MM as BORDER_MM
 from ._shape import border_dice as border_dice
 from ._shape import count_components as count_components
+from ._shape import rim as rim
 from ._shape import volume_difference_ml as volume_difference_ml
 from ._surface import Floats as Floats
 from ._surface import Mask as Mask

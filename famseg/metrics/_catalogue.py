@@ -71,7 +71,10 @@ def _border_dsc(pair: Pair) -> float | None:
     if pair.defective is None or pair.implants is None:
         return None
     prediction, truth = pair.implants
-    near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
+    if pair.rim is None:
+        near = near_skull(prediction | truth, pair.defective, pair.spacing, BORDER_MM)
+    else:
+        near = (prediction | truth) & pair.rim
     if near.any():
         return dice(prediction & near, truth & near)
     if pair.empty == "nan":

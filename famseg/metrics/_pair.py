@@ -40,6 +40,7 @@ class Pair:
     Attributes:
         implants: Prediction and truth as implants; None where nothing says what is one.
         defective: The skull with the hole.
+        rim: The voxels within 10 mm of it, where they are known already.
     """
 
     prediction: Mask
@@ -49,6 +50,7 @@ class Pair:
     empty: Empty
     implants: tuple[Mask, Mask] | None
     defective: Mask | None
+    rim: Mask | None = None
 
     @cached_property
     def surface(self) -> Mapping[str, float]:

@@ -76,6 +76,17 @@ def near_skull(implants: Mask, skull: Mask, spacing: Spacing, distance_mm: float
     return near
 
 
+def rim(skull: Mask, spacing: Spacing, distance_mm: float) -> Mask:
+    """Return all voxels within a distance of the skull's: `near_skull` for whatever implant.
+
+    Takes 16 bytes a voxel of the whole grid for a while; worth it for several implants.
+    """
+    if not skull.any():
+        return np.zeros_like(skull)
+    distances = distances_at(skull, np.ones_like(skull), spacing)
+    return (distances <= distance_mm * _SLACK).reshape(skull.shape)
+
+
 def volume_ml(mask: Mask, spacing: Spacing) -> float:
     """Return the volume of a mask: its voxels times the volume of one."""
     return int(np.count_nonzero(mask)) * float(np.prod(spacing)) / 1000

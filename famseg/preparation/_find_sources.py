@@ -42,7 +42,7 @@ def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = Fa
 
     Args:
         root: A folder with anything in it (ZIP archives are looked into), one file, or one archive.
-        layout: ``auto`` recognises the collections and otherwise takes whatever is there.
+        layout: ``auto`` recognizes the collections and otherwise takes whatever is there.
         every_series: Take every DICOM series, not only the best one of those that show the same
             head in one study.
 

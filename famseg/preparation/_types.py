@@ -27,7 +27,7 @@ Identity = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A volume as it was read, its geometry mended.
+    """A volume as it was read, its geometry corrected.
 
     Args:
         volume: Values on a grid at right angles, never sheared; RAS+ affine.
@@ -89,7 +89,7 @@ class Refused:
         subject: Name as of a source.
         origin: Where it is.
         reason: What is wrong and what to do, one line; nothing personal.
-        left_out: It is no skull and was not meant as one (a localiser, a report): nothing is
+        left_out: It is not a skull and was not meant as one (a localiser, a report): nothing is
             wrong with the rest.
     """
 
@@ -104,7 +104,7 @@ class Found:
     """What a folder or file holds.
 
     Args:
-        layout: The layout that was recognised or named.
+        layout: The layout that was recognized or named.
         sources: Subjects that can be tried.
         refused: Those that cannot.
     """

@@ -25,7 +25,7 @@ from famseg.reconstruction._reconstruct import Options, network_sha256, reconstr
 from famseg.reconstruction._save import CASE, Outputs, Result, save_case
 from famseg.tracking import write_json
 
-CASE_VERSION = 1
+CASE_VERSION = 2
 """Part of every key: raised when the same input and options give other files."""
 
 STATE = "reconstruct.json"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import combinations_with_replacement
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import linalg
+from scipy import linalg
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -19,8 +21,8 @@ def fill(values: Array, weights: Array, use: Mask, pixel_mm: float, *, tension: 
     .. math:: \int |D^2 f|^2 + t |\nabla f|^2 + w (f - d)^2
 
     with lengths in mm, so that the answer does not depend on the size of pixels. A plate without
-    tension overshoots where the defect is wide. One sparse factorization serves all channels:
-    about 0.3 s for 20,000 pixels.
+    tension overshoots where the defect is wide. One factorization serves all channels: about 0.1
+    processor seconds for 20,000 pixels.
 
     Args:
         values: Data ``d``, shape ``(..., N, N)``; ignored where the weight is 0.
@@ -32,45 +34,61 @@ def fill(values: Array, weights: Array, use: Mask, pixel_mm: float, *, tension: 
     Returns:
         ``f``, shape ``(..., N, N)``, NaN outside ``use``.
     """
-    index = np.full(use.shape, -1)
-    count = int(use.sum())
-    index[use] = np.arange(count)
-    matrix = sparse.diags_array(weights[use] * pixel_mm**2 + 1e-9)
-    for stencil, factor in _BENDING:
-        rows = _rows(index, stencil, count)
-        matrix = matrix + rows.T @ rows * (factor / pixel_mm**2)
-    for stencil in _SLOPE:
-        rows = _rows(index, stencil, count)
-        matrix = matrix + rows.T @ rows * tension
-    data = np.where(weights[use] > 0, values[..., use], 0.0) * weights[use] * pixel_mm**2
-    solver = linalg.splu(
-        matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}
-    )
+    terms = [(stencil, factor / pixel_mm**2) for stencil, factor in _BENDING]
+    terms += [(stencil, tension) for stencil in _SLOPE]
+    weight = weights[use] * pixel_mm**2
+    bands = _bands(use, terms)
+    bands[0] += weight + 1e-9
+    data = np.where(weight > 0, values[..., use], 0.0) * weight
     filled = np.full(values.shape, np.nan)
-    filled[..., use] = solver.solve(data.T).T
+    # Numbered row by row, pixels that bend together lie at most two rows apart: LAPACK factors such
+    # a band in a third of the time of a sparse factorization.
+    filled[..., use] = linalg.solveh_banded(
+        bands, data.T, lower=True, overwrite_ab=True, check_finite=False
+    ).T
     return filled
 
 
-_BENDING = (
+# Pixels of a difference with their factors, in the order in which pixels are numbered.
+_Stencil = Mapping[tuple[int, int], float]
+
+_BENDING: tuple[tuple[_Stencil, float], ...] = (
     ({(-1, 0): 1.0, (0, 0): -2.0, (1, 0): 1.0}, 1.0),
     ({(0, -1): 1.0, (0, 0): -2.0, (0, 1): 1.0}, 1.0),
-    ({(0, 0): 1.0, (1, 0): -1.0, (0, 1): -1.0, (1, 1): 1.0}, 2.0),
+    ({(0, 0): 1.0, (0, 1): -1.0, (1, 0): -1.0, (1, 1): 1.0}, 2.0),
 )
-_SLOPE = ({(0, 0): -1.0, (1, 0): 1.0}, {(0, 0): -1.0, (0, 1): 1.0})
+_SLOPE: tuple[_Stencil, ...] = ({(0, 0): -1.0, (1, 0): 1.0}, {(0, 0): -1.0, (0, 1): 1.0})
 
 
-def _rows(
-    index: NDArray[np.int64], stencil: dict[tuple[int, int], float], count: int
-) -> sparse.csr_array:
-    """Return a difference as a matrix, one row wherever all pixels of the stencil are in use."""
+def _bands(use: Mask, terms: Iterable[tuple[_Stencil, float]]) -> Array:
+    """Return the matrix of a sum of squared differences: its lower bands, ``(B, pixels in use)``.
+
+    A difference is taken wherever all pixels of its stencil are in use.
+
+    Args:
+        use: Pixels, numbered row by row.
+        terms: Each difference with the factor of its square.
+    """
+    index = np.full(use.shape, -1)
+    count = int(use.sum())
+    index[use] = np.arange(count)
+    entries = []
+    for stencil, factor in terms:
+        pixels = zip(_pixels(index, stencil), stencil.values(), strict=True)
+        for (first, one), (later, other) in combinations_with_replacement(pixels, 2):
+            entries.append((first, later - first, factor * one * other))
+    width = 1 + max((int(below.max(initial=0)) for _, below, _ in entries), default=0)
+    bands = np.zeros((count, width))
+    for column, below, value in entries:
+        bands[column, below] += value  # each place occurs once
+    return bands.T
+
+
+def _pixels(index: NDArray[np.int64], stencil: _Stencil) -> NDArray[np.int64]:
+    """Return the numbers of a stencil's pixels, a column wherever all of them are in use."""
     padded = np.pad(index, 1, constant_values=-1)
-    size = index.shape
-    columns = np.stack(
-        [padded[1 + i : 1 + i + size[0], 1 + j : 1 + j + size[1]].ravel() for i, j in stencil]
+    rows, columns = index.shape
+    found = np.stack(
+        [padded[1 + i : 1 + i + rows, 1 + j : 1 + j + columns].ravel() for i, j in stencil]
     )
-    columns = columns[:, (columns >= 0).all(axis=0)]
-    rows = np.broadcast_to(np.arange(columns.shape[1]), columns.shape)
-    entries = np.repeat(np.array(list(stencil.values())), columns.shape[1])
-    return sparse.csr_array(
-        (entries, (rows.ravel(), columns.ravel())), shape=(columns.shape[1], count)
-    )
+    return found[:, (found >= 0).all(axis=0)]

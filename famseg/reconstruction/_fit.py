@@ -27,7 +27,7 @@ from famseg.meshes import (
 from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
-from famseg.reconstruction._flush import Step, step_mm
+from famseg.reconstruction._flush import Step, not_flush, step_mm
 from famseg.reconstruction._outline import Box, pieces_of
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import grown_box, thickened
@@ -130,17 +130,25 @@ def fit(
     mask = np.zeros(skull.shape, dtype=bool)
     mask[box] = voxelize(made.mesh, bone.shape, place) & ~bone
     thick = thickness_mm(made.mesh, samples=_THICKNESS_SAMPLES)
+    step = step_mm(mask, skull, affine)
+    raised = not_flush(step, float(np.linalg.norm(affine[:3, :3], axis=0).max()))
     return Fitted(
         mask=mask,
         mesh=made.mesh,
         gap=measured_gap(made.mesh, walls),
-        step=step_mm(mask, skull, affine),
+        step=step,
         direction=made.direction,
         undercut_mm3=made.undercut_mm3,
         undercut_removed_mm3=made.undercut_removed_mm3,
         rim_removed_mm3=made.rim_removed_mm3,
         thickness=thick,
-        warnings=(*warnings, *notes, *made.warnings, *_too_thin(thick, min_thickness_mm)),
+        warnings=(
+            *raised,
+            *warnings,
+            *notes,
+            *made.warnings,
+            *_too_thin(thick, min_thickness_mm),
+        ),
     )
 
 

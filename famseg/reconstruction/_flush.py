@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ _MARGIN_MM = 12.0
 _BAND_MM = (1.0, 4.0)  # from the outline inwards: nearer, voxels of both make up the surface
 _FINEST_MM = 0.8
 _LEAST = 20
+# Good implants of phantoms and of real vaults: up to 1.04 and 2.4 mm.
+_MOST_STEP_MM, _MOST_STEP_VOXELS = 1.5, 0.5  # median
+_MOST_OFF_MM, _MOST_OFF_VOXELS = 3.0, 1.5  # 95th percentile
 
 
 class Step(NamedTuple):
@@ -60,6 +64,39 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
         _of_piece(piece.placed(implant.shape), skull, affine, origin)
         for piece in pieces_of(implant, affine)[0]
     )
+
+
+def not_flush(steps: Sequence[Step | None], voxel_mm: float) -> list[str]:
+    """Return a sentence for each piece whose outer surface stands out from the skull or lies deep.
+
+    A piece is flush if its step is at most 1.5 mm in the median and 3 mm at the 95th percentile, or
+    half a voxel and one and a half if that is more. Nothing is said of a piece without a step:
+    there, the wall is not a single layer, which has a warning of its own.
+
+    Args:
+        steps: From `step_mm`.
+        voxel_mm: Longest edge of a voxel.
+
+    Example:
+        >>> not_flush([Step(0.3, 0.9, 400), None], 1.75)
+        []
+        >>> not_flush([Step(-2.0, 4.0, 160)], 1.75)[0][:75]
+        "NOT FLUSH: 1 to 4 mm inside its outline the implant's outer surface lies 2."
+    """
+    most = max(_MOST_STEP_MM, _MOST_STEP_VOXELS * voxel_mm)
+    most_off = max(_MOST_OFF_MM, _MOST_OFF_VOXELS * voxel_mm)
+    found = []
+    for number, step in enumerate(steps, start=1):
+        if step is None or (abs(step.median_mm) <= most and step.p95_mm <= most_off):
+            continue
+        where = "lies {:.1f} mm below" if step.median_mm < 0 else "stands {:.1f} mm above"
+        of = f" of piece {number}" if len(steps) > 1 else ""
+        found.append(
+            "NOT FLUSH: 1 to 4 mm inside its outline the implant's outer surface"
+            f"{of} {where.format(abs(step.median_mm))} that of the skull around it, continued "
+            f"(median; 95th percentile of the size {step.p95_mm:.1f} mm). Look at its rim."
+        )
+    return found
 
 
 def _of_piece(own: Mask, skull: Mask, affine: Array, origin: Array) -> Step | None:

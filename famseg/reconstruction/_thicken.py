@@ -55,7 +55,7 @@ def thickened(
     share = np.count_nonzero(added) / np.count_nonzero(implant)
     note = (
         f"thinner than {least_mm:g} mm in places: it was thickened on the inner side, by "
-        f"{share:.0%} of its volume"
+        f"{max(share, 0.01):.0%} of its volume{' or less' if share < 0.01 else ''}"
     )
     return implant | added, [note]
 

@@ -132,8 +132,6 @@ def bootstrap_interval(
         >>> bootstrap_interval([0.8, 0.9, 0.85, 0.95, 0.0], [0, 0, 0, 0, 1]).text()
         '0.700 +0.190 -0.524 (n 5, failed 1)'
     """
-    from scipy import stats
-
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}. Give 0.95.")
     scores, lost = with_failures(values, failed, worst=worst)
@@ -141,6 +139,8 @@ def bootstrap_interval(
     estimate = float(function(scores))
     low, high = (math.nan, math.nan) if len(scores) == 1 else (estimate, estimate)
     if np.ptp(scores) > 0:
+        from scipy import stats  # takes half a second
+
         rng = np.random.default_rng(generator)
         # The median of few cases can leave BCa without an acceleration; percentiles remain.
         for method in ("BCa", "percentile"):

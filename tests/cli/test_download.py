@@ -150,7 +150,7 @@ def test_options_without_a_use_are_refused(mirror: str, tmp_path: Path) -> None:
     )
     (tmp_path / "scans").mkdir()
     assert faults(prepare("scans", "--out", "out", "--mirror", mirror)) == (
-        "--mirror: is for downloads, and scans is none: leave it out",
+        "--mirror: is for downloads, and scans is not one: leave it out",
     )
     assert faults(prepare("cifar10", "--out", "out", "--mirror", "server")) == (
         "server/cifar-10-python.tar.gz: no address: it must begin with http:// or https://",

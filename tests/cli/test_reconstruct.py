@@ -198,6 +198,14 @@ def test_bad_inputs_beside_a_good_one_end_with_1(
     assert "For research only: not a medical device." in done.stdout
 
 
+def test_a_single_input_that_fails_is_told_once(tmp_path: Path) -> None:
+    head = tmp_path / "head.nii.gz"
+    write_volume(Volume(np.zeros((32, 32, 32), np.uint8), np.diag([7.0, 7, 7, 1])), head)
+    done = reconstruct(head, "--out", tmp_path / "out")
+    assert faults(done) == ("head: the mask is all zero: there is no bone in it",)
+    assert "failed" not in done.stderr
+
+
 def test_wrong_arguments_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     head = tmp_path / "head.nii.gz"
     assert faults(reconstruct(head, "--out", tmp_path / "out")) == (

@@ -77,21 +77,33 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), CT])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), CT])
 @pytest.mark.parametrize("name", GRIDS)
-def test_every_grid_gives_the_same_mesh_in_world_mm(
+def test_every_grid_of_voxels_up_to_1_mm_gives_the_same_mesh_within_0_2_mm(
     name: str, spacing: tuple[float, float, float]
 ) -> None:
     center = np.array([3.0, -40.0, 100.0])
-    plain = surface_mesh(*grid(lambda p: egg(p - center), center, 36, (0.8, 0.8, 0.8)))
+    plain = surface_mesh(*grid(lambda p: egg(p - center), center, 36, (1.0, 1.0, 1.0)))
     mask, affine = grid(lambda p: egg(p - center), center, 36, spacing, GRIDS[name])
     mesh = surface_mesh(mask, affine)
     assert mesh.volume_mm3 == pytest.approx(mask.sum() * abs(np.linalg.det(affine)), rel=5e-4)
     assert mesh.is_watertight
     apart = np.concatenate([distances_mm(mesh.vertices, plain), distances_mm(plain.vertices, mesh)])
-    assert np.percentile(apart, 98) < 0.2
+    assert np.percentile(apart, 95) < 0.2
+    assert apart.mean() < 0.07
     # Where the surface is parallel to slices, a mask leaves it open by half a slice where it lies.
     assert apart.max() < max(spacing) / 2
+
+
+def test_turned_grids_of_coarser_voxels_agree_within_0_2_mm_only_on_average() -> None:
+    center, edge = np.array([3.0, -40.0, 100.0]), (1.75, 1.75, 1.75)
+    plain = surface_mesh(*grid(lambda p: egg(p - center), center, 36, edge))
+    turned = surface_mesh(*grid(lambda p: egg(p - center), center, 36, edge, GRIDS["oblique"]))
+    apart = np.concatenate(
+        [distances_mm(turned.vertices, plain), distances_mm(plain.vertices, turned)]
+    )
+    assert apart.mean() < 0.2
+    assert apart.max() < 1.75 / 2
 
 
 def test_flipped_and_reordered_axes_give_the_very_same_surface() -> None:

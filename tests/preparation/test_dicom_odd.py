@@ -210,7 +210,7 @@ def test_a_slice_without_geometry_is_named(tmp_path: Path) -> None:
 
     found = find_sources(ct(edit=edit).write(tmp_path / "a"))
     assert found.refused[0].reason == (
-        "1 of 64 files (such as IM0005.dcm): ImagePositionPatient is missing or no three numbers; "
+        "1 of 64 files (such as IM0005.dcm): ImagePositionPatient is missing or not three numbers; "
         "export the series again"
     )
 

@@ -5,10 +5,11 @@ import pytest
 import shells
 from scipy import ndimage
 
-from famseg.meshes import thickness_mm, voxelize
+from famseg.meshes import surface_mesh, thickness_mm, voxelize
 from famseg.messages import InputError
 from famseg.metrics import dice
-from famseg.reconstruction import fit, step_mm
+from famseg.reconstruction import _fit, fit, step_mm
+from famseg.reconstruction._flush import Step, not_flush
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import thickened
 
@@ -16,8 +17,8 @@ SPACING = (2.5, 2.5, 2.5)
 TOWARD = (0.9, 0.2, 0.6)
 
 
-def case(deg=16.0):
-    shape, affine = shells.grid(SPACING)
+def case(deg=16.0, spacing=SPACING):
+    shape, affine = shells.grid(spacing)
     where = shells.points(shape, affine)
     whole, region = shells.shell(where), shells.hole(where, TOWARD, deg)
     return whole & ~region, affine, whole & region, where
@@ -88,6 +89,32 @@ def test_a_step_at_the_outline_is_measured():
     assert step is not None
     assert step.median_mm == pytest.approx(3.0, abs=0.8)
     assert step.p95_mm > 2.5
+    edge = SPACING[0]
+    assert not_flush([flush], edge) == []
+    (said,) = not_flush([step, flush], edge)
+    assert f"surface of piece 1 stands {step.median_mm:.1f} mm above" in said
+
+
+def test_an_implant_that_stands_out_of_the_skull_has_a_warning(monkeypatch):
+    # Gap and way in are of no interest here, and take seconds.
+    way = (np.array([0.0, 0.0, -1.0]), 0.0)
+    monkeypatch.setattr(_fit, "insertion_direction", lambda *_: way)
+    monkeypatch.setattr(_fit, "_mesh", lambda own, bone, place, *_: surface_mesh(own, place))
+    skull, affine, _, where = case(deg=20, spacing=(4.0, 4.0, 4.0))  # coarse: quick
+    raised = (shells.shell(where * (1 - 5 / 75)) & shells.hole(where, TOWARD, 20)) & ~skull
+    fitted = fit(raised, skull, affine)
+    (step,) = fitted.step
+    assert step is not None
+    assert "NOT FLUSH" in fitted.warnings[0]
+    assert f"stands {step.median_mm:.1f} mm above" in fitted.warnings[0]
+
+
+def test_an_uneven_rim_is_not_flush_though_its_median_is():
+    (said,) = not_flush([Step(0.2, 4.1, 160)], 1.0)
+    assert "95th percentile of the size 4.1 mm" in said
+    (said,) = not_flush([Step(-1.7, 2.0, 160)], 1.0)
+    assert "lies 1.7 mm below" in said
+    assert not_flush([Step(-1.7, 2.0, 160), None], 3.5) == []  # within half a voxel
 
 
 def test_an_implant_that_is_nothing_is_refused():

@@ -88,13 +88,27 @@ def test_near_the_bone_the_plate_counts_where_a_network_is_wrong():
 
 def test_the_other_side_shows_where_the_wall_bends_and_how_thick_it_is():
     skull, affine, implant = case(dent_mm=6.0)
-    other = np.flip(skull | implant, 0)  # the grid is symmetric about the middle
+    # The head leans 5 mm forwards on its other side, which lies a voxel farther out, too.
+    other = np.roll(np.flip(skull | implant, 0), (-1, 2), (0, 1))  # the grid is symmetric
+    turn = np.diag([-1.0, 1.0, 1.0, 1.0])
+    turn[1, 3] = 2 * SPACING[1]
     left = np.indices(skull.shape)[0] < skull.shape[0] // 2
     skull = np.where(left, other, skull)
     coarse = blurred(case()[2])  # the network knows of no dent
-    found = refine(skull, affine, coarse, threshold=0.4, other=lambda: np.diag([-1.0, 1, 1, 1]))
+    found = refine(skull, affine, coarse, threshold=0.4, other=lambda: turn)
     without = refine(skull, affine, coarse, threshold=0.4)
-    assert dice(found.implant, implant) > dice(without.implant, implant) + 0.1
+    assert dice(found.implant, implant) > dice(without.implant, implant) + 0.16
+
+
+def test_the_other_side_does_not_count_where_it_has_no_wall_itself():
+    skull, affine, implant = case()
+    dented = case(dent_mm=8.0, deg=14.0)[0]
+    left = np.indices(skull.shape)[0] < skull.shape[0] // 2
+    skull = np.where(left, np.flip(dented, 0), skull)
+    coarse = blurred(implant)
+    found = refine(skull, affine, coarse, threshold=0.4, other=lambda: np.diag([-1.0, 1, 1, 1]))
+    middle = shells.hole(shells.points(skull.shape, affine), TOWARD, 7)
+    assert dice(found.implant & middle, implant & middle) > 0.9
 
 
 def test_where_the_wall_is_not_a_single_layer_the_other_side_has_a_vote():

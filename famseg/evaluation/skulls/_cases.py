@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from famseg.messages import InputError
-from famseg.metrics import METRICS, MetricValues, Pair, as_masks, as_spacing, as_tolerance, measure
+from famseg.metrics import (
+    BORDER_MM,
+    METRICS,
+    Mask,
+    MetricValues,
+    Pair,
+    as_masks,
+    as_spacing,
+    as_tolerance,
+    check_volume,
+    measure,
+    rim,
+)
 from famseg.tracking import write_atomically
 
 Source = Literal[
@@ -116,27 +130,97 @@ def case_scores(
     Raises:
         ValueError: As ``surface_scores``, naming set and subject.
     """
-    where = f"{dataset}, subject {subject}"
-    try:
-        predicted, truth = as_masks(prediction, label)
-        removed, _ = as_masks(region, label)
-        spacing = as_spacing(spacing_mm)
-        tolerance = as_tolerance(tolerance_mm, spacing)
-        bone = truth & ~removed
-        added = predicted & ~bone, truth & removed
-        masked = predicted & removed, truth & removed
-        pairs: dict[Region, Pair] = {
-            "skull": Pair(predicted, truth, spacing, tolerance, "diagonal", None, None),
-            "implant": Pair(*added, spacing, tolerance, "diagonal", added, bone),
-            "implant_masked": Pair(*masked, spacing, tolerance, "diagonal", masked, bone),
-        }
-        return [
-            CaseRow(set=dataset, subject=subject, source=source, region=name, **_measured(pair))
-            for name, pair in pairs.items()
-            if name in regions
-        ]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    case = CaseScorer(label, region, spacing_mm, subject=subject, dataset=dataset)
+    return case.scores(prediction, source=source, regions=regions, tolerance_mm=tolerance_mm)
+
+
+class CaseScorer:
+    """Scores several predictions of one case as `case_scores` does.
+
+    What does not depend on the prediction is computed once, and equal predictions are scored once:
+    inside the removed region the mean skull is the same implant whether it was told the region or
+    is masked by it.
+
+    Args:
+        label: The true skull, a mask of shape ``(X, Y, Z)``.
+        region: What was removed from the input, bone or not, same shape.
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
+        subject: Who it is.
+        dataset: Name of the evaluation set.
+
+    Raises:
+        ValueError: As ``surface_scores``, naming set and subject.
+    """
+
+    def __init__(
+        self,
+        label: npt.ArrayLike,
+        region: npt.ArrayLike,
+        spacing_mm: Sequence[float],
+        *,
+        subject: str,
+        dataset: str,
+    ) -> None:
+        self._subject, self._dataset = subject, dataset
+        with self._named():
+            self._removed, self._truth = as_masks(region, label)
+            self._spacing = as_spacing(spacing_mm)
+            check_volume(self._truth)
+        self._bone = self._truth & ~self._removed
+        self._known: dict[tuple[bool, float, bytes], dict[str, Any]] = {}
+
+    def scores(
+        self,
+        prediction: npt.ArrayLike,
+        *,
+        source: Source = "model",
+        regions: Collection[Region] = REGIONS,
+        tolerance_mm: float | None = None,
+    ) -> list[CaseRow]:
+        """Score an answer; see `case_scores`."""
+        with self._named():
+            predicted, truth = as_masks(prediction, self._truth)
+            tolerance = as_tolerance(tolerance_mm, self._spacing)
+            inside = truth & self._removed
+            pairs: dict[Region, tuple[Mask, Mask]] = {
+                "skull": (predicted, truth),
+                "implant": (predicted & ~self._bone, inside),
+                "implant_masked": (predicted & self._removed, inside),
+            }
+            return [
+                CaseRow(
+                    set=self._dataset,
+                    subject=self._subject,
+                    source=source,
+                    region=name,
+                    **self._measured(*pairs[name], tolerance, implant=name != "skull"),
+                )
+                for name in REGIONS
+                if name in regions
+            ]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self._dataset}, subject {self._subject}: {error}") from error
+
+    def _measured(
+        self, prediction: Mask, truth: Mask, tolerance: float, *, implant: bool
+    ) -> dict[str, Any]:
+        key = implant, tolerance, np.packbits(prediction).tobytes()
+        if key not in self._known:
+            pair = Pair(prediction, truth, self._spacing, tolerance, "diagonal", None, None)
+            if implant:
+                implants = prediction, truth
+                pair = replace(pair, implants=implants, defective=self._bone, rim=self._rim)
+            self._known[key] = _measured(pair)
+        return self._known[key]
+
+    @cached_property
+    def _rim(self) -> Mask:
+        return rim(self._bone, self._spacing, BORDER_MM)
 
 
 def _measured(pair: Pair) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from famseg.evaluation.skulls._cases import (
     REGIONS,
     SOURCES,
     CaseRow,
+    CaseScorer,
     Source,
-    case_scores,
     write_cases,
 )
 from famseg.evaluation.skulls._pictures import SlicesCase, slices_figure
@@ -256,15 +256,13 @@ def _rows(
     candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
     if mean_skull is not None:
         candidates["mean_skull"] = mean_skull
+    scorer = CaseScorer(
+        case.label, case.region, case.spacing_mm, subject=case.subject, dataset=dataset
+    )
     rows: list[CaseRow] = []
     for source, answer in (candidates | _baselines(case, extras.baselines)).items():
-        rows += case_scores(
+        rows += scorer.scores(
             answer,
-            case.label,
-            case.region,
-            case.spacing_mm,
-            subject=case.subject,
-            dataset=dataset,
             source=source,
             regions=REGIONS if source in candidates else ("implant",),
             tolerance_mm=extras.tolerance_mm,

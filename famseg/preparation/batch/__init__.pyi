@@ -2,6 +2,7 @@ from ._back import back_to_scan as back_to_scan
 from ._back import to_source_of as to_source_of
 from ._output_folder import alone as alone
 from ._page import needs_a_look as needs_a_look
+from ._pool import calm as calm
 from ._record import Folder as Folder
 from ._record import Record as Record
 from ._record import files_content as files_content

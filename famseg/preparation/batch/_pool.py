@@ -140,13 +140,18 @@ def _without_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start() -> None:
-    """Prepare a process: one thread, no warnings, and an end with the process that started it."""
+def calm() -> None:
+    """Let this process work with one thread and without the warnings of the libraries."""
     import SimpleITK
 
     # Several processes share the cores; and sums in one order give the same bits.
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
+    warnings.simplefilter("ignore")  # of the libraries: nothing that a user of the command can fix
+
+
+def _start() -> None:
+    """Prepare a process: one thread, no warnings, and an end with the process that started it."""
+    calm()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -101,7 +101,7 @@ def split_folder(
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise InputError(f"{root}: {what}: name the folder of the prepared skulls")
     if table is not None and stratify is None:
-        raise InputError("--table: is used by --stratify COLUMN alone: name the column")
+        raise InputError("--table: is used only by --stratify COLUMN: name the column")
     found = scan_folder(root)
     kept = not force and any(s.split is not None for s in found)
     if force:
@@ -263,7 +263,7 @@ def _strata(found: Iterable[SkullSubject], column: str, table: Path) -> dict[str
     except FileNotFoundError:
         raise InputError(f"{table}: there is no such file: name a table with --table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: is no readable CSV in UTF-8 ({error})") from error
+        raise InputError(f"{table}: is not a readable CSV in UTF-8 ({error})") from error
     missing = [name for name in ("subject", column) if name not in columns]
     if missing:
         raise InputError(

@@ -2,7 +2,7 @@
 
 Slices of a tilted gantry lie above each other along the table, not along their normal. Here each is
 moved within its own plane to where it belongs on a grid whose third axis is the normal, so that one
-interpolation within the plane mends the tilt, and one along the normal mends uneven gaps.
+interpolation within the plane corrects the tilt, and one along the normal corrects uneven gaps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Plan:
         levels_mm: Heights that the slices of the grid are taken from, ``(Z,)``.
         shape: Voxels of the grid ``(X, Y, Z)``.
         affine: From voxel indices of the grid to mm in RAS+, ``(4, 4)``.
-        notes: What is mended, for people.
+        notes: What was corrected, for people.
     """
 
     slices: tuple[Slice, ...]

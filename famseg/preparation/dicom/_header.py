@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import IO
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -77,6 +79,10 @@ _NEEDED = (
 )
 
 
+# Looked up once: a header has few of them.
+_TAGS = [Tag(name) for name in (*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATES)]
+
+
 @dataclass(frozen=True)
 class Header:
     """What is known of a file before its pixels are read.
@@ -139,11 +145,10 @@ class Header:
 
 def read_header(item: Item, opener: Opener) -> Header | None:
     """Return what a file says of itself; None where it cannot be read as DICOM."""
-    tags = [*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATES]
     try:
         with silent(), opener.open(item) as stream:
             _check_deflated(stream)
-            data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
+            data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _header(item, data)
     except Exception:  # malformed files make pydicom raise whatever, with values in the message
         return None
@@ -214,7 +219,7 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
         slices=slices,
         fault=fault,
         texts=frozenset(_personal(data)),
-        dates=frozenset(text for tag in _DATES for text in _texts(data.get(tag))),
+        dates=frozenset(text for tag in _held(data, _DATES) for text in _texts(data.get(tag))),
         patient=_first(data, "PatientID"),
         study=_first(data, "StudyInstanceUID"),
         frame_of_reference=_first(data, "FrameOfReferenceUID"),
@@ -280,9 +285,15 @@ def _slice(
 
 
 def _personal(data: pydicom.Dataset) -> list[str]:
-    always = [text for tag in _PERSONAL for text in _texts(data.get(tag))]
-    long = [text for tag in _PERSONAL_IF_LONG for text in _texts(data.get(tag))]
+    always = [text for tag in _held(data, _PERSONAL) for text in _texts(data.get(tag))]
+    long = [text for tag in _held(data, _PERSONAL_IF_LONG) for text in _texts(data.get(tag))]
     return [*always, *(text for text in long if len(text.strip()) >= _LONG)]
+
+
+def _held(data: pydicom.Dataset, names: Sequence[str]) -> list[str]:
+    """Return those of the names that a header has at all; asking it for each takes long."""
+    tags = set(data.keys())
+    return [name for name in names if tag_for_keyword(name) in tags]
 
 
 def _words(value: object) -> tuple[str, ...]:

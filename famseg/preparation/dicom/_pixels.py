@@ -171,4 +171,4 @@ def _decoded(part: Slice, path: Path) -> NDArray[np.float32]:
             image = reader.Execute()
     except RuntimeError:
         raise _not_decoded(part) from None
-    return np.asarray(SimpleITK.GetArrayFromImage(image), dtype=np.float32)
+    return np.array(SimpleITK.GetArrayViewFromImage(image), dtype=np.float32)

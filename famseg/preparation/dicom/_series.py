@@ -37,7 +37,7 @@ _SAME_MM = 0.01  # slices closer than this lie at the same place
 
 
 class _LeftOutError(InputError):
-    """Something that is no scan and needs no mending: a localiser, a report."""
+    """Something that is no scan and needs no repair: a localiser, a report."""
 
 
 def find_series(
@@ -177,7 +177,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
             raise InputError("the headers do not say how many pixels there are; copy it again")
         raise _LeftOutError(f"no image ({first.kind or 'of an unknown kind'})")
     if "Secondary Capture" in first.kind:
-        raise _LeftOutError("a secondary capture (a picture of a screen), not a scan")
+        raise _LeftOutError("a secondary capture (an image of a screen), not a scan")
     modality = Counter(header.modality for header in headers)
     if set(modality) != {"CT"}:
         found = ", ".join(sorted(modality))
@@ -187,7 +187,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
         raise _LeftOutError("a localiser (scout view), not a scan")
     words = set(kept[0].image_type)
     if _PICTURE & words:
-        raise _LeftOutError("derived pictures (renderings or projections), not a scan")
+        raise _LeftOutError("derived images (renderings or projections), not a scan")
     if {"DERIVED", "SECONDARY"} <= words and "AXIAL" not in words:
         raise _LeftOutError("derived images (reformatted from another series), not the scan itself")
     _check_pixels(kept)
@@ -196,7 +196,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
 
 def _check_pixels(headers: list[Header]) -> None:
     if any(header.samples != 1 for header in headers):
-        raise _LeftOutError("colour pictures, not a scan")
+        raise _LeftOutError("color images, not a scan")
     for header in headers:
         many = bool(header.slices) and header.slices[0].frame is not None
         if header.syntax not in (_DECODED_FRAMES if many else _DECODED):

@@ -53,16 +53,16 @@ def geometry_fault(
 ) -> str | None:
     """Return what is wrong with where a slice lies, or None."""
     if spacing is None:
-        return "PixelSpacing is missing or no pair of numbers"
+        return "PixelSpacing is missing or not a pair of numbers"
     if min(spacing) <= 0:
         return f"PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm"
     if position is None:
-        return "ImagePositionPatient is missing or no three numbers"
+        return "ImagePositionPatient is missing or not three numbers"
     if orientation is None:
-        return "ImageOrientationPatient is missing or no six numbers"
+        return "ImageOrientationPatient is missing or not six numbers"
     row, column = orientation[:3], orientation[3:]
     lengths = [sum(x * x for x in v) for v in (row, column)]
     turned = abs(sum(a * b for a, b in zip(row, column, strict=True)))
     if any(abs(length - 1) > 0.01 for length in lengths) or turned > 0.01:
-        return "ImageOrientationPatient is no rotation: rows and columns are not at right angles"
+        return "ImageOrientationPatient is not a rotation: rows and columns are not at right angles"
     return None

@@ -108,13 +108,13 @@ def read_union(defective: Item, implant: Item, origin: str) -> Scan:
         origin: What error messages begin with.
 
     Raises:
-        InputError: If one cannot be read or is no mask.
+        InputError: If one cannot be read or is not a mask.
     """
     skull = read_any(defective, origin)
     part = _onto(implant, implant.place.as_posix(), skull)
     for scan, item in ((skull, defective), (part, implant)):
         if scan.kind != "mask":
-            raise InputError(f"{origin}: {item.name} is no mask: it cannot be joined with another")
+            raise InputError(f"{origin}: {item.name} is not a mask: it cannot be joined to another")
     whole = ((skull.volume.array > 0) | (part.volume.array > 0)).astype(np.uint8)
     note = "The complete skull is the union of the defective one and its implant."
     return Scan(Volume(whole, skull.volume.affine), "mask", (note, *skull.notes, *part.notes))

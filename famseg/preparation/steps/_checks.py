@@ -105,7 +105,7 @@ def highest_tissue(values: NDArray[Any], tissue: float) -> NDArray[np.intp]:
     """
     highest = np.full(values.shape[:2], -1, dtype=np.intp)
     for k in range(values.shape[2]):  # in slices: scans lie in memory slice by slice
-        highest[values[:, :, k] > tissue] = k
+        np.copyto(highest, k, where=values[:, :, k] > tissue)
     return highest
 
 

@@ -288,12 +288,12 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     padded = np.pad(mask[box].T, [(m, m) for m in margin])
     if reach:
         padded = _closed(padded, edges, reach / 2)
-    labels, count = ndimage.label(~padded)
-    # The first label is what lies outside: its voxels are many and are not counted.
-    sizes = np.bincount(labels[labels > 1], minlength=count + 1)
-    small = sizes * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
-    small[:2] = False
-    padded |= small[labels]
+    labels, _ = ndimage.label(~padded)
+    # The first label is what lies outside: its voxels are many and are not looked at.
+    within = np.flatnonzero(labels > 1)
+    cavity = labels.ravel()[within]
+    small = np.bincount(cavity) * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
+    padded.ravel()[within[small[cavity]]] = True
     filled = mask.copy(order="K")
     filled[box] = padded[tuple(slice(m, -m) for m in margin)].T
     return filled

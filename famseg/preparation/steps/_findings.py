@@ -83,12 +83,14 @@ def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
     solid_angle = 2 * np.pi * (1 - np.sin(np.deg2rad(_INNER_LOWEST_DEG))) / len(rays)
     total = 0.0
     for _, distances, bone in along_rays(skull, middle, rays, spacing, step):
-        for profile in bone[bone.any(axis=1)]:
-            at = np.flatnonzero(profile)
-            breaks = np.flatnonzero(np.diff(at) > gap)
-            wall = at[breaks[-1] + 1] if breaks.size else at[0]
-            inner = distances[at[at < wall - _INNER_MM / step]]
-            total += float((inner**2).sum()) * solid_angle * step
+        ray, at = np.nonzero(bone)
+        begins = np.diff(ray, prepend=-1) > 0
+        # The wall of a ray begins where its last stretch of bone does.
+        begins[1:] |= np.diff(at) > gap
+        wall = np.zeros(len(bone), dtype=np.intp)
+        wall[ray[begins]] = at[begins]  # the last one stays
+        inner = distances[at[at < wall[ray] - _INNER_MM / step]]
+        total += float((inner**2).sum()) * solid_angle * step
     return total / 1000
 
 

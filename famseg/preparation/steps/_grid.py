@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from famseg.messages import InputError
 from famseg.preparation._settings import Settings
+from famseg.preparation.steps._along_axes import Axis, shares_along_axes
 from famseg.preparation.steps._bone import Mask, Scale, distance_mm
 from famseg.preparation.steps._clean import Spacing, bounding_box
 from famseg.volumes import MAX_VOXELS, Volume
@@ -112,7 +113,7 @@ def bone_field(
 
 
 def _from_values(inside: Mask, values: NDArray[Any], scale: Scale) -> NDArray[np.int8]:
-    near = _grown(inside)
+    near = grown(inside)
     marks = (scale.soft, scale.threshold, scale.solid)
     field = np.empty_like(inside, dtype=np.int8)
     if values.dtype in (np.int16, np.uint16):
@@ -173,17 +174,16 @@ def _quantised(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
     return quantised
 
 
-def _grown(mask: Mask) -> Mask:
+def grown(mask: Mask) -> Mask:
     """Return the mask and the voxels that touch it, corners included."""
-    grown = mask
     for axis in range(3):
-        wider = grown.copy(order="K")
+        wider = mask.copy(order="K")
         lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
         upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-        wider[lower] |= grown[upper]
-        wider[upper] |= grown[lower]
-        grown = wider
-    return grown
+        wider[lower] |= mask[upper]
+        wider[upper] |= mask[lower]
+        mask = wider
+    return mask
 
 
 def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.float32]:
@@ -212,6 +212,16 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
     counts = [1 if step < 1.5 else 3 if step < 4 else 5 for step in steps]
     start = np.array([s.start for s in box], dtype=np.float64)
     turn = to_index[:3, :3]
+    scales = np.diag(turn)
+    if (turn == np.diag(scales)).all() and (scales > 0).all():
+        axes = [
+            Axis.of(scale * _places(s, count) + shift, n)
+            for s, scale, count, shift, n in zip(
+                box, scales, counts, to_index[:3, 3], field.values.shape, strict=True
+            )
+        ]
+        shares[box] = shares_along_axes(field.values, axes)
+        return shares
     offsets = [
         turn @ (start + [(p + 0.5) / n - 0.5 for p, n in zip(place, counts, strict=True)])
         + to_index[:3, 3]
@@ -226,6 +236,12 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
         edge = voxels[:, some & ~whole]
         covered[tuple(edge)] = _share(field, edge, turn, offsets)
     return shares
+
+
+def _places(voxels: slice, count: int) -> NDArray[np.float64]:
+    """Return where to look along one axis of the grid, in its voxels, shape ``(n, count)``."""
+    inner = (np.arange(count) + 0.5) / count - 0.5
+    return np.arange(voxels.start, voxels.stop)[:, None] + inner
 
 
 def _share(
@@ -327,6 +343,8 @@ def _reached(
 
 def surface_points(mask: Mask, affine: Matrix) -> Points:
     """Return the centres in mm of the mask's voxels that have a free face, shape ``(N, 3)``."""
+    box = bounding_box(mask)
+    mask = mask[box]
     inner = mask.copy(order="K")
     for axis in range(3):
         lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
@@ -336,7 +354,8 @@ def surface_points(mask: Mask, affine: Matrix) -> Points:
         for end in (0, -1):
             inner[tuple(end if a == axis else slice(None) for a in range(3))] = False
     # Turned round, as scans lie in memory slice by slice.
-    return moved_points(np.argwhere((mask & ~inner).T)[:, ::-1], affine)
+    places = np.argwhere((mask & ~inner).T)[:, ::-1] + [s.start for s in box]
+    return moved_points(places, affine)
 
 
 def moved_points(points: NDArray[Any], matrix: Matrix) -> Points:

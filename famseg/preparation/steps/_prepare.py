@@ -30,6 +30,7 @@ from famseg.preparation.steps._grid import (
     Matrix,
     bone_field,
     coverage,
+    grown,
     kept_box,
     make_grid,
     moved_points,
@@ -309,6 +310,6 @@ def _below_and_lost(
     index = np.rint(moved_points(points, to_grid)).astype(np.intp)
     kept = index[index[:, 2] >= _lowest(placed.grid, settings)]
     inside = np.all((kept >= 0) & (kept < placed.grid.shape), axis=1)
-    near = ndimage.binary_dilation(placed.skull, structure=np.ones((3, 3, 3)))
+    near = grown(placed.skull.astype(bool))
     shown = near[tuple(np.where(inside[:, None], kept, 0).T)] & inside
     return total_ml * (1 - len(kept) / len(index)), float(1 - shown.mean()) if len(kept) else 0.0

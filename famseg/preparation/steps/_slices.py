@@ -131,6 +131,9 @@ def _places(view: View, low: Matrix, high: Matrix, pixel_mm: float) -> Matrix:
 def _sampled(values: NDArray[Any], to_index: Matrix, outside: float) -> NDArray[np.float32]:
     """Return values by layer, row and column, interpolated where pixels are finer than voxels."""
     voxels = np.linalg.norm(to_index[:3, 1:3], axis=0)  # of the scan a pixel
+    order = 0 if voxels.min() >= 1 else 1
+    if np.count_nonzero(to_index[:3, :3]) == 3:  # not turned: an axis of the scan for each of these
+        return _along_axes(values, to_index, outside, order)
     return np.asarray(
         ndimage.affine_transform(
             values,
@@ -138,12 +141,50 @@ def _sampled(values: NDArray[Any], to_index: Matrix, outside: float) -> NDArray[
             offset=to_index[:3, 3],
             output_shape=(COUNT, TILE, TILE),
             output=np.float32,
-            order=0 if voxels.min() >= 1 else 1,
+            order=order,
             mode="constant",
             cval=outside,
             prefilter=False,
         )
     )
+
+
+def _along_axes(
+    values: NDArray[Any], to_index: Matrix, outside: float, order: int
+) -> NDArray[np.float32]:
+    """Return the same axis by axis, where the axes of the slices are those of the scan."""
+    follows = np.argmax(np.abs(to_index[:3, :3]), axis=1)  # layer, row or column
+    places = [
+        to_index[axis, along] * np.arange((COUNT, TILE, TILE)[along]) + to_index[axis, 3]
+        for axis, along in enumerate(follows)
+    ]
+    beyond = []
+    # What has the fewest places for its voxels comes first, and leaves the least to go through.
+    for axis in np.argsort([len(p) / n for p, n in zip(places, values.shape, strict=True)]):
+        at, last = places[axis], values.shape[axis] - 1
+        beyond.append((axis, (at < 0) | (at > last)))
+        at = np.clip(at, 0, last)
+        if order == 0:
+            values = _layers(values, np.floor(at + 0.5).astype(np.intp), axis)
+            continue
+        lower = np.floor(at).astype(np.intp)
+        weight = (at - lower).astype(np.float32)
+        weight = weight.reshape([-1 if a == axis else 1 for a in range(3)])
+        below = _layers(values, lower, axis).astype(np.float32)
+        above = _layers(values, np.minimum(lower + 1, last), axis)
+        values = below + weight * (above - below)
+    sampled = values.astype(np.float32)
+    for axis, where in beyond:
+        sampled[tuple(where if a == axis else slice(None) for a in range(3))] = outside
+    return sampled.transpose(np.argsort(follows))
+
+
+def _layers(values: NDArray[Any], index: NDArray[np.intp], axis: int) -> NDArray[Any]:
+    """Return layers of an array; `take` would copy all of one that lies slice by slice."""
+    if values.flags.c_contiguous:
+        return values.take(index, axis=axis)
+    before = (slice(None),) * axis
+    return np.stack([values[(*before, k)] for k in index.tolist()], axis=axis)
 
 
 def _cut_below(bone: Mask, view: View, low: Matrix, high: Matrix, pixel_mm: float) -> None:

@@ -331,7 +331,7 @@ def test_a_missing_table_is_refused(folder: Path) -> None:
     drop(folder, 8, 9)
     with pytest.raises(InputError, match=r"report\.csv: there is no such file: name a table with"):
         split_folder(folder, **SHARES, stratify="volume_ml")
-    with pytest.raises(InputError, match=r"^--table: is used by --stratify COLUMN alone"):
+    with pytest.raises(InputError, match=r"^--table: is used only by --stratify COLUMN"):
         split_folder(folder, **SHARES, table=folder / "people.csv")
 
 

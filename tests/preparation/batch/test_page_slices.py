@@ -11,12 +11,13 @@ import pytest
 from chromium import chromium, listening
 from PIL import Image
 from report_made import DONE, SETTINGS, Page
+from scipy import ndimage
 
 from famseg.preparation import Prepared, Scan, Settings, prepare_scan
 from famseg.preparation.batch._page import page
 from famseg.preparation.batch._record import Folder
 from famseg.preparation.batch._report import write_report
-from famseg.preparation.steps._slices import COUNT, MOST_BYTES, TILE, VIEWS, images
+from famseg.preparation.steps._slices import COUNT, MOST_BYTES, TILE, VIEWS, _sampled, images
 from famseg.volumes import Volume
 
 MM = 4.0
@@ -152,3 +153,29 @@ def test_slices_scroll_by_keyboard_without_scripts(prepared: Prepared, tmp_path:
         opened.get_by_label("outline of the bone").uncheck()
         assert not bone.is_visible()
         assert opened.said == []
+
+
+@pytest.mark.parametrize(
+    "steps", [[[0, 0, 0.3], [0, -0.2, 0], [-0.7, 0, 0]], [[0, 1.2, 0], [2.0, 0, 0], [0, 0, 1.4]]]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_slices_along_the_axes_are_those_of_any_direction(
+    steps: list[list[float]], order: str
+) -> None:
+    values = np.asarray(np.random.default_rng(0).normal(size=(30, 40, 20)), order=order)
+    to_index = np.eye(4)
+    to_index[:3, :3] = steps
+    to_index[:3, 3] = [-1.01, 30.02, 12.03]  # partly outside
+    plain = ndimage.affine_transform(
+        values,
+        to_index[:3, :3],
+        offset=to_index[:3, 3],
+        output_shape=(COUNT, TILE, TILE),
+        output=np.float32,
+        order=1 if steps[0][2] else 0,  # pixels finer than voxels, or coarser
+        mode="constant",
+        cval=-7.0,
+        prefilter=False,
+    )
+    assert 100 < (plain != -7).sum() < 0.99 * plain.size
+    np.testing.assert_allclose(_sampled(values, to_index, -7.0), plain, atol=1e-5)

@@ -296,9 +296,9 @@ def test_spacing_that_is_none(spacing: list[float], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tag", "words"),
     [
-        ("PixelSpacing", "PixelSpacing is missing or no pair of numbers"),
-        ("ImagePositionPatient", "ImagePositionPatient is missing or no three numbers"),
-        ("ImageOrientationPatient", "ImageOrientationPatient is missing or no six numbers"),
+        ("PixelSpacing", "PixelSpacing is missing or not a pair of numbers"),
+        ("ImagePositionPatient", "ImagePositionPatient is missing or not three numbers"),
+        ("ImageOrientationPatient", "ImageOrientationPatient is missing or not six numbers"),
     ],
 )
 def test_missing_geometry(tag: str, words: str, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_missing_geometry(tag: str, words: str, tmp_path: Path) -> None:
 
 def test_an_orientation_that_is_no_rotation(tmp_path: Path) -> None:
     refused = reason(ct(8, tags={"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}).write(tmp_path))
-    assert "is no rotation: rows and columns are not at right angles" in refused.reason
+    assert "is not a rotation: rows and columns are not at right angles" in refused.reason
 
 
 def test_a_tilt_that_positions_do_not_show(tmp_path: Path) -> None:
@@ -334,9 +334,9 @@ def test_a_tilt_that_was_corrected_before(tmp_path: Path) -> None:
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localiser (scout view), not a"),
         ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED"]}, "derived images (reformatted"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "derived pictures (renderings or"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture (a picture of a"),
-        ({"SamplesPerPixel": 3}, "colour pictures, not a scan"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "derived images (renderings or"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture (an image of a"),
+        ({"SamplesPerPixel": 3}, "color images, not a scan"),
     ],
 )
 def test_what_is_no_scan_is_left_out(tags: dict[str, object], words: str, tmp_path: Path) -> None:

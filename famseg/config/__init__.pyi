@@ -1,0 +1,14 @@
+from ._check import check as check
+from ._document import Document as Document
+from ._document import read as read
+from ._files import find_config as find_config
+from ._load import load as load
+from ._load import pipeline_of as pipeline_of
+from ._paths import PathText as PathText
+from ._pipelines import load_pipeline as load_pipeline
+from ._pipelines import pipeline_names as pipeline_names
+from ._strict import Strict as Strict
+from ._write import differences as differences
+from ._write import flatten as flatten
+from ._write import schema as schema
+from ._write import to_yaml as to_yaml
