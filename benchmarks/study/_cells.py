@@ -164,6 +164,15 @@ def difference(one: Sequence[float], two: Sequence[float], *, margin: float = MA
     )
 
 
+def loss_difference(one: Sequence[float], two: Sequence[float]) -> str:
+    """Return the difference of losses with its interval, or how many are not finite."""
+    diverged = int((~np.isfinite(one)).sum())
+    if diverged:
+        return f"{diverged} of {len(one)} diverged"
+    found = difference(one, two)
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 def family(differences: Mapping[str, Difference]) -> dict[str, Difference]:
     """Return comparisons with their p values adjusted by Holm for their number."""
     from dataclasses import replace
@@ -206,6 +215,7 @@ __all__ = [
     "decades",
     "difference",
     "family",
+    "loss_difference",
     "machine",
     "p_words",
     "read_csv",

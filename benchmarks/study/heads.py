@@ -26,6 +26,7 @@ from _cells import (
     decades,
     difference,
     family,
+    loss_difference,
     machine,
     p_words,
     table,
@@ -191,7 +192,7 @@ def section(key: Key, by: Mapping[str, Sequence[Row]]) -> tuple[str, dict[str, D
         grid = GRIDS[kind]
         ends = sum(value in (grid[0], grid[-1]) for value in strengths) if len(grid) > 1 else 0
         against = plain.get(kind)
-        loss = difference(column(rows, "test_loss"), column(by["none"], "test_loss"))
+        loss = loss_difference(column(rows, "test_loss"), column(by["none"], "test_loss"))
         lines.append(
             [
                 kind,
@@ -201,7 +202,7 @@ def section(key: Key, by: Mapping[str, Sequence[Row]]) -> tuple[str, dict[str, D
                 str(against) if against else "",
                 p_words(against.p_holm) if against else "",
                 against.verdict if against else "",
-                f"{loss.mean:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]" if against else "",
+                loss if against else "",
                 f"{sum(column(rows, 'kappa')) / len(rows):.3g}",
             ]
         )

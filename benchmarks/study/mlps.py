@@ -27,6 +27,7 @@ from _cells import (
     decades,
     difference,
     family,
+    loss_difference,
     machine,
     p_words,
     table,
@@ -228,7 +229,7 @@ def section(condition: Condition, rows: Sequence[Row]) -> tuple[str, dict[str, D
         shown = "" if name == "none" or "+" in name else f"{strength:.3g}"
         shown += " (end)" if of[0]["end"] else ""
         against = plain.get(name)
-        loss = difference(column(of, "test_loss"), column(by["none"], "test_loss"))
+        loss = loss_difference(column(of, "test_loss"), column(by["none"], "test_loss"))
         lines.append(
             [
                 name,
@@ -237,7 +238,7 @@ def section(condition: Condition, rows: Sequence[Row]) -> tuple[str, dict[str, D
                 str(against) if against else "",
                 p_words(against.p_holm) if against else "",
                 against.verdict if against else "",
-                f"{loss.mean:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]" if against else "",
+                loss if against else "",
                 *(_mean(of, key) for key in ("test_ece", "kappa_head", "kappa_first")),
             ]
         )

@@ -170,6 +170,12 @@ def test_a_difference_in_words(module, mean, spread, verdict):
     assert found.low < mean < found.high
 
 
+def test_diverged_networks_are_counted_not_averaged(module):
+    found = module("_cells").loss_difference
+    assert found([1.0, float("nan"), float("inf")], [1.0, 1.0, 1.0]) == "2 of 3 diverged"
+    assert found([1.5, 1.5, 1.5], [1.0, 1.0, 1.0]) == "+0.500 [+0.500, +0.500]"
+
+
 def test_a_cell_is_computed_once(module, tmp_path):
     rows = module("_cells").Rows(tmp_path)
     calls = []

@@ -15,15 +15,21 @@ HEAVY = ("torch", "monai", "mlflow", "pandas", "matplotlib")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["measure", "--help"], ["--version"]]
+    ("arguments", "also"),
+    [
+        (["--help"], ["pydantic", "yaml"]),
+        (["train", "--help"], []),
+        (["measure", "--help"], []),
+        (["--version"], []),
+    ],
 )
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str], also: list[str]) -> None:
     code = (
         "import sys; from famseg.cli import main\n"
         f"sys.argv = ['famseg', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code in (0, None)\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+        f"print([name for name in {(*HEAVY, *also)!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

@@ -49,3 +49,29 @@ def test_pixels_out_of_use_stay_empty_and_channels_are_filled_alike():
     both = fill(np.stack([data, 2 * data]), known * 1.0, use, 1.0, tension=1e-3)
     assert np.isnan(both[:, :3]).all()
     np.testing.assert_allclose(both[1][use], 2 * both[0][use], rtol=1e-4, atol=1e-3)
+
+
+def test_the_surface_is_the_least_of_the_sum_written_out():
+    rng = np.random.default_rng(0)
+    use = rng.random((7, 9)) < 0.9
+    values, weights = rng.normal(size=(2, 7, 9)), rng.random((7, 9)) * (rng.random((7, 9)) < 0.5)
+    pixel_mm, tension = 1.5, 0.3
+    number = {place: count for count, place in enumerate(zip(*np.nonzero(use), strict=True))}
+    matrix = np.diag(weights[use] * pixel_mm**2 + 1e-9)
+    bend, twist = 1 / pixel_mm**2, 2 / pixel_mm**2
+    for i, j in np.ndindex(use.shape):
+        for step, factor in (
+            ({(i - 1, j): 1, (i, j): -2, (i + 1, j): 1}, bend),
+            ({(i, j - 1): 1, (i, j): -2, (i, j + 1): 1}, bend),
+            ({(i, j): 1, (i + 1, j): -1, (i, j + 1): -1, (i + 1, j + 1): 1}, twist),
+            ({(i, j): -1, (i + 1, j): 1}, tension),
+            ({(i, j): -1, (i, j + 1): 1}, tension),
+        ):
+            if all(place in number for place in step):
+                row = np.zeros(len(number))
+                row[[number[place] for place in step]] = list(step.values())
+                matrix += factor * np.outer(row, row)
+    wanted = np.linalg.solve(matrix, ((values * weights)[:, use] * pixel_mm**2).T).T
+    found = fill(values, weights, use, pixel_mm, tension=tension)
+    np.testing.assert_allclose(found[:, use], wanted, atol=1e-9)
+    assert np.isnan(found[:, ~use]).all()

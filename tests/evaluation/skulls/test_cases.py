@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from famseg.evaluation import case_scores, read_cases, write_cases
+from famseg.evaluation.skulls._cases import CaseScorer
 from famseg.messages import InputError
 from famseg.metrics import border_dice, dice, surface_roughness, surface_scores
 
@@ -91,6 +92,20 @@ def test_a_region_without_bone_is_right_when_left_empty(box):
 def test_a_fault_names_set_and_subject(box):
     with pytest.raises(ValueError, match=r"^set2, subject b: prediction has shape \(2, 2, 2\)"):
         case_scores(np.ones((2, 2, 2)), box, box, SPACING, subject="b", dataset="set2")
+
+
+def test_several_predictions_of_a_case_score_as_each_does_alone(box):
+    region = np.zeros_like(box)
+    region[8:] = True
+    moved = np.roll(box, 1, axis=1)
+    told = (box & ~region) | (moved & region)  # its implant is that of `moved`, masked
+    scorer = CaseScorer(box, region, SPACING, subject="a", dataset="set1")
+    for answer in (moved, told, moved, np.zeros_like(box)):
+        for tolerance in (None, 0.5):
+            alone = case_scores(
+                *(answer, box, region, SPACING), subject="a", dataset="set1", tolerance_mm=tolerance
+            )
+            assert scorer.scores(answer, tolerance_mm=tolerance) == alone
 
 
 def test_a_table_comes_back_as_it_was(rows, tmp_path):
