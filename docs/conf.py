@@ -26,12 +26,14 @@ extensions = [
     "sphinx_copybutton",
     "_site.formulas",
     "_site.navigation",
+    "_site.notebook",
     "_site.sources",
 ]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
     "docs/**/*.md",
+    "docs/*.ipynb",
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -12,7 +12,9 @@ INDEX = "docs/index"
 RESULTS = "docs/results/README"
 # Folders of pages that measurements make; each new page appears by itself.
 MEASURED = ("docs/results/", "benchmarks/results/")
-_LINE = re.compile(r"^## +(?P<group>.+)|^- \[(?P<title>[^\]]+)\]\((?P<path>[^)#:]+)\.md\)", re.M)
+_LINE = re.compile(
+    r"^## +(?P<group>.+)|^- \[(?P<title>[^\]]+)\]\((?P<path>[^)#:]+)\.(?:md|ipynb)\)", re.M
+)
 
 
 def groups(index: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:

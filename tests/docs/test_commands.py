@@ -145,7 +145,7 @@ def put_data(folder: Path, page: str) -> None:
     if page in ("README.md", "docs/metrics.md"):
         for place in ("PREDICTIONS", "predictions"):
             write_mask(0, folder / place / "head.nii.gz")
-        for place in ("TRUTHS", "truths"):
+        for place in ("REFERENCES", "truths", "references"):
             write_mask(1, folder / place / "head.nii.gz")
         write_mask(1, folder / "defective_skulls" / "head.nii.gz", cut=True)
         write_mask(0, folder / "prediction.nii.gz")
