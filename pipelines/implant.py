@@ -1,9 +1,9 @@
-"""Implants: a skull with a defect goes in, the implant that fills it comes out.
+"""Implants: the input is a skull with a defect, the output the implant that fills it.
 
-The coarse network of a reconstruction learns from complete skulls, which are moved and bent and
-into which defects of five classes are cut, many per head. The final evaluation calibrates the
-threshold of the implant and the confidence on validation cases and then scores one test case of
-each class per head. All that the network adds to the skull counts, wherever it is.
+The coarse network of a reconstruction learns from complete skulls that are moved and deformed and
+get defects of five classes, many per head. The final evaluation calibrates the threshold of the
+implant and the confidence on validation cases and then scores one test case of each class per head.
+Everything that the network adds to the skull counts, wherever it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,12 +22,16 @@ from famseg.config import PathText, flatten
 from famseg.messages import InputError
 from famseg.tracking import TrackingConfig, write_atomically, write_json
 
+from ._skulls import SkullsExperiment
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# Twice the overlap of probability and implant over the sum of both: a network that is not sure
-# enough yet to reach any threshold has one, too.
+    from ._skulls import Mask
+
+# Twice the overlap of probability and implant over the sum of both: it is above 0 even while the
+# probabilities of a network are still below every threshold.
 KEY_METRIC = "soft_dsc"
 SCORES = (
     "test/set1/implant/dsc",
@@ -36,7 +39,7 @@ SCORES = (
     "test/set1/implant/hd95_mm",
     "test/set1/implant/failed",
 )
-# Phantoms that are trained on beside a folder are none of those that are data themselves.
+# Phantoms that are trained on in addition to a folder differ from those that are the data.
 EXTRA_SEED = 1_000_003
 WORTH_A_WARNING = 0.3  # mean implant DSC of the validation
 
@@ -47,16 +50,17 @@ class Config(engine.RunConfig):
     pipeline: Literal["implant"]
     data: datasets.DataConfig = Field(description="complete skulls")
     phantoms: int = Field(
-        0, ge=0, description="procedural skulls that are trained on beside those of the data"
+        0, ge=0, description="procedural skulls for training, in addition to those of the data"
     )
     defects: datasets.SkullBreakConfig = Field(
         default_factory=datasets.SkullBreakConfig,
-        description="the defects: of any class in training, one of each class per skull that is "
-        "scored",
+        description="the defects: of any class in training, one of each class per skull in the "
+        "evaluation",
     )
     draws: int = Field(4, gt=0, description="defects per training skull and epoch")
     augment: datasets.ImplantAugmentConfig = Field(
-        default_factory=datasets.ImplantAugmentConfig, description="what training skulls undergo"
+        default_factory=datasets.ImplantAugmentConfig,
+        description="random changes to training skulls",
     )
     model: models.ImplantModelConfig = Field(
         default_factory=models.UNetConfig, description="the network"
@@ -64,8 +68,8 @@ class Config(engine.RunConfig):
     initial: PathText | None = Field(
         None,
         min_length=1,
-        description="a trained model whose weights the training starts from, as `famseg "
-        "reconstruct` takes it: builtin, a run folder, a checkpoint; it has the network of `model`",
+        description="a trained model whose weights the training starts from, as for `famseg "
+        "reconstruct`: builtin, a run folder or a checkpoint; its network must be that of `model`",
     )
     loss: objectives.ShapeLossConfig = Field(
         default_factory=lambda: objectives.DiceCEConfig(
@@ -78,7 +82,7 @@ class Config(engine.RunConfig):
     )
 
 
-def build(config: Config, device: torch.device) -> engine.Experiment:
+def build(config: Config, device: torch.device) -> ImplantExperiment:
     """Return the experiment of a configuration.
 
     Args:
@@ -88,63 +92,83 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     Raises:
         InputError: If data, network and penalty do not fit together.
     """
-    model = config.model.build(size=config.data.size)
-    if config.initial is not None:
-        start_from(model, config.initial)
-    loss = config.loss.build()
-    objective = objectives.Objective(
-        config.penalty.build(model, loss, seed=config.seed), targets="implant"
-    )
-    skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
-    skulls.require_splits()
-    defects = config.defects.build()
-    augmentation = config.augment.build()
-    train = datasets.ImplantTrainingSet(
-        [*skulls.train, *extra_phantoms(config)],
-        defects,
-        config.seed,
-        draws=config.draws,
-        augmentation=replace(augmentation, mirror=augmentation.mirror or config.data.mirror),
-    )
-    validation, test = (
-        datasets.ImplantCases(getattr(skulls, split), defects, config.data.seed, split)
-        for split in ("validation", "test")
-    )
-    mean_skull = datasets.mean_skull_mask(skulls.train)
-    baselines = reconstruction.standard_baselines(
-        [skull.mask for skull in skulls.train], mean_skull
-    )
+    return ImplantExperiment(config, device)
+
+
+class ImplantExperiment(SkullsExperiment):
+    """Skulls with defects and a network that predicts the implants, see `build`."""
+
+    key_metric = KEY_METRIC
+    scores = SCORES
+    config: Config
+    validation: datasets.ImplantCases
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        model = config.model.build(size=config.data.size)
+        if config.initial is not None:
+            start_from(model, config.initial)
+        self.loss = config.loss.build()
+        terms = config.penalty.build(model, self.loss, seed=config.seed)
+        seed = config.data.seed
+        skulls = config.data.build(seed, progress=engine.log_progress("preparing skulls"))
+        skulls.require_splits()
+        defects = config.defects.build()
+        augmentation = config.augment.build()
+        mirror = augmentation.mirror or config.data.mirror
+        super().__init__(
+            config,
+            device,
+            objectives.Objective(terms, targets="implant"),
+            skulls,
+            train=datasets.ImplantTrainingSet(
+                [*skulls.train, *extra_phantoms(config)],
+                defects,
+                config.seed,
+                draws=config.draws,
+                augmentation=replace(augmentation, mirror=mirror),
+            ),
+            validation=datasets.ImplantCases(skulls.validation, defects, seed, "validation"),
+            tests={"set1": datasets.ImplantCases(skulls.test, defects, seed, "test")},
+        )
+
+    def score(self, outputs: Tensor, batch: engine.Batch) -> Sequence[engine.Row]:
+        """Return the overlap of each implant, and the loss."""
+        rows = score(outputs, batch)
+        return evaluation.with_loss(rows, self.loss, outputs, batch["implant"])
+
+    def coarse(self, model: nn.Module) -> reconstruction.CoarseNetwork:
+        """Return a network as a reconstruction uses it, before its calibration."""
+        return reconstruction.CoarseNetwork(
+            model=model,
+            size=self.config.data.size,
+            spacing_mm=self.config.data.spacing_mm,
+            threshold=0.5,
+            name=self.config.name,
+            device=self.device,
+        )
 
     def evaluate(
+        self,
         model: nn.Module,
         folder: Path,
         *,
         processes: engine.Processes,
-        save: evaluation.Save = "none",
+        save: engine.Saved | None = None,
     ) -> Mapping[str, Any]:
+        """Calibrate on the validation cases, then evaluate the test cases by class of defect."""
         network, dsc = reconstruction.calibrate(
-            coarse(config, model, device),
-            validation,
+            self.coarse(model),
+            self.validation,
             processes=processes,
             progress=engine.log_progress("calibrating"),
         )
-        log = engine.log_progress("evaluating set1")
-        result = evaluation.evaluate(
-            Completion(network),
-            {"set1": test},
-            mean_skull,
-            folder,
-            processes=processes,
-            baselines=baselines,
-            save=save,
-            progress=lambda _, done, of: log(done, of),
-        )
-        rows = reconstruction.confidence_rows(network, test, processes=processes)
-        summary = {**result.summary, **by_class(result.rows, config.defects.classes)}
+        result = self.compare(Completion(network), folder, processes=processes, save=save)
+        rows = reconstruction.confidence_rows(network, self.tests["set1"], processes=processes)
+        summary = {**result.summary, **by_class(result.rows, self.config.defects.classes)}
         summary["calibration"] = {
             "threshold": network.threshold,
             "validation_dsc": dsc,
-            "n": len(validation),
+            "n": len(self.validation),
         }
         if processes.main:
             write_confidence(rows, folder / "confidence.csv")
@@ -152,34 +176,47 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
             write_json(folder / "summary.json", summary)
         return summary
 
-    return engine.Experiment(
-        objective=objective,
-        optimizer=config.optimizer.build(),
-        schedule=config.schedule.build(config.training.epochs),
-        train=train,
-        validation=validation,
-        score=lambda logits, batch: evaluation.with_loss(
-            score(logits, batch), loss, logits, batch["implant"]
-        ),
-        key_metric=KEY_METRIC,
-        evaluate=evaluate,
-        test_metrics=lambda summary: evaluation.flat_metrics(of_cases(summary)),
-        picture=lambda model: picture(coarse(config, model, device), validation),
-        data_hash=skulls.fingerprint,
-        write_manifest=lambda path: datasets.write_manifest(skulls.subjects, path),
-        tests={"set1": test},
-        scores=SCORES,
-        table=table,
-        signs=lambda history, summary: signs(config, history, summary),
-        saving=lambda save: partial(evaluate, save=save),
-    )
+    def test_metrics(self, summary: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return the metrics of all cases and of each class as flat names and numbers."""
+        return evaluation.flat_metrics(of_cases(summary))
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        """Return implant metrics by class, unmasked, and the table of all cases."""
+        return table(summary)
+
+    def signs(self, history: engine.History, summary: Mapping[str, Any]) -> Sequence[str]:
+        """Return sentences about what went wrong."""
+        found = summary["calibration"]
+        warnings = evaluation.failure_signs(
+            history,
+            weight=self.config.penalty.weight,
+            kind=self.config.penalty.kind,
+            metrics=evaluation.flat_metrics({"set1": summary["set1"]}),
+            settings=flatten(self.config),
+            key_metric=KEY_METRIC,
+        )
+        if found["validation_dsc"] < WORTH_A_WARNING:
+            warnings.append(
+                f"under-trained: the best threshold, {found['threshold']:g}, gives an implant DSC "
+                f"of {found['validation_dsc']:.3f} on validation; many defects may get no implant. "
+                "Train longer."
+            )
+        return warnings
+
+    def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
+        """Return the completed skull of a case, and its score in words."""
+        image, implant = (item[key][0].numpy() > 0 for key in ("image", "implant"))
+        network = self.coarse(model)
+        found = network.implant(image)
+        score = f"implant DSC {metrics.dice(found, implant):.3f} at {network.threshold:g}"
+        return image | found, score
 
 
 def start_from(model: nn.Module, initial: str) -> None:
     """Give a network the weights of a trained one.
 
     Raises:
-        InputError: If there is no such model, or its network is another one.
+        InputError: If there is no such model, or its network is a different one.
     """
     weights = reconstruction.load_network(initial).model.state_dict()
     own = model.state_dict()
@@ -192,7 +229,7 @@ def start_from(model: nn.Module, initial: str) -> None:
 
 
 def extra_phantoms(config: Config) -> Sequence[datasets.PreparedSkull]:
-    """Return the procedural skulls that are trained on beside those of the data."""
+    """Return the procedural skulls for training, in addition to those of the data."""
     if not config.phantoms:
         return ()
     seed = config.data.seed + EXTRA_SEED
@@ -206,18 +243,6 @@ def extra_phantoms(config: Config) -> Sequence[datasets.PreparedSkull]:
     )
     made = more.build(seed, progress=engine.log_progress("preparing phantoms"))
     return [replace(skull, id=f"extra_{skull.id}") for skull in made.train][: config.phantoms]
-
-
-def coarse(config: Config, model: nn.Module, device: torch.device) -> reconstruction.CoarseNetwork:
-    """Return a network as a reconstruction uses it, before its calibration."""
-    return reconstruction.CoarseNetwork(
-        model=model,
-        size=config.data.size,
-        spacing_mm=config.data.spacing_mm,
-        threshold=0.5,
-        name=config.name,
-        device=device,
-    )
 
 
 def score(logits: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -292,26 +317,6 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*text, note, "", evaluation.table({"set1": summary["set1"]})])
 
 
-def signs(config: Config, history: engine.History, summary: Mapping[str, Any]) -> list[str]:
-    """Return sentences about what went wrong."""
-    found = summary["calibration"]
-    warnings = evaluation.failure_signs(
-        history,
-        weight=config.penalty.weight,
-        kind=config.penalty.kind,
-        metrics=evaluation.flat_metrics({"set1": summary["set1"]}),
-        settings=flatten(config),
-        key_metric=KEY_METRIC,
-    )
-    if found["validation_dsc"] < WORTH_A_WARNING:
-        warnings.append(
-            f"under-trained: the best threshold, {found['threshold']:g}, gives an implant DSC of "
-            f"{found['validation_dsc']:.3f} on validation; many defects may get no implant. Train "
-            "longer."
-        )
-    return warnings
-
-
 def write_confidence(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write confidence and unmasked implant DSC of each test case as CSV."""
     text = io.StringIO()
@@ -319,33 +324,3 @@ def write_confidence(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
-
-
-def picture(
-    network: reconstruction.CoarseNetwork, cases: datasets.ImplantCases, count: int = 3
-) -> engine.Picture:
-    """Draw the first validation cases: input, output and truth through the defect."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    drawn = []
-    for index in range(min(count, len(cases))):
-        item = cases[index]
-        image, label, implant = (item[key][0].numpy() > 0 for key in ("image", "label", "implant"))
-        found = network.implant(image)
-        x, y, z = (float(edge) for edge in item["spacing_mm"])
-        drawn.append(
-            evaluation.SlicesCase(
-                title=f"validation: {item['subject']}    implant DSC "
-                f"{metrics.dice(found, implant):.3f} at {network.threshold:g}",
-                image=image,
-                output=image | found,
-                truth=label,
-                region=item["region"][0].numpy(),
-                spacing_mm=(x, y, z),
-            )
-        )
-    with Image.open(io.BytesIO(evaluation.slices_picture(drawn))) as png:
-        return np.asarray(png.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Texts to classes: does the second sentence follow from the first, and tasks like it.
+"""Text classification: does the second sentence follow from the first, and similar tasks.
 
 The language experiment of the FAM paper (arXiv 2307.02337, section 4.4): a pretrained encoder is
 fine-tuned under cross-entropy plus lambda times the relative flatness of its classifier.
@@ -6,32 +6,26 @@ fine-tuned under cross-entropy plus lambda times the relative flatness of its cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from famseg import datasets, engine, evaluation, models, objectives
-from famseg.config import flatten
+from famseg import datasets, engine, models, objectives
 from famseg.tracking import TrackingConfig
+
+from ._classes import EVALUATED, KEY_METRIC, MONITORED, ClassesExperiment
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
-KEY_METRIC = "accuracy"
-SCORES = ("test/accuracy", "test/loss", "test/ece", "test/gap")
-# At most so many training samples, class by class, that the gap to the test and the flatness of the
-# head come from.
-EVALUATED, MONITORED = 5000, 512
+__all__ = ["KEY_METRIC", "Config", "build"]
 
 
 class Config(engine.RunConfig):
     """The configuration of a run on texts."""
 
     pipeline: Literal["language"]
-    data: datasets.TextDataConfig = Field(description="labelled sentences or pairs of them")
+    data: datasets.TextDataConfig = Field(description="labelled sentences or pairs of sentences")
     tokens: datasets.TokensConfig = Field(
         default_factory=datasets.TokensConfig, description="how sentences become batches"
     )
@@ -44,7 +38,7 @@ class Config(engine.RunConfig):
     )
 
 
-def build(config: Config, device: torch.device) -> engine.Experiment:
+def build(config: Config, device: torch.device) -> TextExperiment:
     """Return the experiment of a configuration.
 
     Args:
@@ -54,74 +48,41 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     Raises:
         InputError: If data, network and penalty do not fit together.
     """
-    texts = config.data.build(config.data.seed)
-    tokenizer = config.model.tokenizer()
-    model = config.model.build(texts.classes, seed=config.seed)
-    models.check_tokens(
-        model,
-        tokenizer,
-        max_length=config.tokens.max_length,
-        multiple=config.tokens.pad_to_multiple_of,
-    )
-    loss = config.loss.build(classes=len(texts.classes))
-    objective = objectives.Objective(
-        config.penalty.build(model, loss, seed=config.seed), inputs="tokens"
-    )
-    train, validation, test = (
-        datasets.TextSet(texts.split(name), tokenizer, max_length=config.tokens.max_length)
-        for name in ("train", "validation", "test")
-    )
-    sets = {"test": test, "train": train.subset(EVALUATED, seed=config.data.seed)}
-    collate = datasets.PadBatch(tokenizer.padding, multiple=config.tokens.pad_to_multiple_of)
+    return TextExperiment(config, device)
 
-    def evaluate(
-        model: nn.Module, folder: Path, *, processes: engine.Processes
-    ) -> Mapping[str, Any]:
-        logs = {name: engine.log_progress(f"evaluating {name}") for name in sets}
-        return evaluation.evaluate_classification(
-            evaluation.Logits(model, device),
-            sets,
-            folder,
-            classes=texts.classes,
-            collate=collate,
-            inputs="tokens",
-            batch_size=config.training.batch_size,
-            processes=processes,
-            progress=lambda name, done, of: logs[name](done, of),
+
+class TextExperiment(ClassesExperiment):
+    """Sentences and a network for them, see `build`."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        texts = config.data.build(config.data.seed)
+        tokenizer = config.model.tokenizer()
+        model = config.model.build(texts.classes, seed=config.seed)
+        models.check_tokens(
+            model,
+            tokenizer,
+            max_length=config.tokens.max_length,
+            multiple=config.tokens.pad_to_multiple_of,
         )
-
-    return engine.Experiment(
-        objective=objective,
-        optimizer=config.optimizer.build(),
-        schedule=config.schedule.build(config.training.epochs),
-        train=train,
-        validation=validation,
-        score=evaluation.classification_rows,
-        key_metric=KEY_METRIC,
-        evaluate=evaluate,
-        test_metrics=evaluation.classification_metrics,
-        picture=None,
-        data_hash=texts.fingerprint,
-        write_manifest=texts.write_manifest,
-        tests={"test": test},
-        collate=collate,
-        lengths=train.lengths,
-        compilable=model.body,
-        monitor=evaluation.HeadMonitor(
-            train.subset(MONITORED, seed=config.data.seed),
+        loss = config.loss.build(classes=len(texts.classes))
+        train, validation, test = (
+            datasets.TextSet(texts.split(name), tokenizer, max_length=config.tokens.max_length)
+            for name in ("train", "validation", "test")
+        )
+        super().__init__(
+            config,
             device,
-            inputs="tokens",
-            collate=collate,
-            batch_size=config.training.batch_size,
-        ),
-        scores=SCORES,
-        table=evaluation.classification_table,
-        signs=lambda history, summary: evaluation.classification_signs(
-            history,
-            summary,
-            weight=config.penalty.weight,
-            kind=config.penalty.kind,
-            settings=flatten(config),
-            key_metric=KEY_METRIC,
-        ),
-    )
+            objectives.Objective(
+                config.penalty.build(model, loss, seed=config.seed), inputs="tokens"
+            ),
+            texts,
+            train=train,
+            validation=validation,
+            tests={"test": test, "train": train.subset(EVALUATED, seed=config.data.seed)},
+            monitored=train.subset(MONITORED, seed=config.data.seed),
+        )
+        self.collate = datasets.PadBatch(
+            tokenizer.padding, multiple=config.tokens.pad_to_multiple_of
+        )
+        self.lengths = train.lengths
+        self.batch_size = config.training.batch_size

@@ -1,4 +1,4 @@
-"""Skull reconstruction: a skull with a hole goes in, the complete skull comes out.
+"""Skull reconstruction: the input is a skull with a defect, the output the complete skull.
 
 The experiment of the FAM paper (arXiv 2307.02337, section 4.3): a convolutional autoencoder under
 Dice loss plus lambda times the relative flatness of its second bottleneck layer, evaluated on two
@@ -7,19 +7,22 @@ sets of defects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from famseg import datasets, engine, evaluation, metrics, models, objectives, reconstruction
+from famseg import datasets, engine, evaluation, metrics, models, objectives
 from famseg.config import flatten
+
+from ._skulls import SkullsExperiment
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from ._skulls import Mask
 
 KEY_METRIC = "dsc"
 SCORES = (
@@ -38,7 +41,7 @@ class Config(engine.RunConfig):
     pipeline: Literal["skull"]
     data: datasets.DataConfig = Field(description="complete skulls")
     defects: datasets.DefectsConfig = Field(
-        default_factory=datasets.DefectsConfig, description="the holes"
+        default_factory=datasets.DefectsConfig, description="the defects"
     )
     model: models.AutoencoderConfig = Field(
         default_factory=models.AutoencoderConfig, description="the network"
@@ -48,7 +51,7 @@ class Config(engine.RunConfig):
     )
 
 
-def build(config: Config, device: torch.device) -> engine.Experiment:
+def build(config: Config, device: torch.device) -> SkullExperiment:
     """Return the experiment of a configuration.
 
     Args:
@@ -58,80 +61,78 @@ def build(config: Config, device: torch.device) -> engine.Experiment:
     Raises:
         InputError: If data, network and penalty do not fit together.
     """
-    model = config.model.build(size=config.data.size)
-    loss = config.loss.build()
-    objective = objectives.Objective(config.penalty.build(model, loss, seed=config.seed))
-    skulls = config.data.build(config.data.seed, progress=engine.log_progress("preparing skulls"))
-    skulls.require_splits()
-    defects = config.defects.build()
-    train = datasets.TrainingSet(
-        skulls.train, defects["train"], config.seed, mirror=config.data.mirror
-    )
-    validation = datasets.EvaluationSet(
-        skulls.validation, defects["set1"], config.data.seed, "set1"
-    )
-    tests = {
-        name: datasets.EvaluationSet(skulls.test, defects[name], config.data.seed, name)
-        for name in ("set1", "set2")
-    }
-    mean_skull = datasets.mean_skull_mask(skulls.train)
-    baselines = reconstruction.standard_baselines(
-        [skull.mask for skull in skulls.train], mean_skull
-    )
+    return SkullExperiment(config, device)
 
-    def signs(history: engine.History, summary: Mapping[str, Any]) -> list[str]:
-        ratios = {name: part.get("variance_ratio") for name, part in summary.items()}
-        return evaluation.failure_signs(
-            history,
-            weight=config.penalty.weight,
-            kind=config.penalty.kind,
-            variance_ratios=ratios,
-            metrics=evaluation.flat_metrics(summary),
-            settings=flatten(config),
+
+class SkullExperiment(SkullsExperiment):
+    """Skulls with defects and a network that completes them, see `build`."""
+
+    key_metric = KEY_METRIC
+    scores = SCORES
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        model = config.model.build(size=config.data.size)
+        self.loss = config.loss.build()
+        terms = config.penalty.build(model, self.loss, seed=config.seed)
+        seed = config.data.seed
+        skulls = config.data.build(seed, progress=engine.log_progress("preparing skulls"))
+        skulls.require_splits()
+        defects = config.defects.build()
+        super().__init__(
+            config,
+            device,
+            objectives.Objective(terms),
+            skulls,
+            train=datasets.TrainingSet(
+                skulls.train, defects["train"], config.seed, mirror=config.data.mirror
+            ),
+            validation=datasets.EvaluationSet(skulls.validation, defects["set1"], seed, "set1"),
+            tests={
+                name: datasets.EvaluationSet(skulls.test, defects[name], seed, name)
+                for name in ("set1", "set2")
+            },
         )
 
+    def score(self, outputs: Tensor, batch: engine.Batch) -> Sequence[engine.Row]:
+        """Return Dice coefficient and loss of each completed skull."""
+        rows = evaluation.dice_rows(outputs > 0, batch)
+        return evaluation.with_loss(rows, self.loss, outputs, batch["label"])
+
     def evaluate(
+        self,
         model: nn.Module,
         folder: Path,
         *,
         processes: engine.Processes,
-        save: evaluation.Save = "none",
+        save: engine.Saved | None = None,
     ) -> Mapping[str, Any]:
-        predict = Completion(model, device)
-        logs = {name: engine.log_progress(f"evaluating {name}") for name in tests}
-        result = evaluation.evaluate(
-            predict,
-            tests,
-            mean_skull,
-            folder,
-            processes=processes,
-            baselines=baselines,
-            save=save,
-            progress=lambda name, done, of: logs[name](done, of),
-        )
-        return result.summary
+        """Evaluate the network and the baselines on both sets of defects."""
+        predict = Completion(model, self.device)
+        return self.compare(predict, folder, processes=processes, save=save).summary
 
-    return engine.Experiment(
-        objective=objective,
-        optimizer=config.optimizer.build(),
-        schedule=config.schedule.build(config.training.epochs),
-        train=train,
-        validation=validation,
-        score=lambda logits, batch: evaluation.with_loss(
-            evaluation.dice_rows(logits > 0, batch), loss, logits, batch["label"]
-        ),
-        key_metric=KEY_METRIC,
-        evaluate=evaluate,
-        test_metrics=evaluation.flat_metrics,
-        picture=lambda model: picture(Completion(model, device), validation),
-        data_hash=skulls.fingerprint,
-        write_manifest=lambda path: datasets.write_manifest(skulls.subjects, path),
-        tests=tests,
-        scores=SCORES,
-        table=evaluation.table,
-        signs=signs,
-        saving=lambda save: partial(evaluate, save=save),
-    )
+    def test_metrics(self, summary: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return the metrics of skulls and implants as flat names and numbers."""
+        return evaluation.flat_metrics(summary)
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        """Return the summary as a table, with the baselines."""
+        return evaluation.table(summary)
+
+    def signs(self, history: engine.History, summary: Mapping[str, Any]) -> Sequence[str]:
+        """Return sentences about what went wrong."""
+        return evaluation.failure_signs(
+            history,
+            weight=self.config.penalty.weight,
+            kind=self.config.penalty.kind,
+            variance_ratios={name: part.get("variance_ratio") for name, part in summary.items()},
+            metrics=evaluation.flat_metrics(summary),
+            settings=flatten(self.config),
+        )
+
+    def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
+        """Return the completed skull of a case, and its score in words."""
+        output: Mask = Completion(model, self.device)(item["image"][None])[0, 0].numpy()
+        return output, f"DSC {metrics.dice(output, item['label'][0].numpy() > 0):.3f}"
 
 
 class Completion:
@@ -153,31 +154,3 @@ class Completion:
         with eval_mode(self.model):
             logits: Tensor = self.model(images.to(self.device))
         return (logits > 0).cpu()
-
-
-def picture(predict: Completion, cases: datasets.EvaluationSet, count: int = 3) -> engine.Picture:
-    """Draw the first validation cases: input, output and truth through the defect."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    drawn = []
-    for index in range(min(count, len(cases))):
-        item = cases[index]
-        output = predict(item["image"][None])[0]
-        score = metrics.dice(output[0].numpy(), item["label"][0].numpy() > 0)
-        x, y, z = (float(edge) for edge in item["spacing_mm"])
-        image, label, region = (item[key][0].numpy() > 0 for key in ("image", "label", "region"))
-        drawn.append(
-            evaluation.SlicesCase(
-                title=f"validation: {item['subject']}    DSC {score:.3f}",
-                image=image,
-                output=output[0].numpy(),
-                truth=label,
-                region=region,
-                spacing_mm=(x, y, z),
-            )
-        )
-    with Image.open(io.BytesIO(evaluation.slices_picture(drawn))) as png:
-        return np.asarray(png.convert("RGB"))

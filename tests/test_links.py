@@ -108,7 +108,9 @@ def test_a_run_writes_its_configuration_through_no_link(
     for name in ("config.yaml", "provenance.json"):
         trap(folder / name)
     monkeypatch.setattr(TrackingConfig, "build", lambda *_, **__: Tracker.null())
-    experiment = SimpleNamespace(data_hash="", write_manifest=None, key_metric="dsc", scores=())
+    experiment = SimpleNamespace(
+        data_hash="", write_manifest=lambda path: None, key_metric="dsc", scores=()
+    )
     config = RunConfig.model_validate(
         {"pipeline": "skull", "training": {"epochs": 1}, "penalty": {"kind": "none"}}
     )

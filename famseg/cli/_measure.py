@@ -180,7 +180,7 @@ def _sample(
     for batch in DataLoader(Subset(data, drawn), batch_size=size, collate_fn=experiment.collate):
         subjects += batch.get("subject", ())
         moved = to_device(batch, opened.device)
-        if split == "train" and experiment.augment is not None:
+        if split == "train":
             moved = experiment.augment(moved)
         inputs, targets = moved[objective.inputs], moved[objective.targets]
         batches.append((_doubled(inputs), _doubled(targets)) if double else (inputs, targets))

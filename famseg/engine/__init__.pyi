@@ -8,10 +8,9 @@ from ._config import ScheduleConfig as ScheduleConfig
 from ._config import TrainingConfig as TrainingConfig
 from ._device import place_of as place_of
 from ._evaluation import evaluate_run as evaluate_run
+from ._experiment import Batch as Batch
 from ._experiment import Experiment as Experiment
 from ._experiment import History as History
-from ._experiment import Observer as Observer
-from ._experiment import Picture as Picture
 from ._experiment import Saved as Saved
 from ._fit import Fit as Fit
 from ._main import leased as leased
@@ -25,6 +24,8 @@ from ._methods_config import SharpnessConfig as SharpnessConfig
 from ._methods_config import SWAConfig as SWAConfig
 from ._methods_config import WSAMConfig as WSAMConfig
 from ._network import weights_hash as weights_hash
+from ._observer import Observer as Observer
+from ._observer import Picture as Picture
 from ._open_run import Opened as Opened
 from ._open_run import Which as Which
 from ._open_run import device_of as device_of

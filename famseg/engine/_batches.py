@@ -7,36 +7,37 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DistributedSampler, Sampler
 
-# Batches among which samples of like length are looked for.
+# Samples of similar length are taken from pools of this many batches.
 _POOL = 50
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of all epochs one after the other, for one of several processes.
+    """Batches of all epochs, one after the other, for one rank.
 
     An index is ``epoch * n + sample``, so that a data set draws its randomness (defects,
-    augmentation) from seed, epoch and sample without hearing of epochs. The order is that of
-    torch's ``DistributedSampler``. One iterator serves the whole run: workers go on across epochs,
-    and a resumed run starts at any step without loading what came before.
+    augmentation) from seed, epoch and sample without being told about epochs. The order is that of
+    torch's ``DistributedSampler``. One iterator serves the whole run: workers continue across
+    epochs, and a resumed run starts at any step without loading what came before.
 
-    ``batch_size`` counts over all processes: a run on N processes takes the same batches as one
-    process. Each batch is dealt out card by card. Where it is not divisible the shares differ, and
-    :meth:`share` is the factor that makes DDP's average over processes the mean over the batch;
-    a process that gets nothing repeats a sample with factor 0. ``DistributedSampler`` by itself
-    would fill the last batch with repeated samples instead, which changes the gradient.
+    ``batch_size`` counts over all ranks: a run on N ranks takes the same batches as one process.
+    The samples of a batch are dealt out to the ranks in turn. If they do not divide evenly,
+    :meth:`share` is the factor that makes DDP's average over ranks the mean over the batch; a rank
+    without a sample repeats one with factor 0. ``DistributedSampler`` itself would fill the last
+    batch with repeated samples instead, which changes the gradient.
 
-    With ``lengths`` a batch holds samples of like length, so that little of it is padding: pools of
-    50 batches of the random order are sorted by length, cut into batches, and these are shuffled.
+    With ``lengths`` a batch holds samples of similar length, so that it has little padding: pools
+    of 50 batches of the random order are sorted by length, cut into batches, and these are
+    shuffled.
 
     Args:
         samples: Size of the data set.
-        batch_size: Samples a batch, over all processes.
+        batch_size: Samples per batch, over all ranks.
         epochs: Number of epochs.
         seed: Seed of the order.
         rank: Number of this process.
         world: Number of processes.
         start: First step to return, from 0.
-        lengths: Length of each sample, for batches of like length; None for a random order.
+        lengths: Length of each sample, for batches of similar length; None for a random order.
 
     Example:
         >>> batches = Batches(3, 2, epochs=2, seed=0)
@@ -81,7 +82,7 @@ class Batches(Sampler[list[int]]):
 
     @property
     def per_epoch(self) -> int:
-        """Batches an epoch, the last one possibly smaller."""
+        """Batches per epoch, the last one possibly smaller."""
         return -(-self.samples // self.batch_size)
 
     def size(self, step: int) -> int:
@@ -120,7 +121,7 @@ class Batches(Sampler[list[int]]):
                 yield batch[self.rank :: self.world] or batch[-1:]
 
     def _of_like_length(self, epoch: int) -> list[int]:
-        """Return an epoch's samples; each batch of like length where lengths are known."""
+        """Return an epoch's samples; each batch of similar length where lengths are known."""
         order = list(self._order)
         lengths, batch = self.lengths, self.batch_size
         if lengths is None:

@@ -96,12 +96,12 @@ def keep_previous(path: Path) -> None:
     previous = path.with_name(PREVIOUS)
     try:
         _link(path, previous)
-    except OSError:  # a disk without hard links; a kill right now leaves the previous one alone
+    except OSError:  # a disk without hard links; a kill right now leaves only the previous one
         path.replace(previous)
 
 
 def keep_epoch(path: Path, epoch: int, *, last: int, every: int | None) -> None:
-    """Keep an epoch's checkpoint as ``epoch-00012.pt`` beside it, and remove what is kept no more.
+    """Keep an epoch's checkpoint as ``epoch-00012.pt`` next to it, and remove those no longer kept.
 
     It takes no room before the next checkpoint is written, on disks with hard links.
 

@@ -1,4 +1,4 @@
-"""The folder of a run, chosen and owned: a new one, or that of a run to go on with."""
+"""The folder of a run, chosen and owned: a new one, or that of a run to resume."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Claim:
 
     Attributes:
         folder: The folder.
-        begun: Whether it holds a run to go on with.
-        lease: What owns it; None in all processes but the first.
+        begun: Whether it holds a run that is resumed.
+        lease: What owns it; None in all ranks but the first.
     """
 
     folder: RunFolder
@@ -55,16 +55,16 @@ def claimed(
     resume: bool | Path = False,
     into: Path | None = None,
 ) -> Iterator[Claim]:
-    """Own a run folder for the time of the context; every process must call.
+    """Own a run folder within the context; every rank must call.
 
     An empty folder is removed at the end.
 
     Args:
         config: The configuration.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         resume: Whether to resume the newest run of this name and configuration, which begins one if
             there is none; or the folder to resume.
-        into: The run folder itself, whose run is begun or gone on with; None to choose by name.
+        into: The run folder itself, whose run is started or resumed; None to choose by name.
 
     Raises:
         InputError: If another process owns the folder, it cannot be made, or the configuration
@@ -117,7 +117,7 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
 
 
 def _distinction(plain: RunFolder, config: RunConfig) -> str:
-    """Return what a new run's name says beyond the plain one: its differences from that run."""
+    """Return the part of a new run's name that says how it differs from an older run."""
     try:
         changed = _changed(plain, config)
     except InputError:  # of another version, or damaged; a number tells them apart
@@ -132,7 +132,7 @@ def _distinction(plain: RunFolder, config: RunConfig) -> str:
 
 
 def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
-    """Return the newest run of this configuration; says where there are only others."""
+    """Return the newest run of this configuration; log it if all runs have another one."""
     changed = {folder.path: _changed(folder, config) for folder in folders}
     for folder in folders:
         if not changed[folder.path]:
@@ -149,7 +149,7 @@ def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
 
 
 def _changed(folder: RunFolder, config: RunConfig) -> list[str]:
-    """Return where a run's configuration differs in what a run cannot change."""
+    """Return the keys that a run cannot change and that differ from its configuration."""
     if not folder.config.is_file():  # killed before it began: it starts again
         return []
     old = read(str(folder.config)).validate(type(config))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Optimizers = Callable[[Iterable[nn.Parameter]], Optimizer]
 
-# What may differ when a run is resumed: it changes where and how fast a run goes and what it keeps,
-# not where it arrives.
+# Keys that may differ when a run is resumed: they change where it runs, how fast, and what it
+# keeps, but not its result.
 FREE_ON_RESUME = (
     "output",
     "tracking",
@@ -46,7 +46,7 @@ class _Optimizer(Strict):
 
 
 class AdamConfig(_Optimizer):
-    """Adam; weight decay as an L2 term of the gradient."""
+    """Adam, with weight decay as an L2 term of the gradient."""
 
     kind: Literal["adam"] = "adam"
 
@@ -97,17 +97,19 @@ OptimizerConfig = Annotated[AdamConfig | AdamWConfig | SGDConfig, Field(discrimi
 
 
 class ScheduleConfig(Strict):
-    """The course of the learning rate."""
+    """The learning-rate schedule."""
 
     kind: Literal["constant", "cosine", "linear", "step"] = Field(
-        "constant", description="course of the learning rate after the warm-up"
+        "constant", description="learning-rate schedule after the warm-up"
     )
-    warmup: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
+    warmup: float = Field(0.0, ge=0, description="epochs of linear increase from 0")
     milestones: tuple[float, ...] = Field(
-        (), strict=False, description="step: moments as fractions of the training in (0, 1)"
+        (),
+        strict=False,
+        description="step: fractions of the training, in (0, 1), at which the rate drops",
     )
-    gamma: float = Field(0.1, gt=0, description="step: factor at each milestone")
-    floor: float = Field(0.0, ge=0, le=1, description="cosine, linear: lowest factor")
+    gamma: float = Field(0.1, gt=0, description="step: factor applied at each milestone")
+    floor: float = Field(0.0, ge=0, le=1, description="cosine, linear: factor at the end")
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Self:
@@ -133,69 +135,72 @@ class ScheduleConfig(Strict):
 
 
 class EarlyStoppingConfig(Strict):
-    """End when the validation metric has not risen for a while."""
+    """Stop when the validation metric has not improved for a while."""
 
-    patience: int = Field(gt=0, description="validations without a rise before the end")
-    min_delta: float = Field(0.0, ge=0, description="a rise of at most this counts as none")
+    patience: int = Field(gt=0, description="validations without improvement before the end")
+    min_delta: float = Field(0.0, ge=0, description="smaller improvements do not count")
 
 
 class KeepConfig(Strict):
-    """Which checkpoints of epochs stay as ``checkpoints/epoch-00012.pt``, beside best and last."""
+    """Which checkpoints are kept as ``checkpoints/epoch-00012.pt``, besides best and last."""
 
     last: int = Field(
-        1, gt=0, description="checkpoints of so many of the last epochs; 1: last.pt alone"
+        1, gt=0, description="number of last epochs whose checkpoints are kept; 1: last.pt only"
     )
     every: int | None = Field(
-        None, gt=0, description="also that of each so many epochs, for good; absent: none"
+        None, gt=0, description="keep every N-th epoch permanently; absent: none"
     )
 
 
 class TrainingConfig(Strict):
-    """How long and in which way to train."""
+    """How long and how to train."""
 
     epochs: int = Field(gt=0, description="passes over the training set")
-    batch_size: int = Field(4, gt=0, description="samples a forward pass, over all processes")
-    accumulate: int = Field(1, gt=0, description="forward passes an optimizer step")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    batch_size: int = Field(4, gt=0, description="samples per forward pass, over all ranks")
+    accumulate: int = Field(1, gt=0, description="forward passes per optimizer step")
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of a gradient; longer ones are cut"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="type of the autocast; the penalty stays in float32"
+        "fp32", description="autocast type; the penalty is always computed in float32"
     )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="decay a step of a moving average of the weights, which is then what is "
-        "validated, kept and evaluated; absent: the weights themselves",
+        description="decay per step of an exponential moving average of the weights, which is then "
+        "validated, saved and evaluated; absent: no average",
     )
     swa: SWAConfig | None = Field(
-        None, description="stochastic weight averaging; absent: the weights themselves"
+        None, description="stochastic weight averaging; absent: no average"
     )
     sync_batchnorm: bool = Field(
         True,
-        description="several processes: batch normalization over the samples of all, as with one "
-        "process; false: over those of each",
+        description="with several ranks, normalize over the batch of all of them, as one process "
+        "does; false: each over its own part",
     )
     channels_last: bool = Field(
-        False, description="memory order of pictures: channels innermost, faster on most devices"
+        False, description="store pictures with channels innermost, which is faster on most devices"
     )
     compile: bool = Field(
-        False, description="compile the network up to the penalised layer (torch.compile)"
+        False, description="compile the network up to the penalized layer (torch.compile)"
     )
     validate_every: int = Field(1, gt=0, description="epochs between validations")
     picture_every: int = Field(10, gt=0, description="epochs between pictures")
     early_stopping: EarlyStoppingConfig | None = Field(
-        None, description="end early; absent: train all epochs"
+        None, description="stop early; absent: train for all epochs"
     )
     keep: KeepConfig = Field(
-        default_factory=KeepConfig, description="checkpoints that are kept beside best and last"
+        default_factory=KeepConfig, description="checkpoints that are kept besides best and last"
     )
     workers: int = Field(
         0,
         ge=0,
-        description="processes that load data, in training and validation; 0: the main process",
+        description="worker processes that load data, in training and validation; 0: load in the "
+        "main process",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, gt=0, description="CPU threads; absent: torch's default")
+    threads: int | None = Field(None, gt=0, description="CPU threads; absent: torch decides")
 
     @field_validator("device")
     @classmethod
@@ -225,10 +230,10 @@ class TrainingConfig(Strict):
         return self
 
     def choose_device(self, processes: Processes) -> torch.device:
-        """Return the device of this process.
+        """Return the device of this rank.
 
         Raises:
-            InputError: If CUDA is asked for and there is none.
+            InputError: If the configuration asks for a CUDA device that does not exist.
         """
         import torch
 
@@ -259,63 +264,46 @@ class TrainingConfig(Strict):
         """Return the training of an experiment in a run folder."""
         from famseg.engine._fit import Fit
 
-        early = self.early_stopping
         return Fit(
             experiment,
+            self,
             folder=folder,
             processes=processes,
             device=device,
             seed=seed,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            clip_norm=self.clip_norm,
-            precision=self.precision,
             sam=sam,
             nso=nso,
-            ema=self.ema,
-            swa=self.swa,
-            sync_batchnorm=self.sync_batchnorm,
-            channels_last=self.channels_last,
-            compiled=self.compile,
-            validate_every=self.validate_every,
-            picture_every=self.picture_every,
-            patience=early.patience if early else None,
-            min_delta=early.min_delta if early else 0.0,
-            workers=self.workers,
-            keep_last=self.keep.last,
-            keep_every=self.keep.every,
         )
 
 
 class RunConfig(Strict):
-    """What every pipeline's configuration holds."""
+    """The keys that the configuration of every pipeline has."""
 
     pipeline: str = Field(description="name of the pipeline, an entry point of famseg.pipelines")
     name: str = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run's folder"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
-    output: PathText = Field("runs", description="folder in which run folders are made")
-    penalty: PenaltyConfig = Field(description="what is added to the loss, times lambda")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random numbers")
+    output: PathText = Field("runs", description="folder in which run folders are created")
+    penalty: PenaltyConfig = Field(description="the penalty, added to the loss times lambda")
     optimizer: OptimizerConfig = Field(default_factory=AdamConfig, description="optimizer")
     schedule: ScheduleConfig = Field(
-        default_factory=ScheduleConfig, description="course of the learning rate"
+        default_factory=ScheduleConfig, description="learning-rate schedule"
     )
     sam: SharpnessConfig | None = Field(
         None,
-        description="sharpness-aware minimisation or a variant, kind sam if none is given; absent: "
+        description="sharpness-aware minimization or a variant; kind is sam unless given; absent: "
         "the plain gradient",
     )
     nso: NSOConfig | None = Field(
         None, description="noise stability optimization; absent: the plain gradient"
     )
-    training: TrainingConfig = Field(description="length and manner of the training")
+    training: TrainingConfig = Field(description="how long and how to train")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
 
     @property
     def method(self) -> str:
-        """What a run's folder says about its way of training, such as ``-asam0.5``; often empty."""
+        """The part of a run folder's name about the method, such as ``-asam0.5``; often empty."""
         ways = (self.sam, self.nso, self.training.swa)
         return "".join(f"-{way.tag}" for way in ways if way is not None)
 
@@ -333,8 +321,8 @@ class RunConfig(Strict):
             )
         if isinstance(sam, WSAMConfig) and sam.decoupled and training.clip_norm is not None:
             raise ValueError(
-                "training.clip_norm does not bound the sharpness that sam takes off the weights "
-                "after the step. Set sam.decoupled to false, or leave clip_norm out."
+                "training.clip_norm does not bound the sharpness that sam subtracts from the "
+                "weights after the step. Set sam.decoupled to false, or leave clip_norm out."
             )
         if isinstance(self.penalty, JacobianNormConfig) and training.compile:
             raise ValueError(

@@ -22,10 +22,10 @@ def place_of(device: str, threads: str | None, processes: Processes) -> torch.de
     Args:
         device: As ``training.device``.
         threads: As ``training.threads``, as it was typed; None for torch's default.
-        processes: The processes of the command.
+        processes: The ranks of the command.
 
     Raises:
-        InputError: If there is no such device, or threads are no positive number.
+        InputError: If there is no such device, or threads is not a positive number.
     """
     number = int(threads) if threads is not None and threads.isdecimal() else threads
     values = {"epochs": 1, "device": device, "threads": number}
@@ -41,7 +41,7 @@ def place_of(device: str, threads: str | None, processes: Processes) -> torch.de
 
 
 def say_device(device: torch.device) -> None:
-    """Log where a command computes: what of, and for a CPU how many threads.
+    """Log where a command computes; for a CPU with its number of threads.
 
     Example:
         >>> say_device(torch.device("cpu"))

@@ -25,7 +25,7 @@ class EpochAverage:
 
     at the end of every ``every``-th epoch (SWA: Izmailov et al. 2018, algorithm 1). Its buffers are
     those of the network followed; the statistics of batch normalization do not fit averaged weights
-    and are to be taken anew after each update, see :func:`renew_statistics`.
+    and must be recomputed after each update, see :func:`renew_statistics`.
 
     Args:
         model: The network that is trained.
@@ -56,7 +56,7 @@ class EpochAverage:
 def renew_statistics(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], *, inputs: str, processes: Processes
 ) -> None:
-    """Take the statistics of batch normalization anew: their mean over batches.
+    """Recompute the statistics of batch normalization: their mean over batches.
 
     Costs a forward pass over the batches, in training mode; none without batch normalization. Every
     process must call.
@@ -105,7 +105,7 @@ def whole_batches(
         experiment: The task.
         step: The training step.
         epoch: The epoch, from 0.
-        workers: Processes that load data.
+        workers: Worker processes that load data.
     """
     rank, world = step.processes.rank, step.processes.world
     loader = training_loader(

@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from famseg.engine._experiment import Evaluate, Experiment, Saved
+from famseg.engine._experiment import Experiment, Saved
 from famseg.engine._processes import Processes
-from famseg.engine._scores import write_scores
-from famseg.engine._validation import Validator
 from famseg.files import open_to_read, read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
@@ -33,7 +31,7 @@ def evaluate_run(
     checkpoint: str = _BEST,
     save: Saved | None = None,
 ) -> Mapping[str, Any]:
-    """Evaluate a network into its run folder; every process must call.
+    """Evaluate a network into its run folder; every rank must call.
 
     Args:
         experiment: The task.
@@ -41,7 +39,7 @@ def evaluate_run(
         folder: The run folder. Its folder ``evaluation``, or ``evaluation-last``, gets
             ``checkpoint.json``, which says what was evaluated, and last ``metrics.json``, flat
             names and numbers: where that one is, the evaluation is complete.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         epoch: The epoch of the network's weights.
         checkpoint: The checkpoint that they are from, ``best`` or ``last``.
         save: Whose predictions are written, those of ``failed`` or of ``all`` cases; None for none.
@@ -52,17 +50,14 @@ def evaluate_run(
     Raises:
         InputError: If the pipeline has no predictions to save.
     """
-    evaluate: Evaluate = experiment.evaluate or _Scores(experiment)
-    if save is not None:
-        if experiment.saving is None:
-            raise InputError(
-                "--save: the predictions of this pipeline are in its table of cases. Leave it out."
-            )
-        evaluate = experiment.saving(save)
+    if save is not None and not experiment.saves_predictions:
+        raise InputError(
+            "--save: the predictions of this pipeline are in its table of cases. Leave it out."
+        )
     place = folder.evaluation_of(checkpoint)
     if processes.main:
         (place / _METRICS_FILE).unlink(missing_ok=True)
-    summary = evaluate(model, place, processes=processes)
+    summary = experiment.evaluate(model, place, processes=processes, save=save)
     if processes.main:
         origin = {
             "checkpoint": checkpoint,
@@ -99,31 +94,3 @@ def _hash(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-# Cases per forward pass: an evaluation keeps nothing for a backward pass.
-_BATCH = 64
-
-
-class _Scores:
-    """The evaluation of an experiment that brings none: the scores of its test cases."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-
-    def __call__(
-        self, model: nn.Module, folder: Path, *, processes: Processes
-    ) -> Mapping[str, Any]:
-        device = next(model.parameters()).device
-        rows = {
-            name: Validator(
-                self.experiment,
-                model,
-                processes=processes,
-                device=device,
-                batch_size=_BATCH,
-                data=data,
-            ).rows()
-            for name, data in self.experiment.tests.items()
-        }
-        return write_scores(rows, folder) if processes.main else {}

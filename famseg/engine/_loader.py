@@ -21,7 +21,7 @@ from famseg.engine._experiment import Experiment
 from famseg.engine._signals import calm_worker
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
-# Torch's default: batches that each loader process has ready.
+# Torch's default: batches that each worker has ready.
 _PREFETCH = 2
 
 _logger = logging.getLogger("famseg")
@@ -39,8 +39,8 @@ def training_loader(
     Args:
         experiment: The task.
         batches: Which samples make which batch.
-        workers: Processes that load data; 0 for this one.
-        pin_memory: Whether batches are put where a GPU fetches them fast.
+        workers: Worker processes that load data; 0 for this one.
+        pin_memory: Whether batches are put into memory that a GPU copies from quickly.
     """
     return batch_loader(
         experiment.train,
@@ -63,7 +63,7 @@ def batch_loader(
 ) -> DataLoader[Any]:
     """Return a loader of batches.
 
-    Loader processes hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
+    Workers hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
     process that finds it full ends the training, whatever torch's sharing strategy. Where it is
     too small for the batches under way they go through pipes, and a warning says so.
 
@@ -71,8 +71,8 @@ def batch_loader(
         data: The samples.
         batches: Which samples make which batch.
         collate: Makes a batch of samples; None for torch's own way.
-        workers: Processes that load data; 0 for this one.
-        pin_memory: Whether batches are put where a GPU fetches them fast.
+        workers: Worker processes that load data; 0 for this one.
+        pin_memory: Whether batches are put into memory that a GPU copies from quickly.
         speaks: Whether a small ``/dev/shm`` is warned of.
     """
     options: dict[str, Any] = {
@@ -80,7 +80,7 @@ def batch_loader(
         "collate_fn": collate,
         "num_workers": workers,
         "pin_memory": pin_memory,
-        # A generator of its own: the loader then leaves the global one alone.
+        # A generator of its own: the loader then does not draw from the global one.
         "generator": torch.Generator(),
         "worker_init_fn": calm_worker,
     }
@@ -90,7 +90,7 @@ def batch_loader(
         if needed > free:
             if speaks:
                 _logger.warning(
-                    "%s has %.1f MB free, batches of %d loader processes take %.1f MB: they go "
+                    "%s has %.1f MB free, batches of %d workers take %.1f MB: they go "
                     "through pipes, which is slower. Start docker with --shm-size=8g or "
                     "--ipc=host.",
                     SHARED_MEMORY,
@@ -106,7 +106,7 @@ class PipedLoader(DataLoader[Any]):
     """A loader whose processes send samples as bytes through pipes, not as shared memory.
 
     Batches are made of them in this process: torch's own collation puts a batch that it makes in a
-    loader process into shared memory.
+    worker into shared memory.
 
     Args:
         dataset: The samples.

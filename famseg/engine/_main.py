@@ -1,4 +1,4 @@
-"""What the first of several processes decides for all: one speaks, the others hear."""
+"""Decisions of rank 0 for all ranks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def on_main(processes: Processes, choose: Callable[[], T]) -> T:
-    """Let rank 0 choose; every process gets the choice, or the error.
+    """Let rank 0 choose; every rank gets the choice, or the error.
 
-    Every process must call.
+    Every rank must call.
 
     Args:
-        processes: The processes of the run.
+        processes: The ranks of the run.
         choose: Called in rank 0 only; what it returns is pickled.
 
     Raises:
@@ -41,11 +41,11 @@ def on_main(processes: Processes, choose: Callable[[], T]) -> T:
 def leased(folder: RunFolder, processes: Processes, *, purpose: str) -> Iterator[None]:
     """Own a run folder with all processes of a command: rank 0 holds the lease.
 
-    A folder that cannot be written to is used without one. Every process must call.
+    A folder that cannot be written to is used without one. Every rank must call.
 
     Args:
         folder: The run folder.
-        processes: The processes of the command.
+        processes: The ranks of the command.
         purpose: What it is for, as the name of the command.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is given back to it."""
+"""Memory that is freed: kept by the process instead of returned to the system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Let the process keep memory that it frees, up to a gigabyte, instead of giving it back.
 
     The activations of a volume are some megabytes each. By default glibc asks the kernel for each
-    of them anew, which then clears every page. Kept, a training step of the skull autoencoder on
+    of them again, which then clears every page. Kept, a training step of the skull autoencoder on
     64 x 64 x 64 voxels takes 0.21 instead of 0.23 s of one core of an Intel Xeon (the least of 7
     steps, three times each), and more is saved where the machine is busy. Weights are the same to
     the last bit, and the peak of memory to 2 %.

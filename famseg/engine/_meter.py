@@ -65,7 +65,7 @@ class Meter:
             sums["penalty_squared"] += samples * penalty**2
 
     def state(self, processes: Processes) -> dict[str, float]:
-        """Return the sums over all processes for a checkpoint; every process must ask.
+        """Return the sums over all processes for a checkpoint; every rank must call.
 
         Numbers of steps and seconds are their means over processes, so that they fit any number.
         """
@@ -73,14 +73,14 @@ class Meter:
         return total | {name: total[name] / processes.world for name in _PER_PROCESS}
 
     def load_state(self, state: Mapping[str, float], processes: Processes) -> None:
-        """Take up the sums of a checkpoint: the first process has them, the others begin anew."""
+        """Load the sums of a checkpoint: the first process has them, the others start at 0."""
         if processes.main:
             # Checkpoints from before there were weights have sums over samples.
             self.sums = dict.fromkeys(SUMS, 0.0) | {"weight": state["samples"], **state}
             self.sums |= {name: self.sums[name] * processes.world for name in _PER_PROCESS}
 
     def metrics(self, processes: Processes) -> dict[str, float]:
-        """Return the epoch's metrics; every process must ask.
+        """Return the epoch's metrics; every rank must call.
 
         ``train/loss`` and ``train/penalty`` are means over samples, of a loss with class weights
         the mean with these weights, ``_std`` the standard

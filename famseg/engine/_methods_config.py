@@ -1,4 +1,4 @@
-"""Configuration sections of ways of training: SAM and its variants, NSO, SWA."""
+"""Configuration sections of training methods: SAM and its variants, NSO, SWA."""
 
 from __future__ import annotations
 
@@ -19,65 +19,66 @@ if TYPE_CHECKING:
 
     Parameters = Iterable[nn.Parameter]
 
-_ADAPTIVE = "distances in units of each weight's own size, as ASAM takes them"
+_ADAPTIVE = "measure distances in units of each weight's own size, as ASAM does"
 
 
 class SAMConfig(Strict):
-    """SAM, sharpness-aware minimisation: each step takes the gradient at nearby, worse weights."""
+    """SAM, sharpness-aware minimization: each step takes the gradient at nearby, worse weights."""
 
     kind: Literal["sam"] = "sam"
     rho: float = Field(
-        0.05, gt=0, description="distance of those weights; 0.05 in Foret et al. 2021"
+        0.05, gt=0, description="distance to those weights; 0.05 in Foret et al. 2021"
     )
     adaptive: bool = Field(
-        False, description="ASAM: distances in units of each weight's own size; rho 0.5 to 2"
+        False,
+        description="ASAM: distances in units of each weight's own size; rho 0.5 to 2",
     )
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"{'asam' if self.adaptive else 'sam'}{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
-        """Return what takes the gradients of some parameters."""
+        """Return the method for the given parameters."""
         from famseg.engine._sharpness import Sharpness
 
         return Sharpness(parameters, rho=self.rho, adaptive=self.adaptive)
 
 
 class GSAMConfig(Strict):
-    """GSAM: SAM's gradient minus the part of the plain one across it (Zhuang et al. 2022)."""
+    """GSAM: SAM's gradient minus the orthogonal part of the plain one (Zhuang et al. 2022)."""
 
     kind: Literal["gsam"]
     rho: float = Field(
         0.05,
         gt=0,
-        description="distance of the worse weights at the base learning rate; 0.05 as for SAM",
+        description="distance to the worse weights at the base learning rate; 0.05 as for SAM",
     )
     rho_min: float = Field(
         0.0,
         ge=0,
-        description="distance at learning rate 0; in between it follows the learning rate, as in "
-        "the paper",
+        description="distance at learning rate 0; between the two it follows the learning rate, as "
+        "in the paper",
     )
     alpha: float = Field(
-        0.4, ge=0, le=1, description="factor of the part across; 0.4 in pytorch_optimizer"
+        0.4, ge=0, le=1, description="factor of the orthogonal part; 0.4 in pytorch_optimizer"
     )
     adaptive: bool = Field(False, description=_ADAPTIVE)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.rho_min > self.rho:
-            raise ValueError(f"rho_min {self.rho_min:g} is above rho {self.rho:g}. Exchange them.")
+            raise ValueError(f"rho_min {self.rho_min:g} is above rho {self.rho:g}. Swap them.")
         return self
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"gsam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
-        """Return what takes the gradients of some parameters."""
+        """Return the method for the given parameters."""
         from famseg.engine._sharpness_variants import SurrogateGap
 
         return SurrogateGap(
@@ -94,30 +95,30 @@ class WSAMConfig(Strict):
 
     kind: Literal["wsam"]
     rho: float = Field(
-        0.05, gt=0, description="distance of the worse weights; 0.05 in the authors' code"
+        0.05, gt=0, description="distance to the worse weights; 0.05 in the authors' code"
     )
     gamma: float = Field(
         0.9,
         ge=0,
         lt=1,
-        description="the sharpness counts gamma / (1 - gamma) times; 0 is the plain gradient, 0.5 "
-        "SAM; 0.9 in the authors' code",
+        description="the sharpness is weighted with gamma / (1 - gamma): 0 is the plain gradient, "
+        "0.5 is SAM; 0.9 in the authors' code",
     )
     decoupled: bool = Field(
         True,
-        description="subtract the sharpness from the weights after the step of the optimizer, "
-        "without its momentum and scaling, as the authors do; false: give the optimizer the sum of "
-        "both gradients",
+        description="subtract the sharpness from the weights after the optimizer step, without "
+        "momentum and scaling, as the authors do; false: pass the sum of both gradients to the "
+        "optimizer",
     )
     adaptive: bool = Field(False, description=_ADAPTIVE)
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"wsam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
-        """Return what takes the gradients of some parameters."""
+        """Return the method for the given parameters."""
         from famseg.engine._sharpness_variants import WeightedSharpness
 
         return WeightedSharpness(
@@ -130,31 +131,31 @@ class WSAMConfig(Strict):
 
 
 class LookSAMConfig(Strict):
-    """LookSAM: SAM on every k-th step; the others reuse a part of it (Liu et al. 2022)."""
+    """LookSAM: SAM on every k-th step; the other steps reuse part of it (Liu et al. 2022)."""
 
     kind: Literal["looksam"]
     rho: float = Field(
-        0.1, gt=0, description="distance of the worse weights; 0.1 in pytorch_optimizer"
+        0.1, gt=0, description="distance to the worse weights; 0.1 in pytorch_optimizer"
     )
     every: int = Field(
-        10, gt=0, description="steps from one gradient of SAM to the next; 10 in pytorch_optimizer"
+        10, gt=0, description="steps between two gradients of SAM; 10 in pytorch_optimizer"
     )
     alpha: float = Field(
         0.7,
         ge=0,
         le=1,
-        description="length of the reused part, in lengths of the plain gradient; 0.7 in "
+        description="length of the reused part, relative to the plain gradient; 0.7 in "
         "pytorch_optimizer",
     )
     adaptive: bool = Field(False, description=_ADAPTIVE)
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"looksam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
-        """Return what takes the gradients of some parameters."""
+        """Return the method for the given parameters."""
         from famseg.engine._sharpness_variants import ReusedSharpness
 
         return ReusedSharpness(
@@ -183,17 +184,17 @@ class NSOConfig(Strict):
     pairs: int = Field(
         1,
         gt=0,
-        description="noises a step, each added and taken away: two passes a pair; 1 in the "
-        "authors' experiments",
+        description="noise samples per step, each added and subtracted: two passes per sample; 1 "
+        "in the authors' experiments",
     )
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"nso{self.sigma:g}"
 
     def build(self, parameters: Parameters, *, seed: int) -> WeightNoise:
-        """Return what adds noise to some parameters."""
+        """Return the method for the given parameters."""
         from famseg.engine._weight_noise import WeightNoise
 
         return WeightNoise(parameters, sigma=self.sigma, pairs=self.pairs, seed=seed)
@@ -206,21 +207,21 @@ class SWAConfig(Strict):
         0.75,
         gt=0,
         lt=1,
-        description="share of the training after which averaging begins; 0.75 in the paper",
+        description="fraction of the training after which averaging begins; 0.75 in the paper",
     )
     every: int = Field(
-        1, gt=0, description="epochs from one part of the mean to the next; 1 in the paper"
+        1, gt=0, description="epochs between two weights that are averaged; 1 in the paper"
     )
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="constant learning rate from then on, as the paper has it; absent: that of "
-        "the schedule",
+        description="constant learning rate from then on, as in the paper; absent: that of the "
+        "schedule",
     )
 
     @property
     def tag(self) -> str:
-        """Part of the name of a run's folder."""
+        """The part of a run folder's name that says the method."""
         return f"swa{self.start:g}"
 
     def first(self, epochs: int) -> int:
@@ -243,7 +244,7 @@ class SWAConfig(Strict):
         return lambda epoch: factor if epoch >= begin else schedule(epoch)
 
     def build(self, model: nn.Module, *, epochs: int) -> EpochAverage:
-        """Return the mean that follows a network."""
+        """Return the average of a network."""
         from famseg.engine._epoch_average import EpochAverage
 
         return EpochAverage(model, first=self.first(epochs), every=self.every)

@@ -75,13 +75,13 @@ def compile_part(part: nn.Module | None, penalised: Mapping[str, nn.Module]) -> 
     """
     if part is None:
         raise InputError(
-            "training.compile: this pipeline has nothing that may be compiled. Set it to false."
+            "training.compile: this pipeline has nothing that can be compiled. Set it to false."
         )
     inside = set(part.modules())
     for name, layer in penalised.items():
         if layer in inside:
             raise InputError(
                 f"training.compile: penalty.layer {name} lies in the part that is compiled. Set "
-                "training.compile to false, or penalise a layer behind it."
+                "training.compile to false, or penalize a layer behind it."
             )
     part.compile()

@@ -73,7 +73,7 @@ def open_run(
     Args:
         folder: The run folder.
         which: The checkpoint.
-        processes: The processes of the command.
+        processes: The ranks of the command.
         overrides: Changes of the configuration, ``key=value``.
 
     Raises:

@@ -70,12 +70,12 @@ def find_weights(place: Path) -> Path:
 
 
 def load_origin(model: nn.Module, path: Path, processes: Processes) -> Origin:
-    """Load old weights into a network; every process must call.
+    """Load old weights into a network; every rank must call.
 
     Args:
         model: The network, on any device.
         path: The checkpoint.
-        processes: The processes of the run.
+        processes: The ranks of the run.
 
     Raises:
         InputError: If they cannot be read or do not fit; one line says in what.
@@ -104,13 +104,13 @@ def load_origin(model: nn.Module, path: Path, processes: Processes) -> Origin:
 def note_origin(folder: RunFolder, origin: Origin) -> None:
     """Note where a run begins before anything else of it is written.
 
-    Otherwise one that is killed early would go on from other weights.
+    Otherwise a run that is killed early would be resumed from other weights.
     """
     write_json(folder.provenance, {KEY: origin.as_dict()})
 
 
 def recorded_origin(folder: RunFolder) -> Origin | None:
-    """Return what a run's provenance says of its first weights; None if they were drawn.
+    """Return where a run's first weights are from, as its provenance says; None if random.
 
     Raises:
         InputError: If it says what cannot be.
@@ -125,13 +125,13 @@ def recorded_origin(folder: RunFolder) -> Origin | None:
         path, sha256, epoch = (content.get(name) for name in ("path", "sha256", "epoch"))
         if isinstance(path, str) and isinstance(sha256, str) and isinstance(epoch, int):
             return Origin(path, sha256, epoch)
-    raise InputError(f"{folder.provenance}: {KEY} is none of famseg's. {advice}")
+    raise InputError(f"{folder.provenance}: {KEY} was not written by famseg. {advice}")
 
 
 def load_again(model: nn.Module, folder: RunFolder, processes: Processes) -> Origin | None:
     """Return where a run began; load these weights if it has no checkpoint yet.
 
-    Every process must call.
+    Every rank must call.
 
     Raises:
         InputError: If the weights are no longer what they were.
@@ -152,7 +152,7 @@ def load_again(model: nn.Module, folder: RunFolder, processes: Processes) -> Ori
 
 
 def _differences(own: Mapping[str, Tensor], other: Mapping[Any, Any]) -> list[str]:
-    """Return in what the weights of a checkpoint differ from those of a network, a text each."""
+    """Return one text for each difference between a checkpoint's weights and a network's."""
     texts = []
     for name, tensor in own.items():
         value = other.get(name)

@@ -1,4 +1,4 @@
-"""The page about a run, written at its end by whoever knows how: the engine knows no reports."""
+"""The page about a run, written by a function that is passed in: the engine knows no reports."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WritePage = Callable[[Path], Path]
 
 
 def page_of(folder: RunFolder, write: WritePage | None) -> Path | None:
-    """Write the page about a run; a run that is finished is never failed by it.
+    """Write the page about a run; an error in it does not fail a finished run.
 
     Args:
         folder: The run folder, whose evaluation is complete.
         write: What writes; None for no page.
 
     Returns:
-        The file; None where there is none, which one warning tells.
+        The file; None if it was not written, which is logged.
     """
     if write is None:
         return None

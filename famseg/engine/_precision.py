@@ -1,4 +1,4 @@
-"""Float32 that is float32."""
+"""Float32 without the rounding of TF32."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def exact_float32() -> None:
 
     PyTorch allows it in convolutions by default. The penalty is a second derivative, of which such
     rounding leaves two digits; baselines are computed alike, so that a comparison of lambda is one
-    of lambda. Whoever wants speed says so by ``training.precision``, under which the rest of the
-    network is in bf16.
+    of lambda. To trade precision for speed, set ``training.precision``, which computes the rest
+    of the network in bf16.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

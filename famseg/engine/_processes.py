@@ -1,4 +1,4 @@
-"""The processes of one run: one alone, or several started by torchrun.
+"""The ranks of one run: a single process, or several started by torchrun.
 
 Every collective of famseg goes through this module. What is summed or sent here are numbers and
 objects in the memory of the host, and NCCL has no backend for those: a collective without a group
@@ -52,7 +52,7 @@ class LostProcessError(RunError):
     def __init__(self) -> None:
         super().__init__(
             "another process of this run ended or cannot be reached any more. Its own message, or "
-            "torchrun's report, says why; go on from the last checkpoint with --resume."
+            "torchrun's report, says why; resume from the last checkpoint with --resume."
         )
 
 
@@ -155,7 +155,7 @@ def group_for(device: str) -> dist.ProcessGroup:
 
 @contextmanager
 def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[Processes]:
-    """Join the processes that torchrun started, or stand alone without it.
+    """Join the processes that torchrun started; without torchrun there is only this one.
 
     Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``.
 

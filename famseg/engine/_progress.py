@@ -1,4 +1,4 @@
-"""Progress of long work other than training, as lines of the log."""
+"""Progress of long tasks other than training, as lines of the log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _logger = logging.getLogger("famseg")
 
 
 def log_progress(what: str, *, every_s: float = 10.0) -> Callable[[int, int], None]:
-    """Return a function that takes (done, of) and logs it, at most once in a while.
+    """Return a function that takes (done, of) and logs it, at most every few seconds.
 
-    Short work stays silent; the end is logged only where something was logged before.
+    Short tasks log nothing; the end is logged only if something was logged before.
 
     Args:
         what: The work, such as ``preparing skulls``.

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: its folder, and MLflow's store."""
+"""What a run writes while it trains: its folder, and MLflow's store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,7 +15,8 @@ from PIL import Image
 from famseg.config import to_yaml
 from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
-from famseg.engine._experiment import Experiment, Picture
+from famseg.engine._experiment import Experiment
+from famseg.engine._observer import Picture
 from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
@@ -40,7 +42,7 @@ class Recorder:
 
     Args:
         folder: The run folder.
-        record: Its table of epochs; None in all processes but the main one.
+        record: Its table of epochs; None in all ranks but the first.
         tracker: MLflow.
     """
 
@@ -93,33 +95,19 @@ def recorder_of(
         folder: The run folder.
         experiment: What is trained.
         config: The resolved configuration.
-        device: Where.
-        weights: Hash of the weights that the training begins from.
-        epochs: How many were trained before, if the run goes on; None for a new one.
-        started_from: The checkpoint that the weights are from, for the provenance; None if they
-            were drawn.
+        device: Where the run computes.
+        weights: Hash of the weights that the training starts from.
+        epochs: How many were trained before, if the run is resumed; None for a new one.
+        started_from: The checkpoint that the weights are from, for the provenance, or None.
 
     Raises:
-        InputError: If ``tracking.json`` is damaged or the address of the store is none; nothing
+        InputError: If ``tracking.json`` is damaged or the address of the store is invalid; nothing
             was written then. Or if the record of the epochs cannot be used.
     """
     # What can be refused comes first: nothing was changed then.
     run_id, start = _tracked_run(folder)
     uri = without_password(resolve_uri(config.tracking.uri)) if config.tracking.enabled else None
-    text = to_yaml(config)
-    write_atomically(folder.config, text.encode())
-    origin = provenance(
-        config_text=text,
-        seed=config.seed,
-        device=str(device),
-        data_hash=experiment.data_hash,
-        weights_hash=weights,
-    )
-    if started_from is not None:
-        origin["started_from"] = dict(started_from)
-    write_json(folder.provenance, origin)
-    if experiment.write_manifest is not None:
-        experiment.write_manifest(folder.manifest)
+    origin = _describe(folder, experiment, config, device, weights, started_from)
     if epochs is None:
         record = LocalRecord.create(folder.path)
     else:
@@ -147,11 +135,35 @@ def recorder_of(
         opened=note,
     )
     tracker.log_history(() if epochs is None else read_metrics(folder.path))
-    tracker.log_artifact(folder.config)
-    tracker.log_artifact(folder.provenance)
-    if folder.manifest.exists():
-        tracker.log_artifact(folder.manifest)
+    for path in (folder.config, folder.provenance, folder.manifest):
+        if path.exists():
+            tracker.log_artifact(path)
     return Recorder(folder, record, tracker)
+
+
+def _describe(
+    folder: RunFolder,
+    experiment: Experiment,
+    config: RunConfig,
+    device: torch.device,
+    weights: str | None,
+    started_from: Mapping[str, object] | None,
+) -> dict[str, Any]:
+    """Write configuration, provenance and manifest; return the provenance."""
+    text = to_yaml(config)
+    write_atomically(folder.config, text.encode())
+    origin = provenance(
+        config_text=text,
+        seed=config.seed,
+        device=str(device),
+        data_hash=experiment.data_hash,
+        weights_hash=weights,
+    )
+    if started_from is not None:
+        origin["started_from"] = dict(started_from)
+    write_json(folder.provenance, origin)
+    experiment.write_manifest(folder.manifest)
+    return origin
 
 
 def distinction(folder: RunFolder, config: RunConfig) -> str:
@@ -176,5 +188,5 @@ def _tracked_run(folder: RunFolder) -> tuple[str | None, str]:
     run_id, start = content.get("run_id"), content.get("start") or uuid.uuid4().hex
     for key, value in (("run_id", run_id), ("start", start)):
         if value is not None and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
-            raise InputError(f"{folder.tracking}: {key} is none of MLflow. {advice}")
+            raise InputError(f"{folder.tracking}: {key} is not one of MLflow. {advice}")
     return run_id, start

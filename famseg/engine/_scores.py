@@ -1,4 +1,4 @@
-"""The evaluation of a task that brings none of its own: its scores on its test sets."""
+"""The default evaluation of a task: its scores on its test sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Figures = dict[str, float | int | None]
 
 
 def write_scores(rows: Mapping[str, Sequence[Row]], folder: Path) -> dict[str, Any]:
-    """Write one line a case to ``cases.csv`` and, last, the aggregates to ``summary.json``.
+    """Write one line per case to ``cases.csv`` and, last, the aggregates to ``summary.json``.
 
     Args:
         rows: The score rows of each test set.

@@ -15,10 +15,11 @@ from famseg.engine._claim import Claim, claimed
 from famseg.engine._config import RunConfig
 from famseg.engine._device import say_device
 from famseg.engine._evaluation import evaluate_run, is_evaluated
-from famseg.engine._experiment import Experiment, Observer
+from famseg.engine._experiment import Experiment
 from famseg.engine._main import on_main
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._network import weights_hash
+from famseg.engine._observer import Observer
 from famseg.engine._origin import Origin, find_weights, load_again, load_origin, note_origin
 from famseg.engine._page import WritePage, page_of
 from famseg.engine._precision import exact_float32
@@ -48,7 +49,7 @@ class RunReport:
     Attributes:
         folder: The run folder.
         fit: How the training ended.
-        history: One mapping an epoch, as in ``metrics.jsonl``.
+        history: One mapping per epoch, as in ``metrics.jsonl``.
         summary: The evaluation's summary, as in ``evaluation/summary.json``.
         table: The same for people.
         signs: Sentences about what went wrong.
@@ -74,7 +75,7 @@ class Session:
     Args:
         build: Makes the experiment of a configuration on a device.
         config: The resolved configuration.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         stop: Whether a signal asked to end.
 
     Raises:
@@ -110,11 +111,11 @@ class Session:
         """Train and evaluate, as the only owner of the run folder.
 
         Args:
-            resume: Go on with the newest run of this name and configuration, or begin one if there
-                is none; or the run folder to go on with. A finished run is only reported.
+            resume: Resume the newest run of this name and configuration, or start one if there is
+                none; or the run folder to resume. A finished run is only reported.
             into: The run folder itself, whatever the names in the configuration: a run is begun
-                there if it is missing or empty, and gone on with otherwise.
-            until: The epoch after which the run pauses, to be gone on with later; None for the end.
+                there if it is missing or empty, and resumed otherwise.
+            until: The epoch after which the run pauses, to be resumed later; None for the end.
             weights: Begin a new run from these weights: a run folder, for its best epoch,
                 ``RUN/last``, ``RUN/best`` or a checkpoint. Does not go with ``resume``.
             observers: Who sees the progress, in the main process.
@@ -215,14 +216,14 @@ class Session:
         weights: str,
         origin: Origin | None,
     ) -> Recorder:
-        """Write what is known of the run, now that it can go on; the others hear of an error."""
+        """Write what is known of the run, now that it can start; an error reaches all ranks."""
         recorders = [Recorder(claim.folder, None, Tracker.null())]
 
         def begin() -> None:
             if claim.begun:
-                known = [row for row in fit.history if (row["epoch"] or 0) <= completed]
+                known = [row for row in fit.state.history if (row["epoch"] or 0) <= completed]
                 rows = complete_record(claim.folder.path, known)
-                fit.history = [row for row in rows if (row["epoch"] or 0) <= completed]
+                fit.state.history = [row for row in rows if (row["epoch"] or 0) <= completed]
             recorders.append(
                 recorder_of(
                     claim.folder,
@@ -252,7 +253,9 @@ class Session:
             experiment.table(found)
         except DAMAGED as error:
             path = folder.evaluation / _SUMMARY
-            raise InputError(f"{path}: is none of this pipeline. {_advice(folder)}") from error
+            raise InputError(
+                f"{path}: is not a summary of this pipeline. {_advice(folder)}"
+            ) from error
         return found
 
     def _evaluate(self, experiment: Experiment, folder: RunFolder) -> Mapping[str, Any]:

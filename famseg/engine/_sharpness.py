@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the gradient is taken at the worst weights nearby."""
+"""Sharpness-aware minimization: the gradient at the worst weights nearby."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Sharpness:
 
     with :math:`g` the gradient in the weights (SAM: Foret et al. 2021, equation 2; ASAM: Kwon et
     al. 2021, equation 8). The move does not depend on the size of the gradient, so that a loss
-    scaled for fp16 needs no unscaling before it. The perturbation is ``pytorch_optimizer``'s; the
-    step that follows is the engine's, with its scaling, clipping and schedule. A variant overrides
-    what it does otherwise: on which steps it moves, how far, and what it makes of the gradients at
-    both places.
+    scaled for fp16 needs no unscaling before it. ``pytorch_optimizer`` computes the perturbation;
+    the engine takes the step that follows, with its scaling, clipping and schedule. A variant
+    overrides on which steps the weights move, how far, and how both gradients are combined.
 
     Args:
         parameters: The weights.
@@ -51,7 +50,7 @@ class Sharpness:
         self._sam = SAM(self.parameters, _Still, rho=rho, adaptive=adaptive)
 
     def due(self, step: int) -> bool:
-        """Return whether an optimizer step, numbered from 0, takes gradients at the worst place."""
+        """Return whether an optimizer step, from 0, takes the gradient at the worst place."""
         return True
 
     def distance(self, rate: float) -> float:
@@ -60,7 +59,7 @@ class Sharpness:
 
     @contextmanager
     def away(self, rate: float = 1.0) -> Iterator[None]:
-        """Hold the weights at the worst place, without a gradient; they come back to the bit.
+        """Hold the weights at the worst place, without a gradient; restore them exactly afterwards.
 
         Args:
             rate: The learning rate as a share of the base learning rate.
@@ -74,14 +73,14 @@ class Sharpness:
             self._sam.second_step()
 
     def gradients(self) -> Gradients:
-        """Return the present gradient of each weight, None where there is none."""
+        """Return the current gradient of each weight, or None."""
         return [parameter.grad for parameter in self.parameters]
 
     def mix(self, step: int, plain: Gradients) -> None:
-        """Make the gradient that the optimizer gets of the one that the weights hold.
+        """Replace the gradient that the weights hold by the one for the optimizer.
 
-        They hold the gradient at the worst place on steps that are due, else the plain one. Both
-        have the scale of the loss; what is made of them must have it too.
+        They hold the gradient at the worst place on steps that are due, and the plain one on other
+        steps. Both have the scale of the loss, which the result must keep.
 
         Args:
             step: Number of the optimizer step, from 0.
@@ -89,23 +88,23 @@ class Sharpness:
         """
 
     def after_step(self, optimizer: Optimizer, *, scale: float) -> None:
-        """Change the weights once more after the step of the optimizer.
+        """Change the weights once more after the optimizer step.
 
         Args:
             optimizer: The optimizer, at the learning rate of the step.
-            scale: What the loss was multiplied by.
+            scale: The factor by which the loss was multiplied.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later steps need of earlier ones."""
+        """Return what later steps need to know of earlier ones."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 class _Still(Optimizer):
-    """The step that SAM takes once the weights are back: none, the engine takes it."""
+    """The base optimizer that SAM asks for; its step does nothing, the engine takes the step."""
 
     def __init__(self, parameters: Any) -> None:  # noqa: ANN401  # whatever torch takes
         super().__init__(parameters, {})
@@ -116,7 +115,7 @@ class _Still(Optimizer):
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put all buffers back on leaving: a batch counts once in running statistics."""
+    """Restore all buffers on leaving, so that running statistics count each batch once."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

@@ -2,7 +2,7 @@
 
 ``pytorch_optimizer`` has the three as optimizers that run the network themselves. Here the engine
 runs it, with accumulation, several processes, scaling and clipping, and the weights come back to
-the bit: hence the formulas alone.
+the bit: hence only the formulas.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SurrogateGap(Sharpness):
     with :math:`g` the gradient at the weights and :math:`\hat g` that at the worst ones nearby
     (Zhuang et al. 2022, "Surrogate Gap Minimization Improves Sharpness-Aware Training", algorithm
     1). The second term raises the plain loss while SAM's stays, which narrows the gap between them.
-    The distance follows the learning rate, whose lowest value counts as 0. Costs two passes a step.
+    The distance follows the learning rate, whose lowest value counts as 0. Costs two passes per
+    step.
 
     Args:
         parameters: The weights.
@@ -56,7 +57,7 @@ class SurrogateGap(Sharpness):
 
     @torch.no_grad()
     def mix(self, step: int, plain: Gradients) -> None:
-        """Take the orthogonal part off the gradient; arguments as those of `Sharpness.mix`."""
+        """Subtract the orthogonal part from the gradient; arguments as those of `Sharpness.mix`."""
         triples = list(_triples(self.parameters, plain))
         along = _ratio(
             _dot((g, sharp) for _, g, sharp in triples),
@@ -75,7 +76,7 @@ class WeightedSharpness(Sharpness):
     et al. 2023, "Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization
     Term"). Decoupled, as its authors have it, the optimizer sees :math:`g` only; the second term,
     times the learning rate, is taken off the weights afterwards, so that momentum and scaling do
-    not mix in the sharpness of earlier steps. Costs two passes a step.
+    not mix in the sharpness of earlier steps. Costs two passes per step.
 
     Args:
         parameters: The weights.
@@ -111,7 +112,7 @@ class WeightedSharpness(Sharpness):
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, *, scale: float) -> None:
-        """Take the kept sharpness off the weights; arguments as those of `Sharpness.after_step`."""
+        """Subtract the kept sharpness from the weights; see `Sharpness.after_step`."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter in self._sharpness:
@@ -131,7 +132,7 @@ class ReusedSharpness(Sharpness):
     step of SAM takes :math:`\hat g` and keeps :math:`v`, the steps that follow take the sum on the
     right (Liu et al. 2022, "Towards Efficient and Scalable Sharpness-Aware Minimization", algorithm
     1). Lengths and angles are those of all weights together, as in the paper; ``pytorch_optimizer``
-    takes them tensor by tensor. Costs one pass a step and another one on every k-th. The step
+    takes them tensor by tensor. Costs one pass per step and another one on every k-th. The step
     numbered 0 is one of SAM; :math:`v` is part of the state that a checkpoint must hold.
 
     Args:
@@ -190,7 +191,7 @@ class ReusedSharpness(Sharpness):
         return {"direction": self._direction}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for parameter, v in zip(self.parameters, state["direction"], strict=True):
             if v is not None and v.shape != parameter.shape:
                 raise ValueError(f"a direction has the shape {tuple(v.shape)}")

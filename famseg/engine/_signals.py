@@ -24,7 +24,7 @@ class Interrupted(BaseException):
         signum: The signal's number.
 
     Attributes:
-        folder: The run folder with which `famseg train --resume` goes on; None if there is none.
+        folder: The run folder that `famseg train --resume` resumes; None if there is none.
     """
 
     def __init__(self, signum: int) -> None:
@@ -67,7 +67,7 @@ class StopRequest:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if os.getpid() != self._pid:
-            return  # a forked loader process: it ends when this one does
+            return  # a forked worker: it ends when this one does
         if signum == signal.SIGHUP:
             _leave_lost_terminal()
         repeated = self.signum is not None
@@ -91,13 +91,13 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn signals that end a run into a :class:`StopRequest` for the time of the context.
+    """Turn signals that end a run into a :class:`StopRequest` within the context.
 
     SIGHUP stays ignored where it is, as under ``nohup``.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # signals reach the main thread alone
+        yield request  # signals reach the main thread only
         return
     taken = [number for number in SIGNALS if not _nohup(number)]
     before = {number: signal.signal(number, request) for number in taken}
@@ -121,7 +121,7 @@ def _leave_lost_terminal() -> None:
 
 
 def calm_worker(number: int) -> None:
-    """Make a process that loads data leave it to the one that trains to end.
+    """Make a worker ignore signals: the training process ends it.
 
     Schedulers and terminals send a signal to every process of a job. One that loads data would end
     at once, and take the training along before it has saved.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ignite.engine import Engine
@@ -25,7 +25,9 @@ from famseg.flatness import Terms, UnsupportedTailError
 from famseg.messages import InputError, RunError
 from famseg.objectives import JacobianNorm, Objective, check_parts, divisor_of
 
-Precision = Literal["fp32", "bf16", "fp16"]
+if TYPE_CHECKING:
+    from famseg.engine._config import TrainingConfig
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,51 +53,52 @@ class NonFiniteError(RunError):
 class TrainStep:
     """The ``iteration_update`` of MONAI's trainer.
 
-    MONAI's own step knows neither a penalty, nor clipping, nor autocast on a CPU. A step is a pure
-    function of weights, optimizer state, batch and step number: torch's global generator is seeded
-    anew from seed, step and process, so that dropout needs no saved state to resume exactly.
+    MONAI's own step has no penalty, no clipping and no autocast on a CPU. A step is a pure function
+    of weights, optimizer state, batch and step number: torch's global generator is seeded in every
+    step from seed, step and rank, so that dropout needs no saved state to resume exactly.
 
     With ``sharpness`` the batches of an optimizer step are run a second time at the perturbed
-    weights, with the same dropout, probes and augmentation, and the step takes what it makes of
-    both gradients. With ``noise`` each batch is run at several perturbed weights and never at the
-    weights themselves. In both, running statistics count each batch once, and the numbers reported
-    are those of the first pass.
+    weights, with the same dropout, probes and augmentation, and both gradients are combined. With
+    ``noise`` each batch is run at several perturbed weights and never at the weights themselves. In
+    both, running statistics count each batch once, and the reported numbers are those of the first
+    pass.
 
-    Where the loss is not a mean over samples, as with class weights, the gradient of each part of a
-    step is weighted with what its loss was divided by, and their sum divided by the total of that
-    over the step's parts and processes: the gradient of the whole batch.
+    If the loss is not a mean over samples, as with class weights, the gradient of each part of a
+    step is weighted with the divisor of its loss, and their sum is divided by the sum of these
+    divisors over the parts and ranks of the step: the result is the gradient of the whole batch.
 
     Args:
         objective: Batch to terms, wrapped in DDP where there are several processes.
+        training: Says the precision, how many forward passes make an optimizer step, and how large
+            a gradient may be.
         optimizer: Optimizer of its parameters.
         scheduler: Learning-rate schedule, moved once an optimizer step.
         batches: Order and sizes of the batches.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         device: Where to compute.
         seed: Seed of dropout and the like.
-        precision: Type of the autocast.
-        clip_norm: Largest norm of the gradient, or None.
-        accumulate: Forward passes an optimizer step.
         sharpness: Where to take a second gradient and what to make of both (SAM), or None.
         noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
-        augment: Changes a batch on the device before it is used, or None.
+        augment: Changes a batch on the device before it is used.
         memory_format: Memory order of a batch's pictures.
         norm_share: Where batch normalization is over all processes, what says whether this one's
             samples count.
 
     Attributes:
-        asked: Returns what this process adds to `agreed`.
-        agreed: Sums over the processes of what `asked` returned in the last pass: what has to be
-            known of the others needs no exchange of its own.
+        asked: Returns what this rank adds to `agreed`.
+        agreed: Sums over the ranks of what `asked` returned in the last pass, without an exchange
+            of their own.
 
     Raises:
-        InputError: If batches are put together of parts that do not determine the loss or penalty
-            of the whole.
+        InputError: If batches are split into parts that do not determine the loss or penalty of
+            the whole.
     """
 
+    # Many arguments: the parts that `assemble` makes once, each from others of them.
     def __init__(
         self,
         objective: Objective | DistributedDataParallel,
+        training: TrainingConfig,
         *,
         optimizer: Optimizer,
         scheduler: LRScheduler,
@@ -103,14 +106,11 @@ class TrainStep:
         processes: Processes,
         device: torch.device,
         seed: int,
-        precision: Precision = "fp32",
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        sharpness: Sharpness | None = None,
-        noise: WeightNoise | None = None,
-        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        memory_format: torch.memory_format = torch.preserve_format,
-        norm_share: Share | None = None,
+        sharpness: Sharpness | None,
+        noise: WeightNoise | None,
+        augment: Callable[[dict[str, Any]], dict[str, Any]],
+        memory_format: torch.memory_format,
+        norm_share: Share | None,
     ) -> None:
         self.wrapped: Objective | DistributedDataParallel = objective
         self.objective: Objective = (
@@ -124,9 +124,9 @@ class TrainStep:
         self.processes = processes
         self.device = device
         self.seed = seed
-        self.precision = precision
-        self.clip_norm = clip_norm
-        self.accumulate = accumulate
+        self.precision = training.precision
+        self.clip_norm = training.clip_norm
+        self.accumulate = training.accumulate
         self.sharpness = sharpness
         self.noise = noise
         self.augment = augment
@@ -135,15 +135,15 @@ class TrainStep:
         self.asked: Callable[[], Sequence[float]] = tuple
         self.agreed: Sequence[float] = ()
         self._divisor = divisor_of(self.objective.terms.loss)
-        if processes.world > 1 or accumulate > 1:
+        if processes.world > 1 or self.accumulate > 1:
             _check_parts(self.objective)
         self._window_batches: list[tuple[int, Mapping[str, Any]]] = []
         self._window_weight = 0.0  # of the parts of this process until now
         self._total_weight = 0.0  # of all processes, known from the last pass on
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def __call__(self, engine: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Run one iteration; leave numbers alone in ``engine.state.output``."""
+        """Run one iteration; leave only numbers in ``engine.state.output``."""
         began = time.perf_counter()
         iteration = engine.state.iteration - 1
         first, last = self.window(iteration)
@@ -193,14 +193,12 @@ class TrainStep:
         return least
 
     def on_device(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a training batch as the network gets it: on the device, augmented."""
-        moved = to_device(batch, self.device)
-        if self.augment is not None:
-            moved = self.augment(moved)
+        """Return a training batch as the network sees it: on the device, augmented."""
+        moved = self.augment(to_device(batch, self.device))
         return in_memory_format(moved, self.memory_format)
 
     def unwrap(self) -> None:
-        """Let go of DDP: it must not outlive the process group."""
+        """Release DDP: it must not outlive the process group."""
         self.wrapped = self.objective
 
     def window(self, iteration: int) -> tuple[int, int]:
@@ -218,7 +216,7 @@ class TrainStep:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch."""
+        """Optimizer steps per epoch."""
         return -(-self.batches.per_epoch // self.accumulate)
 
     def _passes(self, iteration: int, batch: Mapping[str, Any]) -> Terms:
@@ -287,7 +285,7 @@ class TrainStep:
             gradient.mul_(factor)
 
     def _sharpen(self, iteration: int, terms: Terms) -> None:
-        """Take the gradient of the step's batches anew, at the worst weights nearby."""
+        """Compute the gradient of the step's batches again, at the worst weights nearby."""
         sharpness, step = self.sharpness, self.optimizer_step(iteration)
         if sharpness is None or not self._finite_gradient(iteration, terms):
             return
@@ -308,7 +306,7 @@ class TrainStep:
         return float(group["lr"]) / float(group["initial_lr"])
 
     def _finite_gradient(self, iteration: int, terms: Terms) -> bool:
-        """Return whether there is a gradient to go by; fp16 alone may overflow now and then."""
+        """Return whether the gradient is finite; only fp16 may overflow now and then."""
         norm = nn.utils.get_total_norm(self._gradients())
         finite = bool(torch.isfinite(norm))
         if not finite and not self.scaler.is_enabled():
@@ -337,7 +335,7 @@ class TrainStep:
         return terms
 
     def _exchange(self, iteration: int, terms: Terms) -> None:
-        """Learn from the other processes all that a pass needs; stop if a total is not finite."""
+        """Exchange with the other ranks what a pass needs; stop if a total is not finite."""
         finite = bool(torch.isfinite(terms.total.detach()))
         own = [float(not finite), self._window_weight, *self.asked()]
         # All processes stop together: one that waits in an all-reduce for a stopped one hangs.
@@ -383,7 +381,7 @@ def _sync_refused(objective: Objective) -> Iterator[None]:
 
 
 def _check_parts(objective: Objective) -> None:
-    """Refuse what the parts of a batch do not determine."""
+    """Refuse losses and penalties that the parts of a batch do not determine."""
     check_parts(objective.terms.loss)
     if isinstance(objective.terms, JacobianNorm) and divisor_of(objective.terms.loss) is not None:
         raise InputError(

@@ -57,7 +57,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     Args:
         norm: The layer that it takes the place of; parameters and buffers are shared.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         share: Whether this process's samples count.
     """
 
@@ -139,7 +139,7 @@ def synchronize(model: nn.Module, processes: Processes) -> Share:
 
     Args:
         model: The network, or what holds it: it is not one such layer itself.
-        processes: The processes of the run.
+        processes: The ranks of the run.
 
     Returns:
         What says whether this process's samples count in the next pass.

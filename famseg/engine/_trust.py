@@ -80,7 +80,7 @@ def _check_history(rows: object) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Check that a saved state is one that this optimizer can go on with.
+    """Check that this optimizer can continue from a saved state.
 
     Raises:
         ValueError: If it is of another kind of optimizer or one with other options, or has values
@@ -122,7 +122,7 @@ def _kept(optimizer: Optimizer, group: Mapping[str, Any]) -> Mapping[str, object
     tried.param_groups = [{**group, "params": [weight]}]
     try:
         tried.step()
-    except (RuntimeError, TypeError):  # one that takes the loss anew, such as L-BFGS
+    except (RuntimeError, TypeError):  # one that computes the loss again, such as L-BFGS
         return None
     return dict(tried.state[weight])
 
@@ -200,7 +200,7 @@ def _is_count(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Return a value on one short line; of what can be anything, its kind alone."""
+    """Return a value on one short line; of what can be anything, only its type."""
     if isinstance(value, str | float | bool) or value is None:
         return f"{value!r:.40}"
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Validation on MONAI's evaluator, its cases dealt out to the processes."""
+"""Validation on MONAI's evaluator, with the cases dealt out to the ranks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ class Validator:
     Args:
         experiment: Data and scores.
         model: The network, not wrapped.
-        processes: The processes of the run.
+        processes: The ranks of the run.
         device: Where to compute.
-        batch_size: Cases a forward pass.
+        batch_size: Cases per forward pass.
         memory_format: Memory order of a batch's pictures.
         data: The cases; those of the validation unless given.
-        workers: Processes that load data, which begin and end with each validation; 0 for this one.
-        pin_memory: Whether batches are put where a GPU fetches them fast.
+        workers: Worker processes that load data, started for each validation; 0 for this process.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class Validator:
         memory_format: torch.memory_format = torch.preserve_format,
         data: Dataset[Mapping[str, Any]] | None = None,
         workers: int = 0,
-        pin_memory: bool = False,
     ) -> None:
         self.data = experiment.validation if data is None else data
         self.experiment = experiment
@@ -59,14 +57,13 @@ class Validator:
         self.processes = processes
         self.device = device
         self.workers = workers
-        self.pin_memory = pin_memory
         cases = list(range(processes.rank, len(self.data), processes.world))  # type: ignore[arg-type]  # a map-style set has a length
         self._batches = [cases[at : at + batch_size] for at in range(0, len(cases), batch_size)]
         self._rows: list[Row] = []
         self._evaluator: SupervisedEvaluator | None = None
 
     def __call__(self) -> dict[str, float]:
-        """Return mean and standard deviation of each score, and the count; every process must ask.
+        """Return mean and standard deviation of each score, and the count; every rank must call.
 
         Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``. A metric that is not finite
         in every case is NaN.
@@ -82,24 +79,24 @@ class Validator:
         return metrics
 
     def rows(self) -> list[Row]:
-        """Return the score rows of all cases, in their order; every process must ask."""
+        """Return the score rows of all cases, in their order; every rank must call."""
         self._rows = []
         # MONAI's own metric handlers gather in a way that hangs when a process has no case.
         if self._batches:
             self._evaluator = self._evaluator or self._assemble()
             self._evaluator.run()
         parts = self.processes.gather(self._rows)
-        # Dealt out card by card, gathered the same way.
+        # Dealt out in turn, and put together in the same order.
         return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
 
     def _assemble(self) -> SupervisedEvaluator:
-        # Not before the first validation: what training has in /dev/shm is then there.
+        # Not before the first validation: only then is it known what training occupies in /dev/shm.
         loader = batch_loader(
             self.data,
             self._batches,
             collate=self.experiment.collate,
             workers=min(self.workers, len(self._batches)),
-            pin_memory=self.pin_memory,
+            pin_memory=self.device.type == "cuda",
             speaks=False,  # training has warned, with more batches
         )
         return SupervisedEvaluator(

@@ -1,4 +1,4 @@
-"""Noise stability optimization: the gradient is the mean over noise on the weights, both ways."""
+"""Noise stability optimization: the mean gradient at weights plus and minus noise."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from famseg.objectives import generator_at
 
 
 class WeightNoise:
-    r"""Moves the weights to both sides by normal noise, and back.
+    r"""Moves the weights by plus and minus normal noise, and back.
 
     .. math:: g = \frac{1}{2k} \sum_{j=1}^{k} \left(\nabla L(w + u_j) + \nabla L(w - u_j)\right),
               \qquad u_j \sim N(0, \sigma^2 I)
 
     (NSO: Zhang, Li and Ju 2024, arXiv 2306.08553, algorithm 1). It is an unbiased gradient of
-    :math:`E\, L(w + u) = L(w) + \frac{\sigma^2}{2} \operatorname{tr} H + O(\sigma^4)`; between the
-    two sides the term of first order cancels, which would only be noise. Costs :math:`2k` forward
-    and backward passes and room for two copies of the weights.
+    :math:`E\, L(w + u) = L(w) + \frac{\sigma^2}{2} \operatorname{tr} H + O(\sigma^4)`; the term
+    of first order cancels between the two sides: it would only add variance. Costs :math:`2k`
+    forward and backward passes and memory for two copies of the weights.
 
-    The noise is a function of seed and step, the same in all processes and in all forward passes of
-    a step: their gradients are then those of one large batch.
+    The noise is a function of seed and step, the same in all ranks and in all forward passes of a
+    step, whose gradients are therefore those of one large batch.
 
     Args:
         parameters: The weights; frozen ones stay where they are.
@@ -54,9 +54,9 @@ class WeightNoise:
 
     @contextmanager
     def around(self, step: int) -> Iterator[Iterator[int]]:
-        """Yield the places of a step, numbered from 0; to ask for one moves the weights there.
+        """Yield the places of a step, numbered from 0, moving the weights to each.
 
-        The weights come back to the bit on leaving, after an error too.
+        The weights are restored exactly on leaving, also after an error.
         """
         kept = [each.detach().clone() for each in self.parameters]
         try:

@@ -54,7 +54,9 @@ def main(path: Path, store: str) -> None:
             "tracking": {"uri": store},
         }
     )
-    experiment = SimpleNamespace(data_hash="", write_manifest=None, key_metric="dsc", scores=())
+    experiment = SimpleNamespace(
+        data_hash="", write_manifest=lambda path: None, key_metric="dsc", scores=()
+    )
     begun = (path / "metrics.jsonl").exists()
     done = len((path / "metrics.jsonl").read_text().splitlines()) if begun else 0
     recorder = recorder_of(

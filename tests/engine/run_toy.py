@@ -15,15 +15,13 @@ import pty
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from toy import Boxes, Log, make_experiment
+from toy import Boxes, Log, changed, make_experiment
 
 from famseg.engine import Experiment, Interrupted, RunConfig, Session, processes, stop_on_signals
-from famseg.engine._scores import scores_metrics
 from famseg.messages import InputError
 
 
@@ -56,12 +54,7 @@ def main(output: Path, options: dict[str, Any]) -> None:
 
     def build(config: RunConfig, device: torch.device) -> Experiment:
         experiment = make_experiment(dtype=torch.float64, normalized=wide)
-        return replace(
-            experiment,
-            evaluate=None,
-            tests={"set": Boxes(2, torch.float64)},
-            test_metrics=scores_metrics,
-        )
+        return changed(experiment, tests={"set": Boxes(2, torch.float64)})
 
     try:
         with processes() as group, stop_on_signals() as stop:

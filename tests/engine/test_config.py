@@ -101,7 +101,7 @@ def test_a_run_folder_says_how_it_is_trained(keys: dict[str, Any], expected: str
         ({"training": {"epochs": 4, "swa": {"every": 2}}}, r"number 3 of 4\."),
         (
             {"sam": {"kind": "gsam", "rho_min": 0.1}},
-            r"rho_min 0\.1 is above rho 0\.05\. Exchange them",
+            r"rho_min 0\.1 is above rho 0\.05\. Swap them",
         ),
         ({"sam": {"kind": "wsam", "gamma": 1.0}}, "less than 1"),
     ],

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from test_methods import pictures
 from torch import Tensor, nn
-from toy import Log, largest_difference, make_experiment, make_fit, weights
+from toy import Log, changed, largest_difference, make_experiment, make_fit, weights
 
 from famseg.engine import Experiment, Processes, StopRequest, SWAConfig, load_checkpoint
 from famseg.engine._epoch_average import EpochAverage, renew_statistics, whole_batches
@@ -182,13 +181,13 @@ def test_the_best_epoch_is_one_that_ends_with_a_mean(
         calls.append(1)
         return [{"dsc": 1 / len(calls)} for _ in outputs]
 
-    experiment = replace(make_experiment(), score=worse_every_time)
+    experiment = changed(make_experiment(), score=worse_every_time)
     fit = make_fit(
         experiment, tmp_path, epochs=4, swa=SWAConfig(start=0.5), validate_every=validate_every
     )
     log = Keep(experiment, fit)
     fit.run(observers=[log], stop=StopRequest())
-    assert fit.best.epoch == best_epoch  # averaging begins with epoch 2
+    assert fit.state.best.epoch == best_epoch  # averaging begins with epoch 2
     best = load_checkpoint(tmp_path / "checkpoints/best.pt")["model"]
     assert largest_difference(best, log.validated[best_epoch - 1]) == 0
     parts = torch.stack([state["expand.weight"] for state in log.trained[1:best_epoch]])

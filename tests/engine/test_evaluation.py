@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
-from toy import make_experiment
+from toy import changed, make_experiment
 
-from famseg.engine import Processes, evaluate_run
+from famseg.engine import Experiment, Processes, evaluate_run
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 
@@ -27,15 +26,25 @@ def test_predictions_that_a_pipeline_has_not_are_refused_before_anything_is_writ
 def test_the_evaluation_that_saves_is_that_of_the_request(tmp_path):
     asked = []
 
-    def saving(which):
-        def evaluation(model, folder, *, processes):
-            asked.append(which)
-            folder.mkdir(parents=True)
-            return {}
+    def evaluation(model, folder, *, processes, save):
+        asked.append(save)
+        folder.mkdir(parents=True, exist_ok=True)
+        return {}
 
-        return evaluation
-
-    experiment = replace(make_experiment(), saving=saving, test_metrics=lambda summary: {"a": 1.0})
-    evaluate(experiment, tmp_path, save="failed")
-    assert asked == ["failed"]
+    methods = {"evaluate": evaluation, "test_metrics": lambda summary: {"a": 1.0}}
+    experiment = changed(make_experiment(), saves_predictions=True, **methods)
+    for save in ("failed", None):
+        evaluate(experiment, tmp_path, save=save)
+    assert asked == ["failed", None]
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == {"a": 1.0}
+
+
+def test_an_experiment_names_its_key_metric():
+    class Nameless(Experiment):
+        def score(self, outputs, batch):
+            return []
+
+    toy = make_experiment()
+    parts = {"train": toy.train, "validation": toy.validation, "data_hash": ""}
+    with pytest.raises(TypeError, match=r"Nameless has no key_metric\. Name the column"):
+        Nameless(toy.config, toy.objective, **parts)

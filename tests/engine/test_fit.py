@@ -137,10 +137,10 @@ def test_the_best_metric_survives_a_resume(tmp_path: Path) -> None:
     fit = make_fit(experiment, tmp_path, epochs=6)
     with pytest.raises(Interrupted):
         fit.run(observers=[StopAfter(stop, 10, signal.SIGINT)], stop=stop)
-    best = fit.best
+    best = fit.state.best
     again = make_fit(make_experiment(), tmp_path, epochs=6)
     again.restore()
-    assert again.best == best
+    assert again.state.best == best
     assert best.epoch > 0
 
 
@@ -339,7 +339,9 @@ def test_a_total_that_is_not_finite_stops_before_the_optimizer_moves(tmp_path: P
 
 
 def test_training_ends_early_when_the_validation_stalls(tmp_path: Path) -> None:
-    fit = make_fit(make_experiment(), tmp_path, epochs=50, patience=2, min_delta=1.0)
+    fit = make_fit(
+        make_experiment(), tmp_path, epochs=50, early_stopping={"patience": 2, "min_delta": 1.0}
+    )
     result = fit.run(stop=StopRequest())
     assert result.stopped_early
     assert result.epochs == 3  # the first counts as best, two more were waited for
@@ -392,7 +394,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     fit = make_fit(rest, folder, epochs=4)
     assert fit.restore() == 2
     assert "is wrong: bytes have changed" in caplog.text
-    assert "Going on from there, step 8." in caplog.text
+    assert "The training resumes from there, step 8." in caplog.text
     fit._save("last.pt", 8)  # the damaged one must not take the place of the one that is whole
     assert load_checkpoint(last.with_name("previous.pt"))["epoch"] == 2
     fit.run(stop=StopRequest())

@@ -39,7 +39,7 @@ def test_pipes_are_for_a_shared_memory_smaller_than_the_batches_under_way(
     assert isinstance(loader, PipedLoader) is piped
     assert bool(caplog.records) is piped
     if piped:
-        assert "batches of 2 loader processes take 0.0 MB: they go through pipes" in caplog.text
+        assert "batches of 2 workers take 0.0 MB: they go through pipes" in caplog.text
 
 
 @pytest.mark.slow

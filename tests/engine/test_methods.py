@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,17 @@ import torch
 from test_fit import BACKENDS, run_toy
 from torch import Tensor, nn
 from torch.optim import SGD
-from toy import Descent, Log, StopAfter, largest_difference, make_experiment, make_fit, weights
+from toy import (
+    CONFIG,
+    Descent,
+    Log,
+    StopAfter,
+    changed,
+    largest_difference,
+    make_experiment,
+    make_fit,
+    weights,
+)
 
 from famseg.engine import (
     Experiment,
@@ -75,39 +84,42 @@ class Pictures(torch.utils.data.Dataset[Mapping[str, Any]]):
         }
 
 
+class Classes(Experiment):
+    """Pictures of two classes, and the norm of the head."""
+
+    key_metric = "accuracy"
+
+    def score(self, outputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        right = (outputs.argmax(1) == batch["label"]).tolist()
+        return [{"accuracy": float(each), "label": 1} for each in right]
+
+    def monitor(self, model: nn.Module) -> dict[str, float]:
+        return {"train/weight": float(model[2].weight.detach().square().sum())}
+
+
 def pictures(
     augment: Any = None, loss: Any = nn.functional.cross_entropy, jacobian: float = 0.0
 ) -> Experiment:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
     model = nn.Sequential(body, nn.Dropout(0.2), nn.Linear(16, 2))
-
-    def score(outputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        right = (outputs.argmax(1) == batch["label"]).tolist()
-        return [{"accuracy": float(each), "label": 1} for each in right]
-
-    base = make_experiment()
-    return Experiment(
-        objective=Objective(
-            JacobianNorm(model, loss=loss, weight=jacobian)
-            if jacobian
-            else PlainLoss(model, loss=loss)
-        ),
-        optimizer=Descent,
-        schedule=lambda epoch: 1.0,
+    terms = (
+        JacobianNorm(model, loss=loss, weight=jacobian) if jacobian else PlainLoss(model, loss=loss)
+    )
+    experiment = Classes(
+        CONFIG,
+        Objective(terms),
         train=Pictures(),
         validation=Pictures(),
-        score=score,
-        key_metric="accuracy",
-        evaluate=base.evaluate,
-        test_metrics=base.test_metrics,
-        picture=None,
         data_hash="pictures",
-        write_manifest=base.write_manifest,
+    )
+    return changed(
+        experiment,
+        optimizer=Descent,
+        schedule=lambda epoch: 1.0,
         collate=lambda batch: batch,
-        augment=augment,
+        augment=augment or experiment.augment,
         compilable=body,
-        monitor=lambda network: {"train/weight": float(network[2].weight.detach().square().sum())},
     )
 
 
@@ -375,25 +387,25 @@ def test_every_score_and_the_monitor_are_logged(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compiled_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training\.compile: this pipeline has nothing"):
-        make_fit(make_experiment(), tmp_path, compiled=True)
+        make_fit(make_experiment(), tmp_path, compile=True)
 
 
 def test_a_penalised_layer_is_not_compiled(tmp_path: Path) -> None:
     experiment = pictures()
     model, loss = experiment.objective.model, nn.functional.cross_entropy
     inside = FAM(model, layer="0.0", loss=loss, weight=0.1)
-    experiment = replace(experiment, objective=Objective(inside))
+    experiment = changed(experiment, objective=Objective(inside))
     with pytest.raises(InputError, match=r"penalty\.layer 0\.0 lies in the part that is compiled"):
-        make_fit(experiment, tmp_path, compiled=True)
+        make_fit(experiment, tmp_path, compile=True)
     inside.weight = 0.0
-    assert make_fit(experiment, tmp_path, compiled=True) is not None
+    assert make_fit(experiment, tmp_path, compile=True) is not None
 
 
 @pytest.mark.slow
 def test_a_compiled_body_trains_to_the_same_weights(tmp_path: Path) -> None:
     plain, fast = pictures(), pictures()
     make_fit(plain, tmp_path / "plain", epochs=1).run(stop=StopRequest())
-    make_fit(fast, tmp_path / "fast", epochs=1, compiled=True).run(stop=StopRequest())
+    make_fit(fast, tmp_path / "fast", epochs=1, compile=True).run(stop=StopRequest())
     assert largest_difference(weights(plain), weights(fast)) < 1e-5
 
 

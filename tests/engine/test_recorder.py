@@ -51,7 +51,7 @@ def begin(
         }
     )
     experiment: Any = SimpleNamespace(
-        data_hash="", write_manifest=None, key_metric="dsc", scores=()
+        data_hash="", write_manifest=lambda path: None, key_metric="dsc", scores=()
     )
     device = torch.device("cpu")
     return recorder_of(

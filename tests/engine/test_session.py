@@ -159,8 +159,8 @@ def test_the_identity_of_the_tracked_run_is_taken(tmp_path: Path) -> None:
         ("[]", r"summary\.json: must hold a JSON object\. Evaluate the run again"),
         ('{"a": 1e999}', r"summary\.json: cannot be read \(1e999 is not a finite number\)"),
         ('{"a":' * 10**5, r"summary\.json: cannot be read \(nested too deep\)"),
-        ('{"a": 1}', r"summary\.json: is none of this pipeline\. Evaluate the run again: famseg"),
-        ('{"a": {"b": {"mean": "c"}}}', r"summary\.json: is none of this pipeline"),
+        ('{"a": 1}', r"is not a summary of this pipeline\. Evaluate the run again: famseg"),
+        ('{"a": {"b": {"mean": "c"}}}', r"summary\.json: is not a summary of this pipeline"),
     ],
 )
 def test_a_hostile_summary_is_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -146,9 +146,9 @@ def test_a_single_sample_is_refused_before_the_training(
     message: str,
 ) -> None:
     monkeypatch.setattr(
-        "famseg.engine._fit.DistributedDataParallel", lambda objective, **_: objective
+        "famseg.engine._assembly.DistributedDataParallel", lambda objective, **_: objective
     )
-    monkeypatch.setattr("famseg.engine._fit.group_for", lambda device: None)
+    monkeypatch.setattr("famseg.engine._assembly.group_for", lambda device: None)
     experiment = make_experiment(normalized=True, samples=samples)
     with pytest.raises(InputError, match=rf"training\.batch_size: .*{message}"):
         make_fit(experiment, tmp_path, **options)
@@ -160,9 +160,9 @@ def test_a_penalty_needs_two_samples_in_each_process_or_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "famseg.engine._fit.DistributedDataParallel", lambda objective, **_: objective
+        "famseg.engine._assembly.DistributedDataParallel", lambda objective, **_: objective
     )
-    monkeypatch.setattr("famseg.engine._fit.group_for", lambda device: None)
+    monkeypatch.setattr("famseg.engine._assembly.group_for", lambda device: None)
     options: dict[str, Any] = {"processes": Processes(world=2), "batch_size": 4}
     penalized = {"normalized": True, "weight": 0.1, "layer": "5"}
     make_fit(make_experiment(**penalized, samples=8), tmp_path, **options)

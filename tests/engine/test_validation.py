@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import replace
 
 import pytest
 import torch
-from toy import CPU, make_experiment
+from toy import CPU, changed, make_experiment
 
 from famseg.engine import Processes
 from famseg.engine._validation import Validator
@@ -43,7 +42,7 @@ def test_a_score_that_is_not_finite_ends_no_training() -> None:
     def score(outputs, batch):
         return [{**row, "loss": math.inf} for row in toy.score(outputs, batch)]
 
-    experiment = replace(toy, score=score)
+    experiment = changed(toy, score=score)
     model = experiment.objective.model
     metrics = Validator(experiment, model, processes=Processes(), device=CPU, batch_size=2)()
     assert math.isnan(metrics["val/loss"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,16 @@ from torch.optim import SGD
 from torch.optim import Adam as TorchAdam
 from torch.utils.data import Dataset
 
-from famseg.engine import Experiment, Fit, NSOConfig, Processes, RunConfig, StopRequest, SWAConfig
+from famseg.engine import (
+    Experiment,
+    Fit,
+    NSOConfig,
+    Processes,
+    RunConfig,
+    StopRequest,
+    SWAConfig,
+    TrainingConfig,
+)
 from famseg.flatness import FAM
 from famseg.models import ShapeAutoencoder
 from famseg.objectives import JacobianNorm, Objective, PlainLoss
@@ -78,16 +87,31 @@ def classifier() -> nn.Module:
     return nn.Sequential(layers)
 
 
-def as_classes(experiment: Experiment, terms: nn.Module) -> Experiment:
-    """Return the toy task with the kinds of boxes as targets."""
-    return replace(
-        experiment,
-        objective=Objective(terms, targets="kind"),
-        score=lambda outputs, batch: [
-            {"subject": subject, "dsc": float(output.softmax(0)[kind])}
-            for subject, output, kind in zip(batch["subject"], outputs, batch["kind"], strict=True)
-        ],
-    )
+CONFIG = RunConfig.model_validate(
+    {"pipeline": "toy", "penalty": {"kind": "none"}, "training": {"epochs": 1}}
+)
+
+
+class Toy(Experiment):
+    """Boxes that are completed, or told apart; optimizer and schedule are those of a test."""
+
+    key_metric = "dsc"
+
+    def score(self, outputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        columns = zip(batch["subject"], outputs, batch[self.objective.targets], strict=True)
+        if self.objective.targets == "kind":
+            return [{"subject": s, "dsc": float(o.softmax(0)[kind])} for s, o, kind in columns]
+        return [
+            {"subject": s, "dsc": 1 - float(soft_dice(o[None], t[None]))} for s, o, t in columns
+        ]
+
+
+def changed(experiment: Experiment, **parts: Any) -> Experiment:
+    """Return an experiment with other attributes or methods, these as functions."""
+    other = copy.copy(experiment)
+    for name, part in parts.items():
+        setattr(other, name, part)
+    return other
 
 
 def way_of_training(name: str, value: Any) -> Any:
@@ -99,6 +123,7 @@ def way_of_training(name: str, value: Any) -> Any:
     return sections[name].model_validate(value) if name in sections else value
 
 
+# Many arguments: each is what some test varies.
 def make_experiment(
     *,
     weight: float = 0.0,
@@ -128,7 +153,7 @@ def make_experiment(
         loss = nn.CrossEntropyLoss(
             torch.tensor(class_weights, dtype=dtype), ignore_index=ignore, label_smoothing=0.1
         )
-    model: nn.Module = (
+    model = (
         classifier()
         if class_weights
         else shallow(normalized=normalized)
@@ -152,40 +177,23 @@ def make_experiment(
         if jacobian
         else PlainLoss(model, loss=loss)
     )
-
-    def evaluate(model: nn.Module, folder: Path, *, processes: Processes) -> Mapping[str, Any]:
-        raise AssertionError("training alone is tested here")
-
-    experiment = Experiment(
-        objective=Objective(terms),
-        optimizer=optimizer,
-        schedule=schedule,
+    experiment = Toy(
+        CONFIG,
+        Objective(terms, targets="kind" if class_weights else "label"),
         train=Boxes(samples, dtype),
         validation=Boxes(3, dtype),
-        score=lambda outputs, batch: [
-            {"subject": subject, "dsc": 1 - float(soft_dice(o[None], t[None]))}
-            for subject, o, t in zip(batch["subject"], outputs, batch["label"], strict=True)
-        ],
-        key_metric="dsc",
-        evaluate=evaluate,
-        test_metrics=lambda summary: {},
-        picture=None,
         data_hash="boxes",
-        write_manifest=lambda path: None,
     )
-    return as_classes(experiment, terms) if class_weights else experiment
+    return changed(experiment, optimizer=optimizer, schedule=schedule)
 
 
 def make_fit(experiment: Experiment, folder: Path, **options: Any) -> Fit:
-    """Return a training of the toy task in one process."""
-    settings: dict[str, Any] = {
-        "processes": Processes(),
-        "device": CPU,
-        "seed": 0,
-        "epochs": 3,
-        "batch_size": 2,
-    }
-    return Fit(experiment, folder=folder, **(settings | options))
+    """Return a training of the toy task in one process; most options are keys of `training`."""
+    place: dict[str, Any] = {"processes": Processes(), "device": CPU, "seed": 0}
+    ways = place | {"sam": None, "nso": None}
+    fit = {name: options.pop(name, default) for name, default in ways.items()}
+    training = TrainingConfig.model_validate({"epochs": 3, "batch_size": 2} | options)
+    return Fit(experiment, training, folder=folder, **fit)
 
 
 class StopAfter:

@@ -103,8 +103,8 @@ def test_the_evaluation_scores_both_sets_beside_the_mean_skull(build, tmp_path: 
 
 def test_completed_skulls_are_saved_on_request(build, tmp_path: Path) -> None:
     experiment = build()
-    evaluate = experiment.saving("all")
-    evaluate(experiment.objective.model, tmp_path / "evaluation", processes=Processes())
+    model, folder = experiment.objective.model, tmp_path / "evaluation"
+    experiment.evaluate(model, folder, processes=Processes(), save="all")
     saved = sorted((tmp_path / "evaluation" / "predictions").rglob("*.nii.gz"))
     assert [path.parent.name for path in saved] == ["set1", "set1", "set2", "set2"]
 
