@@ -34,6 +34,8 @@ def _commands(
 ) -> Iterator[tuple[str, TyperCommand]]:
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
+            if command.invoke_without_command:
+                yield f"{above}{name}", command
             yield from _commands(command, f"{above}{name} ")
         else:
             yield f"{above}{name}", command

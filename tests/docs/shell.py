@@ -140,6 +140,8 @@ def _command(arguments: list[str]) -> tuple[tuple[str, ...], TyperCommand, list[
     name: tuple[str, ...] = ()
     rest = [each for each in arguments if each != "--debug"]
     while isinstance(command, TyperGroup):
+        if command.invoke_without_command and (not rest or rest[0].startswith("-")):
+            break
         assert rest, f"famseg {' '.join(name)}: no command"
         assert rest[0] in command.commands, f"famseg has no command {rest[0]}"
         command, name, rest = command.commands[rest[0]], (*name, rest[0]), rest[1:]

@@ -57,6 +57,7 @@ NOT_RUN = {
     ("", r".*(CUDA_VISIBLE_DEVICES|device=cuda)"): "needs a GPU",
     ("", r".*tracking\.uri=http"): "needs a server; tests/cli/test_ui.py has one",
     ("README.md", r"torchrun"): "docs/several-gpus.md has it",
+    ("docs/runs.md", r"famseg runs .*"): "needs a sweep, and an answer; see tests/cli/test_runs.py",
     ("docs/compare.md", r"famseg sweep"): "many trainings; tests/sweep runs sweeps",
     ("docs/compare.md", r".*--checkpoint last"): "other runs; see tests/cli/test_compare.py",
     ("docs/compare.md", r".*weight decay"): "needs such a group; see tests/cli/test_compare.py",
