@@ -1,4 +1,4 @@
-"""Takes the images of docs/reconstruct.md: a phantom with a hole, what is found in it, its implant.
+"""Takes the images of docs/reconstruct.md: a phantom with a defect, the defect in it, its implant.
 
     python docs/_site/take_implant_images.py
 
@@ -20,15 +20,16 @@ from famseg.volumes import Volume
 
 IMAGES = Path(__file__).parents[1] / "pictures"
 SIZE, SPACING_MM = 128, 1.75
+UNSEEN = 1000  # a subject that the built-in network was not trained on
 
 
 def main() -> None:
     """Write the images."""
     spacing = (SPACING_MM,) * 3
-    skull = phantom(0, 0, SIZE, SPACING_MM)
+    skull = phantom(UNSEEN, 0, SIZE, SPACING_MM)
     generator = np.random.default_rng(0)
-    holed, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)
-    scan = Scan(Volume(holed, np.diag([*spacing, 1.0])), "mask")
+    defective, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)
+    scan = Scan(Volume(defective, np.diag([*spacing, 1.0])), "mask")
     result = reconstruct(scan, load_network("builtin"), Options())
     bone = (result.skull_mesh, np.array(BONE, dtype=np.uint8))
     implant = (result.implant_mesh, np.array(IMPLANT, dtype=np.uint8))

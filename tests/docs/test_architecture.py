@@ -27,3 +27,15 @@ def test_the_table_of_packages_is_that_of_the_import_rules():
     table = page.partition("| packages |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == checked
+
+
+def test_the_modules_that_contributing_names_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("`famseg.flatness`, from the outside in:")[2].partition("\n\nThe doc")[
+        0
+    ]
+    named = set(re.findall(r"`(_\w+)`", section))
+    folder = ROOT / "famseg" / "flatness"
+    there = {path.stem for path in folder.rglob("_*.py")} | {path.name for path in folder.iterdir()}
+    assert len(named) > 30
+    assert named - there == set()

@@ -146,15 +146,15 @@ def put_data(folder: Path, page: str) -> None:
     if page in ("README.md", "docs/metrics.md"):
         for place in ("PREDICTIONS", "predictions"):
             write_mask(0, folder / place / "head.nii.gz")
-        for place in ("REFERENCES", "truths", "references"):
+        for place in ("REFERENCES", "references"):
             write_mask(1, folder / place / "head.nii.gz")
         write_mask(1, folder / "defective_skulls" / "head.nii.gz", cut=True)
         write_mask(0, folder / "prediction.nii.gz")
-        write_mask(1, folder / "truth.nii.gz")
+        write_mask(1, folder / "reference.nii.gz")
 
 
 def write_patient(path: Path) -> None:
-    """Write a skull with a hole at the side."""
+    """Write a skull with a defect at the side."""
     skull = phantom(0, 0, SIZE)
     spacing = (SPACING_MM,) * 3
     defect = RegionDefect("random_1", area_cm2=(22, 25))  # small: quick
