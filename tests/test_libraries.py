@@ -52,6 +52,7 @@ def test_monai_offers_what_a_plain_import_of_it_does() -> None:
     assert json.loads(_python(ours + NAMES)) == json.loads(expected)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["famseg.cli", "monai"])
 def test_a_users_own_import_of_monai_works_before_and_after_famseg(first: str) -> None:
@@ -108,6 +109,7 @@ print(graphs, weight.tolist())
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_compiled_step_of_an_optimizer_is_that_of_torch() -> None:
     assert _python("import famseg.cli" + STEPS) == _python(STEPS)

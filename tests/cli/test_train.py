@@ -101,7 +101,7 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
     run = "runs/skull-lambda0.002-seed0"
-    assert f"ended by SIGTERM; go on with: famseg train --resume {run}" in rest
+    assert f"ended by SIGTERM; resume with: famseg train --resume {run}" in rest
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert [run.info.status for run in client.search_runs(["1"])] == ["KILLED"]
 
@@ -118,6 +118,7 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, 41))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Path) -> None:
     run = "runs/skull-lambda0.002-seed0"
@@ -145,6 +146,7 @@ def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Pat
     assert not list((tmp_path / run).glob("lease*"))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_new_run_begins_from_old_weights(famseg: Run, tmp_path: Path) -> None:
     assert famseg(*TRAIN).returncode == 0
@@ -161,6 +163,7 @@ def test_a_new_run_begins_from_old_weights(famseg: Run, tmp_path: Path) -> None:
     assert re.search(r"best\.pt: does not fit the network of the configuration: .* and not ", line)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
     famseg: Run, tmp_path: Path
@@ -276,6 +279,7 @@ def test_a_diverging_run_stops_with_its_numbers_and_status_one(famseg: Run, tmp_
     assert [run.info.status for run in runs] == ["FAILED"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_in_a_named_folder_pauses_and_is_resumed_there(famseg: Run, tmp_path: Path) -> None:
     place = tmp_path / "trials" / "first"

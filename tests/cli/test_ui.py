@@ -128,6 +128,7 @@ def wait_until(true):
     raise AssertionError("nothing happens for a minute")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
     """The server is killed in mid-run and comes back: one warning, and nothing is lost."""
@@ -206,6 +207,7 @@ FOREIGN = (
 )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_page_of_another_name_is_not_answered(shown):
     """What a page elsewhere could ask under a name that it lets stand for this machine."""
