@@ -12,9 +12,9 @@ cube. The table holds the mean over the two readings, which makes the areas of a
 complement equal. A voxel of size (sx, sy, sz) stretches a triangle's area vector n to
 (sy sz nx, sx sz ny, sx sy nz).
 
-Flat surfaces along the grid and at 45 degrees have their true area; a sphere comes out 7 % too
-large with cubic voxels and 23 % with voxels six times as long as wide, as any surface through edge
-middles does. A common factor drops out of weighted means and percentiles.
+Flat surfaces along the grid and at 45 degrees get their true area. The area of a sphere is 7 % too
+large with cubic voxels and 23 % with voxels six times as long as wide, as for every surface through
+the middles of edges. A common factor cancels in weighted means and percentiles.
 """
 
 from __future__ import annotations

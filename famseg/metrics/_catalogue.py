@@ -1,4 +1,4 @@
-"""The catalogue of metrics: one row each, with its name, its label and how it is computed.
+"""The catalogue of metrics: one row for each, with its name, label, unit and function.
 
 A new metric is one function and one row here. ``score``, ``SkullMetric``, tables of cases,
 summaries, pages and comparisons take names, labels, units and decimals from the row.
@@ -25,18 +25,18 @@ Value = float | int | None
 
 @dataclass(frozen=True)
 class Metric:
-    """What there is to know about a metric.
+    """A metric: its name, how it is shown and how it is computed.
 
     Attributes:
         name: Its key in tables, files and MLflow; distances and volumes end with their unit.
-        label: What people call it.
+        label: Its name in text for people.
         unit: ``mm``, ``ml`` or voxels, the range ``0 to 1``, or empty for a count.
         digits: Decimals of a mean in tables.
-        better: Which values are better: the larger, the smaller, or those near zero.
-        compute: The function of a pair of masks.
-        short: Its header in the narrow table of ``famseg metrics``; empty if it is not in it.
+        better: Which values are better: larger or smaller ones, or those near zero.
+        compute: Returns the value for a pair of masks.
+        short: Its header in the narrow table of ``famseg metrics``; empty if it is not shown there.
         whole: Values are whole numbers.
-        optional: None where nothing says which part of a mask is an implant.
+        optional: Its value is None if it is unknown which part of a mask is the implant.
         in_scores: ``score`` returns it, and summaries have a row for it.
         in_cases: It is a column of ``cases.csv``.
     """
@@ -55,19 +55,19 @@ class Metric:
 
     @property
     def header(self) -> str:
-        """The label with its unit, as tables have it."""
+        """The label with its unit, as in tables."""
         return f"{self.label} {self.unit}" if self.unit in ("mm", "ml", "voxels") else self.label
 
 
 def _dsc(pair: Pair) -> float:
-    """``2 |P and T| / (|P| + |T|)`` (Dice 1945); 1 for two empty masks."""
+    """``2 |P and T| / (|P| + |T|)`` (Dice 1945); 1 for two empty masks. See `dice`."""
     if pair.empty == "nan" and not (pair.prediction.any() or pair.truth.any()):
         return math.nan
     return dice(pair.prediction, pair.truth)
 
 
 def _border_dsc(pair: Pair) -> float | None:
-    """The same within 10 mm of the defective skull (AutoImplant 2021)."""
+    """The DSC within 10 mm of the defective skull (AutoImplant 2021). See `border_dice`."""
     if pair.defective is None or pair.implants is None:
         return None
     prediction, truth = pair.implants
@@ -79,7 +79,7 @@ def _border_dsc(pair: Pair) -> float | None:
         return dice(prediction & near, truth & near)
     if pair.empty == "nan":
         return math.nan
-    # Nothing near the border is right only where there was nothing to find.
+    # No voxel near the border is correct only if the reference implant is empty.
     return 0.0 if pair.failed else 1.0
 
 
@@ -92,12 +92,20 @@ def _voxels(name: str) -> Callable[[Pair], float]:
 
 
 def _volume_difference(pair: Pair) -> float:
-    """Volume of the prediction minus that of the reference, in ml."""
+    """``(|P| - |T|) v`` in ml, with ``v`` the volume of a voxel. See `volume_difference_ml`."""
     return volume_ml(pair.prediction, pair.spacing) - volume_ml(pair.truth, pair.spacing)
 
 
 def _relative_difference(pair: Pair) -> float:
-    """The same over the volume of the reference; 1 where only the reference is empty."""
+    """``(|P| - |T|) / |T|`` (Heimann et al., IEEE TMI 28, 2009); 1 if only the reference is empty.
+
+    Linear in the number of voxels.
+
+    Example:
+        >>> from famseg.metrics import score
+        >>> score([[1, 1, 1]], [[1, 1, 0]], (1, 1)).volume_difference_relative  # (3 - 2) / 2
+        0.5
+    """
     volume, wanted = (volume_ml(mask, pair.spacing) for mask in (pair.prediction, pair.truth))
     if wanted:
         return (volume - wanted) / wanted
@@ -107,14 +115,14 @@ def _relative_difference(pair: Pair) -> float:
 
 
 def _components(pair: Pair) -> int:
-    """Pieces of the prediction that are connected through voxel faces."""
+    """Components of the prediction, connected through voxel faces. See `count_components`."""
     return count_components(pair.prediction)
 
 
 def _roughness(pair: Pair) -> float | None:
-    """Deviation of the predicted implant's surface from a smooth one, see ``surface_roughness``."""
+    """Deviation of the predicted implant's surface from a smooth one. See `surface_roughness`."""
     if pair.implants is None or flat_axis(pair.truth.shape) is not None:
-        return None  # a slice has an outline, no surface
+        return None  # a slice has an outline but no surface
     prediction, truth = pair.implants
     if pair.empty == "diagonal" and not (prediction.any() and truth.any()):
         return default_radius_mm(pair.spacing) if prediction.any() or truth.any() else 0.0
@@ -122,7 +130,16 @@ def _roughness(pair: Pair) -> float | None:
 
 
 def _volumetric_similarity(pair: Pair) -> float:
-    """``1 - ||P| - |T|| / (|P| + |T|)`` (Taha and Hanbury 2015); 1 for two empty masks."""
+    """``1 - ||P| - |T|| / (|P| + |T|)`` (Taha and Hanbury, BMC Med Imaging 15, 2015).
+
+    1 for two empty masks. It compares volumes, not places: disjoint masks of one size have 1.
+    Linear in the number of voxels.
+
+    Example:
+        >>> from famseg.metrics import score
+        >>> score([[1, 1, 1]], [[1, 1, 0]], (1, 1)).volumetric_similarity  # 1 - 1 / 5
+        0.8
+    """
     sizes = [int(np.count_nonzero(mask)) for mask in (pair.prediction, pair.truth)]
     if not any(sizes):
         return math.nan if pair.empty == "nan" else 1.0
@@ -170,9 +187,9 @@ SCORES = tuple(metric.name for metric in METRICS if metric.in_scores)
 
 
 def measure(pair: Pair, names: Collection[str]) -> dict[str, Value]:
-    """Return the wanted metrics of a pair of masks, and compute nothing else."""
+    """Return the metrics with these names for a pair of masks; no other is computed."""
     if any(name.endswith("_voxels") for name in names):
-        _ = pair.surface_in_both_units  # one pass gives both
+        _ = pair.surface_in_both_units  # cached: one pass over the surfaces gives both units
     return {metric.name: metric.compute(pair) for metric in METRICS if metric.name in names}
 
 
@@ -187,7 +204,8 @@ class MetricValues:
     values: Mapping[str, Value]
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- a float, an int or None, by the row
-        # Asked only for what is no field. Copies ask before `values` is there: hence the guard.
+        # Called only for names that are not fields. While an object is copied or unpickled,
+        # `values` does not exist yet: without the guard this would recurse for ever.
         if name != "values" and name in self.values:
             return self.values[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

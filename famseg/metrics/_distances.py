@@ -1,19 +1,19 @@
-"""Exact Euclidean distances over a grid, no farther than they are asked for.
+"""Exact Euclidean distances on a grid, searched only as far as needed.
 
-The square of a distance is a sum over the axes, so that the least one can be found axis by axis:
-along the first, count the steps to the nearest point of interest; along each other, take the least
-of ``value + (d spacing)^2`` over the neighbours d steps away on either side (Saito and Toriwaki,
-Pattern Recognition 27, 1994). Where no distance exceeds a reach of r steps, r neighbours a side are
-enough, and with cubic voxels the squares are small whole numbers that fit into a byte or two, of
-which a processor handles 32 or 16 at a time. Surfaces of a prediction and of the truth are mostly
-near each other: the reach starts small and grows where it turns out too short. Where even the
-longest is, Maurer's transform (IEEE PAMI 25, 2003) of the whole grid takes over, whose time does
-not depend on distances.
+The square of a distance is a sum over the axes, so that the smallest can be found axis by axis:
+along the first axis, count the steps to the nearest point of interest; along each other axis, take
+the minimum of ``value + (d spacing)^2`` over the neighbors d steps away on either side (Saito and
+Toriwaki, Pattern Recognition 27, 1994). If no distance exceeds a reach of r steps, r neighbors on
+each side are enough, and with cubic voxels the squares are small whole numbers that fit into one or
+two bytes, of which a processor handles 32 or 16 at a time. The surfaces of a prediction and its
+reference are mostly near each other: the reach starts small and grows where it is too short. If
+even the longest is too short, Maurer's transform (IEEE PAMI 25, 2003) of the whole grid is used,
+whose time does not depend on distances.
 
-All but the last works on slabs of a few planes, which stay in the processor's cache and make the
-memory small: a byte a voxel. Time and memory are linear in the grid, whatever is in it: a
-nearest-neighbour tree, which is as fast on masks that are close, takes a hundred times longer on a
-prediction that is foreground everywhere or noise, as that of an untrained network.
+Everything except that transform works on slabs of a few planes, which fit into the processor's
+cache and need little memory: one byte per voxel. Time and memory are linear in the grid, whatever
+its content. A nearest-neighbor tree is as fast on masks that are close, but takes a hundred times
+longer on a prediction that is foreground everywhere or noise, such as that of an untrained network.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from famseg.metrics._areas import Spacing
 
 Mask = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
-# Squares of distances: bytes, 16-bit words or single precision, whatever has room for them.
+# Squared distances: bytes, 16-bit words or single precision, whichever is large enough.
 Squares = npt.NDArray[Any]
 Places = npt.NDArray[np.intp]
 
 UNIT: Spacing = (1.0, 1.0, 1.0)
-# A count of steps that says "as many or more".
+# A number of steps that means "this many or more".
 _MANY = 255
-_SLAB = 2**18  # voxels, which with what is made of them fit into a processor's cache
-_PART = 2**14  # places, whose indices take more memory than all else
-# Reaches in steps, each with a type that has room for its square and that of one step more.
+_SLAB = 2**18  # voxels; a slab and its intermediate arrays fit into a processor's cache
+_PART = 2**14  # places handled at once: their indices need more memory than anything else
+# Reaches in steps, each with a type that can store its square and that of one step more.
 _WHOLE: list[tuple[int, type[Any]]] = [
     (5, np.uint8),
     (10, np.uint8),
@@ -51,13 +51,14 @@ _REAL: list[tuple[int, type[Any]]] = [(steps, np.float32) for steps, _ in _WHOLE
 
 
 class _Reach(NamedTuple):
-    """How far to look in one go.
+    """How far to search in one pass.
 
     Attributes:
-        kind: What holds the squares.
-        costs: For each axis the squares of 1, 2, ... steps, as many as the reach has.
-        certain: The square below which what is found is the least: all beyond the reach is larger.
-        far: Stands for a square that is too large; a cost can be added to it.
+        kind: The type of the squares.
+        costs: For each axis the squared lengths of 1, 2, ... steps, up to the reach.
+        certain: A square below this value is the smallest: every point beyond the reach is farther.
+        far: The value of a square that is too large; the largest cost can be added to it without an
+            overflow.
     """
 
     kind: type[Any]
@@ -67,7 +68,7 @@ class _Reach(NamedTuple):
 
 
 def _reach(spacing: Spacing, steps: int, kind: type[Any]) -> _Reach:
-    """Return a reach of so many of the smallest steps."""
+    """Return a reach of ``steps`` times the smallest spacing."""
     length = steps * min(spacing)
     costs = tuple(
         [(count * along) ** 2 for count in range(1, int(length / along) + 1)] for along in spacing
@@ -81,7 +82,7 @@ def _reach(spacing: Spacing, steps: int, kind: type[Any]) -> _Reach:
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Cut a grid across its first axis into at least four slabs, to be handled one by one."""
+    """Yield the slabs of a grid along its first axis, four or more, to be processed one by one."""
     planes = max(1, min(_SLAB // (shape[1] * shape[2]), shape[0] // 4))
     for start in range(0, shape[0], planes):
         yield slice(start, min(start + planes, shape[0]))
@@ -90,7 +91,7 @@ def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
 def fill_gaps(gaps: Bytes) -> None:
     """Count the steps to the nearest 0 along the first axis, in place; other values must be 255.
 
-    255 stands for as many steps or more, and for no 0 on the line.
+    255 means that many steps or more, or no 0 on the line. A forward and a backward pass.
     """
     step = np.empty_like(gaps[0])
     for planes in (gaps, gaps[::-1]):
@@ -100,15 +101,15 @@ def fill_gaps(gaps: Bytes) -> None:
 
 
 class Field:
-    """Squared distances to the nearest of some points, computed where they are asked for.
+    """Squared distances to the nearest of some points, computed only where requested.
 
     Args:
         gaps: Steps from each place of the grid to the nearest point along the first axis, as
             `fill_gaps` leaves them; at least one point.
-        spacing: Distances between neighbouring places along each axis.
+        spacing: Distances between neighboring places along each axis.
 
     Attributes:
-        gaps: What it was given; None once a map of the whole grid has taken their place.
+        gaps: The argument; None once a map of the whole grid has replaced it.
     """
 
     def __init__(self, gaps: Bytes, spacing: Spacing) -> None:
@@ -127,14 +128,15 @@ class Field:
             places: At least one index into the slab, its axes flattened.
 
         Returns:
-            One square for each place, exact for unit spacing, good to 1e-6 relative otherwise.
+            One square for each place, exact for unit spacing, otherwise with a relative error below
+            1e-6.
         """
         while self.gaps is not None:
             reach = self._reaches[self._current]
             found = _near(self.gaps[slab], places, reach)
             farthest = float(found.max())
             if farthest < reach.certain:
-                # Neighbouring slabs are alike: go on with what is enough for this one.
+                # Neighboring slabs are similar: a reach that is enough here is tried first there.
                 if self._current > 0 and farthest < self._reaches[self._current - 1].certain:
                     self._current -= 1
                 return found
@@ -142,14 +144,14 @@ class Field:
             if self._current == len(self._reaches):
                 image, self.gaps = points_image(self.gaps == 0, self._spacing), None
                 self._map = Map(image)
-        assert self._map is not None  # noqa: S101 - it took the place of the gaps
+        assert self._map is not None  # noqa: S101 - it has replaced the gaps
         return self._map.squares(slab, places)
 
 
 def points_image(points: Mask, spacing: Spacing) -> sitk.Image:
     """Return a mask as an image of its own memory."""
     image = sitk.GetImageFromArray(points.view(np.uint8))
-    image.SetSpacing(spacing[::-1])  # the array's last axis is the image's first
+    image.SetSpacing(spacing[::-1])  # the last axis of the array is the first of the image
     return image
 
 
@@ -163,37 +165,39 @@ class Map:
     _signed: npt.NDArray[np.float32]
 
     def __init__(self, points: sitk.Image) -> None:
-        if sitk.GetArrayViewFromImage(points).all():  # of which the transform makes nonsense
+        if sitk.GetArrayViewFromImage(points).all():  # for which the transform is undefined
             self._signed = np.zeros(points.GetSize()[::-1], dtype=np.float32)
             return
         transform = sitk.SignedMaurerDistanceMapImageFilter()
-        # Cases are dealt out to processes; threads on top nearly double the time under load.
+        # Cases are already distributed to processes: threads on top nearly double the time.
         transform.SetNumberOfThreads(1)
         transform.InsideIsPositiveOff()
         transform.SquaredDistanceOn()
         transform.UseImageSpacingOn()
-        # The array is the image's own memory, which goes with the image: a copy would add to the
-        # eight bytes a voxel that the transform takes.
+        # The array is a view of the image's memory, so the image must be kept: a copy would add to
+        # the eight bytes per voxel that the transform needs.
         self._image = transform.Execute(points)
         self._signed = sitk.GetArrayViewFromImage(self._image)
 
     def squares(self, slab: slice, places: Places | Mask) -> npt.NDArray[np.float32]:
         """Return the squares at some places of a slab, given by index or mask of its flat array."""
         found = self._signed[slab].reshape(-1)[places]
-        return np.maximum(found, 0.0, out=found)  # the map is negative at features
+        return np.maximum(found, 0.0, out=found)  # the map is negative at the points themselves
 
 
 def _near(gaps: Bytes, places: Places, reach: _Reach) -> Squares:
-    """Return the least squares at some places over the points within reach; others are too large.
+    """Return the smallest squares at some places among the points within reach.
+
+    A square below ``reach.certain`` is exact; others may be too large.
 
     Args:
-        gaps: Of some planes.
+        gaps: The steps along the first axis, for some planes.
         places: Indices into the planes, their axes flattened.
-        reach: How far to look.
+        reach: How far to search.
     """
     planes, rows, length = gaps.shape
-    # Rows get a margin as long as the reach, so that steps along the flattened array lead from no
-    # row into another; before the first row it leads to the margin at the end.
+    # Each row gets a margin as long as the reach, so that steps along the flattened array never
+    # lead from one row into another; a step before the first row wraps to the margin at the end.
     margin = len(reach.costs[2])
     squares = np.full((planes, rows, length + margin), reach.far, dtype=reach.kind)
     squares[..., :length] = _squared(gaps, reach)
@@ -209,25 +213,25 @@ def _near(gaps: Bytes, places: Places, reach: _Reach) -> Squares:
 
 
 def _squared(gaps: Bytes, reach: _Reach) -> Squares:
-    """Return the squares of distances along the first axis."""
+    """Return the squared distances along the first axis; ``far`` beyond the reach."""
     limit = len(reach.costs[0])
     squares: Squares = gaps.astype(reach.kind)
     squares *= squares
     if limit:
         squares *= reach.kind(reach.costs[0][0])
-    # Arithmetic is many times faster than to write where a mask says.
+    # Multiplying and adding is many times faster than writing through a mask.
     squares *= (gaps <= limit).astype(reach.kind)
     squares += (gaps > limit).astype(reach.kind) * reach.kind(reach.far)
     return squares
 
 
 def _spread(lines: Squares, stride: int, costs: Sequence[float]) -> Squares:
-    """Return the least of each value and of its neighbours' on the line plus their costs.
+    """Return the minimum of each value and of its neighbors on the line plus their costs.
 
     Args:
         lines: Shape ``(lines, places)``.
-        stride: How many places a step is.
-        costs: Of one step, two steps and so on.
+        stride: The number of places in one step.
+        costs: The costs of one step, two steps and so on.
     """
     found = lines.copy()
     raised = np.empty_like(lines)
@@ -242,9 +246,10 @@ def _spread(lines: Squares, stride: int, costs: Sequence[float]) -> Squares:
 
 
 def _gathered(line: Squares, places: Places, costs: Sequence[float]) -> Squares:
-    """Return what `_spread` finds at some places of one line, each no longer than it must.
+    """Return the values of `_spread` at some places of one line.
 
-    No neighbour can lower a value that its cost alone exceeds, so that places drop out on the way.
+    A neighbor whose cost alone is at least the current value cannot lower it, and costs rise with
+    the distance: such places need no further search, so that fewer remain with each step.
     """
     found: Squares = line[places]
     active = np.arange(len(places))

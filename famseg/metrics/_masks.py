@@ -1,4 +1,4 @@
-"""What scores take: masks as arrays or tensors, spacings, and the rule for empty masks."""
+"""Checks of what metrics take: masks, spacings, tolerances and the rule for empty masks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_NAMED = 4
 
 
 def as_mask(values: npt.ArrayLike, name: str) -> Mask:
-    """Return a mask as bool, or raise the ValueError that says what to fix.
+    """Return a mask as bool, or raise a ValueError that says what to fix.
 
-    A tensor is checked and thresholded where it is, and leaves its device once, as one byte a
+    A tensor is checked and thresholded on its device, and copied to the CPU once, as one byte per
     voxel. Bool arrays and tensors on the CPU are not copied.
 
     Args:
         values: An array, a tensor or nested lists: bool, or numbers that are all 0 or 1.
-        name: What the message calls it.
+        name: Its name in messages.
 
     Raises:
         ValueError: If a value is neither 0 nor 1.
@@ -41,7 +41,7 @@ def as_mask(values: npt.ArrayLike, name: str) -> Mask:
 
 
 def values_of(array: npt.NDArray[Any]) -> str:
-    """Return what an array holds, for messages: its values if they are few, else their range.
+    """Return the values of an array as text for messages: each if they are few, else their range.
 
     Example:
         >>> values_of(np.array([0, 255, 0])), values_of(np.arange(9))
@@ -55,26 +55,26 @@ def values_of(array: npt.NDArray[Any]) -> str:
 
 
 def _no_mask(array: npt.NDArray[Any], name: str) -> str:
-    start = f"{name} must hold 0 and 1 only, it holds"
+    start = f"{name} must contain only 0 and 1, but it contains"
     if not np.isfinite(array).all():
         return f"{start} NaN or infinity. Threshold it: probability > 0.5."
     there = values_of(array)
     if not np.array_equal(array, np.round(array)):
         return f"{start} {there}: probabilities or logits. Threshold it: probability > 0.5."
     if len(np.unique(array)) == 2:
-        return f"{start} {there}. Say which of them is the mask: {name} == {array.max():g}."
-    return f"{start} {there}: labels or intensities. Take one: {name} == label."
+        return f"{start} {there}. Choose the one that is the mask: {name} == {array.max():g}."
+    return f"{start} {there}: labels or intensities. Choose one label: {name} == label."
 
 
 def as_masks(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mask]:
-    """Return both masks as bool, or raise the ValueError that says what to fix."""
+    """Return both masks as bool, or raise a ValueError that says what to fix."""
     masks = as_mask(prediction, "prediction"), as_mask(truth, "truth")
     check_shapes("prediction", masks[0], "truth", masks[1])
     return masks
 
 
 def as_volumes(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, Mask]:
-    """Return both masks as bool and three-dimensional, or raise the ValueError.
+    """Return both masks as bool and three-dimensional, or raise a ValueError.
 
     A slice of shape ``(X, Y)`` becomes ``(X, Y, 1)``.
     """
@@ -86,41 +86,41 @@ def as_volumes(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Mask, M
 
 
 def as_skull(defective: npt.ArrayLike, truth: Mask) -> Mask:
-    """Return a defective skull as bool on the truth's grid, or raise the ValueError."""
+    """Return a defective skull as bool on the grid of the reference, or raise a ValueError."""
     skull = as_mask(defective, "defective")
     skull = skull[..., None] if skull.ndim == 2 else skull
     check_shapes("defective", skull, "truth", truth)
     if not skull.any():
-        raise ValueError("defective is empty: it has no border. Give the skull with the hole.")
+        raise ValueError("defective is empty, so it has no border. Give the skull with the defect.")
     return skull
 
 
 def check_volume(mask: Mask) -> None:
-    """Raise the ValueError if a mask is not three-dimensional."""
+    """Raise a ValueError if a mask is not three-dimensional."""
     if mask.ndim != 3:
         raise ValueError(
             f"masks must have shape (X, Y, Z), got {mask.shape}. "
-            "Take them out of batch and channel first."
+            "Remove the batch and channel axes first."
         )
 
 
 def check_shapes(
     name: str, mask: npt.NDArray[Any], other_name: str, other: npt.NDArray[Any]
 ) -> None:
-    """Raise the ValueError if two masks have different shapes."""
+    """Raise a ValueError if two masks have different shapes."""
     if mask.shape != other.shape:
         raise ValueError(
             f"{name} has shape {mask.shape} and {other_name} {other.shape}. "
-            "Bring both to one grid: scores compare voxel by voxel."
+            "Resample both to one grid: metrics compare voxel by voxel."
         )
 
 
 def as_spacing(spacing_mm: Sequence[float], axes: int = 3) -> Spacing:
-    """Return a spacing as three floats, or raise the ValueError that says what to fix.
+    """Return a spacing as three floats, or raise a ValueError that says what to fix.
 
     Args:
-        spacing_mm: Three lengths; of two axes two, too: a slice is then 1 mm thick.
-        axes: How many the mask has.
+        spacing_mm: Three lengths; for a mask of two axes also two: the slice is then 1 mm thick.
+        axes: The number of axes of the mask.
     """
     values = tuple(float(value) for value in spacing_mm)
     if axes == len(values) == 2:
@@ -134,9 +134,9 @@ def as_tolerance(tolerance_mm: float | None, spacing: Spacing, shape: Sequence[i
     """Return the tolerance of ``nsd``: one voxel (the longest edge) unless given.
 
     Args:
-        tolerance_mm: What was given; 0 calls right what lies on the other surface.
+        tolerance_mm: The value given; 0 accepts only points on the other surface.
         spacing: Edge lengths of a voxel.
-        shape: Of the masks: how thick a slice is does not count.
+        shape: Shape of the masks; the thickness of a slice is ignored.
     """
     across = flat_axis(shape)
     edges = [edge for axis, edge in enumerate(spacing) if axis != across]
@@ -147,13 +147,13 @@ def as_tolerance(tolerance_mm: float | None, spacing: Spacing, shape: Sequence[i
 
 
 def check_empty(prediction: Mask, truth: Mask, empty: Empty) -> None:
-    """Raise the ValueError for an unknown rule, or for an empty mask where the rule is to raise."""
+    """Raise a ValueError for an unknown rule, or for an empty mask if the rule is ``raise``."""
     if empty not in EMPTY:
         raise ValueError(f"empty is {empty!r}. Choose from {', '.join(EMPTY)}.")
     if empty == "raise":
         for name, mask in (("prediction", prediction), ("truth", truth)):
             if not mask.any():
                 raise ValueError(
-                    f"{name} is empty. Score it with empty='diagonal' (the worst value, counted as "
+                    f"{name} is empty. Set empty='diagonal' (it gets the worst value and counts as "
                     "failed) or empty='nan'."
                 )

@@ -1,4 +1,4 @@
-"""Two masks ready to be scored."""
+"""A prediction and its reference, checked and ready to be measured."""
 
 from __future__ import annotations
 
@@ -29,17 +29,23 @@ from famseg.metrics._surface import Mask, Spacing, surface_distances
 Kind = Literal["auto", "skull", "implant"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# A truth that holds this share of the defective skull is a whole skull; so little, an implant.
+# A reference that contains at least this share of the defective skull is a whole skull; one that
+# contains at most the second share is an implant.
 _WHOLE, _APART = 0.5, 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two masks ready to be scored.
+    """A prediction and its reference, checked and ready to be measured.
 
     Attributes:
-        implants: Prediction and truth as implants; None where nothing says what is one.
-        defective: The skull with the hole.
+        prediction: Mask, shape ``(X, Y, Z)``.
+        truth: The reference, same shape.
+        spacing: Edge lengths of a voxel in mm.
+        tolerance: The tolerance of ``nsd`` in mm.
+        empty: The rule for empty masks.
+        implants: Prediction and reference as implants; None where the implants are unknown.
+        defective: The skull with the defect.
         rim: The voxels within 10 mm of it, where they are known already.
     """
 
@@ -66,7 +72,7 @@ class Pair:
 
     @cached_property
     def surface_in_both_units(self) -> Mapping[str, float]:
-        """The same, and the distances in voxels."""
+        """The values of `surface` and the distances in voxels, by name; computed once."""
         return surface_scores(
             *(self.prediction, self.truth, self.spacing),
             tolerance_mm=self.tolerance,
@@ -75,7 +81,7 @@ class Pair:
 
     @property
     def failed(self) -> bool:
-        """One mask is empty and the other is not, of the skulls or of the implants in them."""
+        """Whether exactly one mask of a pair is empty: of the masks, or of the implants in them."""
         pairs = [(self.prediction, self.truth), *([self.implants] if self.implants else [])]
         return any(bool(one.any()) != bool(other.any()) for one, other in pairs)
 
@@ -90,7 +96,7 @@ def as_pair(
     tolerance_mm: float | None,
     empty: Empty,
 ) -> Pair:
-    """Check what ``score`` is given."""
+    """Return the checked arguments of ``score``, which describes them, as a pair."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}. Choose from {', '.join(KINDS)}.")
     spacing = as_spacing(spacing_mm, np.ndim(prediction))
@@ -107,11 +113,11 @@ def as_pair(
 
 
 def _is_skull(truth: Mask, skull: Mask) -> bool:
-    """Whether the truth is a whole skull around the defective one; an implant otherwise."""
+    """Whether the reference is a whole skull that contains the defective one, or an implant."""
     share = np.count_nonzero(truth & skull) / np.count_nonzero(skull)
     if _APART < share < _WHOLE:
         raise ValueError(
-            f"the truth holds {share:.0%} of the defective skull: as a skull it should hold it all "
-            "and as an implant nothing. Is one of another subject? If not, say the kind."
+            f"the reference contains {share:.0%} of the defective skull: a whole skull contains "
+            "all of it and an implant nothing. Are both of the same subject? If so, set kind."
         )
     return bool(share >= _WHOLE)

@@ -1,4 +1,4 @@
-"""How far one surface lies from another: distances with the weight of each, without the places."""
+"""Distances from one surface to another: distinct values with weights, without places."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Squares of distances that are no whole numbers are held in single precision: a distance that
-# equals the tolerance must count as within it.
+# Squared distances that are not whole numbers are stored in single precision. A distance equal to
+# the tolerance must count as within it, hence some slack.
 _SLACK = 1 + 1e-5
-# Rounding of a sum of weights must not skip to the next distance.
+# A rounding error in the sum of weights must not select the next larger distance.
 _ROUNDING = 1 - 1e-12
-# So many points are sorted in one go or a quarter of them, whichever is more; and so many distances
-# collected before equal ones are joined.
+# Points sorted in one go (or a quarter of all, if that is more), and distinct distances collected
+# before equal ones are merged: sorting small parts needs little memory.
 _SORT = 2**15
 _MERGE = 2**20
 
@@ -25,12 +25,12 @@ _MERGE = 2**20
 class Profile:
     """Distances from the points of one surface to another surface.
 
-    Surfaces of millions of points have few distinct distances between them, so that these with
-    their weights are all that statistics need.
+    Surfaces of millions of points have few distinct distances, so that statistics need only the
+    distinct ``values`` and their ``weights``. Each method takes time linear in their number.
 
     Args:
-        values: The distinct distances, rising, shape ``(N,)``, at least one.
-        weights: Shape ``(N,)``, all positive: how many points have that distance, or how much area.
+        values: The distinct distances in ascending order, shape ``(N,)``, at least one.
+        weights: Shape ``(N,)``, all positive: the number of points at that distance, or their area.
 
     Example:
         >>> profile = Profile(np.array([0.0, 1.0, 3.0]), np.array([6.0, 3.0, 1.0]))
@@ -50,25 +50,25 @@ class Profile:
         return float(self.values[-1])
 
     def mean(self) -> float:
-        """Return the mean distance by weight."""
+        """Return the weighted mean distance, ``sum(w d) / sum(w)``."""
         return float(self.values @ self.weights / self.weights.sum())
 
     def share_within(self, tolerance: float) -> float:
-        """Return the share of the weight whose distance the tolerance is not exceeded by."""
+        """Return the share of the weight with a distance of at most the tolerance."""
         near = self.values <= tolerance * _SLACK
         return float(self.weights[near].sum() / self.weights.sum())
 
     def percentile(self, percent: float) -> float:
-        """Return the smallest distance that ``percent`` of the weight does not exceed."""
+        """Return the smallest distance within which ``percent`` of the weight is found."""
         reached = np.cumsum(self.weights)
         place = np.searchsorted(reached, reached[-1] * percent / 100 * _ROUNDING)
         return float(self.values[place])
 
     def percentile_by_rank(self, percent: float) -> float:
-        """Return what ``np.percentile`` makes of the single distances; weights must be counts.
+        """Return ``np.percentile`` of the single distances; weights must be counts.
 
-        The value at rank ``(n - 1) percent / 100``, counted from 0, on the line between the
-        neighbouring ranks.
+        The value at rank ``(n - 1) percent / 100``, counted from 0, interpolated linearly between
+        the neighboring ranks.
         """
         reached = np.cumsum(self.weights)
         rank = (reached[-1] - 1) * percent / 100
@@ -77,7 +77,7 @@ class Profile:
         return low + (high - low) * float(rank - np.floor(rank))
 
     def pooled(self, other: Profile) -> Profile:
-        """Return the profile of the points of both."""
+        """Return the profile of the points of both surfaces."""
         values = np.concatenate([self.values, other.values])
         return Profile(*_merge(values, np.concatenate([self.weights, other.weights])))
 
@@ -95,7 +95,7 @@ class Tally:
     """Collects squared distances, part by part, and makes a profile of them.
 
     Args:
-        weights: Weight of a point for each label, shape ``(256,)``.
+        weights: The weight of a point for each label, shape ``(256,)``.
     """
 
     def __init__(self, weights: Floats) -> None:
@@ -105,7 +105,7 @@ class Tally:
         self._room = _MERGE
 
     def add(self, squares: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
-        """Count points in.
+        """Add points.
 
         Args:
             squares: Squared distances of some points, at least one.
@@ -121,7 +121,9 @@ class Tally:
 
     def _add(self, squares: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         real = squares.dtype == np.float32
-        # The bits of positive numbers in single precision are in the order of the numbers.
+        # A distance and its label are sorted as one integer, the distance in the high bits: one
+        # sort of integers instead of a sort by two keys. The bits of positive numbers in single
+        # precision have the order of the numbers.
         keys = (squares.view(np.uint32) if real else squares).astype(np.uint64)
         keys <<= np.uint64(8)
         keys |= labels
@@ -134,7 +136,7 @@ class Tally:
         self._sums.append(np.add.reduceat(weights, starts))
 
     def profile(self) -> Profile:
-        """Return what was counted, with distances for their squares."""
+        """Return the profile of the points added, with distances in place of their squares."""
         values, weights = self._merged()
         return Profile(np.sqrt(values), weights)
 
@@ -143,7 +145,7 @@ class Tally:
 
 
 def _merge(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the distinct values, rising, and the sums of their weights."""
+    """Return the distinct values in ascending order and the sums of their weights."""
     distinct, place = np.unique(values, return_inverse=True)
     sums: Floats = np.bincount(place, weights, len(distinct)).astype(np.float64)
     return distinct, sums

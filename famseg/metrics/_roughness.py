@@ -1,21 +1,24 @@
 r"""How rough a surface is: its deviation from a smooth surface fitted to each neighbourhood.
 
-The surface of a mask is the faces between foreground and background voxels. About each of some of
-them, evenly drawn, take the faces within a ball of radius r that look the same way (their smoothed
-normals within 60 degrees: the far side of a thin plate and the wall round a sharp edge stay out).
-In the tangent plane of the middle, with heights h over it in units of r, fit by least squares
+The surface of a mask consists of the faces between foreground and background voxels. For each face
+of an evenly drawn sample, take the faces within a ball of radius r that have about the same
+direction (smoothed normals within 60 degrees: this leaves out the far side of a thin plate and the
+wall around a sharp edge). In the tangent plane of the sampled face, with heights h above it in
+units of r, fit by least squares
 
 .. math:: h(u, v) = a + b u + c v + d u^2 + e u v + f v^2
 
-so that neither tilt nor curvature of the shape counts. Each face weighs the area it covers in the
-smoothed surface: its own times the cosine of their angle. The roughness is the root of the weighted
-mean square of the residuals over all neighbourhoods.
+so that neither the tilt nor the curvature of the shape counts. The weight of a face is the area it
+covers in the smoothed surface: its own area times the cosine of the angle between both. With
+s the weighted mean square of a neighborhood's residuals and A the weight of its sampled face, the
+roughness is ``r sqrt(sum(A s) / sum(A))``. The definition is our own: the root mean square
+roughness Rq of ISO 21920-2, with a fitted quadratic surface in place of the profile filter.
 
-A neighbourhood of fewer than 12 faces is a speck, not a surface, and left out; the number of
-components tells of specks. A mask that has nothing else counts r, which no surface deviates by.
+A neighborhood of fewer than 12 faces is a speck, not a surface, and is left out; the number of
+components reports specks. A mask that consists of specks only gets r, which no surface exceeds.
 
-What a voxel grid cannot show it adds: a smooth curved wall of cubic voxels deviates by 0.2 edges.
-Compare masks on one grid.
+A voxel grid adds roughness of its own: a smooth curved wall of cubic voxels deviates by 0.2 voxel
+edges. Compare only masks on the same grid.
 """
 
 from __future__ import annotations
@@ -42,23 +45,24 @@ def surface_roughness(
 ) -> float:
     """Return the roughness of a mask's surface in mm: 0 is smooth.
 
-    Root mean square deviation of the surface from a quadratic surface that is fitted to each
-    neighbourhood of radius ``radius_mm``; the module says how. Steps and noise narrower than that
-    count, the shape does not. Compare with the truth's at the same radius and on the same grid,
-    which alone adds about 0.2 voxel edges.
+    The root mean square deviation of the surface from a quadratic surface that is fitted to each
+    neighborhood of radius ``radius_mm``; the module docstring has the formula. Steps and noise
+    narrower than the radius count, the shape does not. Compare it with that of the reference at the
+    same radius and on the same grid, because the grid itself adds about 0.2 voxel edges.
 
-    Deterministic. Takes 0.1 s for an implant in voxels of 0.5 mm.
+    Deterministic. At most 500 neighborhoods are fitted, so that the time grows with the faces in a
+    ball, not with the mask: 0.1 s for an implant in voxels of 0.5 mm.
 
     Args:
         mask: Shape ``(X, Y, Z)``; an array or a tensor.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        radius_mm: The scale; None for 5 mm or three voxels (the longest edge), whichever is more.
+        radius_mm: The scale; None for 5 mm or three voxels (the longest edge), whichever is larger.
 
     Returns:
         The roughness; NaN for an empty mask, which has no surface.
 
     Raises:
-        ValueError: If it is no three-dimensional mask or a length is not positive.
+        ValueError: If it is not a three-dimensional mask or a length is not positive.
 
     Example:
         >>> plate = np.zeros((40, 40, 10))
@@ -82,14 +86,14 @@ def surface_roughness(
 
 
 def default_radius_mm(spacing: Spacing) -> float:
-    """Return the scale of ``surface_roughness`` unless given: 5 mm, but at least three voxels."""
+    """Return the default radius of ``surface_roughness``: 5 mm, but at least three voxels."""
     return max(RADIUS_MM, 3 * max(spacing))
 
 
 def _faces(padded: Mask, spacing: Spacing) -> tuple[Floats, Floats, Floats]:
-    """Return middles ``(N, 3)`` in mm, smoothed normals ``(N, 3)``, covered areas ``(N,)``.
+    """Return centers ``(N, 3)`` in mm, smoothed normals ``(N, 3)`` and covered areas ``(N,)``.
 
-    The mask has a margin. Of very many faces an even part is taken.
+    The mask has a margin. Only every n-th face is returned if there are very many.
     """
     crossed = [np.diff(padded, axis=axis) for axis in range(3)]
     step = -(-sum(map(np.count_nonzero, crossed)) // _MOST_FACES)
@@ -99,10 +103,10 @@ def _faces(padded: Mask, spacing: Spacing) -> tuple[Floats, Floats, Floats]:
     places = np.concatenate(lower), ahead
     normals = np.stack([_slope(padded, spacing, axis, places) for axis in range(3)], axis=1)
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals /= np.where(lengths > 0, lengths, 1)  # a lone voxel between others may have none
+    normals /= np.where(lengths > 0, lengths, 1)  # a single voxel between others may have none
     sx, sy, sz = spacing
     sides = np.array([sy * sz, sx * sz, sx * sy])[owner]
-    # The steps of an oblique wall have more area than the wall: the cosine takes it off.
+    # The steps of an oblique wall have more area than the wall: the cosine corrects for that.
     areas = sides * np.maximum(np.abs(normals[np.arange(len(owner)), owner]), 1e-3)
     return (places[0] + ahead) / 2 * spacing, normals, areas
 
@@ -110,7 +114,7 @@ def _faces(padded: Mask, spacing: Spacing) -> tuple[Floats, Floats, Floats]:
 def _slope(
     padded: Mask, spacing: Spacing, axis: int, places: tuple[npt.NDArray[np.int_], ...]
 ) -> Floats:
-    """Return minus one component of the gradient, smoothed over a voxel, at faces: outwards."""
+    """Return minus one component of the smoothed gradient at faces: it points outwards."""
     from scipy import ndimage as ndi
 
     order = [int(axis == other) for other in range(3)]
@@ -123,10 +127,10 @@ def _slope(
 def _mean_squares(
     points: Floats, normals: Floats, areas: Floats, centres: npt.NDArray[np.int_]
 ) -> tuple[Floats, npt.NDArray[np.int_]]:
-    """Return each centre's mean squared residual, in units of the radius, and number of faces."""
+    """Return each center's mean squared residual, in squared radii, and number of faces."""
     from scipy.spatial import KDTree
 
-    # Faces lie about evenly: a tree that is not balanced is as fast to search and quicker to build.
+    # Faces are spread evenly: an unbalanced tree is as fast to search and faster to build.
     tree = KDTree(points, compact_nodes=False, balanced_tree=False)
     near = tree.query_ball_point(points[centres], 1.0)
     owner = np.repeat(np.arange(len(centres)), [len(each) for each in near])
@@ -144,7 +148,7 @@ def _mean_squares(
 
 
 def _frames(normals: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return normals and two tangents at right angles to each."""
+    """Return the normals and, for each, two tangents at right angles."""
     flattest = np.eye(3)[np.argmin(np.abs(normals), axis=1)]
     first = np.cross(normals, flattest)
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
@@ -152,7 +156,11 @@ def _frames(normals: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _residuals(terms: Floats, weights: Floats, owner: npt.NDArray[np.int_], count: int) -> Floats:
-    """Fit the last column by the others in each group; return weighted mean squared residuals."""
+    """Fit the last column by the others in each group; return weighted mean squared residuals.
+
+    The normal equations of all groups are solved in one batch. The residual follows from them:
+    ``mean(h^2) - fitted . mean(terms h)``, without going back to the faces.
+    """
     starts = np.searchsorted(owner, np.arange(count))
     size = terms.shape[1]
     first, second = np.triu_indices(size)  # the matrix is symmetric

@@ -1,4 +1,4 @@
-"""All scores of a predicted mask against the true one, by one call."""
+"""All metrics of a predicted mask and its reference in one call."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from famseg.metrics._shape import count_components, volume_ml
 
 @dataclass(frozen=True)
 class Scores(MetricValues):
-    """What there is to say about a predicted mask. ``docs/metrics.md`` has the formulas.
+    """The metrics of a predicted mask. ``docs/metrics.md`` has the formulas.
 
-    Each metric of ``METRICS`` is an attribute, but for distances in voxels: ``dsc``, ``bdsc``
+    Each metric of ``METRICS`` is an attribute, except distances in voxels: ``dsc``, ``bdsc``
     (border Dice of the implants, within 10 mm of the defective skull; None without it), ``hd_mm``,
     ``hd95_mm`` (by surface area), ``hd95_directed_mm`` (over border voxels; MONAI),
     ``hd95_pooled_mm`` (medpy and AutoImplant), ``assd_mm``, ``nsd``, ``volume_difference_ml``,
-    ``volume_difference_relative``, ``components`` and ``roughness_mm`` (None where nothing says
-    which part of the mask is an implant).
+    ``volume_difference_relative``, ``components`` and ``roughness_mm`` (None if it is unknown
+    which part of the mask is the implant).
 
     Attributes:
         volume_ml: Volume of the prediction.
         truth_volume_ml: Volume of the reference.
-        truth_components: Pieces of the reference.
-        tolerance_mm: What ``nsd`` tolerates.
-        failed: One of the two is empty and the other is not; of skulls, also the implant in them.
-        empty_truth: There was nothing to find.
+        truth_components: Connected components of the reference.
+        tolerance_mm: The tolerance of ``nsd``.
+        failed: Exactly one of the two masks is empty; for skulls also of the implants.
+        empty_truth: The reference is empty.
     """
 
     volume_ml: float
@@ -42,7 +42,7 @@ class Scores(MetricValues):
     empty_truth: bool
 
     def flat(self) -> dict[str, float | int | None]:
-        """Return everything by name: first the metrics, in the order of tables."""
+        """Return all values by name: first the metrics, in the order of tables."""
         others = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
         return {**self.values, **others}
 
@@ -57,29 +57,34 @@ def score(
     tolerance_mm: float | None = None,
     empty: Empty = "diagonal",
 ) -> Scores:
-    """Score a predicted skull, implant or other mask with every metric there is.
+    """Return all metrics of a predicted skull, implant or other mask.
+
+    The formulas and costs are those of `dice`, `border_dice`, `surface_scores`,
+    `volume_difference_ml`, `count_components` and `surface_roughness`. The surfaces are measured
+    once for all distances, which takes most of the time.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``: bool, or numbers that are all 0 or 1; an array or a
-            tensor, which is copied to the CPU once. Of a slice, ``(X, Y)`` or one voxel thick, the
-            outline is measured; it has no ``roughness_mm``.
+            tensor, which is copied to the CPU once. For a slice, of shape ``(X, Y)`` or one voxel
+            thick, the outline is measured; it has no ``roughness_mm``.
         truth: Mask of the same shape.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; along X and Y for ``(X, Y)``,
             which then counts as 1 mm thick.
-        defective: The skull with the hole, same shape, for ``bdsc`` and ``roughness_mm``. Of whole
-            skulls these two are taken of what they add to it.
-        kind: What the masks are. ``auto``: with ``defective``, whole skulls if the truth holds at
-            least half of it and implants if it holds at most a tenth; without it, the answer makes
-            no difference but for ``roughness_mm``, which implants alone have.
-        tolerance_mm: What ``nsd`` tolerates, 0 or more; None for one voxel (the longest edge).
-        empty: What an empty mask scores. ``diagonal``: if one is empty ``dsc``, ``bdsc`` and
-            ``nsd`` are 0, distances the image's diagonal and ``roughness_mm`` its radius, the most
-            that each can be; if both are, they agree. ``nan``: NaN where a formula has no value.
-            ``raise``: an error. ``failed`` counts the first case under each rule.
+        defective: The skull with the defect, same shape, for ``bdsc`` and ``roughness_mm``. For
+            whole skulls these two are computed from the part that each adds to it.
+        kind: Whether the masks are whole skulls or implants. ``auto``: with ``defective``, whole
+            skulls if the reference contains at least half of it and implants if it contains at most
+            a tenth; without ``defective``, only ``roughness_mm`` depends on it, which is computed
+            for implants only.
+        tolerance_mm: The tolerance of ``nsd``, 0 or more; None for one voxel (the longest edge).
+        empty: The values for empty masks. ``diagonal``: if only one is empty, ``dsc``, ``bdsc`` and
+            ``nsd`` are 0, distances are the image's diagonal and ``roughness_mm`` is its radius,
+            the largest value of each; if both are empty, they agree. ``nan``: NaN where a formula
+            has no value. ``raise``: an error. ``failed`` is set in the first case under each rule.
 
     Raises:
-        ValueError: If the masks do not fit together, a length is not positive (the tolerance:
-            negative), or a mask is empty and must not be.
+        ValueError: If the masks do not fit together, a length is not positive, the tolerance is
+            negative, or a mask is empty and the rule is ``raise``.
 
     Example:
         >>> truth = np.zeros((16, 16, 16))
@@ -117,14 +122,14 @@ def score_labels(
     tolerance_mm: float | None = None,
     empty: Empty = "diagonal",
 ) -> dict[int, Scores]:
-    """Score each label of two label maps by itself.
+    """Return the metrics of each label of two label maps, as of separate masks.
 
     Args:
         prediction: Label map, shape ``(X, Y, Z)``, whole numbers; an array or a tensor.
         truth: Label map of the same shape.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        labels: Which to score; None for all but 0 that either map holds. Give them where a set of
-            cases is scored, so that a label that both maps miss counts too.
+        labels: The labels to measure; None for every label other than 0 in either map. Set them
+            for a set of cases, so that a label that both maps lack counts too.
         tolerance_mm: As in ``score``.
         empty: As in ``score``.
 
@@ -132,7 +137,7 @@ def score_labels(
         Scores by label, in rising order.
 
     Raises:
-        ValueError: As ``score``, or if a label map holds a number that is not whole.
+        ValueError: As ``score``, or if a label map contains a number that is not whole.
 
     Example:
         >>> truth = np.zeros((8, 8, 8), dtype=int)
@@ -160,5 +165,7 @@ def _labels(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
     tensor = hasattr(values, "detach")
     array = np.asarray(values.detach().cpu() if tensor else values)  # type: ignore[union-attr]
     if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-        raise ValueError(f"{name} must hold whole numbers, one a label. Take the argmax first.")
+        raise ValueError(
+            f"{name} must contain whole numbers, one for each label. Take the argmax first."
+        )
     return array

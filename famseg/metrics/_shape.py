@@ -1,4 +1,4 @@
-"""Scores that need no surface: border Dice, volumes, components."""
+"""Metrics that need no surface: border Dice, volumes and components."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ def border_dice(
 ) -> float:
     """Return the border Dice coefficient (bDSC) of two implants, as AutoImplant defines it.
 
-    The Dice coefficient of the voxels whose centres lie no farther than ``distance_mm`` from the
-    centre of a voxel of the defective skull: how well the implant fits the rim of the hole. Voxels
-    of an implant inside the defective skull count. Two masks without a voxel there agree: 1.
+    ``2 |P and T and B| / (|P and B| + |T and B|)``, where ``B`` is the set of voxels whose centers
+    are at most ``distance_mm`` from the center of a voxel of the defective skull: how well the
+    implant fits the rim of the defect (Li et al., AutoImplant 2021 challenge). Voxels of an implant
+    inside the defective skull count. Two masks without a voxel in ``B`` agree: 1.
+
+    Time is linear in the box around both implants, enlarged by the distance.
 
     Args:
-        prediction: The implant, a mask of shape ``(X, Y, Z)``; of a completed skull take what it
-            adds to the defective one.
-        truth: The true implant, same shape.
-        defective: The skull with the hole, same shape.
+        prediction: The implant, a mask of shape ``(X, Y, Z)``; for a completed skull, the part that
+            it adds to the defective one.
+        truth: The reference implant, same shape.
+        defective: The skull with the defect, same shape.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        distance_mm: How far the border reaches into the hole.
+        distance_mm: How far the border reaches into the defect.
 
     Raises:
         ValueError: If the masks do not fit together, the defective skull is empty, or a length is
@@ -46,7 +49,7 @@ def border_dice(
         >>> skull = np.zeros((30, 4, 4), dtype=bool)
         >>> skull[:5] = True
         >>> truth, prediction = np.zeros((2, 30, 4, 4), dtype=bool)
-        >>> truth[5:25], prediction[5:15] = True, True  # right up to 10 mm, then missing
+        >>> truth[5:25], prediction[5:15] = True, True  # correct up to 10 mm
         >>> border_dice(prediction, truth, skull, (1.0, 1.0, 1.0)), dice(prediction, truth)
         (1.0, 0.6666666666666666)
     """
@@ -63,7 +66,7 @@ def near_skull(implants: Mask, skull: Mask, spacing: Spacing, distance_mm: float
     near = np.zeros_like(implants)
     if not implants.any():
         return near
-    # No farther away than this can bone be that matters.
+    # Bone outside this box is too far from every implant voxel to matter.
     reach = [int(np.ceil(distance_mm / edge)) + 1 for edge in spacing]
     box = tuple(
         slice(max(side.start - extra, 0), side.stop + extra)
@@ -77,9 +80,9 @@ def near_skull(implants: Mask, skull: Mask, spacing: Spacing, distance_mm: float
 
 
 def rim(skull: Mask, spacing: Spacing, distance_mm: float) -> Mask:
-    """Return all voxels within a distance of the skull's: `near_skull` for whatever implant.
+    """Return all voxels within a distance of the skull's: `near_skull` for any implant.
 
-    Takes 16 bytes a voxel of the whole grid for a while; worth it for several implants.
+    Needs 16 bytes per voxel of the whole grid while it runs; worth it for several implants.
     """
     if not skull.any():
         return np.zeros_like(skull)
@@ -88,14 +91,22 @@ def rim(skull: Mask, spacing: Spacing, distance_mm: float) -> Mask:
 
 
 def volume_ml(mask: Mask, spacing: Spacing) -> float:
-    """Return the volume of a mask: its voxels times the volume of one."""
+    """Return the volume of a mask in ml: the number of its voxels times the volume of one.
+
+    Example:
+        >>> volume_ml(np.ones((10, 10, 10), dtype=bool), (1.0, 1.0, 2.0))  # 1000 voxels of 2 mm3
+        2.0
+    """
     return int(np.count_nonzero(mask)) * float(np.prod(spacing)) / 1000
 
 
 def volume_difference_ml(
     prediction: npt.ArrayLike, truth: npt.ArrayLike, spacing_mm: Sequence[float]
 ) -> float:
-    """Return the volume of the prediction minus that of the truth, in ml: positive is too much.
+    """Return the volume of the prediction minus that of the reference, in ml.
+
+    ``(|P| - |T|) v``, with ``v`` the volume of a voxel: positive where the prediction has too much.
+    Time is linear in the number of voxels.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``.
@@ -115,15 +126,16 @@ def volume_difference_ml(
 
 
 def count_components(mask: npt.ArrayLike) -> int:
-    """Return the number of pieces of a mask: voxels hang together through their faces.
+    """Return the number of connected components of a mask, whose voxels share faces.
 
-    Pieces that touch along an edge or in a corner would fall apart in the hand, so they are two.
+    Parts that touch only along an edge or in a corner are two components (6-connectivity): as a
+    printed implant they would fall apart. Time is linear in the bounding box of the mask.
 
     Args:
         mask: Shape ``(X, Y, Z)``.
 
     Raises:
-        ValueError: If it is no three-dimensional mask.
+        ValueError: If it is not a three-dimensional mask.
 
     Example:
         >>> mask = np.zeros((4, 4, 4))

@@ -1,19 +1,21 @@
 r"""Surfaces of binary masks and exact distances between them.
 
-Two discrete surfaces of a mask are in use, and they do not measure the same thing:
+Two discrete surfaces of a mask are in use, and they measure different things:
 
-- **Voxel borders**: foreground voxels with a background voxel among their six neighbours. A border
-  is a set of voxel centres, each counting alike. MONAI, medpy and AutoImplant use it.
-- **Surface elements**: one element for each group of 2 x 2 x 2 voxels that holds both foreground
-  and background. It sits at the point the eight voxels share and carries the area of the surface
-  that passes between them, so that a statistic over elements is an integral over the surface. An
-  oblique wall has more elements to the square millimetre than one along the grid: hence weights.
+- **Voxel borders**: foreground voxels with a background voxel among their six neighbors. A border
+  is a set of voxel centers, each with the same weight. MONAI, medpy and AutoImplant use it.
+- **Surface elements**: one element for each group of 2 x 2 x 2 voxels that contains both foreground
+  and background. It is located at the point that the eight voxels share, and its weight is the area
+  of the surface between them, so that a statistic over elements is an integral over the surface. An
+  oblique wall has more elements per square millimeter than one along the grid; the weights correct
+  for that. DeepMind's surface-distance uses them (Nikolov et al., J Med Internet Res 23, 2021),
+  with the triangles of marching cubes for the area; `_areas` says which area is used here.
 
-Distances are Euclidean and exact. Both masks are cut to their joint bounding box, and all is done
-in slabs of it: beside the masks it takes little more than a byte a voxel.
+Distances are Euclidean and exact. Both masks are cropped to their joint bounding box, which is
+processed in slabs: in addition to the masks this takes little more than one byte per voxel.
 
-A slice, one voxel thick, has no surface towards its faces: it continues beyond them, so that its
-borders and elements are those of its outline, and areas stand for lengths.
+A slice, one voxel thick, has no surface at its two faces: it is continued beyond them, so that its
+borders and elements are those of its outline, and lengths take the place of areas.
 """
 
 from __future__ import annotations
@@ -52,22 +54,22 @@ __all__ = [
     "surface_distances",
 ]
 
-_FULL = 255  # code of a group that is foreground alone
-# Labels of a border: 1 where a voxel belongs to it, and counts once.
+_FULL = 255  # code of a group of foreground voxels only
+# Weights of the labels of a border: 1 for label 1, a voxel of the border, and 0 for all others.
 _ONCE: Floats = np.repeat([0.0, 1.0, 0.0], (1, 1, 254))
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances between the surfaces of a prediction and of the truth, in one unit.
+    """Distances between the surfaces of a prediction and its reference, in one unit.
 
     Args:
-        border_to_truth: From the border voxels of the prediction to the truth's border, each voxel
-            counting once.
-        border_to_prediction: The other way round.
-        element_to_truth: From the surface elements of the prediction to the truth's elements, by
-            area in the unit squared.
-        element_to_prediction: The other way round.
+        border_to_truth: From the border voxels of the prediction to the border of the reference,
+            each voxel with weight 1.
+        border_to_prediction: The opposite direction.
+        element_to_truth: From the surface elements of the prediction to those of the reference,
+            with their area in the squared unit as weight.
+        element_to_prediction: The opposite direction.
     """
 
     border_to_truth: Profile
@@ -76,7 +78,7 @@ class Distances:
     element_to_prediction: Profile
 
     def scaled(self, length: float) -> Distances:
-        """Return them in another unit, of which the present one is ``length``."""
+        """Return the distances in another unit; ``length`` is the present unit in the new one."""
         return Distances(
             self.border_to_truth.scaled(length),
             self.border_to_prediction.scaled(length),
@@ -86,14 +88,15 @@ class Distances:
 
 
 def surface_distances(prediction: Mask, truth: Mask, spacing: Spacing) -> Distances:
-    """Measure both surfaces of two masks against each other.
+    """Return the distances between the surfaces of two masks, in both directions.
 
-    Cubic voxels are measured in voxels, which is several times faster, and scaled.
+    With cubic voxels, distances are measured in voxels, which is several times faster, and scaled.
+    Time and memory are linear in the joint bounding box of the masks.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``, not empty.
         truth: Mask of the same shape, not empty.
-        spacing: Edge lengths of a voxel; distances come out in their unit.
+        spacing: Edge lengths of a voxel; distances have their unit.
     """
     if _cubic(spacing):
         return _measured(prediction, truth, [UNIT])[0].scaled(max(spacing))
@@ -103,7 +106,7 @@ def surface_distances(prediction: Mask, truth: Mask, spacing: Spacing) -> Distan
 def distances_mm_and_voxels(
     prediction: Mask, truth: Mask, spacing_mm: Spacing
 ) -> tuple[Distances, Distances]:
-    """Measure both surfaces of two masks against each other, in mm and in voxels.
+    """Return the distances between the surfaces of two masks, in mm and in voxels.
 
     Args:
         prediction: Mask, shape ``(X, Y, Z)``, not empty.
@@ -134,7 +137,7 @@ def flat_axis(shape: Sequence[int]) -> int | None:
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Return the slices of the smallest box that holds all of a mask which is not empty."""
+    """Return the slices of the smallest box around a mask that is not empty."""
     slices = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
@@ -144,7 +147,7 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
 
 
 def border(mask: Mask) -> Mask:
-    """Return the foreground voxels with a background face neighbour; the outside is background."""
+    """Return the foreground voxels with a background voxel beside a face, or at the grid's edge."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         lower = (slice(None),) * axis + (slice(None, -1),)
@@ -157,7 +160,7 @@ def border(mask: Mask) -> Mask:
 
 
 def elements(mask: Mask, spacing: Spacing) -> tuple[Mask, Floats]:
-    """Return where the surface elements of a mask are, and their areas.
+    """Return the places of the surface elements of a mask, and their areas.
 
     Args:
         mask: Shape ``(X, Y, Z)``.
@@ -183,13 +186,13 @@ def distances_at(features: Mask, queries: Mask, spacing: Spacing) -> Floats:
     """Return the distance from each query to the nearest feature, both masks on one grid.
 
     Args:
-        features: Points to go to, at least one, shape ``(X, Y, Z)``.
-        queries: Points to come from, same shape.
-        spacing: Distances between neighbouring points along each axis.
+        features: Points to measure to, at least one, shape ``(X, Y, Z)``.
+        queries: Points to measure from, same shape.
+        spacing: Distances between neighboring points along each axis.
 
     Returns:
-        One distance for each query, in C order. Squares are held in single precision: exact for
-        unit spacing, good to 1e-6 relative otherwise.
+        One distance for each query, in C order. Squares are stored in single precision: exact for
+        unit spacing, otherwise with a relative error below 1e-6.
     """
     if not queries.any():
         return np.zeros(0)
@@ -199,14 +202,14 @@ def distances_at(features: Mask, queries: Mask, spacing: Spacing) -> Floats:
 
 
 class _Surface(Protocol):
-    """Points of one kind on a grid, worked out slab by slab."""
+    """The surface points of one kind on a grid, computed slab by slab."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the grid."""
+        """The shape of the grid."""
 
     def labels(self, slab: slice) -> Bytes:
-        """Return what is at each place of a slab: 0 for nothing."""
+        """Return the label of each place of a slab; 0 where there is no point."""
 
     def weights(self, spacing: Spacing) -> Floats:
         """Return the weight of a point with each of 256 labels."""
@@ -237,6 +240,8 @@ class _Border:
 
 @dataclass(frozen=True)
 class _Elements:
+    """The labels are the codes of the 2 x 2 x 2 groups, for which `area_table` has the areas."""
+
     mask: Mask
     flat: int | None = None
 
@@ -246,7 +251,7 @@ class _Elements:
 
     def labels(self, slab: slice) -> Bytes:
         codes = _codes(_padded(self.mask, slab.start, slab.stop + 1, self.flat))
-        codes *= (codes != _FULL).view(np.uint8)
+        codes *= (codes != _FULL).view(np.uint8)  # inside the mask there is no surface
         return codes
 
     def weights(self, spacing: Spacing) -> Floats:
@@ -254,7 +259,9 @@ class _Elements:
 
 
 def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> list[Distances]:
-    flat = flat_axis(prediction.shape)  # of the image: a box around a plate is not a slice
+    flat = flat_axis(
+        prediction.shape
+    )  # of the whole image: the box around a thin plate in a volume is not a slice
     box = bounding_box(prediction | truth)
     prediction, truth = prediction[box], truth[box]
     found: list[list[Profile]] = [[] for _ in spacings]
@@ -270,7 +277,8 @@ def _profiles(start: _Surface, end: _Surface, spacings: Sequence[Spacing]) -> li
     """Return the distances from the points of one surface to the other's, for each spacing."""
     profiles = []
     gaps: Bytes | None = None
-    # One after the other: a field may hold a map of the whole grid, for which it gives up the gaps.
+    # The steps are computed once and handed from field to field. A field that needs a map of the
+    # whole grid drops them to save memory; then the next one computes them again.
     for spacing in spacings:
         field = Field(_gaps(end) if gaps is None else gaps, spacing)
         gaps = None
@@ -293,6 +301,7 @@ def _gaps(surface: _Surface) -> Bytes:
     """Return the steps to the nearest point of a surface along the first axis."""
     gaps = np.empty(surface.shape, dtype=np.uint8)
     for slab in slabs(surface.shape):
+        # 0 at a point of the surface; minus 1 modulo 256 is 255 elsewhere.
         np.negative((surface.labels(slab) == 0).view(np.uint8), out=gaps[slab])
     fill_gaps(gaps)
     return gaps
@@ -301,7 +310,8 @@ def _gaps(surface: _Surface) -> Bytes:
 def _padded(mask: Mask, start: int, stop: int, flat: int | None) -> Mask:
     """Return planes of a mask that is padded by one background voxel on every side.
 
-    Across a slice it is padded with the slice itself.
+    Along the axis across a slice, the padding repeats the slice. The margin on both sides makes the
+    surface closed for masks that touch the edge of the bounding box.
     """
     planes, rows, length = mask.shape
     padded = np.zeros((stop - start, rows + 2, length + 2), dtype=np.bool_)
@@ -316,7 +326,11 @@ def _padded(mask: Mask, start: int, stop: int, flat: int | None) -> Mask:
 
 
 def _codes(padded: Mask) -> Bytes:
-    """Return the code of each 2 x 2 x 2 group, shape one less along each axis."""
+    """Return the code of each 2 x 2 x 2 group, shape one less along each axis.
+
+    Bit ``dx + 2 dy + 4 dz`` of the code is the voxel at that offset. Joining two planes at a time
+    takes three passes instead of eight.
+    """
     one, two, four = np.uint8(1), np.uint8(2), np.uint8(4)
     bits = padded.view(np.uint8)
     bits = bits[:-1] | (bits[1:] << one)

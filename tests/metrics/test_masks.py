@@ -36,19 +36,22 @@ def test_bool_is_not_copied(box):
     [
         (
             torch.full((2, 2, 2), 0.4),
-            r"truth must hold 0 and 1 only, it holds only 0\.4: probabilities",
+            r"truth must contain only 0 and 1, but it contains only 0\.4: probabilities",
         ),
         (
             torch.tensor([0, 255]),
-            r"0 and 255\. Say which of them is the mask: truth == 255",
+            r"0 and 255\. Choose the one that is the mask: truth == 255",
         ),
-        (torch.tensor([0, -1]), r"it holds -1 and 0\. Say which of them is the mask: truth == 0"),
+        (
+            torch.tensor([0, -1]),
+            r"it contains -1 and 0\. Choose the one that is the mask: truth == 0",
+        ),
         (
             torch.arange(9),
-            r"9 values from 0 to 8: labels or intensities\. Take one: truth",
+            r"9 values from 0 to 8: labels or intensities\. Choose one label: truth",
         ),
-        (torch.full((2, 2, 2), torch.nan), r"it holds NaN or infinity\. Threshold it"),
-        (torch.full((2, 2, 2), -torch.inf), r"it holds NaN or infinity\. Threshold it"),
+        (torch.full((2, 2, 2), torch.nan), r"it contains NaN or infinity\. Threshold it"),
+        (torch.full((2, 2, 2), -torch.inf), r"it contains NaN or infinity\. Threshold it"),
     ],
 )
 def test_a_tensor_that_is_no_mask_is_refused(values, message):

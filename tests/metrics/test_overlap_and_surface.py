@@ -181,10 +181,10 @@ def test_two_empty_masks_agree():
     [
         (
             np.full((4, 4, 4), 0.3),
-            r"prediction must hold 0 and 1 only, it holds only 0\.3: probabilities",
+            r"prediction must contain only 0 and 1, but it contains only 0\.3: probabilities",
         ),
-        (np.full((4, 4, 4), np.nan), r"it holds NaN or infinity\. Threshold it"),
-        (np.ones((4, 4, 5)), r"\(4, 4, 5\) and truth \(4, 4, 4\)\. Bring both to one grid"),
+        (np.full((4, 4, 4), np.nan), r"it contains NaN or infinity\. Threshold it"),
+        (np.ones((4, 4, 5)), r"\(4, 4, 5\) and truth \(4, 4, 4\)\. Resample both to one grid"),
     ],
 )
 def test_masks_that_cannot_be_compared_are_refused(prediction, message):
@@ -197,7 +197,7 @@ def test_masks_that_cannot_be_compared_are_refused(prediction, message):
 
 def test_a_batch_is_refused_with_advice():
     batch = np.ones((1, 1, 4, 4, 4))
-    with pytest.raises(ValueError, match=r"got \(1, 1, 4, 4, 4\)\. Take them out of batch"):
+    with pytest.raises(ValueError, match=r"got \(1, 1, 4, 4, 4\)\. Remove the batch"):
         surface_scores(batch, batch, (1.0, 1.0, 1.0))
 
 

@@ -102,7 +102,7 @@ def test_specks_are_no_surface(ball):
 def test_faulty_input_is_refused(box):
     with pytest.raises(ValueError, match="radius_mm must be a positive length in mm, got -1"):
         surface_roughness(box, UNIT, radius_mm=-1)
-    with pytest.raises(ValueError, match=r"got \(1, 20, 20, 20\)\. Take them out of batch"):
+    with pytest.raises(ValueError, match=r"got \(1, 20, 20, 20\)\. Remove the batch"):
         surface_roughness(box[None], UNIT)
 
 

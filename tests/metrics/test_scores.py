@@ -128,7 +128,7 @@ def test_nan_where_a_formula_has_no_value_and_nowhere_else(case, prediction, tru
 
 def test_the_rule_can_be_to_raise(box):
     none = np.zeros_like(box)
-    with pytest.raises(ValueError, match=r"prediction is empty\. Score it with empty='diagonal'"):
+    with pytest.raises(ValueError, match=r"prediction is empty\. Set empty='diagonal'"):
         score(none, box, SPACING, empty="raise")
     with pytest.raises(ValueError, match=r"truth is empty\."):
         surface_scores(box, none, SPACING, empty="raise")
@@ -146,7 +146,9 @@ def test_a_skull_of_somebody_else_is_noticed(case):
     skull, _, prediction = case
     other = np.roll(skull, 6, axis=0)
     share = round(100 * np.count_nonzero(skull & other) / np.count_nonzero(other))
-    with pytest.raises(ValueError, match=rf"the truth holds {share}% of the defective skull: as a"):
+    with pytest.raises(
+        ValueError, match=rf"the reference contains {share}% of the defective skull: a"
+    ):
         score(prediction, skull, SPACING, defective=other)
 
 
@@ -156,7 +158,7 @@ def test_a_skull_of_somebody_else_is_noticed(case):
         ({"empty": "zero"}, r"empty is 'zero'\. Choose from diagonal, nan, raise\."),
         ({"kind": "bone"}, r"kind is 'bone'\. Choose from auto, skull, implant\."),
         ({"tolerance_mm": -1}, "tolerance_mm must be a length in mm, 0 or more, got -1"),
-        ({"defective": np.zeros((20, 20, 20))}, "defective is empty: it has no border"),
+        ({"defective": np.zeros((20, 20, 20))}, "defective is empty, so it has no border"),
         ({"defective": np.ones((2, 2, 2))}, r"defective has shape \(2, 2, 2\) and truth \(20, "),
     ],
 )
@@ -201,7 +203,9 @@ def test_each_label_is_scored_by_itself(blob, box):
 
 
 def test_label_maps_that_are_none_are_refused(box):
-    with pytest.raises(ValueError, match=r"truth must hold whole numbers, one a label\. Take the"):
+    with pytest.raises(
+        ValueError, match=r"truth must contain whole numbers, one for each label\. Take the"
+    ):
         score_labels(box * 1.0, box * 0.5, SPACING)
     with pytest.raises(ValueError, match=r"\(3, 3, 3\) and truth \(20, 20, 20\)"):
         score_labels(np.ones((3, 3, 3)), box, SPACING)

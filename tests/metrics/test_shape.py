@@ -66,7 +66,7 @@ def test_two_implants_without_a_voxel_near_the_border_agree(bar):
 
 def test_faulty_input_of_the_border_is_refused(bar):
     skull, truth, short = bar
-    with pytest.raises(ValueError, match=r"defective is empty: it has no border\. Give the skull"):
+    with pytest.raises(ValueError, match=r"is empty, so it has no border\. Give the skull"):
         border_dice(short, truth, np.zeros_like(skull), (1, 1, 1))
     with pytest.raises(ValueError, match=r"defective has shape \(39, 3, 3\) and truth \(40, 3, 3"):
         border_dice(short, truth, skull[1:], (1, 1, 1))
@@ -100,5 +100,5 @@ def test_pieces_are_those_of_scipy(seed):
 
 
 def test_a_batch_has_no_pieces():
-    with pytest.raises(ValueError, match=r"got \(1, 4, 4, 4\)\. Take them out of batch"):
+    with pytest.raises(ValueError, match=r"got \(1, 4, 4, 4\)\. Remove the batch"):
         count_components(np.ones((1, 4, 4, 4)))

@@ -167,7 +167,7 @@ def test_an_empty_file_is_a_failed_case_not_an_error(files, box):
     root = files(p__a_nrrd=(np.zeros_like(box), AFFINE), t__a_nii=(box, AFFINE))
     ((pair,), _) = pair_files(root / "p", root / "t")
     assert score_files(pair)[None].failed
-    with pytest.raises(InputError, match=r"p/a\.nrrd: prediction is empty\. Score it with empty="):
+    with pytest.raises(InputError, match=r"p/a\.nrrd: prediction is empty\. Set empty="):
         score_files(pair, empty="raise")
 
 
