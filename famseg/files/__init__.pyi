@@ -9,6 +9,7 @@ from ._atomic import open_to_read as open_to_read
 from ._atomic import open_to_update as open_to_update
 from ._atomic import remove_parts as remove_parts
 from ._atomic import write_atomically as write_atomically
+from ._csv import csv_text as csv_text
 from ._json import parse_json as parse_json
 from ._json import read_json as read_json
 from ._tar import TAR_DAMAGED as TAR_DAMAGED

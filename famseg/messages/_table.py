@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
+
+from famseg.messages._visible import visible
 
 
 def text_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()
 ) -> str:
-    """Return rows as columns that are aligned, two spaces apart, without a frame.
+    """Return rows as aligned columns, two spaces apart, without a frame.
+
+    Columns are aligned by the width of their characters in a terminal. Characters that are not
+    seen are written out, see `visible`: cells may be names that anybody chose.
 
     Args:
         header: The title of each column.
-        rows: One text for each column.
+        rows: For each row one text per column.
         numbers: The columns that are aligned to the right.
 
     Example:
@@ -29,10 +35,12 @@ def text_table(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for index, title in enumerate(header):
-        table.add_column(Text(title), justify="right" if index in numbers else "left", no_wrap=True)
+        side: Literal["left", "right"] = "right" if index in numbers else "left"
+        table.add_column(Text(visible(title)), justify=side, no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     printed = io.StringIO()
-    # As wide as it must be: a terminal wraps lines, and a file has no width.
-    Console(file=printed, width=10_000, color_system=None).print(table)
+    # As wide as needed: a terminal wraps lines, and a file has no width. In a notebook, rich would
+    # display the table instead of writing it to the file.
+    Console(file=printed, width=10_000, color_system=None, force_jupyter=False).print(table)
     return "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
