@@ -8,8 +8,6 @@ Everything that the network adds to the skull counts, wherever it is.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from pydantic import Field
 
 from famseg import datasets, engine, evaluation, metrics, models, objectives, reconstruction
 from famseg.config import PathText, flatten
-from famseg.messages import InputError
-from famseg.tracking import TrackingConfig, write_atomically, write_json
+from famseg.files import csv_text, write_atomically
+from famseg.messages import InputError, text_table
+from famseg.tracking import TrackingConfig, write_json
 
 from ._skulls import SkullsExperiment
 
@@ -296,7 +295,7 @@ def of_cases(summary: Mapping[str, Any]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> str:
     """Return implant metrics by class, unmasked, and the table of all cases."""
     found = summary["calibration"]
-    lines = [["implant, unmasked", "DSC", "border DSC", "HD95 mm", "n", "failed"]]
+    lines = []
     for name, part in of_cases(summary).items():
         metrics = part["implant"]
         cells = [
@@ -305,11 +304,7 @@ def table(summary: Mapping[str, Any]) -> str:
         ]
         counts = [str(metrics["dsc"][key]) for key in ("n", "failed")]
         lines.append(["all classes" if name == "set1" else name, *cells, *counts])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    text = text_table(["implant, unmasked", "DSC", "border DSC", "HD95 mm", "n", "failed"], lines)
     note = (
         f"threshold {found['threshold']:g}, calibrated on {found['n']} validation cases "
         f"(implant DSC {found['validation_dsc']:.3f})"
@@ -319,8 +314,4 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def write_confidence(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write confidence and unmasked implant DSC of each test case as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_text(list(rows[0]), rows).encode())

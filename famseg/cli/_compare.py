@@ -177,17 +177,9 @@ def _write_page(found: Found, path: Path, metrics: Sequence[str], baseline: str 
 
 
 def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write a table; all digits, what does not apply left empty."""
-    import csv
-    import io
-
-    from famseg.messages import cell
+    """Write a table with all digits; cells that do not apply are empty."""
+    from famseg.files import csv_text, write_atomically
     from famseg.reporting import rows
-    from famseg.tracking import write_atomically
 
     lines = list(rows(comparisons))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in line.items()} for line in lines)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_text(list(lines[0]), lines, for_people=True).encode())

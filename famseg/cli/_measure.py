@@ -255,19 +255,13 @@ def _report(
 
 
 def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
-    """Write the files; report.json last: where it is, the report is complete."""
-    import csv
-    import io
-
-    from famseg.messages import cell
-    from famseg.tracking import write_atomically, write_json
+    """Write the files, report.json last: if it exists, the report is complete."""
+    from famseg.files import csv_text, write_atomically
+    from famseg.tracking import write_json
 
     folder, rows = opened.folder.flatness, report.records()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-    write_atomically(folder / "layers.csv", text.getvalue().encode())
+    layers = csv_text(list(rows[0]), rows, for_people=True)
+    write_atomically(folder / "layers.csv", layers.encode())
     write_atomically(folder / "flatness.png", report.picture())
     write_atomically(folder / "flatness.svg", report.picture("svg"))
     write_json(folder / "report.json", content)

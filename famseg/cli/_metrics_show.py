@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from famseg.cli._say import say, say_json
 from famseg.engine import log_progress
+from famseg.messages import text_table
 from famseg.metrics import BY_NAME, METRICS, SCORES
 from famseg.statistics import bootstrap_interval
 
@@ -59,19 +60,11 @@ def progress(cases: int) -> Iterator[Callable[[], None]]:
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """Write a row a case and label; all digits, NaN as ``nan``, what does not apply left empty."""
-    import csv
-    import io
+    """Write one row per case and label; NaN is ``nan``, missing values are empty."""
+    from famseg.files import csv_text, write_atomically
 
-    from famseg.messages import cell
-    from famseg.tracking import write_atomically
-
-    text = io.StringIO()
     rows = _records(results)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_text(list(rows[0]), rows, for_people=True).encode())
 
 
 def show(results: Results, *, as_json: bool) -> None:
@@ -129,13 +122,12 @@ def _table(results: Results) -> Iterator[str]:
     shown = [metric for metric in METRICS if metric.short and _applies(results, metric.name)]
     labelled = results.labels() != [None]
     header = ["case", *(["label"] if labelled else []), *(metric.short for metric in shown)]
-    lines = [[*header, ""]]
+    lines = []
     for case, label, scores in results.cases:
         cells = [_cell(scores.values[m.name], 0 if m.whole else m.digits) for m in shown]
         mark = "failed" if scores.failed else ""
         lines.append([case, *([str(label)] if labelled else []), *cells, mark])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    yield from (_aligned(line, widths) for line in lines)
+    yield text_table([*header, ""], lines, numbers=range(1, len(header)))
     yield ""
     yield "mean with 95 % confidence interval; distances in mm, volume difference in ml"
     figures = list(_summary(results))
@@ -154,9 +146,3 @@ def _applies(results: Results, name: str) -> bool:
 
 def _cell(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first = cells[0].ljust(widths[0])
-    rest = [cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:-1], strict=True)]
-    return "  ".join([first, *rest, cells[-1]]).rstrip()

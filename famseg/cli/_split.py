@@ -12,6 +12,7 @@ import typer
 
 from famseg.cli._flags import ExcludeOption, IncludeOption, flags_of
 from famseg.cli._say import say, say_json
+from famseg.messages import text_table
 
 if TYPE_CHECKING:
     from famseg.preparation import Splitting
@@ -142,13 +143,7 @@ def _lines(result: Splitting) -> Iterator[str]:
         [name, str(counts[name].total()), *(str(counts[name][stratum]) for stratum in strata)]
         for name in _SPLITS
     ]
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for cells in (header, *rows):
-        first, *others = (
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        yield "  ".join((first, *others))
+    yield text_table(header, rows, numbers=range(1, len(header)))
     for pair in result.pairs:
         yield f"in one split: {pair.first} and {pair.second} ({pair.kind}, Dice {pair.dice:.3f})"
     # Subjects that have a split keep it, but training leaves them out for their flags.

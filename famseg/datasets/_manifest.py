@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from famseg.files import write_atomically
+from famseg.files import csv_text, write_atomically
 from famseg.messages import InputError
 from famseg.volumes import data_file
 
@@ -74,7 +73,6 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
         path: The CSV file; its folder must exist.
     """
     folder = path.resolve().parent
-    text = io.StringIO()
     rows = [
         {
             "subject": s.id,
@@ -87,11 +85,7 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
         for s in subjects
     ]
     used = [name for name in _OPTIONAL if any(row[name] for row in rows)]
-    columns = [*_COLUMNS, *used]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_text([*_COLUMNS, *used], rows).encode())
 
 
 def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famseg.messages import InputError
-from famseg.tracking import flat_figures, write_atomically, write_json
+from famseg.files import csv_text, write_atomically
+from famseg.messages import InputError, text_table
+from famseg.tracking import flat_figures, write_json
 
 Row = dict[str, Any]
 Figures = dict[str, float | int | None]
@@ -32,14 +31,13 @@ def write_scores(rows: Mapping[str, Sequence[Row]], folder: Path) -> dict[str, A
         InputError: If the folder cannot be written to.
     """
     summary = {name: _aggregate(of_set) for name, of_set in rows.items()}
-    text = io.StringIO()
     columns = dict.fromkeys(key for of_set in rows.values() for row in of_set for key in row)
     writer = csv.DictWriter(text, ["set", *columns], lineterminator="\n")
     writer.writeheader()
     writer.writerows({"set": name, **row} for name, of_set in rows.items() for row in of_set)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "cases.csv", text.getvalue().encode())
+        write_atomically(folder / "cases.csv", csv_text(["set", *columns], cases).encode())
         write_json(folder / "summary.json", summary)
     except (PermissionError, NotADirectoryError) as error:
         raise InputError(
@@ -93,7 +91,7 @@ def scores_table(summary: Mapping[str, Any]) -> str:
         set   metric  mean ± std  min  max  n  failed
         test  r2      0.5 ± 0.1   0.4  0.6  2  0
     """
-    lines = [["set", "metric", "mean ± std", "min", "max", "n", "failed"]]
+    lines = []
     for name, metrics in summary.items():
         for metric, figures in metrics.items():
             mean, std, low, high = (
@@ -102,8 +100,4 @@ def scores_table(summary: Mapping[str, Any]) -> str:
             )
             counts = [str(figures["n"]), str(figures["failed"])]
             lines.append([name, metric, f"{mean} ± {std}", low, high, *counts])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return text_table(["set", "metric", "mean ± std", "min", "max", "n", "failed"], lines)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from famseg.datasets._manifest import file_sha256
 from famseg.datasets.defects._region import Where
+from famseg.files import csv_text
 from famseg.messages import InputError
 
 TABLE_NAME = "defects.csv"
@@ -192,12 +193,9 @@ def read_table(path: Path) -> Table:
 
 
 def table_bytes(cases: Iterable[FixedCase]) -> bytes:
-    """Return the table of a set; the same holes give the same bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_text(getattr(case, name)) for name in _KINDS] for case in cases)
-    return text.getvalue().encode()
+    """Return the table of a set; the same defects give the same bytes."""
+    rows = ([_text(getattr(case, name)) for name in _KINDS] for case in cases)
+    return csv_text(COLUMNS, rows).encode()
 
 
 def _text(value: str | int | float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.datasets._manifest import SPLITS, Split
-from famseg.files import write_atomically
+from famseg.files import csv_text, write_atomically
 
 _CHUNK = 1024  # pictures at a time where a sum over all of them needs wider numbers
 _COLUMNS = ("split", "subject", "label", "class", "source")
@@ -156,12 +154,8 @@ class ImageSplits:
         Args:
             path: The file; its folder must exist.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for name in SPLITS:
-            writer.writerows(self._rows(name))
-        write_atomically(path, text.getvalue().encode())
+        rows = (row for name in SPLITS for row in self._rows(name))
+        write_atomically(path, csv_text(_COLUMNS, rows).encode())
 
     def _rows(self, name: Split) -> Iterator[tuple[str, str, int, str, str]]:
         images = self.split(name)

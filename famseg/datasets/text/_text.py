@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from famseg.datasets._manifest import SPLITS, Split
-from famseg.files import write_atomically
+from famseg.files import csv_text, write_atomically
 
 _COLUMNS = ("split", "subject", "label", "class", "source", "sha256")
 
@@ -74,12 +72,10 @@ class TextSplits:
         Args:
             path: The file; its folder must exist.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        rows: list[list[object]] = []
         for name in SPLITS:
             for each in self.split(name):
                 digest = hashlib.sha256(json.dumps(each.sentences).encode()).hexdigest()
                 label = (each.label, self.classes[each.label])
-                writer.writerow([name, each.name, *label, each.source, digest])
-        write_atomically(path, text.getvalue().encode())
+                rows.append([name, each.name, *label, each.source, digest])
+        write_atomically(path, csv_text(_COLUMNS, rows).encode())

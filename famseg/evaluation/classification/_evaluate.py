@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from famseg.engine import Processes, Row
 from famseg.evaluation.classification._figures import classification_figure
 from famseg.evaluation.classification._summary import ClassSummary, summarise_classes
 from famseg.figures import files
+from famseg.files import csv_text, write_atomically
 from famseg.flatness import call_model
 from famseg.messages import InputError
-from famseg.tracking import write_atomically, write_json
+from famseg.tracking import write_json
 
 Batch = Mapping[str, Any]
 Predict = Callable[[Any], Tensor]
@@ -218,11 +217,7 @@ def _scored(predict: Predict, batch: Batch, name: str, inputs: str, classes: int
 
 
 def _table(rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(row | {"correct": int(row["accuracy"])} for row in rows)
-    return text.getvalue().encode()
+    return csv_text(_COLUMNS, (row | {"correct": int(row["accuracy"])} for row in rows)).encode()
 
 
 def _make(folder: Path) -> None:

@@ -13,6 +13,7 @@ from famseg.evaluation.skulls import (
     penalty_effect_share,
     penalty_term,
 )
+from famseg.messages import text_table
 
 # A training accuracy that is this much above the test accuracy is called overfitting.
 GAP_SIGN = 0.1
@@ -48,10 +49,8 @@ def classification_table(summary: Mapping[str, Any]) -> str:
         Means with 95 % intervals; without a newline at the end. Fits 88 columns for two sets.
     """
     sets = list(sets_of(summary))
-    lines = [["", *(name for name, _ in sets)]]
-    lines += [[header, *(cell(part) for _, part in sets)] for header, cell in _ROWS]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    lines = [[header, *(cell(part) for _, part in sets)] for header, cell in _ROWS]
+    text = [text_table(["", *(name for name, _ in sets)], lines)]
     if GAP in summary:
         gap = summary[GAP]
         text.append(f"accuracy, train minus test: {_signed(gap['accuracy'])}")

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from famseg.files import csv_text, write_atomically
 from famseg.messages import InputError
 from famseg.metrics import (
     BORDER_MM,
@@ -28,7 +29,6 @@ from famseg.metrics import (
     measure,
     rim,
 )
-from famseg.tracking import write_atomically
 
 Source = Literal[
     "model",
@@ -245,13 +245,11 @@ def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        others = {name: getattr(row, name) for name in (*_NAMES, *_OTHERS)}
-        writer.writerow(others | {name: row.values.get(name) for name in _METRICS})
-    write_atomically(Path(path), text.getvalue().encode())
+    cells = (
+        {name: getattr(row, name) for name in (*_NAMES, *_OTHERS)} | dict(row.values)
+        for row in rows
+    )
+    write_atomically(Path(path), csv_text(_COLUMNS, cells).encode())
 
 
 def read_cases(path: Path) -> list[CaseRow]:

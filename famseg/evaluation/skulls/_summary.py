@@ -8,6 +8,7 @@ from typing import Any
 
 from famseg.evaluation.skulls._cases import REGIONS, SOURCES, CaseRow
 from famseg.metrics import METRICS
+from famseg.messages import text_table
 from famseg.tracking import flat_figures
 
 Summary = dict[str, dict[str, Any]]
@@ -119,7 +120,7 @@ def table(summary: Mapping[str, Any]) -> str:
 def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
     """Return the implants of baselines; empty where there are none."""
     foremost = [metric for metric in _SHOWN if metric.name in _FOREMOST]
-    lines = [["", *(metric.header for metric in foremost), "failed"]]
+    lines = []
     for source, region, metrics in _blocks(of_set):
         if source == "model" or region == "skull":
             continue
@@ -128,10 +129,8 @@ def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
         lines.append([title, *cells, str(metrics["dsc"]["failed"])])
     if len(lines) == 1:
         return ""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        [f"{name}: implants of other methods", *(_aligned(line, widths) for line in lines)]
-    )
+    header = ["", *(metric.header for metric in foremost), "failed"]
+    return f"{name}: implants of other methods\n{indent(text_table(header, lines), '  ')}"
 
 
 def _block(name: str, of_set: Mapping[str, Any]) -> str:
@@ -144,25 +143,18 @@ def _block(name: str, of_set: Mapping[str, Any]) -> str:
     if "variance_ratio" in of_set:
         ratio = of_set["variance_ratio"]
         title += f", variance ratio {'undefined' if ratio is None else format(ratio, '.3f')}"
-    lines = [
-        ["", *(_HEADERS[r] if source == "model" else "mean skull" for source, r, _ in columns)]
-    ]
+    header = ["", *(_HEADERS[r] if source == "model" else "mean skull" for source, r, _ in columns)]
+    lines = []
     for metric in _SHOWN:
         figures = [metrics.get(metric.name) for _, _, metrics in columns]
         if any(figures):
             lines.append([metric.header, *(_cell(each, metric.digits) for each in figures)])
     lines.append(["failed", *(str(metrics["dsc"]["failed"]) for _, _, metrics in columns)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join([title, *(_aligned(line, widths) for line in lines)])
+    return f"{title}\n{indent(text_table(header, lines), '  ')}"
 
 
 def _cell(figures: Statistics | None, digits: int) -> str:
     return f"{figures['mean']:.{digits}f} ± {figures['std']:.{digits}f}" if figures else "-"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    return ("  " + "  ".join(padded)).rstrip()
 
 
 def _blocks(of_set: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Statistics]]]:

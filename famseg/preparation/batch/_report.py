@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from famseg.files import csv_text, write_atomically
 from famseg.messages import cell
 from famseg.preparation.batch._page import needs_a_look, page
 from famseg.preparation.batch._page_slices import MOST_SUBJECTS, Pictures
 from famseg.preparation.batch._record import Folder, Record
 from famseg.preparation.steps import VIEWS
-from famseg.tracking import write_atomically
 
 COLUMNS = (
     "subject",
@@ -79,12 +77,10 @@ def table(records: Iterable[Record]) -> str:
     Truth values are ``yes`` and ``no``, what is not known is empty, several sentences in a cell are
     separated by `` | ``. A text that a spreadsheet would take for a formula begins with ``'``.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for record in records:
-        writer.writerow([_cell(name, value) for name, value in report_row(record).items()])
-    return text.getvalue()
+    rows = map(report_row, records)
+    return csv_text(
+        COLUMNS, ({name: _cell(name, value) for name, value in row.items()} for row in rows)
+    )
 
 
 def report_row(record: Record) -> dict[str, object]:
