@@ -32,9 +32,7 @@ def write_scores(rows: Mapping[str, Sequence[Row]], folder: Path) -> dict[str, A
     """
     summary = {name: _aggregate(of_set) for name, of_set in rows.items()}
     columns = dict.fromkeys(key for of_set in rows.values() for row in of_set for key in row)
-    writer = csv.DictWriter(text, ["set", *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"set": name, **row} for name, of_set in rows.items() for row in of_set)
+    cases = ({"set": name, **row} for name, of_set in rows.items() for row in of_set)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "cases.csv", csv_text(["set", *columns], cases).encode())
