@@ -26,7 +26,7 @@ _NAMED = 3  # layers named in a remark; more are counted
 _LEFT = ("layer", "type", "estimator")
 _DEFINITIONS = """\
 kappa = sum over rows s, t of W of <w_s, w_t> Tr(H_st), H the Hessian of the mean loss in W, d x m.
-In units of the loss, and unmoved by a rescaling of the layer: kappa, kappa/m, |W|^2 Tr(H)
+In units of the loss, and not changed by a rescaling of the layer: kappa, kappa/m, |W|^2 Tr(H)
 (Frobenius norm) and sum |w|^2 eig (over rows, |w_s|^2 times the largest eigenvalue of H_ss).
 Per squared weight, and moved: Tr(H) and eig(H), the largest eigenvalue of H. s.e.: standard error\
 """
@@ -70,6 +70,7 @@ def _body(rows: Sequence[LayerRow]) -> list[str]:
     heads = ["layer", "type", "d x m", *(heading for heading, _ in columns)]
     lines = {id(row): [*_name(row), *(cell(row) for _, cell in columns)] for row in measured}
     everyone = [heads[:3], *map(_name, rows), *lines.values(), heads]
+    # Not by famseg.messages.text_table: a layer that failed has its reason in place of its numbers.
     widths = [
         max(len(line[index]) for line in everyone if index < len(line))
         for index in range(len(heads))
@@ -129,12 +130,13 @@ def _rescaling(rows: Sequence[RescalingRow]) -> list[str]:
     most = f" at most, in {worst.name!r}" if worst.kappa_change and len(rows) > 1 else ""
     lines = [
         f"Rescaling check: {counted(len(rows), 'layer')}, each times {rows[0].factor:g} with its "
-        f"inputs divided by {rows[0].factor:g}; the network computes the same.",
-        f"kappa moved by {worst.kappa_change:.1g} (relative{most}), Tr(H) by {_range(factors)}.",
+        f"inputs divided by {rows[0].factor:g}; the network computes the same function.",
+        f"kappa changed by {worst.kappa_change:.1g} (relative{most}), Tr(H) by {_range(factors)}.",
     ]
     if not worst.kappa_change < 1e-3:
         lines.append(
-            "! kappa moved: rounding in this precision is not small against it. Measure in float64."
+            "! kappa changed: rounding in this precision is not small compared with it. Measure "
+            "in float64."
         )
     return lines
 
