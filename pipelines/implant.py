@@ -221,8 +221,8 @@ def start_from(model: nn.Module, initial: str) -> None:
     own = model.state_dict()
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in own.items()}:
         raise InputError(
-            f"initial: {initial} has another network than model describes. Give model the kind, "
-            "channels, units, fold and mirror of that one."
+            f"initial: {initial} has a different network than the section model describes. Set its "
+            "kind, channels, units, fold and mirror in model."
         )
     model.load_state_dict(weights)
 
@@ -309,7 +309,7 @@ def table(summary: Mapping[str, Any]) -> str:
         f"threshold {found['threshold']:g}, calibrated on {found['n']} validation cases "
         f"(implant DSC {found['validation_dsc']:.3f})"
     )
-    return "\n".join([*text, note, "", evaluation.table({"set1": summary["set1"]})])
+    return "\n".join([text, note, "", evaluation.table({"set1": summary["set1"]})])
 
 
 def write_confidence(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -72,8 +72,8 @@ def check_single_samples(batches: Batches) -> None:
     nearest = _nearest(sizes, size, lambda each: not _uneven(samples, each, world))
     raise InputError(
         f"training.batch_size: {samples} samples in batches of {size} leave some of {world} "
-        "processes a single sample of a batch and others two, on which synchronized batch "
-        "normalization and a flatness penalty cannot be trained together. Set "
+        "processes a single sample of a batch and others two, for which synchronized batch "
+        "normalization and a flatness penalty do not work together. Set "
         f"training.batch_size={size if nearest is None else nearest}, or "
         "training.sync_batchnorm=false."
     )

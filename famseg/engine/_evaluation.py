@@ -52,7 +52,7 @@ def evaluate_run(
     """
     if save is not None and not experiment.saves_predictions:
         raise InputError(
-            "--save: the predictions of this pipeline are in its table of cases. Leave it out."
+            "--save: this pipeline writes no predictions beyond its table of cases. Leave it out."
         )
     place = folder.evaluation_of(checkpoint)
     if processes.main:

@@ -145,8 +145,8 @@ def load_again(model: nn.Module, folder: RunFolder, processes: Processes) -> Ori
     found = load_origin(model, Path(recorded.path).expanduser(), processes)
     if found.sha256 != recorded.sha256:
         raise InputError(
-            f"{recorded.path}: is no longer what {folder.path} began from. Start a new run with "
-            "--from."
+            f"{recorded.path}: has changed since {folder.path} started from it. Start a new run "
+            "with --from."
         )
     return recorded
 

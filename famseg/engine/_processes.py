@@ -42,9 +42,9 @@ _LOST = (
 
 
 class LostProcessError(RunError):
-    """Another process of the run ended or cannot be reached.
+    """Another rank of the run ended or cannot be reached.
 
-    Every process says so: the one that usually speaks may be the one that is lost.
+    Every rank reports it: the one that usually writes messages may be the one that is lost.
     """
 
     everyone = True
@@ -58,10 +58,10 @@ class LostProcessError(RunError):
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among the processes of the run.
+    """The rank of this process among those of the run.
 
-    Every method that talks to the others must be called by all of them, and raises
-    `LostProcessError` where one of them does not answer.
+    Every method that communicates must be called by all ranks, and raises `LostProcessError` if one
+    of them does not answer.
 
     Args:
         rank: Number of this process, from 0.
@@ -80,11 +80,11 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """True in the one process that writes files and tracks."""
+        """Whether this is rank 0, which writes files and tracks."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401  # any picklable object
-        """Return the values of all processes, in the order of their ranks."""
+        """Return the values of all ranks, in order."""
         if self.world == 1:
             return [value]
         group = group_for("cpu")
@@ -103,16 +103,16 @@ class Processes:
         return box[0]
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the element-wise sums over all processes, added up in float64 on the host."""
+        """Return the element-wise sums over all ranks, computed in float64 on the host."""
         if self.world == 1:
             return list(values)
         return [float(value) for value in self.add(torch.tensor(values, dtype=torch.float64))]
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes; the tensor itself may be changed.
+        """Return the sum of a tensor over all ranks; the tensor itself may be changed.
 
         Args:
-            tensor: Of the same shape in all processes, on the CPU or on this process's GPU.
+            tensor: Of the same shape in all ranks, on the CPU or on this rank's GPU.
         """
         if self.world == 1:
             return tensor
@@ -121,7 +121,7 @@ class Processes:
         return tensor
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by those of rank 0: the same number, of the same shapes, in each."""
+        """Overwrite tensors with those of rank 0, which has as many of the same shapes."""
         if self.world == 1:
             return
         with lost_named():
@@ -134,11 +134,10 @@ _beside: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
 
 def group_for(device: str) -> dist.ProcessGroup:
-    """Return a group of all processes that can send tensors of a kind of device.
+    """Return a group of all ranks that can send tensors of a kind of device.
 
-    That is the default group wherever it can. For the CPU a second group is made if need be, as
-    when a program of somebody else's has begun its default group with ``nccl`` alone; all
-    processes must then ask.
+    That is the default group if it can. Otherwise, as when another program has made its default
+    group with ``nccl`` only, a second group is made for the CPU; all ranks must then call.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -160,8 +159,7 @@ def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[P
     Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``.
 
     Args:
-        device: ``training.device``: with ``cpu`` no GPU is touched, though the machine may have
-            some.
+        device: ``training.device``: with ``cpu`` no GPU is touched, even if the machine has one.
         backend: Backend of the process group, as torch takes it; by default gloo for the CPU and
             NCCL for the GPUs, where they are used.
 
@@ -196,7 +194,7 @@ def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[P
 
 
 def _own_gpu(local_rank: int, started: int) -> torch.device:
-    """Return the GPU of this process, made the current one."""
+    """Make the GPU of this rank the current one and return it."""
     found = torch.cuda.device_count()
     # All processes of the machine refuse, not only those without a GPU: the first one speaks.
     if max(started, local_rank + 1) > found:
@@ -212,7 +210,7 @@ def _own_gpu(local_rank: int, started: int) -> torch.device:
 
 @contextmanager
 def lost_named() -> Iterator[None]:
-    """Turn what torch raises when a process does not answer into a `LostProcessError`."""
+    """Raise `LostProcessError` in place of what torch raises when a rank does not answer."""
     try:
         yield
     except RuntimeError as error:

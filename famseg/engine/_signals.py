@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.
 
 
 class Interrupted(BaseException):
-    """The run was asked to end by a signal; no error, hence no subclass of Exception.
+    """A signal asked the run to end; not an error, hence not a subclass of Exception.
 
     Args:
         signum: The signal's number.
@@ -34,13 +34,13 @@ class Interrupted(BaseException):
 
 
 class Paused(BaseException):
-    """The training has come to the epoch at which it was to pause; the state was saved.
+    """The training paused at the epoch it was asked to; the state was saved.
 
-    No error, hence no subclass of Exception.
+    Not an error, hence not a subclass of Exception.
 
     Args:
         epoch: The epoch that was completed.
-        epochs: How many there are in all.
+        epochs: How many there are in total.
 
     Attributes:
         folder: The run folder with which the training is resumed; None if it is not known.
@@ -109,7 +109,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def _leave_lost_terminal() -> None:
-    """Write to nowhere what went to a terminal that is closed: each line would be an error."""
+    """Discard output to a terminal that was closed: each line would raise an error."""
     for stream in (1, 2):
         try:
             termios.tcgetattr(stream)
@@ -123,16 +123,16 @@ def _leave_lost_terminal() -> None:
 def calm_worker(number: int) -> None:
     """Make a worker ignore signals: the training process ends it.
 
-    Schedulers and terminals send a signal to every process of a job. One that loads data would end
-    at once, and take the training along before it has saved.
+    Schedulers and terminals send a signal to every process of a job. A worker would end at once and
+    with it the training, before it has saved.
 
     Args:
-        number: Of the worker, as torch passes it.
+        number: Number of the worker, as torch passes it.
     """
     for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(each, signal.SIG_IGN)
 
-    # The process that trains asks by SIGTERM, too, where a worker hangs: the second one holds.
+    # The training process also sends SIGTERM to a worker that hangs: the second one is obeyed.
     def first(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -386,7 +386,7 @@ def _check_parts(objective: Objective) -> None:
     if isinstance(objective.terms, JacobianNorm) and divisor_of(objective.terms.loss) is not None:
         raise InputError(
             "penalty.kind: jacobian_norm is a mean over samples, and the loss, with class weights "
-            "or ignored targets, is not: batches cannot be put together of parts. Set "
+            "or ignored targets, is not: a batch cannot be split into parts. Set "
             "training.accumulate=1 and train in one process, or leave out loss.class_weights."
         )
 

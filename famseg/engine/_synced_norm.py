@@ -1,4 +1,4 @@
-"""Batch normalization over the whole batch, however many processes share it."""
+"""Batch normalization over the whole batch, across any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from famseg.engine._processes import Processes
 
 
 class Share:
-    """Whether this process's samples count in a pass; all layers of a network have one of these.
+    """Whether this rank's samples count in a pass; shared by all layers of a network.
 
-    A process that a batch has no sample for runs another one, whose loss counts 0 times.
+    A rank without a sample in a batch runs another sample, whose loss is weighted with 0.
     """
 
     counts = True
 
 
 class SyncBatchNormSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is the gradient's, as often as it is taken.
+    """The sum of a tensor over all ranks, and of its gradient, differentiable any number of times.
 
-    The name is what `famseg.flatness` knows synchronized batch normalization by in the graph: it
-    refuses a penalty on a layer before one, whose curvature depends on the other processes too.
+    `famseg.flatness` recognizes synchronized batch normalization in the graph by this name: it
+    refuses a penalty on a layer before it, whose curvature depends on the other ranks as well.
     """
 
     @staticmethod
@@ -46,19 +46,19 @@ def _sum(value: Tensor, processes: Processes) -> Tensor:
 
 
 class SyncedBatchNorm(_BatchNorm):
-    r"""Batch normalization with mean and variance over the samples of all processes.
+    r"""Batch normalization with mean and variance over the samples of all ranks.
 
     .. math:: \mu = \tfrac1N \sum_r n_r \mu_r, \qquad
               \sigma^2 = \tfrac1N \sum_r n_r \big(\sigma_r^2 + (\mu_r - \mu)^2\big)
 
-    with count, mean and variance of each process :math:`r`: one exchange per layer and pass, and
-    one more for the gradient. torch's ``SyncBatchNorm`` computes the same on GPUs, only there, and
-    counts every process, also one that runs a sample that is not in the batch.
+    with count, mean and variance of each rank :math:`r`: one exchange per layer and pass, and one
+    more for the gradient. torch's ``SyncBatchNorm`` computes the same but only on GPUs, and it
+    counts every rank, even one that runs a sample that is not in the batch.
 
     Args:
-        norm: The layer that it takes the place of; parameters and buffers are shared.
+        norm: The layer that it replaces; parameters and buffers are shared.
         processes: The ranks of the run.
-        share: Whether this process's samples count.
+        share: Whether this rank's samples count.
     """
 
     def __init__(self, norm: _BatchNorm, *, processes: Processes, share: Share) -> None:
@@ -87,7 +87,7 @@ class SyncedBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
-        # As torch: statistics in float32 at least, whatever the autocast.
+        # As in torch: statistics are at least float32, also under autocast.
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count, mean, variance = self._statistics(values)
         self._follow(count, mean, variance)
@@ -99,12 +99,12 @@ class SyncedBatchNorm(_BatchNorm):
         return result.to(input.dtype)
 
     def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return count, mean and biased variance over all processes."""
+        """Return count, mean and biased variance over all ranks."""
         over = [dimension for dimension in range(values.dim()) if dimension != 1]
         own_variance, own_mean = torch.var_mean(values, over, correction=0)
         number = values.numel() // values.shape[1] if self.share.counts else 0
         own = torch.cat([own_mean.new_full((1,), number), own_mean, own_variance])
-        # Each process's row, not sums of squares: those cancel where the mean is far from 0.
+        # One row per rank, not sums of squares: these lose precision if the mean is far from 0.
         rows = own.new_zeros(self.processes.world, len(own))
         rows = rows.index_put((torch.tensor([self.processes.rank], device=own.device),), own)
         total = _sum(rows, self.processes)
@@ -130,19 +130,19 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Return a network's layers of batch normalization, by name."""
+    """Return the batch normalization layers of a network, by name."""
     return {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
 
 
 def synchronize(model: nn.Module, processes: Processes) -> Share:
-    """Replace batch normalization in a network by that over all processes, in place.
+    """Replace batch normalization in a network, in place, by one over all ranks.
 
     Args:
-        model: The network, or what holds it: it is not one such layer itself.
+        model: The network, or a module that contains it; not a batch normalization layer itself.
         processes: The ranks of the run.
 
     Returns:
-        What says whether this process's samples count in the next pass.
+        The switch that says whether this rank's samples count in the next pass.
     """
     share = Share()
     for parent in list(model.modules()):
@@ -153,7 +153,7 @@ def synchronize(model: nn.Module, processes: Processes) -> Share:
 
 
 def single_values(objective: nn.Module, batch: Mapping[str, Any]) -> list[str]:
-    """Return the layers of batch normalization to which one sample gives one value a channel.
+    """Return the batch normalization layers to which one sample gives one value per channel.
 
     Costs a forward pass in evaluation mode.
 

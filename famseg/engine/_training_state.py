@@ -132,7 +132,7 @@ class TrainingState:
         if step.batches.start > epochs * per_epoch:
             raise InputError(
                 f"{path}: was trained for {step.batches.start} steps, more than the "
-                f"{epochs * per_epoch} of training.epochs={epochs}. Give as many epochs as it has, "
+                f"{epochs * per_epoch} of training.epochs={epochs}. Set at least as many epochs, "
                 "or leave out --resume for a new run."
             )
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says, looked at before a training believes it: it may be a stranger's."""
+"""Checks of a checkpoint before a training uses it: it may come from someone else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
 def check_state(state: Mapping[Any, Any]) -> None:
-    """Check the kinds of what a checkpoint holds, so far as it is there.
+    """Check the types of what a checkpoint holds, if it is there.
 
     Args:
         state: What was loaded.
@@ -67,7 +67,7 @@ def _check_objective(learned: object) -> None:
 
 
 def _check_history(rows: object) -> None:
-    """Check what is known of each epoch: what will be a line of ``metrics.jsonl``."""
+    """Check the metrics of each epoch, which will be lines of ``metrics.jsonl``."""
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"history is {_shown(rows)}, not a mapping for each epoch")
     for row in rows:
@@ -114,7 +114,7 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def _kept(optimizer: Optimizer, group: Mapping[str, Any]) -> Mapping[str, object] | None:
-    """Return what an optimizer keeps for a weight of a group; None where that is not seen."""
+    """Return what an optimizer keeps for a weight of a group; None if it cannot be found out."""
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight)
     tried = copy.copy(optimizer)
@@ -138,11 +138,13 @@ def _check_kept(name: str, value: object, weight: Tensor, own: object) -> None:
     else:
         usable = value is None or (_is_number(value) and (name != "step" or _is_count(value)))
     if not usable or (isinstance(own, Tensor) and not isinstance(value, Tensor)):
-        raise ValueError(f"the optimizer's {name} is {_shown(value)} that it cannot go on with")
+        raise ValueError(
+            f"the optimizer's {name} is {_shown(value)}, which it cannot continue from"
+        )
 
 
 def _is_dense(value: Tensor) -> bool:
-    """Whether each element has a place of its own in memory, as what is written in place needs."""
+    """Whether each element has its own place in memory, as in-place changes require."""
     if value.layout != torch.strided:
         return False
     sizes = [pair for pair in zip(value.stride(), value.shape, strict=True) if pair[1] > 1]
@@ -155,7 +157,7 @@ def _is_dense(value: Tensor) -> bool:
 
 
 def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
-    """Check that a saved state is one of this scheduler: torch writes it over its attributes.
+    """Check that a saved state belongs to this scheduler: torch overwrites its attributes.
 
     Raises:
         ValueError: If it has other entries, or values of other kinds.
@@ -171,7 +173,7 @@ def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
 
 
 def _alike(value: object, own: object) -> bool:
-    """Whether a value is of the kind that ours is; numbers are finite."""
+    """Whether a value has the type of ours; numbers must be finite."""
     if own is None:  # a choice that is torch's, until it has chosen
         return value is None or isinstance(value, bool)
     if isinstance(own, bool):

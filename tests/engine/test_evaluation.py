@@ -18,7 +18,7 @@ def evaluate(experiment, folder, **options):
 
 
 def test_predictions_that_a_pipeline_has_not_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match="--save: the predictions of this pipeline"):
+    with pytest.raises(InputError, match="--save: this pipeline writes no predictions"):
         evaluate(make_experiment(), tmp_path, save="all")
     assert list(tmp_path.iterdir()) == []
 

@@ -144,26 +144,29 @@ HOSTILE: dict[str, tuple[Callable[[State], None], str]] = {
     "moments of a weight below 0": (put("optimizer", "state", -1, value={}), "no weight -1"),
     "moments by name": (put("optimizer", "state", "0", value={}), "no weight '0'"),
     "moments that are not there": (drop(*MOMENTS, "exp_avg"), "exp_avg of a weight is missing"),
-    "no moments": (put(*MOMENTS, "exp_avg", value=None), "exp_avg is None that it cannot"),
+    "no moments": (put(*MOMENTS, "exp_avg", value=None), "exp_avg is None, which it"),
     "moments that are sparse": (
         change_moments(lambda moments: moments.to_sparse()),
-        "exp_avg is a Tensor that it cannot",
+        "exp_avg is a Tensor, which it",
     ),
     "moments in one place": (
         change_moments(lambda moments: torch.zeros(1).expand(moments.shape)),
-        "exp_avg is a Tensor that it cannot",
+        "exp_avg is a Tensor, which it",
     ),
     "moments that are complex": (
         change_moments(lambda moments: moments.to(torch.complex64)),
-        "exp_avg is a Tensor that it cannot",
+        "exp_avg is a Tensor, which it",
     ),
-    "steps below 0": (put(*MOMENTS, "step", value=torch.tensor(-1.0)), "step is a Tensor that it"),
+    "steps below 0": (
+        put(*MOMENTS, "step", value=torch.tensor(-1.0)),
+        "step is a Tensor, which it",
+    ),
     "steps not finite": (
         put(*MOMENTS, "step", value=torch.tensor(float("nan"))),
-        "step is a Tensor that it",
+        "step is a Tensor, which it",
     ),
-    "steps of each": (put(*MOMENTS, "step", value=torch.ones(3)), "step is a Tensor that it"),
-    "steps as number below 0": (put(*MOMENTS, "step", value=-1), "step is -1 that it cannot"),
+    "steps of each": (put(*MOMENTS, "step", value=torch.ones(3)), "step is a Tensor, which it"),
+    "steps as number below 0": (put(*MOMENTS, "step", value=-1), "step is -1, which it"),
     "rate beyond float32": (put(*GROUP, "lr", value=1e308), r"the optimizer's lr is 1e\+308"),
     "betas of 1": (put(*GROUP, "betas", value=(1.0, 1.0)), "the optimizer's betas is a tuple"),
     "decay of another run": (put(*GROUP, "weight_decay", value=0.5), "optimizer's weight_decay"),
@@ -218,7 +221,7 @@ def test_an_honest_one_is_taken(name: str, tmp_path: Path) -> None:
 
 
 def test_fewer_epochs_than_were_trained_are_refused(trained: Path) -> None:
-    message = r"was trained for 4 steps, more than the 2 of training\.epochs=1\. Give as many"
+    message = r"was trained for 4 steps, more than the 2 of training\.epochs=1\. Set at least"
     with pytest.raises(InputError, match=message):
         make_fit(make_experiment(), trained, epochs=1, batch_size=4).restore()
 

@@ -106,7 +106,7 @@ def test_a_training_starts_from_the_weights_of_a_model(build) -> None:
     trained = load_network("builtin").model.state_dict()
     own = experiment.objective.model.state_dict()
     assert all(torch.equal(own[name], trained[name]) for name in trained)
-    with pytest.raises(InputError, match="initial: builtin has another network than model"):
+    with pytest.raises(InputError, match="initial: builtin has a different network than"):
         build("initial=builtin")
 
 
