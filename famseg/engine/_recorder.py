@@ -76,7 +76,7 @@ class Recorder:
         """Track the result of the evaluation."""
         self.tracker.log_results(metrics)
         self.tracker.log_artifact(self.folder.evaluation, "evaluation")
-        self.tracker.log_artifact(self.folder.checkpoint("best"), "checkpoints")
+        self.tracker.log_model(self.folder.checkpoint("best"))
 
 
 def recorder_of(

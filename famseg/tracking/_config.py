@@ -24,31 +24,32 @@ class TrackingConfig(Strict):
 
     enabled: bool = Field(
         default=True,
-        description="Track the run in MLflow; without it the run folder alone has the record.",
+        description="Track the run in MLflow. If false, only the run folder has its record.",
     )
     uri: str | None = Field(
         default=None,
         description="Address of the MLflow store (sqlite:///mlflow.db, http://HOST:5000, a "
-        "database). It wins over the environment variable MLFLOW_TRACKING_URI; without both: "
-        "mlflow.db in the working folder. An address with a password belongs into the variable: "
-        "the configuration is kept with the run.",
+        "database). It takes precedence over the environment variable MLFLOW_TRACKING_URI; "
+        "the default is mlflow.db in the working folder. Give an address with a password in the "
+        "variable, because the configuration is stored with the run.",
     )
     experiment: str = Field(
         default="famseg",
         min_length=1,
         max_length=500,
-        description="Name of the MLflow experiment; runs to be compared belong into one.",
+        description="Name of the MLflow experiment. Runs that you want to compare belong in the "
+        "same one.",
     )
     tags: dict[str, str] = Field(
         default_factory=dict,
-        description="Further tags of the run, such as sweep_id.",
+        description="Additional tags of the run, such as sweep_id.",
     )
     timeout_s: int = Field(
         default=10,
         ge=1,
         le=600,
-        description="Seconds to wait for an answer of an MLflow server before it is asked again "
-        "later. The training goes on meanwhile.",
+        description="Seconds to wait for an MLflow server before a request is tried again "
+        "later. The training continues meanwhile.",
     )
 
     @field_validator("uri")
@@ -59,6 +60,7 @@ class TrackingConfig(Strict):
             raise ValueError(fault)
         return uri
 
+    # Many arguments: those of Tracker.start that a configuration does not contain.
     def build(
         self,
         *,
@@ -82,7 +84,7 @@ class TrackingConfig(Strict):
             method: Label of the method, see :func:`famseg.tracking.method_label`.
             tags: Tags from the provenance; the section's own tags win.
             scores: Names of the metrics that the experiment's comparison charts.
-            run_id: The run to go on with, or None for a new one.
+            run_id: The run to resume, or None for a new one.
             start: Mark of the run, by which it is found where its id is not known.
             opened: Called with the id of the run once it is known, in another thread.
             rank: Rank of this process; ranks other than 0 get a tracker that does nothing.
@@ -110,4 +112,5 @@ class TrackingConfig(Strict):
             start=start,
             opened=opened,
             timeout_s=self.timeout_s,
+            monitor=True,
         )

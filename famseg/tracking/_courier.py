@@ -1,4 +1,4 @@
-"""The thread that brings entries to the store, so that a training never waits for one."""
+"""The thread that sends entries to the store, so that a training never waits for it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from famseg.tracking._quiet import quiet
 
 
 class Courier:
-    """A thread that empties outboxes, those in front first.
+    """A thread that empties outboxes, the most urgent first.
 
-    It is a daemon: one that hangs does not keep the interpreter alive. A program that ends by any
-    way but a kill waits for it in :meth:`flush`, at the latest when the interpreter exits. A forked
-    process has no such thread and no part in the run: there every method does nothing.
+    It is a daemon thread: if it hangs, the interpreter can still exit. Unless it is killed, a
+    program waits for the thread in :meth:`flush`, at the latest when the interpreter exits. A
+    forked process has no such thread and does not take part in the run: every method does nothing
+    there.
 
     Args:
         boxes: The outboxes, the most urgent first.
@@ -26,7 +27,7 @@ class Courier:
     def __init__(self, boxes: Sequence[Outbox]) -> None:
         self._boxes = boxes
         self._changed = threading.Condition()
-        self._news = False  # something was put in or hurried since the thread last looked
+        self._news = False  # an entry was added or hurried since the thread last looked
         self._idle = True  # nothing can be done right now
         self._steps = 0
         self._ends = False
@@ -40,7 +41,7 @@ class Courier:
         return os.getpid() != self._owner
 
     def wake(self) -> None:
-        """Tell the thread, which is started if there is none, that something was put in a box."""
+        """Tell the thread that an entry was added; starts it if necessary."""
         if self.foreign:
             return
         with self._changed:
@@ -53,11 +54,11 @@ class Courier:
                 atexit.register(self.flush)
 
     def flush(self, limit_s: float | None = None) -> bool:
-        """Try all that waits at once, and wait until it was tried.
+        """Try all waiting entries at once, and wait until each was tried.
 
         Args:
-            limit_s: Seconds that this may take in all; by default each entry has as long as its box
-                grants.
+            limit_s: Seconds that this may take in total; by default each entry may take as long as
+                its box allows.
 
         Returns:
             Whether nothing is left.

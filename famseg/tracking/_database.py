@@ -47,7 +47,7 @@ def creation_lock(uri: str) -> Iterator[bool]:
         Whether nobody else can be in here: False where there is no lock.
 
     Raises:
-        OSError: If the lock is not free within a minute, its file cannot be made, or a link lies
+        OSError: If the lock is not free within a minute, its file cannot be made, or a link is
             in its place.
     """
     path = sqlite_path(uri)
@@ -93,8 +93,9 @@ def _unlock(descriptor: int) -> None:
 def make_database(path: Path, *, alone: bool) -> None:
     """Make the database of a store with all its tables, unless there is one.
 
-    MLflow makes the tables by some hundred migrations, which are no single transaction: a database
-    whose making was killed can never be used. Hence it is made under another name and renamed.
+    MLflow makes the tables by some hundred migrations, which are not a single transaction: a
+    database whose making was killed can never be used. Hence it is made under another name and
+    renamed.
 
     Args:
         path: The file.
@@ -136,7 +137,7 @@ def _make_tables(path: Path) -> None:
 
 
 def close_connections(uri: str) -> None:
-    """Close the connections that MLflow keeps to a database: they would go on to a moved file.
+    """Close the connections that MLflow keeps to a database: they would follow a moved file.
 
     Args:
         uri: Address of the database.
@@ -177,7 +178,7 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
     text = str(error)
     if _OLD_SCHEMA in text:
         return StoreFaultError(
-            "its tables are those of another version of MLflow, or half made",
+            "its tables are from another version of MLflow, or incomplete",
             f"Run: mlflow db upgrade sqlite:///{escaped(path)}. If that fails: {_way_out(path)}",
         )
     cause = getattr(error, "orig", None)  # by which SQLAlchemy names the error of the database
@@ -189,13 +190,11 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
 
 
 def _half_made(path: Path) -> StoreFaultError:
-    return StoreFaultError(
-        "its tables were left half made by a program that was killed", _way_out(path)
-    )
+    return StoreFaultError("a program was killed while it created the tables", _way_out(path))
 
 
 def _way_out(path: Path) -> str:
     return (
-        f"Move the file away (mv {path} {path}.broken): the next start makes a new store, and "
-        "famseg train --resume sends the record of a run to it."
+        f"Move the file away (mv {path} {path}.broken). The next start creates a new store, "
+        "and famseg train --resume sends the record of a run to it."
     )

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation by flat names: one schema, whoever evaluated."""
+"""The numbers of an evaluation under flat names, with one schema for all evaluations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def flat_figures(place: str, metrics: Mapping[str, Mapping[str, float | None]]) 
     flat: dict[str, float] = {}
     for metric, figures in metrics.items():
         if metric in (N, FAILED):
-            raise ValueError(f"a score cannot be called {metric!r}: so are the numbers of cases.")
+            raise ValueError(
+                f"a score cannot be called {metric!r}, which is the name of a count of cases."
+            )
         for end, value in (("", figures["mean"]), (_STD, figures["std"])):
             if value is not None:
                 flat[f"{place}/{metric}{end}"] = float(value)

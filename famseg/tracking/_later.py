@@ -1,4 +1,4 @@
-"""What is done to a run in MLflow after its end: a file is added, or the run is deleted."""
+"""Changes to a run in MLflow after its end: adding a file, deleting the run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def delete_run(
     """Mark a run as deleted in its MLflow store; ``mlflow gc`` removes such runs for good.
 
     Args:
-        identity: What ``tracking.json`` holds: ``run_id`` and ``uri``.
-        uri: Address of the store in the configuration, which may hold a password.
-        timeout_s: Seconds to wait for an answer of a server.
+        identity: The content of ``tracking.json``: ``run_id`` and ``uri``.
+        uri: Address of the store in the configuration, which may contain a password.
+        timeout_s: Seconds to wait for the reply of a server.
 
     Returns:
         Whether there was such a run. A store whose file is gone has none.
@@ -65,10 +65,10 @@ def add_artifact(
     """Copy a file to a run that was tracked; its state, metrics and other files stay.
 
     Args:
-        identity: What ``tracking.json`` holds: ``run_id`` and ``uri``.
+        identity: The content of ``tracking.json``: ``run_id`` and ``uri``.
         path: The file. It replaces one of the same name.
-        uri: Address of the store in the configuration, which may hold a password.
-        timeout_s: Seconds to wait for an answer of a server.
+        uri: Address of the store in the configuration, which may contain a password.
+        timeout_s: Seconds to wait for the reply of a server.
 
     Returns:
         Whether the store took it. Where it did not, one warning tells why.

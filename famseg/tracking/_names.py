@@ -128,7 +128,7 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def text_of(value: object) -> str:
-    """Return a parameter as it stands in a YAML file.
+    """Return a parameter as a YAML file has it.
 
     Example:
         >>> text_of("cpu"), text_of(None), text_of([8, 16]), text_of(True)
@@ -171,7 +171,7 @@ def milliseconds(time_s: float) -> int:
 def color(penalty_weight: float, method: str | None = None) -> str:
     """Return the colour of a run in charts: grey for a baseline, with FAM brighter with lambda.
 
-    Runs that differ in the seed alone share it, so that their curves read as one group. Other
+    Runs that differ only in the seed share it, so that their curves read as one group. Other
     methods have colours of their own.
 
     Args:

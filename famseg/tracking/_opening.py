@@ -1,4 +1,4 @@
-"""Opening a run in the store: found by its id or its mark, else created."""
+"""Opens a run in the store: finds it by its id or its mark, or creates it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from famseg.tracking import _store
+from famseg.tracking._first_page import DESCRIPTION_TAG
 from famseg.tracking._names import cut, milliseconds
 from famseg.tracking._uri import without_password
 
@@ -50,15 +51,15 @@ class Opened:
 
 
 class Opening:
-    """Opens a run; asked again after a failure, it never creates a second one.
+    """Opens a run; called again after a failure, it never creates a second one.
 
     Args:
         uri: Address of the store.
         experiment: Name of the experiment.
-        timeout_s: Seconds to wait for an answer of a server.
+        timeout_s: Seconds to wait for the reply of a server.
         name: Name of the run.
         tags: Its tags.
-        run_id: The run to go on with, or None.
+        run_id: The run to resume, or None.
         start: The mark of the run.
     """
 
@@ -105,7 +106,7 @@ class Opening:
         return Opened(client, experiment_id, str(run.info.run_id))
 
     def _find(self, client: MlflowClient, experiment_id: str) -> StoredRun | None:
-        """Return the run to go on with, by its id or by its mark; None if the store has none."""
+        """Return the run to resume, by its id or by its mark; None if the store has none."""
         stored = None if self.resumed is None else _stored(client, self.resumed)
         if stored is not None:
             return stored
@@ -118,7 +119,7 @@ class Opening:
             self._tags["famseg.resumed_from"] = self.resumed
             if not self._missing_said:
                 _logger.warning(
-                    "MLflow store %s has no run %s: a new run goes on in its place.",
+                    "MLflow store %s has no run %s: a new run takes its place.",
                     without_password(self._uri),
                     self.resumed,
                 )
@@ -134,7 +135,9 @@ class Opening:
             results = [(point.timestamp, point.value) for point in history if point.step == 0]
             timestamp, value = max(results, default=(0, None))
             known[key] = Known(frozenset(point.step for point in history), value, timestamp)
-        set_tags(client, run_id, self._tags)
+        # Somebody may have rewritten the description in the UI: it stays.
+        kept = {DESCRIPTION_TAG} & stored.data.tags.keys()
+        set_tags(client, run_id, {k: text for k, text in self._tags.items() if k not in kept})
         remove_staged(stored.info.artifact_uri)
         return Opened(
             client, stored.info.experiment_id, run_id, frozenset(stored.data.params), known
@@ -142,13 +145,14 @@ class Opening:
 
 
 def remove_staged(artifact_uri: str) -> None:
-    """Remove what a killed process left half copied among the artifacts of a run on this disk.
+    """Remove artifacts of a run on this disk that a killed process copied only in part.
 
     MLflow copies under a hidden name of its own and renames. Nobody else writes to the run: its
     folder has one owner.
 
     Args:
-        artifact_uri: Where the artifacts lie; nothing is done if that is no folder of this machine.
+        artifact_uri: Where the artifacts are; nothing is done if that is not a folder of this
+            machine.
     """
     address = urlsplit(artifact_uri)
     if address.scheme not in ("", "file") or address.netloc:
@@ -160,7 +164,7 @@ def remove_staged(artifact_uri: str) -> None:
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run, in as many requests as MLflow takes them."""
+    """Set tags of a run, in as many requests as MLflow's limit needs."""
     from mlflow.entities import RunTag
 
     items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]

@@ -1,4 +1,4 @@
-"""What is still to be sent to MLflow: kept through an outage, in order, sent once it is over."""
+"""Entries that wait to be sent to MLflow: kept in order during an outage, sent after it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Action = Callable[[], None]
 
 
 class RefusedError(Exception):
-    """An entry is at fault itself (a missing file): raised by its action, it is not tried again."""
+    """The entry itself is wrong, for example a missing file: it is not tried again."""
 
 
 class _Entry(NamedTuple):
@@ -36,16 +36,16 @@ class _Entry(NamedTuple):
 
 
 class Outbox:
-    """A queue of actions on the store that outlives the store's absence.
+    """A queue of actions on the store that survives an outage of the store.
 
-    Entries are put in by one thread and run by another, see :class:`famseg.tracking._courier`; it
-    holds no lock while an action runs. At the first failure it warns in one line and stops; it
-    tries again after 15 s, then after twice as long and so on up to 10 minutes. What the store
-    refuses for good (a name that is not allowed) is dropped with a warning.
+    One thread adds entries and another runs them, see :class:`famseg.tracking._courier`; it
+    has no lock while an action runs. At the first failure it warns in one line and stops; it
+    tries again after 15 s, then after twice as long and so on up to 10 minutes. An entry that
+    the store rejects permanently (a name that is not allowed) is dropped with a warning.
 
     Args:
         name: What the entries go to, in messages.
-        patience_s: Seconds that an entry may take while a program waits for its end.
+        patience_s: Seconds that an entry may take while a program waits for the end.
         ready: Tells whether to try at all; entries wait silently until it does.
     """
 
@@ -78,9 +78,9 @@ class Outbox:
 
         Args:
             what: What it sends, for messages.
-            action: Does it; raises if it cannot. Runs again after a failure, so twice must do no
-                harm.
-            essential: Whether all that follows is useless without it.
+            action: Sends it; raises if it cannot. It runs again after a failure, so it must be
+                repeatable.
+            essential: Whether all later entries are useless without it.
             opening: Whether it is kept, however many entries wait.
         """
         with self._lock:
@@ -95,13 +95,14 @@ class Outbox:
             first, self._overflowed = not self._overflowed, True
         if first:
             _logger.warning(
-                "%s: more than %d entries wait: the oldest are left out. The run folder has them.",
+                "%s: more than %d entries are waiting. The oldest are dropped; the run folder has "
+                "them.",
                 self._name,
                 _MOST_ENTRIES,
             )
 
     def hurry(self) -> None:
-        """Let the next step try, whether the waiting time is over or not."""
+        """Let the next step try even if the waiting time is not over."""
         with self._lock:
             self._next_try = 0.0
 
@@ -128,7 +129,7 @@ class Outbox:
         except InputError as error:
             if not self._hand_over(error):
                 self._refuse(entry, error)
-        except Exception as error:  # a store may fail in any way; the run goes on
+        except Exception as error:  # a store may fail in any way; the run continues
             if not _is_final(error):
                 self._fail(error)
                 return False
@@ -144,7 +145,7 @@ class Outbox:
         return True
 
     def _hand_over(self, error: InputError) -> bool:
-        """Keep a fault for the user, who is still there: nothing is sent then."""
+        """Keep an error of the user's to raise it while the program waits; nothing is sent then."""
         with self._lock:
             if not self.fault_is_awaited or self.problem is not None:
                 return False
@@ -161,7 +162,8 @@ class Outbox:
             else:
                 said = f"does not answer ({self.problem})."
             _logger.warning(
-                "%s %s The run goes on with its local record; what waits is sent once it is back.",
+                "%s %s The run continues with its local record; waiting entries are sent when the "
+                "store is back.",
                 self._name,
                 said,
             )
@@ -182,7 +184,7 @@ class Outbox:
     def _refuse(self, entry: _Entry, error: Exception) -> None:
         if entry.essential:
             _logger.warning(
-                "%s does not take %s (%s): it is not tracked there.",
+                "%s does not accept %s (%s). The run is not tracked there.",
                 self._name,
                 entry.what,
                 _store.reason(error),
@@ -193,7 +195,7 @@ class Outbox:
             return
         if entry.what not in self._refused:
             _logger.warning(
-                "MLflow does not take %s (%s): left out.", entry.what, _store.reason(error)
+                "MLflow does not accept %s (%s). It is left out.", entry.what, _store.reason(error)
             )
         self._refused.add(entry.what)
         with self._lock:
@@ -201,7 +203,7 @@ class Outbox:
 
 
 def _is_final(error: Exception) -> bool:
-    """Tell whether to try again is useless: the request itself is at fault, not the store."""
+    """Tell whether trying again is useless because the request is wrong and not the store."""
     if isinstance(error, RefusedError):
         return True
     return getattr(error, "error_code", None) in (

@@ -1,4 +1,4 @@
-"""Silence for what MLflow and its libraries say to their developers, in the threads that ask."""
+"""Silences the log messages and warnings of MLflow and its libraries in chosen threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-# These log whole tracebacks or every retry of a connection; one line of ours stands for them. The
+# These log whole tracebacks or every retry of a connection; one line of ours replaces them. The
 # last one has a level of its own.
 _NOISY = ("mlflow", "alembic", "urllib3", "mlflow.store.db.utils")
 
@@ -29,9 +29,9 @@ class _ByThread(type):
 
 
 class _WarningOfQuietThread(Warning, metaclass=_ByThread):
-    """Stands for every warning that is given in a thread which asked for silence.
+    """Matches every warning in a thread that asked for silence.
 
-    ``warnings.catch_warnings`` changes the filters of all threads, and puts back what another
+    ``warnings.catch_warnings`` changes the filters of all threads, and restores what another
     thread may have changed since. A filter of this class can stay: it is for some threads only.
     """
 
@@ -39,7 +39,7 @@ class _WarningOfQuietThread(Warning, metaclass=_ByThread):
 class _Levels:
     """The levels of the loggers, which all threads share.
 
-    The first thread that asks raises them, the last one puts them back.
+    The first thread that asks raises them, the last one restores them.
     """
 
     def __init__(self) -> None:

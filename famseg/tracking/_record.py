@@ -1,4 +1,4 @@
-"""The record of a run in its own folder: one line of JSON an epoch."""
+"""The record of a run in its own folder: one line of JSON per epoch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Record = dict[str, float | None]
 
 
 class LocalRecord:
-    """The metrics of a run in ``metrics.jsonl``, one line an epoch, on disk before the next one.
+    """The metrics of a run in ``metrics.jsonl``, one line per epoch, on disk before the next one.
 
-    A line is flushed and synchronised when :meth:`append` returns: a killed process loses at most
+    A line is flushed and synchronized when :meth:`append` returns: a killed process loses at most
     the line it was writing. A value that is not finite is written as ``null`` (JSON has no NaN).
     A full disk does not stop the run: lines are kept in memory and written once there is room.
 
-    Use :meth:`create` for a new run and :meth:`resume` to go on.
+    Use :meth:`create` for a new run and :meth:`resume` to continue one.
 
     Example:
         >>> import tempfile
@@ -67,7 +67,7 @@ class LocalRecord:
                 taken = bool(file.read(1))
             if taken:
                 raise InputError(
-                    f"{path}: holds the record of another run. Resume that run, or choose a new "
+                    f"{path}: contains the record of another run. Resume that run, or choose a new "
                     "folder."
                 )
         except OSError as error:
@@ -78,7 +78,7 @@ class LocalRecord:
 
     @classmethod
     def resume(cls, folder: Path, last_epoch: int) -> LocalRecord:
-        """Go on with the record of a run that was stopped.
+        """Continue the record of a run that was stopped.
 
         Lines of epochs after the checkpoint are removed, for these epochs will be run again.
 
@@ -99,7 +99,8 @@ class LocalRecord:
             write_atomically(path, text)
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be written ({error.strerror}). Make room or mend its permissions."
+                f"{path}: cannot be written ({error.strerror}). Free some space or fix its "
+                "permissions."
             ) from error
         return cls(path, len(text))
 
@@ -107,7 +108,7 @@ class LocalRecord:
         """Write the metrics of an epoch; several calls for one epoch are fine.
 
         Args:
-            epoch: The epoch, as the training counts.
+            epoch: The epoch, counted as the training does.
             metrics: Names and values; numbers of any kind, zero-dimensional tensors too.
 
         Raises:
@@ -115,7 +116,9 @@ class LocalRecord:
         """
         taken = sorted(set(metrics) & set(_RESERVED))
         if taken:
-            raise ValueError(f"{taken[0]!r} is a column of its own. Give the metric another name.")
+            raise ValueError(
+                f"{taken[0]!r} is the name of another column. Give the metric another name."
+            )
         row: Record = {"epoch": int(epoch), "time": round(time.time(), 3)}
         row.update((name, _finite(float(value))) for name, value in metrics.items())
         self._waiting += _line(row)
@@ -124,7 +127,8 @@ class LocalRecord:
         except OSError as error:
             if not self._warned:
                 _logger.warning(
-                    "%s: cannot be written (%s). The run goes on; lines are kept until it can.",
+                    "%s: cannot be written (%s). The run continues; its lines are kept in memory "
+                    "until the file can be written.",
                     self.path,
                     error.strerror,
                 )

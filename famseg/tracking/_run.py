@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from famseg.tracking._courier import Courier
+from famseg.tracking._first_page import Dataset
 from famseg.tracking._names import cut, milliseconds, valid_name
 from famseg.tracking._opening import Opened, Opening, set_tags
 from famseg.tracking._outbox import Outbox, RefusedError
@@ -40,23 +41,25 @@ _PATIENCE_S, _PATIENCE_WITH_FILES_S = 60.0, 600.0
 
 
 class Run:
-    """A run in the store, or on its way there: what :class:`famseg.tracking.Tracker` sends.
+    """A run in the store, or still to be created there; sends for :class:`famseg.tracking.Tracker`.
 
-    Everything goes through an outbox, opening the run included, which a thread of its own empties:
-    what is sent is prepared in the caller's thread, and the client is used in the other one only.
+    Everything, including the opening of the run, goes through an outbox that a thread empties: the
+    caller's thread prepares what is sent, and only the other thread uses the client.
 
     Args:
         uri: Address of the store.
         experiment: Name of the experiment.
-        timeout_s: Seconds to wait for an answer of a server.
+        timeout_s: Seconds to wait for the reply of a server.
         name: Name of the run.
         tags: Its tags.
-        run_id: The run to go on with, or None.
+        run_id: The run to resume, or None.
         start: Mark of the run in the store, by which it is found where its id is not known.
         scores: Names of the metrics that the comparison view charts.
         opened: Called in the thread with the run's id, once it is known.
+        dataset: What it is trained on, or None.
     """
 
+    # Many arguments: those of Tracker.start, with names and defaults resolved.
     def __init__(
         self,
         *,
@@ -69,6 +72,7 @@ class Run:
         start: str,
         scores: Sequence[str] = (),
         opened: Callable[[str], None] | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         self.uri = without_password(uri)
         self._uri = uri
@@ -94,6 +98,7 @@ class Run:
         # Last step of each series of pictures; the view opens at it.
         self._pictures: dict[str, int] = {}
         self._scores = [valid_name(name) for name in scores]
+        self._dataset = dataset
 
     def _can_take_files(self) -> bool:
         return self._opened is not None and self._box.problem is None
@@ -118,7 +123,7 @@ class Run:
         """Create the run, or reopen it, and send its parameters; waits for the first try.
 
         Raises:
-            InputError: If a fault of the user's is found while it waits.
+            InputError: If an error of the user's is found while it waits.
         """
         with quiet():  # in this thread, which imports other things later: two at once can fail
             import mlflow  # noqa: F401
@@ -128,6 +133,8 @@ class Run:
             "the parameters", lambda run: self._send_parameters(run, parameters), opening=True
         )
         self._put("the comparison view", lambda run: self._share(run), opening=True)
+        if self._dataset is not None:
+            self._put("the dataset", self._send_dataset, opening=True)
         is_file = sqlite_path(self._uri) is not None
         self._courier.flush(_FILE_WAIT_S if is_file else _SERVER_WAIT_S)
         self._box.fault_is_awaited = False
@@ -136,7 +143,7 @@ class Run:
             raise self._box.fault
 
     def flush(self) -> bool:
-        """Try all that waits, and wait until it was tried; return whether nothing is left."""
+        """Try all waiting entries, and wait until each was tried; return whether none is left."""
         return self._courier.flush()
 
     def _open(self) -> None:
@@ -173,11 +180,23 @@ class Run:
         for start in range(0, len(items), _MOST_PARAMETERS):
             run.client.log_batch(run.run_id, params=items[start : start + _MOST_PARAMETERS])
 
+    def _send_dataset(self, run: Opened) -> None:
+        from mlflow.entities import Dataset as Entity
+        from mlflow.entities import DatasetInput, InputTag
+
+        if self._dataset is None:
+            return
+        name, digest, source = self._dataset
+        entity = Entity(name, digest, source_type="famseg", source=source)
+        # MLflow keeps one input per run, name and digest: a resumed run has it once.
+        context = InputTag("mlflow.data.context", "training")
+        run.client.log_inputs(run.run_id, [DatasetInput(entity, [context])])
+
     def _share(self, run: Opened) -> None:
         share_comparison(run.client, run.experiment_id, self._pictures, self._scores)
 
     def send_metrics(self, points: Sequence[Points]) -> None:
-        """Send metrics of epochs, but those points that the run already has."""
+        """Send metrics of epochs, except points that the run already has."""
 
         def send(run: Opened) -> None:
             self._send(
@@ -260,6 +279,38 @@ class Run:
 
         self._put(f"the table {path}", send, box=self._files)
 
+    def send_model(self, name: str, path: str) -> None:
+        """Register a logged model whose weights are an artifact of the run."""
+
+        def send(run: Opened) -> None:
+            from mlflow.entities import LoggedModelOutput
+            from mlflow.exceptions import MlflowException
+
+            stored = run.client.get_run(run.run_id)
+            if stored.outputs is not None and stored.outputs.model_outputs:
+                return  # a resumed run, or a second try
+            try:
+                model = run.client.create_logged_model(
+                    run.experiment_id,
+                    name=name,
+                    source_run_id=run.run_id,
+                    params={
+                        key: stored.data.params[key]
+                        for key in ("method", "lambda", "seed")
+                        if key in stored.data.params
+                    },
+                    tags={"checkpoint": f"runs:/{run.run_id}/{path}"},
+                    model_type="famseg",
+                )
+            except MlflowException as error:
+                if error.error_code != "ENDPOINT_NOT_FOUND":
+                    raise
+                raise RefusedError("a server before MLflow 3 has no logged models") from error
+            run.client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
+            run.client.finalize_logged_model(model.model_id, "READY")
+
+        self._put(f"the model {name}", send)
+
     def send_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         given = dict(tags)
@@ -280,7 +331,7 @@ class Run:
                 "MLflow store %s still does not answer (%s): %d entries were not sent. The run "
                 "folder has them.",
                 self.uri,
-                self.problem or "it takes too long",
+                self.problem or "it is too slow",
                 self.waiting,
             )
 

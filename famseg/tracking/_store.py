@@ -1,4 +1,4 @@
-"""The MLflow store: a client that gives up in bounded time, and safe first creation."""
+"""The MLflow store: a client with bounded waiting times, and a safe first creation."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
 
     Args:
         uri: Address of the store, from :func:`famseg.tracking.resolve_uri`.
-        timeout_s: Seconds to wait for an answer of a server.
+        timeout_s: Seconds to wait for the reply of a server.
 
     Returns:
-        The client. Creating one for a database makes its tables where it has none, which a kill
-        leaves half made: see :func:`open_store`.
+        The client. Creating a client for a database creates missing tables, which a kill can
+        interrupt: see :func:`open_store`.
     """
     # MLflow reads these at each request; a user's own values win. Its defaults, 7 retries of up
     # to 120 s, would hold up a training for a quarter of an hour.
@@ -50,10 +50,10 @@ def open_store(uri: str, timeout_s: int) -> MlflowClient:
 
     Args:
         uri: Address of the store.
-        timeout_s: Seconds to wait for an answer of a server.
+        timeout_s: Seconds to wait for the reply of a server.
 
     Raises:
-        StoreFaultError: If the tables of a SQLite database are half made or of another version.
+        StoreFaultError: If the tables of a SQLite database are incomplete or from another version.
         OSError: If a SQLite database cannot be made.
         Exception: Whatever MLflow and SQLAlchemy raise.
     """
@@ -110,13 +110,13 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def prepare_store(
     uri: str, experiment: str | None = None, *, timeout_s: int = 10
 ) -> dict[str, str]:
-    """Make a database ready to be looked at, and look for experiments in it.
+    """Prepare a database for the UI and find its experiments.
 
     Args:
         uri: Address of the store, from :func:`famseg.tracking.resolve_uri`.
         experiment: Name of the experiment, which is not created; None for all experiments that
             have a comparison view.
-        timeout_s: Seconds to wait for an answer of a server.
+        timeout_s: Seconds to wait for the reply of a server.
 
     Returns:
         Ids of the experiments by name, the newest first; empty if there are none yet.
@@ -139,7 +139,7 @@ def prepare_store(
     except Exception as error:
         raise InputError(
             f"{without_password(uri)}: the MLflow store cannot be opened ({reason(error)}). Check "
-            "the address, and that it may be read and written; famseg doctor tells more."
+            "the address and that you may read and write it; famseg doctor shows details."
         ) from error
     return {each.name: str(each.experiment_id) for each in found}
 
@@ -159,13 +159,13 @@ def reason(error: BaseException) -> str:
         error = cause
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if "failed with error code 401" in text:  # MLflow's words, which go on with HTML
-        return "it refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return "it rejects the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     line = without_password(" ".join(text.split()))
     return line if len(line) <= 120 else f"{line[:117]}..."
 
 
 def _artifacts(uri: str, name: str) -> str | None:
-    """Place artifacts beside a SQLite file; MLflow would take the working folder of the moment."""
+    """Put artifacts beside a SQLite file; MLflow would use the current working folder."""
     path = sqlite_path(uri)
     if path is None:
         return None

@@ -11,6 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from famseg.tracking._first_page import (
+    DESCRIPTION_TAG,
+    dataset_of,
+    description,
+    foremost,
+    system_metrics,
+)
 from famseg.tracking._names import color, flatten, text_of
 from famseg.tracking._run import Points, Run, Status
 from famseg.tracking._uri import resolve_uri
@@ -22,9 +29,9 @@ _logger = logging.getLogger("famseg")
 
 
 class Tracker:
-    """A run in MLflow, or nothing at all: :meth:`start` makes the one, :meth:`null` the other.
+    """A run in MLflow; :meth:`start` opens one, :meth:`null` gives a tracker that does nothing.
 
-    It owns its run by id: it neither joins a run that other code has active nor leaves one active.
+    It owns its run by id: it neither joins an active run of other code nor leaves a run active.
     No method raises because of the store, and none but :meth:`start`, :meth:`flush` and
     :meth:`finish` waits for it: what is logged is sent by a thread, in order. As a context manager
     it ends the run: FINISHED, KILLED for an interruption, FAILED for another exception. In a forked
@@ -37,8 +44,12 @@ class Tracker:
         True
     """
 
-    def __init__(self, run: Run | None) -> None:
+    def __init__(
+        self, run: Run | None, *, scores: Sequence[str] = (), monitored: bool = False
+    ) -> None:
         self._run = run
+        self._scores = tuple(scores)
+        self._monitored = monitored
         self._nonfinite = 0
         self._warned: set[str] = set()
         self._finished = False
@@ -48,6 +59,7 @@ class Tracker:
         """Return a tracker that does nothing: ranks other than 0, or tracking turned off."""
         return cls(None)
 
+    # Many arguments: what a run is made of, each given once by the caller.
     @classmethod
     def start(
         cls,
@@ -64,8 +76,9 @@ class Tracker:
         start: str | None = None,
         opened: Callable[[str], None] | None = None,
         timeout_s: int = 10,
+        monitor: bool = False,
     ) -> Tracker:
-        """Start a run, or go on with one.
+        """Start a run, or resume one.
 
         Database and experiment are created if they are missing, which several processes may do at
         once. Waits until the run is there, for a server at most 5 s: one that is slow opens it
@@ -87,13 +100,15 @@ class Tracker:
             scores: Names of the metrics that the experiment's comparison charts, the foremost
                 first: the validation metric, whose name begins with ``val/``, and those of the
                 final evaluation.
-            run_id: The run to go on with. One that the store does not know becomes a new run.
+            run_id: The run to resume. One that the store does not know becomes a new run.
             start: A text of letters and digits that no other run has, a new one by default. The run
-                carries it as the tag ``famseg.start``: whoever has noted it finds the run again,
-                even if it was killed before it knew the run's id.
+                carries it as the tag ``famseg.start``: a program that has noted it finds the run
+                again, even if it was killed before it knew the run's id.
             opened: Called with the id of the run once it is known, in another thread; must not
                 raise.
-            timeout_s: Seconds to wait for an answer of a server.
+            timeout_s: Seconds to wait for the reply of a server.
+            monitor: Whether each epoch logs the load of the machine too (processor, memory, memory
+                of GPUs), as the system metrics that the UI shows on a tab of their own.
 
         Returns:
             The tracker.
@@ -112,6 +127,7 @@ class Tracker:
                 metrics["log10_lambda"] = math.log10(penalty_weight)
         if method is not None:
             flat["method"] = tags["method"] = method
+        tags.setdefault(DESCRIPTION_TAG, description(method, flat))
         run = Run(
             uri=store,
             experiment=experiment,
@@ -122,8 +138,9 @@ class Tracker:
             start=start or uuid.uuid4().hex,
             scores=scores,
             opened=opened,
+            dataset=dataset_of(flat, tags.get("data_hash")),
         )
-        tracker = cls(run)
+        tracker = cls(run, scores=scores, monitored=monitor)
         run.open({name: text_of(value) for name, value in flat.items()})
         tracker._log([(0, metrics, time.time())])
         return tracker
@@ -164,18 +181,37 @@ class Tracker:
             epoch: The epoch, the x-axis of the charts.
             metrics: Names (letters, digits, ``_-./``, blanks) and values.
         """
-        self._log([(epoch, self._finite(epoch, metrics), time.time())])
+        load = system_metrics() if self._monitored else {}
+        self._log([(epoch, self._finite(epoch, metrics) | load, time.time())])
 
     def log_results(self, metrics: Mapping[str, float]) -> None:
         """Log the numbers of an evaluation, at epoch 0: MLflow draws bars of them, not curves.
 
-        On resume, numbers that have changed replace those that the run has.
+        On resume, numbers that have changed replace those that the run has. If there are more than
+        30, only the foremost are logged: the scores of the experiment with their standard
+        deviations and counts, and what belongs to a whole test set. Log the rest as an artifact.
 
         Args:
             metrics: Names and values, as in :meth:`log_epoch`.
         """
         if self._run is not None:
-            self._run.send_results(self._finite(0, metrics), time.time())
+            chosen = foremost(self._finite(0, metrics), self._scores)
+            self._run.send_results(chosen, time.time())
+
+    def log_model(self, checkpoint: Path | str, *, name: str = "best") -> None:
+        """Register the model of this run on the page "Models" of the UI.
+
+        MLflow's logged model names the checkpoint among the artifacts of the run and does not copy
+        it: weights are stored once.
+
+        Args:
+            checkpoint: The checkpoint, a file or folder; it is copied to the run's artifacts, to
+                ``checkpoints``.
+            name: Name of the model.
+        """
+        self.log_artifact(checkpoint, "checkpoints")
+        if self._run is not None:
+            self._run.send_model(name, f"checkpoints/{Path(checkpoint).name}")
 
     def log_history(self, records: Iterable[Mapping[str, float | None]]) -> None:
         """Log what a local record has and the run in MLflow lacks: whatever was not sent before.

@@ -1,4 +1,4 @@
-"""The address of the MLflow store; imports no MLflow, so that a configuration is checked fast."""
+"""The address of the MLflow store; does not import MLflow, so that configurations load fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def uri_fault(uri: str) -> str | None:
         uri: The address as a user wrote it.
 
     Returns:
-        The fault in words, or None if the form of the address is good.
+        The error in words, or None if the address is well formed.
 
     Example:
         >>> uri_fault("sqlite:///mlflow.db") is None
@@ -34,9 +34,9 @@ sqlite:////data/mlruns/mlflow.db
         'localhost:5000' has no scheme. For a server write http://localhost:5000
     """
     if uri == "":
-        return f"is empty. Leave it out, or write {DEFAULT_URI}"
+        return f"is empty. Remove it, or write {DEFAULT_URI}"
     if uri != uri.strip():
-        return f"{uri!r} starts or ends with a blank. Remove it"
+        return f"{uri!r} begins or ends with a space. Remove it"
     scheme, separator, rest = uri.partition("://")
     if not separator and re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         return f"{uri!r} has no scheme. For a server write http://{uri}"
@@ -108,7 +108,7 @@ def resolve_uri(uri: str | None = None) -> str:
 def escaped(path: Path) -> str:
     """Return a path as the address of a store holds it.
 
-    SQLAlchemy decodes what stands behind a ``%``, and takes what is behind a ``?`` for options.
+    SQLAlchemy decodes what follows a ``%`` and reads what follows a ``?`` as options.
 
     Example:
         >>> escaped(Path("/data/50%/why?/mlflow.db"))

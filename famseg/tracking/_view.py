@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 VIEW_KEY = "famseg-lambda"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
+_KIND_TAG, _TRAINING = "mlflow.experimentKind", "custom_model_development"
+
 Chart = dict[str, object]
 
 _OVER_LAMBDA = "Over lambda"
@@ -26,6 +28,8 @@ _RESULTS = "Results"
 _CURVES = "Curves"
 _PICTURES = "Pictures"
 _VALIDATION = "val/"
+# The UI's three columns cut the titles of charts off on a screen of 1400 pixels.
+_COLUMNS = 2
 # More charts over lambda than this push the bars off the first screen.
 _MOST_OVER_LAMBDA = 3
 
@@ -73,6 +77,10 @@ def share_comparison(
     view = json.dumps(content, separators=(",", ":"))
     if tags.get(VIEW_TAG) != view:
         client.set_experiment_tag(experiment_id, VIEW_TAG, view)
+    # Without it the UI guesses, and opens runs in its side for language models. A kind that the
+    # user has chosen stays.
+    if _KIND_TAG not in tags:
+        client.set_experiment_tag(experiment_id, _KIND_TAG, _TRAINING)
 
 
 def _stored(view: str | None) -> tuple[dict[str, int], list[str]]:
@@ -111,8 +119,21 @@ def comparison_view(
         *(_chart("BAR", _RESULTS, name, metricKey=name) for name in scores),
         *(
             # Raw curves: the UI smooths a chart that does not say so.
-            _chart("LINE", _CURVES, name, metricKey=name, lineSmoothness=0, xAxisKey="step")
-            for name in ("train/loss", "train/penalty", *validated)
+            _chart(
+                "LINE",
+                _CURVES,
+                title,
+                metricKey=names[0],
+                selectedMetricKeys=list(names),
+                lineSmoothness=0,
+                xAxisKey="step",
+            )
+            for title, *names in (
+                # In one chart, so that the gap between them is visible.
+                ("loss: train and val", "train/loss", "val/loss"),
+                ("train/penalty", "train/penalty"),
+                *((name, name) for name in validated if name != "val/loss"),
+            )
         ),
         *(
             _chart("IMAGE", _PICTURES, key, imageKeys=[key], step=step, showRunParams=False)
@@ -177,4 +198,10 @@ def _chart(kind: str, section: str, title: str, **settings: object) -> Chart:
 
 
 def _section(name: str) -> Chart:
-    return {"uuid": name, "name": name, "display": True, "isReordered": True}
+    return {
+        "uuid": name,
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "columns": _COLUMNS,
+    }

@@ -107,8 +107,8 @@ def test_more_threads_than_cores_is_a_warning(monkeypatch):
 @pytest.mark.parametrize(
     ("built_for", "driver", "status", "text", "advice"),
     [
-        (None, None, "ok", "no NVIDIA driver: trainings run on the processor", ""),
-        ("13.0", None, "ok", "no NVIDIA driver: trainings run on the processor", ""),
+        (None, None, "ok", "no NVIDIA driver: training runs on the CPU", ""),
+        ("13.0", None, "ok", "no NVIDIA driver: training runs on the CPU", ""),
         (None, "580.1", "warning", "driver 580.1, but torch is built without CUDA", "pip install"),
         ("13.0", "535.2", "warning", "driver 535.2 and torch for CUDA 13.0", "torch==2.10.0"),
         ("13.0", "470.9", "warning", "driver 470.9 and torch for CUDA 13.0", "needs 580 or later."),
@@ -210,9 +210,7 @@ def test_a_half_made_store_is_a_fault_with_the_way_out(place):
         base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")  # as a killed MLflow does
     check = _checks.store()
     assert check.status == "fault"
-    assert check.text.endswith(
-        "mlflow.db: its tables were left half made by a program that was killed"
-    )
+    assert check.text.endswith("mlflow.db: a program was killed while it created the tables")
     assert f"mv {place}/mlflow.db {place}/mlflow.db.broken" in check.advice
 
 

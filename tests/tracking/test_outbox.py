@@ -77,8 +77,8 @@ def test_an_outage_warns_once_and_keeps_the_order(clock, caplog):
     put(outbox, "a", store.take(5))
     assert store.got == [0, 1, 2, 3, 4, 5]
     assert caplog.messages == [
-        "S does not answer (Connection refused). The run goes on with its local record; what "
-        "waits is sent once it is back.",
+        "S does not answer (Connection refused). The run continues with its local record; "
+        "waiting entries are sent when the store is back.",
         "S is back: 6 entries sent.",
     ]
 
@@ -121,7 +121,9 @@ def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
     put(outbox, "the picture x", refused)
     put(outbox, "a", store.take(1))
     assert store.got == [1]
-    assert caplog.messages == ["MLflow does not take the picture x (no such colour): left out."]
+    assert caplog.messages == [
+        "MLflow does not accept the picture x (no such colour). It is left out."
+    ]
 
 
 def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):
@@ -134,7 +136,9 @@ def test_without_the_essential_entry_nothing_is_tracked(clock, caplog):
     put(outbox, "a", store.take(1))
     assert store.got == []
     assert len(outbox) == 0
-    assert caplog.messages == ["S does not take the run (name too long): it is not tracked there."]
+    assert caplog.messages == [
+        "S does not accept the run (name too long). The run is not tracked there."
+    ]
 
 
 def test_a_fault_of_the_user_is_kept_for_who_waits_and_a_warning_later(clock, caplog):
@@ -155,7 +159,7 @@ def test_a_fault_of_the_user_is_kept_for_who_waits_and_a_warning_later(clock, ca
     store.away = False
     flush(outbox)
     assert outbox.fault is None
-    assert "does not take the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-2]
+    assert "does not accept the run (tracking.experiment: 'x' was deleted.)" in caplog.messages[-2]
 
 
 def test_a_store_that_needs_somebody_says_what_to_do(clock, caplog):
@@ -166,8 +170,8 @@ def test_a_store_that_needs_somebody_says_what_to_do(clock, caplog):
     put(outbox, "the run", broken)
     assert outbox.problem == "its tables are half made"
     assert caplog.messages == [
-        "S cannot be used: its tables are half made. Move the file away. The run goes on with its "
-        "local record; what waits is sent once it is back."
+        "S cannot be used: its tables are half made. Move the file away. The run continues with "
+        "its local record; waiting entries are sent when the store is back."
     ]
 
 
@@ -181,7 +185,7 @@ def test_memory_is_bounded_and_what_opens_the_run_stays(clock, monkeypatch, capl
     flush(outbox)
     assert store.got == [0, 1, 2, *range(93, 100)]
     assert caplog.messages[1:-1] == [
-        "S: more than 10 entries wait: the oldest are left out. The run folder has them."
+        "S: more than 10 entries are waiting. The oldest are dropped; the run folder has them."
     ]
 
 

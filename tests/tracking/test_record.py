@@ -48,13 +48,13 @@ def test_tensors_are_numbers(tmp_path):
 @pytest.mark.parametrize("name", ["epoch", "time"])
 def test_the_own_columns_cannot_be_metrics(tmp_path, name):
     record = LocalRecord.create(tmp_path)
-    with pytest.raises(ValueError, match=f"'{name}' is a column of its own"):
+    with pytest.raises(ValueError, match=f"'{name}' is the name of another column"):
         record.append(1, {name: 1.0})
 
 
 def test_a_record_is_not_overwritten(tmp_path):
     LocalRecord.create(tmp_path).append(1, {})
-    with pytest.raises(InputError, match="holds the record of another run"):
+    with pytest.raises(InputError, match="contains the record of another run"):
         LocalRecord.create(tmp_path)
 
 
@@ -127,8 +127,9 @@ def test_a_folder_that_is_away_for_a_while_costs_no_line(tmp_path, caplog):
     record.append(4, {})
     assert [row["epoch"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
     (message,) = caplog.messages
-    assert "cannot be written (No such file or directory). The run goes on; lines are kept" in (
-        message
+    assert (
+        "cannot be written (No such file or directory). The run continues; its lines are kept"
+        in (message)
     )
 
 

@@ -88,8 +88,8 @@ def outdated(path):
         base.commit()
 
 
-KILLED = "its tables were left half made by a program that was killed. Move the file away (mv {0} "
-OTHER = "its tables are those of another version of MLflow, or half made. Run: mlflow db upgrade "
+KILLED = "a program was killed while it created the tables. Move the file away (mv {0} "
+OTHER = "its tables are from another version of MLflow, or incomplete. Run: mlflow db upgrade "
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_store_with_half_made_tables_is_said_with_the_way_out(uri, tmp_path, s
         prepare_store(uri)
     (fault,) = caught.value.faults
     assert fault.startswith(f"{uri}: {said.format(path)}")
-    assert f"(mv {path} {path}.broken): the next start makes a new store, and famseg train " in (
+    assert f"(mv {path} {path}.broken). The next start creates a new store, and famseg train " in (
         fault
     )
 
@@ -115,7 +115,7 @@ def test_a_run_goes_on_without_a_half_made_store_and_is_sent_to_the_next(
     tracker = Tracker.start(uri=uri, run_name="a", parameters={})
     tracker.log_epoch(1, {"a": 1.0})
     assert tracker.run_id is None
-    assert caplog.messages[0].startswith(f"MLflow store {uri} cannot be used: its tables were left")
+    assert caplog.messages[0].startswith(f"MLflow store {uri} cannot be used: a program was killed")
     path.rename(tmp_path / "mlflow.db.broken")
     shutil.copy(empty_database, path)
     tracker.finish()
@@ -276,4 +276,4 @@ def test_a_refused_login_is_called_so(monkeypatch) -> None:
         with pytest.raises(MlflowException) as caught:
             _store.client(uri, 5).get_experiment_by_name("x")
         server.shutdown()
-    assert _store.reason(caught.value).startswith("it refuses the login; set MLFLOW_TRACKING_USER")
+    assert _store.reason(caught.value).startswith("it rejects the login; set MLFLOW_TRACKING_USER")

@@ -245,9 +245,7 @@ def test_a_run_that_is_gone_is_replaced_with_its_history(
         1000 * read_metrics(tmp_path / "run")[0]["time"], abs=2
     )
     assert client.get_run(tracker.run_id).data.tags["famseg.resumed_from"] == gone
-    assert caplog.messages == [
-        f"MLflow store {uri} has no run {gone}: a new run goes on in its place."
-    ]
+    assert caplog.messages == [f"MLflow store {uri} has no run {gone}: a new run takes its place."]
 
 
 def test_holes_of_a_run_are_filled_from_the_record(start, uri, client, tmp_path):
@@ -267,6 +265,40 @@ def test_holes_of_a_run_are_filled_from_the_record(start, uri, client, tmp_path)
     assert steps == [(epoch, float(epoch)) for epoch in range(1, 6)]
     assert sorted(history(client, again, "val/dsc")) == [(1, 1.0), (2, 2.0), (4, 4.0)]
     assert history(client, again, "nonfinite") == [(3, 1.0), (5, 2.0)]
+
+
+def test_the_first_page_has_description_data_model_load_and_few_results(
+    start, uri, client, tmp_path
+):
+    checkpoint = tmp_path / "best.pt"
+    checkpoint.touch()
+    many = {f"test/set1/mirror/m{i}": 0.0 for i in range(40)}
+    shown = {"test/set1/skull/dsc": 0.9, "test/set1/skull/dsc_std": 0.1, "test/set1/skull/n": 3.0}
+    options = {
+        "parameters": {"data": {"kind": "phantom"}, "seed": 0},
+        "tags": {"data_hash": "0123456789abcdef0123"},
+        "method": "baseline",
+        "scores": ("val/dsc", "test/set1/skull/dsc"),
+        "monitor": True,
+    }
+    with start(uri, **options) as tracker:
+        tracker.log_epoch(1, {"train/loss": 1.0})
+        tracker.log_results(shown | many)
+        tracker.log_model(checkpoint)
+    client.set_tag(tracker.run_id, "mlflow.note.content", "Mine.")
+    with start(uri, run_id=tracker.run_id, **options) as again:
+        again.log_model(checkpoint)
+    run = client.get_run(tracker.run_id)
+    load = {name for name in run.data.metrics if name.startswith("system/")}
+    assert "system/cpu_utilization_percentage" in load
+    assert run.data.metrics.keys() - load == {"train/loss", *shown}
+    assert run.data.tags["mlflow.note.content"] == "Mine."
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("phantom", "0123456789abcdef")
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert model.tags["checkpoint"] == f"runs:/{tracker.run_id}/checkpoints/best.pt"
+    assert (model.name, model.status.name, model.params["method"]) == ("best", "READY", "baseline")
 
 
 def test_results_of_a_longer_run_replace_the_old_ones(start, uri, client):
@@ -346,9 +378,9 @@ def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(
         tracker.log_epoch(1, {"a": 1.0})
     assert history(client, tracker, "a") == [(1, 1.0)]
     said = "\n".join(caplog.messages)
-    assert f"does not take the file {tmp_path}/none.csv (no such file): left out." in said
-    assert "does not take the picture x (cannot identify image file" in said
-    assert "does not take the picture y" in said
+    assert f"does not accept the file {tmp_path}/none.csv (no such file). It is left out." in said
+    assert "does not accept the picture x (cannot identify image file" in said
+    assert "does not accept the picture y" in said
     assert len(caplog.messages) == 3
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
@@ -377,8 +409,8 @@ def test_a_refused_connection_costs_one_line_and_no_time(start, tmp_path, caplog
     assert tracker.run_id is None
     assert tracker.problem == "Connection refused"
     assert caplog.messages == [
-        "MLflow store http://127.0.0.1:9 does not answer (Connection refused). The run goes on "
-        "with its local record; what waits is sent once it is back.",
+        "MLflow store http://127.0.0.1:9 does not answer (Connection refused). The run "
+        "continues with its local record; waiting entries are sent when the store is back.",
         "MLflow store http://127.0.0.1:9 still does not answer (Connection refused): "
         f"{tracker.waiting} entries were not sent. The run folder has them.",
     ]
@@ -482,8 +514,8 @@ def test_a_name_too_long_for_mlflow_is_a_warning(start, uri, caplog):
         tracker.log_artifact(__file__)
     assert (tracker.run_id, tracker.waiting) == (None, 0)
     (message,) = caplog.messages
-    assert "does not take the run" in message
-    assert message.endswith("it is not tracked there.")
+    assert "does not accept the run" in message
+    assert message.endswith("The run is not tracked there.")
 
 
 def test_null_takes_everything_and_does_nothing(tmp_path, monkeypatch):

@@ -28,8 +28,8 @@ def test_a_good_address_has_no_fault(uri):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("", "is empty. Leave it out, or write sqlite:///mlflow.db"),
-        (" http://a", "' http://a' starts or ends with a blank. Remove it"),
+        ("", "is empty. Remove it, or write sqlite:///mlflow.db"),
+        (" http://a", "' http://a' begins or ends with a space. Remove it"),
         (
             "file:///data/mlruns/",
             "MLflow no longer writes to folders ('file:///data/mlruns/'). Write "

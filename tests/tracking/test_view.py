@@ -41,6 +41,8 @@ def test_the_scores_are_those_of_the_pipeline():
     assert parallel["selectedMetrics"] == ["lambda", "train/loss", "val/accuracy"]
     curves = [line["metricKey"] for line in charts(view, "LINE")]
     assert curves == ["train/loss", "train/penalty", "val/accuracy"]
+    # Training and validation are in one chart, which shows the gap.
+    assert charts(view, "LINE")[0]["selectedMetricKeys"] == ["train/loss", "val/loss"]
     assert {chart["yaxis"]["key"] for chart in charts(view, "SCATTER")} == set(IMAGES)
     assert "params.`method`" in view["selectedColumns"]
 
@@ -74,6 +76,15 @@ def test_scores_that_are_charted_stay(client):
     assert bars == [*SKULL[:2], *IMAGES]
     (parallel,) = charts(shared(client, number), "PARALLEL")
     assert parallel["selectedMetrics"][-1] == "val/dsc"
+
+
+def test_runs_open_in_the_view_for_training_unless_the_user_chose_another(client):
+    number, chosen = client.create_experiment("x"), client.create_experiment("y")
+    client.set_experiment_tag(chosen, "mlflow.experimentKind", "genai_development")
+    share_comparison(client, number)
+    share_comparison(client, chosen)
+    kinds = [client.get_experiment(each).tags["mlflow.experimentKind"] for each in (number, chosen)]
+    assert kinds == ["custom_model_development", "genai_development"]
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"compareRunCharts": [1]}', "deflate;x"])
