@@ -132,7 +132,11 @@ def test_a_link_under_the_name_of_the_record_is_refused(
 ) -> None:
     folder = tmp_path / "run"
     trap(folder / "metrics.jsonl")
-    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written \(a link lies in the"):
+    with pytest.raises(
+        InputError,
+        match=r"metrics\.jsonl: cannot be written \(a symbolic link is "
+        "in the",
+    ):
         LocalRecord.create(folder)
 
 
@@ -143,7 +147,7 @@ def test_a_link_that_is_laid_while_a_run_goes_on_gets_no_line(
     record.path.unlink()
     trap(record.path)
     record.append(1, {"a": 1.0})
-    assert "a link lies in the way" in caplog.text
+    assert "a symbolic link is in the way" in caplog.text
     record.path.unlink()
     record.append(2, {"a": 1.0})
     assert record.path.read_bytes().count(b"\n") == 2
@@ -154,9 +158,9 @@ def test_a_link_under_the_name_of_the_stores_lock_is_refused(
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     trap(tmp_path / "mlflow.db.lock")
-    with pytest.raises(OSError, match="a link lies in the way"), creation_lock(uri):
+    with pytest.raises(OSError, match="a symbolic link is in the way"), creation_lock(uri):
         pass
-    with pytest.raises(InputError, match=r"cannot be opened \(a link lies in the way\)"):
+    with pytest.raises(InputError, match=r"cannot be opened \(a symbolic link is in the way\)"):
         prepare_store(uri)
 
 
@@ -164,7 +168,8 @@ def test_a_link_under_the_name_of_the_lock_of_prepare_is_refused(
     trap: Callable[[Path], None], tmp_path: Path
 ) -> None:
     trap(tmp_path / "out" / ".lock")
-    message = r"--out .*/out: cannot be written to \(a link lies in the way\): choose another"
+    message = r"--out .*/out: cannot be written to \(a symbolic link is in the way\): choose "
+    "another"
     with pytest.raises(InputError, match=message), alone(Folder(tmp_path / "out")):
         pass
 
@@ -196,7 +201,7 @@ def test_a_link_to_the_right_file_is_no_download(tmp_path: Path) -> None:
     note = {"address": "http://127.0.0.1:9/a.bin", "etag": None, "modified": None, "total": 9}
     part.path.with_name("a.bin.part.json").write_text(json.dumps(note))
     download = partial(fetch, checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
-    with pytest.raises(Exception, match="not fetched"):
+    with pytest.raises(Exception, match="not downloaded"):
         download(
             ["http://127.0.0.1:9/a.bin"],
             tmp_path / "a.bin",

@@ -1,4 +1,4 @@
-"""Values against sections: pydantic's errors put into plain words."""
+"""Validation of values against sections, with pydantic's errors in plain words."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ _BOUNDS = {
     "multiple_of": "a multiple of {multiple_of}",
 }
 _SIZES = {
-    "too_short": "needs at least {min_length} items, has {actual_length}",
-    "too_long": "takes at most {max_length} items, has {actual_length}",
+    "too_short": "needs at least {min_length} items, got {actual_length}",
+    "too_long": "takes at most {max_length} items, got {actual_length}",
     "string_too_short": "needs at least {min_length} characters, got {got}",
     "string_too_long": "takes at most {max_length} characters, got {got}",
     "string_pattern_mismatch": "must match the pattern {pattern}, got {got}",
 }
 _LONGEST = 60
-_MOST = 100  # a file with more faults than that is the wrong file
+_MOST = 100  # a file with more errors than that is the wrong file
 
 
 def check(values: Mapping[str, object], config: type[T]) -> tuple[T | None, list[tuple[Key, str]]]:
-    """Return the configuration, or None and what is wrong: keys with messages.
+    """Return the configuration, or None and the errors: keys with messages.
 
     Args:
         values: The document: dicts, lists and scalars.
         config: The section for the whole document.
     """
     try:
-        # As JSON, for which pydantic's strict mode takes lists for tuples and texts for paths; by
-        # alias alone, since `weight` is no name of a file.
+        # As JSON, because pydantic's strict mode then accepts lists for tuples and texts for paths;
+        # only by alias, since `weight` is not a name that files use.
         return config.model_validate_json(json.dumps(values), by_alias=True, by_name=False), []
-    except InputError as error:  # of a validator that uses what raises it
+    except InputError as error:  # raised by a validator that uses an invalid value
         return None, [((), fault) for fault in error.faults]
     except ValidationError as error:
         return None, _translate(error.errors(include_url=False), config, values)
 
 
 def describe(value: object) -> str:
-    """Return a value as a message shows it.
+    """Return the description of a value in a message.
 
     Example:
         >>> describe("fast"), describe(0.5), describe(None), describe({"a": 1})
@@ -105,7 +105,7 @@ def _translate(
     for key, members in choices.items():
         found += _message_of_choice(key, members, config)
     if len(errors) > _MOST:
-        found.append(((), f"and {len(errors) - _MOST} more faults"))
+        found.append(((), f"and {len(errors) - _MOST} more errors"))
     return found
 
 
@@ -117,7 +117,7 @@ def _message_of_choice(
     for spot, error in members:
         if len(spot.key) > len(key):
             inside.setdefault(spot.branch, []).append((spot, error))
-    if inside:  # it has the shape of one of them: the faults of the one that fits best
+    if inside:  # it has the shape of one of them: report the errors of the one that fits best
         best = min(inside.values(), key=len)
         return [_message(spot, error, config) for spot, error in best]
     expected = dict.fromkeys(_expected(error) or error["msg"] for _, error in members)
@@ -132,7 +132,7 @@ def _message(spot: Spot, error: ErrorDetails, config: type[Strict]) -> tuple[Key
         return (*spot.key, "kind"), _unknown_kind(spot, value)
     if kind == "missing" and isinstance(spot.key[-1], int):  # a tuple of fixed length
         needed = max(len(get_args(each)) for each in spot.owner)
-        return spot.key[:-1], f"needs {needed} items, has {len(value)}"
+        return spot.key[:-1], f"needs {needed} items, got {len(value)}"
     if kind == "missing":
         message = _missing(spot)
     elif kind == "extra_forbidden":
@@ -156,7 +156,7 @@ def _message(spot: Spot, error: ErrorDetails, config: type[Strict]) -> tuple[Key
 
 
 def _expected(error: ErrorDetails) -> str | None:
-    """Return what would have been right, None where a sentence has to say it."""
+    """Return what was expected, or None if that takes a whole sentence."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         return _BOUNDS[kind].format(**{k: str(v).removesuffix(".0") for k, v in context.items()})
@@ -179,7 +179,7 @@ def _type_advice(spot: Spot, error: ErrorDetails) -> str:
 
 
 def _missing(spot: Spot) -> str:
-    """Return the message for a key that is not there."""
+    """Return the message for a missing key."""
     for section in sections(spot.owner):
         field = names(section).get(str(spot.key[-1]))
         if field is not None and field.description:
@@ -201,11 +201,11 @@ def _one_of(choices: Iterable[str], value: object) -> str:
 
 
 def _unknown_key(spot: Spot, config: type[Strict]) -> str:
-    """Return the message for a key that its section does not know, with the likely one."""
+    """Return the message for an unknown key, with the most similar known one."""
     name = str(spot.key[-1])
     own = sections(spot.owner)
     for section in own:
-        if name in section.model_fields:  # Python's name of a field that users know by its alias
+        if name in section.model_fields:  # the Python name of a field that users know by its alias
             return f"unknown key (did you mean {section.model_fields[name].alias}?)"
     rivals = kinds(spot.rivals)
     owners = [
@@ -221,7 +221,7 @@ def _unknown_key(spot: Spot, config: type[Strict]) -> str:
         meant = " or ".join([dotted(key) for key in keys if key[-1] == name][:3])
         return f"unknown key (did you mean {meant}?)"
     if "." in name:
-        return "unknown key (dots join keys on the command line alone: nest sections in a file)"
+        return "unknown key (dotted keys are for the command line: nest the sections in a file)"
     # Python's names too: someone who mistypes `weight` means `lambda`.
     known = {
         alias: shown_name(field_name, field)

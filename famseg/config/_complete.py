@@ -1,4 +1,4 @@
-"""What a document leaves out of a section, taken from the default of that section."""
+"""Completion of partial sections from their defaults."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from famseg.config._sections import allows_none, alternatives, kinds, names, onl
 
 
 def complete(entry: Entry, config: type[BaseModel]) -> Entry:
-    """Return ``entry`` laid over the defaults of the sections that it gives in part.
+    """Return ``entry`` merged into the defaults of the sections that it gives only in part.
 
     Pydantic replaces a default section as a whole. Here ``optimizer: {lr: 0.01}`` changes the rate
-    of the default optimizer and keeps its kind and the rest of it; another ``kind`` starts afresh.
-    What was typed on the command line for a key that expects a text becomes that text.
+    of the default optimizer and keeps its kind and other keys; another ``kind`` discards the
+    default. A value from the command line becomes a text if its key expects one.
 
     Args:
         entry: A section of the document; it is not changed.
@@ -41,14 +41,14 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
 
 
 def _expects_text(field: FieldInfo, given: Entry) -> bool:
-    """Whether a key takes texts only, or nothing at all, which was not typed."""
+    """Whether a key accepts only text (or null, unless it was typed on the command line)."""
     if given.value is None and allows_none(field.annotation):
         return False
     return only_text(field.annotation)
 
 
 def settle_lambda(root: Entry) -> tuple[Entry, list[Fault]]:
-    """Accept lambda = 0 where there is no penalty (the baseline of a comparison), refuse others."""
+    """Accept only lambda = 0 if there is no penalty (the baseline of a comparison)."""
     penalty = root.keys.get("penalty")
     kind = penalty.keys.get("kind") if penalty else None
     weight = penalty.keys.get("lambda") if penalty else None
@@ -59,14 +59,14 @@ def settle_lambda(root: Entry) -> tuple[Entry, list[Fault]]:
     if weight.value == 0 and not isinstance(weight.value, bool):
         return root, []
     message = (
-        "there is no penalty to weigh, since penalty.kind is none. Choose one with penalty.kind, "
-        "or give lambda 0."
+        "has no effect, since penalty.kind is none. Choose a penalty with penalty.kind, or "
+        "set lambda to 0."
     )
     return root, [Fault(weight.place, ("penalty", "lambda"), message)]
 
 
 def _default(field: FieldInfo, place: Place) -> Entry | None:
-    """Return the default of a field as an entry, None where it is no section."""
+    """Return the default of a field as an entry, or None if it is not a section."""
     if field.default_factory_takes_validated_data:
         return None
     default = field.get_default(call_default_factory=True)
@@ -82,4 +82,4 @@ def _entry(value: object, place: Place) -> Entry:
         return Entry([_entry(inner, place) for inner in value], place)
     if value is None or isinstance(value, str | int | float):
         return Entry(value, place)
-    raise TypeError(f"a default of a section is no JSON value: {value!r}")
+    raise TypeError(f"the default of a section is not a JSON value: {value!r}")

@@ -1,4 +1,4 @@
-"""A configuration as it was written: files laid over each other, overrides on top."""
+"""A configuration as it was written: the files that extend each other, and the overrides."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Document:
 
     Args:
         name: The file as the user knows it, for messages.
-        files: The file and those it extends, in this order.
-        root: All values with the places where they were written.
-        faults: What is wrong already; :meth:`validate` reports it with the rest.
+        files: The file, followed by those it extends.
+        root: All values, each with the place where it was written.
+        faults: The errors found so far; :meth:`validate` reports them with its own.
     """
 
     name: str
@@ -45,21 +45,22 @@ class Document:
         return {key: entry.plain() for key, entry in self.root.keys.items()}
 
     def where(self, *key: str | int) -> Place:
-        """Return where ``key`` was written; where its section was, if it was not."""
+        """Return where ``key`` was written, or else where its section was."""
         return list(self.root.walk(key))[-1].place
 
     def validate(self, config: type[T]) -> T:
         """Return the checked configuration.
 
-        A section given in part takes the rest from the default of its field in ``config``.
+        A section that is given only in part is completed from the default of its field in
+        ``config``.
 
         Args:
             config: The section that describes a whole document.
 
         Raises:
-            InputError: With every fault of the document, one line each:
-                ``skull.yaml:12: penalty.weihgt: unknown key (did you mean lambda?)``. Checks across
-                sections run once each section is right by itself.
+            InputError: With every error of the document, one line each: ``skull.yaml:12:
+                penalty.weihgt: unknown key (did you mean lambda?)``. Checks across sections run
+                only if each section is valid by itself.
         """
         root, faults = settle_lambda(complete(self.root, config))
         unread = root.unread()
@@ -75,7 +76,7 @@ class Document:
         return result
 
     def fault(self, message: str, *key: str | int) -> InputError:
-        """Return an error for ``key`` together with the faults found so far."""
+        """Return an error for ``key`` together with the errors found so far."""
         return self._error([Fault(self.where(*key), key, message)])
 
     def _error(self, faults: list[Fault]) -> InputError:
@@ -91,21 +92,21 @@ class Document:
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> Document:
-    """Read a configuration, what it extends and what the command line changes.
+    """Read a configuration, the files it extends and the overrides of the command line.
 
-    ``extends: FILE`` lays the file over one other: mappings merge deeply, lists and scalars
-    replace, and a mapping of another ``kind`` replaces the one below it. At the top level
-    ``lambda`` stands for ``penalty.lambda``.
+    ``extends: FILE`` merges the file into another one: mappings are merged deeply, lists and
+    scalars are replaced, and a mapping of another ``kind`` replaces the one in the base. At the top
+    level, ``lambda`` is short for ``penalty.lambda``.
 
     Args:
         name: A path or a name, see :func:`find_config`.
         overrides: Texts ``key=value`` with dotted keys (``training.epochs=5``) and values in YAML
-            (``model.channels=[8,16]``), which are taken as they stand where the key expects a text;
-            of two for one key the last holds.
+            (``model.channels=[8,16]``), which are taken literally if the key expects a text; of two
+            for one key, the last one applies.
 
     Raises:
-        InputError: If a file is not found or not readable as YAML, or an override is no
-            ``key=value``. Faults that leave the rest readable wait for :meth:`Document.validate`.
+        InputError: If a file is not found or not readable as YAML, or an override is not
+            ``key=value``. :meth:`Document.validate` reports errors that leave the rest readable.
     """
     faults: list[Fault] = []
     files: list[Path] = []
@@ -119,14 +120,14 @@ def read(name: str, overrides: Sequence[str] = ()) -> Document:
 
 
 def _read_chain(path: Path, files: list[Path], faults: list[Fault]) -> Entry:
-    """Return the file at ``path`` laid over what it extends; note the files read."""
+    """Return the file at ``path`` merged into what it extends; note the files read."""
     files.append(path)
     name = _files.shown(path)
     root, found = parse(_files.read_text(path), name)
     faults.extend(found)
     if not isinstance(root.value, dict):
         what = "a list" if isinstance(root.value, list) else "a single value"
-        raise InputError(f"{name}: holds {what}. Write keys with values ('key: value').")
+        raise InputError(f"{name}: contains {what}. Write keys with values ('key: value').")
     base_name = root.value.pop("extends", None)
     _expand_lambda(root, faults)
     if base_name is None:
@@ -136,7 +137,7 @@ def _read_chain(path: Path, files: list[Path], faults: list[Fault]) -> Entry:
         return InputError(*map(str, [*faults, Fault(base_name.place, ("extends",), message)]))
 
     if not isinstance(base_name.value, str) or not base_name.value.strip():
-        raise refuse("must be the name of one file.")
+        raise refuse("must be the name of a single file.")
     base = _files.search(base_name.value, beside=path)
     if base is None:
         raise refuse(_files.not_found(base_name.value))
@@ -171,13 +172,13 @@ def _read_overrides(overrides: Sequence[str], faults: list[Fault]) -> Entry:
 
 
 def _put(root: Entry, key: Key, entry: Entry, faults: list[Fault]) -> None:
-    """Set ``key`` below ``root``, making the sections on the way."""
+    """Set ``key`` below ``root`` and create missing sections."""
     section = root
     for depth, part in enumerate(key, start=1):
         old = section.keys.get(str(part))
         last = depth == len(key)
         if old is not None and isinstance(old.value, dict) != (not last or bool(entry.keys)):
-            message = f"{dotted(key[:depth])} is given twice, with keys and without. Keep one."
+            message = f"{dotted(key[:depth])} is given as a section and as a value. Keep one."
             faults.append(Fault(COMMAND_LINE, key, message))
             return
         if last:
@@ -187,24 +188,25 @@ def _put(root: Entry, key: Key, entry: Entry, faults: list[Fault]) -> None:
 
 
 def _expand_lambda(root: Entry, faults: list[Fault]) -> None:
-    """Move a top-level ``lambda`` to where it belongs, ``penalty.lambda``."""
+    """Move a top-level ``lambda`` to ``penalty.lambda``."""
     weight = root.keys.pop("lambda", None)
     if weight is None:
         return
     penalty = root.keys.setdefault("penalty", Entry({}, weight.place))
     if not isinstance(penalty.value, dict):
-        return  # the sections will say that the penalty is no section
+        return  # validation will say that the penalty is not a section
     if "lambda" in penalty.value:
-        message = "stands for penalty.lambda, which is given too. Keep one of the two."
+        message = "is short for penalty.lambda, which is given as well. Keep one of them."
         faults.append(Fault(weight.place, ("lambda",), message))
         return
     penalty.value["lambda"] = weight
 
 
 def _refuse_list_positions(base: Entry, over: Entry, key: Key, faults: list[Fault]) -> None:
-    """Note overrides of single items of a list, which would replace the list by a section."""
+    """Report overrides of single list items, which would replace the list by a section."""
     if isinstance(base.value, list) and over.keys and all(map(str.isdecimal, over.keys)):
-        message = f"one item of a list cannot be changed. Give the whole list: {dotted(key)}=[...]."
+        whole = f"Give the whole list: {dotted(key)}=[...]."
+        message = f"a single item of a list cannot be changed. {whole}"
         faults.append(Fault(COMMAND_LINE, (*key, *list(over.keys)[:1]), message))
         over.value, over.place = base.value, base.place
     for name, entry in over.keys.items():

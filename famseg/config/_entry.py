@@ -1,4 +1,4 @@
-"""Values that remember where they were written, and how a file is laid over its base."""
+"""Values that remember where they were written, and the merging of a file into its base."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where something is written.
+    """The place where a value is written.
 
     Args:
         source: The file as the user knows it, or ``command line``.
-        line: The line, counted from 1; None where lines say nothing.
+        line: The line, counted from 1; None on the command line.
     """
 
     source: str
@@ -29,13 +29,13 @@ class Place:
 
 @dataclass
 class Entry:
-    """A value and its place; the items of a list and the values of a mapping are entries again.
+    """A value and its place; list items and values of mappings are entries as well.
 
     Args:
         value: The value, read as YAML.
         place: Where it was written.
-        typed: The characters that stand on the command line for it; None if it is from a file.
-        found: Why they are not YAML, which matters where the key expects no text.
+        typed: Its characters on the command line; None if it is from a file.
+        found: Why they are not YAML, which matters unless the key expects a text.
     """
 
     value: dict[str, Entry] | list[Entry] | str | int | float | bool | None
@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def keys(self) -> dict[str, Entry]:
-        """The entries of a mapping; nothing where the value is none."""
+        """The entries of a mapping; empty for other values."""
         return self.value if isinstance(self.value, dict) else {}
 
     def plain(self) -> object:
@@ -57,7 +57,7 @@ class Entry:
         return self.value
 
     def as_text(self) -> Entry:
-        """Return what was typed as it stands, but for quotes around all of it."""
+        """Return the typed characters without quotes around the whole."""
         text = self.typed
         if text is None:
             return self
@@ -71,12 +71,12 @@ class Entry:
         return Entry(text, self.place)
 
     def unread(self) -> list[Fault]:
-        """Return the faults of the values, at any depth, that could not be read."""
+        """Return the errors of values, at any depth, that could not be read."""
         below = self.value.values() if isinstance(self.value, dict) else ()
         return [*self.found, *(fault for entry in below for fault in entry.unread())]
 
     def walk(self, key: Key) -> Iterator[Entry]:
-        """Yield this entry and those below it along ``key``, as far as they exist."""
+        """Yield this entry and the existing ones below it along ``key``."""
         entry = self
         yield entry
         for part in key:
@@ -95,7 +95,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something to mend: where in the document, what is wrong and what to do."""
+    """An error in a document: where it is, what is wrong and what to do."""
 
     place: Place
     key: Key
@@ -117,10 +117,10 @@ def dotted(key: Key) -> str:
 
 
 def merge(base: Entry, over: Entry) -> Entry:
-    """Return ``base`` with ``over`` laid on top; neither is changed.
+    """Return ``over`` merged into ``base``; neither is changed.
 
-    Mappings merge deeply; lists and scalars replace. A mapping of another ``kind`` replaces the
-    one below it, whose keys belong to the old kind.
+    Mappings are merged deeply; lists and scalars are replaced. A mapping of another ``kind``
+    replaces the one in the base, whose keys belong to the old kind.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
@@ -132,6 +132,6 @@ def merge(base: Entry, over: Entry) -> Entry:
 
 
 def kinds_differ(base: Entry, over: Entry) -> bool:
-    """Return whether both are mappings with a ``kind``, and not the same one."""
+    """Return whether both are mappings with a ``kind``, and the kinds differ."""
     old, new = base.keys.get("kind"), over.keys.get("kind")
     return old is not None and new is not None and old.plain() != new.plain()

@@ -1,4 +1,4 @@
-"""Where configurations are looked for, and how their text is read."""
+"""Finding configuration files and reading their text."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SUFFIXES = ("", ".yaml", ".yml")
 
 
 def find_config(name: str) -> Path:
-    """Return the file that a configuration's name stands for.
+    """Return the file of a configuration.
 
-    Looked for in this order: ``name`` as a path, ``configs/`` below the working folder, the
-    configurations shipped with famseg. The suffix may be left out; ``configs/`` in front of the
-    name of a shipped configuration too.
+    It is searched for in this order: ``name`` as a path, ``configs/`` below the working folder, the
+    configurations shipped with famseg. The suffix may be left out, as may ``configs/`` before the
+    name of a shipped configuration.
 
     Args:
         name: A path or the name of a configuration: ``skull``, ``skull.yaml``,
@@ -34,7 +34,7 @@ def find_config(name: str) -> Path:
     Example:
         >>> find_config("smoke/skul")
         Traceback (most recent call last):
-        famseg.messages._errors.InputError: smoke/skul: no such configuration. ...
+        famseg.messages._errors.InputError: smoke/skul: there is no such configuration. ...
     """
     found = search(name)
     if found is None:
@@ -43,12 +43,12 @@ def find_config(name: str) -> Path:
 
 
 def search(name: str, *, beside: Path | None = None) -> Path | None:
-    """Return the file that ``name`` stands for, or None.
+    """Return the file of the configuration ``name``, or None.
 
     Args:
         name: As in :func:`find_config`.
-        beside: The file that extends ``name``: its folder is searched first, and it is not
-            returned itself, so that one's own ``skull.yaml`` may extend the shipped one.
+        beside: The file that extends ``name``: its folder is searched first, and the file itself is
+            skipped, so that a user's ``skull.yaml`` can extend the shipped one.
     """
     if not name.strip():
         return None
@@ -71,30 +71,30 @@ _MANY = 20
 def shipped_folder() -> Path:
     """Return the folder of the configurations that come with famseg."""
     package = Path(__file__).resolve().parents[1]
-    installed = package / "_configs"  # where the wheel puts configs/ of the repository
+    installed = package / "_configs"  # the wheel contains configs/ of the repository here
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def not_found(name: str) -> str:
-    """Return the message for a name that stands for no file."""
+    """Return the message for an unknown name."""
     if not name.strip():
         return "the name of the configuration is empty. Give a file."
     if _is_folder(Path(name)):
-        return f"{one_line(name)}: is a folder. Name the file in it."
+        return f"{one_line(name)}: is a folder. Give the file in it."
     known = _known()
     inside = name.removeprefix("configs/")
-    # Without the ending, which all have: it would make any two names alike.
+    # Without the suffix, which would make any two names similar.
     meant = near(inside.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in known])
     ending = ".yaml" if inside.endswith(".yaml") else ""
     advice = f"Did you mean {meant}{ending}?" if meant else f"Known: {listed(_shortened(known))}."
     return (
-        f"{one_line(name)}: no such configuration. {advice} Looked in the working folder, in "
-        f"configs/ below it and in {shipped_folder()}."
+        f"{one_line(name)}: there is no such configuration. {advice} Looked in the working folder, "
+        f"in configs/ below it and in {shipped_folder()}."
     )
 
 
 def _shortened(known: Sequence[str]) -> list[str]:
-    """Return names to read: of many, those in folders by folder and number."""
+    """Return names for a message; of many, those in folders by folder and number."""
     if len(known) <= _MANY:
         return list(known)
     folders = Counter(name.partition("/")[0] for name in known if "/" in name)
@@ -106,11 +106,12 @@ def read_text(path: Path) -> str:
     """Return the text of a configuration.
 
     Raises:
-        InputError: If it is no file (a pipe would be waited for), cannot be read or is not UTF-8.
+        InputError: If it is not a regular file (reading a pipe would wait), cannot be read or is
+            not UTF-8.
     """
     try:
         with open_to_read(path) as file:
-            data = file.read(4 * MAX_CHARACTERS + 1)  # UTF-8 takes four bytes a character at most
+            data = file.read(4 * MAX_CHARACTERS + 1)  # UTF-8 uses at most four bytes per character
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
@@ -125,7 +126,7 @@ def read_text(path: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return ``path`` as a user knows it: as it was given, or relative to the working folder."""
+    """Return ``path`` as users know it: as given, or relative to the working folder."""
     if path.is_absolute():
         try:
             return str(path.relative_to(Path.cwd()))
@@ -152,7 +153,7 @@ def _known() -> list[str]:
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.exists() and not path.is_dir()  # what is no file is refused when it is read
+        return path.exists() and not path.is_dir()  # reading refuses pipes and devices
     except (OSError, ValueError):  # no permission, a name too long, a NUL in it
         return False
 

@@ -1,4 +1,4 @@
-"""From a name to a checked configuration, in one call."""
+"""Loading a checked configuration by its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:
         The module of the pipeline that the document names and the module's checked ``Config``.
 
     Raises:
-        InputError: With every fault, one line each.
+        InputError: With every error, one line each.
     """
     document = read(name, overrides)
     pipeline = pipeline_of(document)
@@ -35,7 +35,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:
 
 
 def pipeline_of(document: Document) -> str:
-    """Return the name of the pipeline that a document is for: its top-level key ``pipeline``.
+    """Return the name of a document's pipeline: its top-level key ``pipeline``.
 
     Raises:
         InputError: If it names none.

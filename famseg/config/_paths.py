@@ -1,4 +1,4 @@
-"""Paths in configurations: a home folder and variables of the environment stand for themselves."""
+"""Paths in configurations: expansion of the home folder and of environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def expanded(path: str) -> str:
-    """Return a path with ``~`` and ``${VARIABLE}`` replaced by what they stand for.
+    """Return a path with ``~`` and ``${VARIABLE}`` expanded.
 
     Raises:
         ValueError: If a variable is not set.
@@ -26,7 +26,7 @@ def expanded(path: str) -> str:
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if not found:
-            raise ValueError(f"the variable {match[1]} of the environment is not set. Set it.")
+            raise ValueError(f"the environment variable {match[1]} is not set. Set it.")
         return found
 
     return os.path.expanduser(_VARIABLE.sub(value, path))  # noqa: PTH111  # the user's own spelling

@@ -19,7 +19,7 @@ def pipeline_names() -> list[str]:
 
 
 def load_pipeline(name: str) -> ModuleType:
-    """Return the module of a pipeline; it holds ``Config``, the section for a whole document.
+    """Return the module of a pipeline, which has ``Config``, the section for a whole document.
 
     Args:
         name: The name of its entry point in the group ``famseg.pipelines``.
@@ -48,7 +48,7 @@ def load_pipeline(name: str) -> ModuleType:
     config = getattr(loaded, "Config", None)
     if not (isinstance(config, type) and issubclass(config, Strict)):
         raise InputError(
-            f"the pipeline {name} ({module}) has no section Config derived from "
+            f"the pipeline {name} ({module}) has no class Config derived from "
             "famseg.config.Strict. Add it."
         )
     return loaded

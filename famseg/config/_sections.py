@@ -1,4 +1,4 @@
-"""What the sections of a configuration know about a key: its type, its description, its kinds."""
+"""The types, descriptions and kinds that the sections of a configuration declare for a key."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Spot:
     """A place in a document and what the sections allow there.
 
     Args:
-        key: The way to it, free of the tags that pydantic puts in for members of unions.
+        key: The path to it, without pydantic's tags for members of unions.
         types: The types allowed, without None.
-        owner: The types of the section that holds it; one where the section's kind is known.
-        rivals: The same before the kind was looked at.
-        choice: Where a choice between plain types was made on the way; None if nowhere.
+        owner: The types of the section that contains it; one if the kind of the section is known.
+        rivals: The same before selection by kind.
+        choice: Where pydantic chose between plain types on the path; None if it did not.
         branch: Pydantic's label of the type that was tried there.
     """
 
@@ -39,7 +39,7 @@ class Spot:
 
 
 def locate(location: Sequence[str | int], config: type[BaseModel], values: object) -> Spot:
-    """Return the spot that pydantic's ``location`` of an error means."""
+    """Return the spot of an error from pydantic's ``location``."""
     types: Types = (config,)
     rivals: Types = types
     spot = Spot((), types)
@@ -48,7 +48,7 @@ def locate(location: Sequence[str | int], config: type[BaseModel], values: objec
         if len(types) > 1 and part in tagged:
             types = (tagged[str(part)],)
             spot = replace(spot, types=types)
-        elif len(types) > 1 and not _holds(values, part):  # a label of pydantic's: list[int]
+        elif len(types) > 1 and not _holds(values, part):  # a label of pydantic, such as list[int]
             types = tuple(t for t in types if getattr(t, "__name__", None) == part) or types
             spot = replace(spot, types=types, choice=spot.key, branch=str(part))
         else:
@@ -65,7 +65,7 @@ def names(section: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def shown_name(name: str, field: FieldInfo) -> str:
-    """Return the name that users write for a field: its alias where it has one."""
+    """Return the name that users write for a field: its alias if it has one."""
     return field.alias or name
 
 
@@ -91,7 +91,7 @@ def allows_none(annotation: Any) -> bool:  # noqa: ANN401 - see Types
 
 
 def only_text(annotation: Any) -> bool:  # noqa: ANN401 - see Types
-    """Return whether an annotation allows texts and paths alone, None left aside."""
+    """Return whether an annotation allows only texts and paths, apart from None."""
     types = alternatives(annotation)
     words = [each for each in types if _origin(each) is Literal]
     texts = all(isinstance(word, str) for each in words for word in get_args(each))
@@ -116,8 +116,8 @@ def sections(types: Iterable[Any]) -> list[type[BaseModel]]:
 
 
 def all_keys(config: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield every key that a document may have, of every kind, lists left aside."""
-    if len(above) > 8:  # a section may hold one of its own type
+    """Yield every key that a document may have, for every kind, except those within lists."""
+    if len(above) > 8:  # a section may contain one of its own type
         return
     for name, field in names(config).items():
         yield (*above, name)
@@ -126,7 +126,7 @@ def all_keys(config: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[t
 
 
 def _origin(annotation: Any) -> Any:  # noqa: ANN401 - see Types
-    return get_origin(annotation)  # typeshed's overloads narrow it to too little
+    return get_origin(annotation)  # typeshed's overloads narrow it too much
 
 
 def _inner(types: Types, part: str | int) -> Types:

@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict
 class Strict(BaseModel):
     """A configuration section: frozen, unknown keys are errors, no silent conversion of types.
 
-    A field whose YAML name is no Python name carries an alias (``lambda``). The alias is the one
-    name a user writes and reads: files accept it alone and dumps are written with it; Python code
-    may give either.
+    A field whose YAML name is not a valid Python name has an alias (``lambda``). Users write and
+    read only the alias: files accept no other name, and dumps use it. Python code may use either.
 
     Example:
         >>> from pydantic import Field

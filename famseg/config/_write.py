@@ -1,4 +1,4 @@
-"""Checked configurations as text, as a schema and side by side."""
+"""Checked configurations as YAML text, as a JSON schema and as a list of differences."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from famseg.config._yaml import FLOAT
 
 
 def to_yaml(config: Strict, header: str = "") -> str:
-    """Return a configuration as YAML; read and validated again it gives an equal one.
+    """Return a configuration as YAML, from which an equal one can be read.
 
     Keys keep the order of the fields, ``kind`` in front, under the names users write (``lambda``).
-    Texts that a
-    reader of YAML 1.1 or 1.2 would take for something else are quoted, and floats are written such
-    that both take them for floats.
+    Texts that a reader of YAML 1.1 or 1.2 would not read as text are quoted, and floats are written
+    so that both read them as floats.
 
     Args:
         config: The configuration.
-        header: Comment lines to put on top, without ``#``.
+        header: Comment lines for the top, without ``#``.
 
     Example:
         >>> from pydantic import Field
@@ -57,7 +56,7 @@ def flatten(config: Strict) -> dict[str, object]:
 
 
 def differences(a: Strict, b: Strict) -> list[str]:
-    """Return where two configurations differ: ``optimizer.lr: 0.001 -> 0.01``, a line a key.
+    """Return how two configurations differ, one line per key: ``optimizer.lr: 0.001 -> 0.01``.
 
     Args:
         a: The one before.
@@ -78,10 +77,10 @@ def differences(a: Strict, b: Strict) -> list[str]:
 
 
 def schema(config: type[Strict]) -> dict[str, object]:
-    """Return the JSON schema of the files of a pipeline; editors complete and check them by it.
+    """Return the JSON schema of a pipeline's files, by which editors complete and check them.
 
-    It has the names that users write, all descriptions, and what a file may hold besides the
-    sections: ``extends`` (what is required may then come from the other file) and the short
+    It has the names that users write, all descriptions, and the keys that a file may have besides
+    the sections: ``extends`` (required keys may then come from the other file) and the short
     ``lambda``.
 
     Args:
@@ -89,7 +88,10 @@ def schema(config: type[Strict]) -> dict[str, object]:
     """
     result = config.model_json_schema(by_alias=True, mode="validation")
     properties = result.setdefault("properties", {})
-    properties["extends"] = {"type": "string", "description": "One other file to lay this one over"}
+    properties["extends"] = {
+        "type": "string",
+        "description": "A file whose keys this one overrides",
+    }
     if "penalty" in properties:
         properties["lambda"] = {"type": "number", "description": "Stands for penalty.lambda"}
     if "required" in result:
@@ -99,7 +101,7 @@ def schema(config: type[Strict]) -> dict[str, object]:
 
 
 def _kind_first(value: object) -> object:
-    """Return ``value`` with what a section is in front of what it holds."""
+    """Return ``value`` with the ``kind`` of each section before its other keys."""
     if isinstance(value, list):
         return [_kind_first(item) for item in value]
     if not isinstance(value, dict):
@@ -117,7 +119,7 @@ def _leaves(value: object, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def _value(values: Mapping[str, object], key: str) -> str:
-    """Return a value as it would stand in a file, ``absent`` where there is none."""
+    """Return a value as a file shows it, or ``absent``."""
     if key not in values:
         return "absent"
     text = yaml.dump(values[key], Dumper=_Dumper, default_flow_style=True, width=10_000)
@@ -125,7 +127,7 @@ def _value(values: Mapping[str, object], key: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer, for readers of YAML 1.1 and 1.2 alike."""
+    """PyYAML's writer, with output for readers of YAML 1.1 and 1.2."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -133,7 +135,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
     text = repr(value)
-    if "e" in text and "." not in text:  # YAML 1.1 takes 1e-05 for a text
+    if "e" in text and "." not in text:  # YAML 1.1 reads 1e-05 as text
         text = text.replace("e", ".0e")
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
@@ -145,7 +147,7 @@ def _represent_list(dumper: yaml.SafeDumper, value: list[object]) -> yaml.Node:
 
 _Dumper.add_representer(float, _represent_float)
 _Dumper.add_representer(list, _represent_list)
-# What YAML 1.2 takes for numbers, so that a text like 1e-4 is written with quotes.
+# The numbers of YAML 1.2, so that a text like 1e-4 is written with quotes.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(rf"(?:{FLOAT.pattern}|0o[0-7]+|0x[0-9a-fA-F]+)$"),

@@ -1,7 +1,7 @@
-"""Text to entries: a safe, bounded reader of YAML 1.2 scalars that keeps line numbers.
+"""Parsing of YAML text into entries: safe, bounded, with line numbers.
 
-PyYAML follows YAML 1.1: it reads ``1e-4`` as text and ``no`` as false, and lets a repeated key
-win silently. Only its parser is used here; the values are made below, by the core schema of
+PyYAML follows YAML 1.1: it reads ``1e-4`` as text and ``no`` as false, and silently accepts
+repeated keys. Only its parser is used here; the values are converted below by the core schema of
 YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
 """
 
@@ -18,9 +18,9 @@ from famseg.config._entry import Entry, Fault, Key, Place
 from famseg.messages import InputError
 
 MAX_CHARACTERS = 256 * 1024
-_MAX_VALUES = 20_000  # after aliases are followed: a few lines of them can stand for billions
+_MAX_VALUES = 20_000  # after aliases are expanded: a few lines of them can mean billions
 _MAX_DEPTH = 32
-_MAX_DIGITS = 400  # more than any float holds; far more is slow to convert
+_MAX_DIGITS = 400  # more than any float has; far more digits are slow to convert
 
 _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -36,7 +36,7 @@ _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 _HINTS = {
     "mapping values are not allowed here": (
-        "Check the indentation, and put quotes around a text that holds ': '."
+        "Check the indentation, and put quotes around a text that contains ': '."
     ),
     "cannot start any token": "Put quotes around the text.",
     "unexpected end of stream": "Is a closing quote missing?",
@@ -49,7 +49,7 @@ _HINTS = {
 
 
 class UnreadableError(InputError):
-    """Text that is not YAML as configurations use it; keeps the faults apart from their text."""
+    """Text that is not YAML as configurations use it."""
 
     def __init__(self, *found: Fault) -> None:
         super().__init__(*map(str, found))
@@ -82,14 +82,14 @@ def parse(text: str, source: str) -> tuple[Entry, list[Fault]]:
 
 
 def parse_value(text: str, key: Key) -> Entry:
-    """Read a value of the command line by the rules of the files, and keep what was typed.
+    """Read a value of the command line by the rules of files, and keep the typed characters.
 
-    Which of the two holds is decided where the type of the key is known. A text that starts with
-    a sign of YAML's own that means nothing here (``*.nii.gz``, ``&``, ``!``, ``%``, ``@``, a
-    backtick) is taken as it stands.
+    The type of the key decides later which of the two is used. A text that starts with an indicator
+    of YAML that has no meaning here (``*.nii.gz``, ``&``, ``!``, ``%``, ``@``, a backtick) is taken
+    literally.
 
     Raises:
-        UnreadableError: If the text is too long, or has characters that no text may have.
+        UnreadableError: If the text is too long, or has invalid characters.
     """
     if len(text) > MAX_CHARACTERS or _UNUSABLE.search(text):
         return _yaml_value(text, key)
@@ -121,7 +121,7 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's composer without tags and with a bound on the depth."""
+    """PyYAML's composer without tags and with a limit on the depth."""
 
     depth = 0
 
@@ -146,7 +146,7 @@ class _Loader(yaml.SafeLoader):
 
 @contextmanager
 def _faults_of(place: Place, text: str, key: Key = ()) -> Iterator[None]:
-    """Turn what PyYAML raises into one line with the line number."""
+    """Turn an error of PyYAML into one line with the line number."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
@@ -160,7 +160,7 @@ def _faults_of(place: Place, text: str, key: Key = ()) -> Iterator[None]:
         message = f"the character {chr(int(error.character))!r} is not allowed. Remove it."
         raise UnreadableError(Fault(place, key, message)) from error
     except (ValueError, OverflowError) as error:
-        # PyYAML converts escapes (\U00110000) and version numbers without a check of their range.
+        # PyYAML converts escapes (\U00110000) and version numbers without checking their range.
         raise UnreadableError(Fault(place, key, f"not valid YAML: {error}.")) from error
 
 
@@ -169,15 +169,15 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
     if isinstance(error, _Refused):
         return problem
     if "'\\t'" in problem:
-        return "a tab stands where YAML wants spaces. Indent with spaces."
+        return "a tab is used where YAML requires spaces. Indent with spaces."
     hint = next((hint for part, hint in _HINTS.items() if part in f"{error.context} {problem}"), "")
     if not hint and error.context and "while parsing" in error.context:
-        hint = f"It happened {error.context}: is a bracket, a quote or a comma missing?"
+        hint = f"The error occurred {error.context}: is a bracket, a quote or a comma missing?"
     return f"not valid YAML: {problem}. {hint}".rstrip()
 
 
 class _Builder:
-    """Makes entries out of PyYAML's nodes, counting values and collecting repeated keys."""
+    """Converts PyYAML's nodes to entries, counts values and collects repeated keys."""
 
     def __init__(self, source: str, *, lines: bool = True) -> None:
         self.faults: list[Fault] = []
@@ -194,7 +194,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return Entry(self._scalar(node, key), place)
         if id(node) in self._open:
-            self._refuse(place, key, "the alias holds itself. Write the value out.")
+            self._refuse(place, key, "the alias contains itself. Write the value out.")
         self._open.add(id(node))
         entry = Entry({}, place)
         if isinstance(node, yaml.SequenceNode):
@@ -213,12 +213,12 @@ class _Builder:
             name: str = key_node.value
             inner = (*key, name)
             if name == "<<" and key_node.style is None:
-                message = "merge keys (<<) are not read. Use 'extends', or write the keys out."
+                message = "merge keys (<<) are not supported. Use 'extends', or write the keys out."
                 self.faults.append(Fault(place, key, message))
                 continue
             if _UNUSABLE.search(name):
                 self._refuse(
-                    place, key, "a key holds a character that cannot be stored. Remove it."
+                    place, key, "a key contains a character that cannot be stored. Remove it."
                 )
             entry = self.build(value_node, inner)
             if name in entries:
@@ -236,7 +236,7 @@ class _Builder:
             self._refuse(
                 self._place(node),
                 key,
-                "the text holds a character that cannot be stored. Remove it.",
+                "the text contains a character that cannot be stored. Remove it.",
             )
         if node.style is not None:  # quoted, or a block
             return text

@@ -1,4 +1,4 @@
-"""Skulls, pictures and texts: readers, synthetic stand-ins, splits and data sets."""
+"""Data sets of skulls, pictures and texts: readers, synthetic data and splits."""
 
 import lazy_loader
 

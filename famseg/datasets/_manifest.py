@@ -1,4 +1,4 @@
-"""Which subjects a data set has, where their files are, and which split each belongs to."""
+"""Manifests: the subjects of a data set with their files and splits."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class SkullSubject:
         id: Name, unique in the data set.
         file: The volume, or None for a synthetic subject.
         sha256: Hash of the file's bytes, or of what the subject was made from.
-        split: ``train``, ``validation`` or ``test``; None as long as nobody has decided.
-        group: Subjects of one group are one person: no split divides them. Empty where nothing is
-            known; such a subject is a group of its own.
+        split: ``train``, ``validation`` or ``test``; None if it is not decided.
+        group: Subjects of one group are one person, and a split never divides them. If it is empty,
+            the subject is a group by itself.
         flags: What ``famseg prepare`` found in it, such as ``existing_defect``.
-        excluded: Somebody has left it out: it has no split and is not used.
+        excluded: Whether it is excluded by hand: it has no split and is not used.
     """
 
     id: str
@@ -64,9 +64,9 @@ def file_sha256(path: Path) -> str:
 
 
 def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
-    """Write subjects as CSV: columns subject, file, sha256, split; whole or not at all.
+    """Write subjects atomically as CSV with the columns subject, file, sha256, split.
 
-    The columns group and flags (separated by spaces) follow where a subject has a value.
+    The columns group and flags (separated by spaces) follow if a subject has a value.
 
     Args:
         subjects: What to write; files are written relative to the manifest where they lie below it.
@@ -89,7 +89,7 @@ def write_manifest(subjects: Iterable[SkullSubject], path: Path) -> None:
 
 
 def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]:
-    """Read a manifest, all its faults in one error.
+    """Read a manifest, all its errors in one error.
 
     Args:
         path: CSV with the columns subject, file, sha256, split and, if wanted, group and flags (in
@@ -101,7 +101,7 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
         The subjects in the order of the file; hashes filled in where they were empty.
 
     Raises:
-        InputError: One line for each fault, with the line's number.
+        InputError: One line for each error, with the line's number.
     """
     rows, faults = _read_rows(path)
     subjects: list[SkullSubject] = []
@@ -127,7 +127,7 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
             SkullSubject(subject, file, sha256, None if excluded else given, group, flags, excluded)
         )
     if not rows and not faults:
-        faults.append(f"{path}: no subjects: it has a header line only")
+        faults.append(f"{path}: no subjects: it has only a header line")
     if faults:
         raise InputError(*faults)
     return subjects
@@ -136,20 +136,21 @@ def read_manifest(path: Path, *, check_files: bool = True) -> list[SkullSubject]
 def scan_folder(root: Path, pattern: str = "*") -> list[SkullSubject]:
     """Find the subjects in a folder.
 
-    ``manifest.csv`` decides where there is one. Otherwise each volume directly in ``root`` is a
+    ``manifest.csv`` takes precedence if it exists. Otherwise each volume directly in ``root`` is a
     subject named by its file, and each sub-folder with volumes is a subject named by the folder.
     Hidden files and folders are left out.
 
     Args:
         root: The folder.
-        pattern: Glob that a file's name must match, e.g. ``mask*``: for sub-folders that hold
+        pattern: Glob that a file's name must match, e.g. ``mask*``: for sub-folders that contain
             several volumes.
 
     Returns:
         Subjects in the order of their names, with hashes, splits only from a manifest.
 
     Raises:
-        InputError: If there is nothing, or which file is a subject's is not clear; all at once.
+        InputError: If there are no volumes, or the file of a subject is ambiguous; all errors at
+            once.
     """
     root = Path(root)
     if not root.is_dir():
@@ -167,8 +168,8 @@ def scan_folder(root: Path, pattern: str = "*") -> list[SkullSubject]:
             if len(files) > 1:
                 names = ", ".join(f.name for f in files[:4])
                 faults.append(
-                    f"{entry}: {len(files)} volumes ({names}): one a subject; choose with "
-                    "data.pattern, e.g. data.pattern='mask*'"
+                    f"{entry}: {len(files)} volumes ({names}): give one per subject, or choose "
+                    "with data.pattern, e.g. data.pattern='mask*'"
                 )
             found += [(entry.name, f) for f in files[:1]]
         elif _wanted(entry, pattern):
@@ -198,7 +199,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
         if sorted(set(header) - set(_OPTIONAL)) != sorted(_COLUMNS) or len(set(header)) < len(
             header
         ):
-            optional = f" (and {','.join(_OPTIONAL)}, if wanted)"
+            optional = f" (optionally also {','.join(_OPTIONAL)})"
             raise InputError(
                 f"{path}:1: the header must be {','.join(_COLUMNS)}{optional}, got "
                 f"{','.join(header)!r}"
@@ -209,7 +210,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
             if len(cells) != len(header):
                 faults.append(
                     f"{path}:{reader.line_num}: {len(cells)} cells, the header has {len(header)}: "
-                    "quote cells that hold a comma"
+                    "quote cells that contain a comma"
                 )
                 continue
             rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
@@ -235,8 +236,8 @@ def _check_file(
     actual = file_sha256(file)
     if sha256 and sha256 != actual:
         fault = (
-            f"{where}: {file}: its SHA-256 is {actual[:12]}..., the manifest says "
-            f"{sha256[:12]}...: the file has changed; restore it, or empty the cell to accept it"
+            f"{where}: {file}: its SHA-256 is {actual[:12]}..., but {sha256[:12]}... in the "
+            "manifest: the file has changed; restore it, or empty the cell to accept it"
         )
         return file, sha256, [fault]
     return file, actual, []

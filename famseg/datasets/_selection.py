@@ -1,4 +1,4 @@
-"""Which subjects of a data set are used: by what was found in them, and by who was left out."""
+"""Selection of the subjects that are used, by flags and by name."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Selection:
     """The subjects of a data set that are used.
 
     Args:
-        used: Those that are; at least one.
-        left_out: Why each other one is not, by id: its flags, or that somebody left it out.
+        used: The used subjects; at least one.
+        left_out: The reasons for each other subject, by id: its flags, or that it was left out by
+            name.
     """
 
     used: tuple[SkullSubject, ...]
@@ -53,7 +54,7 @@ class Selection:
         """Return how many are left out, why, and how to use them; empty if all are used.
 
         Args:
-            prefix: How the reader writes the choice.
+            prefix: How options are written: ``--`` on the command line.
         """
         if not self.left_out:
             return ""
@@ -76,14 +77,14 @@ def select_subjects(
     """Leave out subjects by their flags, by name, and those that the manifest excludes.
 
     Subjects with a cut vault or an existing defect are left out unless ``include`` names the flag:
-    they are not complete, and a network that learns from them learns to leave holes.
+    they are incomplete, and a network that learns from them learns to leave defects.
 
     Args:
         subjects: All of a data set.
         exclude: Flags; subjects with one of them are left out, too.
-        include: Flags that are no reason to leave a subject out, though they are by default.
+        include: Flags that do not exclude a subject, although they do by default.
         unwanted: Names of subjects to leave out.
-        prefix: How the choice is spelled in messages.
+        prefix: How options are written in messages.
 
     Returns:
         The subjects that are used, in the given order, and why the others are not.
@@ -101,7 +102,7 @@ def select_subjects(
     faults = [*_unknown(f"{prefix}exclude", exclude, known)]
     faults += _unknown(f"{prefix}include", include, known)
     faults += [
-        f"{prefix}include: {flag} is excluded by {prefix}exclude: name it in one of the two"
+        f"{prefix}include: {flag} is excluded by {prefix}exclude: name it in only one of them"
         for flag in include
         if flag in exclude
     ]
@@ -120,14 +121,14 @@ def select_subjects(
 
 
 def read_subject_list(path: Path, known: Iterable[str]) -> tuple[str, ...]:
-    """Read names of subjects from a text file, one a line; empty lines do not count.
+    """Read names of subjects from a text file, one per line; empty lines are ignored.
 
     Args:
-        path: The file, as the page of ``famseg prepare`` gives it for download.
-        known: Names that there are.
+        path: The file; the report of ``famseg prepare`` offers such a list for download.
+        known: Names of the existing subjects.
 
     Raises:
-        InputError: If it cannot be read; one line for each name that nobody bears.
+        InputError: If it cannot be read; one line for each unknown name.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -140,7 +141,7 @@ def read_subject_list(path: Path, known: Iterable[str]) -> tuple[str, ...]:
     for number, name in names.items():
         if name and name not in there:
             meant = near(name, there)
-            advice = f"did you mean {meant}?" if meant else "write one name a line"
+            advice = f"did you mean {meant}?" if meant else "write one name per line"
             faults.append(f"{path}:{number}: there is no subject {name}: {advice}")
     if faults:
         raise InputError(*faults)
@@ -166,7 +167,7 @@ def _why(subject: SkullSubject, reasons: Collection[str], unwanted: Collection[s
 
 def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return how many are left out for each reason; one subject may have several."""
-    # Most of those that the manifest excludes have a flag that says why: they count once.
+    # Most subjects that the manifest excludes also have a flag, and are counted only once.
     reasons = ([r for r in why if r != _EXCLUDED] or why for why in left_out.values())
     counts = Counter(reason for why in reasons for reason in why)
     return ", ".join(
@@ -176,7 +177,7 @@ def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix) -> str:
-    """Return how to use those that nobody has left out by name, as a sentence."""
+    """Return a sentence that says how to use the subjects that were not left out by name."""
     reasons = {reason for why in left_out.values() for reason in why}
     flags = ",".join(flag for flag in NOT_TARGETS if flag in reasons)
     steps = []
@@ -184,6 +185,6 @@ def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix) -> str:
         steps.append("famseg split --force" + (f" --include {flags}" if flags else ""))
     if flags:
         steps.append(f"--include {flags}" if prefix == "--" else f"data.include=[{flags}]")
-    others = reasons - {*NOT_TARGETS, _EXCLUDED}  # whoever asked for these knows the way back
+    others = reasons - {*NOT_TARGETS, _EXCLUDED}  # the user who named them knows how to undo it
     who = "them" if not others else f"those with {flags.replace(',', ' or ')}" if flags else "those"
     return f" To use {who}: {', then '.join(steps)}." if steps else ""

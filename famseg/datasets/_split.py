@@ -1,4 +1,4 @@
-"""Splits by subject: reproducible, whatever the order of the files."""
+"""Splits by subject that do not depend on the order of the files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def split_subjects(
     """Give every subject a split.
 
     Subjects are ranked by a hash of seed and id, so the order of files does not matter and a
-    subject that is added moves few others. A split asked for gets at least one subject. Subjects
-    that have a split keep it if all have one.
+    subject that is added moves few others. Every requested split gets at least one subject. If all
+    subjects have a split, they keep it.
 
     Groups (`SkullSubject.group`) are drawn whole, by a hash of seed and group, and count once: the
     shares are shares of the people, not of the scans. A subject without a group is one by itself.
@@ -42,7 +42,7 @@ def split_subjects(
         subjects: At least one group more than there are splits asked for besides training.
         validation: Share of the groups for validation, 0 to below 1.
         test: Share for the test, 0 to below 1; both together below 1.
-        seed: Another seed, another split.
+        seed: Random seed of the split.
         strata: The stratum of each subject, by id, as `strata_of` makes them.
 
     Returns:
@@ -67,7 +67,7 @@ def split_subjects(
     if n_test + n_validation >= count:
         people = f"{count} subjects are"
         if count < len(subjects):
-            people = f"{len(subjects)} subjects in {count} groups (one a person) are"
+            people = f"{len(subjects)} subjects in {count} groups (one per person) are"
         raise InputError(
             f"split: {people} too few for {n_validation} to validate and {n_test} to "
             "test: none is left to train on; add subjects or set data.validation or data.test to 0"
@@ -113,9 +113,9 @@ def strata_of(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _key(subject: SkullSubject) -> str:
-    """Return what a subject is drawn by: its group, else itself."""
-    # A group must not meet a subject of the same name; ids are used as they are, so that splits
-    # without groups stay what they were.
+    """Return the key of a subject in the draw: its group, or else itself."""
+    # A group must not collide with a subject of the same name; ids are used as they are, so that
+    # splits without groups stay what they were.
     return f"group\0{subject.group}" if subject.group else subject.id
 
 
@@ -128,7 +128,7 @@ def _groups(subjects: Sequence[SkullSubject]) -> dict[str, list[str]]:
 
 
 def _commonest(ids: Sequence[str], strata: Mapping[str, str]) -> str | None:
-    """Return the stratum that most are in; of equally many the first by name."""
+    """Return the most frequent stratum, or the first by name of several."""
     counts = Counter(strata[i] for i in ids if i in strata)
     return min(counts, key=lambda name: (-counts[name], name)) if counts else None
 
@@ -167,7 +167,7 @@ def _given_splits(subjects: Sequence[SkullSubject], given: int) -> list[SkullSub
 
 
 def divided_groups(subjects: Sequence[SkullSubject]) -> list[str]:
-    """Return a fault for each group whose subjects have different splits."""
+    """Return an error message for each group whose subjects have different splits."""
     first: dict[str, SkullSubject] = {}
     faults = {}
     for subject in subjects:

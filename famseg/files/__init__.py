@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; archives, JSON and checked pickles, read within bounds."""
+"""Files: atomic writing, CSV, and safe reading of archives, JSON and pickles."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Unpacking of archives that nobody has vouched for."""
+"""Safe unpacking of untrusted archives."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Return the files in an archive.
 
     Raises:
-        InputError: If any member is unsafe; the message has no place in front.
+        InputError: If any member is unsafe; the message does not name the file.
     """
     members = [info for info in archive.infolist() if not info.is_dir()]
     for info in archive.infolist():
@@ -48,28 +48,28 @@ def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         if stat.S_ISLNK(info.external_attr >> 16):
             fault = "a member is a symbolic link"
         if fault is not None:
-            raise InputError(f"the archive is not safe to unpack: {fault}; leave it aside")
+            raise InputError(f"the archive is not safe to unpack: {fault}; do not use it")
     for info in members:
         _check_size(info)
         if info.flag_bits & 1:
             raise InputError("the archive is encrypted: unpack it first")
-    # Members may share their bytes: each alone looks as it should.
+    # Members may overlap in the file; each one by itself then looks correct.
     _check_ratio(sum(i.file_size for i in members), archive.start_dir, "its members unpack")
     return members
 
 
 def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> list[Path]:
-    """Unpack members of ZIP archives, each under a name of its own.
+    """Unpack members of ZIP archives, each under its own name.
 
     Args:
-        wanted: Archive and member; a file that is in no archive has None and stays where it is.
-        folder: Where to.
+        wanted: Archive and member; the member is None for a file that is not in an archive.
+        folder: The folder to write to.
 
     Returns:
-        A path for each.
+        One path for each.
 
     Raises:
-        InputError: If one cannot be unpacked; the message has no place in front.
+        InputError: If one cannot be unpacked; the message does not name the file.
     """
     paths: list[Path] = []
     archives: dict[Path, zipfile.ZipFile] = {}
@@ -88,7 +88,7 @@ def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> 
                 _copy(source, target, MAX_MEMBER_BYTES)
             paths.append(target)
     except (OSError, *ZIP_DAMAGED) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it leads before its start
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # an offset below 0
             raise
         raise InputError("the archive is damaged: copy it again") from error
     finally:
@@ -102,14 +102,14 @@ def extract_tar(path: Path, folder: Path, endings: Iterable[str]) -> dict[str, P
 
     Args:
         path: A tar archive, packed with gzip or plain.
-        folder: Where to; all files land in it, whatever folder they are in inside the archive.
-        endings: Of the files that are wanted; all of them together may have 4 GiB.
+        folder: The folder to write to. The folders within the archive are ignored.
+        endings: The suffixes of the files to unpack, which may have 4 GiB in total.
 
     Returns:
         Paths by the files' own names.
 
     Raises:
-        InputError: If the archive is damaged or unsafe; the message has no place in front.
+        InputError: If the archive is damaged or unsafe; the message does not name the file.
     """
     found: dict[str, Path] = {}
     left = MAX_MEMBER_BYTES
@@ -136,20 +136,20 @@ def _check_size(info: zipfile.ZipInfo) -> None:
 def _check_ratio(size: int, packed: int, what: str) -> None:
     if size > _RATIO_FROM_BYTES and size > MAX_RATIO * max(packed, 1):
         raise InputError(
-            f"{what} to {size} bytes, {MAX_RATIO} times its size or more: "
-            "an archive made to fill the disk; leave it aside"
+            f"{what} to {size} bytes, {MAX_RATIO} times its size or more: this may be an archive "
+            "made to fill the disk; do not use it"
         )
 
 
 def _too_large(size: int, limit: int) -> str:
     return (
-        f"a member has {size} bytes or more, more than {limit}: an archive made to fill the disk, "
-        "or to be unpacked by hand"
+        f"a member has {size} bytes or more, more than {limit}: this may be an archive made to "
+        "fill the disk; unpack it yourself if you trust it"
     )
 
 
 def _copy(source: IO[bytes], target: Path, limit: int) -> int:
-    """Copy at most a number of bytes, however few are announced, and return how many."""
+    """Copy at most ``limit`` bytes, whatever size is announced, and return how many were copied."""
     size = 0
     try:
         with target.open("wb") as stream:
@@ -162,7 +162,7 @@ def _copy(source: IO[bytes], target: Path, limit: int) -> int:
         if error.errno is None:
             raise
         raise InputError(
-            f"cannot be unpacked to the temporary folder ({error.strerror}): make room or set "
-            "TMPDIR to another folder"
+            f"cannot be unpacked to the temporary folder ({error.strerror}): free some space, or "
+            "set TMPDIR to another folder"
         ) from error
     return size

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and never somewhere else by a link in their way."""
+"""Atomic writing of files, without following symbolic links."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import IO
 _TOKEN_BYTES = 8
 _PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.part.*", re.DOTALL)
 _NO_FILE = "not a regular file"
-_LINK = "a link lies in the way"
+_LINK = "a symbolic link is in the way"
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a kill leaves either the old content or the new one, never a part.
 
-    The file has the permissions that the user's umask gives. What is half written has a name that
-    nobody can guess, and is never written through a link that somebody put there.
+    The file has the permissions of the user's umask. The temporary file has an unguessable name and
+    is never written through a symbolic link.
 
     Args:
-        path: The file; a link of this name is replaced, not followed.
-        content: All that it shall hold.
+        path: The file; a symbolic link of this name is replaced, not followed.
+        content: The whole content of the file.
 
     Raises:
-        OSError: If it cannot be written; the old content stays.
+        OSError: If it cannot be written; the old content is kept.
     """
     with fresh_part(path) as part, part.open("xb") as file:
         file.write(content)
@@ -38,14 +38,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def fresh_part(path: Path, ending: str = "") -> Iterator[Path]:
-    """Give a name for what is half written; afterwards it is on the disk and gets its own name.
+    """Yield the name of a temporary file, which is synced and renamed to ``path`` afterwards.
 
-    For libraries that write files by name. The new name lies in the same folder; where the context
-    ends by an exception, nothing stays.
+    For libraries that write files by name. The temporary file is in the same folder; if the context
+    ends with an exception, it is removed.
 
     Args:
-        path: What the file shall be called; a link of this name is replaced, not followed.
-        ending: What the name must end in, where a library takes the format from it.
+        path: The final name; a symbolic link of this name is replaced, not followed.
+        ending: The suffix of the temporary name, for libraries that infer the format from it.
 
     Raises:
         OSError: If it cannot be written.
@@ -64,19 +64,19 @@ def fresh_part(path: Path, ending: str = "") -> Iterator[Path]:
 
 
 def open_to_update(path: Path, *, create: bool = True) -> IO[bytes]:
-    """Open a file that is written in place, such as a lock, for reading and writing at its start.
+    """Open a file for updating in place, such as a lock, at its start.
 
-    Its content stays; a new one is empty and has the permissions of the umask.
+    Its content is kept; a new file is empty and has the permissions of the umask.
 
     Args:
         path: The file.
-        create: Whether it is made if it is missing.
+        create: Whether a missing file is created.
 
     Raises:
-        OSError: If a link lies in the way, it is no regular file (a pipe, a device), or cannot be
-            opened.
+        OSError: If a symbolic link is in the way, or the file is not a regular one (a pipe, a
+            device) or cannot be opened.
     """
-    # Without O_NONBLOCK the opening of a pipe would wait for its other end.
+    # Without O_NONBLOCK, opening a pipe would wait for its other end.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
@@ -84,34 +84,35 @@ def open_to_update(path: Path, *, create: bool = True) -> IO[bytes]:
         if not path.is_symlink():
             raise
         handle = -1
-    if handle < 0:  # outside of the handler: the system's words for it, "too many levels", mislead
+    # Outside the handler, since the message of the system, "too many levels", is misleading.
+    if handle < 0:
         raise OSError(errno.ELOOP, _LINK, str(path))
     return os.fdopen(_regular(handle, path), "r+b")
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """Open a log for writing at its end, also by several processes; a new one is empty.
+    """Open a log for appending, possibly by several processes; a new one is empty.
 
     Args:
         path: The file.
 
     Raises:
-        OSError: If a link lies in the way, it is not a regular file, or cannot be opened.
+        OSError: If a symbolic link is in the way, it is not a regular file, or cannot be opened.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.fdopen(_regular(os.open(path, flags, 0o666), path), "ab")
 
 
 def open_to_read(path: Path) -> BufferedReader:
-    """Open a file for reading, through links; what is no file of the disk is not opened at all.
+    """Open a regular file for reading, following links; pipes and devices are never opened.
 
     Args:
         path: The file.
 
     Raises:
-        OSError: If it is no regular file (a pipe would wait for a writer), or cannot be opened.
+        OSError: If it is not a regular file (a pipe would wait for a writer), or cannot be opened.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a device can do something
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a device can have an effect
         raise OSError(errno.EINVAL, _NO_FILE, str(path))
     return os.fdopen(
         _regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path), "rb"
@@ -119,7 +120,7 @@ def open_to_read(path: Path) -> BufferedReader:
 
 
 def is_part(name: str) -> bool:
-    """Return whether a name is one of ours for what is half written.
+    """Return whether a name is that of one of our temporary files.
 
     Example:
         >>> is_part(".last.pt.0123456789abcdef.part"), is_part(".last.part")
@@ -129,10 +130,10 @@ def is_part(name: str) -> bool:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes left half written of a file; nobody else may be writing it.
+    """Remove temporary files of killed processes; no other process may be writing the file.
 
     Args:
-        path: The file that it was to become.
+        path: The file that they were to become.
     """
     with suppress(OSError):
         for each in path.parent.iterdir():
@@ -142,7 +143,7 @@ def remove_parts(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a power cut would bring the old ones back."""
+    """Sync a folder, so that a power failure does not undo a renaming."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

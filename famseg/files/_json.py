@@ -1,4 +1,4 @@
-"""JSON files of others: read within bounds, every fault in one line."""
+"""Safe reading of untrusted JSON files, with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_BYTES = 64 * 2**20
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Args:
         path: The file.
-        advice: What to do where it cannot be used, a sentence.
+        advice: A sentence that says what to do if it cannot be used.
 
     Returns:
-        By name; all numbers are finite.
+        The object as a dictionary; all numbers are finite.
 
     Raises:
-        InputError: If it is missing, no file, too large, no JSON, nested too deep, holds a number
-            that is not finite (``NaN``, ``1e999``), or something else than an object.
+        InputError: If it is missing, not a regular file, too large, not JSON or nested too deeply,
+            contains a number that is not finite (``NaN``, ``1e999``), or is not an object.
     """
     try:
         with open_to_read(path) as file:
@@ -41,16 +41,16 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         reason = visible(str(error).partition("\n")[0])[:200]
         raise InputError(f"{path}: cannot be read ({reason}). {advice}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object. {advice}")
+        raise InputError(f"{path}: must contain a JSON object. {advice}")
     return content
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  # any JSON value
-    """Return what a JSON text holds.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: If it is no JSON in UTF-8, nested too deep, or holds a number that is not
-            finite.
+        ValueError: If it is not JSON in UTF-8, is nested too deeply, or contains a number that is
+            not finite.
 
     Example:
         >>> parse_json('{"loss": 1e999}')

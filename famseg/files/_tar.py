@@ -1,4 +1,4 @@
-"""Tar archives that nobody has vouched for, member by member, and never all of it in memory."""
+"""Safe reading of untrusted tar archives, member by member."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from famseg.messages import DAMAGED, InputError
 TAR_DAMAGED = (tarfile.TarError, gzip.BadGzipFile, *DAMAGED)
 """What is raised while a damaged archive is read, beside OSError of the disk."""
 
-_LARGEST_READ = 2**24  # tarfile asks for the whole of a long name at once, however long
+_LARGEST_READ = 2**24  # tarfile reads a long name in one piece, whatever its length
 _MOST_MEMBERS = 10_000
 _GZIP = b"\x1f\x8b"
 
 
 class _Bounded:
-    """A stream that ends with an error where it gets longer than it may be.
+    """A stream that raises an error when it exceeds a limit.
 
     Args:
         stream: The archive, unpacked.
@@ -31,26 +31,26 @@ class _Bounded:
         self._stream, self._limit = stream, limit
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most ``size`` bytes, which must be said."""
+        """Read at most ``size`` bytes, which must be given."""
         if not 0 <= size <= _LARGEST_READ:
             raise tarfile.ReadError(f"{size} bytes at once")
         self._check(self.tell() + size)
         return self._stream.read(size)
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """Go to a place, counted from the beginning."""
+        """Move to a position, counted from the beginning."""
         self._check(place)
         return self._stream.seek(place, whence)
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return self._stream.tell()
 
     def _check(self, place: int) -> None:
         if place > self._limit + _LARGEST_READ:
             raise InputError(
-                f"the archive unpacks to more than {self._limit} bytes: made to fill the disk, or "
-                "to be unpacked by hand"
+                f"the archive unpacks to more than {self._limit} bytes: it may be made to fill the "
+                "disk; unpack it yourself if you trust it"
             )
 
 
@@ -60,14 +60,14 @@ def open_tar(path: Path, limit: int) -> Iterator[Iterator[tuple[tarfile.TarInfo,
 
     Args:
         path: The archive.
-        limit: Most bytes that it may unpack to.
+        limit: Maximum size after unpacking, in bytes.
 
     Yields:
-        Its members in their order, each with the archive that it is read from.
+        Its members in order, each with the archive that it is read from.
 
     Raises:
-        InputError: If it is larger, or a member is unsafe; the message has no place in front.
-        tarfile.TarError: Or any of `TAR_DAMAGED`, if it is no archive or damaged.
+        InputError: If it is larger, or a member is unsafe; the message does not name the file.
+        tarfile.TarError: Or any of `TAR_DAMAGED`, if it is not an archive or is damaged.
     """
     with path.open("rb") as plain:
         packed = plain.read(2) == _GZIP
@@ -75,7 +75,7 @@ def open_tar(path: Path, limit: int) -> Iterator[Iterator[tuple[tarfile.TarInfo,
         bounded = cast("IO[bytes]", _Bounded(cast("IO[bytes]", stream), limit))
         with tarfile.open(fileobj=bounded, mode="r:") as archive:
             yield _members(archive)
-            while bounded.read(2**20):  # to its end, where the checksum of the whole is
+            while bounded.read(2**20):  # to its end, where the checksum is
                 pass
 
 
@@ -84,14 +84,14 @@ def unsafe_name(name: str) -> str | None:
 
     Example:
         >>> unsafe_name("A0001/A0001.nrrd"), unsafe_name("../../etc/passwd")
-        (None, 'a member leads out of the folder (..)')
+        (None, 'a member is outside the folder (..)')
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
         return "a member has an absolute path"
     if ".." in path.parts:
-        return "a member leads out of the folder (..)"
-    return "a member's name holds a zero byte" if "\0" in name else None
+        return "a member is outside the folder (..)"
+    return "the name of a member contains a zero byte" if "\0" in name else None
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
@@ -101,10 +101,11 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, tarfil
         if not (member.isreg() or member.isdir()) or member.issparse():
             fault = "a member is a link or a device"
         if fault is not None:
-            raise InputError(f"the archive is not safe to unpack: {fault}; leave it aside")
-        if member.offset <= last or member.size < 0:  # a size below 0 leads back, for ever
-            raise tarfile.ReadError("members that lie in one another")
+            raise InputError(f"the archive is not safe to unpack: {fault}; do not use it")
+        # A negative size leads backwards, into an endless loop.
+        if member.offset <= last or member.size < 0:
+            raise tarfile.ReadError("one member is inside another")
         if count > _MOST_MEMBERS:
-            raise InputError(f"the archive has more than {_MOST_MEMBERS} members: leave it aside")
+            raise InputError(f"the archive has more than {_MOST_MEMBERS} members: do not use it")
         last = member.offset
         yield member, archive

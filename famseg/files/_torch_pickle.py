@@ -1,4 +1,4 @@
-"""Files of torch with tensors and plain values, read without running anything that they name."""
+"""Safe loading of files of ``torch.save`` that contain only tensors and plain values."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ import torch
 from famseg.files._atomic import open_to_read
 from famseg.messages import DAMAGED, visible
 
-_MOST_PICKLE_BYTES = 2**26  # names, numbers and shapes; tensors lie beside it
-_DEEPEST = 8  # of tuples in tuples: to hash them takes twice as long with each
-_OLD_PICKLES = 5  # that a file of before 2020 begins with
-_ARCHIVE = b"PK\x03\x04"  # by which torch tells its two formats apart
-_FOLDER = 0x10  # among the attributes of a part, as MS-DOS has them
+_MOST_PICKLE_BYTES = 2**26  # names, numbers and shapes; tensors are stored separately
+_DEEPEST = 8  # of nested tuples: each level doubles the time to hash them
+_OLD_PICKLES = 5  # the first bytes of a file from before 2020
+_ARCHIVE = b"PK\x03\x04"  # by which torch distinguishes its two formats
+_FOLDER = 0x10  # in the MS-DOS attributes of a part
 _TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
-_NOT_PLAIN = "holds more than tensors and plain values; nothing of it was run"
+_NOT_PLAIN = "contains more than tensors and plain values; none of its code was run"
 _FAULTS = (pickle.UnpicklingError, RuntimeError, OSError, zipfile.BadZipFile, *DAMAGED)
 
 
 class NotPlainError(Exception):
-    """The file cannot be used; the message says why on one line, without a place in front."""
+    """The file cannot be used; the message says why on one line, without naming the file."""
 
 
 def load_plain(path: Path, *, checksums: bool = False) -> Any:  # noqa: ANN401 - whatever was saved
-    """Return what ``torch.save`` wrote, on the CPU.
+    """Return the content of a file of ``torch.save``, on the CPU.
 
     Args:
         path: The file, of either of torch's formats.
-        checksums: Whether those of its parts are compared, about a second for a GB; torch itself
-            never does, so that a flipped bit becomes a weight of 1e37. Files of other programs may
-            have been written without.
+        checksums: Whether to verify those of its parts, which takes about a second per GB. Torch
+            never does, so that a flipped bit can become a weight of 1e37. Other programs may write
+            files without checksums.
 
     Raises:
-        NotPlainError: If it is damaged, holds more than tensors and plain values, or would take
-            memory or time beyond its size.
+        NotPlainError: If it is damaged, contains more than tensors and plain values, or would need
+            memory or time out of proportion to its size.
         FileNotFoundError: If there is none.
     """
     with _faults_in_one_line():
@@ -50,13 +50,13 @@ def load_plain(path: Path, *, checksums: bool = False) -> Any:  # noqa: ANN401 -
 
 
 def check_file(path: Path) -> None:
-    """Check that to load a file of ``torch.save`` takes no memory or time beyond its size.
+    """Check that loading a file of ``torch.save`` needs memory and time in proportion to its size.
 
     Args:
         path: The file; another program loads it.
 
     Raises:
-        NotPlainError: If it would, or is damaged.
+        NotPlainError: If it needs more, or is damaged.
         FileNotFoundError: If there is none.
     """
     with _faults_in_one_line():
@@ -73,7 +73,7 @@ def _faults_in_one_line() -> Iterator[None]:
         said = getattr(error, "strerror", None) or str(error)
         reason = said.partition("\n")[0].partition(". ")[0] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
-            reason = _NOT_PLAIN  # torch's own words tell people to load it unsafely
+            reason = _NOT_PLAIN  # torch's message advises to load it unsafely
         raise NotPlainError(visible(reason)) from error
 
 
@@ -90,13 +90,13 @@ def _check(path: Path, *, checksums: bool = False) -> None:
 def _check_archive(path: Path, *, checksums: bool) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        # torch packs nothing; a packed member stands for up to a thousand times its size.
+        # Torch compresses nothing; a compressed member can unpack to a thousand times its size.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("its parts are packed, as torch packs none")
+            raise ValueError("its parts are compressed, which torch never does")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its parts are larger than the file")
-        # To torch such a part is empty, whatever lies there: it would leave the memory as it
-        # was. One flipped bit makes a folder of a tensor, and no checksum counts it.
+        # Torch takes such a part for empty and would leave the memory uninitialized. One flipped
+        # bit turns a tensor into a folder, and no checksum covers that bit.
         if any(member.external_attr & _FOLDER for member in members):
             raise ValueError("one of its parts is marked as a folder")
         damaged = archive.testzip() if checksums else None
@@ -116,13 +116,13 @@ def _check_pickles(stream: IO[bytes]) -> None:
         try:
             first = next(operations)
         except ValueError:
-            return  # torch says what is wrong
+            return  # torch reports the error
         _check_depth(itertools.chain([first], operations))
 
 
 def _check_depth(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> None:
-    """Refuse tuples nested so deep that hashing one would not end; nothing is built."""
-    stack: list[int] = []  # how deep each value on it is; -1 is a mark
+    """Refuse tuples nested so deeply that hashing one would never finish; nothing is built."""
+    stack: list[int] = []  # the depth of each value on the stack; -1 is a mark
     memo: dict[int, int] = {}
     for code, argument, _ in operations:
         name = code.name
@@ -141,7 +141,7 @@ def _check_depth(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | N
 
 
 def _taken(stack: list[int], code: pickletools.OpcodeInfo) -> list[int]:
-    """Take off the stack what an operation takes, and return how deep each was."""
+    """Pop the operands of an operation from the stack, and return their depths."""
     before = [each for each in code.stack_before if each.name not in ("mark", "stackslice")]
     taken: list[int] = []
     if len(before) < len(code.stack_before):

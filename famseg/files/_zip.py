@@ -1,4 +1,4 @@
-"""Files out of a ZIP archive, by name: nothing else of it reaches the disk."""
+"""Unpacking of named files from a ZIP archive."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MAX_BYTES = 2**30
 
 
 def unpack_files(archive: Path, names: Sequence[str], folder: Path) -> None:
-    """Unpack some files, each whole or not at all.
+    """Unpack some files, each one completely or not at all.
 
-    A file lies at the top of the archive or in one folder there; its name alone decides where it
-    goes, so that no path in the archive can lead elsewhere.
+    A file may be at the top of the archive or in one folder there. Only its name decides where it
+    is written, so that no path in the archive can lead elsewhere.
 
     Args:
         archive: The archive.
         names: Names of the files.
-        folder: Where to; must exist. Files there of these names are replaced.
+        folder: The existing folder to write to. Files of these names there are replaced.
 
     Raises:
         InputError: If the archive is damaged, or a file is missing or too large.
@@ -41,7 +41,9 @@ def unpack_files(archive: Path, names: Sequence[str], folder: Path) -> None:
                 with opened.open(found[name]) as source:
                     content = source.read(_MAX_BYTES + 1)
                 if len(content) > _MAX_BYTES:
-                    raise InputError(f"{archive}: {name}: has more than {_MAX_BYTES} bytes")
+                    raise InputError(f"{archive}: {name}: contains more than {_MAX_BYTES} bytes")
                 write_atomically(folder / name, content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{archive}: no ZIP archive, encrypted, cut short or damaged") from error
+        raise InputError(
+            f"{archive}: is not a ZIP archive, or it is encrypted, cut short or damaged"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a user is told: the two errors, counted nouns, near names, unknown texts made safe."""
+"""Messages for users: the two errors, counted nouns, similar names, safe text, tables."""
 
 import lazy_loader
 

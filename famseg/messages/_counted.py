@@ -1,15 +1,15 @@
-"""Numbers of things in messages: 1 sample, 2 samples."""
+"""Counted nouns in messages: 1 sample, 2 samples."""
 
 from __future__ import annotations
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun, in the singular for one.
+    """Return a number with its noun, which is singular for 1.
 
     Args:
-        n: How many.
+        n: The number.
         noun: The noun in the singular.
-        plural: Its plural; None where it ends in s.
+        plural: Its plural; None appends an s.
 
     Example:
         >>> counted(1, "sample"), counted(0, "sample"), counted(2, "batch", "batches")

@@ -1,4 +1,4 @@
-"""The two errors that a user meets: faulty input, and a run that failed."""
+"""The two errors that users see: wrong input, and a failed run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import zlib
 
 
 class InputError(Exception):
-    """Input that the user has to mend: a configuration, a file, a folder, an argument.
+    """Input that the user has to fix: a configuration, a file, a folder, an argument.
 
-    The command prints one line for each fault and ends with exit status 2, without a traceback.
+    The command prints one line per error and ends with exit status 2, without a traceback.
 
     Args:
         *faults: One line each: where it is wrong, what is wrong and what to do.
@@ -24,17 +24,17 @@ class InputError(Exception):
     """
 
     def __init__(self, *faults: str) -> None:
-        self.faults = tuple(dict.fromkeys(faults))  # one line for a fault that many files share
+        self.faults = tuple(dict.fromkeys(faults))  # one line for an error that many files share
         super().__init__("\n".join(self.faults))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
-        # An exception is rebuilt from its one text, which would join the faults on their way from
-        # one process to another.
+        # Between processes an exception is rebuilt from its text, which would join the errors into
+        # one.
         return InputError, self.faults
 
 
 class RunError(Exception):
-    """A run that failed in its course, on input without fault: a training that diverged.
+    """A run that failed although its input is correct: a training that diverged.
 
     The command prints the message, one line, and ends with exit status 1.
     """

@@ -1,4 +1,4 @@
-"""Near names for messages."""
+"""Similar names for messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from difflib import get_close_matches
 
 
 def near(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the name of ``known`` that ``name`` was most likely meant to be, None if no one is.
+    """Return the name in ``known`` that ``name`` most likely means, or None.
 
-    The beginning of one name alone, or its initials (``lr``), count before likeness.
+    A unique prefix, or initials (``lr``), take precedence over similarity.
 
     Args:
         name: What was written.
-        known: What could have been written.
-        cutoff: How alike the two must be, from 0 (not at all) to 1 (the same but for capitals).
+        known: The valid names.
+        cutoff: The required similarity, from 0 (none) to 1 (equal except for case).
 
     Example:
         >>> near("Weihgt", ["weight", "height", "layer"])
@@ -36,7 +36,7 @@ def _initials(name: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names as a list to read.
+    """Return names as a list in a sentence.
 
     Example:
         >>> listed(["skull", "language"])

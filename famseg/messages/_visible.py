@@ -1,15 +1,15 @@
-"""Texts of strangers made fit to be shown."""
+"""Escaping of untrusted text for display."""
 
 from __future__ import annotations
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
-NO_TEXT = "its name or that of a folder is no text in UTF-8: rename it"
-"""What is said of a file that libraries cannot be given: some end the whole process."""
+NO_TEXT = "its name or that of a folder is not UTF-8 text: rename it"
+"""The message for a file name that some libraries answer by ending the whole process."""
 
 
 def is_text(name: str) -> bool:
-    r"""Tell whether the system's name of a file can be written as text.
+    r"""Whether a file name is valid text.
 
     Example:
         >>> is_text("head.nii"), is_text("\udcff.nii")
@@ -19,14 +19,14 @@ def is_text(name: str) -> bool:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return ``text`` with every sign that is not seen written out.
+    r"""Return ``text`` with every invisible character escaped.
 
-    Names of files and texts of headers may hold signs that move the cursor, colour a terminal, turn
-    the direction of reading, or cannot be encoded at all.
+    File names and header texts may contain characters that move the cursor, color a terminal,
+    reverse the direction of reading, or cannot be encoded.
 
     Args:
         text: Any text.
-        keep: Signs that stay: newlines of a text that has lines.
+        keep: Characters that are not escaped, such as newlines.
 
     Example:
         >>> print(visible("a\x1b[31mred\nb\udcff"))
@@ -41,7 +41,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def cell(value: object) -> object:
-    """Return a value of a table for people: a text that spreadsheets would compute gets a ``'``.
+    """Return a table cell for people: text that a spreadsheet would evaluate gets a leading ``'``.
 
     Example:
         >>> cell("=1+1"), cell("head"), cell(-1.5)
@@ -51,7 +51,7 @@ def cell(value: object) -> object:
 
 
 def one_line(text: str, longest: int = 200) -> str:
-    r"""Return ``text`` fit for a message: printable, in one line, of moderate length.
+    r"""Return ``text`` for a message: printable, on one line, of limited length.
 
     Example:
         >>> print(one_line("a\tb"), one_line("abcdef", 3))

@@ -1,7 +1,7 @@
-"""NIfTI files: what ITK lets pass, and those that it does not read.
+"""NIfTI files: checks that ITK does not make, and reading of variants that ITK cannot read.
 
-It reads missing voxels and NaN as 0, and takes 1 mm for a spacing of 0 or NaN. It does not read
-NIfTI-2 and sheared axes, which nibabel does.
+ITK reads missing voxels and NaN as 0, and a spacing of 0 or NaN as 1 mm. It cannot read NIfTI-2 and
+sheared axes, which nibabel can.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _RATIO_FROM_BYTES = 2**30
 _MOST_RATIO = 500  # masks reach 200
 _MOST_EXTENSIONS = 2**26  # bytes between the header and the voxels
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # meter, millimeter, micrometer
-_TRAILING = 2**20  # bytes behind the voxels, which some programs leave
+_TRAILING = 2**20  # extra bytes that some programs write after the voxels
 
 
 def check_nifti(path: Path, max_voxels: int) -> None:
     """Raise InputError unless the header is usable and all voxels are there.
 
-    The file is read once, in pieces, and at most as far as its header announces.
+    The file is read once, in pieces, and no further than its header announces.
 
     Args:
         path: A file ending in .nii or .nii.gz, or in .hdr with its voxels in an .img next to it.
@@ -57,7 +57,7 @@ def check_nifti(path: Path, max_voxels: int) -> None:
         raise InputError(f"{path}: not a gzip file, though its name says so") from error
     if size < need:
         raise InputError(
-            f"{path}: cut short: it holds {size} bytes of the {need} that its header announces; "
+            f"{path}: cut short: it contains {size} bytes of the {need} that its header announces; "
             "copy it again"
         )
     _check_geometry(path, header)
@@ -72,7 +72,7 @@ def nifti_header(path: Path) -> nibabel.Nifti1Header:
         path: A file ending in .nii, .nii.gz or .hdr.
 
     Raises:
-        InputError: If it is not NIfTI, or the voxels are where the name does not say.
+        InputError: If it is not NIfTI, or its suffix does not match where the voxels are.
     """
     with _opened(path) as stream:
         head = stream.read(_LONGEST_HEADER)
@@ -93,13 +93,13 @@ def _check_magic(path: Path, magic: bytes) -> None:
         raise InputError(f"{path}: its voxels are in another file (.img): name the header .hdr")
     if pair and magic != b"ni":
         raise InputError(
-            f"{path}: an Analyze file, which does not say left from right: convert it to NIfTI or "
+            f"{path}: an Analyze file, which does not tell left from right: convert it to NIfTI or "
             "NRRD"
         )
 
 
 def is_pair(path: Path) -> bool:
-    """Return whether a name is that of a header whose voxels are in a file of their own.
+    """Return whether a name is that of a header whose voxels are in a separate file.
 
     Example:
         >>> is_pair(Path("head.hdr")), is_pair(Path("head.nii.gz"))
@@ -112,7 +112,7 @@ def voxel_file(path: Path) -> Path:
     """Return the file that holds the voxels: the file itself, or the one next to a header.
 
     Raises:
-        InputError: If it is not there, or is a link that leads elsewhere.
+        InputError: If it is missing, or is a symbolic link that leads elsewhere.
     """
     if not is_pair(path):
         return path
@@ -121,7 +121,7 @@ def voxel_file(path: Path) -> Path:
         if file.is_file():
             if Path(os.path.realpath(file)).parent != Path(os.path.realpath(file.parent)):
                 raise InputError(
-                    f"{path}: {file.name} is a link that leads to another folder: copy the file"
+                    f"{path}: {file.name} is a symbolic link to another folder: copy the file"
                 )
             return file
     raise InputError(
@@ -135,7 +135,7 @@ def nifti_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64]:
     This is the rule of nibabel and most programs; ITK prefers the qform.
 
     Args:
-        header: One of whose codes is not 0.
+        header: A header with a code that is not 0.
     """
     forms = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
     usable = [
@@ -164,10 +164,10 @@ def nifti_array(path: Path, *, flat: bool = False) -> NDArray[Any]:
 
     Args:
         path: The file.
-        flat: Return slices, too; two axes become ``(X, Y, 1)``.
+        flat: Also accept slices; two axes become ``(X, Y, 1)``.
 
     Raises:
-        InputError: If they cannot be read, or are more than one number each.
+        InputError: If they cannot be read, or have more than one value each.
     """
     try:
         image = nibabel.load(path)
@@ -180,17 +180,19 @@ def nifti_array(path: Path, *, flat: bool = False) -> NDArray[Any]:
         array = array[..., 0]
     size = "x".join(map(str, array.shape))
     if array.ndim > 3:
-        raise InputError(f"{path}: {size} voxels is {array.ndim}D: give one 3D volume a file")
+        raise InputError(f"{path}: {size} voxels is {array.ndim}D: give one 3D volume per file")
     if not has_room(array.shape, flat=flat):
         raise InputError(f"{path}: {size} voxels is not 3D: give a 3D volume")
     array = array if array.ndim == 3 else array[..., None]
     if array.dtype.kind not in "iufb":
-        raise InputError(f"{path}: its voxels are more than one number each: a mask has one each")
+        raise InputError(
+            f"{path}: its voxels have more than one value each: a mask has one per voxel"
+        )
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def has_room(shape: Sequence[int], *, flat: bool) -> bool:
-    """Return whether a shape is that of a volume; with ``flat``, or of a slice.
+    """Return whether a shape is that of a volume or, with ``flat``, of a slice.
 
     Example:
         >>> [has_room((6, 6, 1), flat=flat) for flat in (False, True)], has_room((6, 6), flat=True)
@@ -205,10 +207,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def check_room(path: Path, need: int) -> None:
-    """Refuse voxels that do not fit into memory twice, as they are while they are read.
+    """Refuse voxels that do not fit into memory twice, which reading them needs.
 
     Args:
-        path: What the message begins with.
+        path: The file, for the message.
         need: Bytes of the voxels.
 
     Raises:
@@ -223,7 +225,7 @@ def check_room(path: Path, need: int) -> None:
 
 
 def check_ratio(path: Path, need: int, has: int) -> None:
-    """Refuse voxels that shrank as no scan and no mask does: they were made to fill the memory.
+    """Refuse voxels with an impossible compression ratio: they were made to fill the memory.
 
     Args:
         path: What the message begins with.
@@ -235,15 +237,15 @@ def check_ratio(path: Path, need: int, has: int) -> None:
     """
     if need > _RATIO_FROM_BYTES and need > _MOST_RATIO * has:
         raise InputError(
-            f"{path}: its voxels unpack to {need} bytes, {_MOST_RATIO} times its size or more: a "
-            "file made to fill the memory; leave it aside"
+            f"{path}: its voxels unpack to {need} bytes, {_MOST_RATIO} times its size or more: "
+            "this may be a file made to fill the memory; do not use it"
         )
 
 
 def _walk(
     path: Path, chunks: Iterable[bytes], header: nibabel.Nifti1Header, start: int, need: int
 ) -> tuple[int, bool]:
-    """Return the length of a file, and whether its voxels are finite where they are floats."""
+    """Return the length of a file, and whether voxels of a float type are finite."""
     kind = header.get_data_dtype()
     size, finite, voxels = 0, True, b""
     for chunk in chunks:
@@ -262,14 +264,14 @@ def _walk(
 
 
 def _chunks(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Yield what was read already, then the rest."""
+    """Yield the part that was already read, then the rest."""
     while head:
         yield head
         head = read(_CHUNK)
 
 
 def _bytes_needed(path: Path, header: nibabel.Nifti1Header, max_voxels: int) -> tuple[int, int]:
-    """Return where the voxels begin, and the length that a whole file has."""
+    """Return the offset of the voxels and the length of the complete file."""
     dimensions = int(header["dim"][0])
     shape = [int(n) for n in header["dim"][1 : dimensions + 1]]
     if not 1 <= dimensions <= 7 or min(shape) < 1:
@@ -305,7 +307,7 @@ def _check_geometry(path: Path, header: nibabel.Nifti1Header) -> None:
 
 
 def too_many_voxels(path: Path, shape: list[int], max_voxels: int) -> str:
-    """Return the message for a header that announces too much."""
+    """Return the message for a header that announces too many voxels."""
     return (
         f"{path}: the header announces {'x'.join(map(str, shape))} voxels, more than {max_voxels}: "
         "it is damaged, or the volume must be resampled first"
@@ -313,10 +315,10 @@ def too_many_voxels(path: Path, shape: list[int], max_voxels: int) -> str:
 
 
 def not_finite(path: Path) -> str:
-    """Return the message for voxels that are no numbers."""
+    """Return the message for voxels that are not finite."""
     return f"{path}: the volume holds NaN or infinite values: repair it or mask them out"
 
 
 def unusable_spacing(path: Path, spacing: list[float]) -> str:
-    """Return the message for a spacing that is zero, negative or no number."""
-    return f"{path}: spacing {spacing} mm: each must be above 0; mend the header"
+    """Return the message for a spacing that is zero, negative or not a number."""
+    return f"{path}: spacing {spacing} mm: each must be above 0; fix the header"

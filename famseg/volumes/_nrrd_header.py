@@ -1,4 +1,4 @@
-"""Headers of NRRD and MetaImage files, looked at before a library believes them.
+"""Checks of NRRD and MetaImage headers before a library reads them.
 
 Both name the file of their voxels, which may be any file of this machine, and the library that
 reads NRRD ends the whole process on some headers, or takes memory for voxels that are not there.
@@ -18,7 +18,7 @@ from famseg.volumes._nifti_header import check_ratio, too_many_voxels
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16
-# The libraries copy lines and paths into buffers of a fixed size without a look at their length.
+# The libraries copy lines and paths into buffers of fixed size without checking their length.
 _LONGEST_LINE = {"nrrd": 400, "meta": 240}
 _LONGEST_NOTE = 10_000
 _LONGEST_PATH = 900  # bytes
@@ -30,10 +30,10 @@ _NRRD_FIELDS = {
     *("byteskip", "sample units", "sampleunits", "space units", "space origin"),
     *("space directions", "measurement frame"),
 }
-_OTHER_FORMAT = "its content is not in the format that its name says"
+_OTHER_FORMAT = "its content does not have the format of its file name"
 _META_END = re.compile(rb"\s*ElementDataFile\s*=")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_DEFLATE = 1032  # no deflated byte stands for more
+_DEFLATE = 1032  # no deflated byte can expand to more
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8"), 1),
     **dict.fromkeys(("uint8_t", "char"), 1),
@@ -64,26 +64,28 @@ _META_BYTES = {
 
 @dataclass(frozen=True)
 class _Header:
-    """What a header says, its keys in small letters, and where the voxels begin if in its file."""
+    """The fields of a header with lower-case keys, and the offset of voxels in the same file."""
 
     keys: Mapping[str, str]
     length: int
 
 
 def check_text_header(path: Path, max_voxels: int) -> None:
-    """Refuse a header that no library shall see; other files pass.
+    """Refuse a header that is unsafe for libraries; other files pass.
 
     Args:
         path: The file.
         max_voxels: Larger images are refused.
 
     Raises:
-        InputError: If voxels are announced that are not there, or lie in another folder; one line
-            that begins with the path.
+        InputError: If announced voxels are missing or in another folder; one line that begins with
+            the path.
     """
     suffix = path.suffix.lower()
     if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise InputError(f"{path}: a path of more than {_LONGEST_PATH} bytes: move the file up")
+        raise InputError(
+            f"{path}: a path of more than {_LONGEST_PATH} bytes: move the file to a shorter path"
+        )
     if suffix in (".nrrd", ".nhdr"):
         _check_nrrd(path, max_voxels)
     elif suffix in (".mha", ".mhd"):
@@ -91,14 +93,14 @@ def check_text_header(path: Path, max_voxels: int) -> None:
 
 
 def data_file(path: Path) -> Path | None:
-    """Return the file that a header of its own (.mhd, .nhdr) names for its voxels.
+    """Return the voxel file that a separate header (.mhd, .nhdr) names.
 
     Returns:
-        The file, beside the header; None if the voxels are in the header's file, or nothing is
+        The file, beside the header; None if the voxels are in the header's file or no file is
         named.
 
     Raises:
-        InputError: If it names a file elsewhere, or several.
+        InputError: If it names several files, or one in another folder.
     """
     suffix = path.suffix.lower()
     if suffix == ".nhdr":
@@ -108,10 +110,10 @@ def data_file(path: Path) -> Path | None:
 
 
 def unit_mm(path: Path) -> float:
-    """Return the unit of the lengths in a header, in mm; 1 where it names none or an unknown one.
+    """Return the unit of length of a header, in mm; 1 if it names none or an unknown one.
 
     Args:
-        path: A file that `check_text_header` let pass.
+        path: A file that passed `check_text_header`.
 
     Raises:
         InputError: If its axes have several units.
@@ -150,7 +152,7 @@ def _check_nrrd(path: Path, max_voxels: int) -> None:
         "hex": 2 * _NRRD_BYTES[kind],
     }
     if encoding not in known:
-        raise InputError(f"{path}: encoding '{one_line(encoding, 40)}' is not read: use gzip")
+        raise InputError(f"{path}: encoding '{one_line(encoding, 40)}' is not supported: use gzip")
     need = math.prod(shape) * _NRRD_BYTES[kind]
     _check_size(path, _beside(path, named), header, need, math.prod(shape) * known[encoding])
 
@@ -187,7 +189,7 @@ def _nrrd(path: Path) -> _Header:
         place += len(line) + 1
         if line in (b"", b"\r"):
             break
-        if b":=" not in line and not line.startswith(b"#"):  # a note of somebody's own, a comment
+        if b":=" not in line and not line.startswith(b"#"):  # a custom key-value pair, a comment
             _check_length(path, line, _LONGEST_LINE["nrrd"])
             lines.append(line)
     return _Header(_pairs(path, lines[1:], b":"), place)
@@ -222,14 +224,14 @@ def _start(path: Path) -> bytes:
 
 
 def _pairs(path: Path, lines: Sequence[bytes], mark: bytes) -> dict[str, str]:
-    """Return what a header says, by key; what two programs could read in two ways is refused."""
+    """Return the fields of a header; refuse those that programs read in different ways."""
     keys: dict[str, str] = {}
     for line in lines:
         key, found, value = (part.strip() for part in line.removesuffix(b"\r").partition(mark))
         name = key.decode("latin-1").lower()
         if not found or b":" in key or name in keys or _CONTROL.search(line.removesuffix(b"\r")):
             text = one_line(line.decode("latin-1"), 60)
-            raise InputError(f"{path}: the header is damaged: '{text}' cannot be understood")
+            raise InputError(f"{path}: the header is damaged: '{text}' cannot be read")
         keys[name] = value.decode("latin-1")
     return keys
 
@@ -250,7 +252,7 @@ def _shape(path: Path, dimensions: str | None, sizes: str | None, max_voxels: in
 
 
 def _beside(path: Path, named: str | None) -> Path | None:
-    """Return the file that a header names, which must lie beside it."""
+    """Return the file that a header names, which must be beside it."""
     if named is None or named.upper() == "LOCAL":
         return None
     if named.upper().startswith("LIST") or "%" in named:
@@ -258,20 +260,20 @@ def _beside(path: Path, named: str | None) -> Path | None:
     if not named or "/" in named or "\\" in named or named in (".", ".."):
         raise InputError(
             f"{path}: names '{one_line(named, 80)}' for its voxels: they must be in a file beside "
-            "it; copy it there, and write its name alone"
+            "it; copy it there, and write only its name"
         )
     file = path.parent / named
     if Path(os.path.realpath(file)).parent != Path(os.path.realpath(path.parent)):
         raise InputError(
-            f"{path}: {one_line(named, 80)} is a link that leads to another folder: copy the file"
+            f"{path}: {one_line(named, 80)} is a symbolic link to another folder: copy the file"
         )
     return file
 
 
 def _check_size(path: Path, file: Path | None, header: _Header, need: int, least: float) -> None:
-    """Refuse a file that is too small for what it announces, before memory is taken for it."""
+    """Refuse a file that is too small for its announced voxels, before memory is allocated."""
     if file is not None and not file.is_file():
-        return  # the library says so
+        return  # the library reports it
     has = path.stat().st_size - header.length if file is None else file.stat().st_size
     if has < least:
         raise InputError(

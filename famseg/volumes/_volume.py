@@ -34,9 +34,9 @@ MAX_VOXELS = 2**30
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that `read_volume` reads and `write_volume` writes."""
 
-_PAIR = ".hdr"  # of NIfTI with its voxels in an .img next to it: read, never written
+_PAIR = ".hdr"  # NIfTI with its voxels in an .img beside it: read, never written
 _NIFTI = (".nii", ".nii.gz", _PAIR)
-_RIGHT_ANGLES = 1e-3  # cosines up to this are rounding
+_RIGHT_ANGLES = 1e-3  # cosines up to this are rounding errors
 
 _SHEARED = "the header's axes are singular or not at right angles: resample it, or fix its affine"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -44,12 +44,12 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3D image and where it lies.
+    """A 3D image and its position in space.
 
     Args:
         array: Values, shape ``(X, Y, Z)`` in the order of the file's axes.
         affine: Maps voxel indices to mm in RAS+ (right, anterior, superior), shape ``(4, 4)``.
-        path: The file it came from, if any.
+        path: The file it was read from, if any.
     """
 
     array: NDArray[Any]
@@ -64,7 +64,7 @@ class Volume:
 
 
 def volume_suffix(path: Path) -> str | None:
-    """Return the ending that `read_volume` recognises, or None.
+    """Return the suffix that `read_volume` recognizes, or None.
 
     Example:
         >>> volume_suffix(Path("head.v2.nii.gz")), volume_suffix(Path("notes.txt"))
@@ -84,23 +84,23 @@ def read_volume(
 ) -> Volume:
     """Read a 3D image with its geometry.
 
-    The header is checked before the voxels are read. Nothing is resampled or reoriented. In NIfTI
-    the sform counts, and the qform where there is none.
+    The header is checked before the voxels are read. Nothing is resampled or reoriented. NIfTI
+    files are placed by their sform, or by the qform if there is no sform.
 
     Args:
         path: A file ending in .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or .hdr (NIfTI with .img).
         max_voxels: Larger images are refused.
-        sheared: What becomes of NIfTI whose axes are not at right angles; a volume that is kept
-            has an affine that no file but NIfTI can hold.
-        flat: What becomes of a slice, which has two axes, or three of which one has a single voxel.
-            One that is kept has the shape ``(X, Y, 1)``, or that of its file.
+        sheared: What to do with NIfTI whose axes are not at right angles; a volume that is kept has
+            an affine that only NIfTI files can store.
+        flat: What to do with a slice: an image with two axes, or with three of which one has a
+            single voxel. A slice that is kept has the shape ``(X, Y, 1)``, or that of its file.
 
     Returns:
         The volume; its affine is right-anterior-superior whatever the file's convention.
 
     Raises:
-        InputError: If the file is missing, no 3D image, damaged, or its geometry is unusable; one
-            line that begins with the path.
+        InputError: If the file is missing, damaged or not a 3D image, or its geometry is unusable;
+            one line that begins with the path.
     """
     path = Path(path)
     suffix = volume_suffix(path)
@@ -140,9 +140,9 @@ def _finite(array: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _itk_reads(path: Path, sheared: Literal["refuse", "keep"]) -> bool:
-    """Return whether ITK is to read a NIfTI file: not version 2, pairs, slices and sheared axes.
+    """Return whether ITK can read a NIfTI file: not version 2, pairs, slices or sheared axes.
 
-    It refuses the last where there is no qform to take in their place, and of a slice it keeps two
+    ITK refuses sheared axes if there is no qform to use instead, and of a slice it keeps only two
     of the three axes in space.
     """
     header = nifti_header(path)
@@ -168,7 +168,7 @@ def _nibabel_affine(path: Path, sheared: Literal["refuse", "keep"]) -> NDArray[n
 
 
 def volume_shape(path: Path) -> tuple[int, ...]:
-    """Return how many voxels a file that `check_header` let pass has along each axis.
+    """Return the number of voxels along each axis of a file that passed `check_header`.
 
     Raises:
         InputError: If it cannot be read.
@@ -181,14 +181,14 @@ def volume_shape(path: Path) -> tuple[int, ...]:
 
 
 def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
-    """Refuse a file that the libraries that read it must not be given.
+    """Refuse a file that is unsafe for the libraries that read volumes.
 
     Args:
         path: A file ending in one of `VOLUME_SUFFIXES`.
         max_voxels: Larger images are refused.
 
     Raises:
-        InputError: If it announces what is not there or too much, or names files elsewhere.
+        InputError: If it announces missing voxels or too many, or names files in other folders.
     """
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
@@ -203,7 +203,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
     Args:
         volume: What to write; a boolean array is written as uint8.
-        path: Where to; the ending decides the format. The folder must exist.
+        path: The file to write, in an existing folder; its suffix decides the format.
 
     Raises:
         InputError: If the ending is unknown, the affine is sheared (files store a spacing and a
@@ -226,11 +226,13 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         with quiet_itk():
             SimpleITK.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
-        raise InputError(f"{path}: cannot be written: is the folder there and writable?") from error
+        raise InputError(
+            f"{path}: cannot be written: check that its folder exists and is writable"
+        ) from error
 
 
 def _read_information(path: Path) -> SimpleITK.ImageFileReader:
-    """Return SimpleITK's reader once it knows the header; raise what it says in one line."""
+    """Return SimpleITK's reader after it has read the header; errors become one line."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -254,11 +256,12 @@ def read_header(
         raise InputError(f"{path}: {'x'.join(map(str, size))} voxels is not 3D: give a 3D volume")
     if len(size) > 3:
         raise InputError(
-            f"{path}: {'x'.join(map(str, size))} voxels is {len(size)}D: give one 3D volume a file"
+            f"{path}: {'x'.join(map(str, size))} voxels is {len(size)}D: give one 3D volume per "
+            "file"
         )
     kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
     if reader.GetNumberOfComponents() != 1 or "complex" in kind:
-        raise InputError(f"{path}: its voxels are of the kind {kind!r}: a mask has one number each")
+        raise InputError(f"{path}: its voxels are of type {kind!r}: a mask has one value per voxel")
     voxels = int(np.prod(size, dtype=object))
     if voxels > max_voxels:
         raise InputError(too_many_voxels(path, size.tolist(), max_voxels))
@@ -267,7 +270,7 @@ def read_header(
     )
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise InputError(unusable_spacing(path, spacing.tolist()))
-    direction, origin = np.eye(3), np.zeros(3)  # the third axis of an image of two
+    direction, origin = np.eye(3), np.zeros(3)  # the third axis of a 2D image
     direction[: len(size), : len(size)] = np.reshape(reader.GetDirection(), (len(size), len(size)))
     origin[: len(size)] = reader.GetOrigin()
     spacing = np.append(spacing, np.ones(3 - len(size)))
@@ -279,7 +282,9 @@ def read_header(
     affine[:3, :3] = _LPS_TO_RAS @ direction * spacing
     affine[:3, 3] = _LPS_TO_RAS @ origin
     if volume_suffix(path) in _NIFTI:
-        stated = nifti_affine(nifti_header(path))  # ITK prefers the qform and rounds otherwise
+        stated = nifti_affine(
+            nifti_header(path)
+        )  # ITK prefers the qform, and it rounds differently
         other = np.abs(stated - affine).max() > 1e-2 * spacing.min() and not _sheared(stated)
         return stated if other else affine
     affine[:3] *= unit_mm(path)
@@ -288,9 +293,9 @@ def read_header(
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keep what ITK and its libraries print to the process's stderr to themselves.
+    """Suppress what ITK and its libraries print to the stderr of the process.
 
-    They print their own wording of errors that are raised anyway, from C++, past `sys.stderr`.
+    From C++, past `sys.stderr`, they print errors that are raised anyway.
     """
     sys.stderr.flush()
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
@@ -311,10 +316,10 @@ def quiet_itk() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an ITK message means, on one line."""
+    """Return the meaning of an ITK message, on one line."""
     text = str(error)
     if "Unable to determine ImageIO reader" in text:
-        return "its content is not in the format that its name says"
+        return "its content does not have the format of its file name"
     if "orthonormal" in text:
         return _SHEARED
     lines = [line.strip() for line in text.splitlines() if line.strip()]

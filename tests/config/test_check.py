@@ -62,8 +62,8 @@ from famseg.messages import InputError
         ("name: aaaaaaaaa", "a.yaml:2: name: takes at most 8 characters, got the text 'aaaaaaaaa'"),
         ("name: A", "a.yaml:2: name: must match the pattern ^[a-z], got the text 'A'"),
         ("model: {channels: []}", "a.yaml:2: model.channels: must not be empty"),
-        ("model: {size: [1]}", "a.yaml:2: model.size: needs 3 items, has 1"),
-        ("model: {size: [1, 2, 3, 4]}", "a.yaml:2: model.size: takes at most 3 items, has 4"),
+        ("model: {size: [1]}", "a.yaml:2: model.size: needs 3 items, got 1"),
+        ("model: {size: [1, 2, 3, 4]}", "a.yaml:2: model.size: takes at most 3 items, got 4"),
         # choices
         (
             "train: {precision: float16}",
@@ -127,8 +127,8 @@ from famseg.messages import InputError
         ),
         (
             "penalty.lambda: 3",
-            "a.yaml:2: penalty.lambda: unknown key (dots join keys on the command line alone: nest "
-            "sections in a file)",
+            "a.yaml:2: penalty.lambda: unknown key (dotted keys are for the command line: nest "
+            "the sections in a file)",
         ),
         (
             "penalty: {kind: none, layer: x}",
@@ -198,7 +198,7 @@ def test_all_faults_in_one_go(faults):
 def test_a_file_of_faults_is_cut_short(faults):
     found = faults("".join(f"q{i}q: 1\n" for i in range(300)))
     assert len(found) == 101
-    assert found[0] == "a.yaml: and 200 more faults"
+    assert found[0] == "a.yaml: and 200 more errors"
 
 
 def test_long_values_are_cut_short(faults):

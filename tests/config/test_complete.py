@@ -120,7 +120,5 @@ def test_home_and_variables_stand_in_paths(write, monkeypatch):
     assert read("a.yaml").validate(Named) == Named(name="~", folder="/home/ann/set #2/x")
     assert read("a.yaml", ["folder=~/y"]).validate(Named).folder == "/home/ann/y"
     monkeypatch.delenv("SET")
-    with pytest.raises(
-        InputError, match=r"a\.yaml:2: folder: the variable SET of the environment is"
-    ):
+    with pytest.raises(InputError, match=r"a\.yaml:2: folder: the environment variable SET is"):
         read("a.yaml").validate(Named)

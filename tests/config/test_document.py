@@ -55,14 +55,14 @@ def test_another_kind_leaves_no_stale_keys(values):
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
-        ("", "a.yaml:2: extends: must be the name of one file."),
-        ("[b, c]", "a.yaml:2: extends: must be the name of one file."),
-        ("3", "a.yaml:2: extends: must be the name of one file."),
-        ("' '", "a.yaml:2: extends: must be the name of one file."),
-        ("deep", "a.yaml:2: extends: deep: is a folder. Name the file in it."),
+        ("", "a.yaml:2: extends: must be the name of a single file."),
+        ("[b, c]", "a.yaml:2: extends: must be the name of a single file."),
+        ("3", "a.yaml:2: extends: must be the name of a single file."),
+        ("' '", "a.yaml:2: extends: must be the name of a single file."),
+        ("deep", "a.yaml:2: extends: deep: is a folder. Give the file in it."),
         (
             "a.yaml",
-            "a.yaml:2: extends: a.yaml: no such configuration.",
+            "a.yaml:2: extends: a.yaml: there is no such configuration.",
         ),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_missing_base_lists_near_names(refused, write):
     write("configs/skull_paper.yaml", "")
     (line,) = refused({"a.yaml": "extends: skull_papr\n"})
     assert line.startswith(
-        "a.yaml:1: extends: skull_papr: no such configuration. Did you mean skull_paper?"
+        "a.yaml:1: extends: skull_papr: there is no such configuration. Did you mean skull_paper?"
     )
 
 
@@ -101,8 +101,8 @@ def test_faults_of_a_base_name_the_base(refused):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n- 2\n", "a.yaml: holds a list. Write keys with values ('key: value')."),
-        ("just words", "a.yaml: holds a single value. Write keys with values ('key: value')."),
+        ("- 1\n- 2\n", "a.yaml: contains a list. Write keys with values ('key: value')."),
+        ("just words", "a.yaml: contains a single value. Write keys with values ('key: value')."),
         ("", "a.yaml: empty. Write at least 'pipeline: NAME' or 'extends: FILE'."),
     ],
 )
@@ -143,17 +143,17 @@ def test_a_list_may_be_emptied_and_replaced_by_a_section(values):
         (["a\n=3"], None),
         (["extends=b.yaml"], "command line: extends: can only be given in a file."),
         (["seed=["], "command line: seed: not valid YAML: expected the node content, but found"),
-        (["t=3", "t.a=4"], "command line: t.a: t is given twice, with keys and without. Keep one."),
-        (["t.a=4", "t=3"], "command line: t: t is given twice, with keys and without. Keep one."),
+        (["t=3", "t.a=4"], "command line: t.a: t is given as a section and as a value. Keep one."),
+        (["t.a=4", "t=3"], "command line: t: t is given as a section and as a value. Keep one."),
         (
             ["model.channels.1=3"],
-            "command line: model.channels.1: one item of a list cannot be changed. Give the whole "
-            "list: model.channels=[...].",
+            "command line: model.channels.1: a single item of a list cannot be changed. Give the "
+            "whole list: model.channels=[...].",
         ),
         (
             ["lambda=3", "penalty.lambda=4"],
-            "command line: lambda: stands for penalty.lambda, which is given too. Keep one of the "
-            "two.",
+            "command line: lambda: is short for penalty.lambda, which is given as well. Keep one "
+            "of them.",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_lambda_of_a_file_wins_over_its_base(values):
 def test_lambda_given_twice_in_a_file(faults):
     penalty = "penalty: {kind: relative_flatness, layer: x, lambda: 1}\n"
     assert faults(penalty + "lambda: 2\n") == [
-        "a.yaml:3: lambda: stands for penalty.lambda, which is given too. Keep one of the two."
+        "a.yaml:3: lambda: is short for penalty.lambda, which is given as well. Keep one of them."
     ]
 
 
@@ -204,8 +204,8 @@ def test_lambda_zero_without_a_penalty_is_the_baseline(checked, text):
 @pytest.mark.parametrize("value", ["0.1", "-1", "true", "fast", "null"])
 def test_lambda_without_a_penalty_is_a_fault(faults, value):
     assert faults("penalty: {kind: none}\n", f"lambda={value}") == [
-        "command line: penalty.lambda: there is no penalty to weigh, since penalty.kind is none. "
-        "Choose one with penalty.kind, or give lambda 0."
+        "command line: penalty.lambda: has no effect, since penalty.kind is none. "
+        "Choose a penalty with penalty.kind, or set lambda to 0."
     ]
 
 

@@ -71,7 +71,8 @@ def test_the_folder_of_the_extending_file_comes_first(folder, shipped, write):
 
 def test_a_name_that_is_not_there_lists_near_names(folder, shipped):
     assert refusal("skul.yaml") == (
-        "skul.yaml: no such configuration. Did you mean skull.yaml? Looked in the working folder, "
+        "skul.yaml: there is no such configuration. Did you mean skull.yaml? Looked in the "
+        "working folder, "
         f"in configs/ below it and in {shipped}."
     )
     assert "Did you mean smoke/skull?" in refusal("smoke/skul")
@@ -89,7 +90,7 @@ def test_an_empty_name(folder, shipped, name):
 
 
 def test_a_folder(folder, shipped):
-    assert refusal(str(folder)) == f"{folder}: is a folder. Name the file in it."
+    assert refusal(str(folder)) == f"{folder}: is a folder. Give the file in it."
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "a\nb", "\udcff"])

@@ -64,12 +64,12 @@ def test_an_unknown_pipeline_lists_those_installed():
     [
         (
             "no_config",
-            "the pipeline no_config (no_config_pipeline) has no section Config derived from "
+            "the pipeline no_config (no_config_pipeline) has no class Config derived from "
             "famseg.config.Strict. Add it.",
         ),
         (
             "odd_config",
-            "the pipeline odd_config (odd_config_pipeline) has no section Config derived from "
+            "the pipeline odd_config (odd_config_pipeline) has no class Config derived from "
             "famseg.config.Strict. Add it.",
         ),
         (

@@ -102,7 +102,7 @@ def test_repeated_keys_are_found_with_both_lines():
 def test_merge_keys_are_refused_with_advice():
     _, found = parse("a: &x {b: 1}\nc: {<<: *x}\n", "a.yaml")
     assert [str(fault) for fault in found] == [
-        "a.yaml:2: c: merge keys (<<) are not read. Use 'extends', or write the keys out."
+        "a.yaml:2: c: merge keys (<<) are not supported. Use 'extends', or write the keys out."
     ]
 
 
@@ -111,16 +111,19 @@ def test_merge_keys_are_refused_with_advice():
     [
         ("", "a.yaml: empty. Write at least 'pipeline: NAME' or 'extends: FILE'."),
         ("# nothing\n", "a.yaml: empty. Write at least 'pipeline: NAME' or 'extends: FILE'."),
-        ("a: 1\n\tb: 2\n", "a.yaml:2: a tab stands where YAML wants spaces. Indent with spaces."),
+        (
+            "a: 1\n\tb: 2\n",
+            "a.yaml:2: a tab is used where YAML requires spaces. Indent with spaces.",
+        ),
         (
             "a: 1\nb: c: d\n",
             "a.yaml:2: not valid YAML: mapping values are not allowed here. Check the indentation, "
-            "and put quotes around a text that holds ': '.",
+            "and put quotes around a text that contains ': '.",
         ),
         (
             "a: [1, 2\nb: 3\n",
-            "a.yaml:2: not valid YAML: expected ',' or ']', but got ':'. It happened while parsing "
-            "a flow sequence: is a bracket, a quote or a comma missing?",
+            "a.yaml:2: not valid YAML: expected ',' or ']', but got ':'. The error occurred while "
+            "parsing a flow sequence: is a bracket, a quote or a comma missing?",
         ),
         (
             "a: 'open\n",
@@ -164,17 +167,17 @@ def test_merge_keys_are_refused_with_advice():
         ("a: \x00", r"a.yaml:1: the character '\x00' is not allowed. Remove it."),
         (
             'a: "\\ud800"',
-            "a.yaml:1: a: the text holds a character that cannot be stored. Remove it.",
+            "a.yaml:1: a: the text contains a character that cannot be stored. Remove it.",
         ),
         (
             'a: "x\\0"',
-            "a.yaml:1: a: the text holds a character that cannot be stored. Remove it.",
+            "a.yaml:1: a: the text contains a character that cannot be stored. Remove it.",
         ),
         (
             '"x\\0": 1',
-            "a.yaml:1: a key holds a character that cannot be stored. Remove it.",
+            "a.yaml:1: a key contains a character that cannot be stored. Remove it.",
         ),
-        ("a: &x [*x]\n", "a.yaml:1: a[0]: the alias holds itself. Write the value out."),
+        ("a: &x [*x]\n", "a.yaml:1: a[0]: the alias contains itself. Write the value out."),
         ("[a]: 1\n", "a.yaml:1: a key must be a plain name, not a list or a mapping."),
         (f"a: {'9' * 401}", "a.yaml:1: a: a number of more than 400 digits."),
         ("a: " + "[" * 40, "a.yaml:1: nested more than 32 levels deep. Flatten it."),
@@ -222,8 +225,9 @@ def test_values_of_the_command_line(text, value):
     [
         (
             "[1",
-            "command line: a.b: not valid YAML: expected ',' or ']', but got '<stream end>'. It "
-            "happened while parsing a flow sequence: is a bracket, a quote or a comma missing?",
+            "command line: a.b: not valid YAML: expected ',' or ']', but got '<stream end>'. The "
+            "error occurred while parsing a flow sequence: is a bracket, a quote or a comma "
+            "missing?",
         ),
         ("{c: 1, c: 2}", "command line: a.b.c: given twice. Keep one."),
     ],

@@ -132,11 +132,12 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
     )
     assert sorted(faults(read_manifest, path)) == sorted(
         [
-            f"{path}:6: 3 cells, the header has 4: quote cells that hold a comma",
+            f"{path}:6: 3 cells, the header has 4: quote cells that contain a comma",
             f"{path}:3: subject a is already in line 2",
             f"{path}:3: split 'tests' is none of train, validation, test, excluded",
-            f"{path}:3: {file}: its SHA-256 is {digest[:12]}..., the manifest says "
-            "000000000000...: the file has changed; restore it, or empty the cell to accept it",
+            f"{path}:3: {file}: its SHA-256 is {digest[:12]}..., but "
+            "000000000000... in the manifest: the file has changed; restore it, or empty the cell "
+            "to accept it",
             f"{path}:4: subject is empty: name it",
             f"{path}:4: {tmp_path / 'gone.nii'}: there is no such file",
             f"{path}:5: file is empty: name the volume",
@@ -150,14 +151,15 @@ def test_all_faults_of_a_manifest_at_once(tmp_path: Path) -> None:
     [
         (
             "",
-            ":1: the header must be subject,file,sha256,split (and group,flags, if wanted), got ''",
+            ":1: the header must be subject,file,sha256,split (optionally also group,flags), got "
+            "''",
         ),
         (
             "a,b\n",
-            ":1: the header must be subject,file,sha256,split (and group,flags, if wanted), got "
+            ":1: the header must be subject,file,sha256,split (optionally also group,flags), got "
             "'a,b'",
         ),
-        ("subject,file,sha256,split\n", ": no subjects: it has a header line only"),
+        ("subject,file,sha256,split\n", ": no subjects: it has only a header line"),
         ('subject,file,sha256,split\na,"b,c,d\n', ":2: not CSV (unexpected end of data)"),
     ],
 )
@@ -220,8 +222,8 @@ def test_several_files_in_a_folder_need_a_pattern(tmp_path: Path) -> None:
         for name in ("ct.nii.gz", "mask_v1.nii.gz"):
             touch(tmp_path / subject / name)
     assert faults(scan_folder, tmp_path) == tuple(
-        f"{tmp_path / subject}: 2 volumes (ct.nii.gz, mask_v1.nii.gz): one a subject; choose with "
-        "data.pattern, e.g. data.pattern='mask*'"
+        f"{tmp_path / subject}: 2 volumes (ct.nii.gz, mask_v1.nii.gz): give one per subject, or "
+        "choose with data.pattern, e.g. data.pattern='mask*'"
         for subject in ("p1", "p2")
     )
     subjects = scan_folder(tmp_path, pattern="mask*")

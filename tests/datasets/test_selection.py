@@ -71,7 +71,7 @@ def test_unknown_flags_are_refused_with_near_names() -> None:
     assert line.startswith("data.include: there is no flag 'qqq': there are cut_vault, existing_")
     assert line.endswith(", seen_by_ann")
     assert faults(exclude=["metal"], include=["metal"]) == (
-        "--include: metal is excluded by --exclude: name it in one of the two",
+        "--include: metal is excluded by --exclude: name it in only one of them",
     )
 
 
@@ -91,9 +91,9 @@ def test_a_list_has_a_name_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_subject_list(path, ["d", "x"])
     assert caught.value.faults == (
-        f"{path}:1: there is no subject b c: write one name a line",
-        f"{path}:3: there is no subject a: write one name a line",
-        f"{path}:4: there is no subject b c: write one name a line",
+        f"{path}:1: there is no subject b c: write one name per line",
+        f"{path}:3: there is no subject a: write one name per line",
+        f"{path}:4: there is no subject b c: write one name per line",
     )
     path.write_text("head_01\n")
     with pytest.raises(InputError, match=r"there is no subject head_01: did you mean head_1\?"):

@@ -89,7 +89,8 @@ def test_strata_are_those_of_the_people() -> None:
 def test_too_few_people_are_not_hidden_by_many_scans() -> None:
     (fault,) = faults(split_subjects, scans([20, 20]), 0.25, 0.25, 0)
     assert fault.startswith(
-        "split: 40 subjects in 2 groups (one a person) are too few for 1 to validate and 1 to test"
+        "split: 40 subjects in 2 groups (one per person) are too few for 1 to validate and 1 to "
+        "test"
     )
 
 

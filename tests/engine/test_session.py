@@ -156,7 +156,7 @@ def test_the_identity_of_the_tracked_run_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", r"summary\.json: must hold a JSON object\. Evaluate the run again"),
+        ("[]", r"summary\.json: must contain a JSON object\. Evaluate the run again"),
         ('{"a": 1e999}', r"summary\.json: cannot be read \(1e999 is not a finite number\)"),
         ('{"a":' * 10**5, r"summary\.json: cannot be read \(nested too deep\)"),
         ('{"a": 1}', r"is not a summary of this pipeline\. Evaluate the run again: famseg"),

@@ -69,7 +69,7 @@ def test_a_file_that_is_written_in_place_is_not_one_behind_a_link(
     if there:
         theirs.write_bytes(b"old")
     (tmp_path / ".lock").symlink_to(theirs)
-    with pytest.raises(OSError, match=r"a link lies in the way: '.*/\.lock'"):
+    with pytest.raises(OSError, match=r"a symbolic link is in the way: '.*/\.lock'"):
         open_to_update(tmp_path / ".lock")
     assert theirs.exists() == there
     assert not there or theirs.read_bytes() == b"old"

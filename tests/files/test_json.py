@@ -41,7 +41,7 @@ def test_a_hostile_file_is_one_line(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "1", "null", '"a"', "true"])
 def test_what_is_no_object_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(InputError, match=r"a\.json: must hold a JSON object\. Restore it\.$"):
+    with pytest.raises(InputError, match=r"a\.json: must contain a JSON object\. Restore it\.$"):
         read_json(tmp_path / "a.json", ADVICE)
 
 

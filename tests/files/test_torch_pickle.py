@@ -17,7 +17,7 @@ import torch
 from famseg.files._torch_pickle import NotPlainError, load_plain
 
 Change = Callable[[str, bytes], bytes | None]
-PLAIN = "holds more than tensors and plain values; nothing of it was run"
+PLAIN = "contains more than tensors and plain values; none of its code was run"
 
 
 class Evil:
@@ -96,7 +96,7 @@ def test_packed_parts_are_not_unpacked(tmp_path: Path) -> None:
         zipfile.ZIP_DEFLATED,
     )
     assert path.stat().st_size < 2**17
-    assert fault(path) == "its parts are packed, as torch packs none"
+    assert fault(path) == "its parts are compressed, which torch never does"
 
 
 def test_keys_that_take_for_ever_to_hash(tmp_path: Path) -> None:

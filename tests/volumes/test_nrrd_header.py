@@ -85,7 +85,7 @@ def test_voxels_in_another_folder_are_not_read(
     named = str(secret) if absolute else "../secret.raw"
     path = make(tmp_path / "in", named)
     assert refused(path).endswith(
-        " for its voxels: they must be in a file beside it; copy it there, and write its name alone"
+        " for its voxels: they must be in a file beside it; copy it there, and write only its name"
     )
     with pytest.raises(InputError, match="they must be in a file beside it"):
         file_sha256(path)
@@ -96,7 +96,7 @@ def test_a_link_beside_a_header_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.raw").symlink_to(tmp_path / "secret")
     assert refused(meta(tmp_path / "in" / "a.mhd", "a.raw")) == (
-        "a.raw is a link that leads to another folder: copy the file"
+        "a.raw is a symbolic link to another folder: copy the file"
     )
 
 
@@ -124,7 +124,7 @@ def test_a_key_cannot_be_said_in_two_ways(tmp_path: Path) -> None:
     hidden = nrrd(tmp_path / "c.nrrd", more="content: a\rdata file: /etc/passwd\n")
     assert refused(hidden).startswith(r"the header is damaged: 'content: a\rdata file: /etc/passwd")
     again = nrrd(tmp_path / "d.nrrd", more="sizes: 5 5 5\n")
-    assert refused(again) == "the header is damaged: 'sizes: 5 5 5' cannot be understood"
+    assert refused(again) == "the header is damaged: 'sizes: 5 5 5' cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,9 @@ def test_voxels_that_shrank_too_much(tmp_path: Path) -> None:
     with path.open("ab") as stream:
         stream.truncate(2**23)  # as many zeros, packed, have
     assert refused(path) == (
-        "its voxels unpack to 8000000000 bytes, 500 times its size or more: a file made to fill "
-        "the memory; leave it aside"
+        "its voxels unpack to 8000000000 bytes, 500 times its size or more: this may be a file "
+        "made to fill "
+        "the memory; do not use it"
     )
 
 
@@ -172,14 +173,14 @@ def test_kinds_that_are_not_read(tmp_path: Path) -> None:
         "unknown type of voxels 'met_other'"
     )
     assert refused(nrrd(tmp_path / "b.nrrd", encoding="bzip2")) == (
-        "encoding 'bzip2' is not read: use gzip"
+        "encoding 'bzip2' is not supported: use gzip"
     )
 
 
 def test_a_header_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "a.mha"
     path.write_bytes(b"Comment = x\n" * 200_000)
-    assert refused(path) == "its content is not in the format that its name says"
+    assert refused(path) == "its content does not have the format of its file name"
 
 
 # ITK's readers write each of these behind the end of a buffer on the stack.
@@ -220,7 +221,7 @@ def test_a_long_path(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     path = folder / "a.nrrd"
     path.write_bytes(b"NRRD0004\nfoo: bar\n\n")
-    assert refused(path) == "a path of more than 900 bytes: move the file up"
+    assert refused(path) == "a path of more than 900 bytes: move the file to a shorter path"
 
 
 def test_fields_that_nrrd_does_not_have(tmp_path: Path) -> None:

@@ -127,10 +127,10 @@ def test_an_empty_file(suffix: str, tmp_path: Path) -> None:
     [
         (".nii", "its content is not NIfTI, though its name says so"),
         (".nii.gz", "not a gzip file, though its name says so"),
-        (".nrrd", "its content is not in the format that its name says"),
-        (".nhdr", "its content is not in the format that its name says"),
-        (".mha", "its content is not in the format that its name says"),
-        (".mhd", "its content is not in the format that its name says"),
+        (".nrrd", "its content does not have the format of its file name"),
+        (".nhdr", "its content does not have the format of its file name"),
+        (".mha", "its content does not have the format of its file name"),
+        (".mhd", "its content does not have the format of its file name"),
     ],
 )
 def test_a_text_file_with_the_name_of_a_volume(suffix: str, message: str, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_truncated_nifti(save: Callable[..., Path]) -> None:
     path = save(noise(), "a.nii")
     size = path.stat().st_size
     assert read_fault(cut(path)) == (
-        f"cut short: it holds {size // 2} bytes of the {size} that its header announces; "
+        f"cut short: it contains {size // 2} bytes of the {size} that its header announces; "
         "copy it again"
     )
 
@@ -176,7 +176,7 @@ def test_a_compressed_nifti_of_a_truncated_one(save: Callable[..., Path]) -> Non
     content = save(noise(), "a.nii").read_bytes()[:5000]
     packed = save(noise(), "b.nii.gz")
     packed.write_bytes(gzip.compress(content))
-    assert read_fault(packed).startswith("cut short: it holds 5000 bytes of the ")
+    assert read_fault(packed).startswith("cut short: it contains 5000 bytes of the ")
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
@@ -214,14 +214,14 @@ def test_two_and_four_dimensions(tmp_path: Path) -> None:
     nibabel.Nifti1Image(np.stack([noise(6)] * 2, axis=-1), np.eye(4)).to_filename(series)
     assert read_fault(flat) == "6x6 voxels is not 3D: give a 3D volume"
     assert read_fault(slice_) == "6x6x1 voxels is not 3D: give a 3D volume"
-    assert read_fault(series) == "6x6x6x2 voxels is 4D: give one 3D volume a file"
+    assert read_fault(series) == "6x6x6x2 voxels is 4D: give one 3D volume per file"
 
 
 def test_colour(tmp_path: Path) -> None:
     image = SimpleITK.Compose([SimpleITK.GetImageFromArray(noise(6))] * 3)
     SimpleITK.WriteImage(image, str(tmp_path / "a.nrrd"))
     assert read_fault(tmp_path / "a.nrrd") == (
-        "its voxels are of the kind 'vector of 8-bit unsigned integer': a mask has one number each"
+        "its voxels are of type 'vector of 8-bit unsigned integer': a mask has one value per voxel"
     )
 
 
@@ -230,7 +230,7 @@ def test_nifti_spacing(value: float, shown: str, tmp_path: Path) -> None:
     # ITK turns 0 and NaN into 1 mm without a word.
     path = patched(tmp_path / "a.nii", 80, "<f", value)
     assert (
-        read_fault(path) == f"spacing [{shown}, 2.0, 3.0] mm: each must be above 0; mend the header"
+        read_fault(path) == f"spacing [{shown}, 2.0, 3.0] mm: each must be above 0; fix the header"
     )
 
 
@@ -322,7 +322,11 @@ def test_writing_faults(tmp_path: Path) -> None:
     volume = Volume(noise(4), np.eye(4))
     with pytest.raises(InputError, match=r"a\.png: must end in one of \.nii, "):
         write_volume(volume, tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.nii: cannot be written: is the folder there and"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.nii: cannot be written: check that its folder "
+        "exists",
+    ):
         write_volume(volume, tmp_path / "nowhere" / "a.nii")
     sheared = np.eye(4)
     sheared[0, 1] = 0.5
@@ -342,7 +346,7 @@ def test_real_heads_read_as_nibabel_reads_them(real_data: Path) -> None:
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "\udcff.nii"
     path.write_bytes(b"x")
-    message = r"\\udcff\.nii: its name or that of a folder is no text in UTF-8: rename it$"
+    message = r"\\udcff\.nii: its name or that of a folder is not UTF-8 text: rename it$"
     with pytest.raises(InputError, match=message):
         read_volume(path)
 

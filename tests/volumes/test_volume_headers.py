@@ -37,7 +37,7 @@ def test_a_pair(kind: type, tmp_path: Path) -> None:
     same(read_volume(tmp_path / "head.hdr"))
     data = tmp_path / "head.img"
     data.write_bytes(data.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"head\.hdr: cut short: it holds 230 bytes of the 240"):
+    with pytest.raises(InputError, match=r"head\.hdr: cut short: it contains 230 bytes of the 240"):
         read_volume(tmp_path / "head.hdr")
     data.unlink()
     with pytest.raises(InputError, match=r"the file with its voxels \(\.img\) is missing"):
@@ -49,13 +49,13 @@ def test_a_pair_whose_voxels_lie_elsewhere(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(ARRAY, AFFINE), tmp_path / "head.img")
     (tmp_path / "head.hdr").rename(tmp_path / "a" / "head.hdr")
     (tmp_path / "a" / "head.img").symlink_to(tmp_path / "head.img")
-    with pytest.raises(InputError, match=r"head\.img is a link that leads to another folder"):
+    with pytest.raises(InputError, match=r"head\.img is a symbolic link to another folder"):
         read_volume(tmp_path / "a" / "head.hdr")
 
 
 def test_analyze_is_refused(tmp_path: Path) -> None:
     nibabel.save(nibabel.AnalyzeImage(ARRAY, AFFINE), tmp_path / "head.img")
-    with pytest.raises(InputError, match="an Analyze file, which does not say left from right"):
+    with pytest.raises(InputError, match="an Analyze file, which does not tell left from right"):
         read_volume(tmp_path / "head.hdr")
 
 

@@ -1,4 +1,4 @@
-"""Defects that are cut into complete skulls: drawn at random, or fixed sets as files."""
+"""Defects to cut into complete skulls: drawn at random, or fixed sets of files."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How large an opening is, measured on the outer surface of the complete skull."""
+"""The area of a defect on the outer surface of the complete skull."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from famseg.messages import InputError
 def opening_area_cm2(
     skull: NDArray[np.uint8], region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> float:
-    """Return the area that a hole takes from the outer surface of the vault.
+    """Return the area that a defect takes from the outer surface of the vault.
 
     The surface is seen from the middle of the vault: the distance of the outermost bone of the wall
     as a function of direction, smoothed over 5 mm so that voxels leave no steps. Bone that does not
@@ -24,7 +24,7 @@ def opening_area_cm2(
         spacing_mm: Edge of a voxel along each axis in mm.
 
     Returns:
-        The area in cm2; 0 where the region holds no bone.
+        The area in cm2; 0 where the region contains no bone.
 
     Raises:
         InputError: If the skull is empty or the shapes differ.
@@ -55,7 +55,7 @@ def opening_area_cm2(
     width = min(2 * np.sin(min(angle + 0.2, np.pi) / 2), WHOLE_SPHERE)
     chart = make_chart(skull, spacing, middle, ahead, width)
     rays = chart.frame.directions(chart.x[chart.wall], chart.y[chart.wall])
-    # Half a voxel below the surface lies the bone that has it.
+    # The bone of the surface is half a voxel below it.
     depth = chart.outer_mm[chart.wall] - float(spacing.min()) / 2
     index = np.rint(rays * depth[:, None] / spacing + middle).astype(np.intp)
     i, j, k = np.clip(index, 0, np.array(skull.shape) - 1).T

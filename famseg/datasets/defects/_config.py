@@ -1,4 +1,4 @@
-"""Configuration sections of the holes that are cut into skulls."""
+"""Configuration sections of the defects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class _Rising(Strict):
     def _rising(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
         for name, value in self:
             if name != "classes" and isinstance(value, tuple) and value[0] > value[1]:
-                raise ValueError(f"{name}: {list(value)} must rise: swap the two numbers")
+                raise ValueError(
+                    f"{name}: {list(value)} must be in rising order: swap the two numbers"
+                )
         return self
 
 
@@ -42,7 +44,7 @@ SizeRange = Annotated[
 ElevationRange = Annotated[
     Range,
     Field(
-        description="lowest and highest angle of the hole's centre above the horizontal, in "
+        description="lowest and highest angle of the defect's centre above the horizontal, in "
         "degrees, seen from the middle of the vault (90 is the vertex)"
     ),
 ]
@@ -57,7 +59,7 @@ class _Hole(_Rising):
         if self.size_mm[0] <= 0:
             raise ValueError(f"size_mm: {list(self.size_mm)} must be above 0 mm")
         if self.elevation_deg[0] < -90 or self.elevation_deg[1] > 90:
-            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie in -90 to 90")
+            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must be within -90 to 90")
         return self
 
 
@@ -66,20 +68,24 @@ class SpheresConfig(_Hole):
 
     kind: Literal["spheres"] = "spheres"
     spheres: Annotated[
-        tuple[int, int], Field(strict=False, description="fewest and most balls of a hole")
+        tuple[int, int],
+        Field(strict=False, description="smallest and largest number of balls in a defect"),
     ] = (3, 6)
     deformation: float = Field(
-        default=0.2, ge=0, le=0.3, description="largest elastic displacement over the radius"
+        default=0.2,
+        ge=0,
+        le=0.3,
+        description="largest elastic displacement as a share of the radius",
     )
 
     @model_validator(mode="after")
     def _count(self) -> Any:  # noqa: ANN401
         if self.spheres[0] < 1 or self.spheres[1] > 64:
-            raise ValueError(f"spheres: {list(self.spheres)} must lie in 1 to 64")
+            raise ValueError(f"spheres: {list(self.spheres)} must be within 1 to 64")
         return self
 
     def build(self) -> Defect:
-        """Return the generator of such holes."""
+        """Return the generator of such defects."""
         from famseg.datasets.defects._shapes import SpheresDefect
 
         return SpheresDefect(self.size_mm, self.elevation_deg, self.spheres, self.deformation)
@@ -91,7 +97,7 @@ class BoxConfig(_Hole):
     kind: Literal["box"] = "box"
 
     def build(self) -> Defect:
-        """Return the generator of such holes."""
+        """Return the generator of such defects."""
         from famseg.datasets.defects._shapes import BoxDefect
 
         return BoxDefect(self.size_mm, self.elevation_deg)
@@ -103,7 +109,7 @@ class SphereConfig(_Hole):
     kind: Literal["sphere"] = "sphere"
 
     def build(self) -> Defect:
-        """Return the generator of such holes."""
+        """Return the generator of such defects."""
         from famseg.datasets.defects._shapes import SphereDefect
 
         return SphereDefect(self.size_mm, self.elevation_deg)
@@ -115,19 +121,19 @@ Classes = Annotated[tuple[Where, ...], Field(strict=False, min_length=1)]
 class _Opening(_Rising):
     area_cm2: Range | None = Field(
         default=None,
-        description="smallest and largest area of the opening on the outer surface in cm2; by "
-        "default the range of its class",
+        description="smallest and largest area of the defect on the outer surface in cm2; default: "
+        "the range of its class",
     )
     spread: Spread = Field(
         default="uniform",
-        description="how areas are drawn from area_cm2: uniform, or lognormal (small ones more "
-        "often; the range is two standard deviations to either side)",
+        description="distribution of the areas in area_cm2: uniform, or lognormal (small areas are "
+        "more frequent; the range covers two standard deviations on either side)",
     )
     roughness_mm: float = Field(
         default=1.0,
         ge=0,
         le=LARGEST_ROUGHNESS_MM,
-        description="root mean square displacement of the opening's edge in mm",
+        description="roughness of the edge: root mean square displacement in mm",
     )
 
     @model_validator(mode="after")
@@ -141,46 +147,50 @@ class _Opening(_Rising):
 
 
 class RegionConfig(_Opening):
-    """An opening in a named region of the vault, with an area in cm2."""
+    """A defect in a named region of the vault, with an area in cm2."""
 
     kind: Literal["region"] = "region"
     where: Where = Field(
         description="frontoorbital: low in front; parietotemporal: left or right; bilateral: "
-        "across the midline, or one opening on each side; random_1 and random_2: anywhere"
+        "across the midline, or one defect on each side; random_1 and random_2: anywhere"
     )
 
     def build(self) -> RegionDefect:
-        """Return the generator of such holes."""
+        """Return the generator of such defects."""
         from famseg.datasets.defects._region import RegionDefect
 
         return RegionDefect(self.where, self.area_cm2, self.spread, self.roughness_mm)
 
 
 class SkullBreakConfig(_Opening):
-    """An opening of one of the five classes of SkullBreak, drawn anew for each hole."""
+    """A defect of one of the five classes of SkullBreak, drawn anew for each defect."""
 
     kind: Literal["skullbreak"] = "skullbreak"
-    classes: Classes = Field(default=WHERES, description="classes to draw from, as likely as each")
+    classes: Classes = Field(
+        default=WHERES, description="classes to draw from, with equal probability"
+    )
 
     def build(self) -> SkullBreakDefect:
-        """Return the generator of such holes."""
+        """Return the generator of such defects."""
         from famseg.datasets.defects._region import SkullBreakDefect
 
         return SkullBreakDefect(self.classes, self.area_cm2, self.spread, self.roughness_mm)
 
 
 class FilesConfig(Strict):
-    """A fixed set of holes, written by `famseg defects`."""
+    """A fixed set of defects, written by `famseg defects`."""
 
     kind: Literal["files"] = "files"
-    root: PathText = Field(min_length=1, description="folder of the set, with its defects.csv")
+    root: PathText = Field(
+        min_length=1, description="folder of the set, which contains defects.csv"
+    )
     classes: Classes | None = Field(
-        default=None, description="classes of the set to take; all by default"
+        default=None, description="classes of the set to use; default: all"
     )
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of defects.csv: any other set is refused",
+        description="expected SHA-256 of defects.csv; another set is an error",
     )
 
     def build(self) -> FixedSet:
@@ -203,7 +213,7 @@ EvaluationDefectConfig = Annotated[
 
 
 class Defects(TypedDict):
-    """What training and the two evaluation sets cut."""
+    """The generators for training and the two evaluation sets."""
 
     train: Defect
     set1: Defect | FixedSet
@@ -211,18 +221,18 @@ class Defects(TypedDict):
 
 
 class DefectsConfig(Strict):
-    """The holes: cut anew for training, fixed for the two evaluation sets."""
+    """The defects: cut anew for training, fixed for the two evaluation sets."""
 
     train: DefectConfig = Field(
         default_factory=lambda: SpheresConfig(),
-        description="holes cut in training, new in every epoch",
+        description="defects in training, drawn anew in every epoch",
     )
     set1: EvaluationDefectConfig | None = Field(
-        default=None, description="holes of evaluation set 1; like those of training by default"
+        default=None, description="defects of evaluation set 1; default: like those of training"
     )
     set2: EvaluationDefectConfig = Field(
         default_factory=lambda: BoxConfig(size_mm=(30.0, 50.0), elevation_deg=(-10.0, 15.0)),
-        description="holes of evaluation set 2: other shape, size and position",
+        description="defects of evaluation set 2, with another shape, size and position",
     )
 
     def build(self) -> Defects:

@@ -1,4 +1,4 @@
-"""Holes of a fixed set on the grid of prepared skulls."""
+"""Placement of the defects of a fixed set on the grids of prepared skulls."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from famseg.volumes import Volume, read_volume
 
 Mask = NDArray[np.bool_]
 
-_SAME_SPACING = 1e-3  # in voxels per voxel: closer than this, the axes are the same
+_SAME_SPACING = 1e-3  # in voxels per voxel: axes closer than this are equal
 _SAME_PLACE = 1e-2  # voxels
-_OWN_BONE = 0.95  # share of a resampled skull's bone beside bone of its source: less is another's
+# Share of a resampled skull's bone at bone of its source: below this it is another skull.
+_OWN_BONE = 0.95
 
 
 class PlacedHole(NamedTuple):
-    """A hole on the grid of its skull.
+    """A defect on the grid of its skull.
 
     Args:
         skull: Index of the skull.
@@ -41,20 +42,20 @@ class PlacedHole(NamedTuple):
 
 
 def place(fixed: FixedSet, skulls: Sequence[PreparedSkull]) -> list[PlacedHole]:
-    """Bring the holes of the skulls onto their grids.
+    """Place the defects of the skulls on their grids.
 
-    On a grid that differs by whole voxels alone the holes stay as they are, voxel by voxel, and the
-    skull must be the very one of the set. Otherwise each voxel takes the region's nearest one.
+    On a grid that differs only by whole voxels, the defects are copied voxel by voxel, and the
+    skull must be exactly that of the set. Otherwise the region is resampled by nearest neighbor.
 
     Args:
         fixed: The set.
-        skulls: Skulls to evaluate on; each needs a hole in the set.
+        skulls: Skulls to evaluate on; each needs a defect in the set.
 
     Returns:
-        The holes in the order of the skulls, those of one skull in the order of the set.
+        The defects in the order of the skulls, those of one skull in the order of the set.
 
     Raises:
-        InputError: One line for each skull without a hole, and for each hole that does not fit.
+        InputError: One line for each skull without a defect, and for each defect that does not fit.
     """
     holes: list[PlacedHole] = []
     faults: list[str] = []
@@ -63,7 +64,7 @@ def place(fixed: FixedSet, skulls: Sequence[PreparedSkull]) -> list[PlacedHole]:
         cases = [case for case in fixed.cases if case.subject == skull.id]
         if not cases:
             faults.append(
-                f"subject {skull.id}: {fixed.root / TABLE_NAME} has no hole for it: write a set "
+                f"subject {skull.id}: {fixed.root / TABLE_NAME} has no defect for it: write a set "
                 "with `famseg defects` from the same folder, or leave the subject out"
             )
         for case in cases:
@@ -79,7 +80,7 @@ def place(fixed: FixedSet, skulls: Sequence[PreparedSkull]) -> list[PlacedHole]:
 
 
 def _region(fixed: FixedSet, case: FixedCase, skull: PreparedSkull) -> Mask:
-    """Return what a hole removes on the skull's grid."""
+    """Return the region that a defect removes, on the grid of the skull."""
     volumes = {role: read_volume(fixed.root / getattr(case, role)) for role in ROLES}
     complete, region = volumes["complete"], volumes["region"]
     for role, volume in volumes.items():
@@ -100,14 +101,14 @@ def _region(fixed: FixedSet, case: FixedCase, skull: PreparedSkull) -> Mask:
     placed = _onto_grid(region, skull)
     if not (placed & (skull.mask != 0)).any():
         raise InputError(
-            f"{fixed.root / case.region}: removes no bone on the grid of the data: are "
-            "data.spacing_mm too large, or the data others than those of the set?"
+            f"{fixed.root / case.region}: removes no bone on the grid of the data: is "
+            "data.spacing_mm too large, or does the set belong to other data?"
         )
     return placed
 
 
 def _check_skull(complete: Volume, skull: PreparedSkull, path: object) -> None:
-    """Refuse a skull that is not the one the hole was cut into."""
+    """Refuse a skull that is not the one the defect was cut into."""
     moved = _onto_grid(complete, skull)
     bone = skull.mask != 0
     if _shift(complete, skull) is not None:
@@ -117,13 +118,13 @@ def _check_skull(complete: Volume, skull: PreparedSkull, path: object) -> None:
         same = int(np.count_nonzero(bone & near)) >= _OWN_BONE * int(np.count_nonzero(bone))
     if not same:
         raise InputError(
-            f"{path}: is another skull, or lies elsewhere, than the data's: point data.root to the "
-            "skulls that the set was written from"
+            f"{path}: is not the skull of the data, or is at another position: set data.root to "
+            "the skulls that the set was made from"
         )
 
 
 def _shift(volume: Volume, skull: PreparedSkull) -> NDArray[np.int64] | None:
-    """Return the voxel of a volume that the grid's first voxel is; None if the grids differ."""
+    """Return the voxel of a volume at the first voxel of the grid; None if the grids differ."""
     step = np.linalg.solve(volume.affine, skull.affine)
     offset = np.rint(step[:3, 3])
     same = np.allclose(step[:3, :3], np.eye(3), atol=_SAME_SPACING)
@@ -135,7 +136,7 @@ def _shift(volume: Volume, skull: PreparedSkull) -> NDArray[np.int64] | None:
 
 
 def _onto_grid(volume: Volume, skull: PreparedSkull) -> Mask:
-    """Return a mask on the skull's grid, background where it ends."""
+    """Return a mask on the grid of the skull, padded with background."""
     step = np.linalg.solve(volume.affine, skull.affine)
     offset = _shift(volume, skull)
     return np.asarray(

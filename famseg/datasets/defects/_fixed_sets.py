@@ -1,4 +1,4 @@
-"""Fixed sets of holes as files: a table with the hash of every volume, and what is read from it."""
+"""Fixed sets of defects as files, and the table with their hashes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ ROLES = ("complete", "defective", "implant", "region")
 
 @dataclass(frozen=True)
 class FixedCase:
-    """One hole of a fixed set: a row of its table.
+    """One defect of a fixed set: a row of its table.
 
     Files are named relative to the folder of the set.
 
     Args:
-        subject: Whose skull it is.
+        subject: The subject.
         where: The class.
-        number: Which of the subject's holes of this class, from 1.
-        seed: What the hole is a pure function of, with the skull and the settings of the set.
+        number: Which of the subject's defects of this class, from 1.
+        seed: The seed; together with skull and settings it determines the defect.
         area_target_cm2: Area that was drawn.
         area_cm2: Area that was measured, see `opening_area_cm2`.
         volume_ml: Bone that was removed, millilitres.
         source_sha256: Hash of the file that the complete skull came from.
         complete: The complete skull, 0 and 1, right-anterior-superior like all files of the set.
         complete_sha256: Hash of the file.
-        defective: The skull with the hole.
+        defective: The skull with the defect.
         defective_sha256: Hash of the file.
         implant: The bone that was removed.
         implant_sha256: Hash of the file.
@@ -64,7 +64,7 @@ class FixedCase:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells the holes of a set apart."""
+        """The key that identifies a defect of a set."""
         return self.subject, self.where, self.number
 
     def files(self) -> dict[str, str]:
@@ -82,8 +82,8 @@ class FixedSet:
 
     Args:
         root: Its folder.
-        cases: The holes, in the order of the table.
-        sha256: Hash of the table, which holds the hashes of all volumes: it names the set.
+        cases: The defects, in the order of the table.
+        sha256: Hash of the table, which contains the hashes of all volumes: it names the set.
     """
 
     root: Path
@@ -91,7 +91,7 @@ class FixedSet:
     sha256: str
 
     def names(self) -> tuple[str, ...]:
-        """Return a name for each hole: the subject, and what tells its holes apart."""
+        """Return a unique name for each defect: the subject, and its class and number if needed."""
         holes = Counter(case.subject for case in self.cases)
         alike = Counter((case.subject, case.where) for case in self.cases)
         names = []
@@ -111,25 +111,25 @@ def read_fixed_set(
     """Read a fixed set and check the hash of every file that it needs.
 
     Args:
-        root: The folder that `write_fixed_set` filled.
-        classes: Holes of these classes alone; None for all.
+        root: The folder written by `write_fixed_set`.
+        classes: Only defects of these classes; None for all.
         sha256: Hash that the table must have.
 
     Raises:
-        InputError: If the table is not the one named, is damaged, or holds no such holes; one line
-            for each file that is missing or has changed.
+        InputError: If the table is another one than expected, is damaged, or contains no such
+            defects; one line for each file that is missing or has changed.
     """
     table = Path(root) / TABLE_NAME
     read = read_table(table)
     if sha256 is not None and sha256 != read.sha256:
         raise InputError(
-            f"{table}: its SHA-256 is {read.sha256[:12]}..., {sha256[:12]}... is wanted: this is "
-            "another set; restore it, or change sha256"
+            f"{table}: its SHA-256 is {read.sha256[:12]}..., but {sha256[:12]}... is expected: "
+            "this is another set; restore it, or change sha256"
         )
     cases = tuple(case for case in read.cases if classes is None or case.where in classes)
     if not cases:
         there = ", ".join(sorted({case.where for case in read.cases})) or "nothing"
-        raise InputError(f"{table}: no hole of the classes {list(classes or ())}: it has {there}")
+        raise InputError(f"{table}: no defect of the classes {list(classes or ())}: it has {there}")
     files = {name: digest for case in cases for name, digest in case.files().items()}
     faults = [
         fault for name, digest in files.items() if (fault := file_fault(Path(root) / name, digest))
@@ -140,14 +140,14 @@ def read_fixed_set(
 
 
 def file_fault(path: Path, sha256: str) -> str | None:
-    """Return what is wrong with a file of a set; None if it is as it was written."""
+    """Return the error message for a changed or missing file of a set; None if it is intact."""
     if not path.is_file():
         return f"{path}: there is no such file: restore it, or write the set again"
     actual = file_sha256(path)
     if actual == sha256:
         return None
     return (
-        f"{path}: its SHA-256 is {actual[:12]}..., {TABLE_NAME} says {sha256[:12]}...: the file "
+        f"{path}: its SHA-256 is {actual[:12]}..., but {sha256[:12]}... in {TABLE_NAME}: the file "
         "has changed; restore it, or write the set again"
     )
 
@@ -160,10 +160,10 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path) -> Table:
-    """Read the table of a set without looking at its volumes.
+    """Read the table of a set without its volumes.
 
     Raises:
-        InputError: One line for each fault, with the line's number.
+        InputError: One line for each error, with the line's number.
     """
     try:
         content = path.read_bytes()
@@ -211,5 +211,5 @@ def _case(line: dict[str | None, str | None]) -> FixedCase:
         try:
             values[name] = {"int": int, "float": float, "str": str}[kind](text)
         except ValueError:
-            raise ValueError(f"{column} is {text!r}, no number: write the set again") from None
+            raise ValueError(f"{column} is {text!r}, not a number: write the set again") from None
     return FixedCase(**values)  # type: ignore[arg-type]  # each is of the kind of its field

@@ -1,4 +1,4 @@
-"""What a fixed set of holes is made with, and the folder that it is written to."""
+"""Settings and output folder of a fixed set of defects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE_NAME = re.compile(r"[^\W.][\w.+-]*")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fixed set is made with; see `write_fixed_set`."""
+    """The settings of a fixed set; see `write_fixed_set`."""
 
     classes: tuple[Where, ...]
     seed: int
@@ -35,7 +35,7 @@ class Settings:
         return RegionDefect(where, self.area_cm2, self.spread, self.roughness_mm)
 
     def content(self) -> dict[str, object]:
-        """Return what two calls must share to write one set, in JSON types."""
+        """Return the settings that must be equal to continue a set, in JSON types."""
         area = None if self.area_cm2 is None else list(self.area_cm2)
         return vars(self) | {
             "classes": list(self.classes),
@@ -45,7 +45,7 @@ class Settings:
 
 
 def check_settings(settings: Settings, subjects: Sequence[SkullSubject]) -> None:
-    """Raise InputError for what is out of range, all faults at once."""
+    """Raise InputError for all settings that are out of range."""
     faults = []
     if not settings.classes or not set(settings.classes) <= set(WHERES):
         given = ", ".join(settings.classes) or "none"
@@ -57,7 +57,7 @@ def check_settings(settings: Settings, subjects: Sequence[SkullSubject]) -> None
             f"seed {settings.seed} must be 0 or more, per_subject {settings.per_subject} 1 or more"
         )
     faults += [
-        f"subject {subject.id!r}: is no file name: use letters, digits and . _ + - alone"
+        f"subject {subject.id!r}: is not a file name: use only letters, digits and . _ + -"
         for subject in subjects
         if not _FILE_NAME.fullmatch(subject.id)
     ]
@@ -67,7 +67,7 @@ def check_settings(settings: Settings, subjects: Sequence[SkullSubject]) -> None
 
 
 def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
-    """Make the folder, or take up the set in it; return the rows that are there."""
+    """Create the folder, or open the set in it; return the existing rows."""
     path = root / SETTINGS_NAME
     wanted = settings.content()
     try:
@@ -77,8 +77,8 @@ def open_set(root: Path, settings: Settings) -> Sequence[FixedCase]:
             other = [name for name in wanted if found.get(name) != wanted[name]]
             if other:
                 raise InputError(
-                    f"{root}: holds a set that was made with other settings ({', '.join(other)}; "
-                    f"see {SETTINGS_NAME}): choose another folder"
+                    f"{root}: contains a set that was made with other settings "
+                    f"({', '.join(other)}; see {SETTINGS_NAME}): choose another folder"
                 )
             return read_table(root / TABLE_NAME).cases if (root / TABLE_NAME).is_file() else ()
         if (root / TABLE_NAME).exists():

@@ -1,4 +1,4 @@
-"""Writing fixed sets of holes: for every skull, holes of every class, as volumes with hashes."""
+"""Writing of fixed sets of defects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 class Failure(NamedTuple):
-    """A hole, or all holes of a subject, that could not be made."""
+    """A defect, or all defects of a subject, that could not be made."""
 
     subject: str
     where: str
@@ -41,8 +41,8 @@ class FixedSetReport:
 
     Args:
         root: The folder.
-        cases: All holes of the set.
-        kept: How many of them were there already.
+        cases: All defects of the set.
+        kept: How many of them existed already.
         failed: What could not be made, with the reason.
         sha256: Hash of the table, which names the set.
     """
@@ -66,34 +66,33 @@ def write_fixed_set(
     roughness_mm: float = 1.0,
     progress: Progress | None = None,
 ) -> FixedSetReport:
-    """Cut holes of every class into every skull and write them, with a table of hashes.
+    """Cut defects of every class into every skull and write them, with a table of hashes.
 
     The folder gets ``complete/SUBJECT.nii.gz``, and ``defective``, ``implant`` and ``region`` with
-    ``CLASS/SUBJECT.nii.gz`` (``SUBJECT-N`` with several holes of a class), ``defects.csv`` with a
-    row a hole, and ``defects.json`` with the settings. Volumes keep the spacing of their source and
-    are turned to right-anterior-superior axes. A hole is a pure function of skull, settings,
-    class, number and subject: the same call writes the same bytes.
+    ``CLASS/SUBJECT.nii.gz`` (``SUBJECT-N`` with several defects of a class), ``defects.csv`` with
+    one row per defect, and ``defects.json`` with the settings. Volumes keep the spacing of their
+    source and are turned to right-anterior-superior axes. A defect is a pure function of skull,
+    settings, class, number and subject: the same call writes the same bytes.
 
-    A call that was interrupted is gone on with by the same call: what is there, unchanged and from
-    an unchanged source, is kept.
+    The same call resumes an interrupted one: unchanged files from unchanged sources are kept.
 
     Args:
         subjects: Complete skulls, as `scan_folder` finds them.
-        root: Where to write; made if it is missing.
+        root: The folder to write to; created if it is missing.
         classes: Classes to cut.
-        seed: Another seed, other holes.
-        per_subject: Holes of each class a subject.
-        area_cm2: As of `RegionDefect`.
-        spread: As of `RegionDefect`.
-        roughness_mm: As of `RegionDefect`.
-        progress: Told how many subjects are done, and of how many.
+        seed: Random seed of the defects.
+        per_subject: Defects per class and subject.
+        area_cm2: As in `RegionDefect`.
+        spread: As in `RegionDefect`.
+        roughness_mm: As in `RegionDefect`.
+        progress: Called with the number of finished subjects and their total.
 
     Returns:
         What was written, and what failed: that does not stop the rest.
 
     Raises:
-        InputError: If an argument is out of range, the folder cannot be written to, or it holds a
-            set that was made with other settings.
+        InputError: If an argument is out of range, the folder cannot be written to, or it contains
+            a set that was made with other settings.
     """
     settings = Settings(tuple(classes), seed, per_subject, area_cm2, spread, roughness_mm)
     check_settings(settings, subjects)
@@ -114,11 +113,11 @@ def write_fixed_set(
 
 
 class _Writer:
-    """The set as it grows.
+    """Writes the files and the table of a set.
 
     Args:
         root: Its folder.
-        settings: What it is made with.
+        settings: Its settings.
         known: Rows of an earlier call.
     """
 
@@ -130,7 +129,7 @@ class _Writer:
         self.kept = 0
 
     def add(self, subject: SkullSubject) -> None:
-        """Write the holes of a subject; those that are there stay."""
+        """Write the defects of a subject; existing ones are kept."""
         skull: Volume | None = None
         complete = f"complete/{subject.id}.nii.gz"
         for where in self.settings.classes:
@@ -195,14 +194,14 @@ class _Writer:
             write_volume(Volume(array, skull.affine), part)
 
     def _save_table(self) -> None:
-        """Write the table as far as it is; rows of an earlier call stay until their turn."""
+        """Write the current table; rows of an earlier call are kept until they are replaced."""
         done = {case.key for case in self.cases}
         rest = [case for key, case in self.known.items() if key not in done]
         write_atomically(self.root / TABLE_NAME, table_bytes([*self.cases, *rest]))
 
 
 def hole_seed(seed: int, where: str, number: int, subject: str) -> int:
-    """Return the seed of one hole of a set, below 2^48.
+    """Return the seed of one defect of a set, below 2^48.
 
     Example:
         >>> hole_seed(0, "bilateral", 1, "head7") == hole_seed(0, "bilateral", 2, "head7")

@@ -1,7 +1,7 @@
-"""Cutting a hole through the vault of a skull.
+"""Cutting of a defect through the vault of a skull.
 
-A hole is a pure function of the generator it is given. A body is evaluated in its own box of
-voxels: 2 to 4 ms at 64^3.
+A defect is a pure function of its random generator. A body is evaluated only in its own box of
+voxels, which takes 2 to 4 ms at 64^3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from famseg.messages import InputError
 
 _MAX_ATTEMPTS = 32
 _RAYS_PER_ATTEMPT = 16
-_MAX_WALL_MM = 20.0  # a longer way through bone is the base or the face, not the vault's wall
+_MAX_WALL_MM = 20.0  # a longer path through bone is the base or the face, not the wall of the vault
 _MARROW_MM = 5.0  # a gap up to this length lies between the two tables of one wall
 _MIN_BONE_VOXELS = 8
 _MAX_BONE_SHARE = 0.5
@@ -44,30 +44,31 @@ def inject(
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Cut one hole through the vault.
+    """Cut one defect through the vault.
 
-    The hole is centred where a random ray from the middle of the vault leaves the bone, at an
+    The defect is centred where a random ray from the middle of the vault leaves the bone, at an
     elevation that the defect allows (heads whose top is cut off have no bone there: such rays are
     drawn again). A draw counts if the body covers the whole wall along that ray, removes at least
     8 voxels of bone and no more than half of it. Up to 32 draws are made; then the draw that
     removed most bone without removing more than half is taken.
 
-    A `RegionDefect` or `SkullBreakDefect` is an opening of a stated area instead: it takes the
-    whole wall, the bone that it takes is one piece (two where there are two openings), and no bone
-    is left loose. Up to 32 draws are made, after every 8 with another area.
+    A `RegionDefect` or `SkullBreakDefect` has a stated area instead: it takes the whole wall, the
+    bone that it takes is one piece (two if there are two openings), and no bone is left loose. Up
+    to 32 draws are made, after every 8 with another area.
 
     Args:
         skull: Complete skull, 0 and 1, shape ``(X, Y, Z)``, axes to the right, front and top.
         defect: Shape, size and position to draw from.
         spacing_mm: Edge of a voxel along each axis in mm.
-        rng: The source of randomness; the same state gives the same hole.
+        rng: Random generator; the same state gives the same defect.
 
     Returns:
-        The skull with the hole (uint8) and the region that was removed (bool), bone or not; the
+        The skull with the defect (uint8) and the region that was removed (bool), bone or not; the
         implant is ``skull & region``.
 
     Raises:
-        InputError: If no draw met the vault, e.g. as the mask holds no skull or its top is cut off.
+        InputError: If no draw met the vault, e.g. as the mask contains no skull or its top is cut
+            off.
 
     Example:
         >>> from famseg.datasets import SphereDefect, phantom
@@ -96,7 +97,7 @@ def _open(
     spacing: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Return the region of the first class that the skull has a place for."""
+    """Return the region of the first class that fits the skull."""
     classes = [defect] if isinstance(defect, RegionDefect) else defect.draw_classes(rng)
     faults: list[str] = []
     for one in classes:
@@ -113,7 +114,7 @@ def _draw(
     spacing: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> _Hole:
-    """Return the first hole that counts, or the best of all draws."""
+    """Return the first defect that counts, or the best of all draws."""
     middle = vault_middle(skull)
     bone = int(np.count_nonzero(skull))
     best: _Hole | None = None
@@ -130,8 +131,8 @@ def _draw(
             best = hole
     if best is None:
         raise InputError(
-            f"no hole through the vault in {_MAX_ATTEMPTS} draws ({bone} voxels of bone): look at "
-            "the mask, or change elevation_deg or size_mm of the defect"
+            f"no defect through the vault in {_MAX_ATTEMPTS} draws ({bone} voxels of bone): look "
+            "at the mask, or change elevation_deg or size_mm of the defect"
         )
     return best
 
@@ -170,7 +171,7 @@ def _find_wall(
 
 
 def _cut(skull: NDArray[np.uint8], wall: _Wall, body: Body, spacing: NDArray[np.float64]) -> _Hole:
-    """Return the hole that a body leaves whose origin is put on the outer surface."""
+    """Return the defect of a body that is centred on the outer surface."""
     reach = body.reach_mm / spacing
     low = np.clip(np.floor(wall.surface - reach).astype(int), 0, skull.shape)
     high = np.clip(np.ceil(wall.surface + reach).astype(int) + 1, 0, skull.shape)

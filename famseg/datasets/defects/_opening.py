@@ -1,4 +1,4 @@
-"""An opening of a given area through the wall: where it may lie, how large, which voxels it takes.
+"""Openings of a given area through the wall of the vault.
 
 An opening takes 8 to 20 ms at 64^3.
 """
@@ -26,19 +26,19 @@ AREA_TOLERANCE = 0.1
 _ATTEMPTS = 32
 _SAME_AREA = 8  # attempts before the area is drawn again
 _TYPICAL_MM = 80.0  # from the middle of the vault to its wall
-_ROOM = 1.5  # of the map, against the outline that is expected
+_ROOM = 1.5  # of the map, relative to the expected outline
 _WIDEST = 1.41  # of the map: a half sphere
 _MOST_OPEN = 0.08  # share of an outline without bone: natural gaps, not a vault that is cut off
-_MOST_OTHER = 0.3  # share of an outline that is no wall of the vault
+_MOST_OTHER = 0.3  # share of an outline that is not wall of the vault
 _MARGIN_MM = 5.0  # of the region on either side of the wall
-_MOST_CHIPS = 0.3  # bone that an opening leaves without hold, over the bone that it takes
+_MOST_CHIPS = 0.3  # bone that an opening disconnects, relative to the bone that it removes
 _MOST_BONE = 0.5
 _MIN_BONE_VOXELS = 8
 _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 
 
 class Opening(NamedTuple):
-    """What an opening removes.
+    """The region that an opening removes.
 
     Args:
         region: What is removed, bone or not.
@@ -76,7 +76,7 @@ def open_region(
         skull: Complete skull.
         defect: What to draw.
         spacing: Edge of a voxel in mm.
-        rng: The source of randomness.
+        rng: Random generator.
 
     Raises:
         InputError: If the skull has no such region.
@@ -95,9 +95,9 @@ def open_region(
             return Opening(region, area, measured)
     low, high = defect.area_cm2 or AREAS_CM2[defect.where]
     raise InputError(
-        f"no {defect.where} opening of {low:g} to {high:g} cm2 in {_ATTEMPTS} draws: the vault "
-        "has no whole wall there (is it cut off by the scan, or open already?); leave the skull "
-        "out, or choose another class or a smaller area_cm2"
+        f"no {defect.where} defect of {low:g} to {high:g} cm2 in {_ATTEMPTS} draws: the vault has "
+        "no complete wall there (is it cut off by the scan, or does it have a defect?); leave the "
+        "skull out, or choose another class or a smaller area_cm2"
     )
 
 
@@ -164,25 +164,25 @@ def _grow(
 def _above(
     up: Array, floor: float, unit: float, outline: Outline, x_mm: Array, y_mm: Array
 ) -> Mask:
-    """Return which directions lie above the floor; the lower edge is as rough as the others."""
+    """Return which directions are above the floor; the lower edge is as rough as the others."""
     return np.asarray((up - floor) * unit > -outline.displacement_mm(x_mm, y_mm))
 
 
 def _solve(scales: Array, areas_cm2: Array, area_cm2: float) -> float | None:
-    """Return the scale at which the pixels inside make up the area; None if all do not."""
+    """Return the scale at which the pixels inside have the area; None if all are too few."""
     order = np.argsort(scales, axis=None, kind="stable")
     order = order[: int(np.count_nonzero(np.isfinite(scales)))]
     total = np.cumsum(areas_cm2.ravel()[order])
     if not total.size or total[-1] < area_cm2:
         return None
-    # Half a pixel counts as reached: pixels stand for the outline that runs through them.
+    # Half of the last pixel is counted, since the outline runs through it.
     return float(np.interp(area_cm2, total, scales.ravel()[order]))
 
 
 def _voxels(skull: NDArray[np.uint8], grown: _Grown, spacing: Array, middle: Array) -> _Cut | None:
-    """Return the voxels of an opening: what lies in the outline, from inside to outside the wall.
+    """Return the voxels of an opening: all within the outline, through the whole wall.
 
-    Bone that the outline leaves as a piece of its own is given back: an opening takes one piece.
+    Separate smaller pieces of bone are not removed: an opening removes one piece.
     """
     chart = grown.chart
     taken = chart.wall & ndimage.binary_dilation(grown.inside)
@@ -218,7 +218,7 @@ def _box(
     spacing: Array,
     middle: Array,
 ) -> tuple[tuple[slice, ...], Array]:
-    """Return the box around an opening and its voxels' places relative to the middle in mm."""
+    """Return the box around an opening, and its voxels relative to the middle in mm."""
     rays = chart.frame.directions(chart.x[taken], chart.y[taken])
     ends = np.concatenate([rays * low[taken][:, None], rays * high[taken][:, None]])
     ends = ends / spacing + middle
@@ -233,12 +233,12 @@ def _box(
 
 
 def _take_chips(skull: NDArray[np.uint8], region: Mask) -> bool:
-    """Add bone that has lost its hold to the region; return whether the opening is sound.
+    """Add disconnected bone to the region; return whether the opening is valid.
 
-    What was one piece with the skull and is one no more becomes part of the implant, as a surgeon
-    takes loose chips out. Pieces that were apart before stay.
+    Bone that the opening separates from the skull becomes part of the implant, as a surgeon removes
+    loose chips. Pieces that were separate before are kept.
     """
-    (box,) = ndimage.find_objects(skull != 0, 1)  # labelling a volume takes longest of all
+    (box,) = ndimage.find_objects(skull != 0, 1)  # labelling a volume is the slowest step
     bone, inside = skull[box] != 0, region[box]
     implant = bone & inside
     taken = int(np.count_nonzero(implant))

@@ -22,11 +22,11 @@ class Outline:
     """A family of outlines that grow with one number, the scale in mm.
 
     A point at the angle ``a`` and the distance ``d`` mm from the centre lies inside the outline of
-    a scale of ``(d - rough(a)) / shape(a)`` or more. So outlines of rising scales lie in each
-    other, every one is star-shaped, and the rough edge has the same height in mm at any scale.
+    a scale of ``(d - rough(a)) / shape(a)`` or more. So outlines of rising scales are nested, every
+    one is star-shaped, and the rough edge has the same height in mm at any scale.
 
     Args:
-        shape: Distance of the smooth outline over the scale, one value an angle from -pi to pi.
+        shape: Distance of the smooth outline over the scale, one value per angle from -pi to pi.
         rough_mm: Displacement of the edge.
     """
 
@@ -34,7 +34,7 @@ class Outline:
     rough_mm: Array
 
     def scale(self, across_mm: Array, up_mm: Array) -> Array:
-        """Return the scale from which on points lie inside, mm."""
+        """Return the smallest scale whose outline contains each point, in mm."""
         angle = (np.arctan2(up_mm, across_mm) / (2 * np.pi) + 0.5) * _BINS
         index = angle.astype(np.intp) % _BINS
         distance = np.hypot(across_mm, up_mm)
@@ -52,10 +52,10 @@ def draw_outline(
     """Draw the outline of an opening.
 
     The edge is a sum of waves of 6 to 25 mm with random heights and phases, scaled so that its root
-    mean square is ``roughness_mm``. How many go around follows from the area.
+    mean square is ``roughness_mm``. The area determines their number.
 
     Args:
-        rng: The source of randomness.
+        rng: Random generator.
         area_cm2: Area that the outline will be grown to.
         roughness_mm: Root mean square of the displacement.
         across: The long axis lies along the first axis of the map.

@@ -1,4 +1,4 @@
-"""Openings of the kinds that surgeons leave: by region of the vault, with an area in cm2."""
+"""Defects like those of surgery: by region of the vault, with an area in cm2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AREAS_CM2: dict[Where, Pair] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the centre of one opening lies, and how far down the opening may go.
+    """Ranges for the centre of an opening, and its lower limit.
 
     Args:
         azimuth_deg: Range of the angle around the vertical: 0 is the front, 90 the right.
@@ -62,7 +62,7 @@ _ANYWHERE = Place((-180.0, 180.0), (10.0, 90.0), -15.0)
 
 @dataclass(frozen=True)
 class RegionDefect:
-    """An opening in a named region of the vault.
+    """A defect in a named region of the vault.
 
     The classes are those of SkullBreak. ``frontoorbital``: low in front, with the roof of an orbit.
     ``parietotemporal``: on one side, left or right at random. ``bilateral``: on both sides, in half
@@ -72,7 +72,7 @@ class RegionDefect:
     Args:
         where: The class.
         area_cm2: Smallest and largest area on the outer surface in cm2, of both openings together
-            where there are two; None for the class's own range, see `AREAS_CM2`.
+            if there are two; None for the class's own range, see `AREAS_CM2`.
         spread: How areas are drawn: ``uniform`` over the range; ``lognormal`` with the range as two
             standard deviations on either side of its geometric mean, nothing beyond.
         roughness_mm: Root mean square displacement of the edge along the wall in mm, 0 to 5.
@@ -99,7 +99,7 @@ class RegionDefect:
         return area
 
     def draw_places(self, rng: np.random.Generator) -> tuple[Place, ...]:
-        """Draw which parts of the vault are opened: one place an opening."""
+        """Draw the places of the openings, one or two."""
         if self.where == "frontoorbital":
             return (_FRONT,)
         if self.where == "parietotemporal":
@@ -117,9 +117,9 @@ class SkullBreakDefect:
 
     Args:
         classes: The classes to draw from.
-        area_cm2: As of `RegionDefect`, for all classes; None for each class's own range.
-        spread: As of `RegionDefect`.
-        roughness_mm: As of `RegionDefect`.
+        area_cm2: As in `RegionDefect`, for all classes; None for each class's own range.
+        spread: As in `RegionDefect`.
+        roughness_mm: As in `RegionDefect`.
     """
 
     classes: Sequence[Where] = WHERES
@@ -131,8 +131,7 @@ class SkullBreakDefect:
         _check("defect skullbreak", self.area_cm2, self.roughness_mm)
         if not self.classes or not set(self.classes) <= set(WHERES):
             raise InputError(
-                f"defect skullbreak: classes {list(self.classes)} must be some of "
-                f"{', '.join(WHERES)}"
+                f"defect skullbreak: classes {list(self.classes)} must be among {', '.join(WHERES)}"
             )
 
     def draw_classes(self, rng: np.random.Generator) -> list[RegionDefect]:
@@ -153,7 +152,7 @@ def _check(kind: str, area_cm2: Pair | None, roughness_mm: float) -> None:
     faults = []
     if area_cm2 is not None and not 0 < area_cm2[0] <= area_cm2[1] <= LARGEST_AREA_CM2:
         faults.append(
-            f"{kind}: area_cm2 {list(area_cm2)} must be two rising areas above 0, up to "
+            f"{kind}: area_cm2 {list(area_cm2)} must be two areas above 0 in rising order, up to "
             f"{LARGEST_AREA_CM2:g} cm2"
         )
     if not 0 <= roughness_mm <= LARGEST_ROUGHNESS_MM:

@@ -1,6 +1,6 @@
-"""The holes that are cut into a skull: balls, boxes, deformed unions of balls, and openings.
+"""Defects with the shape of a body: balls, boxes and deformed unions of balls.
 
-The openings, by region and area, stand in modules of their own.
+Defects by region and area are in other modules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Body:
     """A drawn shape around the origin.
 
     Args:
-        inside: Maps points in mm, shape ``(..., 3)``, to whether they lie in the body.
+        inside: Maps points in mm, shape ``(..., 3)``, to whether they are in the body.
         reach_mm: No point of the body is farther from the origin than this.
     """
 
@@ -34,18 +34,18 @@ class Body:
 
 
 class BodyDefect(Protocol):
-    """A family of holes with the shape of a body: where they sit and what shape they have."""
+    """A family of defects with the shape of a body, at random positions on the vault."""
 
     @property
     def elevation_deg(self) -> tuple[float, float]:
-        """Angle of the hole's centre above the horizontal, seen from the middle of the vault."""
+        """Angle of the defect's centre above the horizontal, seen from the middle of the vault."""
 
     def draw(self, rng: np.random.Generator, normal: NDArray[np.float64]) -> Body:
         """Draw a body; ``normal`` points outwards through the wall."""
 
 
 Defect = BodyDefect | RegionDefect | SkullBreakDefect
-"""A family of holes."""
+"""A family of defects."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class SpheresDefect:
         _check_ranges("spheres", self.size_mm, self.elevation_deg)
         if not 1 <= self.spheres[0] <= self.spheres[1] <= 64:
             raise InputError(
-                f"defect spheres: count {self.spheres} must be two rising numbers from 1 to 64"
+                f"defect spheres: count {self.spheres} must be two numbers from 1 to 64 in rising "
+                "order"
             )
         if not 0 <= self.deformation <= 0.3:
             raise InputError(f"defect spheres: deformation {self.deformation} must be 0 to 0.3")
@@ -168,12 +169,12 @@ def _check_ranges(
     faults = []
     if not 0 < size_mm[0] <= size_mm[1]:
         faults.append(
-            f"defect {kind}: size_mm {list(size_mm)} must be two rising lengths above 0 mm"
+            f"defect {kind}: size_mm {list(size_mm)} must be two lengths above 0 mm in rising order"
         )
     if not -90 <= elevation_deg[0] <= elevation_deg[1] <= 90:
         faults.append(
-            f"defect {kind}: elevation_deg {list(elevation_deg)} must be two rising angles "
-            "from -90 to 90"
+            f"defect {kind}: elevation_deg {list(elevation_deg)} must be two angles from -90 to 90 "
+            "in rising order"
         )
     if faults:
         raise InputError(*faults)

@@ -1,4 +1,4 @@
-"""The wall of the vault as a map: how far its two surfaces lie from the middle, by direction.
+"""A map of the wall of the vault: the distance of its two surfaces from the middle, by direction.
 
 The map is Lambert's: every pixel covers the same solid angle. So the area of any part of the outer
 surface is a sum over pixels.
@@ -19,15 +19,15 @@ Mask = NDArray[np.bool_]
 
 _VAULT_FROM = 0.6  # of the height of all bone, from below
 
-WHOLE_SPHERE = 1.9  # of 2: what is left out lies opposite, 36 degrees around the foramen magnum
+WHOLE_SPHERE = 1.9  # of 2: the part left out is opposite, 36 degrees around the foramen magnum
 _PIXEL_VOXELS = 1.2  # edge of a pixel on the wall
 _FINEST_PIXEL_MM = 2.5
 _STEP_VOXELS = 0.75  # along a ray
-_NEAREST_MM = 20.0  # bone nearer to the middle than this is not the vault's
+_NEAREST_MM = 20.0  # bone closer to the middle than this does not belong to the vault
 _FARTHEST_MM = 150.0
 _NOT_DEEPER = 0.65  # of the usual distance of the inner surface: the wing of the sphenoid
 _SINUS_MM = 20.0  # a gap up to this length lies within one wall: marrow, or the frontal sinus
-_MAX_WALL_MM = 30.0  # a longer way through bone is the base or the face, not the vault's wall
+_MAX_WALL_MM = 30.0  # a longer path through bone is the base or the face, not the wall of the vault
 _SMOOTH_MM = 5.0
 _STEEPEST = 1.2  # slope of the outer surface against the ray's right angle: at a rim it jumps
 
@@ -40,7 +40,7 @@ def vault_middle(skull: NDArray[np.uint8]) -> NDArray[np.float64]:
     """
     heights = np.flatnonzero(skull.any(axis=(0, 1)))
     if heights.size == 0:
-        raise InputError("inject: the mask is empty, there is no skull to cut a hole into")
+        raise InputError("inject: the mask is empty, there is no skull to cut a defect into")
     low_z = round(heights[0] + _VAULT_FROM * (heights[-1] - heights[0]))
     above = np.asarray(skull[:, :, low_z:].any(axis=2))
     middle = []
@@ -55,7 +55,7 @@ class Frame:
     """Directions around ``ahead`` as points of a plane, by Lambert's equal-area projection.
 
     Args:
-        axes: Unit vectors to the right and upwards on the map, and ahead, one a row, shape
+        axes: Unit vectors to the right and upwards on the map, and ahead, one per row, shape
             ``(3, 3)``.
     """
 
@@ -181,7 +181,7 @@ def cast_rays(
     over = (latest >= 0) & (steps - latest > _SINUS_MM / step)
     stop = np.where(over.any(axis=1), over.argmax(axis=1), len(radii) - 1)
     last = latest[np.arange(len(rays)), stop]
-    # A sample stands for half a step on either side.
+    # A sample represents half a step on either side.
     inner = np.where(last >= 0, radii[bone.argmax(axis=1)] - step / 2, 0)
     return inner, np.where(last >= 0, radii[np.maximum(last, 0)] + step / 2, 0)
 
@@ -189,8 +189,8 @@ def cast_rays(
 def _areas(x: Array, y: Array, pixel: float, wall: Mask, outer_mm: Array) -> Array:
     """Return the outer surface of each pixel in cm2.
 
-    A surface at the distance r has the area r^2 sqrt(1 + |grad log r|^2) a solid angle. The
-    distance is smoothed first: the steps of voxels are no surface.
+    A surface at the distance r has the area r^2 sqrt(1 + |grad log r|^2) per solid angle. The
+    distance is smoothed first, since the steps of voxels would add to the area.
     """
     if not wall.any():
         return np.zeros_like(x)

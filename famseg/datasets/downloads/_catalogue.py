@@ -1,4 +1,4 @@
-"""The public data sets that can be fetched: addresses, sizes and published checksums."""
+"""The public data sets that can be downloaded: addresses, sizes and published checksums."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class RemoteFile:
 
     Args:
         name: Its name, the last part of its address.
-        size: Bytes, to tell how long it takes.
+        size: Bytes, for the estimate of the time.
         checksum: As published: ``md5:...`` or ``sha256:...``.
-        instead: Files, relative to the folder, that make it needless: what it unpacks to.
-        unpack: Whether it is a ZIP archive that they are taken out of, as the readers want them.
+        instead: The files that it unpacks to, relative to the folder; if they exist, it is not
+            needed.
+        unpack: Whether it is a ZIP archive that must be unpacked for the readers.
     """
 
     name: str
@@ -29,7 +30,7 @@ class RemoteFile:
     unpack: bool = False
 
     def needless(self, folder: Path) -> bool:
-        """Whether a folder has all that the file unpacks to."""
+        """Whether a folder has all files that it unpacks to."""
         return all((folder / name).is_file() for name in self.instead)
 
 
@@ -38,8 +39,8 @@ class Download:
     """A data set.
 
     Args:
-        title: Its name for people.
-        addresses: Folders on the network that hold its files, tried in this order.
+        title: Its name for readers.
+        addresses: Folders on the network that contain its files, tried in this order.
         files: What to fetch.
         config: A configuration that trains on it, with ``data.root``.
     """
@@ -50,7 +51,7 @@ class Download:
     config: str
 
 
-# The first of the two sends on to the second, and may be gone one day.
+# The first address redirects to the second, and may cease to exist.
 _KRIZ = ("https://www.cs.toronto.edu/~kriz", "https://cave.cs.toronto.edu/kriz")
 _HOUSE_NUMBERS = ("http://ufldl.stanford.edu/housenumbers",)
 
@@ -146,7 +147,7 @@ def checksum_of(path: Path, kind: str) -> str:
         kind: ``md5`` or ``sha256``, or a checksum that begins with it.
     """
     name = kind.partition(":")[0]
-    # MD5 is what most of the sets publish; it finds damage, not intent.
+    # Most of the sets publish MD5, which detects damage but not tampering.
     digest = hashlib.new(name, usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""One file from the network: gone on with where it broke off, checked, there whole or not."""
+"""Download of one file: resumed, checked and completed atomically."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TryAgainError(Exception):
-    """The transfer failed in a way that may pass."""
+    """The transfer failed in a way that may be temporary."""
 
 
 class _GoneError(Exception):
@@ -38,7 +38,7 @@ class _GoneError(Exception):
 
 @dataclass(frozen=True)
 class _Origin:
-    """What the part that is already there belongs to."""
+    """The origin of a partial download."""
 
     address: str
     etag: str | None
@@ -46,7 +46,7 @@ class _Origin:
     total: int | None
 
     def validator(self, address: str) -> str | None:
-        """Return what tells a server which version the part is of; weak tags do not."""
+        """Return what identifies the version of the part for a server; weak tags do not."""
         if address != self.address:
             return None
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
@@ -69,28 +69,30 @@ def fetch(
 ) -> None:
     """Fetch a file.
 
-    What has arrived is kept as ``NAME.part`` beside the target and gone on with, in this call or
-    a later one, if the server has the same version still (ETag, date, size); else it begins anew.
-    The target appears whole, after its checksum was found right. Proxies are taken from the
+    A partial download is kept as ``NAME.part`` beside the target and resumed, in this call or a
+    later one, if the server still has the same version (ETag, date, size); otherwise it starts
+    again. The target is created only after its checksum was verified. Proxies are taken from the
     environment (``https_proxy``).
 
     Args:
-        addresses: Where the file is, http or https; the next one is tried where one fails.
-        target: Where to; its folder must exist.
+        addresses: The addresses of the file, http or https; if one fails, the next one is tried.
+        target: The file to write, in an existing folder.
         checksum: ``md5:...`` or ``sha256:...``.
-        progress: Told how far it is.
-        attempts: Tries in a row of an address that bring not a single byte.
-        timeout_s: Seconds without a byte after which a try has failed.
+        progress: Called with the bytes received and the total.
+        attempts: Maximum number of consecutive tries of an address without a single byte.
+        timeout_s: Seconds without a byte after which a try fails.
         backoff_s: Seconds before the second try; doubled for each further one, up to 30.
 
     Raises:
         InputError: If an address is neither http nor https.
-        RunError: If no address gives the file, or gives another one: what each of them did.
+        RunError: If no address provides the expected file, with the reason for each.
         OSError: If the file cannot be written.
     """
     for address in addresses:
         if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc:
-            raise InputError(f"{address}: no address: it must begin with http:// or https://")
+            raise InputError(
+                f"{address}: is not an address: it must begin with http:// or https://"
+            )
     part = _Part(target.with_name(f"{target.name}.part"))
     failures = []
     for address in addresses:
@@ -102,8 +104,8 @@ def fetch(
         part.finish(target)
         return
     raise RunError(
-        f"{target}: not fetched ({'; '.join(failures)}). Go on with the same command, name another "
-        "address with --mirror, or copy the file there by hand."
+        f"{target}: not downloaded ({'; '.join(failures)}). Resume with the same command, give "
+        "another address with --mirror, or copy the file there by hand."
     )
 
 
@@ -116,7 +118,7 @@ def _fetch_from(
     timeout_s: float,
     backoff_s: float,
 ) -> None:
-    """Bring the part to its end, trying as long as it grows."""
+    """Complete the part, and retry as long as it grows."""
     left = attempts
     while True:
         before = part.size
@@ -127,8 +129,8 @@ def _fetch_from(
                 return
             part.remove()
             if not resumed:
-                raise _GoneError(f"sends another file ({found}, published is {checksum})")
-            left -= 1  # the part may have been of another version: once more from the start
+                raise _GoneError(f"sends another file (checksum {found}, published {checksum})")
+            left -= 1  # the part may have had another version: start again
         except _TryAgainError:
             left = attempts if part.size > before else left - 1
             if left <= 0:
@@ -137,7 +139,7 @@ def _fetch_from(
 
 
 def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -> bool:
-    """Fetch what is missing; return whether it was the rest of a file."""
+    """Fetch the missing bytes; return whether they completed an earlier part."""
     origin = part.origin()
     begin = 0 if origin is None else part.size
     if origin is not None and begin == origin.total:
@@ -152,7 +154,7 @@ def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -
             begin = 0
         elif origin is None or not origin.continued_by(answer.headers["Content-Range"], begin):
             part.remove()
-            raise _TryAgainError("has another version than the part that is here")
+            raise _TryAgainError("has another version than the part downloaded before")
         length = answer.headers.get("Content-Length", "")
         total = begin + int(length) if length.isdigit() else None
         named = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
@@ -165,7 +167,7 @@ def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -
             stream.flush()
             os.fsync(stream.fileno())
     if total is not None and part.size != total:
-        raise _TryAgainError(f"broke off after {part.size} of {total} bytes")
+        raise _TryAgainError(f"ended after {part.size} of {total} bytes")
     return begin > 0
 
 
@@ -180,7 +182,7 @@ def _open(
         with error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.remove()
-                raise _TryAgainError("has less than what is here already") from error
+                raise _TryAgainError("has fewer bytes than were downloaded before") from error
             kind = _TryAgainError if error.code in _WORTH_WAITING else _GoneError
             raise kind(f"answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
@@ -197,12 +199,12 @@ def _receive(answer: http.client.HTTPResponse) -> bytes:
 def _reason(error: Exception) -> str:
     inner = getattr(error, "reason", error)
     if isinstance(inner, TimeoutError):
-        return "does not answer in time"
+        return "does not respond in time"
     return f"cannot be reached ({inner})" if str(inner) else type(inner).__name__
 
 
 class _Part:
-    """A file on its way, and beside it a note of where it comes from.
+    """A partial download, and beside it a note of its origin.
 
     Args:
         path: The file.
@@ -218,7 +220,7 @@ class _Part:
         return self.path.stat().st_size if self._is_ours() else 0
 
     def origin(self) -> _Origin | None:
-        """Return where the part is from, None if there is none that can be gone on with."""
+        """Return where the part is from, None if it cannot be resumed."""
         try:
             origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
@@ -229,12 +231,12 @@ class _Part:
         """Open the part for writing, at its start.
 
         Raises:
-            OSError: If a link lies in its place, which is not written through.
+            OSError: If a symbolic link is in its place, which is not followed.
         """
         return open_to_update(self.path)
 
     def begin(self, origin: _Origin, size: int) -> None:
-        """Cut the part to a size and note where it is from, the note last."""
+        """Truncate the part to a size and note its origin, the note last."""
         self._note.unlink(missing_ok=True)
         if not self._is_ours():
             self.path.unlink(missing_ok=True)
@@ -243,12 +245,12 @@ class _Part:
         write_atomically(self._note, json.dumps(asdict(origin)).encode())
 
     def finish(self, target: Path) -> None:
-        """Make it the file that it was to become."""
+        """Rename the part to its final name."""
         self.path.replace(target)
         self._note.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget what has arrived."""
+        """Remove the part."""
         self._note.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from famseg.datasets.images._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
 from famseg.datasets.images._augment_random import below, random_bits
 
-# Which random number of a picture decides what: fixed, so that an option leaves the others alone.
+# The purpose of each random number of a picture: fixed, so that options do not affect each other.
 _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _POLICY = range(6)
 
 
@@ -20,10 +20,10 @@ class Augmentation:
     """Bytes to normalised floats, changed at random, a whole batch at a time.
 
     In this order: AutoAugment; a crop of the picture's own size out of the picture padded with
-    zeros (black); a flip of left and right in half of the draws; normalisation; cutout, a square
-    of zeros, which are the mean colour (DeVries & Taylor 2017: its centre lies anywhere, so that a
-    part may lie outside). What happens to a picture is a pure function of (seed, index), whatever
-    the batch it comes in, the device and the number of processes.
+    zeros (black); a flip of left and right in half of the draws; normalisation; cutout, a square of
+    zeros, which are the mean colour (DeVries & Taylor 2017: its centre lies anywhere, so that a
+    part may lie outside). The result for a picture is a pure function of (seed, index); it does not
+    depend on the batch, the device or the number of processes.
 
     Args:
         mean: Mean of each channel on the scale 0 to 1.
@@ -57,7 +57,7 @@ class Augmentation:
     ) -> None:
         if len(mean) != len(std) or not len(mean) or min(std) <= 0:
             raise ValueError(
-                f"mean and std need one value a channel, std above 0, got {list(mean)} and "
+                f"mean and std need one value per channel, std above 0, got {list(mean)} and "
                 f"{list(std)}."
             )
         if min(seed, crop, cutout) < 0:
@@ -81,10 +81,10 @@ class Augmentation:
 
         Args:
             batch: ``image``: uint8, shape ``(n, c, h, w)``; ``index``: int64, shape ``(n,)``; what
-                else it holds stays.
+                else it contains stays.
 
         Raises:
-            ValueError: If the pictures are not such bytes, or there is not one index a picture.
+            ValueError: If the pictures are not such bytes, or there is not one index per picture.
         """
         pictures, index = batch["image"].contiguous(), batch["index"]
         self._check(pictures, index)
@@ -112,7 +112,8 @@ class Augmentation:
             flipped = below(bits[:, _FLIP, None, None], 2)
             starts += flipped * padded.numel()
             padded = torch.stack((padded, padded.flip(3)))
-        # A row of the result is a run of bytes: taking runs is many times as fast as taking pixels.
+        # A row of the result is a run of bytes, and copying runs is much faster than copying
+        # pixels.
         runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))
         return runs.index_select(0, starts.flatten()).view(n, c, h, w)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AugmentConfig(Strict):
-    """What happens to training pictures, anew in each epoch, before they are normalised."""
+    """Random changes of training pictures, drawn anew in each epoch, before normalisation."""
 
     crop: int = Field(
         0,
@@ -35,15 +35,15 @@ class AugmentConfig(Strict):
     )
 
     def build(self, *, mean: Sequence[float], std: Sequence[float], seed: int) -> Augmentation:
-        """Return what turns a batch of bytes into normalised floats.
+        """Return the function that turns a batch of bytes into normalised floats.
 
         Args:
             mean: Mean of each channel on the scale 0 to 1.
             std: Standard deviation of each channel on the same scale.
-            seed: Decides, with the index of a picture, what happens to it.
+            seed: Random seed; with the index of a picture it determines the changes.
 
         Raises:
-            InputError: If the pictures have channels that AutoAugment is not made for.
+            InputError: If the number of channels is not supported by AutoAugment.
         """
         from famseg.datasets.images._augment import Augmentation
 

@@ -1,4 +1,4 @@
-"""Operations on batches of pictures that do, byte for byte, what Pillow's do on one.
+"""Operations on batches of pictures that equal those of Pillow byte for byte.
 
 Pictures are uint8 of shape ``(n, c, h, w)`` throughout; a parameter is a tensor of shape ``(n,)``.
 """
@@ -45,7 +45,7 @@ def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix
 
 
 def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
-    """Return, for each pixel of the result, which one of the picture is nearest.
+    """Return the nearest pixel of the picture for each pixel of the result.
 
     The coordinates are Pillow's, rounded to 16 bits behind the point, so that ties fall alike.
 
@@ -66,7 +66,7 @@ def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
 
 
 def moved(pictures: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
-    """Return pictures put together from other pixels.
+    """Return pictures with their pixels moved.
 
     Args:
         pictures: The pictures.
@@ -143,7 +143,7 @@ def equalize(pictures: Tensor) -> Tensor:
     counts = torch.bincount((planes + shifts).flatten(), minlength=n * c * _LEVELS)
     counts = counts.view(n, c, _LEVELS)
     sums = counts.cumsum(2)
-    # The highest value that occurs does not count: what lies below it is shared by 255 steps.
+    # The pixels with the highest value are not counted: the others are divided into 255 steps.
     last = counts.gather(2, planes.amax(2, keepdim=True))
     step = (sums[..., -1:] - last) // 255
     change = step > 0
@@ -169,7 +169,7 @@ def _grey(pictures: Tensor) -> Tensor:
 
 
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
-    """Return what lies at a factor on the way from start to end, cut off at 0 and 255."""
+    """Return the blend of two pictures by a factor, clipped to 0 and 255."""
     first = start.float()
     way = end.float().sub_(first).mul_(_each(factor))
     return _bytes(way.add_(first).clamp_(0, 255))
@@ -181,7 +181,7 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 def _looked_up(pictures: Tensor, table: Tensor, *, change: Tensor) -> Tensor:
-    """Map the values of each channel by a table ``(n, c, 256)``, where it is to change."""
+    """Map the values of each channel by a table ``(n, c, 256)``, in the selected channels."""
     same = torch.arange(_LEVELS, device=table.device, dtype=torch.uint8)
     table = torch.where(change, table, same)
     return table.gather(2, pictures.flatten(2).long()).view(pictures.shape)

@@ -91,7 +91,7 @@ POLICIES: dict[Policy, tuple[tuple[Step, Step], ...]] = {
 
 _GEOMETRIC: tuple[Geometric, ...] = get_args(Geometric)
 _NOTHING, _MOVED = 0, 1
-# What is done together, numbered from 2; an inversion is a solarization from 0 on.
+# Operations that are applied together, numbered from 2; an inversion is a solarization from 0.
 _FAMILIES = (
     "Solarize",
     "Posterize",
@@ -106,10 +106,10 @@ _SHEAR, _TRANSLATION, _ROTATION = 0.3, 10 / 32, 30.0
 
 
 class _Tables(NamedTuple):
-    """What the steps of a policy are, by (sub-policy, step), on one device for one size.
+    """The steps of a policy, by (sub-policy, step), on one device for one size.
 
     Attributes:
-        family: What is done, int64.
+        family: The kind of operation, int64.
         probability: float64.
         number: The parameter, float32.
         place: Which row of ``sources`` is that of a positive amount; the negative one follows.
@@ -127,14 +127,14 @@ class AutoAugment:
     """One of the policies that AutoAugment found, on batches of bytes.
 
     A picture draws one of 25 sub-policies; each of its two steps happens with its own probability,
-    geometric ones with a random sign. Levels mean what they do in the authors' program: of 10, the
-    shear goes to 0.3, the rotation to 30 degrees, the translation to 10 pixels of 32 (the same
+    geometric ones with a random sign. Levels have the meaning of the authors' program: at level 10,
+    the shear goes to 0.3, the rotation to 30 degrees, the translation to 10 pixels of 32 (the same
     share of other edges), the blending factors from 0.1 to 1.9, the threshold from 256 to 0, and
     posterizing leaves 4 to 0 bits. Pixels from outside the picture get the colour ``fill``.
 
     Args:
         policy: Which one.
-        fill: Colour for pixels from outside, one value a channel of 0 to 255.
+        fill: Colour for pixels from outside, one value per channel of 0 to 255.
 
     Raises:
         ValueError: If the pictures have neither one nor three channels.
@@ -165,7 +165,7 @@ class AutoAugment:
         place = tables.place[chosen] + (bits[:, 2::2] >> BITS - 1)
         now_at = torch.arange(len(pictures), device=pictures.device)
         for step in range(2):
-            # Pictures that do the same come to lie side by side, so that they are a slice.
+            # Pictures with the same operation are sorted side by side, so that they form a slice.
             order = family[:, step].argsort(stable=True)
             pictures = pictures.index_select(0, now_at[order])
             now_at = order.argsort()
@@ -214,7 +214,7 @@ class AutoAugment:
 
 
 def amount(operation: Geometric, level: int, size: tuple[int, int]) -> float:
-    """Return how far a geometric operation goes: a share, pixels or degrees.
+    """Return the extent of a geometric operation: a share, pixels or degrees.
 
     Args:
         operation: Which one.

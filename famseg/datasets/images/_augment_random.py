@@ -1,4 +1,4 @@
-"""Random numbers of a picture that depend on seed and index alone."""
+"""Random numbers that depend only on the seed and the index of a picture."""
 
 from __future__ import annotations
 

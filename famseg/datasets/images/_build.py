@@ -1,4 +1,4 @@
-"""From the pictures of a source to three splits with a fingerprint."""
+"""Splitting of pictures into training, validation and test, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def split_images(
         test_limit: Test pictures to use; None for all.
         size: Edge in pixels that `ImageSet` resizes to; None leaves pictures as they are.
         seed: Decides the split and the subsets.
-        settings: Whatever else decides what is trained on, for the fingerprint.
+        settings: Other settings that determine the training data, for the fingerprint.
 
     Raises:
         InputError: If a class has no picture to train on, or there is none to test.
@@ -53,7 +53,7 @@ def split_images(
     train, held = held_out(pool, validation, read.classes, seed, VALIDATION)
     test = limited(read.test, test_limit, seed, TEST_LIMIT)
     if not len(test):
-        raise InputError("data: there is no picture to test on. Give a test split.")
+        raise InputError("data: there is no test picture. Give a test split.")
     train, held, test = (replace(images, size=size) for images in (train, held, test))
     mean, std = channel_statistics(train.pixels)
     digest = hashlib.sha256()
@@ -67,14 +67,14 @@ def split_images(
 
 
 def read_synthetic(*, classes: int, train: int, test: int, grey: bool, seed: int) -> ReadImages:
-    """Draw the embedded pictures.
+    """Draw the synthetic pictures.
 
     Args:
         classes: 10 or 100.
         train: Pictures to train on, validation included.
         test: Pictures to test on.
         grey: Whether the three channels are equal.
-        seed: Another seed, other pictures.
+        seed: Random seed of the pictures.
     """
     draw = partial(synthetic_images, classes=classes, seed=seed, grey=grey)
     width = len(str(classes - 1))

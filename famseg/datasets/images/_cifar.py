@@ -40,15 +40,15 @@ _CIFAR100 = (
 
 
 def read_cifar10(root: Path, *, progress: Progress) -> ReadImages:
-    """Read CIFAR-10; however many pictures its files hold.
+    """Read CIFAR-10, with any number of pictures.
 
     Args:
         root: Folder of ``data_batch_1`` and so on, of ``cifar-10-batches-py`` or
             ``cifar-10-batches-bin``, or of the archive of either; or that archive.
-        progress: Told how many files are read, and of how many.
+        progress: Called with the number of files read and their total.
 
     Raises:
-        InputError: If a file is missing or faulty.
+        InputError: If a file is missing or damaged.
     """
     place = find_layout(root, _CIFAR10, what="CIFAR-10", command="cifar10")
     return _read(place, classes=10, key="labels", label_bytes=1, column=0, progress=progress)
@@ -57,16 +57,16 @@ def read_cifar10(root: Path, *, progress: Progress) -> ReadImages:
 def read_cifar100(
     root: Path, *, labels: Literal["fine", "coarse"], progress: Progress
 ) -> ReadImages:
-    """Read CIFAR-100; however many pictures its files hold.
+    """Read CIFAR-100, with any number of pictures.
 
     Args:
         root: Folder of ``train``, ``test`` and ``meta``, of ``cifar-100-python`` or
             ``cifar-100-binary``, or of the archive of either; or that archive.
         labels: The 100 classes, or the 20 groups of five.
-        progress: Told how many files are read, and of how many.
+        progress: Called with the number of files read and their total.
 
     Raises:
-        InputError: If a file is missing or faulty.
+        InputError: If a file is missing or damaged.
     """
     place = find_layout(root, _CIFAR100, what="CIFAR-100", command="cifar100")
     return _read(
@@ -99,7 +99,9 @@ def _read(
             check_labels(parts[name][1], classes, where)
         progress(done, len(place.layout.files))
     if len(names) != classes:
-        raise InputError(f"{place.path}: names {len(names)} classes, {classes} are wanted: {AGAIN}")
+        raise InputError(
+            f"{place.path}: names {len(names)} classes, but {classes} are expected: {AGAIN}"
+        )
     train = [name for name in place.layout.files if name in parts and "test" not in name]
     test = [name for name in place.layout.files if name in parts and "test" in name]
     return ReadImages(
@@ -121,12 +123,14 @@ def _pickled(content: bytes, key: str, where: str) -> Part:
     found = read_pickle(content, where)
     missing = [name for name in ("data", key) if name not in found]
     if missing:
-        raise InputError(f"{where}: holds no {', '.join(missing)}: it is another file; {AGAIN}")
+        raise InputError(
+            f"{where}: does not contain {', '.join(missing)}: it is another file; {AGAIN}"
+        )
     pixels, labels = np.asarray(found["data"]), np.asarray(found[key])
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _BYTES:
         raise InputError(
-            f"{where}: data is {pixels.dtype} of shape {pixels.shape}, uint8 of shape (n, {_BYTES})"
-            f" is wanted: {AGAIN}"
+            f"{where}: data is {pixels.dtype} of shape {pixels.shape}, but uint8 of shape (n, "
+            f"{_BYTES}) is expected: {AGAIN}"
         )
     if labels.dtype.kind not in "iu" or labels.shape != (len(pixels),) or not len(pixels):
         raise InputError(
@@ -139,7 +143,7 @@ def _pickled(content: bytes, key: str, where: str) -> Part:
 def _pickled_names(content: bytes, key: str, where: str) -> tuple[str, ...]:
     names = read_pickle(content, where).get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{where}: holds no {key}: it is another file; {AGAIN}")
+        raise InputError(f"{where}: does not contain {key}: it is another file; {AGAIN}")
     return tuple(names)
 
 
@@ -147,8 +151,8 @@ def _binary(content: bytes, label_bytes: int, column: int, where: str) -> Part:
     record = label_bytes + _BYTES
     if not content or len(content) % record:
         raise InputError(
-            f"{where}: has {len(content)} bytes, no multiple of {record} (a label and a picture): "
-            f"cut short; {AGAIN}"
+            f"{where}: has {len(content)} bytes, which is not a multiple of {record} (a label and "
+            f"a picture): it is cut short; {AGAIN}"
         )
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
     pixels = records[:, label_bytes:].reshape(-1, 3, _EDGE, _EDGE)

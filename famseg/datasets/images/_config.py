@@ -25,27 +25,31 @@ class _ImageData(Strict, ABC):
         default=0,
         ge=0,
         lt=2**31,
-        description="seed of the split and of subsets; another seed of the run keeps the pictures",
+        description="seed of the split and of subsets; it does not depend on the seed of the run",
     )
     validation: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="share of the training pictures that choose the best epoch, class by class",
+        description="share of the training pictures for validation (choice of the best epoch), "
+        "class by class",
     )
     train_limit: int | None = Field(
         default=None,
         ge=1,
-        description="training pictures to use, validation included, class by class; for quick runs",
+        description="number of training pictures to use, including validation, class by class; for "
+        "quick runs",
     )
     test_limit: int | None = Field(
-        default=None, ge=1, description="test pictures to use, class by class; for quick runs"
+        default=None,
+        ge=1,
+        description="number of test pictures to use, class by class; for quick runs",
     )
     size: int | None = Field(
         default=None,
         ge=8,
         le=1024,
-        description="edge in pixels that pictures are resized to; null: as they are",
+        description="edge in pixels to resize pictures to; null: do not resize",
     )
 
     def build(self, seed: int, progress: Progress | None = None) -> ImageSplits:
@@ -53,10 +57,10 @@ class _ImageData(Strict, ABC):
 
         Args:
             seed: Decides the split.
-            progress: Told how many files are read, and of how many.
+            progress: Called with the number of files read and their total.
 
         Raises:
-            InputError: If a file is missing or faulty, or a class has no picture to train on.
+            InputError: If a file is missing or damaged, or a class has no picture to train on.
         """
         from famseg.datasets.images._build import split_images
 
@@ -77,7 +81,7 @@ class _ImageData(Strict, ABC):
 class _ImageFiles(_ImageData):
     root: PathText = Field(
         min_length=1,
-        description="folder of the original files or of their archive, or the archive",
+        description="folder of the original files or of their archive, or the archive itself",
     )
 
     @property
@@ -115,7 +119,7 @@ class SvhnData(_ImageFiles):
 
     kind: Literal["svhn"] = "svhn"
     extra: bool = Field(
-        default=False, description="train on the 531,131 easier pictures of extra_32x32.mat as well"
+        default=False, description="also train on the 531,131 easier pictures of extra_32x32.mat"
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -129,7 +133,7 @@ class FashionMnistData(_ImageFiles):
 
     kind: Literal["fashionmnist"] = "fashionmnist"
     channels: Literal[1, 3] = Field(
-        default=3, description="1: grey; 3: the same repeated, for networks of colour pictures"
+        default=3, description="1: grey; 3: grey repeated, for networks for colour pictures"
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -139,7 +143,7 @@ class FashionMnistData(_ImageFiles):
 
 
 class ImageFolderData(_ImageFiles):
-    """Folders of PNG or JPEG files, one a class: in train and test, or in one folder."""
+    """Folders of PNG or JPEG files, one per class: in train and test, or in one folder."""
 
     kind: Literal["image_folder"] = "image_folder"
     channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: RGB")
@@ -147,7 +151,7 @@ class ImageFolderData(_ImageFiles):
         default=0.2,
         gt=0,
         lt=1,
-        description="share scored at the end, class by class, where there is no folder test",
+        description="share for testing, class by class, if there is no folder test",
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -169,13 +173,16 @@ class SyntheticImageData(_ImageData):
     kind: Literal["synthetic"] = "synthetic"
     like: Literal["cifar10", "cifar100", "svhn", "fashionmnist"] = Field(
         default="cifar10",
-        description="the data set whose shape and number of classes they have; with root=FOLDER "
-        "they are replaced by it",
+        description="data set whose shape and number of classes the pictures have; with "
+        "root=FOLDER, that data set is used instead",
     )
     train: int = Field(
-        default=2000, ge=100, le=1_000_000, description="pictures to train on, validation included"
+        default=2000,
+        ge=100,
+        le=1_000_000,
+        description="number of training pictures, including validation",
     )
-    test: int = Field(default=500, ge=10, le=1_000_000, description="pictures scored at the end")
+    test: int = Field(default=500, ge=10, le=1_000_000, description="number of test pictures")
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
         from famseg.datasets.images._build import read_synthetic
@@ -190,7 +197,7 @@ class SyntheticImageData(_ImageData):
 
 
 def _root_means_files(data: Any) -> Any:  # noqa: ANN401 - whatever the document holds
-    """Let ``data.root=FOLDER`` alone turn a configuration of synthetic pictures into real ones."""
+    """Let ``data.root=FOLDER`` replace synthetic pictures by real ones."""
     if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
         return data
     kept = {key: value for key, value in data.items() if key not in _EMBEDDED_KEYS}

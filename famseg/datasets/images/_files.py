@@ -1,4 +1,4 @@
-"""Where the original files of a data set lie: in a folder, its usual sub-folder or its archive."""
+"""Finding the original files of a data set: in a folder, its usual sub-folder or its archive."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from famseg.messages import InputError
 MAX_FILE_BYTES = 2 * 2**30
 """Files that are larger than this, as announced or when unpacked, are refused."""
 
-AGAIN = "copy or fetch it again"
+AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One form in which a data set is given away.
+    """One form in which a data set is distributed.
 
     Args:
         folder: The sub-folder that its archive unpacks to.
@@ -41,7 +41,7 @@ class Place:
     """Where a layout was found.
 
     Args:
-        layout: What was found.
+        layout: The layout that was found.
         path: The folder of its files, or the archive.
     """
 
@@ -49,7 +49,7 @@ class Place:
     path: Path
 
     def where(self, name: str) -> str:
-        """Return what messages call a file."""
+        """Return the name of a file for messages."""
         return str(self.path / name) if self.path.is_dir() else f"{self.path}: {name}"
 
     def contents(self) -> Iterator[tuple[str, bytes]]:
@@ -94,14 +94,13 @@ def find_layout(root: Path, layouts: Sequence[Layout], *, what: str, command: st
 
 
 def nothing_there(root: Path, looked: Sequence[str], *, what: str, command: str) -> str:
-    """Return the fault of a root without the set."""
-    state = f"no {what} in it" if root.is_dir() else "is no such folder"
+    """Return the error message for a root without the set."""
+    state = f"there is no {what} in it" if root.is_dir() else "there is no such folder"
     if root.is_file():
         state = "is a file, not a folder"
-    there = "" if root.is_file() else "there "
     return (
-        f"{root}: {there}{'is ' if root.is_dir() else ''}{state}: looked for {', '.join(looked)}. "
-        f"Set data.root, or fetch it with: famseg prepare {command} --out FOLDER"
+        f"{root}: {state}: looked for {', '.join(looked)}. "
+        f"Set data.root, or download it with: famseg prepare {command} --out FOLDER"
     )
 
 
@@ -119,7 +118,9 @@ def read_bytes(path: Path) -> bytes:
         with gzip.open(path) as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: no gzip file, cut short or damaged: {AGAIN}") from error
+        raise InputError(
+            f"{path}: is not a gzip file, or it is cut short or damaged: {AGAIN}"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MAX_FILE_BYTES:
@@ -147,11 +148,11 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str, *, first: 
         )
 
 
-_TOO_LARGE = f"has more than {MAX_FILE_BYTES // 2**30} GiB: it is no file of this data set"
+_TOO_LARGE = f"has more than {MAX_FILE_BYTES // 2**30} GiB: it is not a file of this data set"
 
 
 def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the wanted members of a ``.tar.gz``, in its order, whatever folder they are in."""
+    """Yield the wanted members of a ``.tar.gz``, in its order, from any folder."""
     missing = set(names)
     try:
         with open_tar(path, 2 * MAX_FILE_BYTES) as members:
@@ -163,7 +164,9 @@ def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except TAR_DAMAGED as error:
-        raise InputError(f"{path}: no .tar.gz archive, cut short or damaged: {AGAIN}") from error
+        raise InputError(
+            f"{path}: is not a .tar.gz archive, or it is cut short or damaged: {AGAIN}"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if missing:

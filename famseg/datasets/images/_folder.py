@@ -1,4 +1,4 @@
-"""A folder of picture files, one sub-folder a class."""
+"""Folders of picture files, one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def read_image_folder(
 ) -> ReadImages:
     """Read PNG and JPEG files; classes are the names of the folders in the order of the alphabet.
 
-    Pictures are turned as their EXIF data say, converted to RGB or grey, scaled to fill the square
-    of ``size`` (bilinear with antialiasing) and cut at its border where they are not square. All
-    are held in memory: ``channels * size**2`` bytes each.
+    Pictures are rotated according to their EXIF data, converted to RGB or grey, scaled to fill the
+    square of ``size`` (bilinear with antialiasing) and cut at its border where they are not square.
+    All are held in memory: ``channels * size**2`` bytes each.
 
     Args:
-        root: Folder with ``train`` and ``test``, which hold a folder a class; or with a folder a
-            class, of which a share is held out to test.
+        root: Folder with ``train`` and ``test``, which hold one folder per class; or with one
+            folder per class, of which a share is held out to test.
         channels: 1 for grey, 3 for RGB.
         size: Edge in pixels; None takes square pictures that all have one size.
         test: Share that is held out, class by class, where there is no folder ``test``.
         seed: Decides which.
-        progress: Told how many files are read, and of how many.
+        progress: Called with the number of files read and their total.
 
     Raises:
-        InputError: One line for each faulty file, at most 20 and a count of the rest; or what is
-            wrong with the folders.
+        InputError: One line for each faulty file, at most 20 and a count of the rest; or the errors
+            of the folders.
     """
     folders = _split_folders(root)
     classes = _classes(folders[0])
@@ -58,8 +58,8 @@ def read_image_folder(
         if (others := _classes(folder)) != classes:
             odd = ", ".join(sorted(set(classes) ^ set(others))[:5])
             raise InputError(
-                f"{folder}: {len(others)} classes, {folders[0].name} has {len(classes)}: both need "
-                f"the same folders ({odd})"
+                f"{folder}: {len(others)} classes, but {folders[0].name} has {len(classes)}: both "
+                f"need the same folders ({odd})"
             )
     listed = [_files(folder, classes) for folder in folders]
     total = sum(map(len, listed))
@@ -87,8 +87,8 @@ def _split_folders(root: Path) -> list[Path]:
         return [root]
     for name in sorted(names & set(_VALIDATION_NAMES)):
         raise InputError(
-            f"{root / name}: famseg itself holds validation pictures out of train "
-            "(data.validation): move these into train, or elsewhere"
+            f"{root / name}: famseg takes validation pictures from train (data.validation): move "
+            "these into train, or elsewhere"
         )
     for name in ("train", "test"):
         if name not in names:
@@ -139,8 +139,9 @@ def _read_all(
                 pixels = np.empty((len(files), *picture.shape), dtype=np.uint8)
             if picture.shape != pixels.shape[1:]:
                 raise InputError(
-                    f"{path}: {picture.shape[2]} x {picture.shape[1]} pixels, others have "
-                    f"{pixels.shape[3]} x {pixels.shape[2]}: set data.size to bring all to one size"
+                    f"{path}: {picture.shape[2]} x {picture.shape[1]} pixels, but others have "
+                    f"{pixels.shape[3]} x {pixels.shape[2]}: set data.size to resize all to one "
+                    "size"
                 )
             pixels[index] = picture
         except InputError as error:
@@ -148,14 +149,14 @@ def _read_all(
         progress(index + 1)
     if faults or pixels is None:
         more = len(faults) - _MOST_FAULTS
-        rest = [f"{root}: {more} more pictures are faulty"] if more > 0 else []
+        rest = [f"{root}: {more} more pictures have errors"] if more > 0 else []
         raise InputError(*faults[:_MOST_FAULTS], *rest)
     names = [(path.relative_to(root).as_posix(), 1) for path, _ in files]
     return Images(pixels, np.array([label for _, label in files], dtype=np.int64), files=names)
 
 
 def _is_cut(picture: Image.Image) -> bool:
-    """Return whether Pillow would give 8 of the 16 bits of several channels, without a word."""
+    """Return whether Pillow would give 8 of the 16 bits of several channels, silently."""
     return any("16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
 
 
@@ -169,7 +170,7 @@ def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]
             opened = Image.open(path, formats=("JPEG", "PNG"))
         with opened:
             if opened.mode in _DEEP_MODES or _is_cut(opened):
-                raise InputError(f"{path}: more than 8 bits a channel: convert it to 8 bits")
+                raise InputError(f"{path}: more than 8 bits per channel: convert it to 8 bits")
             picture = ImageOps.exif_transpose(opened)
             if "transparency" in picture.info:  # of a palette: colours first, then their opacity
                 picture = picture.convert("RGBA")
@@ -177,7 +178,9 @@ def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too many pixels to be a picture of this kind") from error
     except (OSError, SyntaxError, *DAMAGED) as error:
-        raise InputError(f"{path}: no PNG or JPEG file, cut short or damaged") from error
+        raise InputError(
+            f"{path}: is not a PNG or JPEG file, or it is cut short or damaged"
+        ) from error
     if size is not None:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
     elif picture.width != picture.height:

@@ -36,15 +36,15 @@ _UNSIGNED_BYTES = 8  # code of the type in an IDX file
 
 
 def read_fashionmnist(root: Path, *, channels: Literal[1, 3], progress: Progress) -> ReadImages:
-    """Read FashionMNIST, padded with black to 32 x 32; however many pictures its files hold.
+    """Read FashionMNIST, padded with black to 32 x 32, with any number of pictures.
 
     Args:
         root: Folder of ``train-images-idx3-ubyte.gz`` and so on, or of ``FashionMNIST/raw``.
         channels: 1 for grey, 3 for the same three times.
-        progress: Told how many files are read, and of how many.
+        progress: Called with the number of files read and their total.
 
     Raises:
-        InputError: If a file is missing or faulty.
+        InputError: If a file is missing or damaged.
     """
     kinds = ("images-idx3", "labels-idx1")
     names = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in kinds]
@@ -76,14 +76,12 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     content = read_bytes(path)
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]) or len(content) < header:
-        raise InputError(
-            f"{path}: no IDX file of bytes in {dimensions} dimensions, or another file: {AGAIN}"
-        )
+        raise InputError(f"{path}: is not an IDX file of bytes in {dimensions} dimensions: {AGAIN}")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if math.prod(shape) != len(content) - header:
         raise InputError(
-            f"{path}: announces {' x '.join(map(str, shape))} bytes and holds "
-            f"{len(content) - header}: cut short or damaged; {AGAIN}"
+            f"{path}: announces {' x '.join(map(str, shape))} bytes but has "
+            f"{len(content) - header}: it is cut short or damaged; {AGAIN}"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
@@ -97,8 +95,8 @@ def _images(
     path, pixels = images
     if pixels.shape[1:] != (_EDGE, _EDGE):
         raise InputError(
-            f"{path}: pictures of {pixels.shape[1]} x {pixels.shape[2]} pixels, {_EDGE} x {_EDGE} "
-            f"are wanted: it is another file; {AGAIN}"
+            f"{path}: pictures of {pixels.shape[1]} x {pixels.shape[2]} pixels, but {_EDGE} x "
+            f"{_EDGE} are expected: it is another file; {AGAIN}"
         )
     if len(pixels) != len(labels[1]) or not len(pixels):
         raise InputError(

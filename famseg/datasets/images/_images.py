@@ -1,4 +1,4 @@
-"""Pictures in memory with their classes, in three splits."""
+"""Labelled pictures in memory, in three splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Images:
         labels: Number of the class, int64, shape ``(n,)``.
         rows: Number of each picture in the files it came from, from 0, int64, shape ``(n,)``; by
             default 0 to ``n - 1``. It names the picture: a smaller subset keeps the names.
-        files: Names of those files in order, each with how many pictures it holds.
+        files: Names of those files in order, each with how many pictures it contains.
         size: Edge in pixels that `ImageSet` resizes to; None leaves pictures as they are.
 
     Raises:
@@ -83,7 +83,7 @@ class Images:
         return f"{prefix}-{self.rows[index]:05d}"
 
     def sources(self) -> Iterator[str]:
-        """Yield for each picture its file, with ``#`` and its number where a file holds several."""
+        """Yield the file of each picture, with ``#`` and its number if a file contains several."""
         ends = np.cumsum([count for _, count in self.files], dtype=np.int64)
         for row, number in zip(self.rows, np.searchsorted(ends, self.rows, "right"), strict=True):
             if number == len(ends):
@@ -147,7 +147,7 @@ class ImageSplits:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def write_manifest(self, path: Path) -> None:
-        """Write which picture is in which split as CSV, whole or not at all.
+        """Write the split of every picture as CSV, atomically.
 
         The columns are split, subject, label, class, source (file and number within it).
 

@@ -1,4 +1,4 @@
-"""MATLAB files of version 5, arrays of numbers alone.
+"""Reading of numeric arrays from MATLAB files of version 5.
 
 scipy reads them as well, but its reader ends the whole process on some damaged files.
 """
@@ -19,7 +19,7 @@ from famseg.datasets.images._files import AGAIN, MAX_FILE_BYTES
 from famseg.messages import InputError
 
 _HEADER_BYTES = 128
-_CHUNK_BYTES = 2**16  # small, as deflate may make a thousand times as much of it
+_CHUNK_BYTES = 2**16  # small, since deflate may expand it a thousand times
 _MATRIX, _COMPRESSED = 14, 15
 _FLAGS, _DIMENSIONS, _NAME = 6, 5, 1
 _COMPLEX = 0x800
@@ -40,7 +40,7 @@ _NUMBERS = range(6, 16)
 
 
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return arrays of a MATLAB file; each can be written to.
+    """Return arrays of a MATLAB file, which are writable.
 
     Args:
         path: The file, of version 5 (``save -v6`` or ``-v7``).
@@ -58,13 +58,15 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
                 if name in names and array is not None:
                     found[name] = array
     except (EOFError, ValueError, OverflowError, struct.error, zlib.error) as error:
-        raise InputError(f"{path}: no MATLAB file, cut short or damaged: {AGAIN}") from error
+        raise InputError(
+            f"{path}: is not a MATLAB file, or it is cut short or damaged: {AGAIN}"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     missing = [name for name in names if name not in found]
     if missing:
         raise InputError(
-            f"{path}: holds no array {', '.join(missing)}: it is another file; {AGAIN}"
+            f"{path}: contains no array {', '.join(missing)}: it is another file; {AGAIN}"
         )
     return found
 
@@ -74,12 +76,14 @@ def _byte_order(path: Path, header: bytes) -> str:
     if order is None:
         raise ValueError("no header")
     if struct.unpack(f"{order}H", header[124:126])[0] != 0x100:
-        raise InputError(f"{path}: a MATLAB file of version 7.3, version 5 is wanted: {AGAIN}")
+        raise InputError(
+            f"{path}: is a MATLAB file of version 7.3, but version 5 is expected: {AGAIN}"
+        )
     return order
 
 
 def _body(stream: IO[bytes], tag: bytes, order: str) -> memoryview:
-    """Return what a variable consists of, unpacked."""
+    """Return the unpacked content of a variable."""
     kind, size = struct.unpack(f"{order}II", tag)
     if kind == _COMPRESSED:
         return _inflated(stream, size, order)
@@ -108,7 +112,7 @@ def _inflated(stream: IO[bytes], size: int, order: str) -> memoryview:
 
 
 def _matrix(body: memoryview, order: str) -> tuple[str, NDArray[Any] | None]:
-    """Return name and values of a variable; None for what is no array of real numbers."""
+    """Return name and values of a variable; None if it is not an array of real numbers."""
     parts = list(_parts(body, order))
     if [kind for kind, _ in parts[:3]] != [_FLAGS, _DIMENSIONS, _NAME]:
         raise ValueError("no variable")

@@ -1,9 +1,9 @@
-"""Pickles of arrays and plain containers, read without running anything that they name.
+"""Safe reading of pickles of arrays and plain containers.
 
 A pickle is a program: it may call any function of any module. Here each of the few names that an
-array needs stands for a class of this module that only keeps what it is given; every other name is
-refused before anything was imported or called, and so is what could take memory or time without
-bound. numpy's own unpickling is not used either.
+array needs is replaced by a class of this module that only stores its arguments. Every other name
+is refused before anything is imported or called, and so is everything that could take unbounded
+memory or time. numpy's own unpickling is not used either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGEST_NUMBER = 16  # bytes
 
 
 class _Type:
-    """Stands for a numpy data type."""
+    """Represents a numpy data type."""
 
     def __init__(self, code: object = "", *_: object) -> None:
         self.code = _text(code)
@@ -36,14 +36,14 @@ class _Type:
         self.order = _text(state[1]).strip("|")
 
     def build(self) -> np.dtype[Any]:
-        """Return the type; whole numbers alone."""
+        """Return the type, which must be a whole number."""
         if self.code not in {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}:
             raise ValueError(f"type {self.code!r}")
         return np.dtype(self.order + self.code)
 
 
 class _Array:
-    """Stands for a numpy array, as pickled from numpy 1 and 2 with any protocol."""
+    """Represents a numpy array, as pickled from numpy 1 and 2 with any protocol."""
 
     def __init__(self, *_: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -56,7 +56,7 @@ class _Array:
         _, shape, kind, fortran, raw = self.state
         if not isinstance(raw, str | bytes | bytearray) or not isinstance(kind, _Type):
             raise TypeError("no array of numbers")
-        # Looked at one by one: to compare what is nested in itself never ends.
+        # Checked one by one, since comparing a value nested in itself never ends.
         if not all(type(n) is int and n >= 0 for n in shape):
             raise TypeError("no shape")
         content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
@@ -67,17 +67,17 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """Stands for what numpy calls to make an array from protocol 5."""
+    """Represents what numpy calls to make an array from protocol 5."""
 
     def __init__(self, raw: object, kind: object, shape: object, order: object) -> None:
         self.state = (1, shape, kind, _text(order) == "F", raw)
 
 
 class _Number(_Array):
-    """Stands for a numpy scalar."""
+    """Represents a numpy scalar."""
 
     def __init__(self, kind: object, raw: bytes | str) -> None:
-        if len(raw) > _LARGEST_NUMBER:  # a list may name one a million times
+        if len(raw) > _LARGEST_NUMBER:  # a list may refer to one a million times
             raise ValueError(f"a number of {len(raw)} bytes")
         self.state = (1, (), kind, False, raw)
 
@@ -109,7 +109,7 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-# What a pickle of arrays and plain containers consists of. There is nothing to make objects other
+# The operations in a pickle of arrays and plain containers. There is nothing to make objects other
 # than by the names above, nothing that is kept elsewhere, and no way to double what is there.
 _ALLOWED = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
@@ -179,24 +179,24 @@ class _Unpickler(pickle._Unpickler):
 
 def _put(mapping: object, items: Sequence[object]) -> None:
     """Put keys and values, one after the other, into a mapping."""
-    # To hash a tuple of tuples, each named twice, takes longer than anybody waits.
+    # Hashing deeply nested tuples with shared items takes practically forever.
     if type(mapping) is not dict or not all(isinstance(key, str | bytes) for key in items[::2]):
         raise TypeError("no mapping of texts")
     mapping.update(zip(items[::2], items[1::2], strict=True))
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """Return the mapping that a pickle holds.
+    """Return the mapping in a pickle.
 
     Args:
         content: The pickle, of any protocol, from Python 2 or 3.
         where: Name of the file, for messages.
 
     Returns:
-        Values by key: arrays of whole numbers, lists of numbers and texts, and what else is plain.
+        Values by key: arrays of whole numbers, lists of numbers and texts, and other plain values.
 
     Raises:
-        InputError: If it is damaged, holds no mapping, or names anything but arrays.
+        InputError: If it is damaged, contains no mapping, or refers to anything but arrays.
 
     Example:
         >>> read_pickle(pickle.dumps({b"labels": [3, np.int64(7)]}), "a")
@@ -210,12 +210,12 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
     except _NameRefusedError as error:
         name = str(error)[:80]
         raise InputError(
-            f"{where}: wants to run {name!r}, which no file of pictures needs: nothing of it was "
-            "run; leave the file aside"
+            f"{where}: wants to run {name!r}, which no file of pictures needs: none of its code "
+            "was run; do not use the file"
         ) from error
     except (pickle.UnpicklingError, *DAMAGED) as error:
         raise InputError(
-            f"{where}: no pickle of pictures, cut short or damaged: {AGAIN}"
+            f"{where}: is not a pickle of pictures, or it is cut short or damaged: {AGAIN}"
         ) from error
 
 

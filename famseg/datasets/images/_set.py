@@ -1,4 +1,4 @@
-"""Pictures as a torch data set that hands out whole batches."""
+"""Pictures as a torch data set that returns whole batches."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ImageSet(Dataset[ImageItem]):
 
     ``__getitems__`` returns a ready batch, so a loader needs ``collate_fn=lambda batch: batch``.
 
-    For training the pictures stay bytes, which whoever augments them normalises, and an index of
+    For training, the pictures remain bytes, which the augmentation normalises, and an index of
     ``n`` or more asks for a later epoch: ``epoch, picture = divmod(index, n)``. The batch's
     ``index`` is the index asked for, so that augmentation can be a pure function of (seed, epoch,
     picture). For evaluation the pictures are normalised with ``mean`` and ``std``.
@@ -53,8 +53,8 @@ class ImageSet(Dataset[ImageItem]):
     Args:
         images: The pictures of a split; at least one.
         prefix: Name of the split, in front of the pictures' numbers.
-        mean: Mean of each channel on the scale 0 to 1; for evaluation alone.
-        std: Standard deviation of each channel on the same scale; for evaluation alone.
+        mean: Mean of each channel on the scale 0 to 1; only for evaluation.
+        std: Standard deviation of each channel on the same scale; only for evaluation.
         training: Whether the pictures are trained on.
 
     Raises:
@@ -73,10 +73,12 @@ class ImageSet(Dataset[ImageItem]):
         if not len(images):
             raise ValueError("a data set needs at least one picture: this split is empty.")
         if training and (mean is not None or std is not None):
-            raise ValueError("pictures to train on stay bytes: leave mean and std to augmentation.")
+            raise ValueError(
+                "training pictures are kept as bytes: mean and std belong to the augmentation."
+            )
         if not training and not len(mean or ()) == len(std or ()) == images.channels:
             raise ValueError(
-                f"to evaluate, mean and std need {images.channels} values each, got {mean} and "
+                f"for evaluation, mean and std need {images.channels} values each, got {mean} and "
                 f"{std}."
             )
         self.images = images

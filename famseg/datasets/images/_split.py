@@ -1,4 +1,4 @@
-"""Which pictures are trained on, which validate: drawn class by class."""
+"""Stratified splits and subsets of pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TRAIN_LIMIT, TEST_LIMIT, VALIDATION, TEST, SUBSET = range(5)
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) -> NDArray[np.int64]:
-    """Draw pictures so that every class gives its share, give or take one.
+    """Draw a stratified sample: every class contributes its share, give or take one.
 
-    The first 100 of a draw of 200 are the draw of 100: a larger subset holds every smaller one.
+    The first 100 of a draw of 200 are the draw of 100: a larger subset contains every smaller one.
 
     Args:
         labels: The class of each picture.
         count: How many to draw, 0 to ``len(labels)``.
-        seed: Another seed, another draw.
-        stream: Another stream of the same seed, another draw.
+        seed: Random seed of the draw.
+        stream: Number of the random stream of the seed.
 
     Returns:
         Indices of those drawn, rising.
@@ -34,7 +34,7 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) ->
         [8, 2]
     """
     chance = np.random.default_rng([seed, stream]).random(len(labels))
-    order = np.lexsort((chance, labels))  # class by class, in each by chance
+    order = np.lexsort((chance, labels))  # class by class, at random within each
     sizes = np.bincount(labels)
     begins = np.cumsum(sizes) - sizes
     rank = np.arange(len(labels)) - begins[labels[order]]
@@ -49,8 +49,8 @@ def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) 
     Args:
         images: What to draw from.
         limit: How many.
-        seed: Another seed, another subset.
-        stream: Another stream of the same seed, another subset.
+        seed: Random seed of the subset.
+        stream: Number of the random stream of the seed.
     """
     if limit is None or limit >= len(images):
         return images
@@ -60,17 +60,17 @@ def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) 
 def held_out(
     images: Images, share: float, classes: Sequence[str], seed: int, stream: int
 ) -> tuple[Images, Images]:
-    """Split a share off, stratified, and check that every class keeps a picture.
+    """Hold out a stratified share, and check that every class keeps a picture.
 
     Args:
         images: What to split.
         share: Share that is held out, 0 to below 1; above 0 at least one picture.
         classes: Names of the classes.
-        seed: Another seed, another split.
+        seed: Random seed of the split.
         stream: ``VALIDATION`` or ``TEST``.
 
     Returns:
-        What is left, and what is held out; both in the given order.
+        The remaining and the held-out pictures, both in the given order.
 
     Raises:
         InputError: If a class has no picture left.

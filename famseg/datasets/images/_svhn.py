@@ -21,15 +21,15 @@ _CHUNK = 1024
 
 
 def read_svhn(root: Path, *, extra: bool, progress: Progress) -> ReadImages:
-    """Read SVHN; however many pictures its files hold. Class ``d`` is the digit ``d``.
+    """Read SVHN, with any number of pictures. Class ``d`` is the digit ``d``.
 
     Args:
         root: Folder of ``train_32x32.mat`` and ``test_32x32.mat``.
         extra: Whether ``extra_32x32.mat`` is trained on as well.
-        progress: Told how many files are read, and of how many.
+        progress: Called with the number of files read and their total.
 
     Raises:
-        InputError: If a file is missing or faulty.
+        InputError: If a file is missing or damaged.
     """
     names = ["train", *(["extra"] if extra else []), "test"]
     paths = {name: root / f"{name}_32x32.mat" for name in names}
@@ -55,8 +55,8 @@ def _read_file(path: Path) -> Images:
     shape = (_EDGE, _EDGE, 3)
     if pixels.dtype != np.uint8 or pixels.shape[:-1] != shape:
         raise InputError(
-            f"{path}: X is {pixels.dtype} of shape {pixels.shape}, uint8 of shape (32, 32, 3, n) is"
-            f" wanted: {AGAIN}"
+            f"{path}: X is {pixels.dtype} of shape {pixels.shape}, but uint8 of shape (32, 32, 3, "
+            f"n) is expected: {AGAIN}"
         )
     count = pixels.shape[-1]
     if labels.dtype.kind not in "iuf" or labels.size != count or not count:

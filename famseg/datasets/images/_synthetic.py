@@ -1,4 +1,4 @@
-"""The embedded pictures: striped patches on a ground, told apart by their stripes.
+"""The synthetic pictures: striped patches on a ground, whose classes differ in their stripes.
 
 Ten patterns of stripes (five directions, two wavelengths) fill a soft patch of random place, size,
 colour and contrast. The stripes begin anywhere, so that the mean picture of every class is the
@@ -40,8 +40,8 @@ def synthetic_images(
     Args:
         count: How many.
         classes: 10 or 100.
-        seed: Another seed, other pictures.
-        stream: Another stream of the same seed: 0 to train, 1 to test.
+        seed: Random seed of the pictures.
+        stream: Random stream of the seed: 0 for training, 1 for testing.
         grey: Whether the three channels are equal.
 
     Returns:
@@ -71,7 +71,7 @@ def synthetic_images(
 def _draw(
     labels: NDArray[np.int64], classes: int, rng: np.random.Generator, grey: bool
 ) -> NDArray[np.uint8]:
-    """Return a block of pictures, whole even where fewer are wanted."""
+    """Return a complete block of pictures, even if fewer are needed."""
     patch, ground = _colours(len(labels), rng, grey)
     inside = _patch(len(labels), rng)[:, None]
     stripes = _stripes(labels % 10, rng)[:, None]
@@ -120,7 +120,7 @@ def _stripes(patterns: NDArray[np.int64], rng: np.random.Generator) -> Array:
     turns = 2 * np.pi / wavelength[:, None] * places
     across = turns * np.cos(np.deg2rad(degrees))[:, None] + phase
     down = turns * np.sin(np.deg2rad(degrees))[:, None]
-    # sin(a + b) by its parts: 128 sines a picture in place of 1024.
+    # sin(a + b) by its parts: 128 sines per picture in place of 1024.
     parts = np.stack([np.sin(across), np.cos(across), np.cos(down), np.sin(down)])
     sine, cosine, over, under = parts.astype(np.float32)
     return np.asarray(over[:, :, None] * sine[:, None, :] + under[:, :, None] * cosine[:, None, :])

@@ -60,7 +60,7 @@ def carve_diploe(shell: Array, scene: Scene, head: Array, thickness: Array) -> A
     if scene.spacing > _DIPLOE_SPACING_MM:
         return shell
     p = scene.p
-    # From the anatomy alone, so that the cells are the same at every resolution.
+    # Only from the anatomy, so that the cells are the same at every resolution.
     rng = np.random.default_rng(int(p.length_mm * 1e6))
     cells = np.zeros_like(head)
     for direction in rng.normal(size=(8, 3)):
@@ -74,7 +74,7 @@ def carve_diploe(shell: Array, scene: Scene, head: Array, thickness: Array) -> A
 
 
 def add_base(scene: Scene, field: Field) -> None:
-    """Add what stands on the base: petrous ridges, sphenoid, mastoids, condyles, inion."""
+    """Add the structures on the base: petrous ridges, sphenoid, mastoids, condyles, inion."""
     p, b = scene.p, scene.base_z
     wide = 0.74 * scene.side
     for s in (-1, 1):

@@ -38,7 +38,7 @@ def add_face(scene: Scene, field: Field) -> None:
 
 
 def open_face(scene: Scene, field: Field) -> None:
-    """Carve nose, maxillary sinuses and orbits, leaving walls that the grid can hold."""
+    """Carve nose, maxillary sinuses and orbits, leaving walls that the grid can represent."""
     _open_nose(scene, field)
     for s in (-1, 1):
         middle = (s * 25.0, 0.60 * scene.front + scene.p.prognathism_mm, -52.0)

@@ -1,4 +1,4 @@
-"""Signed distances to simple bodies, joined and carved on a grid: the phantom is made of these.
+"""Signed distances to simple bodies, which are joined and carved on a grid to make the phantom.
 
 All lengths are in mm; a signed distance is negative inside. Bodies are evaluated in their own box
 of voxels only, which is what makes a phantom take tens of milliseconds.

@@ -15,7 +15,7 @@ HEAD_EXTENT_MM = 216.0
 
 _ADULT = "adult craniometric range"
 _CT = "typical values in head CT"
-_MODEL = "chosen so that shapes vary between phantoms as between unregistered real heads"
+_MODEL = "chosen so that phantoms vary in shape as much as unregistered real heads"
 
 
 def _range(low: float, high: float, unit: str, source: str) -> Any:  # noqa: ANN401 - dataclass field
@@ -27,8 +27,8 @@ class PhantomParameters:
     """One subject's anatomy: each value is drawn uniformly from the range stated in its field.
 
     Lengths are in mm, angles in degrees; `ranges` lists low, high, unit and source of every
-    parameter. ``waves`` holds the smooth asymmetric deformation of the whole head, one row a plane
-    wave: direction and amplitude of the displacement, wave vector, phase.
+    parameter. ``waves`` holds the smooth asymmetric deformation of the whole head, one row per
+    plane wave: direction and amplitude of the displacement, wave vector, phase.
 
     Example:
         >>> p = PhantomParameters.draw(np.random.default_rng(0))
@@ -89,7 +89,7 @@ class PhantomParameters:
         """Draw one subject.
 
         Args:
-            rng: The source of randomness; the same state gives the same subject.
+            rng: Random generator; the same state gives the same subject.
 
         Returns:
             Parameters inside the documented ranges.

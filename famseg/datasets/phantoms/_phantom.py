@@ -1,4 +1,4 @@
-"""A procedural skull: implicit surfaces put together from anatomical parameters."""
+"""A procedural skull, assembled from implicit surfaces with anatomical parameters."""
 
 from __future__ import annotations
 

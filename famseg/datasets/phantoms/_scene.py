@@ -1,4 +1,4 @@
-"""The frame that a phantom is built in: where voxels lie in the head, how thin is too thin.
+"""The coordinate frame of a phantom, and the smallest thickness that its grid can represent.
 
 The head's frame has its origin in the middle of the cranial cavity; x grows to the right, y to the
 front, z upwards, in mm.
@@ -72,11 +72,11 @@ class Scene:
         return -12.0 - self.p.face_height_mm
 
     def wall(self, thickness: float) -> float:
-        """Return a thickness in mm that this grid can hold without holes."""
+        """Return a thickness in mm that this grid can represent without gaps."""
         return max(thickness, MIN_WALL_VOXELS * self.spacing)
 
     def tube(self, radius: float) -> float:
-        """Return a radius in mm that this grid can hold without gaps."""
+        """Return a radius in mm that this grid can represent without gaps."""
         return max(radius, _MIN_RADIUS_VOXELS * self.spacing)
 
     def capsule(

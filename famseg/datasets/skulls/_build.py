@@ -1,4 +1,4 @@
-"""From phantoms or a folder to prepared skulls in three splits."""
+"""Building of prepared skulls in three splits, from phantoms or a folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def phantom_skulls(
         test: Share for the test.
         seed: Decides shapes and splits.
         cache: Folder of the cache.
-        progress: Told how many are ready, and of how many.
+        progress: Called with the number of finished skulls and their total.
 
     Raises:
         InputError: If an argument is out of range.
@@ -89,8 +89,8 @@ def folder_skulls(
 ) -> Skulls:
     """Return the skulls of a folder, prepared once and cached by content and settings.
 
-    Subjects that the manifest excludes, and incomplete skulls, are left out, and a warning of the
-    log says how many: see `select_subjects`.
+    Subjects that the manifest excludes, and incomplete skulls, are left out, and a warning in the
+    log gives their number: see `select_subjects`.
 
     Args:
         root: The folder; see `scan_folder`.
@@ -105,8 +105,8 @@ def folder_skulls(
         seed: Decides the splits.
         cache: Folder of the cache.
         exclude: Flags of subjects to leave out.
-        include: Flags that are no reason to leave a subject out.
-        progress: Told how many are ready, and of how many.
+        include: Flags that do not exclude a subject.
+        progress: Called with the number of finished skulls and their total.
 
     Raises:
         InputError: One line for each file or flag that cannot be used.
@@ -150,7 +150,7 @@ def _gather(
     prepare: Callable[[int], Prepared],
     progress: Progress | None,
 ) -> Skulls:
-    """Prepare every subject, reporting all faults at once."""
+    """Prepare every subject, and report all errors at once."""
     ready: dict[str, list[PreparedSkull]] = {"train": [], "validation": [], "test": []}
     faults: list[str] = []
     for index, person in enumerate(people):

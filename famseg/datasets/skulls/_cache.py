@@ -1,4 +1,4 @@
-"""Prepared masks on disk: packed bits in npz files, read without unpickling anything.
+"""A cache of prepared masks: packed bits in npz files, read without unpickling anything.
 
 MONAI's PersistentDataset pickles its items; ours hold one mask and one affine, so that a cache
 folder that others can write to cannot run code, and a process that is killed leaves no broken file.
@@ -27,7 +27,7 @@ Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
 
 
 def default_cache_folder() -> Path:
-    """Return where caches go: FAMSEG_CACHE, or famseg below XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder of caches: FAMSEG_CACHE, or famseg below XDG_CACHE_HOME or ~/.cache."""
     if named := os.environ.get("FAMSEG_CACHE"):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -37,11 +37,11 @@ def default_cache_folder() -> Path:
 class MaskCache:
     """A folder of prepared masks.
 
-    Several processes may share it: a file appears whole or not at all. A folder that cannot be
-    written gives one warning, and everything is prepared anew.
+    Several processes may share it: files are written atomically. If the folder is not writable,
+    there is one warning, and everything is prepared anew.
 
     Args:
-        folder: Where the files lie; made when it is first written to.
+        folder: The folder of the files; created when it is first written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,10 +49,10 @@ class MaskCache:
         self._writable = True
 
     def get(self, key: Mapping[str, object], prepare: Callable[[], Prepared]) -> Prepared:
-        """Return what ``prepare`` gives, from the folder if it is there.
+        """Return the result of ``prepare``, from the folder if it exists there.
 
         Args:
-            key: All that the result depends on, in JSON types.
+            key: Everything that the result depends on, in JSON types.
             prepare: Makes the mask (0 and 1) and its affine.
         """
         text = json.dumps(key, sort_keys=True)
@@ -75,8 +75,8 @@ class MaskCache:
         except OSError as error:
             self._writable = False
             warnings.warn(
-                f"{self.folder}: cannot be written ({error.strerror or error}): going on without a "
-                "cache; set data.cache or FAMSEG_CACHE to another folder",
+                f"{self.folder}: cannot be written ({error.strerror or error}): continuing without "
+                "a cache; set data.cache or FAMSEG_CACHE to another folder",
                 stacklevel=2,
             )
 
@@ -90,7 +90,7 @@ def _load(path: Path) -> Prepared | None:
         # Opened here: np.load leaves a file open that turns out to be damaged.
         with open_to_read(path) as stream, np.load(stream, allow_pickle=False) as stored:
             if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
-                return None  # packed, as ours never are: it may unpack to anything
+                return None  # compressed, which ours never are: it may unpack to any size
             shape, bits, affine = (stored[name] for name in ("shape", "bits", "affine"))
             if bits.dtype != np.uint8 or affine.shape != (4, 4) or not _fits(shape, bits):
                 return None

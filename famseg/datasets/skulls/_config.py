@@ -25,24 +25,25 @@ class _Data(Strict):
         default=0,
         ge=0,
         lt=2**31,
-        description="seed of splits, phantoms and evaluation holes; another seed of the run keeps "
-        "the test cases",
+        description="seed of splits, phantoms and evaluation defects; it does not depend on the "
+        "seed of the run",
     )
     size: int = Field(default=64, ge=16, le=512, description="voxels along each edge of the grid")
     spacing_mm: float = Field(default=3.5, gt=0, description="edge of a voxel in mm")
     validation: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the subjects that choose the best epoch"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the subjects for validation (choice of the best epoch)",
     )
-    test: float = Field(
-        default=0.25, ge=0, lt=1, description="share of the subjects scored at the end"
-    )
+    test: float = Field(default=0.25, ge=0, lt=1, description="share of the subjects for testing")
     mirror: bool = Field(
         default=False, description="swap left and right in half of the training cases"
     )
     cache: PathText | None = Field(
         default=None,
-        description="folder of prepared volumes; by default FAMSEG_CACHE, or famseg in the user's "
-        "cache folder",
+        description="folder of the cache of prepared volumes; default: FAMSEG_CACHE, or famseg in "
+        "the user's cache folder",
     )
 
     @model_validator(mode="after")
@@ -61,7 +62,7 @@ class _Data(Strict):
 
 
 class PhantomData(_Data):
-    """Procedural skulls: the embedded data."""
+    """Procedural skulls: the built-in data."""
 
     kind: Literal["phantom"] = "phantom"
     subjects: int = Field(default=100, ge=3, le=100_000, description="number of synthetic subjects")
@@ -71,7 +72,7 @@ class PhantomData(_Data):
 
         Args:
             seed: Decides shapes and splits.
-            progress: Told how many are ready.
+            progress: Called with the number of finished skulls and their total.
         """
         from famseg.datasets.skulls._build import phantom_skulls
 
@@ -93,11 +94,13 @@ class FolderData(_Data):
     kind: Literal["folder"] = "folder"
     root: PathText = Field(
         min_length=1,
-        description="folder of volumes, one a subject, or of sub-folders; its manifest.csv decides "
-        "where there is one",
+        description="folder of volumes, one per subject, or of sub-folders; its manifest.csv takes "
+        "precedence if there is one",
     )
     pattern: str = Field(
-        default="*", min_length=1, description="glob of the file names to take, e.g. mask*.nii.gz"
+        default="*",
+        min_length=1,
+        description="glob pattern of the file names to use, e.g. mask*.nii.gz",
     )
     fit: Literal["pad", "resize"] = Field(
         default="pad",
@@ -106,28 +109,31 @@ class FolderData(_Data):
     )
     centre: Literal["head", "keep"] = Field(
         default="keep",
-        description="what goes into the middle of the grid: the head, or the volume's own",
+        description="what is centred on the grid: head (the bone) or volume (the whole volume)",
     )
     threshold: float = Field(
-        default=0.5, gt=0, lt=1, description="share of bone from which on a resampled voxel is bone"
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="share of bone at and above which a resampled voxel is bone",
     )
 
     exclude: Flags = Field(
         default=(),
-        description="flags of the manifest; subjects with one of them are left out, as those with "
-        "cut_vault or existing_defect are by default",
+        description="flags of the manifest: subjects with one of them are also left out; those "
+        "with cut_vault or existing_defect are left out by default",
     )
     include: Flags = Field(
         default=(),
-        description="flags that are no reason to leave a subject out, such as existing_defect",
+        description="flags that do not exclude a subject, such as existing_defect",
     )
 
     def build(self, seed: int, progress: Progress | None = None) -> Skulls:
-        """Read, check and prepare every volume; faults of all files come in one error.
+        """Read, check and prepare every volume; errors of all files come in one error.
 
         Args:
             seed: Decides the splits, unless the manifest does.
-            progress: Told how many are ready.
+            progress: Called with the number of finished skulls and their total.
         """
         from famseg.datasets.skulls._build import folder_skulls
 
@@ -150,7 +156,7 @@ class FolderData(_Data):
 
 
 def _root_means_folder(data: object) -> object:
-    """Let ``data.root=FOLDER`` alone turn a configuration of phantoms into one of own volumes."""
+    """Let ``data.root=FOLDER`` replace phantoms by the user's volumes."""
     if not isinstance(data, dict) or data.get("kind") != "phantom" or "root" not in data:
         return data
     kept = {key: value for key, value in data.items() if key != "subjects"}

@@ -1,4 +1,4 @@
-"""From a file to the grid that the network sees, as a chain of MONAI transforms."""
+"""The chain of MONAI transforms from a file to the grid of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepare_transform(
     threshold: float = 0.5,
     key: str = "image",
 ) -> Compose:
-    """Return the transforms that bring a skull mask onto the grid.
+    """Return the transforms that resample a skull mask to the grid.
 
     Load (geometry kept), binarise, orient to RAS+, crop to the head, resample once onto an
     axis-aligned isotropic grid, threshold. Before the linear resampling to coarser voxels the mask

@@ -43,7 +43,7 @@ class Skulls:
         test: Skulls that are scored once.
         fingerprint: SHA-256 over subjects, file hashes, splits and settings: the same fingerprint
             means the same data.
-        subjects: Who is in which split, with file and hash: what `write_manifest` writes.
+        subjects: The subjects with split, file and hash, as `write_manifest` writes them.
     """
 
     train: Sequence[PreparedSkull]
@@ -53,7 +53,7 @@ class Skulls:
     subjects: Sequence[SkullSubject] = ()
 
     def require_splits(self) -> None:
-        """Refuse a data set in which a split has nobody.
+        """Refuse a data set in which a split has no subject.
 
         Raises:
             InputError: If there is such a split.
@@ -96,10 +96,10 @@ def mean_skull(skulls: Sequence[PreparedSkull]) -> NDArray[np.float32]:
 
 
 def mean_skull_mask(skulls: Sequence[PreparedSkull]) -> NDArray[np.uint8]:
-    """Return the one fixed answer that scores best on the training skulls.
+    """Return the constant prediction that scores best on the training skulls.
 
     The mean skull is thresholded where its mean Dice coefficient over ``skulls`` is highest: at the
-    usual 0.5 thin walls that hardly overlap vanish, and the baseline would be needlessly weak.
+    usual 0.5, thin walls that hardly overlap would vanish and make the baseline too weak.
 
     Args:
         skulls: The training skulls; the test split must not choose the threshold.

@@ -20,7 +20,7 @@ from famseg.volumes import Volume, read_volume, volume_suffix
 Fit = Literal["pad", "resize"]
 Centre = Literal["head", "keep"]
 _BORDER = 1  # voxels left free around a head that is resized to the grid
-_SAME_SPACING = 1e-3  # of the spacing: closer than this, a volume is on the grid already
+_SAME_SPACING = 1e-3  # of the spacing: a volume that is closer than this is already on the grid
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
@@ -52,10 +52,10 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
 
 
 class LoadVolumed(MapTransform):  # type: ignore[misc]
-    """Load volumes with `VolumeReader` alone.
+    """Load volumes only with `VolumeReader`.
 
-    MONAI's ``LoadImaged(reader=...)`` goes on to its own readers where the given one refuses a
-    file, and those read damaged files without a word; it also makes them all, and some warn.
+    MONAI's ``LoadImaged(reader=...)`` tries its own readers if the given one refuses a file, and
+    those read damaged files silently; it also creates all of them, and some print warnings.
 
     Args:
         keys: Keys of the paths.
@@ -87,7 +87,7 @@ class BinariseBoned(MapTransform):  # type: ignore[misc]
         super().__init__(keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Binarise each image; InputError if it is no mask of a skull."""
+        """Binarise each image; InputError if it is not a mask of a skull."""
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
@@ -97,7 +97,7 @@ class BinariseBoned(MapTransform):  # type: ignore[misc]
 
 
 class HeadToGridd(MapTransform):  # type: ignore[misc]
-    """Crop a RAS-oriented mask to the head and bring it onto the grid in one resampling.
+    """Crop a RAS-oriented mask to the head and resample it once to the grid.
 
     Args:
         keys: Keys of the masks, shape ``(1, X, Y, Z)``.
@@ -189,7 +189,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
     def _too_large(self, extent: NDArray[np.float64], half: float, spacing: float) -> str:
         need = np.ceil(200 * half / self.size) / 100
         size = " x ".join(f"{e:.0f}" for e in extent)
-        where = "" if 2 * half <= extent.max() + spacing else ", off the middle of its volume,"
+        where = "" if 2 * half <= extent.max() + spacing else ", off the centre of its volume,"
         other = "" if not where else " or centre: head"
         return (
             f"the head of {size} mm{where} does not fit into {self.size} voxels of {spacing:g} mm "
@@ -199,7 +199,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
 
 
 def _bone(image: Tensor) -> Tensor:
-    """Return uint8 0 and 1; InputError for what is no mask."""
+    """Return uint8 0 and 1; InputError for values that are not a mask."""
     low, high = float(image.min()), float(image.max())
     if low < 0:
         raise InputError(
@@ -219,7 +219,7 @@ def _world_box(
     mask: NDArray[np.uint8], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the corners of the box around the bone along the world's axes, in mm."""
-    # Only the outermost bone along the first axis can touch the box: 2 points a column.
+    # Only the outermost bone along the first axis can touch the box: 2 points per column.
     column = mask.any(axis=0)
     j, k = np.nonzero(column)
     first = mask.argmax(axis=0)[j, k]
@@ -242,6 +242,7 @@ def _crop(
     start = np.maximum(low, 0)
     stop = np.minimum(high, mask.shape)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    # The margin is background where the volume ends: smoothing must not see bone go on there.
+    # The margin is background where the volume ends, so that smoothing does not continue bone
+    # there.
     pad = [(int(s - a), int(b - e)) for a, b, s, e in zip(low, high, start, stop, strict=True)]
     return np.pad(mask[box], pad), np.array(low, dtype=np.float64)

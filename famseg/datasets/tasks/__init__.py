@@ -1,4 +1,4 @@
-"""What networks are trained on: a defective skull and its completion, or its implant."""
+"""Training tasks: a defective skull and its completion, or its implant."""
 
 import lazy_loader
 

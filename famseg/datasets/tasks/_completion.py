@@ -1,4 +1,4 @@
-"""The task as torch data sets: a skull with a hole goes in, the complete skull comes out."""
+"""Skull completion as torch data sets: from a defective skull to the complete one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from famseg.messages import InputError
 class Item(TypedDict):
     """One case.
 
-    ``image`` (skull with the hole), ``label`` (complete skull): float32 ``(1, S, S, S)``, 0 and 1;
-    ``region`` (what was removed, bone or not): bool of the same shape; ``subject``: its id;
+    ``image`` (skull with the defect), ``label`` (complete skull): float32 ``(1, S, S, S)``, 0 and
+    1; ``region`` (what was removed, bone or not): bool of the same shape; ``subject``: its id;
     ``spacing_mm``: float32 ``(3,)``; ``affine``: float64 ``(4, 4)``, voxel to mm in RAS+.
     """
 
@@ -60,7 +60,7 @@ class _Skulls(Dataset[Item]):
         return len(self._skulls)
 
     def __iter__(self) -> Iterator[Item]:
-        # Without this, iteration would go on from epoch to epoch: an index has no upper end.
+        # Without this, iteration would continue from epoch to epoch, since indices are unlimited.
         return (self[index] for index in range(len(self)))
 
     def _generator(self, index: int, entropy: Sequence[int]) -> np.random.Generator:
@@ -76,7 +76,7 @@ class _Skulls(Dataset[Item]):
         return _item(skull, skull.id, mask, holed, region)
 
     def _check_holes(self, defect: Defect, entropy: Sequence[int]) -> None:
-        """Report every skull that no hole can be cut into now, not in the middle of an epoch."""
+        """Report every skull that no defect can be cut into before the first epoch."""
         faults = []
         for index, skull in enumerate(self._skulls):
             try:
@@ -88,22 +88,22 @@ class _Skulls(Dataset[Item]):
 
 
 class TrainingSet(_Skulls):
-    """Complete skulls, each with a fresh hole in every epoch.
+    """Complete skulls, each with a fresh defect in every epoch.
 
     An index of ``n`` or more asks for a later epoch: ``epoch, subject = divmod(index, n)``. The
-    hole is a pure function of (seed, epoch, subject), so a resumed run sees the holes that an
-    uninterrupted one would have seen, whatever the number of worker processes. Where a later epoch
-    finds no place for a hole, the subject gets the hole of the first one, which is tried at once.
+    defect is a pure function of (seed, epoch, subject), so a resumed run sees the defects that an
+    uninterrupted one would have seen, with any number of workers. Where a later epoch finds no
+    place for a defect, the subject gets the defect of the first one, which is tried at once.
 
     Args:
         skulls: The training split.
-        defect: What holes to cut.
-        seed: Seed of the holes, 0 or more.
+        defect: What defects to cut.
+        seed: Seed of the defects, 0 or more.
         mirror: Swap left and right in half of the draws (the same pure function decides).
 
     Raises:
         ValueError: If there is no skull, the grids differ or the seed is negative.
-        InputError: One line for each skull that no hole can be cut into.
+        InputError: One line for each skull that no defect can be cut into.
     """
 
     def __init__(
@@ -116,7 +116,9 @@ class TrainingSet(_Skulls):
 
     def __getitem__(self, index: int) -> Item:
         if index < 0:
-            raise IndexError(f"index {index} is negative: epoch * {len(self)} + subject is wanted.")
+            raise IndexError(
+                f"index {index} is negative: epoch * {len(self)} + subject is expected."
+            )
         epoch, subject = divmod(index, len(self))
         flip = False
         if self._mirror:
@@ -130,21 +132,21 @@ class TrainingSet(_Skulls):
 
 
 class EvaluationSet(_Skulls):
-    """Complete skulls with fixed holes.
+    """Complete skulls with fixed defects.
 
-    Holes that are drawn: one a skull, a pure function of (seed, name, subject). Holes of a fixed
-    set: all that it has for the skulls; where a subject has several, the item's ``subject`` is
-    ``ID/CLASS`` (``ID/CLASS-N``), so that every case has a name of its own.
+    Defects that are drawn: one per skull, a pure function of (seed, name, subject). Defects of a
+    fixed set: all that it has for the skulls; where a subject has several, the item's ``subject``
+    is ``ID/CLASS`` (``ID/CLASS-N``), so that every case has a name of its own.
 
     Args:
         skulls: The validation or test split.
-        defect: What holes to cut, or the set that holds them.
-        seed: Seed of the holes, 0 or more.
-        name: ``set1`` for holes like those trained on, ``set2`` for others.
+        defect: What defects to cut, or the set that contains them.
+        seed: Seed of the defects, 0 or more.
+        name: ``set1`` for defects like those trained on, ``set2`` for others.
 
     Raises:
         ValueError: If there is no skull, the grids differ or the seed is negative.
-        InputError: One line for each skull that no hole can be cut into, or that a hole of the
+        InputError: One line for each skull that no defect can be cut into, or that a defect of the
             fixed set does not fit.
     """
 

@@ -1,4 +1,4 @@
-"""Heads moved and bent at random, so that a network meets shapes beyond those of its data."""
+"""Random motion and deformation of heads, for shapes beyond those of the data."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def deform(
         mask: 0 and 1, shape ``(S, S, S)``.
         deformation: What to draw from.
         spacing_mm: Edge of a voxel in mm.
-        rng: The source of randomness; the same state gives the same head.
+        rng: Random generator; the same state gives the same head.
 
     Example:
         >>> from famseg.datasets import phantom

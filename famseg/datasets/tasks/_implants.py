@@ -1,4 +1,4 @@
-"""Implants as torch data sets: a defective skull goes in, what is missing of it comes out."""
+"""Implants as torch data sets: from a defective skull to its missing part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANY = "any"
 
 _ATTEMPTS = 4  # deformed heads that are tried before the head as it is
 _CUT_MM = (95.0, 170.0)  # below the top of the head, where the lower part may be cut off
-_SMALLEST_VOXELS = 8  # of an implant that is worth learning from
+_SMALLEST_VOXELS = 8  # smallest implant that is used for training
 _CHIPS = (1, 8)  # fewest, and one more than most, holes in base and face
 _LOW = 0.53  # of the grid's height: below it lie base and face
 
@@ -52,7 +52,7 @@ class ImplantItem(TypedDict):
 
 @dataclass(frozen=True)
 class ImplantAugmentation:
-    """What happens to heads and defective skulls in training.
+    """Random changes of heads and defective skulls in training.
 
     Args:
         mirror: Left and right are swapped in half of the draws.
@@ -77,7 +77,7 @@ class ImplantTrainingSet(Dataset[ImplantItem]):
     ``epoch, sample = divmod(index, len(self))``; the sample is the ``sample // skulls``-th defect
     of its skull. The item is a pure function of (seed, epoch, number of the defect, subject):
     a resumed run sees what an uninterrupted one would have seen, whatever the number of workers.
-    Takes 16 ms an item at 64^3.
+    Takes 16 ms per item at 64^3.
 
     Args:
         skulls: The training split, all on cubes of one size.
@@ -121,7 +121,9 @@ class ImplantTrainingSet(Dataset[ImplantItem]):
 
     def __getitem__(self, index: int) -> ImplantItem:
         if index < 0:
-            raise IndexError(f"index {index} is negative: epoch * {len(self)} + sample is wanted.")
+            raise IndexError(
+                f"index {index} is negative: epoch * {len(self)} + sample is expected."
+            )
         epoch, sample = divmod(index, len(self))
         draw, number = divmod(sample, len(self._skulls))
         skull = self._skulls[number]

@@ -16,13 +16,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImplantAugmentConfig(Strict):
-    """What happens to heads and defective skulls in training."""
+    """Random changes of heads and defective skulls in training."""
 
     mirror: bool = Field(
         default=True, description="swap left and right in half of the training cases"
     )
     share: Share = Field(
-        default=0.8, description="share of the training heads that are moved and bent"
+        default=0.8, description="share of the training heads that are moved and deformed"
     )
     rotation_deg: float = Field(
         default=15.0,
@@ -35,27 +35,30 @@ class ImplantAugmentConfig(Strict):
         default=0.04, ge=0, le=0.5, description="standard deviation of the scale along each axis"
     )
     shift_mm: float = Field(
-        default=7.0, ge=0, description="largest shift sideways, to the front and to the back in mm"
+        default=7.0, ge=0, description="largest shift to the side, front and back in mm"
     )
     top: Range | None = Field(
         default=(0.82, 0.97),
-        description="range of the height of the topmost bone over the edge of the grid, to which "
-        "heads are moved up or down; null: heads keep their height",
+        description="heads are moved up or down so that the height of their topmost bone, as a "
+        "share of the grid's edge, is in this range; null: heads keep their height",
     )
     elastic_mm: float = Field(
         default=3.5, ge=0, description="largest standard deviation of a smooth displacement in mm"
     )
     cut: Share = Field(
-        default=0.5, description="share of the training cases whose face and base are cut off"
+        default=0.5, description="share of the training cases whose face and skull base are cut off"
     )
     chips: Share = Field(
-        default=0.4, description="share of the training cases with small holes in face and base"
+        default=0.4,
+        description="share of the training cases with small holes in face and skull base",
     )
 
     @model_validator(mode="after")
     def _top_rises(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
         if self.top is not None and not 0 < self.top[0] <= self.top[1] <= 1:
-            raise ValueError(f"top: {list(self.top)} must be two rising shares from 0 to 1")
+            raise ValueError(
+                f"top: {list(self.top)} must be two shares from 0 to 1 in rising order"
+            )
         return self
 
     def build(self) -> ImplantAugmentation:

@@ -1,4 +1,4 @@
-"""From files or a seed to labelled texts in three splits."""
+"""Building of labelled texts in three splits, from files or a seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")
 
-_MOST_CLASSES = 1000  # with more different labels than that the column holds no classes
+_MOST_CLASSES = 1000  # with more different labels than that the column contains no classes
 
 
 def text_files(
@@ -49,7 +49,7 @@ def text_files(
         seed: Decides what is drawn.
 
     Raises:
-        InputError: With the faults of both files, a number of each.
+        InputError: With the errors of both files, a number of each.
     """
     rows: dict[Path, list[Row]] = {}
     faults: list[str] = []
@@ -60,7 +60,7 @@ def text_files(
             faults += error.faults
             continue
         if not rows[path] and not found:
-            faults.append(f"{path}: has no samples. Give a file with one a line.")
+            faults.append(f"{path}: has no samples. Give a file with one sample per line.")
         faults += found
     if train not in rows or (faults and classes is None):
         raise InputError(*faults)
@@ -101,8 +101,8 @@ def _classes(rows: Sequence[Row], path: Path, label: str) -> tuple[str, ...]:
     found = {row.label for row in rows}
     if not 2 <= len(found) <= _MOST_CLASSES:
         raise InputError(
-            f"{path}: {len(found)} different labels in {len(rows)} samples: {label!r} holds no "
-            "classes. Name the label with data.label, or list the classes in data.classes."
+            f"{path}: {len(found)} different labels in {len(rows)} samples: {label!r} does not "
+            "contain classes. Name the label with data.label, or list the classes in data.classes."
         )
     numbers = all(each.lstrip("-").isdecimal() for each in found)
     return tuple(sorted(found, key=int) if numbers else sorted(found))
@@ -114,7 +114,7 @@ def _unknown_labels(rows: Sequence[Row], path: Path, classes: Sequence[str]) -> 
         if row.label not in classes:
             faults.add(
                 row.line,
-                f"the label {row.label!r} is none of {', '.join(classes)}. Mend it, or list it in "
+                f"the label {row.label!r} is none of {', '.join(classes)}. Fix it, or list it in "
                 "data.classes.",
             )
     return faults
@@ -166,7 +166,8 @@ def _warn_of_known(texts: TextSplits, path: Path) -> None:
     count = sum(sample.sentences in known for sample in texts.test)
     if count:
         _logger.warning(
-            "%s: %d of %d samples are in the training file too: the test score is too good by them",
+            "%s: %d of %d samples are also in the training file: the test metrics are too good "
+            "because of them",
             path,
             count,
             len(texts.test),

@@ -20,10 +20,11 @@ class TokensConfig(Strict):
     max_length: int = Field(
         128,
         ge=8,
-        description="most tokens of a sample; of a pair the longer sentence is cut first",
+        description="maximum number of tokens per sample; in a pair, the longer sentence is cut "
+        "first",
     )
     pad_to_multiple_of: int = Field(
-        1, ge=1, description="lengths of batches are rounded up to this; 8 suits GPUs"
+        1, ge=1, description="lengths of batches are rounded up to a multiple of this; 8 suits GPUs"
     )
 
 
@@ -32,13 +33,14 @@ class _Data(Strict):
         0,
         ge=0,
         lt=2**31,
-        description="seed of what is drawn; another seed of the run keeps the splits",
+        description="seed of the splits and subsets; it does not depend on the seed of the run",
     )
     validation: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="share of the training file that chooses the best epoch, drawn class by class",
+        description="share of the training file for validation (choice of the best epoch), drawn "
+        "class by class",
     )
 
 
@@ -47,7 +49,7 @@ class SyntheticText(_Data):
 
     kind: Literal["synthetic"] = "synthetic"
     train: int = Field(1000, ge=8, le=1_000_000, description="samples, validation included")
-    test: int = Field(200, ge=2, le=1_000_000, description="samples scored at the end")
+    test: int = Field(200, ge=2, le=1_000_000, description="number of test samples")
 
     def build(self, seed: int) -> TextSplits:
         """Return the sentences.
@@ -64,27 +66,30 @@ class SyntheticText(_Data):
 
 class _Files(_Data):
     form: ClassVar[Format]
-    root: PathText = Field(min_length=1, description="folder of the files")
+    root: PathText = Field(min_length=1, description="folder that contains the files")
     columns: tuple[str, ...] = Field(
         ("sentence1", "sentence2"),
         strict=False,
         min_length=1,
         max_length=2,
-        description="names of the sentence, or of the two sentences of a pair",
+        description="name of the column or key of the sentence, or the two names for a pair of "
+        "sentences",
     )
-    label: str = Field("label", min_length=1, description="name of the label")
+    label: str = Field("label", min_length=1, description="name of the column or key of the label")
     classes: tuple[str, ...] | None = Field(
         None,
         strict=False,
         min_length=2,
-        description="the labels in the order of their numbers; absent: those of the training "
-        "file, sorted",
+        description="labels in the order of their numbers; default: the sorted labels of the "
+        "training file",
     )
     train_limit: int | None = Field(
-        None, gt=1, description="most samples of the training file, drawn class by class"
+        None,
+        gt=1,
+        description="maximum number of samples of the training file, drawn class by class",
     )
     test_limit: int | None = Field(
-        None, gt=0, description="most samples of the test file, drawn class by class"
+        None, gt=0, description="maximum number of samples of the test file, drawn class by class"
     )
 
     def _build(self, train: str, test: str, seed: int) -> TextSplits:
@@ -114,7 +119,7 @@ class GlueText(_Files):
     test: str = Field(
         "dev.tsv",
         min_length=1,
-        description="file scored at the end; the labels of GLUE's test.tsv are not public",
+        description="test file; the labels of GLUE's test.tsv are not public",
     )
 
     def build(self, seed: int) -> TextSplits:
@@ -132,7 +137,7 @@ class JsonLinesText(_Files):
     form = "jsonl"
     kind: Literal["jsonl"]
     train: str = Field("train.jsonl", min_length=1, description="training file")
-    test: str = Field("dev.jsonl", min_length=1, description="file scored at the end")
+    test: str = Field("dev.jsonl", min_length=1, description="test file")
 
     def build(self, seed: int) -> TextSplits:
         """Read both files; their faults come in one error.

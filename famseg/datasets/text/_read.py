@@ -52,7 +52,7 @@ class FaultList:
     def __iter__(self) -> Iterator[str]:
         yield from self._kept
         if self._count > _MOST:
-            yield f"{self.path}: and {self._count - _MOST} more faults"
+            yield f"{self.path}: and {self._count - _MOST} more errors"
 
 
 def read_rows(
@@ -152,7 +152,7 @@ def _jsonl(
 
 def _object_fault(found: object, columns: Sequence[str], label: str) -> str | None:
     if not isinstance(found, dict):
-        return f"a {type(found).__name__}, not an object. Write one object, {{...}}, a line."
+        return f"a {type(found).__name__}, not an object. Write one object, {{...}}, per line."
     missing = [name for name in (*columns, label) if name not in found]
     if missing:
         return (
@@ -165,7 +165,7 @@ def _object_fault(found: object, columns: Sequence[str], label: str) -> str | No
         if not is_text(found[name]):
             return f"{name} holds half a character (\\ud800 to \\udfff). Remove it."
     if not isinstance(found[label], str | int):  # true and false are whole numbers to Python
-        return f"{label} is {json.dumps(found[label])}, neither a text nor a whole number."
+        return f"{label} is {json.dumps(found[label])}, but must be a text or a whole number."
     return None
 
 

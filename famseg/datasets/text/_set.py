@@ -90,7 +90,7 @@ class TextSet(Dataset[TextItem]):
 
         Args:
             count: How many.
-            seed: Another seed, another draw.
+            seed: Random seed of the draw.
         """
         if count >= len(self):
             return self

@@ -157,7 +157,7 @@ def test_several_holes_of_a_class_have_names_of_their_own(folder, tmp_path):
 def test_one_hole_a_subject_is_named_by_the_subject(written):
     assert read_fixed_set(written.root, classes=("random_1",)).names() == ("s0", "s1")
     with pytest.raises(
-        InputError, match=r"no hole of the classes \['random_2'\]: it has bilateral"
+        InputError, match=r"no defect of the classes \['random_2'\]: it has bilateral"
     ):
         read_fixed_set(written.root, classes=("random_2",))
 
@@ -182,7 +182,7 @@ def test_a_class_that_a_skull_has_no_place_for_is_listed(tmp_path):
         area_cm2=(60.0, 70.0),
     )
     assert [f"{f.subject} {f.where}" for f in report.failed] == ["cut frontoorbital"]
-    assert report.failed[0].reason.startswith("no frontoorbital opening of 60 to 70 cm2 in 32")
+    assert report.failed[0].reason.startswith("no frontoorbital defect of 60 to 70 cm2 in 32")
     assert [case.where for case in report.cases] == ["parietotemporal"]
 
 
@@ -228,7 +228,7 @@ def test_a_subject_without_a_hole_is_named(written):
     fixed = read_fixed_set(written.root)
     with pytest.raises(
         InputError,
-        match=r"subject s7: .*defects\.csv has no hole for it: write a set with `famseg defects`",
+        match=r"subject s7: .*defects\.csv has no defect for it: write a set with `famseg defects`",
     ):
         EvaluationSet([PreparedSkull("s7", phantom(7, 0), AFFINE)], fixed, seed=0)
 
@@ -264,7 +264,7 @@ def rewrite(written, tmp_path, change):
         ),
         (
             lambda text: text.replace(",1,", ",one,", 1),
-            r"csv:2: number is 'one', no number",
+            r"csv:2: number is 'one', not a number",
         ),
         (lambda text: text + text.splitlines()[1] + "\n", "2 rows for s0 bilateral 1: keep one"),
         (lambda text: text + "s9\n", r"defects\.csv:6: does not have 16 cells"),
@@ -288,7 +288,11 @@ def test_a_folder_without_a_set(tmp_path):
         ({"classes": ()}, "classes: none: choose from"),
         ({"classes": ("random_1", "random_1")}, "classes: random_1, random_1: name each once"),
         ({"seed": -1}, "seed -1 must be 0 or more, per_subject 1 1 or more"),
-        ({"area_cm2": (5.0, 1.0)}, r"area_cm2 \[5\.0, 1\.0\] must be two rising areas"),
+        (
+            {"area_cm2": (5.0, 1.0)},
+            r"area_cm2 \[5\.0, 1\.0\] must be two areas above 0 in rising "
+            "order",
+        ),
     ],
 )
 def test_faulty_options(folder, tmp_path, options, fault):
@@ -298,7 +302,7 @@ def test_faulty_options(folder, tmp_path, options, fault):
 
 
 def test_names_that_leave_the_folder_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"subject '\.\./x': is no file name: use letters"):
+    with pytest.raises(InputError, match=r"subject '\.\./x': is not a file name: use only letters"):
         write_fixed_set([SkullSubject("../x", None, "")], tmp_path)
 
 
@@ -319,7 +323,9 @@ def test_a_skull_that_is_not_the_one_of_the_set_is_refused(written):
         PreparedSkull("s1", phantom(1, 0), AFFINE),
     ]
     with pytest.raises(
-        InputError, match=r"subject s0: .*complete/s0\.nii\.gz: is another skull, or lies elsewhere"
+        InputError,
+        match=r"subject s0: .*complete/s0\.nii\.gz: is not the skull of the data, or "
+        "is at another",
     ) as caught:
         EvaluationSet(skulls, fixed, seed=0)
     assert len(caught.value.faults) == 1

@@ -147,7 +147,8 @@ def test_a_body_that_would_take_half_of_the_skull_is_not_cut(skull: np.ndarray) 
     with pytest.raises(InputError) as caught:
         inject(skull, SphereDefect(size_mm=(900.0, 900.0)), SPACING, generator(0))
     assert str(caught.value) == (
-        f"no hole through the vault in 32 draws ({skull.sum()} voxels of bone): look at the mask, "
+        f"no defect through the vault in 32 draws ({skull.sum()} voxels of bone): look at the "
+        "mask, "
         "or change elevation_deg or size_mm of the defect"
     )
 
@@ -162,13 +163,13 @@ def test_a_wall_that_no_draw_pierces_gets_the_best_draw(skull: np.ndarray) -> No
 def test_an_empty_mask() -> None:
     with pytest.raises(InputError) as caught:
         inject(np.zeros((9, 9, 9), np.uint8), SphereDefect(), SPACING, generator(0))
-    assert str(caught.value) == "inject: the mask is empty, there is no skull to cut a hole into"
+    assert str(caught.value) == "inject: the mask is empty, there is no skull to cut a defect into"
 
 
 def test_a_full_block_has_no_wall() -> None:
     block = np.zeros((60, 60, 60), np.uint8)
     block[4:-4, 4:-4, 4:-4] = 1
-    with pytest.raises(InputError, match="no hole through the vault in 32 draws"):
+    with pytest.raises(InputError, match="no defect through the vault in 32 draws"):
         inject(block, SphereDefect(), SPACING, generator(0))
 
 

@@ -194,7 +194,7 @@ def test_skullbreak_takes_another_class_where_one_has_no_place(skull):
     low = skull.copy()
     low[:, :, 40:] = 0
     only = SkullBreakDefect(classes=("frontoorbital",), area_cm2=(70, 70))
-    with pytest.raises(InputError, match="no frontoorbital opening of 70 to 70 cm2 in 32 draws"):
+    with pytest.raises(InputError, match="no frontoorbital defect of 70 to 70 cm2 in 32 draws"):
         cut(low, only, 0)
     both = SkullBreakDefect(classes=("frontoorbital", "parietotemporal"), area_cm2=(20, 70))
     for seed in range(4):
@@ -215,8 +215,8 @@ def test_a_vault_that_is_cut_off_is_refused(skull):
     low[:, :, 26:] = 0
     with pytest.raises(
         InputError,
-        match=r"no bilateral opening of 100 to 100 cm2 in 32 draws: the vault has no whole wall "
-        r"there \(is it cut off by the scan, or open already\?\); leave the skull out",
+        match=r"no bilateral defect of 100 to 100 cm2 in 32 draws: the vault has no complete wall "
+        r"there \(is it cut off by the scan, or does it have a defect\?\); leave the skull out",
     ):
         cut(low, RegionDefect("bilateral", area_cm2=(100, 100)), 0)
 
@@ -239,5 +239,5 @@ def test_what_is_out_of_range_is_named(options, fault):
 def test_unknown_classes_are_named():
     with pytest.raises(InputError, match="defect region: 'top' is none of bilateral, "):
         RegionDefect("top")
-    with pytest.raises(InputError, match=r"defect skullbreak: classes \['top'\] must be some of "):
+    with pytest.raises(InputError, match=r"defect skullbreak: classes \['top'\] must be among "):
         SkullBreakDefect(classes=("top",))

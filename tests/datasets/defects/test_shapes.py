@@ -83,18 +83,19 @@ def test_the_deformation_is_bounded_and_changes_the_outline() -> None:
     [
         (
             lambda: SphereDefect(size_mm=(20.0, 10.0)),
-            ("defect sphere: size_mm [20.0, 10.0] must be two rising lengths above 0 mm",),
+            ("defect sphere: size_mm [20.0, 10.0] must be two lengths above 0 mm in rising order",),
         ),
         (
             lambda: BoxDefect(size_mm=(0.0, 10.0), elevation_deg=(0.0, 100.0)),
             (
-                "defect box: size_mm [0.0, 10.0] must be two rising lengths above 0 mm",
-                "defect box: elevation_deg [0.0, 100.0] must be two rising angles from -90 to 90",
+                "defect box: size_mm [0.0, 10.0] must be two lengths above 0 mm in rising order",
+                "defect box: elevation_deg [0.0, 100.0] must be two angles from -90 to "
+                "90 in rising order",
             ),
         ),
         (
             lambda: SpheresDefect(spheres=(4, 2)),
-            ("defect spheres: count (4, 2) must be two rising numbers from 1 to 64",),
+            ("defect spheres: count (4, 2) must be two numbers from 1 to 64 in rising order",),
         ),
         (
             lambda: SpheresDefect(deformation=0.5),

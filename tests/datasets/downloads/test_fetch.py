@@ -149,7 +149,7 @@ def test_a_broken_connection_is_gone_on_with(
 
 def test_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
     server.answers = [Answer(drop_after=400_000), Answer(drop_after=0)]
-    with pytest.raises(RunError, match="broke off after 400000 of 1048576 bytes"):
+    with pytest.raises(RunError, match="ended after 400000 of 1048576 bytes"):
         get(tmp_path / "a.bin", server.address(), attempts=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin.part", "a.bin.part.json"]
     server.answers = [Answer()]
@@ -217,9 +217,14 @@ def test_what_a_server_may_do(
     [
         (Answer(status=404), 1, "answers 404 Not Found"),
         (Answer(status=500), 3, "answers 500 Internal Server Error"),
-        (Answer(b"<html>"), 1, r"sends another file \(sha256:[0-9a-f]{64}, published is sha256:"),
-        (Answer(drop_after=0), 3, "broke off after 0 of 1048576 bytes"),
-        (Answer(wait_s=0.4), 3, "does not answer in time"),
+        (
+            Answer(b"<html>"),
+            1,
+            r"sends another file \(checksum sha256:[0-9a-f]{64}, published "
+            "sha256:",
+        ),
+        (Answer(drop_after=0), 3, "ended after 0 of 1048576 bytes"),
+        (Answer(wait_s=0.4), 3, "does not respond in time"),
     ],
 )
 def test_a_failure_says_what_happened(
@@ -228,9 +233,11 @@ def test_a_failure_says_what_happened(
     server.answers = [answer]
     with pytest.raises(RunError, match=message) as caught:
         get(tmp_path / "a.bin", server.address(), timeout_s=0.1)
-    assert str(caught.value).startswith(f"{tmp_path / 'a.bin'}: not fetched ({server.address()}: ")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'a.bin'}: not downloaded ({server.address()}: "
+    )
     assert str(caught.value).endswith(
-        "). Go on with the same command, name another address with --mirror, or copy the file "
+        "). Resume with the same command, give another address with --mirror, or copy the file "
         "there by hand."
     )
     assert len(server.ranges) == requests
@@ -250,7 +257,9 @@ def test_no_server_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://x/a", "a.bin", "http://"])
 def test_addresses_of_other_kinds(tmp_path: Path, address: str) -> None:
-    with pytest.raises(InputError, match="no address: it must begin with http:// or https://"):
+    with pytest.raises(
+        InputError, match="is not an address: it must begin with http:// or https://"
+    ):
         get(tmp_path / "a.bin", address)
 
 
@@ -291,5 +300,9 @@ def test_unpacking_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.zip: test\.tsv: not in the archive"):
         unpack_files(archive, ("test.tsv",), out)
     archive.write_bytes(archive.read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"a\.zip: no ZIP archive, encrypted, cut short or dam"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.zip: is not a ZIP archive, or it is encrypted, cut "
+        "short or dam",
+    ):
         unpack_files(archive, ("train.tsv",), out)

@@ -176,7 +176,10 @@ def test_faulty_batches_are_refused(change: dict[str, Tensor], message: str) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": [0.5, 0.5]}, r"mean and std need one value a channel, std above 0, got \[0.5, 0"),
+        (
+            {"mean": [0.5, 0.5]},
+            r"mean and std need one value per channel, std above 0, got \[0.5, 0",
+        ),
         ({"std": [0.0, 0.1, 0.1]}, "std above 0"),
         ({"crop": -1}, "seed, crop and cutout must be 0 or more, got 0, -1 and 0"),
     ],

@@ -41,7 +41,7 @@ from famseg.datasets.images._config import _ImageFiles
 from famseg.datasets.images._pickle import read_pickle
 from famseg.messages import InputError
 
-AGAIN = "copy or fetch it again"
+AGAIN = "copy or download it again"
 
 
 def faults(data: _ImageFiles) -> list[str]:
@@ -136,7 +136,7 @@ def test_a_malicious_pickle_runs_nothing(
     (folder / "data_batch_2").write_bytes(content)
     line = fault(Cifar10Data(root=str(folder)))
     assert line.startswith("ROOT/data_batch_2: wants to run '")
-    assert f".{function.__name__}', which no file of pictures needs: nothing of it was run" in line
+    assert f".{function.__name__}', which no file of pictures needs: none of its code " in line
     assert not mark.exists()
 
 
@@ -207,7 +207,7 @@ def repickle(path: Path, **changes: object) -> None:
 CIFAR_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: cut(f / "data_batch_4"),
-        f"ROOT/data_batch_4: no pickle of pictures, cut short or damaged: {AGAIN}",
+        f"ROOT/data_batch_4: is not a pickle of pictures, or it is cut short or damaged: {AGAIN}",
     ),
     (
         lambda f: (f / "test_batch").unlink(),
@@ -223,16 +223,16 @@ CIFAR_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda f: repickle(f / "data_batch_2", data=np.zeros((20, 3000), dtype=np.uint8)),
-        "ROOT/data_batch_2: data is uint8 of shape (20, 3000), uint8 of shape (n, 3072) is wanted: "
-        + AGAIN,
+        "ROOT/data_batch_2: data is uint8 of shape (20, 3000), but uint8 of shape (n, 3072) is "
+        "expected: " + AGAIN,
     ),
     (
         lambda f: repickle(f / "data_batch_2", labels=None, fine_labels=[1] * 20),
-        f"ROOT/data_batch_2: holds no labels: it is another file; {AGAIN}",
+        f"ROOT/data_batch_2: does not contain labels: it is another file; {AGAIN}",
     ),
     (
         lambda f: repickle(f / "batches.meta", label_names=[b"a", b"b"]),
-        f"ROOT: names 2 classes, 10 are wanted: {AGAIN}",
+        f"ROOT: names 2 classes, but 10 are expected: {AGAIN}",
     ),
 ]
 
@@ -252,15 +252,16 @@ def test_faulty_binary_cifar(tmp_path: Path) -> None:
     )
     cut(folder / "train.bin")
     assert fault(Cifar100Data(root=str(folder))) == (
-        "ROOT/train.bin: has 409866 bytes, no multiple of 3074 (a label and a picture): cut short; "
-        + AGAIN
+        "ROOT/train.bin: has 409866 bytes, which is not a multiple of 3074 (a label and a "
+        "picture): it is cut short; " + AGAIN
     )
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     assert fault(Cifar10Data(root=str(tmp_path))) == (
         "ROOT: there is no CIFAR-10 in it: looked for cifar-10-batches-py/, cifar-10-batches-bin/, "
-        "cifar-10-python.tar.gz, cifar-10-binary.tar.gz. Set data.root, or fetch it with: famseg "
+        "cifar-10-python.tar.gz, cifar-10-binary.tar.gz. Set data.root, or download it with: "
+        "famseg "
         "prepare cifar10 --out FOLDER"
     )
     nowhere = fault(SvhnData(root=str(tmp_path / "x")))
@@ -275,7 +276,7 @@ def test_faulty_archives(tmp_path: Path) -> None:
     path = archive(folder, "cifar-10-python.tar.gz")
     whole = path.read_bytes()
     data = Cifar10Data(root=str(path))
-    damaged = f"ROOT: no .tar.gz archive, cut short or damaged: {AGAIN}"
+    damaged = f"ROOT: is not a .tar.gz archive, or it is cut short or damaged: {AGAIN}"
     for content in (whole[: len(whole) // 2], whole[:-4], b"<html>", whole[:-8] + b"12345678"):
         path.write_bytes(content)
         assert fault(data) == damaged
@@ -296,8 +297,7 @@ def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
             link.type, link.linkname = kind, str(secret)
             tar.addfile(link)
         assert fault(Cifar10Data(root=str(path))) == (
-            "ROOT: the archive is not safe to unpack: a member is a link or a device; leave it "
-            "aside"
+            "ROOT: the archive is not safe to unpack: a member is a link or a device; do not use it"
         )
 
 
@@ -307,9 +307,9 @@ SVHN_FAULTS: list[tuple[dict[str, object], str]] = [
     ({"y": np.ones((19, 1))}, "20 pictures, but y is float64 of shape (19, 1): "),
     (
         {"X": np.zeros((32, 32, 20), dtype=np.uint8)},
-        "X is uint8 of shape (32, 32, 20), uint8 of shape (32, 32, 3, n) is wanted: ",
+        "X is uint8 of shape (32, 32, 20), but uint8 of shape (32, 32, 3, n) is expected: ",
     ),
-    ({"y": ["text"]}, "holds no array y: it is another file; "),
+    ({"y": ["text"]}, "contains no array y: it is another file; "),
 ]
 
 
@@ -331,10 +331,10 @@ def test_damaged_and_missing_svhn(tmp_path: Path) -> None:
     data = SvhnData(root=str(tmp_path))
     for content in (b"", b"<html>", whole[:100], whole[:5000], bytes(wrong)):
         path.write_bytes(content)
-        message = f"no MATLAB file, cut short or damaged: {AGAIN}"
+        message = f"is not a MATLAB file, or it is cut short or damaged: {AGAIN}"
         assert fault(data) == f"ROOT/train_32x32.mat: {message}"
     path.write_bytes(whole[:124] + b"\0\2IM" + whole[128:])
-    message = f"a MATLAB file of version 7.3, version 5 is wanted: {AGAIN}"
+    message = f"is a MATLAB file of version 7.3, but version 5 is expected: {AGAIN}"
     assert fault(data) == f"ROOT/train_32x32.mat: {message}"
     path.unlink()
     assert fault(data) == "ROOT: train_32x32.mat: missing. Copy all files."
@@ -374,21 +374,23 @@ def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
         ),
         (
             lambda f: cut(f / "train-images-idx3-ubyte.gz"),
-            f"ROOT/train-images-idx3-ubyte.gz: no gzip file, cut short or damaged: {AGAIN}",
+            "ROOT/train-images-idx3-ubyte.gz: is not a gzip file, or it is cut short or damaged: "
+            f"{AGAIN}",
         ),
         (
             lambda f: (f / "train-images-idx3-ubyte.gz").write_bytes(
                 gzip.compress(idx(pictures(0)[:, 0, 2:-2, 2:-2])[:-7])
             ),
-            "ROOT/train-images-idx3-ubyte.gz: announces 20 x 28 x 28 bytes and holds 15673: cut "
+            "ROOT/train-images-idx3-ubyte.gz: announces 20 x 28 x 28 bytes but has 15673: it is "
+            "cut "
             f"short or damaged; {AGAIN}",
         ),
         (
             lambda f: shutil.copy(
                 f / "train-labels-idx1-ubyte.gz", f / "train-images-idx3-ubyte.gz"
             ),
-            "ROOT/train-images-idx3-ubyte.gz: no IDX file of bytes in 3 dimensions, or another "
-            f"file: {AGAIN}",
+            "ROOT/train-images-idx3-ubyte.gz: is not an IDX file of bytes in 3 dimensions: "
+            f"{AGAIN}",
         ),
         (
             lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(
@@ -408,7 +410,8 @@ def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
             lambda f: (f / "t10k-images-idx3-ubyte.gz").write_bytes(
                 gzip.compress(idx(pictures(0)[:, 0]))
             ),
-            "ROOT/t10k-images-idx3-ubyte.gz: pictures of 32 x 32 pixels, 28 x 28 are wanted: it is "
+            "ROOT/t10k-images-idx3-ubyte.gz: pictures of 32 x 32 pixels, but 28 x 28 are "
+            "expected: it is "
             f"another file; {AGAIN}",
         ),
     ],
@@ -505,7 +508,7 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
     [
         (
             lambda f: (f / "test" / "bird").mkdir(),
-            "ROOT/test: 3 classes, train has 2: both need the same folders (bird)",
+            "ROOT/test: 3 classes, but train has 2: both need the same folders (bird)",
         ),
         (
             lambda f: shutil.rmtree(f / "test"),
@@ -513,7 +516,7 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
         ),
         (
             lambda f: (f / "val").mkdir(),
-            "ROOT/val: famseg itself holds validation pictures out of train (data.validation): "
+            "ROOT/val: famseg takes validation pictures from train (data.validation): "
             "move these into train, or elsewhere",
         ),
         (
@@ -526,16 +529,16 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
         ),
         (
             lambda f: cut(f / "test" / "cat" / "2.jpg"),
-            "ROOT/test/cat/2.jpg: no PNG or JPEG file, cut short or damaged",
+            "ROOT/test/cat/2.jpg: is not a PNG or JPEG file, or it is cut short or damaged",
         ),
         (
             lambda f: Image.new("I;16", (9, 9)).save(f / "train" / "dog" / "deep.png"),
-            "ROOT/train/dog/deep.png: more than 8 bits a channel: convert it to 8 bits",
+            "ROOT/train/dog/deep.png: more than 8 bits per channel: convert it to 8 bits",
         ),
         *(
             (
                 partial(save_deep, channels=channels),
-                "ROOT/train/dog/deep.png: more than 8 bits a channel: convert it to 8 bits",
+                "ROOT/train/dog/deep.png: more than 8 bits per channel: convert it to 8 bits",
             )
             for channels in (2, 3, 4)
         ),
@@ -550,9 +553,12 @@ def test_every_faulty_picture_is_named(cats_and_dogs: Path) -> None:
     for i in range(25):
         (cats_and_dogs / "train" / "cat" / f"bad{i:02d}.png").write_bytes(b"no picture")
     lines = faults(ImageFolderData(root=str(cats_and_dogs), size=16))
-    assert lines[0] == "ROOT/train/cat/bad00.png: no PNG or JPEG file, cut short or damaged"
+    assert (
+        lines[0]
+        == "ROOT/train/cat/bad00.png: is not a PNG or JPEG file, or it is cut short or damaged"
+    )
     assert len(lines) == 21
-    assert lines[-1] == "ROOT: 5 more pictures are faulty"
+    assert lines[-1] == "ROOT: 5 more pictures have errors"
 
 
 def test_sizes_that_differ_need_one_size(tmp_path: Path) -> None:
@@ -560,7 +566,8 @@ def test_sizes_that_differ_need_one_size(tmp_path: Path) -> None:
         save(tmp_path / name, size)
     assert faults(ImageFolderData(root=str(tmp_path))) == [
         "ROOT/a/1.png: 9 x 8 pixels, not square: set data.size",
-        "ROOT/b/0.png: 8 x 8 pixels, others have 9 x 9: set data.size to bring all to one size",
+        "ROOT/b/0.png: 8 x 8 pixels, but others have 9 x 9: set data.size to resize all to one "
+        "size",
     ]
 
 
@@ -616,5 +623,5 @@ def test_pictures_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
 def test_a_picture_whose_name_is_no_text(cats_and_dogs: Path) -> None:
     save(cats_and_dogs / "train" / "cat" / "\udcff.png")
     assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == (
-        r"ROOT/train/cat/\udcff.png: its name or that of a folder is no text in UTF-8: rename it"
+        r"ROOT/train/cat/\udcff.png: its name or that of a folder is not UTF-8 text: rename it"
     )

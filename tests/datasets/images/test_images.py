@@ -254,7 +254,7 @@ def test_pictures_are_resized_batch_by_batch() -> None:
 def test_a_set_says_what_is_wrong(splits: ImageSplits) -> None:
     with pytest.raises(ValueError, match="at least one picture: this split is empty"):
         ImageSet(splits.train.take(np.array([], dtype=int)), prefix="train", training=True)
-    with pytest.raises(ValueError, match="leave mean and std to augmentation"):
+    with pytest.raises(ValueError, match="mean and std belong to the augmentation"):
         ImageSet(splits.train, prefix="train", mean=[0.5] * 3, std=[0.5] * 3, training=True)
     with pytest.raises(ValueError, match=r"mean and std need 3 values each, got None and \[1.0\]"):
         ImageSet(splits.test, prefix="test", std=[1.0], training=False)

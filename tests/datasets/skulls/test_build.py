@@ -181,13 +181,13 @@ def test_faults_of_all_files_at_once(heads: Path, save: Save) -> None:
     assert caught.value.faults == (
         f"{heads / 'head0.nii.gz'}: the file is cut short or damaged: copy it again",
         f"{heads / 'head2.nrrd'}: the mask is all zero: there is no bone in it",
-        f"{heads / 'head4.mha'}: its content is not in the format that its name says",
+        f"{heads / 'head4.mha'}: its content does not have the format of its file name",
     )
 
 
 def test_an_unwritable_cache_is_a_warning(heads: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="going on without a cache"):
+    with pytest.warns(UserWarning, match="continuing without a cache"):
         skulls = folder(heads, cache=str(tmp_path / "file" / "c")).build(seed=0)
     assert len(skulls.train) == 5
 

@@ -82,11 +82,12 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     cache = MaskCache(blocked / "cache")
-    with pytest.warns(UserWarning, match="going on without a cache") as caught:
+    with pytest.warns(UserWarning, match="continuing without a cache") as caught:
         mask, _ = cache.get(KEY, prepared)
     assert np.array_equal(mask, prepared()[0])
     assert str(caught[0].message) == (
-        f"{blocked / 'cache'}: cannot be written (Not a directory): going on without a cache; set "
+        f"{blocked / 'cache'}: cannot be written (Not a directory): continuing without a cache; "
+        "set "
         "data.cache or FAMSEG_CACHE to another folder"
     )
     with warnings.catch_warnings():

@@ -102,18 +102,26 @@ def test_training_takes_no_fixed_set() -> None:
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        (BoxConfig, {"size_mm": [30, 20]}, "size_mm: [30.0, 20.0] must rise: swap the two numbers"),
+        (
+            BoxConfig,
+            {"size_mm": [30, 20]},
+            "size_mm: [30.0, 20.0] must be in rising order: swap the two numbers",
+        ),
         (BoxConfig, {"size_mm": [0, 20]}, "size_mm: [0.0, 20.0] must be above 0 mm"),
         (
             SphereConfig,
             {"elevation_deg": [0, 100]},
-            "elevation_deg: [0.0, 100.0] must lie in -90 to 90",
+            "elevation_deg: [0.0, 100.0] must be within -90 to 90",
         ),
-        (SpheresConfig, {"spheres": [5, 3]}, "spheres: [5, 3] must rise: swap the two numbers"),
+        (
+            SpheresConfig,
+            {"spheres": [5, 3]},
+            "spheres: [5, 3] must be in rising order: swap the two numbers",
+        ),
         (
             SkullBreakConfig,
             {"area_cm2": [80, 20]},
-            "area_cm2: [80.0, 20.0] must rise: swap the two numbers",
+            "area_cm2: [80.0, 20.0] must be in rising order: swap the two numbers",
         ),
         (
             SkullBreakConfig,
@@ -121,7 +129,7 @@ def test_training_takes_no_fixed_set() -> None:
             "area_cm2: [20.0, 800.0] must be above 0 and up to 200 cm2",
         ),
         (RegionConfig, {}, "Field required"),
-        (SpheresConfig, {"spheres": [0, 3]}, "spheres: [0, 3] must lie in 1 to 64"),
+        (SpheresConfig, {"spheres": [0, 3]}, "spheres: [0, 3] must be within 1 to 64"),
         (
             PhantomData,
             {"validation": 0.5, "test": 0.5},

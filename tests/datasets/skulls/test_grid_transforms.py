@@ -224,7 +224,7 @@ def test_a_head_off_the_middle(save: Save) -> None:
     array = np.zeros((20, 20, 60), dtype=np.uint8)
     array[5:15, 5:15, 40:58] = 1
     assert fault(save(array), 24, 1.0) == (
-        "the head of 10 x 10 x 18 mm, off the middle of its volume, does not fit into 24 voxels of "
+        "the head of 10 x 10 x 18 mm, off the centre of its volume, does not fit into 24 voxels of "
         "1 mm (24 mm): use spacing_mm 2.34 or more, a larger size, fit: resize or centre: head"
     )
     prepare(save(array), 24, 1.0, centre="head")

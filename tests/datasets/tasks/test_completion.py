@@ -147,7 +147,7 @@ def test_an_epoch_without_a_place_for_a_hole_gets_the_one_of_the_first(
     def refuse_once(*arguments: object) -> object:
         calls.append(1)
         if len(calls) == 1:
-            raise InputError("no hole through the vault")
+            raise InputError("no defect through the vault")
         return inject(*arguments)
 
     monkeypatch.setattr(_sets, "inject", refuse_once)
@@ -164,7 +164,11 @@ def test_openings_by_region_train_and_evaluate(skulls: list[PreparedSkull]) -> N
 
 
 def test_indices_out_of_range(skulls: list[PreparedSkull]) -> None:
-    with pytest.raises(IndexError, match=r"index -1 is negative: epoch \* 4 \+ subject is wanted"):
+    with pytest.raises(
+        IndexError,
+        match=r"index -1 is negative: epoch \* 4 \+ subject is "
+        "expected",
+    ):
         TrainingSet(skulls, DEFECT, seed=0)[-1]
     with pytest.raises(IndexError, match="index 4 is outside 0 to 3"):
         EvaluationSet(skulls, DEFECT, seed=0)[4]
@@ -191,7 +195,7 @@ def test_skulls_without_a_vault_are_named_at_once(kind: type, skulls: list[Prepa
     with pytest.raises(InputError) as caught:
         kind([skulls[0], *odd], DEFECT, seed=0)
     assert caught.value.faults == tuple(
-        f"subject {name}: no hole through the vault in 32 draws (1 voxels of bone): look at the "
+        f"subject {name}: no defect through the vault in 32 draws (1 voxels of bone): look at the "
         "mask, or change elevation_deg or size_mm of the defect"
         for name in ("a", "b")
     )

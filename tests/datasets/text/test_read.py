@@ -68,7 +68,7 @@ def test_faulty_lines_are_named_and_the_rest_is_read(file) -> None:
 def test_of_many_faults_the_first_are_shown(file) -> None:
     wrong = faults(file(HEADER, *["no tabs"] * 25))
     assert len(wrong) == 21
-    assert wrong[-1] == ": and 5 more faults"
+    assert wrong[-1] == ": and 5 more errors"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_json_lines_have_texts_and_labels_of_any_kind(file) -> None:
     ("line", "message"),
     [
         ('{"a": 1', "not JSON (Expecting ',' delimiter at column 8). Write one object."),
-        ("[1]", "a list, not an object. Write one object, {...}, a line."),
+        ("[1]", "a list, not an object. Write one object, {...}, per line."),
         ('{"sentence1": "a", "x": 1}', "no key 'sentence2'. It has sentence1, x. Name its keys"),
         (
             '{"sentence1": null, "sentence2": "", "label": 1}',
@@ -124,7 +124,7 @@ def test_json_lines_have_texts_and_labels_of_any_kind(file) -> None:
         ),
         (
             '{"sentence1": "", "sentence2": "", "label": 0.5}',
-            "label is 0.5, neither a text nor a whole number.",
+            "label is 0.5, but must be a text or a whole number.",
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_unknown_labels_of_both_files_come_in_one_error(folder) -> None:
     root = folder(["a", "b", "x"], ["b", "y"])
     with pytest.raises(InputError) as caught:
         build(root, classes=("a", "b"))
-    advice = "is none of a, b. Mend it, or list it in data.classes."
+    advice = "is none of a, b. Fix it, or list it in data.classes."
     assert caught.value.faults == (
         f"{root}/train.tsv:4: the label 'x' {advice}",
         f"{root}/dev.tsv:3: the label 'y' {advice}",
@@ -109,14 +109,19 @@ def test_faults_of_both_files_come_in_one_error(folder) -> None:
     assert caught.value.faults == (
         f"{root}/train.tsv:2: 1 cell, the header has 3 (sentence1, sentence2, label). Separate "
         "cells with one tab.",
-        f"{root}/dev.tsv: has no samples. Give a file with one a line.",
+        f"{root}/dev.tsv: has no samples. Give a file with one sample per line.",
     )
 
 
 @pytest.mark.parametrize(
     ("train", "options", "message"),
     [
-        (["a"] * 4, {}, r"1 different labels in 4 samples: 'label' holds no classes\. Name"),
+        (
+            ["a"] * 4,
+            {},
+            r"1 different labels in 4 samples: 'label' does not contain classes\. "
+            "Name",
+        ),
         (
             ["a", "b", "b"],
             {"validation": 0.6},
@@ -135,7 +140,7 @@ def test_test_samples_that_are_trained_on_are_counted(folder, caplog) -> None:
     (root / "dev.tsv").write_text((root / "train.tsv").read_text() + "new\tb\ta\n")
     with caplog.at_level(logging.WARNING, "famseg"):
         build(root)
-    assert "dev.tsv: 8 of 9 samples are in the training file too" in caplog.text
+    assert "dev.tsv: 8 of 9 samples are also in the training file" in caplog.text
 
 
 def test_json_lines_are_the_same_data(folder) -> None:
