@@ -1,4 +1,4 @@
-"""The one style of every figure that famseg writes: PNG to look at, SVG for papers.
+"""The style of all figures that famseg writes: PNG for the screen, SVG for papers.
 
 Colors are Okabe and Ito's, which every eye tells apart. matplotlib is imported when a figure is
 made, not before: the flatness library works without it.
@@ -51,9 +51,9 @@ STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by o
     "savefig.facecolor": "white",
     "svg.fonttype": "none",  # text stays text: small, and it can be searched
     "svg.hashsalt": "famseg",  # the same figure has the same bytes
-    "text.parse_math": False,  # a name with dollars is no formula
+    "text.parse_math": False,  # a name with dollar signs is not a formula
     "xtick.labelsize": 9,
-    "xtick.minor.pad": 5.0,  # names of long and short ticks stand in one line
+    "xtick.minor.pad": 5.0,  # labels of major and minor ticks are on one line
     "ytick.labelsize": 9,
 }
 
@@ -94,7 +94,7 @@ def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
     """Return a figure as a file; the same bytes for the same figure, without a date.
 
     Args:
-        figure: What was drawn.
+        figure: The figure.
         kind: ``png`` or ``svg``.
         dpi: Pixels per inch; in an SVG file, of the images in it.
     """
@@ -107,7 +107,7 @@ def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
 
 
 def _name_decades(figure: Figure) -> None:
-    """Write the numbers of logarithmic axes as they are: matplotlib's own are formulas."""
+    """Write plain numbers at logarithmic axes: matplotlib's default writes formulas."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext
 
     for axes in figure.axes:
@@ -133,7 +133,7 @@ def files(figure: Figure, *, dpi: int = DPI) -> dict[str, bytes]:
     """Return a figure as PNG and as SVG, by the ending of the file.
 
     Args:
-        figure: What was drawn.
+        figure: The figure.
         dpi: Pixels per inch.
 
     Example:

@@ -1,4 +1,4 @@
-"""Evaluation: scores with units, case by case, against a baseline; tables and pictures of them."""
+"""Evaluation: metrics with units, case by case, against baselines; tables and images of them."""
 
 import lazy_loader
 

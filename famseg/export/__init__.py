@@ -1,4 +1,4 @@
-"""Export: trained networks for others, who need no famseg to run them."""
+"""Export: trained networks that run without famseg."""
 
 import lazy_loader
 

@@ -23,7 +23,7 @@ def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
 
     Args:
         source: A network that predicts implants.
-        license_text: What the license is called; None for that of the source.
+        license_text: The name of the license; None for that of the source.
     """
     known = card(source, "bundle", license_text)
     return {
@@ -39,8 +39,8 @@ def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
         "name": source.name,
         "task": known["task"],
         "description": f"{known['task']} The network of models/model.ts returns the mean of eight "
-        "predictions, 0 in small pieces; models/model.pt holds its weights.",
-        "authors": "whoever trained the model; see docs/README.md",
+        "predictions, and 0 in small pieces; models/model.pt contains its weights.",
+        "authors": "the people who trained the model; see docs/README.md",
         "copyright": known["license"],
         "data_source": str(known["data"]),
         "data_type": "nibabel",

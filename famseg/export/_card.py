@@ -1,4 +1,4 @@
-"""The model card of an export: what a stranger must know, as JSON and as Markdown."""
+"""The model card of an export, for people who did not train the model, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from famseg.export._source import Source
 
 USE = "Research only. Not a medical device: not for diagnosis, planning or treatment."
 NO_LICENSE = (
-    "None is stated. The weights belong to whoever trained them: ask before you use or pass on "
-    "this model."
+    "None is stated. The weights belong to the people who trained them: ask before you use this "
+    "model or pass it on."
 )
 KIND = "famseg export"
-"""What `kind` says in the JSON card of every export."""
+"""The value of `kind` in the JSON card of every export."""
 
 _TASKS = {
     "implant": "Predict the implant that completes a skull with a defect.",
-    "classes": "Name what an image shows.",
+    "classes": "Classify what an image shows.",
 }
 
 
@@ -28,7 +28,7 @@ def card(source: Source, export_format: str, license_text: str | None) -> dict[s
     Args:
         source: The network.
         export_format: ``bundle``, ``onnx`` or ``torchscript``.
-        license_text: What the license is called; None for that of the source.
+        license_text: The name of the license; None for that of the source.
     """
     return {
         "kind": KIND,
@@ -52,7 +52,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     """Return a card as Markdown.
 
     Args:
-        content: What `card` returned.
+        content: The result of `card`.
     """
     lines = [f"# {_plain(content['name'])}", "", f"**{content['intended_use']}**", ""]
     lines += [content["task"], ""]
@@ -82,7 +82,7 @@ def _metrics(rows: Any) -> Iterator[str]:  # noqa: ANN401  # JSON
             f"{row.get('failed', 'not stated')} |"
         )
     yield ""
-    yield "Failed cases are in the means. Distances end in `_mm`; DSC, accuracy and NSD have none."
+    yield "The means include failed cases. Distances end in `_mm`; DSC, accuracy and NSD have none."
 
 
 def _listed(value: Any, depth: int = 0) -> Iterator[str]:  # noqa: ANN401  # JSON

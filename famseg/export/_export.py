@@ -1,4 +1,4 @@
-"""Writing an export: whole or not at all, checked before it gets its name."""
+"""Writes an export completely or not at all; it is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def export_network(
     """
     if export_format == "bundle" and source.kind != "implant":
         raise InputError(
-            f"--format: {source.name} is a classifier, which there is no bundle of. Choose onnx or "
+            f"--format: {source.name} is a classifier, for which there is no bundle. Choose onnx "
+            "or "
             "torchscript."
         )
     check_out(out)
@@ -99,9 +100,10 @@ def check_out(out: Path) -> None:
         if known.get("kind") == KIND and known.get("files") == _digests(out):
             return
         raise InputError(
-            f"{out}: holds files that are not as famseg export has written them. {advice}"
+            f"{out}: contains files that famseg export did not write or that have changed since. "
+            f"{advice}"
         )
-    raise InputError(f"{out}: is there already and is not an older export. {advice}")
+    raise InputError(f"{out}: already exists and is not an older export. {advice}")
 
 
 def _describe(
@@ -125,7 +127,7 @@ def _usage(source: Source, export_format: str) -> str:
         "    pip install monai nibabel pytorch-ignite fire\n"
         "    python -m monai.bundle run --config_file configs/inference.json "
         "--meta_file configs/metadata.json --input skull.nii.gz --output_dir eval\n\n"
-        "`eval` then holds the implant, and the skull as the network saw it, on one grid.\n",
+        "`eval` then contains the implant and the skull on the grid of the network.\n",
         "onnx": f"`model.onnx` maps `{name}`, float32 ({shape}), to `{_OUTPUT}`, with any n:\n\n"
         '    session = onnxruntime.InferenceSession("model.onnx")\n'
         f'    session.run(["{_OUTPUT}"], {{"{name}": array}})\n',

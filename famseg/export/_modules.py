@@ -1,4 +1,4 @@
-"""What is exported as a module: from the input to probabilities, nothing of famseg around it."""
+"""The exported module: from the input to probabilities, without any code of famseg."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from famseg.reconstruction import NEVER, SHIFTS, SMALLEST_PIECE
 class ImplantProbability(nn.Module):
     """`famseg.reconstruction.CoarseNetwork.predict` as a module that can be traced.
 
-    The mean of eight predictions: of the skull and its mirror image, each as it is and shifted by
+    The mean of eight predictions: of the skull and its mirror image, each unshifted and shifted by
     a voxel along two axes in three ways. Its numbers are those of ``predict``, but for rounding.
 
     Args:
@@ -102,7 +102,7 @@ def _kept(mask: Tensor, share: float) -> Tensor:
 
     Args:
         mask: True in the pieces, which hang together by faces, edges and corners.
-        share: Of the voxels of the largest piece.
+        share: The share of the largest piece's voxels.
     """
     count = mask[0].numel()
     numbers = torch.arange(1, count + 1, device=mask.device).reshape(mask.shape[1:])

@@ -1,4 +1,4 @@
-"""A trained network opened to be exported: the module, and all that its card says of it."""
+"""A trained network opened for an export: the module and the content of its card."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _OF_THE_NETWORK = ("format", "name", "size", "spacing_mm", "layer", "threshold",
 _LIMITS = {
     "implant": (
         "It sees a binary mask of a skull on a coarse grid: thin bone and small defects can be "
-        "lost before it.",
+        "lost on that grid.",
         "It expects a head that stands upright in the frame that the preprocessing describes.",
         "Its result is a coarse shape on that grid, not an implant to be made: `famseg "
         "reconstruct` refines it on the voxels of the scan and fits it to the bone.",
-        "On scans unlike those that it was trained on its metrics can be worse than stated here.",
+        "On scans that differ from its training data, its metrics can be worse than stated here.",
     ),
     "classes": (
-        "It names one of its classes for every image, also where none is shown.",
-        "On images unlike those that it was trained on its metrics can be worse than stated here.",
+        "It predicts one of its classes for every image, even if the image shows none of them.",
+        "On images that differ from its training data, its metrics can be worse than stated here.",
     ),
 }
 
@@ -45,17 +45,17 @@ class Source:
     """A trained network, ready to be exported.
 
     Attributes:
-        name: What the model is called.
-        kind: What comes out: the probability of an ``implant`` or of ``classes``.
+        name: The name of the model.
+        kind: The output: the probability of an ``implant`` or of ``classes``.
         module: Maps inputs to probabilities, both float32; on the CPU, in evaluation mode.
-        input_name: What its input is called in ONNX: ``skull`` or ``image``.
-        shape: Of one input, without the batch.
+        input_name: The name of its input in ONNX: ``skull`` or ``image``.
+        shape: The shape of one input, without the batch axis.
         weights_sha256: SHA-256 of the network's parameters and buffers with their names.
-        preprocessing: What must be done before and after, by name, in JSON types.
-        data: What it was trained on, in JSON types.
+        preprocessing: The steps before and after the network, by name, in JSON types.
+        data: The training data, in JSON types.
         metrics: Rows with metric, mean, spread and n.
         license_id: SPDX expression; None if the run's owner has stated none.
-        details: What else is known, in JSON types.
+        details: Further facts, in JSON types.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Source:
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """What the network cannot do, a sentence each; those of a packaged model's card first."""
+        """The limitations of the network, one sentence each; first those of a model's card."""
         stated = self.details.get("limits", ())
         own = stated if isinstance(stated, list | tuple) else (stated,)
         return (*map(str, own), *_LIMITS[self.kind])
@@ -133,7 +133,7 @@ def _implants(run: str | Path, network: CoarseNetwork) -> Source:
             "threshold": network.threshold,
             "threshold_rule": "a voxel belongs to the implant if its probability is above it",
             "smallest_piece": f"pieces of the implant under {SMALLEST_PIECE:g} of the largest are "
-            "left out; pieces hang together by faces, edges and corners",
+            "left out; voxels of a piece share faces, edges or corners",
             "threshold_calibrated": network.calibrated,
         },
         data=_mapping(stated.pop("data", {})) if packaged else _data(RunFolder(folder)),

@@ -1,4 +1,4 @@
-"""Surface meshes in mm: from masks and files, their measures, booleans and fit; back to files."""
+"""Surface meshes in mm: made from masks and files, measured, combined, fitted and written."""
 
 import lazy_loader
 

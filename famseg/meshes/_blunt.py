@@ -26,7 +26,7 @@ from famseg.meshes._solid import largest_pieces, subtract
 from famseg.meshes._surface import surface_mesh_of_field
 
 _FINE_MM = (0.4, 0.6)  # voxels that a rim is looked at on: a third of the thickness, within these
-_SLACK = 0.25  # of a voxel: balls stand on voxels, between two of them lies a little less
+_SLACK = 0.25  # of a voxel: balls are centered on voxels, between two of them is a little less
 _NEIGHBORS = 12
 _SLIVER = 0.01
 
@@ -49,14 +49,14 @@ class Blunted(NamedTuple):
 def blunted(mesh: Mesh, least_mm: float, beside: Mesh, *, reach_mm: float) -> Blunted:
     """Return a solid without what is thinner than a length, near another solid.
 
-    Sharp edges are rounded a little, elsewhere the surface stays as it is. Takes about 20
+    Sharp edges are rounded a little, elsewhere the surface does not change. Takes about 20
     microseconds for each voxel of a third of the length near the other solid.
 
     Args:
         mesh: The surface of a solid.
         least_mm: The thickness, straight inwards from the surface, that all that stays has.
         beside: The surface of another solid.
-        reach_mm: How far from the other solid the rim may reach; what lies deeper is left alone.
+        reach_mm: How far from the other solid the rim may reach; deeper parts do not change.
 
     Raises:
         ValueError: If a mesh is not that of a solid, or nothing is left.
@@ -73,7 +73,7 @@ def blunted(mesh: Mesh, least_mm: float, beside: Mesh, *, reach_mm: float) -> Bl
         return Blunted(mesh, 0.0)
     rest = subtract(mesh, surface_mesh_of_field(field, affine, level))
     if len(rest.faces) == 0:
-        raise ValueError(f"nothing of the solid is {least_mm:g} mm thick")
+        raise ValueError(f"no part of the solid is {least_mm:g} mm thick")
     rest = largest_pieces(rest, min_share=_SLIVER)
     return Blunted(rest, mesh.volume_mm3 - rest.volume_mm3)
 

@@ -1,4 +1,4 @@
-"""Closing the openings of a mesh."""
+"""Closes the openings of a mesh."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scipy.sparse.csgraph import connected_components
 from famseg.messages import InputError
 
 LARGEST_OPENING_MM = 10.0
-"""Openings up to this wide are closed whatever their shape; wider ones if they are flat."""
+"""Openings up to this width are closed with any shape; wider ones only if they are flat."""
 
 MOST_OPENINGS = 20_000
-"""Triangles with more openings are no surface."""
+"""Triangles with more openings are not a surface."""
 
 FLAT_MM = 1.0
-"""A flat opening's rim lies this close to a plane: a cut through the neck, the scan's border."""
+"""How far a flat opening's rim may be from a plane: a cut through the neck, a scan's border."""
 
 Floats = NDArray[np.float64]
 Faces = NDArray[np.int64]
@@ -60,8 +60,8 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
     count, owner = connected_components(graph, directed=False)
     if count > MOST_OPENINGS:
         raise InputError(
-            f"the mesh is no surface: {len(rim)} edges without a neighbour in {count} openings; "
-            "mend it, e.g. in MeshLab or Meshmixer"
+            f"the mesh is not a surface: {len(rim)} edges without a neighbour in {count} openings; "
+            "repair it, e.g. in MeshLab or Meshmixer"
         )
     middles: list[Floats] = []
     fans: list[Faces] = []

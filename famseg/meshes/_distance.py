@@ -168,7 +168,7 @@ def _point_triangle(points: Floats, corners: Floats) -> tuple[Floats, Floats]:
 def samples_of(mesh: Mesh, count: int) -> tuple[Floats, Indices]:
     """Return points that are spread over a surface by area, and the faces they lie on.
 
-    Each stands for the same area; the same mesh gives the same points.
+    Each represents the same area; the same mesh gives the same points.
     """
     area = np.linalg.norm(mesh.area_vectors_mm2, axis=1)
     reached = np.cumsum(area)

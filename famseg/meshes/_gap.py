@@ -1,4 +1,4 @@
-"""The gap between an implant and the bone around it: measured, and made."""
+"""The gap between an implant and the bone around it: measures and creates it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Gap(NamedTuple):
         p1_mm: 1st percentile.
         median_mm: Median.
         p99_mm: 99th percentile.
-        samples: Points of the rim, each standing for the same area; 0 if there is no bone within
+        samples: Points of the rim, each of which represents the same area; 0 if there is no bone
+            within
             ``rim_mm``: then all distances are infinite.
     """
 

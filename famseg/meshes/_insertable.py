@@ -1,4 +1,4 @@
-"""An implant that goes in along a line: what bone is in the way of is cut off."""
+"""Makes an implant insertable along a line: the part that bone blocks is cut off."""
 
 from __future__ import annotations
 

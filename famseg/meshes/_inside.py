@@ -29,7 +29,7 @@ def inside(
     """Return the voxels whose middles a surface encloses.
 
     Along each column of voxels a ray is followed; it is inside after an odd number of crossings.
-    Needs a byte a voxel, and time in proportion to the columns below all triangles.
+    Needs one byte per voxel, and time in proportion to the columns below all triangles.
 
     Args:
         vertices: In mm, ``(V, 3)``.
@@ -108,7 +108,7 @@ def _crossings(
     ends = np.cumsum(counts[kept])
     if len(ends) and ends[-1] > MOST_COLUMNS:
         raise InputError(
-            "the mesh is no surface: its triangles lie over one another hundreds of times; mend it"
+            "the mesh is not a surface: its triangles overlap hundreds of times; repair it"
         )
     start = 0
     while start < len(kept):

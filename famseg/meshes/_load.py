@@ -29,7 +29,7 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
         an empty text: then LPS was assumed.
 
     Raises:
-        InputError: If the file is no mesh; the message has no place in front.
+        InputError: If the file is not a mesh; the message does not begin with its path.
     """
     size = path.stat().st_size
     need, free = _BYTES_IN_MEMORY * size, psutil.virtual_memory().available
@@ -53,7 +53,7 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
     if vertices.ndim != 2 or len(faces) == 0:
         raise InputError("the mesh has no triangles: it is empty or a cloud of points")
     if not np.isfinite(vertices).all():
-        raise InputError("the mesh has vertices that are no numbers: repair it")
+        raise InputError("the mesh has vertices that are not numbers: repair it")
     with path.open("rb") as stream:
         start = stream.read(1024).upper()
     space = "RAS" if b"SPACE=RAS" in start else "LPS" if b"SPACE=LPS" in start else ""
@@ -65,8 +65,8 @@ def space_note(space: str) -> str:
     if space:
         return ""
     return (
-        "The mesh file does not say which way is right: taken as LPS (x to the left, y to the "
-        "back); compare left and right."
+        "The mesh file does not state its coordinate system: it was read as LPS (x to the left, y "
+        "to the back); check left and right."
     )
 
 

@@ -1,4 +1,4 @@
-"""A triangle mesh in world mm, and what it encloses."""
+"""A triangle mesh in world mm, with its volume, area and bounds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mesh:
         if not np.isfinite(vertices).all():
             raise ValueError("vertices must be finite: some are NaN or infinite")
         if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
-            raise ValueError(f"faces name vertices beyond the {len(vertices)} that there are")
+            raise ValueError(f"faces refer to vertices beyond the {len(vertices)} that there are")
         vertices.flags.writeable = faces.flags.writeable = False
         object.__setattr__(self, "vertices", vertices)
         object.__setattr__(self, "faces", faces)
@@ -128,7 +128,7 @@ class Mesh:
 
 
 def joined(meshes: Iterable[Mesh]) -> Mesh:
-    """Return all triangles of several meshes as one, as they are."""
+    """Return all triangles of several meshes as one mesh, unchanged."""
     parts = list(meshes)
     if len(parts) == 1:
         return parts[0]

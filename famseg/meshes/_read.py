@@ -69,7 +69,8 @@ def voxelize(mesh: Mesh, shape: Sequence[int], affine: ArrayLike) -> NDArray[np.
         affine: Maps voxel indices to world mm, shape ``(4, 4)``.
 
     Returns:
-        A mask of the shape. Takes two bytes a voxel and time in proportion to the triangles' area.
+        A mask of the shape. Takes two bytes per voxel and time in proportion to the triangles'
+        area.
 
     Raises:
         ValueError: If the mesh is not closed, or the shape has not three axes.

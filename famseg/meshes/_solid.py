@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from famseg.meshes._mesh import Mesh, joined
 
 _REASONS = {
-    "NotManifold": "an edge does not have one triangle on each side of it, looking the same way",
+    "NotManifold": "an edge does not have exactly one triangle on each side, facing the same way",
     "NonFiniteVertex": "a vertex is not a finite number",
-    "VertexOutOfBounds": "a face names a vertex that does not exist",
+    "VertexOutOfBounds": "a face refers to a vertex that does not exist",
 }
 
 
@@ -35,7 +35,7 @@ def is_manifold(mesh: Mesh) -> tuple[bool, str]:
 
     Example:
         >>> is_manifold(Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]))[1]
-        'an edge does not have one triangle on each side of it, looking the same way'
+        'an edge does not have exactly one triangle on each side, facing the same way'
     """
     if len(mesh.faces) == 0:
         return False, "it has no triangles"
@@ -218,7 +218,7 @@ def _why_not(mesh: Mesh, solid: manifold3d.Manifold) -> str:
     if status != "NoError":
         return _REASONS.get(status, f"manifold3d reports {status}")
     if mesh.volume_mm3 <= 0:
-        return f"it encloses {mesh.volume_mm3:.3g} mm3: its triangles look inwards"
+        return f"it encloses {mesh.volume_mm3:.3g} mm3: its triangles face inwards"
     return ""
 
 

@@ -46,7 +46,7 @@ def surface_mesh(
     """Return the surface of a mask, without the staircase of its voxels.
 
     The mesh is closed, where the mask touches the border of its grid too, encloses the volume of
-    the mask's voxels within 0.05 %, and its faces look outwards whatever the affine. Walls of two
+    the mask's voxels within 0.05 %, and its faces point outwards for every affine. Walls of two
     voxels survive the default smoothing; a standard deviation above their thickness can tear them.
     Takes about a microsecond and 20 bytes for each voxel of the box around the mask, and a
     microsecond a face.

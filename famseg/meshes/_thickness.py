@@ -31,7 +31,7 @@ def thickness_mm(
     Args:
         solid: The surface of a solid, or a mask, whose :func:`surface_mesh` is taken.
         affine: Of the mask.
-        samples: How many points; each stands for the same area. One takes about 0.3 ms.
+        samples: How many points; each represents the same area. One takes about 0.3 ms.
 
     Returns:
         Thickness at each point, shape ``(samples,)``.

@@ -45,7 +45,7 @@ def three_mf(parts: Mapping[str, Mesh], *, description: str) -> bytes:
     """
     bad = next((name for name in parts if _NOT_IN_XML.search(name)), None)
     if bad is not None:
-        raise ValueError(f"{bad!r} cannot be the name of a part: it holds control characters")
+        raise ValueError(f"{bad!r} cannot be the name of a part: it contains control characters")
     model = "".join(_model(parts, description)).encode()
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:

@@ -1,4 +1,4 @@
-"""Whether an implant can be put in, and from which direction best.
+"""Whether an implant can be inserted, and the best direction for it.
 
 An implant that moves along a straight line meets bone with each part of it that has bone further
 back on its way. The volume of these parts is the undercut: what would have to be cut off the

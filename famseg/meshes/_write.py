@@ -1,4 +1,4 @@
-"""Writing meshes: STL, PLY, 3MF and MZ3, whole or not at all, the same bytes for the same mesh."""
+"""Writes meshes as STL, PLY, 3MF and MZ3, completely or not at all, with reproducible bytes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Name the voxels of a group by bits, ``b = dx + 2 dy + 4 dz``; the bits of the fo
 a code from 0 to 255. The surface cuts each of the cube's 12 edges whose ends differ, at its middle
 (masks carry no finer information). On a face of the cube with two cut edges it leaves a segment
 between them. With four, the two foreground corners are diagonal, and the face allows two readings:
-cut off each foreground corner, or each background corner. The reading depends on the face alone, so
+cut off each foreground corner, or each background corner. The reading depends only on the face, so
 neighbouring groups always agree on it and the surface is closed. Every cut edge belongs to two
 faces, so the segments join into closed loops. A loop spans the fan of triangles from its centroid:
 exact for a flat loop, and independent of where a loop starts, so the area has every symmetry of the

@@ -1,4 +1,4 @@
-"""What an implant can be without a network: the mean skull, the nearest one, the other side."""
+"""Implants without a network: from the mean skull, the nearest skull or the other side."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def standard_baselines(skulls: Sequence[npt.ArrayLike], mean_skull: npt.ArrayLik
 def thin_plate(skull: Mask, outline: Mask, affine: Affine) -> Mask:
     """Return a smoothed thin plate through the walls around the outline, as `plate` does.
 
-    Where there are none to go by, as in the middle of nowhere, there is no implant: a failed case.
+    Without any skull or bone to use there is no implant: a failed case.
     """
     try:
         return plate(skull, affine, outline)

@@ -1,4 +1,4 @@
-"""Many skulls one after the other: what is done stays done, whatever happens."""
+"""Reconstructs many skulls one after the other; finished cases are kept whatever happens."""
 
 from __future__ import annotations
 
@@ -64,29 +64,30 @@ def reconstruct_all(
     begun: Begun = lambda name, stage: None,
     told: Told = lambda done, count, of: None,
 ) -> list[Done]:
-    """Reconstruct skulls into a folder each; what is there already is not done again.
+    """Reconstruct each skull into its own folder; finished cases are skipped.
 
-    A case is left as it is if its input (SHA-256 of the files), the network, the options and the
-    version of famseg are those of before and all its files are as they were written.
+    A case is skipped if its input (SHA-256 of the files), the network, the options and the
+    version of famseg are the same as before and none of its files has changed.
 
     Args:
         inputs: From `find_inputs`.
         network: From `load_network`.
-        out: Where to; one folder per input, named after it.
-        options: What may be chosen of a reconstruction.
-        outputs: Which files are written.
+        out: The output folder; it gets one folder per input, named after it.
+        options: The options of a reconstruction.
+        outputs: The files to write.
         force: Do everything again.
-        refused: Names and reasons of what could not be tried; noted with what failed.
-        begun: Told the name of an input and the stage that begins.
-        told: Told each input that is through, how many are, and how many there are.
+        refused: Names and reasons of inputs that could not be read; they are recorded as failed.
+        begun: Called with the name of an input and the stage that begins.
+        told: Called after each input with its result, the number of finished inputs and of all.
 
     Returns:
-        What became of each, in their order.
+        The results in the order of the inputs.
 
     Raises:
-        InputError: If another reconstruction is at work in the folder.
+        InputError: If another reconstruction is writing to the folder.
         OSError: If the disk is full or read-only.
     """
+    # Nine parameters: four are keyword options of one call; an object for them would be used once.
     results = []
     model = network_sha256(network)
     with _alone(out):
@@ -157,8 +158,8 @@ def _dicom_seg(job: _Job, result: Result, warnings: list[str]) -> dict[str, byte
         return {}
     if not on_slices(plan):
         warnings.append(
-            "No DICOM segmentation: the slices were moved for a tilt or gaps between them, so that "
-            "the result does not lie on their pixels."
+            "No DICOM segmentation was written: the slices were moved because of a tilt or gaps "
+            "between them, so that the result is not on their pixel grid."
         )
         return {}
     parts = {"skull": result.completed & ~result.implant, "implant": result.implant}
@@ -238,7 +239,7 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"--out {out}: another famseg reconstruct is at work there: wait for it"
+                f"--out {out}: another famseg reconstruct is writing there: wait until it ends"
             ) from None
         for part in out.rglob(".*.part*"):
             part.unlink(missing_ok=True)

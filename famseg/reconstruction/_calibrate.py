@@ -34,7 +34,7 @@ def calibrate(
     Args:
         network: The network.
         cases: Map-style validation cases with ``image`` and ``implant``, ``(1, S, S, S)``.
-        processes: The processes of the run; None for one alone.
+        processes: The processes of the run; None for a single process.
         progress: Told how many of this process's cases are done, and of how many.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is measured of a reconstruction: shape of the implant, symmetry of the result, words."""
+"""The measures of a reconstruction: shape of the implant, symmetry of the result, and text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW_CONFIDENCE, FAIR_CONFIDENCE = 0.6, 0.75
 
 _AT_ORBIT = 0.53  # most confidence there
 _SYMMETRY_RAYS = 4  # every fourth ray of the vault's check: 1,500
-_ABOVE_DEG = 0.0  # orbits, face and base are no part of the symmetry
+_ABOVE_DEG = 0.0  # orbits, face and base are not part of the symmetry
 _NEIGHBORS = 12  # that a normal is fitted to
 _ROUNDS = 20
 _TRIMMED = 0.9  # the nearest pairs that pull: an injury of the other side does not

@@ -1,4 +1,4 @@
-"""What is asked of a skull, its affine, its posture and what lies on the same grid."""
+"""Checks of a skull, its affine, its posture and the other volumes on its grid."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def check_volumes(
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise InputError("affine must be a 4 x 4 matrix of finite numbers")
     if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError("affine is singular: two axes of the grid point the same way")
+        raise InputError("affine is singular: two axes of the grid have the same direction")
     for name, array in others.items():
         if array.shape != skull.shape:
             raise InputError(f"{name} has the shape {array.shape}, the skull {skull.shape}")
         if array.dtype != bool and not np.isfinite(array).all():
-            raise InputError(f"{name} holds values that are not numbers")
+            raise InputError(f"{name} contains values that are not numbers")
     if not skull.any():
         raise InputError("the mask is empty, there is no skull to reconstruct")
 

@@ -39,9 +39,9 @@ class CoarseNetwork:
         size: Voxels along each edge of the frame.
         spacing_mm: Edge of a voxel in mm.
         threshold: From which probability on a voxel belongs to the implant.
-        name: What the model is called.
-        device: Where it computes.
-        output: What the logits stand for: the ``implant``, or the completed ``skull``, whose
+        name: The name of the model.
+        device: The device of the computation.
+        output: The meaning of the logits: the ``implant``, or the completed ``skull``, whose
             bone outside the input is the implant.
         layer: Name of the layer whose input gets noise in `agreement`, the penalized one.
         curve: From agreement to the implant DSC to be expected.
@@ -66,7 +66,7 @@ class CoarseNetwork:
     def predict(self, volume: NDArray[np.bool_]) -> Probability:
         """Return the probability that a voxel belongs to the implant.
 
-        The mean of eight predictions: of the skull and its mirror image, each as it is and shifted
+        The mean of eight predictions: of the skull and its mirror image, each unshifted and shifted
         by a voxel along two axes in three ways. Takes 0.4 s of one core with the built-in model.
 
         Args:
@@ -119,7 +119,7 @@ class CoarseNetwork:
         return self.implant_of(self.predict(volume), volume)
 
     def implant_of(self, probability: Probability, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the implant that a probability stands for: its large pieces.
+        """Return the implant of a probability: its large pieces.
 
         A piece smaller than a fifth of the largest is left out: networks also fill natural
         openings that their training heads did not have, and a defect on both sides has pieces of
@@ -172,7 +172,7 @@ class CoarseNetwork:
 
 @contextmanager
 def _noise(model: nn.Module, layer: str, seed: int) -> Iterator[None]:
-    """Add the same sequence of noise to the input of a layer, whatever ran before."""
+    """Add the same sequence of noise to the input of a layer in every call."""
     generator = torch.Generator().manual_seed(seed)
 
     def disturb(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""How far a predicted implant can be trusted: agreement of several predictions, calibrated."""
+"""The confidence of a predicted implant: calibrated agreement of several predictions."""
 
 from __future__ import annotations
 

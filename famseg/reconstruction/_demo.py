@@ -1,4 +1,4 @@
-"""A head to try a reconstruction on: a phantom with a defect, made without any data."""
+"""A demonstration head: a phantom with a defect, made without any data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM segmentations of a series, which viewers lay over the scan they belong to."""
+"""DICOM segmentations of a series, which viewers overlay on its scan."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Fitted:
         mesh: Its surface in world mm.
         gap: Measured between mesh and bone, see `famseg.meshes.gap_mm`.
         step: How flush its outer surface is with the skull's, per piece, the largest first; None
-            for a piece whose wall is no height field.
+            for a piece whose wall is not a height field.
         direction: Unit vector of the movement into its place, RAS+.
         undercut_mm3: Volume of it that bone is in the way of.
         undercut_removed_mm3: Volume that was cut off because bone was in its way.
@@ -114,7 +114,9 @@ def fit(
     own = without_slivers(implant[box] & ~bone, bone)
     kept, dropped = pieces_of(own, place)
     if not kept:
-        raise InputError("nothing is left of the implant: it was films on sound bone alone")
+        raise InputError(
+            "nothing is left of the implant: it consisted only of thin films on intact bone"
+        )
     own = np.zeros_like(own)
     for piece in kept:
         own[piece.box] |= piece.mask
@@ -188,8 +190,8 @@ def _insertable(
             lost = (mesh.volume_mm3 - free.volume_mm3) / 1000
             warnings.append(
                 f"Bone is in the way of the implant: {blocked / 1000:.1f} ml of it are undercut. "
-                f"They were kept, as {lost:.1f} ml would have to go: enlarge the defect, or make "
-                "the implant in two parts."
+                f"They were kept, because {lost:.1f} ml would have to be removed: enlarge the "
+                "defect, or make the implant in two parts."
             )
             free = mesh
     whole = free

@@ -40,7 +40,7 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
     r"""Measure the step at the outline of each piece of an implant, the largest first.
 
     The step is the radial distance, along rays from the middle of the vault, by which the outer
-    surface of implant and bone stands above the outer surface of the bone,
+    surface of implant and bone is above the outer surface of the bone,
 
     .. math:: s = r_{\text{implant}} - r_{\text{bone}},
 
@@ -48,7 +48,7 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
     continued across it as a smoothed thin plate. It is taken on all pixels of an equal-area map (of
     the voxels' shortest edge, 0.8 mm or more) that lie 1 to 4 mm inside the outline and no farther
     than 4 mm and two voxels from bone that was measured. An implant that is flush has a median of
-    0; a positive one stands out, a negative one lies deeper.
+    0; a positive one is above the bone, a negative one below it.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.
@@ -56,7 +56,8 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
 
     Returns:
-        One a piece; None for a piece beside which the wall is no height field, as at an orbit, or
+        One per piece; None for a piece beside which the wall is not a height field, as at an orbit,
+        or
         with fewer than 20 such pixels. Takes about 0.2 s a piece.
     """
     origin = vault_middle_mm(skull, affine)
@@ -67,7 +68,7 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
 
 
 def not_flush(steps: Sequence[Step | None], voxel_mm: float) -> list[str]:
-    """Return a sentence for each piece whose outer surface stands out from the skull or lies deep.
+    """Return a sentence for each piece whose outer surface is above or below that of the skull.
 
     A piece is flush if its step is at most 1.5 mm in the median and 3 mm at the 95th percentile, or
     half a voxel and one and a half if that is more. Nothing is said of a piece without a step:
@@ -81,7 +82,7 @@ def not_flush(steps: Sequence[Step | None], voxel_mm: float) -> list[str]:
         >>> not_flush([Step(0.3, 0.9, 400), None], 1.75)
         []
         >>> not_flush([Step(-2.0, 4.0, 160)], 1.75)[0][:75]
-        "NOT FLUSH: 1 to 4 mm inside its outline the implant's outer surface lies 2."
+        "NOT FLUSH: 1 to 4 mm inside its outline, the implant's outer surface is 2.0"
     """
     most = max(_MOST_STEP_MM, _MOST_STEP_VOXELS * voxel_mm)
     most_off = max(_MOST_OFF_MM, _MOST_OFF_VOXELS * voxel_mm)
@@ -89,12 +90,12 @@ def not_flush(steps: Sequence[Step | None], voxel_mm: float) -> list[str]:
     for number, step in enumerate(steps, start=1):
         if step is None or (abs(step.median_mm) <= most and step.p95_mm <= most_off):
             continue
-        where = "lies {:.1f} mm below" if step.median_mm < 0 else "stands {:.1f} mm above"
+        where = "is {:.1f} mm below" if step.median_mm < 0 else "is {:.1f} mm above"
         of = f" of piece {number}" if len(steps) > 1 else ""
         found.append(
-            "NOT FLUSH: 1 to 4 mm inside its outline the implant's outer surface"
-            f"{of} {where.format(abs(step.median_mm))} that of the skull around it, continued "
-            f"(median; 95th percentile of the size {step.p95_mm:.1f} mm). Look at its rim."
+            "NOT FLUSH: 1 to 4 mm inside its outline, the implant's outer surface"
+            f"{of} {where.format(abs(step.median_mm))} the continuation of the skull around it "
+            f"(median; 95th percentile of the absolute step: {step.p95_mm:.1f} mm). Check its rim."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Between the voxels of a patient and the cube of voxels that a network sees."""
+"""Resampling between the voxels of a scan and the cube of voxels of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 _TOP_SHARE = 0.88
 _BEHIND_MM = 6.0
 
-_LOOK_MM = 3.5  # the ellipsoid is fitted to voxels of this edge, whatever those of the input are
+_LOOK_MM = 3.5  # the ellipsoid is fitted to voxels of this edge, independent of those of the input
 _LOWEST_DEG = -10.0  # rays below meet orbits and the base
 _RAYS_STEP = 4  # of the rays of the vault's check: 1,500 are left
 _USUAL_MM = (66.0, 82.0, 68.0)  # half axes of the inner surface to the right, front and top
@@ -102,7 +102,7 @@ class Frame:
 
 
 def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:
-    """Put the cube where training puts it: over the vault, whatever is missing of the head.
+    """Place the cube as in training: over the vault, for every missing part of the head.
 
     The middle (x, y) and the top (z) of the ellipsoid in the vault are put where those of the
     training heads lie. Neither a missing lower face nor a hole in the vault moves the cube by more
@@ -144,7 +144,9 @@ def fit_vault(field: BoneField) -> Vault:
     shares, affine = _look(field)
     mask = (shares > 0.4).astype(np.uint8)
     if not mask.any():
-        raise InputError("there is no skull: its bone is thinner than the scan's voxels show")
+        raise InputError(
+            "no skull was found: its bone is thinner than the voxels of the scan can show"
+        )
     rays, edge = dome_rays(_LOWEST_DEG)[::_RAYS_STEP], np.full(3, _LOOK_MM)
     middle = _start(mask)
     for _ in range(_ROUNDS):
@@ -164,8 +166,8 @@ def fit_vault(field: BoneField) -> Vault:
 
 def _no_vault(share: float) -> str:
     return (
-        f"there is no vault: only {100 * share:.0f} % of the rays from its middle meet bone where "
-        "a vault has it; is this a skull, and its top at the top?"
+        f"no vault was found: only {100 * share:.0f} % of the rays from its center meet bone where "
+        "a vault has bone; is this a skull, and is its top up?"
     )
 
 
@@ -199,7 +201,7 @@ def _ellipsoid(points_mm: Floats, start_mm: Floats) -> Floats:
         return np.concatenate([(scaled - 1) * usual.mean(), weight * (p[3:] - usual)])
 
     start = np.concatenate([start_mm, usual])
-    reach = np.array([60.0] * 3 + [30.0] * 3)  # an ellipsoid farther off is no vault
+    reach = np.array([60.0] * 3 + [30.0] * 3)  # an ellipsoid farther off is not a vault
     found = optimize.least_squares(
         residuals,
         start,

@@ -1,4 +1,4 @@
-"""Which skulls there are to complete: files, folders and DICOM series on a command line."""
+"""Finds the skulls to complete: files, folders and DICOM series on a command line."""
 
 from __future__ import annotations
 

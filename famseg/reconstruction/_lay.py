@@ -99,7 +99,8 @@ def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: flo
     zone = use & (reach <= snap_mm)
     if np.count_nonzero(use & ~zone & wall.there & ~wall.doubtful) < _LEAST_KNOWN:
         raise InputError(
-            "hardly any bone of the vault lies around the defect: give a scan that shows it"
+            "the scan shows hardly any bone of the vault around the defect: give a scan that shows "
+            "it"
         )
     surfaces = across(chart, wall, use & ~zone, use)
     share = share_there(wall, surfaces)

@@ -1,4 +1,4 @@
-"""The other side of a head: where its plane of symmetry lies, and the bone of its mirror image."""
+"""The symmetry of a head: its plane of symmetry and the bone of its mirror image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models by name: what is built in, run folders, checkpoints and packaged models."""
+"""Models by name: the built-in model, run folders, checkpoints and packaged models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_network(model: str | Path, device: torch.device | str = "cpu") -> Coars
         model: ``builtin``; a run folder of the pipeline ``implant`` or ``skull``, whose best
             checkpoint is taken; a checkpoint in a run folder; or a folder that `save_network`
             wrote.
-        device: Where it computes.
+        device: The device of the computation.
 
     Returns:
         The network, ready to predict. A warning says if its threshold was never calibrated.
@@ -73,7 +73,7 @@ def save_network(network: CoarseNetwork, folder: Path, card: Mapping[str, Any]) 
 
     Args:
         network: The network, opened from a run of the pipeline ``implant``.
-        folder: Where to write; made if it is missing.
+        folder: The output folder; created if it does not exist.
         card: What else the card says, in JSON types: data, settings, metrics, limits.
 
     Raises:
@@ -147,7 +147,8 @@ def _open_run(folder: Path, checkpoint: Path, device: torch.device) -> CoarseNet
     pipeline = getattr(config, "pipeline", None)
     if pipeline not in _OUTPUTS:
         raise InputError(
-            f"{folder}: is a run of the pipeline {pipeline}, which completes no skulls. Give one "
+            f"{folder}: is a run of the pipeline {pipeline}, which does not complete skulls. Give "
+            "one "
             f"of {' or '.join(_OUTPUTS)}."
         )
     state = load_checkpoint(checkpoint)
@@ -156,8 +157,9 @@ def _open_run(folder: Path, checkpoint: Path, device: torch.device) -> CoarseNet
     found = _calibration(folder / "evaluation" / CALIBRATION)
     if not found:
         _logger.warning(
-            "%s: the threshold of this model was never calibrated, so 0.5 is used; a network that "
-            "was trained briefly may return nothing at it. `famseg evaluate %s` calibrates a run "
+            "%s: the threshold of this model was never calibrated, so 0.5 is used; with it, a "
+            "network that was trained briefly may predict no implant. `famseg evaluate %s` "
+            "calibrates a run "
             "of the pipeline implant.",
             folder,
             folder,
@@ -218,7 +220,7 @@ def _plain(path: Path) -> dict[str, Tensor]:
     except (NotPlainError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({_line(error)}). Copy it again.") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: holds no weights.")
+        raise InputError(f"{path}: contains no weights.")
     return state
 
 

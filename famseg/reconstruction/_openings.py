@@ -44,7 +44,7 @@ class Openings(NamedTuple):
         middle: Where rays start, in voxels of the frame.
         rays: Their directions, shape ``(N, 3)``.
         label: For each ray the number of its opening in ``found``; -1 for none.
-        area_cm2: What each ray stands for on the vault.
+        area_cm2: The area that each ray represents on the vault.
         inner_mm: Where each ray meets the wall, continued across openings.
         outer_mm: Where it leaves the wall.
     """

@@ -1,4 +1,4 @@
-"""Where a defect begins and ends: its pieces, and its edge at the bone's own resolution."""
+"""The outline of a defect: its pieces and its edge at the resolution of the bone."""
 
 from __future__ import annotations
 

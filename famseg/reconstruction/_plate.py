@@ -15,7 +15,8 @@ def plate(skull: Mask, affine: Array, outline: Mask) -> Mask:
 
     Both surfaces of the wall are measured around the outline and continued across it, each as a
     thin plate on an equal-area map, at the scan's own resolution. Takes 0.2 processor seconds at
-    128^3. It holds for the vault; around an orbit the wall is no height field, and the answer poor.
+    128^3. This is true for the vault; around an orbit the wall is not a height field, and the
+    result is poor.
 
     Args:
         skull: The skull with the defect, bool, shape ``(X, Y, Z)``; any spacing and orientation.

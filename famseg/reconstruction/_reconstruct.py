@@ -32,7 +32,7 @@ from famseg.reconstruction._skull import Skull, read_skull
 from famseg.reconstruction._symmetry import other_side, without_lone
 
 Stage = Callable[[str], None]
-"""Told what is about to be done."""
+"""Called with the next step."""
 
 STAGES = ("reading", "finding bone", "network", "refining", "fitting", "meshes", "writing")
 
@@ -42,7 +42,7 @@ BONE_SHARE = 0.4
 _SLAB = 16
 
 SMALLEST_ML = 0.5
-"""Implants smaller than this are no implants: the network took a gap of anatomy for a defect."""
+"""Smaller predictions are not implants: the network took an anatomical gap for a defect."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,27 @@ class Options:
 def reconstruct(
     scan: Scan, network: CoarseNetwork, options: Options, *, stage: Stage = lambda _: None
 ) -> Result:
-    """Complete the skull of a scan and make its implant.
+    """Complete the skull of a scan and design its implant.
 
-    Bone is found as ``famseg prepare`` finds it, in the voxels of the scan (`read_skull`). The
-    network sees it in a frame over the vault (`place_frame`); what it predicts is brought back,
-    refined at the resolution of the scan (`refine`) and fitted to the bone (`fit`). Nothing random
-    is in it: the same scan, network and options give the same bytes.
+    Bone is segmented as by ``famseg prepare``, in the voxels of the scan (`read_skull`). The
+    network receives it in a frame over the vault (`place_frame`); its prediction is resampled to the scan,
+    refined at the scan's resolution (`refine`) and fitted to the bone (`fit`). Nothing is random:
+    the same scan, network and options give the same bytes.
 
     Args:
         scan: A defective skull or a CT of one.
         network: From `load_network`.
-        options: What may be chosen.
-        stage: Told one of `STAGES` as each begins.
+        options: The choices of the user.
+        stage: Called with one of `STAGES` at the beginning of each.
 
     Returns:
-        Volumes in the voxels of the scan, meshes in mm of its world, and what is known of them. A
+        Volumes in the voxels of the scan, meshes in mm of its world, and their measures. A
         CT of 512 x 512 x 250 voxels takes under a minute of one core and 2.5 GB.
 
     Raises:
         InputError: If there is no skull, its vault is cut off, or no defect is found in it.
     """
+    # Long because it is the sequence of all steps: each uses the results of several earlier ones.
     stage("finding bone")
     skull = read_skull(scan, options.settings())
     vault = fit_vault(skull.field)
@@ -137,7 +138,7 @@ def reconstruct(
     )
     implant = np.asarray(fitted.mask & ~skull.bone)
     if np.count_nonzero(implant) * np.prod(skull.spacing_mm) < 1000 * SMALLEST_ML:
-        raise InputError("the implant is smaller than half a milliliter: look at the input")
+        raise InputError("the implant is smaller than half a milliliter: check the input")
     stage("meshes")
     skull_mesh = skull_surface(skull.mask, skull.affine)
     facts = _facts(scan, skull, vault, frame)
@@ -177,7 +178,7 @@ def reconstruct(
 
 
 def _warnings(facts: Mapping[str, Any], network: CoarseNetwork, beyond: int) -> list[str]:
-    """Return what a reader must know, the most important first."""
+    """Return the warnings of a case, the most important first."""
     warnings = []
     value, level = facts["confidence"]["value"], facts["confidence"]["level"]
     if level == "low":
@@ -197,12 +198,12 @@ def _warnings(facts: Mapping[str, Any], network: CoarseNetwork, beyond: int) -> 
         )
     if defect["dropped_ml"] >= SMALLEST_ML:
         warnings.append(
-            f"{defect['dropped_ml']:.1f} ml that the network predicted are behind no opening of "
-            "the vault and were left out."
+            f"{defect['dropped_ml']:.1f} ml of the prediction are not behind an opening of the "
+            "vault and were left out."
         )
     if beyond:
         warnings.append(
-            f"The implant reaches beyond the scan: {beyond} of its voxels are in the meshes alone."
+            f"The implant reaches beyond the scan: {beyond} of its voxels are only in the meshes."
         )
     return warnings
 
@@ -228,7 +229,7 @@ def _facts(scan: Scan, skull: Skull, vault: Vault, frame: Frame) -> dict[str, An
 
 
 def network_sha256(network: CoarseNetwork) -> str:
-    """Return a hash of all that decides what a network answers, wherever it was opened from."""
+    """Return a hash of everything that determines the predictions of a network."""
     digest = hashlib.sha256()
     for name, value in sorted(network.model.state_dict().items()):
         digest.update(name.encode())

@@ -95,7 +95,7 @@ def refine(
     """
     check_volumes(skull, affine, coarse=coarse)
     if not 0 < threshold < 1:
-        raise InputError(f"threshold {threshold:g} must lie between 0 and 1")
+        raise InputError(f"threshold {threshold:g} must be between 0 and 1")
     kept, dropped = pieces_of((coarse >= threshold) & ~skull, affine)
     if not kept:
         raise InputError(
@@ -142,7 +142,7 @@ def _towards(laid: Laid, predicted: Wall) -> Laid:
     Near the edge, a coarse prediction is rounded: only what lies deep inside is believed. Its bias
     (too thick, too far out) is what it is off the bone around the defect, in the median; what is
     left is bent over as a thin plate, with a small pull towards the network's surfaces. The result
-    is averaged with the plate that knows bone alone, which errs more the farther the bone is away,
+    is averaged with the plate that uses only bone, which errs more the farther the bone is away,
     while the network errs alike everywhere. It never has more than half: on real heads its shape
     is no better than that plate in the mean.
     """
@@ -188,7 +188,7 @@ def _moved(laid: Laid, towards: Surfaces, share: Array) -> Laid:
 
 
 def _agreement(laid: Laid, predicted: Wall, piece: Piece, skull: Mask) -> float:
-    """Return how well two surfaces on the map can stand for what the network predicts.
+    """Return how well two surfaces on the map represent the network's prediction.
 
     The prediction is made into smooth height fields and back. Returned is the smaller of two
     shares: of its voxels, those within half a voxel of what comes back, and the other way around.

@@ -1,4 +1,4 @@
-"""What a reconstruction leaves on the disk, each file whole or not at all."""
+"""The files of a reconstruction, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MeshFormat = Literal["stl", "ply", "3mf"]
 MESH_FORMATS: tuple[MeshFormat, ...] = get_args(MeshFormat)
 
 CASE = "case.json"
-"""Written last: where it is, the case is complete."""
+"""Written last: if it exists, the case is complete."""
 
 
 @dataclass(frozen=True)

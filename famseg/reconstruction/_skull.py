@@ -1,4 +1,4 @@
-"""From a scan to the bone that is to be completed, and back to the scan's own voxels."""
+"""Extracts the bone to be completed from a scan, and returns to the voxels of the scan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Skull:
 
     Args:
         bone: All bone of the input on the grid: of a mask all that is set, of a CT the skull.
-        mask: The skull alone, cavities filled, loose pieces left out; shape of ``bone``.
+        mask: Only the skull, cavities filled, loose pieces left out; shape of ``bone``.
         affine: Maps indices of both to mm of the world, which is the scan's.
         field: The surface of ``mask`` below the size of a voxel.
         box: Where the grid lies in the scan, turned to the right, front and top; it may begin
@@ -192,7 +192,8 @@ def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
     open_cm2 = np.count_nonzero(spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
     if open_cm2 >= _OPEN_CM2 or cut_at_side(mask, ras.spacing_mm):
         raise InputError(
-            "the vault is cut off by the border of the scan: what is missing there is no defect; "
+            "the vault is cut off by the border of the scan: bone that is missing there is not a "
+            "defect; "
             "give a scan of the whole vault"
         )
     return ["The scan ends within the wall of the vault: its top is shaved."]

@@ -1,4 +1,4 @@
-"""What no implant should have: films on sound bone, fillings of its pores."""
+"""Removes what no implant should have: films on intact bone and fillings of its pores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from famseg.reconstruction._chart import Mask
 
-_NEAR = 2  # voxels: a film is no thicker
+_NEAR = 2  # voxels: the largest thickness of a film
 _BALL = ndimage.generate_binary_structure(3, 2)  # 19 voxels
 _BESIDE = np.ones((3, 3, 3), dtype=bool)
 

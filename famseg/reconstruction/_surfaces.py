@@ -1,4 +1,4 @@
-"""Both surfaces of the wall across a defect, and the voxels between them."""
+"""The inner and outer surface of the wall across a defect, and the voxels between them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from famseg.reconstruction._chart import Array, Chart, Mask, Wall
 from famseg.reconstruction._fill import fill
 
 MARGIN_MM = 16.0
-"""How far around a defect the wall is measured."""
+"""Distance around a defect up to which the wall is measured."""
 
 _SMOOTH_MM = 2.0  # shorter waves of the measured wall are not bone's but the voxels'
 _SMOOTH_VOXELS = 1.1

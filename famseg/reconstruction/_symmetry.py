@@ -1,4 +1,4 @@
-"""What a network adds below the vault is held against the vault and the head's other side."""
+"""Compares what a network adds below the vault with the vault and the head's other side."""
 
 from __future__ import annotations
 

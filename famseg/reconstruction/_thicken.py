@@ -1,4 +1,4 @@
-"""A least thickness for an implant."""
+"""The minimum thickness of an implant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def thickened(
 ) -> tuple[Mask, list[str]]:
     """Return an implant that is nowhere thinner than asked for, but for its rim.
 
-    It grows inwards: its outer surface is left alone. What grows is what lies within ``least_mm``
+    It grows inwards: its outer surface does not change. The part that grows is within ``least_mm``
     of the outer surface on the inner side of it; bone is in the way.
 
     Args:

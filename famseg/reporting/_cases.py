@@ -1,4 +1,4 @@
-"""Scores of single cases, as the tables of evaluations hold them."""
+"""Metrics of single cases, read from the tables of evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Case = tuple[str, ...]
 # By case: the score, and whether the case failed.
 Scores = dict[Case, tuple[float, bool]]
 
-# Columns that say which case a row is about, and those that tell whether it is the same one.
+# Columns that identify the case of a row, and those that show whether it is the same case.
 _PLACES = ("set", "source", "region")
 _IDENTITY = ("set", "region", "subject", "label", "truth_voxels")
 # Metrics whose column has another name.
@@ -55,7 +55,7 @@ class Cases:
             By case; None if the metric is none of single cases.
 
         Raises:
-            InputError: If a value is no finite number.
+            InputError: If a value is not a finite number.
         """
         *where, name = metric.split("/")
         column = self.columns.get(_COLUMNS.get(name, name))
@@ -91,8 +91,7 @@ class Cases:
             value = math.nan
         if not abs(value) <= LARGEST:  # so it is of NaN too
             raise InputError(
-                f"{self.path}: holds {text!r} for {metric}, which is no number. Evaluate the run "
-                "again."
+                f"{self.path}: {text!r} for {metric} is not a number. Evaluate the run again."
             )
         return value
 

@@ -1,4 +1,4 @@
-"""Runs compared: figures over seeds for each method, and paired differences to a baseline."""
+"""Comparison of runs: statistics over seeds by method, and paired differences to a baseline."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Comparison:
         study: The groups.
         metrics: Flat names of the metrics, the foremost first.
         baseline: Name of the group that the others are compared with; None for none.
-        by: What makes a pair.
+        by: The unit of a pair: the seed or the case.
         figures: By group and metric; a pair that no run has is left out.
         pairings: By group and metric, of what could be paired.
         differences: The pairs behind each pairing, by group and metric.
-        notes: What to know before believing them.
+        notes: Reservations about the results, one sentence each.
     """
 
     study: Study
@@ -120,7 +120,7 @@ def compare_runs(
     if not any(run.finished for run in runs):
         raise InputError(
             *(f"{run.path}: not finished: {run.state}" for run in runs),
-            "no run is finished: there is nothing to compare. Go on with famseg train --resume.",
+            "no run is finished: there is nothing to compare. Resume with famseg train --resume.",
         )
     found = studies(runs)
     _check_metrics(runs, metrics)
@@ -128,8 +128,8 @@ def compare_runs(
     if baseline is not None and not any(chosen):
         names = [group.name for study in found for group in study.groups]
         raise InputError(
-            f"--baseline: {baseline!r} is the name, or a part of the name, of no group, or of "
-            f"several. Choose one of: {'; '.join(names)}"
+            f"--baseline: {baseline!r} matches the name of no group or of several. Choose one of: "
+            f"{'; '.join(names)}"
         )
     return [
         _compare(study, tuple(metrics) or _scores(study), group, by)
@@ -159,7 +159,7 @@ def _compare(study: Study, metrics: tuple[str, ...], baseline: Group | None, by:
             both = [(group.name, pairs.pairing(group, metric)) for group in paired]
             done = [(name, pairing) for name, pairing in both if pairing is not None]
             if len(done) < len(both) and by == "case":
-                notes.append(f"{metric}: not paired: it is no score of single cases")
+                notes.append(f"{metric}: not paired: it is not a metric of single cases")
             values = adjusted([pairing for _, pairing in done])
             pairings |= {(name, metric): p for (name, _), p in zip(done, values, strict=True)}
             differences |= {
@@ -270,7 +270,8 @@ def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
     silent = [str(run.path) for group in study.groups for run in group.runs if not run.noted]
     if silent:
         yield (
-            f"evaluated by a version that did not note the checkpoint: {listed(silent)}. Evaluate "
+            f"evaluated by a version that did not record the checkpoint: {listed(silent)}. "
+            "Evaluate "
             "them again if --checkpoint last was ever used."
         )
     if study.usual:
@@ -278,10 +279,10 @@ def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
     for group in study.groups:
         for run in group.unfinished:
             which = f"{run.path} ({group.name}, seed {run.seed})"
-            yield f"not finished, in no figure: {which}: {run.state}"
+            yield f"not finished, left out of all results: {which}: {run.state}"
         for run in group.repeated:
             which = f"{run.path} ({group.name}, seed {run.seed})"
-            yield f"in no figure, since a later run has its seed: {which}"
+            yield f"left out of all results, because a later run has the same seed: {which}"
         for metric in metrics:
             lack = [str(run.path) for run in group.runs if metric not in run.metrics]
             if lack:
@@ -290,7 +291,7 @@ def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
 
 
 def _power(pairings: Iterable[Pairing], by: By) -> Iterator[str]:
-    """Yield how small a p value can be at all, where that is not small."""
+    """Yield the smallest possible p value of each comparison where it is not small."""
     for n in sorted({each.n for each in pairings if (each.p_smallest or 0) > _LEVEL}):
         yield (
             f"with {counted(n, 'pair')} no p value can be below {2 / 2**n:g} "

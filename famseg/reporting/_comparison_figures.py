@@ -47,7 +47,7 @@ def over_lambda(series: Mapping[str, Sequence[Level]], label: str) -> bytes:
 
     Args:
         series: Levels by kind of penalty, those with lambda 0 first.
-        label: What the metric is, with its unit.
+        label: The name of the metric with its unit.
 
     Returns:
         The SVG file.
@@ -76,7 +76,7 @@ def over_lambda(series: Mapping[str, Sequence[Level]], label: str) -> bytes:
 
 
 def lambda_places(weights: Sequence[float]) -> dict[float, float]:
-    """Return where each lambda stands: its decimal logarithm, and 0 apart from all others.
+    """Return the place of each lambda: its decimal logarithm, and for 0 a place apart.
 
     Args:
         weights: Lambdas in rising order.
@@ -138,7 +138,7 @@ def by_group(groups: Mapping[str, Level], label: str) -> bytes:
 
     Args:
         groups: The levels by name, the first on top.
-        label: What the metric is, with its unit.
+        label: The name of the metric with its unit.
 
     Returns:
         The SVG file.
@@ -151,7 +151,7 @@ def by_group(groups: Mapping[str, Level], label: str) -> bytes:
                 axes.plot([each.low, each.high], [row, row], color=PALETTE[0])
             axes.plot([each.mean], [row], "D", color=PALETTE[0], markersize=6)
         figure.supxlabel(
-            f"{label}\nrhombus and line: mean and 95 % interval; points: runs", fontsize=9
+            f"{label}\ndiamond and line: mean and 95 % interval; points: runs", fontsize=9
         )
         return encode(figure, "svg")
 
@@ -165,8 +165,8 @@ def pair_differences(
 
     Args:
         groups: By name the pairs, their mean and the ends of its interval.
-        label: What the difference is, with its unit.
-        pair: What a pair is, in the singular.
+        label: The name of the difference with its unit.
+        pair: The name of a pair's unit, in the singular.
 
     Returns:
         The SVG file.
@@ -192,7 +192,7 @@ def pair_differences(
         failures = "; red crosses: failed cases" if any("failed" in name for name in names) else ""
         figure.supxlabel(
             f"difference to the baseline in {label}\n"
-            f"points: {pair}s; rhombus and line: mean and 95 % interval{failures}",
+            f"points: {pair}s; diamond and line: mean and 95 % interval{failures}",
             fontsize=9,
         )
         return encode(figure, "svg")

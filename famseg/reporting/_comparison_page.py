@@ -79,7 +79,7 @@ def _runs(n: int) -> str:
 def _lead(studies: Sequence[BothPairings]) -> str:
     if len(studies) > 1:
         names = "; ".join(each.seeds.study.name for each in studies)
-        return f"Different pipelines or data are compared apart: {names}."
+        return f"Different pipelines or data are compared separately: {names}."
     (study,) = studies
     baseline = study.seeds.baseline
     against = f"The others are compared with {baseline}." if baseline else "There is no baseline."
@@ -91,7 +91,7 @@ def _facts(studies: Sequence[BothPairings], finished: int, unfinished: int) -> d
     seeds = {run.seed for study in studies for group in study.groups for run in group.runs}
     return {
         "Finished": _runs(finished),
-        "Not finished, in no mean": _runs(unfinished),
+        "Not finished, not in any mean": _runs(unfinished),
         "Seeds": f"{len(seeds)}: {', '.join(map(str, sorted(seeds)))}" if seeds else "none",
     }
 
@@ -169,7 +169,7 @@ def _gap_images(study: BothPairings, prefix: str) -> Iterator[Image]:
     missing = ""
     if found.missing:
         missing = (
-            f" Not known of {_runs(len(found.missing))} ({', '.join(found.missing[:3])}"
+            f" Unknown for {_runs(len(found.missing))} ({', '.join(found.missing[:3])}"
             f"{', ...' if len(found.missing) > 3 else ''}): famseg measure RUN gives their kappa."
         )
     yield Image(
@@ -247,6 +247,6 @@ def check_comparable(found: Found) -> None:
     """
     if len(found.runs) < 2:
         raise InputError(
-            f"{found.runs[0].path}: is the only run there. Give more of them to compare, or the "
-            "run folder itself for its report."
+            f"{found.runs[0].path}: is the only run in the folder. Give several runs to compare, "
+            "or the run folder itself for its report."
         )

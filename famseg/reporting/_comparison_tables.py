@@ -178,7 +178,7 @@ def _runs_table(study: BothPairings, metrics: Sequence[str], prefix: str) -> Sor
         rows=rows,
         digits=[0, 0, 0, 0, *(label_of(metric).digits for metric in shown)],
         marked=frozenset(marked),
-        caption="Every run that was found. Those that did not finish, in red, are in no mean.",
+        caption="Every run that was found. Runs that did not finish, in red, are not in any mean.",
     )
 
 
@@ -196,7 +196,7 @@ def _settings_table(study: BothPairings, prefix: str) -> Sortable:
         columns=["setting", *(group.name for group in study.groups)],
         rows=[[key, *(run.settings.get(key) for run in every)] for key in differing],
         digits=[0] * (len(every) + 1),
-        caption="A dash: not set. Seeds, names and folders do not set methods apart.",
+        caption="A dash: not set. Runs of one method may differ in seed, name and folder.",
     )
 
 

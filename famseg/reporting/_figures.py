@@ -23,7 +23,7 @@ def curves(history: History, names: Mapping[str, str], label: str) -> bytes | No
     Args:
         history: One mapping per epoch, as in ``metrics.jsonl``.
         names: The series by what the legend calls them; those that no epoch has are left out.
-        label: What the vertical axis shows, with its unit.
+        label: The label of the vertical axis, with its unit.
 
     Returns:
         The SVG file; None where there is no series.
@@ -47,7 +47,7 @@ def distributions(values: Mapping[str, Sequence[float]], label: str) -> bytes | 
 
     Args:
         values: Values of the cases by group.
-        label: What they are, with their unit.
+        label: Their name with the unit.
 
     Returns:
         The SVG file; None where no group has a value.

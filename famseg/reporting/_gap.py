@@ -1,4 +1,4 @@
-"""Kappa and the generalization gap of runs: from what training, evaluation and measure wrote."""
+"""Kappa and the generalization gap of runs, from the files of training, evaluation and measure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEST_GAP = "test loss minus training loss, both evaluated"
 
 @dataclass(frozen=True)
 class Point:
-    """Where a network stands.
+    """A point of the figure: kappa and gap of one network.
 
     Attributes:
         name: The run, or the epoch.
@@ -43,8 +43,8 @@ class Gaps:
 
     Attributes:
         points: By group.
-        kappa: What kappa is here, for an axis.
-        gap: What the gap is here, for an axis.
+        kappa: The kind of kappa, as the label of an axis.
+        gap: The kind of gap, as the label of an axis.
         missing: Runs of which one of the two is not known.
     """
 

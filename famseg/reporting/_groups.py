@@ -30,7 +30,7 @@ class Group:
 
     Attributes:
         name: The method, and what else sets the group apart from most of the study's others.
-        method: The method alone, see ``famseg.tracking.method_label``.
+        method: Only the method, see ``famseg.tracking.method_label``.
         plain: Whether it has neither a penalty nor SAM or another way of finding flat minima.
         runs: Finished runs, one a seed, by seed.
         unfinished: Runs that did not finish, by seed.
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """What can be compared: groups of one pipeline on the same data.
+    """Groups that can be compared: of one pipeline on the same data.
 
     Attributes:
         name: Pipeline, data set and the beginning of the data's fingerprint.

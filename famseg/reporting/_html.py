@@ -1,4 +1,4 @@
-"""Pages of one file: no request, no script but the two whose hashes its policy names."""
+"""HTML pages in one file: they make no request, and their policy allows two scripts by hash."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Image:
     """A figure of a page.
 
     Args:
-        title: What stands over it.
+        title: The text above it.
         content: The file.
-        alt: What it shows, in words, for those who do not see it.
+        alt: A description in words for people who do not see it.
         kind: Its format.
-        caption: What to know when reading it: definitions, units, n.
+        caption: Definitions, units and n.
     """
 
     title: str
@@ -53,8 +53,8 @@ class Link:
     """A cell of a table that leads to another file.
 
     Args:
-        text: What is shown, and sorted by.
-        address: Where it leads: a path relative to the page's own file.
+        text: The text that is shown and sorted by.
+        address: The target: a path relative to the file of the page.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Sortable:
     """A table whose columns sort.
 
     Args:
-        title: What stands over it.
+        title: The text above it.
         columns: Headers, with units.
         rows: Texts, numbers and links; a number is shown with the digits of its column, None as a
             dash.
@@ -88,21 +88,21 @@ class Sortable:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page holds, in the order in which it is shown.
+    """The content of a page, in the order of the page.
 
     Args:
         title: Its heading.
         lead: The summary: a sentence or two.
         facts: Names and values at the top.
-        alert: A sentence that must not be missed, above all others.
-        findings: Sentences that say what the page was made for, the foremost first.
-        warnings: Sentences about what went wrong, or is to be looked at.
+        alert: A sentence that must not be missed, at the very top.
+        findings: The results in sentences, the most important first.
+        warnings: Sentences about failures and things to check.
         scenes: Interactive views.
         images: Figures.
         tables: Tables.
-        settings: Names and values that are folded away.
+        settings: Names and values in a part that is folded at first.
         texts: Headings and preformatted texts.
-        foot: Where it comes from: versions, date, hashes.
+        foot: The origin: versions, date, hashes.
     """
 
     title: str
@@ -124,11 +124,11 @@ def render(page: Page) -> str:
 
     It makes no request: images, data and the viewer are inside, and a strict policy forbids the
     rest. Everything is escaped. Each scene has its still image and its surfaces from three sides,
-    which are shown in print, and where the viewer's file is not there, with a line that says how to
-    get it.
+    which are shown in print, and used if the viewer's file is not installed, with a line that says
+    how to get it.
 
     Args:
-        page: What it holds.
+        page: The content.
     """
     source = viewer_source() if page.scenes else None
     script, viewer, style = (_file(name) for name in ("page.js", "viewer.js", "page.css"))

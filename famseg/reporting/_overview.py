@@ -1,4 +1,4 @@
-"""The foremost metric of a comparison beside what tells a gain from a collapse."""
+"""The main metric of a comparison with the controls that tell a gain from a collapse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Line:
-    """A group, or the mean skull, which is no network.
+    """A group of runs, or the mean skull, which is not a network.
 
     Attributes:
         name: The group.
@@ -63,8 +63,8 @@ class Overview:
         metric: Its flat name.
         lines: The baseline first, controls among the groups, the mean skull last.
         validation: Name of the validation's metric.
-        gap: What the gap is.
-        kappa: What kappa is.
+        gap: The kind of gap.
+        kappa: The kind of kappa.
         warnings: Sentences on gains that are collapses, on what no group beats, and on controls
             that are missing.
     """
@@ -119,8 +119,8 @@ def definitions(found: Overview) -> str:
         parts.append(f"Kappa: {found.kappa}.")
     if any(line.ratio for line in found.lines):
         parts.append(
-            "Variance ratio: of the outputs over that of the references; 1 varies as they do, 0 "
-            "is one output for all."
+            "Variance ratio: of the outputs over that of the references; 1: the outputs vary as "
+            "much, 0: they are all the same."
         )
     return " ".join(parts)
 
@@ -237,6 +237,6 @@ def _missing(groups: Sequence[Group], baseline: str | None) -> Iterator[str]:
     lacking = [name for name, there in controls.items() if not there]
     if lacking:
         yield (
-            f"controls that are not among the runs: {', '.join(lacking)}. What they gain as well "
-            "is no merit of flatness."
+            f"controls that are not among the runs: {', '.join(lacking)}. A gain that they show as "
+            "well is not an effect of flatness."
         )

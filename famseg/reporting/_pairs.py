@@ -1,4 +1,4 @@
-"""Differences to the baseline, pair by pair, and what chance makes of them."""
+"""Differences to the baseline by pair, with intervals and p values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Pairing:
         high: Upper end.
         p_value: Two-sided permutation test of the mean difference (signs are flipped).
         p_holm: The same, adjusted by Holm for all groups against the baseline in this metric.
-        p_smallest: What ``p_value`` can be at least with that many pairs; None where many.
+        p_smallest: The smallest possible ``p_value`` with that many pairs; None for many pairs.
         p_wilcoxon: Two-sided signed-rank test.
         cohens_dz: Difference in standard deviations of the differences; infinite where they are all
             the same, NaN for one pair.
@@ -87,7 +87,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a run's table of cases says: a hash of the cases, and their scores by metric."""
+    """The table of cases of a run: a hash of the cases, and their values by metric."""
 
     identity: str | None
     scores: Mapping[str, Scores | None]
@@ -98,7 +98,7 @@ class Pairs:
 
     Args:
         baseline: The group that the others are compared with.
-        by: What makes a pair.
+        by: The unit of a pair: the seed or the case.
         metrics: The metrics that will be asked for.
     """
 

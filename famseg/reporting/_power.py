@@ -1,4 +1,4 @@
-"""What the seeds of a comparison could have shown, and how many a difference takes."""
+"""The power of a comparison: which difference its seeds can show, and how many seeds one needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from famseg.reporting._words import LEVEL, counted_pairs, label_of
 from famseg.statistics import POWER, detectable_difference, fewest_pairs, pairs_needed
 
 _SHARES = (0.005, 0.01, 0.02)
-_PARTS = (0.01, 0.02, 0.05)  # of the baseline's mean, where the metric is no share
+_PARTS = (0.01, 0.02, 0.05)  # of the baseline's mean, where the metric is not a share
 _SHARE = "0 to 1"
 
 
 @dataclass(frozen=True)
 class Power:
-    """What pairs can show in a metric.
+    """The differences that pairs can show in a metric.
 
     Attributes:
         group: The group that is compared with the baseline.
@@ -27,7 +27,7 @@ class Power:
         level: Significance level: 0.05 over the number of groups, as Holm asks of the smallest p.
         detectable: The difference that is shown with a probability of 0.8; None where the pairs are
             too few for any.
-        fewest: So many pairs show any difference at all.
+        fewest: The smallest number of pairs that can show a difference.
         needed: How many pairs show a difference with that probability; None beyond 100,000.
     """
 

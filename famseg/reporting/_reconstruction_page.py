@@ -1,4 +1,4 @@
-"""The pages of reconstructions: one per case to turn and cut, and one that leads to all of them."""
+"""The pages of reconstructions: an interactive page per case and an overview of all cases."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class _Measure:
     """A number of ``case.json``.
 
     Args:
-        keys: Where it stands.
-        label: What it is called.
+        keys: Its keys in ``case.json``.
+        label: Its name.
         unit: Its unit.
         digits: Its decimals.
-        meaning: What it is.
+        meaning: Its definition.
         in_table: Whether the table of all cases has it.
     """
 
@@ -72,7 +72,7 @@ _MEASURES = (
         "undercut",
         "mm³",
         1,
-        "what stands in the way when it is put in along the insertion direction",
+        "the part that bone blocks when the implant is inserted along that direction",
     ),
     _Measure(("defect", "left_open_cm2"), "left open", "cm²", 1, "of the vault, by the implant"),
     _Measure(
@@ -124,7 +124,7 @@ def write_reconstruction_pages(
     if not folders:
         lines = [f"{name}: {reason}" for name, reason in failed.items()]
         raise InputError(
-            *(lines or [f"{path}: holds no reconstruction that is complete. Reconstruct it again."])
+            *(lines or [f"{path}: contains no complete reconstruction. Reconstruct it again."])
         )
     if len(folders) == 1 and not failed:
         page, views = case_page(folders[0])
@@ -317,7 +317,8 @@ def _measurements(case: Mapping[str, Any]) -> Sortable:
             "insertion direction",
             direction_words(_at(case, "insertion", "direction_ras")),
             "",
-            "the way in with the smallest undercut: R right, L left, A front, P back, S up, I down",
+            "the insertion direction with the smallest undercut: R right, L left, A front, P back, "
+            "S up, I down",
         ]
     )
     box = _at(case, "implant", "box_mm")
@@ -353,7 +354,8 @@ def _table(
         digits=[0, *(measure.digits for measure in measures), 0, 0],
         marked=frozenset(n for n, f in enumerate(ordered) if _level(cases[f]) == _LOW),
         caption="The lowest confidence first; cases with a low one are red. Choose a column to "
-        "sort by it. A case's name leads to its page, with the head to turn and cut. R is right, "
+        "sort by it. A case's name leads to its page, with a view of the head that can be turned "
+        "and cut. R is right, "
         "L left, A front, P back, S up and I down.",
     )
 

@@ -1,4 +1,4 @@
-"""What a page shows of a reconstruction: its volumes on coarser voxels, surfaces, slices."""
+"""The content of a reconstruction's page: volumes on coarser voxels, surfaces and slices."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def read_shown(folder: Path, files: Mapping[str, Any]) -> Shown:
     for other in (implant, agreement):
         same = other.array.shape == completed.array.shape
         if not same or not np.allclose(other.affine, completed.affine, atol=1e-3):
-            raise InputError(f"{other.path}: lies on another grid than {completed.path}. {ADVICE}")
+            raise InputError(f"{other.path}: is not on the grid of {completed.path}. {ADVICE}")
     box, affine = _box(completed.array > 0, completed.affine)
     whole, part = completed.array[box] > 0, implant.array[box] > 0
     steps = _steps(whole.shape, completed.spacing_mm, _VOXEL_MM)
@@ -145,7 +145,7 @@ def scene_of(shown: Shown, title: str, name: str) -> Scene:
 
     Args:
         shown: From `read_shown`.
-        title: What stands over it.
+        title: The text above it.
         name: A file name without ending, for images that people save.
     """
     surface = _steps(shown.bone.shape, _spacing(shown.affine), _SURFACE_MM)

@@ -1,4 +1,4 @@
-"""Comparisons as data: one mapping for a script, rows for a spreadsheet."""
+"""Comparisons as data: a mapping for scripts and rows for spreadsheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a run: what was set, how it went, what came out, case by case."""
+"""The report of a run: its settings, its training and its results, case by case."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _signs(run: Run, history: History) -> list[str]:
         if name.endswith("/variance_ratio")
     }
     if kind not in get_args(PenaltyKind):  # of another version
-        return [f"Signs of a failed training were not looked for: penalty {kind!r} is unknown."]
+        return [f"Signs of a failed training were not checked: penalty {kind!r} is unknown."]
     weight, known = float(settings.get("penalty.lambda", "0")), cast("PenaltyKind", kind)
     summary = run.evaluation / "summary.json"
     if "test/accuracy" in run.metrics and summary.is_file():
@@ -156,7 +156,7 @@ def _cases(run: Run) -> list[CaseRow]:
         return []
     try:
         return [row for row in read_cases(path) if row.source == "model"]
-    except InputError:  # of another pipeline, whose cases are no skulls
+    except InputError:  # of another pipeline, whose cases are not skulls
         return []
 
 
@@ -195,7 +195,7 @@ def _curves(run: Run, history: History) -> list[Image]:
             content,
             f"{' and '.join(losses)} loss over the epochs",
             caption="Without the penalty. Training: mean over the samples of the epoch, while the "
-            "weights move, with augmentation and dropout. Validation: mean over the cases at the "
+            "weights change, with augmentation and dropout. Validation: mean over the cases at the "
             "end of the epoch.",
         )
         for content in [curves(history, losses, "loss, mean per sample")]
@@ -249,7 +249,7 @@ def _gap(run: Run, history: History) -> list[Image]:
             course_figure(found, evaluated_epoch(run)),
             "Relative flatness against the generalization gap over the epochs",
             caption=f"A point per epoch, n = {len(found.points[''])}. Gap: {found.gap}; it can be "
-            "negative, since the training loss is taken while the weights move.",
+            "negative, because the training loss is measured while the weights change.",
         )
     ]
 
@@ -271,7 +271,7 @@ def _distributions(cases: Sequence[CaseRow]) -> list[Image]:
                     f"{label} of all cases",
                     content,
                     f"{label} of every test case by region and set, with median and quartiles",
-                    caption="A point per case; box: median and quartiles. Failed cases are in it.",
+                    caption="A point per case, also failed ones; box: median and quartiles.",
                 )
             )
     return images

@@ -1,4 +1,4 @@
-"""Runs as their folders tell of them: what was set, how far it came, what came out."""
+"""Runs as read from their folders: settings, progress and results."""
 
 from __future__ import annotations
 
@@ -107,16 +107,17 @@ def find_runs(paths: Sequence[Path | str], checkpoint: Checkpoint = "best") -> F
             or ``last``, for which see ``famseg evaluate``. Never one for the other.
 
     Raises:
-        InputError: If a path is no folder, or there is no run below it that can be read.
+        InputError: If a path is not a folder, or there is no run below it that can be read.
     """
     runs: dict[Path, Run] = {}
     notes, faults = [], []
     for path in map(Path, paths):
         folders, empty = _folders(path)
         if not folders:
-            what = "holds no run folder (one with config.yaml and provenance.json)"
-            faults.append(f"{path}: {what if path.is_dir() else 'is no folder'}. Give one of runs.")
-        notes += [f"{each}: is empty: a run that ended before it began" for each in empty]
+            what = "contains no run folder (one with config.yaml and provenance.json)"
+            found = what if path.is_dir() else "is not a folder"
+            faults.append(f"{path}: {found}. Give a folder of runs.")
+        notes += [f"{each}: is empty: the run ended before it started" for each in empty]
         notes += _not_begun(path, folders)
         for folder in folders:
             if folder.resolve() in runs:
@@ -160,7 +161,7 @@ def _not_begun(path: Path, folders: Sequence[Path]) -> list[str]:
     if not left:
         return []
     some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-    return [f"{path}: {counted(len(left), 'trial')} of the sweep did not begin: {some}"]
+    return [f"{path}: {counted(len(left), 'trial')} of the sweep did not start: {some}"]
 
 
 def _read(path: Path, checkpoint: Checkpoint) -> tuple[Run, str | None]:
@@ -172,7 +173,7 @@ def _read(path: Path, checkpoint: Checkpoint) -> tuple[Run, str | None]:
         if note is None:  # the configuration was validated: it is not at fault
             raise
         raise InputError(
-            f"{folder.config}: holds what no configuration of a run does ({type(error).__name__})"
+            f"{folder.config}: is not the configuration of a run ({type(error).__name__})"
         ) from error
 
 
@@ -270,7 +271,7 @@ def _result(
             return f"{place.name} is of another checkpoint ({evaluated}): {command}", {}
         content = read_json(metrics, "Evaluate it again")
         if not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in content.values()):
-            raise InputError(f"{metrics}: must hold names and numbers. Evaluate it again")
+            raise InputError(f"{metrics}: must contain names and numbers. Evaluate it again")
         return FINISHED, {name: float(value) for name, value in content.items()}
     if (place / "summary.json").is_file() and not cut:
         return f"evaluated by another version: {command}", {}

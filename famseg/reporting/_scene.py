@@ -1,4 +1,4 @@
-"""What the interactive view of a page shows: surfaces and volumes, as text inside the page."""
+"""The data of a page's interactive view: surfaces and volumes, as text inside the page."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Part:
 
     Args:
         name: A word for it.
-        label: What people read.
+        label: Its name for people.
         color: Red, green and blue, 0 to 255.
         mesh: The surface, in mm.
         opacity: 0 to 1.
@@ -66,7 +66,7 @@ class Layer:
 
     Args:
         name: A word for it.
-        label: What people read.
+        label: Its name for people.
         volume: Small whole numbers; it is shown by ``classes`` or in gray.
         classes: Label and color of each value but 0, which is empty.
         opacity: 0 to 1.
@@ -86,17 +86,17 @@ class Scene:
     """A case that can be turned and cut.
 
     Args:
-        title: What stands over it.
+        title: The text above it.
         name: A file name without ending, for images that people save.
         parts: Its surfaces.
         layers: Its volumes, on one grid.
-        still: What is shown where the viewer is not, and in print: a PNG file.
-        alt: What the still shows, in words.
+        still: The image shown in print and without the viewer: a PNG file.
+        alt: A description of the still image in words.
         side: From where the surfaces are seen at first: azimuth and elevation in degrees, 0 from
             the back, 90 from the left, 180 from the front; see `side_of`.
-        focus_mm: Where the slices meet at first; the middle of the last part if left out.
+        focus_mm: The initial point where the slices meet; by default the middle of the last part.
         legend: Heading, and what the colors mean: a label and a color each.
-        note: What was reduced for the view, or else is to be known of it.
+        note: What was simplified for the view, and other remarks.
     """
 
     title: str

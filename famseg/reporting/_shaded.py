@@ -1,4 +1,4 @@
-"""Shaded images of surfaces, made without a graphics card: what a page shows without its viewer."""
+"""Shaded images of surfaces, made without a graphics card, for pages without the viewer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Side:
     """From where surfaces are seen.
 
     Args:
-        label: What people read.
+        label: Its name for people.
         towards: From the head to the viewer, RAS+.
-        up: What is up in the image, RAS+.
+        up: The direction that is up in the image, RAS+.
         edges: Letters at the left, right, bottom and top edge.
     """
 

@@ -1,4 +1,4 @@
-"""Comparisons as tables, for the terminal and for pasting."""
+"""Comparisons as tables, for the terminal and to paste into documents."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Table:
     """A table with a title.
 
     Attributes:
-        title: What it shows.
+        title: Its title.
         header: Names of the columns.
         rows: Cells, as many in each row as there are columns.
         notes: Sentences below it.
@@ -147,6 +147,7 @@ def plain(tables: Sequence[Table], *, width: int | None = None) -> str:
     """
     blocks = []
     for table in tables:
+        # Not by text_table: names are folded to a width, and their further lines are indented.
         widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
         if width is not None:
             others = sum(widths[1:]) + 2 * len(widths)
@@ -296,6 +297,6 @@ def _piped(cells: Sequence[str]) -> str:
 
 
 def _marked(text: str) -> str:
-    """Return a text that Markdown shows as it stands: names of groups are anybody's."""
+    """Return a text escaped for Markdown: anybody can choose the names of groups."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(text))
     return text.replace("&", "&amp;").replace("<", "&lt;")

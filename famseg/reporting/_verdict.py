@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences: the same on the terminal and on the page."""
+"""The result of a comparison in sentences, the same on the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from famseg.reporting._words import conclusion, counted_pairs, difference_words,
 
 POSSIBLE = (
     "No difference shown is not the same as no difference: the interval holds the differences that "
-    "remain possible. Holm's correction is for the methods, not for the metrics: say beforehand "
-    "which metric counts."
+    "remain possible. Holm's correction is for the methods, not for the metrics: choose the metric "
+    "that counts beforehand."
 )
 
 
@@ -59,6 +59,6 @@ def _levels(comparison: Comparison, metric: str) -> Iterator[str]:
             spread = "" if found.std is None else f" ± {found.std:.{label.digits}f}"
             yield (
                 f"{group.name}: {found.mean:.{label.digits}f}{spread} {label.name}, mean and "
-                f"standard deviation, n = {counted_pairs('seed', found.n)}. It is compared with "
-                "nothing."
+                f"standard deviation, n = {counted_pairs('seed', found.n)}. There is no baseline "
+                "to compare it with."
             )

@@ -1,4 +1,4 @@
-"""What metrics are called on axes and in sentences, and what a difference is worth in words."""
+"""Names of metrics on axes and in sentences, and differences in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Label(NamedTuple):
     """A metric in words.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         unit: Its unit or range; empty where it has none.
         digits: Decimals that tell runs apart.
     """
@@ -149,7 +149,7 @@ def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
     if found == "equal":
         return "every pair is equal: no difference shown"
     if found == "few" and pairing.low is None:
-        return "a single pair, of which chance can be all: no difference shown"
+        return "a single pair, which can be chance: no difference shown"
     if found == "few":
         return (
             f"no difference can be shown with {counted_pairs(pairing.by, pairing.n)} "

@@ -1,4 +1,4 @@
-"""A run folder: its files, who owns it, how its run stands; needs no torch."""
+"""A run folder: its files, its owner and the state of its run; does not need torch."""
 
 import lazy_loader
 

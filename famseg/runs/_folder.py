@@ -1,4 +1,4 @@
-"""Run folders: where a run keeps all that is needed to use it again."""
+"""Run folders: the files that are needed to use a run again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RunFolder:
         return self.checkpoints / f"{which}.pt"
 
     def evaluation_of(self, which: str) -> Path:
-        """Return the folder of a checkpoint's evaluation; that of ``best`` stands for the run."""
+        """Return the folder of a checkpoint's evaluation; that of ``best`` is the run's result."""
         return self.evaluation if which == "best" else self.path / f"evaluation-{which}"
 
 
@@ -65,7 +65,7 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
     Args:
         output: The folder of the run folders; made if it is missing.
         name: Name of the run folder.
-        purpose: What it is for, see `lease`.
+        purpose: The purpose of the lease, see `lease`.
 
     Raises:
         InputError: If the folder cannot be made.
@@ -101,7 +101,7 @@ def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
 
     Args:
         path: The run folder, empty or with a run in it.
-        purpose: What it is for, see `lease`.
+        purpose: The purpose of the lease, see `lease`.
 
     Raises:
         BusyError: If another process owns the folder.
@@ -172,5 +172,7 @@ def open_run_folder(path: Path) -> RunFolder:
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise InputError(f"{path}: is no run folder (it has no config.yaml). Give one below runs/.")
+        raise InputError(
+            f"{path}: is not a run folder (it has no config.yaml). Give one below runs/."
+        )
     return folder

@@ -1,8 +1,8 @@
 """One owner for each run folder: a lease, also among machines that share a disk.
 
 A lease is the file ``lease-N.json`` in the folder. It is made by a hard link, which succeeds for
-one process alone, on NFS too, and has its full content from the first moment. Whoever finds a lease
-of a dead owner does not touch it but makes the next number, so that again one process alone
+only one process, on NFS too, and has its full content from the first moment. A process that finds a
+lease of a dead owner does not change it but creates the next number, so that again only one process
 succeeds; then it looks once more for a living owner, steps back if there is one, and removes the
 files of the dead only when it owns the folder. Of two processes that both believe to own it the
 one that made its file later would have seen the other's.
@@ -26,9 +26,9 @@ from famseg.runs._lease_file import LeaseFile, create, leases, look, time_of
 from famseg.runs._owner import Owner
 
 HEARTBEAT_S = 10.0
-"""Seconds between two signs of life."""
+"""Seconds between two renewals of a lease."""
 SILENT_S = 60.0
-"""After so many seconds without one an owner of another machine or container counts as dead."""
+"""An owner elsewhere (another machine or container) counts as dead after so long without one."""
 
 _TRIES = 50
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -41,7 +41,7 @@ class BusyError(InputError):
 
 
 class LostLeaseError(RunError):
-    """Another process has taken the run folder over, for it saw no sign of life of this one."""
+    """Another process has taken over the run folder, because this one did not renew its lease."""
 
 
 class Lease:
@@ -87,8 +87,8 @@ class Lease:
             return
         if found is None or found.owner != self.owner:
             raise LostLeaseError(
-                f"{self.folder}: was taken over by another process, since this one gave no sign of "
-                f"life for {SILENT_S:.0f} s. Nothing more is written to it."
+                f"{self.folder}: was taken over by another process, because this one did not renew "
+                f"its lease for {SILENT_S:.0f} s. This process writes nothing more to it."
             )
 
     def release(self) -> None:
@@ -115,13 +115,14 @@ def lease(folder: Path, *, purpose: str = "use", read_only: bool = False) -> Lea
     """Take the ownership of a run folder, until the context ends: by return, exception or signal.
 
     The lease of a dead process is taken over: on this machine, and in the same container, one that
-    no longer exists; of another machine or container one that has given no sign of life for 60 s,
+    no longer exists; on another machine or in another container, one whose last renewal is older
+    than 60 s,
     by the clock of the file system, while it is watched. An owner that lives there is found out
     within 15 s.
 
     Args:
         folder: An existing folder.
-        purpose: What it is for, as the name of a command; others are told.
+        purpose: The name of the command, which other processes see.
         read_only: Whether a folder that cannot be written to may be used without a lease.
 
     Returns:
@@ -152,10 +153,10 @@ def lease(folder: Path, *, purpose: str = "use", read_only: bool = False) -> Lea
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Return who owns a folder and lives; writes nothing and does not wait.
+    """Return the living owner of a folder; writes nothing and does not wait.
 
-    Of another machine or container one lives whose last sign of life is at most 60 s old, here by
-    the clock of this machine: good enough to tell people, and not to take a folder over.
+    An owner on another machine or in another container is alive if its last renewal is at most 60 s
+    old by the clock of this machine: good enough to tell people, but not to take over a folder.
 
     Args:
         folder: A run folder.
@@ -201,7 +202,7 @@ def _acquire(folder: Path, owner: Owner) -> Path:
             return path
         path.unlink(missing_ok=True)
         time.sleep(random.uniform(0.0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311 - no secret
-    raise BusyError(f"{folder}: too many processes want it at once. Start one.")
+    raise BusyError(f"{folder}: too many processes try to use it at once. Start only one.")
 
 
 def _require_dead(found: LeaseFile, folder: Path, dead: set[str]) -> None:
@@ -223,7 +224,7 @@ def _require_dead(found: LeaseFile, folder: Path, dead: set[str]) -> None:
 
 
 def _stays_silent(found: LeaseFile) -> bool:
-    """Watch a lease of elsewhere until a sign of life, or until it was silent for long enough."""
+    """Watch a lease of another machine until it is renewed or has been silent for long enough."""
     began, said = time.monotonic(), False
     while True:
         now = look(found.path)
@@ -240,7 +241,7 @@ def _stays_silent(found: LeaseFile) -> bool:
             return True
         if not said:
             _logger.warning(
-                "%s: was used by %s, which is watched for a sign of life for up to %.0f s.",
+                "%s: was used by %s, which may still be running: waiting up to %.0f s to find out.",
                 found.path.parent,
                 found.owner or "another process",
                 SILENT_S,

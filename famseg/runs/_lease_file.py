@@ -1,4 +1,4 @@
-"""The files of leases: each made by one process only, with the time of its last sign of life."""
+"""The files of leases: each is created by one process only and has the time of its last renewal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LeaseFile:
     Attributes:
         path: The file.
         number: The number in its name.
-        key: What tells it apart from all others.
-        beat: Time of the last sign of life, by the clock of the file system, in seconds.
+        key: A unique value that identifies it.
+        beat: Time of the last renewal, by the clock of the file system, in seconds.
         owner: Who made it; None where the file is not readable as one of ours.
     """
 
@@ -75,7 +75,7 @@ def look(path: Path) -> LeaseFile | None:
         return None
     try:
         if path.is_symlink():
-            raise InputError(f"{path}: a link lies where the lease of the run belongs. Remove it.")
+            raise InputError(f"{path}: is a link in place of the lease of the run. Remove it.")
         with open_to_read(path) as file:
             stat = os.fstat(file.fileno())
             data = file.read(_LONGEST + 1)
@@ -104,7 +104,7 @@ def create(folder: Path, number: int, owner: Owner) -> Path | None:
     """
     path = folder / f"lease-{number}.json"
     if not is_lease(path.name):  # others would not see it
-        raise InputError(f"{folder}: lease-{number - 1}.json is none of famseg's. Remove it.")
+        raise InputError(f"{folder}: lease-{number - 1}.json was not written by famseg. Remove it.")
     content = json.dumps(owner.as_dict(), indent=2).encode() + b"\n"
     part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:

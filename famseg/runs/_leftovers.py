@@ -1,4 +1,4 @@
-"""What killed processes leave: files half written, and folders of runs that never began."""
+"""What killed processes leave behind: partial files and folders of runs that never started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_leftover(folder: Path) -> bool:
 def claim_leftover(folder: Path, *, purpose: str) -> Lease | None:
     """Own the folder of a run that never began, and empty it.
 
-    Waits for 15 s where its last owner was on another machine; for one that lives not at all.
+    Waits for 15 s if its last owner was on another machine; it does not wait for a living one.
 
     Returns:
         The lease; None if it holds a run, is gone, or belongs to a living process.

@@ -25,9 +25,9 @@ class Owner:
         pid: Number of the process in its namespace.
         started: When the process began, in ticks since the boot: numbers are given anew.
         boot: The boot of the machine.
-        namespace: Of the process numbers: a container has its own.
+        namespace: The namespace of process numbers: a container has its own.
         host: Name of the machine or container.
-        purpose: What it does, as the name of a command.
+        purpose: The name of the command that it runs.
         since: When it began to own the folder, ISO 8601 in UTC.
     """
 

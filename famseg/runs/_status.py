@@ -1,4 +1,4 @@
-"""How a run stands, in a file of its folder: whether it runs, ended, failed or was killed."""
+"""The state of a run, in a file of its folder: running, finished, failed or killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAIN = "train"
 
 @contextmanager
 def status_kept(folder: Path) -> Iterator[None]:
-    """Write how a run stands when it begins, and how it ended: also by an exception.
+    """Write the state of a run when it starts and when it ends, also by an exception.
 
     A process that is killed leaves the entry of a running one; its lease tells `read_status` so.
     Where the disk is full, or another process has taken the folder over, the file stays as it was.
@@ -33,10 +33,10 @@ def status_kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except LostLeaseError:
-        raise  # what stands there is of the new owner
+        raise  # the file belongs to the new owner
     except BaseException as error:
         lines = str(error).splitlines()
-        # A signal is no Exception.
+        # A signal is not an Exception.
         state = FAILED if isinstance(error, Exception) else INTERRUPTED
         _write(folder, state, lines[0] if lines else type(error).__name__)
         raise
@@ -44,10 +44,10 @@ def status_kept(folder: Path) -> Iterator[None]:
 
 
 def read_status(folder: Path) -> str | None:
-    """Return how a run stands, in words; None where nothing is written.
+    """Return the state of a run in words; None if there is no file.
 
     ``running`` or ``running on HOST``, ``finished``, ``interrupted (why)``, ``failed (why)``; of a
-    process that no longer exists, or has long given no sign of life on another machine, ``killed``.
+    process that no longer exists, or whose lease on another machine is long expired, ``killed``.
 
     Args:
         folder: The run folder.

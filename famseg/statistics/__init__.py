@@ -1,6 +1,7 @@
 """Statistics of scores: intervals, paired tests, effect sizes; a failure counts as a failure.
 
-Each function takes one score a case. ``failed`` names the cases without a usable answer. They are
+Each function takes one value per case. ``failed`` marks the cases without a usable prediction. They
+are
 never dropped: a failed case enters with the score it has, which the rule for empty masks has set
 to the worst (``famseg.metrics.score``), or with ``worst`` where that is given. NaN is refused
 unless its case is said to have failed and ``worst`` says what it counts.

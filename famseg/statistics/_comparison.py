@@ -1,4 +1,4 @@
-"""Two methods on the same cases: everything that there is to say about their difference."""
+"""Two methods on the same cases: intervals, tests and effect size of their difference."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compare(
         second: Scores of the second method, in the same order of cases.
         failed_first: Which cases the first failed.
         failed_second: Which cases the second failed.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
         confidence: Level of the interval.
         generator: A generator, or the seed of a new one.
 

@@ -60,9 +60,9 @@ def with_failures(
     """Return scores with every failed case at its worst value, and which failed.
 
     Args:
-        values: One score a case, shape ``(n,)``, n at least 1.
+        values: One value per case, shape ``(n,)``, n at least 1.
         failed: Which cases failed, shape ``(n,)``; None for none.
-        worst: What a failed case counts: 0 for a Dice coefficient, an image diagonal for a
+        worst: The value of a failed case: 0 for a Dice coefficient, an image diagonal for a
             distance. None for the score it has.
 
     Returns:
@@ -80,7 +80,7 @@ def with_failures(
     lost = np.zeros(scores.shape, dtype=bool) if failed is None else np.array(failed, dtype=bool)
     if scores.ndim != 1 or not scores.size or lost.shape != scores.shape:
         raise ValueError(
-            f"values must have shape (n,), one score a case, and failed the same; got "
+            f"values must have shape (n,), one value per case, and failed the same; got "
             f"{scores.shape} and {lost.shape}."
         )
     if worst is not None:
@@ -94,8 +94,8 @@ def with_failures(
     if not np.isfinite(scores).all():
         place = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise ValueError(
-            f"the score of case {place} is {scores[place]}. Mark the case in failed and say in "
-            "worst what a failure counts: cases are never dropped."
+            f"the score of case {place} is {scores[place]}. Mark the case in failed and set worst "
+            "to the value that a failure counts: cases are never dropped."
         )
     return scores, lost
 
@@ -117,10 +117,10 @@ def bootstrap_interval(
     is somewhat too short: 95 % ones of the mean of 10 normal scores cover about 90 %.
 
     Args:
-        values: One score a case.
+        values: One value per case.
         failed: Which cases failed.
-        worst: What a failed case counts; None for the score it has.
-        statistic: What to estimate.
+        worst: The value of a failed case; None for its own value.
+        statistic: The statistic to estimate.
         confidence: Level of the interval.
         resamples: Number of bootstrap samples.
         generator: A generator, or the seed of a new one.
@@ -177,7 +177,7 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
         confidence: Level of the interval.
 
     Raises:
-        ValueError: If the numbers are no share, or ``confidence`` is not between 0 and 1.
+        ValueError: If the numbers are not a proportion, or ``confidence`` is not between 0 and 1.
 
     Example:
         >>> found = wilson_interval(8, 10)
@@ -185,7 +185,9 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
         (0.8, 0.49, 0.943)
     """
     if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} of {n} is no share: give 0 to n successes of n > 0 cases.")
+        raise ValueError(
+            f"{successes} of {n} is not a proportion: give 0 to n successes of n > 0 cases."
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}. Give 0.95.")
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
@@ -211,10 +213,10 @@ def table_row(
     """Return a row of a results table: name, mean with interval, n and failed cases.
 
     Args:
-        name: What stands in front.
-        values: One score a case.
+        name: The text in front.
+        values: One value per case.
         failed: Which cases failed; they are in the mean and counted.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
         confidence: Level of the interval.
         digits: Decimals.
         generator: A generator, or the seed of a new one.

@@ -81,7 +81,7 @@ def wilcoxon(
         second: Scores of the second method, in the same order of cases.
         failed_first: Which cases the first failed.
         failed_second: Which cases the second failed.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
         alternative: ``greater``: the first scores higher.
 
     Returns:
@@ -129,7 +129,7 @@ def permutation_test(
         second: Scores of the second method, in the same order of cases.
         failed_first: Which cases the first failed.
         failed_second: Which cases the second failed.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
         alternative: ``greater``: the first scores higher.
         resamples: Number of random sign patterns.
         generator: A generator, or the seed of a new one.
@@ -190,7 +190,7 @@ def effect_size(
         second: Scores of the second method, in the same order of cases.
         failed_first: Which cases the first failed.
         failed_second: Which cases the second failed.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
 
     Raises:
         ValueError: As ``with_failures``, or if the numbers of cases differ.
@@ -218,7 +218,7 @@ def effect_size(
 def holm(p_values: Sequence[float] | npt.ArrayLike) -> Floats:
     """Return p-values adjusted for several tests by Holm's step-down method (1979).
 
-    It bounds the probability of any false positive, whatever ties the tests together.
+    It bounds the probability of any false positive, for any dependence between the tests.
 
     Args:
         p_values: One a test, from 0 to 1.
@@ -260,7 +260,7 @@ def paired_differences(
         second: Scores of the second method, in the same order of cases.
         failed_first: Which cases the first failed.
         failed_second: Which cases the second failed.
-        worst: What a failed case counts; None for the score it has.
+        worst: The value of a failed case; None for its own value.
 
     Returns:
         Finite differences, shape ``(n,)``, and which pairs have a failure.
@@ -277,8 +277,8 @@ def paired_differences(
     two, lost_two = with_failures(second, failed_second, worst=worst)
     if len(one) != len(two):
         raise ValueError(
-            f"first has {len(one)} cases and second {len(two)}. A paired test needs both scores "
-            "of each case, in one order; give a missing answer as failed."
+            f"first has {len(one)} cases and second {len(two)}. A paired test needs both values of "
+            "each case, in the same order; mark a missing prediction as failed."
         )
     with np.errstate(over="ignore"):
         differences = one - two

@@ -1,4 +1,4 @@
-"""How large a difference a number of pairs can show, and how many pairs a difference takes."""
+"""Power analysis: which difference a number of pairs can show, and how many pairs one needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs from one configuration: what to try, where to run it, and how far it came."""
+"""Sweeps: many runs from one configuration, where they run, and their progress."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a sweep varies, as it is typed: ``lambda=0,0.002 seed=1..5``."""
+"""The axes of a sweep as the user types them: ``lambda=0,0.002 seed=1..5``."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Axis:
 
     Args:
         key: Dotted key, such as ``optimizer.learning_rate``.
-        values: Values as they are typed, in their order; empty where they are drawn.
-        distribution: What values are drawn from, or None.
+        values: The values as typed, in their order; empty if they are drawn.
+        distribution: The distribution of drawn values, or None.
     """
 
     key: str
@@ -91,7 +91,7 @@ def parse_axes(words: Sequence[str]) -> list[Axis]:
             faults.append(str(error))
     keys = ["penalty.lambda" if axis.key == "lambda" else axis.key for axis in axes]
     faults += [
-        f"{key}: is given twice. Give all its values in one word: {key}=a,b,c"
+        f"{key}: is given twice. Give all its values in one argument: {key}=a,b,c"
         for key in dict.fromkeys(key for key in keys if keys.count(key) > 1)
     ]
     if faults:
@@ -135,9 +135,7 @@ def _distribution(word: str, kind: str, low: str, high: str) -> Distribution:
 def _range(word: str, first: str, last: str, step: str | None) -> tuple[str, ...]:
     numbers = range(int(first), int(last) + 1, int(step or 1)) if step != "0" else range(0)
     if not 0 < len(numbers) <= _MOST_VALUES:
-        raise ValueError(
-            f"{word}: names no values, or too many. Write a smaller number first: 1..5"
-        )
+        raise ValueError(f"{word}: has no value, or too many. Write a smaller number first: 1..5")
     return tuple(map(str, numbers))
 
 
@@ -162,14 +160,15 @@ def grid(axes: Sequence[Axis]) -> list[dict[str, str]]:
     """Return all combinations, the axis ``seed`` slowest: every setting has a result early.
 
     Args:
-        axes: What varies; none of them drawn.
+        axes: The axes; none of them is drawn.
 
     Raises:
         InputError: If one of them is drawn from a range.
     """
     if drawn := [axis.key for axis in axes if axis.distribution is not None]:
         raise InputError(
-            f"{drawn[0]}: is drawn from a range. Say how many draws by --trials N, or list values."
+            f"{drawn[0]}: is drawn from a range. Set the number of draws with --trials N, or list "
+            "values."
         )
     points: list[dict[str, str]] = [{}]
     for axis in sorted(axes, key=lambda axis: axis.key != "seed"):
@@ -181,9 +180,9 @@ def draws(axes: Sequence[Axis], number: int, *, seed: int) -> list[dict[str, str
     """Return random settings, each with all seeds; more of them begin with the same ones.
 
     Args:
-        axes: What varies; of an axis with values one is drawn, of ``seed`` all are taken.
+        axes: The axes; one value of each is drawn, but all values of ``seed`` are used.
         number: How many settings.
-        seed: Of the draws.
+        seed: The seed of the draws.
     """
     seeds = [axis for axis in axes if axis.key == "seed" and axis.distribution is None]
     rest = [axis for axis in axes if axis not in seeds]

@@ -1,4 +1,4 @@
-"""A sweep's folder: what it tries, its run folders, configurations and logs."""
+"""The folder of a sweep: its axes, run folders, configurations and logs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SweepFolder:
 
     @property
     def record(self) -> Path:
-        """What was asked for: ``sweep.json``."""
+        """The request of the sweep: ``sweep.json``."""
         return self.path / RECORD
 
     @property
@@ -92,7 +92,7 @@ def open_sweep(path: Path) -> SweepFolder:
         sweep_id = f"{path.resolve().name}-{secrets.token_hex(4)}"
         part = path / f".part-{secrets.token_hex(8)}"
         write_json(part, {"sweep_id": sweep_id, "requests": []})
-        # A link is made by one of them alone, and has its content from the first moment.
+        # Only one process can create the link, and it has its content from the first moment.
         with suppress(FileExistsError):
             (path / RECORD).hardlink_to(part)
         part.unlink()

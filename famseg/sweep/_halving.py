@@ -37,7 +37,7 @@ def rungs(
     """Return the stages: epochs grow by the factor, and settings shrink by it.
 
     Args:
-        epochs: Of the whole training.
+        epochs: The epochs of the whole training.
         settings: How many there are.
         factor: Of ``factor`` settings one is trained further; 2 or more.
         first: Epochs of the first stage; None for as many stages as settings or epochs allow.
@@ -58,7 +58,7 @@ def rungs(
     start = -(-start // every) * every
     if first is not None and start >= epochs:
         raise InputError(
-            f"--first-epochs: {first} is no less than the whole training of {epochs} epochs "
+            f"--first-epochs: {first} is not less than the whole training of {epochs} epochs "
             f"(validated every {every}). Give a smaller number."
         )
     stages = []

@@ -24,7 +24,7 @@ _COMMAND = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a manifest needs to know of a cluster.
+    """The settings of a cluster in a manifest.
 
     Args:
         image: The image of famseg.
@@ -59,7 +59,7 @@ def manifest(
     Args:
         folder: The sweep, whose name is that of the job.
         trials: One index each, in their order.
-        cluster: What is known of the cluster.
+        cluster: The settings of the cluster.
         jobs: At most so many pods at once; None for all.
         extra: Overrides of what may change when a run is resumed.
 
@@ -72,7 +72,7 @@ def manifest(
     if sum(map(len, files.values())) > _LARGEST_BYTES:
         raise InputError(
             f"--backend kubernetes: the configurations of {len(trials)} trials are too long for "
-            "one job. Take fewer of them by --limit, and the rest in another sweep."
+            "one job. Submit fewer of them with --limit, and the rest as another sweep."
         )
     settings = {
         "apiVersion": "v1",

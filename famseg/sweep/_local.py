@@ -59,10 +59,10 @@ class Running:
 
 @dataclass
 class Outcome:
-    """What became of the trials.
+    """The results of the trials.
 
     Attributes:
-        states: By the name of the trial, as they stand at the end.
+        states: The final states by the name of the trial.
         failed: Names of trials that failed, with the reason.
     """
 
@@ -105,7 +105,7 @@ class LocalRunner:
         metric: Name of the validation's key metric.
         workers: How many trials run at once.
         stop: Whether a signal asked to end.
-        show: Called about every two seconds with how all trials stand.
+        show: Called about every two seconds with the states of all trials.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class LocalRunner:
             extra: Further overrides of what may change when a run is resumed.
 
         Returns:
-            How they stand; after a signal, as soon as those that ran have saved.
+            Their states; after a signal, as soon as the running trials have saved.
         """
         outcome, looked = Outcome(), 0.0
         try:

@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster that is there already: each in a process of its own."""
+"""Trials as tasks of an existing Ray cluster, each in its own process."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class RayRunner:
     Args:
         folder: The sweep, on a file system that all nodes share.
         metric: Name of the validation's key metric.
-        address: Of the cluster, such as ``HOST:6379`` or ``auto``.
+        address: The address of the cluster, such as ``HOST:6379`` or ``auto``.
         jobs: At most so many trials at once; None for as many as the cluster has room for.
         threads: Threads, and with them cores, of each trial.
         gpus: GPUs of each trial.
         stop: Whether a signal asked to end.
-        show: Called with how all trials stand.
+        show: Called with the states of all trials.
 
     Raises:
         InputError: If Ray is not installed or there is no such cluster.
@@ -134,7 +134,7 @@ def run_trial(command: Sequence[str], log: str, folder: str) -> tuple[int, str]:
     When the task is cancelled the process is told to save and end.
 
     Args:
-        command: What follows ``python``.
+        command: The arguments of ``python``.
         log: The file to which it prints.
         folder: Its working folder.
     """
@@ -167,8 +167,8 @@ def _connect(address: str) -> Any:  # noqa: ANN401  # Ray is a module without ty
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise InputError(
-            f"--address: there is no Ray cluster at {address} ({reason}). Start one by "
-            "ray start --head, and give HOST:6379."
+            f"--address: there is no Ray cluster at {address} ({reason}). Start one with ray start "
+            "--head, and give HOST:6379."
         ) from error
     return ray
 

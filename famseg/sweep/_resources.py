@@ -1,4 +1,4 @@
-"""What trials take of a machine, and which GPUs there are."""
+"""The resources that trials use, and the GPUs of the machine."""
 
 from __future__ import annotations
 

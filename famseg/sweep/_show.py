@@ -23,7 +23,7 @@ def table(
 
     Args:
         trials: The trials.
-        states: How they stand, by name.
+        states: The states of the trials by name.
         metric: Name of the validation's key metric.
         limit: At most so many rows: those that run or failed come first; None for all, in order.
     """
@@ -72,7 +72,7 @@ def seconds_left(trials: Sequence[Trial], states: Mapping[str, State], jobs: int
 
     Args:
         trials: The trials.
-        states: How they stand, by name.
+        states: The states of the trials by name.
         jobs: How many run at once.
     """
     paces: dict[tuple[tuple[str, str], ...], list[float]] = {}

@@ -99,7 +99,7 @@ class SlurmRunner:
         jobs: At most so many tasks at once; None for as many as Slurm allows.
         options: Further options of ``sbatch``, such as ``--gpus=1 --time=4:00:00``.
         stop: Whether a signal asked to end.
-        show: Called with how all trials stand.
+        show: Called with the states of all trials.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class SlurmRunner:
         show: Callable[[Mapping[str, State]], None],
     ) -> None:
         if shutil.which("sbatch") is None:
-            raise InputError("--backend slurm: there is no sbatch here. Run it on a login node.")
+            raise InputError(
+                "--backend slurm: sbatch was not found. Run the command on a login node."
+            )
         self.folder = folder
         self.metric = metric
         self.jobs = jobs
@@ -185,6 +187,6 @@ def _slurm(*command: str) -> str:
     if ended.returncode:
         reason = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
         raise RunError(
-            f"{command[0]}: {reason[-1]}. What was submitted continues; start this again."
+            f"{command[0]}: {reason[-1]}. Submitted jobs continue; run the command again."
         )
     return ended.stdout

@@ -1,4 +1,4 @@
-"""How a trial stands, read from its run folder: the one place where that is known."""
+"""The state of a trial, read from its run folder and stored nowhere else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = Literal["waiting", "running", "paused", "interrupted", "failed", "finishe
 
 @dataclass(frozen=True)
 class State:
-    """How a trial stands.
+    """The state of a trial.
 
     Attributes:
         kind: ``waiting`` (not begun), ``running`` (a living process owns it), ``paused`` (at the
@@ -40,7 +40,7 @@ class State:
 
 
 def read_state(path: Path, metric: str) -> State:
-    """Return how the trial in a run folder stands; reads two small files.
+    """Return the state of the trial in a run folder; reads two small files.
 
     Args:
         path: The run folder, which need not exist.
@@ -72,7 +72,7 @@ def read_state(path: Path, metric: str) -> State:
 
 
 def read_states(folder: SweepFolder, trials: Sequence[Trial], metric: str) -> dict[str, State]:
-    """Return how the trials of a sweep stand, by name."""
+    """Return the states of the trials of a sweep by name."""
     return {trial.name: read_state(folder.run_folder(trial), metric) for trial in trials}
 
 
@@ -87,7 +87,7 @@ def unfinished(
 
     Args:
         trials: The trials, in the order in which they start.
-        states: How they stand, by name.
+        states: The states of the trials by name.
         until: The epoch up to which they are wanted; None for the end.
         without: Names of trials that are left out: started just now, or failed.
     """

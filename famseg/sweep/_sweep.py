@@ -1,4 +1,4 @@
-"""A sweep from what was typed to its finished trials."""
+"""A sweep from the command line to its finished trials."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Show = Callable[[Sequence[Trial], Mapping[str, State]], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a sweep was asked for.
+    """The request of a sweep.
 
     Args:
         config: A path or the name of a shipped configuration.
-        words: What varies and what is set, see `parse_axes`.
+        words: The axes and the fixed settings, see `parse_axes`.
         trials: How many random settings; None for all combinations.
         draw_seed: Seed of the random settings.
-        halving: Of so many settings one is trained further at each stage; None to train all.
+        halving: One in this many settings is trained further at each stage; None to train all.
         first_epochs: Epochs of the first stage; None to choose.
         limit: At most so many trials are run this time; None for all.
     """
@@ -55,7 +55,7 @@ class Sweep:
     """A sweep that is ready to run.
 
     Attributes:
-        request: What was asked for.
+        request: The request of the user.
         folder: Its folder.
         trials: In the order in which they start.
         metric: Name of the validation's key metric, the higher the better.
@@ -76,7 +76,7 @@ class Sweep:
         return self.trials[: self.request.limit]
 
     def states(self) -> dict[str, State]:
-        """Return how the trials stand, by name."""
+        """Return the states of the trials by name."""
         return read_states(self.folder, self.trials, self.metric)
 
 
@@ -84,7 +84,7 @@ def plan_sweep(request: Request, out: Path, *, dry: bool = False) -> Sweep:
     """Resolve the trials of a sweep.
 
     Args:
-        request: What is asked for.
+        request: The request of the user.
         out: Folder of the sweep; new, or that of a sweep: then finished trials are not run again,
             and interrupted ones are resumed.
         dry: Whether nothing is written.
@@ -121,7 +121,7 @@ def plan_sweep(request: Request, out: Path, *, dry: bool = False) -> Sweep:
 
 
 class Runner(Protocol):
-    """What runs trials: processes of this machine, Slurm or Ray."""
+    """The backend that runs trials: processes of this machine, Slurm or Ray."""
 
     def run(
         self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
@@ -139,7 +139,7 @@ def local_runner(
 
     Args:
         sweep: The sweep.
-        show: Called with how the trials stand.
+        show: Called with the states of the trials.
         jobs: At most so many trials at once; None to choose.
         stop: Whether a signal asked to end.
     """
@@ -165,11 +165,11 @@ def run_sweep(
         sweep: The sweep.
         make_runner: Makes what runs the trials, such as `local_runner`.
         stop: Whether a signal asked to end.
-        show: Called about every two seconds with the trials of the stage and how they stand.
+        show: Called about every two seconds with the trials of the stage and their states.
         several_machines: Whether trials run on other machines.
 
     Returns:
-        How all trials stand at the end, and which failed.
+        The final states of all trials, and the failed ones.
 
     Raises:
         InputError: If the MLflow store cannot be opened.
@@ -219,7 +219,7 @@ def _stages(request: Request, trials: Sequence[Trial], config: RunConfig) -> lis
     settings = len({trial.setting for trial in trials})
     if request.halving is None:
         if request.first_epochs is not None:
-            raise InputError("--first-epochs: is for --halving. Give both, or leave it out.")
+            raise InputError("--first-epochs: needs --halving. Give both, or leave it out.")
         return [Rung(config.training.epochs, settings)]
     if len({trial.epochs for trial in trials}) > 1:
         raise InputError("training.epochs: cannot vary with --halving, which sets the epochs.")

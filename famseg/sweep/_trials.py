@@ -1,4 +1,4 @@
-"""Trials: resolved configurations, each with a name of its own."""
+"""Trials: resolved configurations with a unique name each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
-        """What varies without the seed: trials of one setting are repeats."""
+        """The point without the seed: trials of the same setting are repeats."""
         return tuple((key, value) for key, value in self.point.items() if key != "seed")
 
 
@@ -61,7 +61,7 @@ def make_trials(
     Args:
         base: A path or the name of a shipped configuration.
         fixed: Overrides of all trials, ``key=value``.
-        points: What varies.
+        points: The points of the sweep.
         tags: Tags of all runs in MLflow; they make no difference between trials.
 
     Returns:

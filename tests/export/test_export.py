@@ -119,7 +119,7 @@ def test_an_unchanged_export_is_replaced_and_anything_else_is_kept(
         "model_card.json",
     ]
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out: holds files that are not as famseg export has"):
+    with pytest.raises(InputError, match=r"out: contains files that famseg export did not"):
         export_network(source, "onnx", out)
     (out / "notes.txt").unlink()
     (out / "README.md").write_text("edited")
@@ -138,7 +138,7 @@ def test_what_is_no_export_is_refused(source: Source, tmp_path: Path, kind: str)
     else:
         (tmp_path / "other").mkdir() if kind == "link" else None
         out.symlink_to(tmp_path / "other")
-    with pytest.raises(InputError, match=r"out: is there already and is not an older export\."):
+    with pytest.raises(InputError, match=r"out: already exists and is not an older export\."):
         export_network(source, "torchscript", out)
     assert out.is_symlink() or out.exists()
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
@@ -222,5 +222,5 @@ def test_a_classifier_takes_images_as_they_are(
 @pytest.mark.slow
 def test_there_is_no_bundle_of_a_classifier(classifier: tuple[Path, Any], tmp_path: Path) -> None:
     source = open_source(classifier[0])
-    with pytest.raises(InputError, match=r"--format: names is a classifier, which there is no"):
+    with pytest.raises(InputError, match=r"--format: names is a classifier, for which there is no"):
         export_network(source, "bundle", tmp_path / "out")

@@ -156,7 +156,7 @@ STL_HEAD = bytes(80)
         (
             "a.stl",
             moebius().export(file_type="stl"),
-            "the mesh is not the surface of a solid: an edge does not have one triangle on each",
+            "the mesh is not the surface of a solid: an edge does not have exactly one triangle",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_open_and_inconsistent_surfaces_are_not_watertight() -> None:
     assert is_manifold(Mesh(mesh.vertices, turned))[0] is False
     assert is_manifold(inverted(mesh)) == (
         False,
-        "it encloses -1 mm3: its triangles look inwards",
+        "it encloses -1 mm3: its triangles face inwards",
     )
 
 
@@ -65,7 +65,7 @@ def test_open_and_inconsistent_surfaces_are_not_watertight() -> None:
         (np.zeros((3, 2)), [[0, 1, 2]], "vertices must have shape (n, 3), got (3, 2)"),
         (np.zeros((3, 3)), [[0, 1]], "faces must have shape (m, 3), got (1, 2)"),
         (np.full((3, 3), np.inf), [[0, 1, 2]], "vertices must be finite"),
-        (np.zeros((3, 3)), [[0, 1, 3]], "faces name vertices beyond the 3 that there are"),
+        (np.zeros((3, 3)), [[0, 1, 3]], "faces refer to vertices beyond the 3 that there are"),
     ],
 )
 def test_what_is_not_a_mesh(vertices: np.ndarray, faces: list[list[int]], words: str) -> None:

@@ -92,7 +92,7 @@ def test_a_step_at_the_outline_is_measured():
     edge = SPACING[0]
     assert not_flush([flush], edge) == []
     (said,) = not_flush([step, flush], edge)
-    assert f"surface of piece 1 stands {step.median_mm:.1f} mm above" in said
+    assert f"surface of piece 1 is {step.median_mm:.1f} mm above" in said
 
 
 def test_an_implant_that_stands_out_of_the_skull_has_a_warning(monkeypatch):
@@ -106,14 +106,14 @@ def test_an_implant_that_stands_out_of_the_skull_has_a_warning(monkeypatch):
     (step,) = fitted.step
     assert step is not None
     assert "NOT FLUSH" in fitted.warnings[0]
-    assert f"stands {step.median_mm:.1f} mm above" in fitted.warnings[0]
+    assert f"is {step.median_mm:.1f} mm above" in fitted.warnings[0]
 
 
 def test_an_uneven_rim_is_not_flush_though_its_median_is():
     (said,) = not_flush([Step(0.2, 4.1, 160)], 1.0)
-    assert "95th percentile of the size 4.1 mm" in said
+    assert "95th percentile of the absolute step: 4.1 mm" in said
     (said,) = not_flush([Step(-1.7, 2.0, 160)], 1.0)
-    assert "lies 1.7 mm below" in said
+    assert "is 1.7 mm below" in said
     assert not_flush([Step(-1.7, 2.0, 160), None], 3.5) == []  # within half a voxel
 
 
@@ -126,5 +126,5 @@ def test_an_implant_that_is_nothing_is_refused():
     one = np.zeros_like(implant)
     inside = np.argwhere(ndimage.binary_erosion(skull))[3]
     one[tuple(inside)] = True
-    with pytest.raises(InputError, match="films on sound bone alone"):
+    with pytest.raises(InputError, match="films on intact bone"):
         fit(one, skull & ~one, affine)

@@ -97,5 +97,5 @@ def test_values_come_back_by_linear_interpolation(affine: NDArray[np.float64]) -
 
 def test_noise_has_no_vault() -> None:
     noise = np.random.default_rng(0).random((64, 64, 64)) < 0.3
-    with pytest.raises(InputError, match=r"there is no vault: only .* % of the rays"):
+    with pytest.raises(InputError, match=r"no vault was found: only .* % of the rays"):
         fit_vault(bone_field(noise, np.diag([SPACING_MM] * 3 + [1.0])))

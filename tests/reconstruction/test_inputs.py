@@ -170,7 +170,8 @@ def test_what_is_no_skull_is_refused_in_one_line(skull: NDArray[np.uint8]) -> No
 
 def test_a_vault_that_the_scan_opens_is_refused(skull: NDArray[np.uint8]) -> None:
     assert refusal(skull[:, :, :23]) == (
-        "the vault is cut off by the border of the scan: what is missing there is no defect; give "
+        "the vault is cut off by the border of the scan: bone that is missing there is not a "
+        "defect; give "
         "a scan of the whole vault"
     )
 

@@ -150,7 +150,7 @@ def test_a_prediction_of_nothing_is_refused():
     coarse = 0.3 * blurred(implant)
     with pytest.raises(InputError, match=r"no defect was found: the highest probability is 0"):
         refine(skull, affine, coarse, threshold=0.5)
-    with pytest.raises(InputError, match="threshold 1 must lie between 0 and 1"):
+    with pytest.raises(InputError, match="threshold 1 must be between 0 and 1"):
         refine(skull, affine, coarse, threshold=1.0)
-    with pytest.raises(InputError, match="coarse holds values that are not numbers"):
+    with pytest.raises(InputError, match="coarse contains values that are not numbers"):
         refine(skull, affine, np.full_like(coarse, np.nan), threshold=0.5)

@@ -67,10 +67,10 @@ def test_without_a_table_there_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("set,subject,loss\ntest,a,nan\n", r"holds 'nan' for test/loss, which is no number\. Eval"),
-        ("set,subject,loss\ntest,a,x\n", r"holds 'x' for test/loss, which is no number"),
-        ("set,subject,loss\ntest,a,1e999\n", r"holds '1e999' for test/loss, which is no number"),
-        ("set,subject,loss\ntest,a,-1e200\n", r"holds '-1e200' for test/loss, which is no number"),
+        ("set,subject,loss\ntest,a,nan\n", r"'nan' for test/loss is not a number\. Eval"),
+        ("set,subject,loss\ntest,a,x\n", r"'x' for test/loss is not a number"),
+        ("set,subject,loss\ntest,a,1e999\n", r"'1e999' for test/loss is not a number"),
+        ("set,subject,loss\ntest,a,-1e200\n", r"'-1e200' for test/loss is not a number"),
         ("set,subject,loss\ntest,a\n", r"has rows of different length\. Evaluate the run again"),
         ("", r"cannot be read \(not enough values .*\)\. Evaluate the run again"),
     ],

@@ -105,7 +105,7 @@ def test_runs_that_did_not_finish_are_named_and_in_no_figure(two):
     comparison = compare(two)
     assert comparison.figures["SAM rho=0.05", ACCURACY].n == 1
     assert (
-        f"not finished, in no figure: {two}/sam1 (SAM rho=0.05, seed 1): 1 of 2 epochs"
+        f"not finished, left out of all results: {two}/sam1 (SAM rho=0.05, seed 1): 1 of 2 epochs"
         in comparison.notes
     )
 
@@ -114,9 +114,9 @@ def test_a_repeated_run_and_a_missing_metric_are_named(two):
     make_run(two, "again", seed=0, metrics={ACCURACY: 0.5}, created="2027-01-01T00:00:00+00:00")
     make_run(two, "lacks", seed=5, settings=FAM, metrics={"other": 0.5})
     comparison = compare(two, metrics=[ACCURACY])
-    assert f"in no figure, since a later run has its seed: {two}/base0 (baseline, seed 0)" in (
-        comparison.notes
-    )
+    reason = "because a later run has the same seed"
+    left_out = f"left out of all results, {reason}: {two}/base0 (baseline, seed 0)"
+    assert left_out in comparison.notes
     assert f"{ACCURACY}: not in 1 run of FAM lambda=0.1: {two}/lacks" in comparison.notes
     assert comparison.figures["baseline", ACCURACY].mean == pytest.approx((0.5 + 0.93 + 0.91) / 3)
 
@@ -167,7 +167,7 @@ def test_a_baseline_that_is_none_or_many_is_refused(two):
     with pytest.raises(InputError) as caught:
         compare(two, baseline="x")
     assert str(caught.value) == (
-        "--baseline: 'x' is the name, or a part of the name, of no group, or of several. Choose "
+        "--baseline: 'x' matches the name of no group or of several. Choose "
         "one of: baseline; FAM lambda=0.1"
     )
 
@@ -289,7 +289,7 @@ def test_a_metric_of_no_case_and_a_run_without_a_table_are_said(tmp_path):
         "test/gap: not in 1 run of SAM rho=0.05: " + f"{tmp_path}/s0",
         "SAM rho=0.05: not paired: a run has no evaluation/cases.csv",
     )
-    assert "test/gap: not paired: it is no score of single cases" in comparison.notes
+    assert "test/gap: not paired: it is not a metric of single cases" in comparison.notes
 
 
 def test_without_a_finished_run_there_is_nothing_to_compare(tmp_path):
@@ -298,5 +298,5 @@ def test_without_a_finished_run_there_is_nothing_to_compare(tmp_path):
         compare(tmp_path)
     assert caught.value.faults == (
         f"{tmp_path}/a0: not finished: 1 of 2 epochs",
-        "no run is finished: there is nothing to compare. Go on with famseg train --resume.",
+        "no run is finished: there is nothing to compare. Resume with famseg train --resume.",
     )

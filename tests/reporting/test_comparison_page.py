@@ -53,7 +53,7 @@ def test_the_verdict_has_the_numbers_of_the_comparison(folder, page):
 
 
 def test_what_did_not_finish_is_shown_and_in_no_mean(page):
-    assert page.facts["Not finished, in no mean"] == "1 run"
+    assert page.facts["Not finished, not in any mean"] == "1 run"
     assert any(NAME in line and "not finished" in line for line in page.warnings)
     runs = next(table for table in page.tables if table.title == "Runs")
     assert [runs.rows[row][0] for row in runs.marked] == [NAME]
@@ -107,7 +107,7 @@ def test_runs_on_other_data_are_compared_apart(tmp_path):
                 tmp_path, f"{name}{number}", settings=settings, metrics={DSC: value}, data_hash=data
             )
     page = comparison_page(find_runs([tmp_path]))
-    assert "compared apart" in page.lead
+    assert "compared separately" in page.lead
     assert len({line.partition(":")[0] for line in page.findings[:-1]}) == 2
 
 
@@ -116,13 +116,13 @@ def test_without_a_baseline_nothing_is_claimed(tmp_path):
         make_run(tmp_path, f"a{seed}", seed=seed, settings=FAM, metrics={DSC: 0.5})
         make_run(tmp_path, f"b{seed}", seed=seed, settings=("lambda=1",), metrics={DSC: 0.6})
     page = comparison_page(find_runs([tmp_path]))
-    assert all("compared with nothing" in line for line in page.findings[:-1])
+    assert all("no baseline to compare" in line for line in page.findings[:-1])
     assert any("Choose one with --baseline" in line for line in page.warnings)
 
 
 def test_one_run_is_no_comparison(tmp_path):
     make_run(tmp_path, "a", metrics={DSC: 0.5})
-    with pytest.raises(InputError, match="is the only run there"):
+    with pytest.raises(InputError, match="is the only run in the folder"):
         check_comparable(find_runs([tmp_path]))
 
 

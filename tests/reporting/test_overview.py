@@ -111,4 +111,4 @@ def test_trials_that_did_not_begin_are_named(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "sweep" / "configs" / f"{name}.yaml").touch()
     notes = find_runs([tmp_path / "sweep"]).notes
-    assert notes == (f"{tmp_path}/sweep: 1 trial of the sweep did not begin: b",)
+    assert notes == (f"{tmp_path}/sweep: 1 trial of the sweep did not start: b",)

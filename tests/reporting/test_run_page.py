@@ -73,7 +73,7 @@ def test_a_run_without_an_evaluation_has_a_report(tmp_path):
 
 
 def test_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no run folder"):
+    with pytest.raises(InputError, match="contains no run folder"):
         run_page(tmp_path)
 
 

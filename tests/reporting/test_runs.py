@@ -56,7 +56,7 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     (tmp_path / "killed").mkdir()
     found = find_runs([tmp_path, path, tmp_path / "study"])
     assert [run.path.name for run in found.runs] == ["a", "b"]
-    assert found.notes == (f"{tmp_path}/killed: is empty: a run that ended before it began",)
+    assert found.notes == (f"{tmp_path}/killed: is empty: the run ended before it started",)
 
 
 def test_copies_of_a_run_in_the_store_are_not_runs(tmp_path):
@@ -121,19 +121,19 @@ def test_a_pipeline_that_is_not_installed_is_compared_as_written(tmp_path):
         ("config.yaml", "pipeline: mine\n", r"config\.yaml: has no seed: is it the config.* run\?"),
         ("config.yaml", "a: [", r"config\.yaml:\d+: .*"),
         ("provenance.json", "{", r"provenance\.json: cannot be read \(Expecting .*\)"),
-        ("provenance.json", "[]", r"provenance\.json: must hold a JSON object"),
-        ("evaluation/metrics.json", '{"x": "y"}', r"metrics\.json: must hold names and numbers\."),
+        ("provenance.json", "[]", r"provenance\.json: must contain a JSON object"),
+        ("evaluation/metrics.json", '{"x": "y"}', r"must contain names and numbers\."),
         ("evaluation/metrics.json", '{"x": NaN}', r"metrics\.json: cannot be read \(NaN is not"),
         (
             "evaluation/metrics.json",
             '{"x": 1e999}',
             r"metrics\.json: cannot be read \(1e999 is",
         ),
-        ("evaluation/metrics.json", '{"x": 1e200}', r"metrics\.json: must hold names and numbers"),
+        ("evaluation/metrics.json", '{"x": 1e200}', r"must contain names and numbers"),
         (
             "evaluation/metrics.json",
             f'{{"x": {10**400}}}',
-            r"metrics\.json: must hold names and num",
+            r"metrics\.json: must contain names and num",
         ),
         ("evaluation/metrics.json", '{"x":' * 10**5, r"metrics\.json: cannot be read \(nested too"),
         ("provenance.json", "[" * 10**5, r"provenance\.json: cannot be read \(nested too deep\)"),
@@ -145,12 +145,12 @@ def test_a_pipeline_that_is_not_installed_is_compared_as_written(tmp_path):
         (
             "config.yaml",
             "pipeline: mine\nseed: 0\ntraining: [1]\n",
-            r"config\.yaml: holds what no configuration of a run does \(AttributeError\)",
+            r"config\.yaml: is not the configuration of a run \(AttributeError\)",
         ),
         (
             "config.yaml",
             "pipeline: mine\nseed: 0\npenalty: {lambda: [much]}\n",
-            r"config\.yaml: holds what no configuration of a run does \(TypeError\)",
+            r"config\.yaml: is not the configuration of a run \(TypeError\)",
         ),
     ],
 )
@@ -171,8 +171,8 @@ def test_if_no_run_can_be_read_it_is_said_why(tmp_path):
     with pytest.raises(InputError) as caught:
         find_runs([tmp_path])
     assert caught.value.faults == tuple(
-        f"{tmp_path}/{name}/provenance.json: must hold a JSON object. Restore the file. The run is "
-        "left out."
+        f"{tmp_path}/{name}/provenance.json: must contain a JSON object. Restore the file. The "
+        "run is left out."
         for name in "ab"
     )
 
@@ -183,9 +183,9 @@ def test_all_faulty_paths_are_said_at_once(tmp_path):
     with pytest.raises(InputError) as caught:
         find_runs([tmp_path / "nowhere", tmp_path / "other"])
     assert caught.value.faults == (
-        f"{tmp_path}/nowhere: is no folder. Give one of runs.",
-        f"{tmp_path}/other: holds no run folder (one with config.yaml and provenance.json). Give "
-        "one of runs.",
+        f"{tmp_path}/nowhere: is not a folder. Give a folder of runs.",
+        f"{tmp_path}/other: contains no run folder (one with config.yaml and provenance.json). "
+        "Give a folder of runs.",
     )
 
 

@@ -32,9 +32,11 @@ def test_the_text_has_every_figure_in_its_column(comparison, tmp_path):
         "  baseline, training.batch_size=4         0             1      -       -           -",
         "  FAM lambda=0.1                          2             1    0 1       2         8.0",
         "  unless a name says otherwise: training.batch_size=2",
-        f"  not finished, in no figure: {tmp_path}/batch (baseline, training.batch_size=4, seed "
+        f"  not finished, left out of all results: {tmp_path}/batch (baseline, "
+        "training.batch_size=4, seed "
         "0): no epoch finished",
-        f"  not finished, in no figure: {tmp_path}/f2 (FAM lambda=0.1, seed 2): 1 of 2 epochs",
+        f"  not finished, left out of all results: {tmp_path}/f2 (FAM lambda=0.1, seed 2): 1 of 2 "
+        "epochs",
         "  with 2 pairs no p value can be below 0.5 (2 / 2^2); one below 0.05 takes 6 seeds or "
         "more",
     ]

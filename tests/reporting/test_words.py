@@ -49,7 +49,7 @@ def test_a_difference_in_words():
             False,
             "no difference can be shown with 3 seeds (p is 0.25 or more)",
         ),
-        ({"n": 1, "low": None, "high": None}, False, "a single pair, of which chance can be all"),
+        ({"n": 1, "low": None, "high": None}, False, "a single pair, which can be chance"),
         ({"difference": 0.0, "low": 0.0, "high": 0.0}, False, "every pair is equal"),
     ],
 )

@@ -152,7 +152,9 @@ def test_a_forked_process_does_not_give_it_back(tmp_path: Path) -> None:
 def test_the_highest_number_is_refused(tmp_path: Path) -> None:
     """A longer one would be seen by nobody: two processes would own the folder."""
     last = leave(tmp_path, "lease-999999999.json", pid=2**31 - 1)
-    with pytest.raises(InputError, match=r"lease-999999999\.json is none of famseg's\. Remove it"):
+    with pytest.raises(
+        InputError, match=r"lease-999999999\.json was not written by famseg\. Remove it"
+    ):
         lease(tmp_path)
     assert list(tmp_path.iterdir()) == [last]
 
@@ -160,7 +162,7 @@ def test_the_highest_number_is_refused(tmp_path: Path) -> None:
 def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("mine")
     (tmp_path / "lease-1.json").symlink_to(tmp_path / "other")
-    with pytest.raises(InputError, match=r"lease-1\.json: a link lies where the lease"):
+    with pytest.raises(InputError, match=r"lease-1\.json: is a link in place of the lease"):
         lease(tmp_path)
     assert (tmp_path / "other").read_text() == "mine"
 

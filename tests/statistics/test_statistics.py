@@ -32,7 +32,7 @@ def test_failed_cases_enter_with_their_worst_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0.9, NAN],), r"the score of case 1 is nan\. Mark the case in failed and say in worst"),
+        (([0.9, NAN],), r"the score of case 1 is nan\. Mark the case in failed and set worst"),
         (([0.9, NAN], [False, True]), r"the score of case 1 is nan"),
         (([0.9, NAN, 1.0], [False, False, True]), r"the score of case 1 is nan"),
         (([math.inf],), r"the score of case 0 is inf"),

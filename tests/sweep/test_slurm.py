@@ -40,7 +40,7 @@ def test_each_task_trains_the_trial_of_its_number(
 
 def test_without_slurm_a_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="there is no sbatch here"):
+    with pytest.raises(InputError, match="sbatch was not found"):
         SlurmRunner(
             SweepFolder(tmp_path, "s"),
             "dsc",

@@ -1,4 +1,4 @@
-"""Calibration: whether the confidence of answers is their share of right ones."""
+"""Calibration: whether the confidence of predictions equals their accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bin:
         low: Lower edge, not part of the bin; the first bin holds confidence 0 too.
         high: Upper edge.
         n: Number of samples.
-        accuracy: Share of right answers; None for an empty bin.
+        accuracy: Share of correct predictions; None for an empty bin.
         confidence: Mean confidence; None for an empty bin.
     """
 
@@ -31,7 +31,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence and accuracy lie apart.
+    """The difference between confidence and accuracy.
 
     Attributes:
         ece: Expected calibration error, from 0 to 1.
@@ -49,13 +49,14 @@ def calibration(
 
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} \lvert \mathrm{acc}_b - \mathrm{conf}_b \rvert
 
-    over bins of equal width, ``(0, 1/15]`` to ``(14/15, 1]`` by default. The confidence of an
-    answer is the largest of its probabilities. The value depends on the bins, and with few samples
+    over bins of equal width, ``(0, 1/15]`` to ``(14/15, 1]`` by default. The confidence of a
+    prediction is the largest of its probabilities. The value depends on the bins, and with few
+    samples
     it is biased upwards: compare values of the same bins and about the same number of samples.
 
     Args:
         confidence: From 0 to 1, shape ``(n,)``, n at least 1.
-        correct: Which answers are right, shape ``(n,)``.
+        correct: Which predictions are correct, shape ``(n,)``.
         bins: Number of bins.
 
     Raises:
@@ -72,7 +73,7 @@ def calibration(
     right = np.asarray(correct, dtype=np.float64)
     if sure.ndim != 1 or not sure.size or right.shape != sure.shape:
         raise ValueError(
-            f"confidence and correct must have shape (n,), one entry a sample, got {sure.shape} "
+            f"confidence and correct must have shape (n,), one entry per sample, got {sure.shape} "
             f"and {right.shape}."
         )
     if not ((sure >= 0) & (sure <= 1)).all():  # False for NaN

@@ -1,4 +1,4 @@
-"""The evaluation of a classifier: one row a sample, aggregates, and a picture of them."""
+"""The evaluation of a classifier: one row per sample, aggregates and an image of them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def classification_rows(logits: Tensor, batch: Batch) -> list[Row]:
     if len(outside):
         first = int(outside[0])
         raise ValueError(
-            f"{subjects[first]}: label {int(labels[first])} is none of the network's {classes} "
+            f"{subjects[first]}: label {int(labels[first])} is not one of the network's {classes} "
             f"classes, 0 to {classes - 1}."
         )
     values = logits.detach().cpu().double()
@@ -92,14 +92,14 @@ class Logits:
 
     Args:
         model: The network.
-        device: Where it computes.
+        device: The device of the computation.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model
         self.device = device
 
-    def __call__(self, inputs: Any) -> Tensor:  # noqa: ANN401 - whatever the network takes
+    def __call__(self, inputs: Any) -> Tensor:  # noqa: ANN401 - any type that the network takes
         """Return the logits of a batch, shape ``(n, classes)``."""
         # Their import takes seconds, which rows and tables do without.
         from monai.networks.utils import eval_mode
@@ -130,20 +130,20 @@ def evaluate_classification(
     The batches of a set are dealt out whole to the processes, so that the result does not depend
     on their number. Every process must call this function and gets the summary; the first one
     writes ``cases.csv``, ``classification.png``, the same figure as SVG and, last,
-    ``summary.json``: where it is, the evaluation is complete. An older one is removed first.
+    ``summary.json``: if it exists, the evaluation is complete. An older one is removed first.
 
     Args:
-        predict: Maps the inputs of a batch to logits ``(n, classes)``. It may not talk to other
-            processes (unwrap a module from DDP) and must be deterministic.
+        predict: Maps the inputs of a batch to logits ``(n, classes)``. It must not communicate with
+            other processes (unwrap a module from DDP) and must be deterministic.
         sets: Map-style data sets by name: ``test``, and ``train`` for the gap between the two, of
-            training samples as they are, without augmentation. Batches hold the inputs, ``label``
+            training samples without augmentation. Batches hold the inputs, ``label``
             (class numbers) and ``subject`` (names).
-        folder: Where to write; made if it is missing.
+        folder: The output folder; created if it does not exist.
         classes: Names of the classes.
         collate: Makes a batch of what a data set returns; None for torch's own way.
         inputs: Key of the inputs in a batch.
-        batch_size: Samples a batch.
-        processes: The processes of the run; None for one alone.
+        batch_size: Samples per batch.
+        processes: The processes of the run; None for a single process.
         progress: Called in the first process after each of its batches with the set's name, its
             finished and all its samples of the set.
 
@@ -154,6 +154,7 @@ def evaluate_classification(
         ValueError: If a set is empty, or an output or item does not fit; with the set.
         InputError: If the folder cannot be written to.
     """
+    # Nine parameters: five are keyword options of one call; an object for them would be used once.
     processes = processes or Processes()
     sizes = {name: len(cases) for name, cases in sets.items()}  # type: ignore[arg-type]  # a map-style set has a length
     if not sizes or not all(sizes.values()):
@@ -201,7 +202,7 @@ class _Dealt:
             cases,
             batch_sampler=list(self.indices.values()),
             collate_fn=collate,
-            generator=torch.Generator(),  # the global one is left alone
+            generator=torch.Generator(),  # the global one is not used
         )
         yield from zip(self.indices, loader, strict=True)
 

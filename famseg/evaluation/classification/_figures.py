@@ -122,7 +122,7 @@ class Answer:
         pixels: The picture, uint8 of shape ``(c, h, w)``, c 1 or 3.
         truth: Name of its class.
         prediction: Name of the class that was answered.
-        confidence: Of the answer, from 0 to 1.
+        confidence: Confidence of the prediction, from 0 to 1.
     """
 
     pixels: Pixels
@@ -135,18 +135,19 @@ def answers_picture(answers: Sequence[Answer], *, columns: int = 8) -> Pixels:
     """Draw pictures with their answers: right ones with a blue frame, wrong ones with a red one.
 
     Args:
-        answers: What to draw, at least one.
+        answers: The predictions to draw, at least one.
         columns: Tiles a row.
 
     Returns:
-        An RGB picture of shape ``(h, w, 3)``. Under each tile stand the answer with its confidence
+        An RGB picture of shape ``(h, w, 3)``. Below each tile are the prediction with its
+        confidence
         in percent and, where it is wrong, the truth.
 
     Raises:
-        ValueError: If there is no answer.
+        ValueError: If there is no prediction.
     """
     if not answers:
-        raise ValueError("there is no answer to draw: give at least one.")
+        raise ValueError("there is no prediction to draw: give at least one.")
     height = -(-len(answers) // columns) * (_TILE + _CAPTION)
     sheet = Image.new("RGB", (min(columns, len(answers)) * _TILE, height), "white")
     draw = ImageDraw.Draw(sheet)

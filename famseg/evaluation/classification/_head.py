@@ -17,17 +17,17 @@ class HeadMonitor:
     r"""Measures the last linear layer of a classifier on the same samples every time.
 
     kappa is exact: the mean over the samples of the closed form under plain softmax cross-entropy,
-    in evaluation mode, whatever the training minimises. Runs of every method can so be compared,
-    with and without penalty. ``||W||^2`` stands beside it, since kappa falls with the norm of the
-    head alone. Costs a forward pass over the samples.
+    in evaluation mode, for every objective of the training. This makes runs of all methods
+    comparable, with and without penalty. ``||W||^2`` is recorded with it, because kappa falls with
+    the norm of the head by itself. Costs a forward pass over the samples.
 
     Args:
         cases: The samples, fixed and without augmentation. Batches hold the inputs and ``label``.
-        device: Where the network computes.
+        device: The device of the network.
         layer: Dotted name of the head.
         inputs: Key of the inputs in a batch.
-        collate: Makes a batch of what the data set returns; None for torch's own way.
-        batch_size: Samples a batch.
+        collate: Makes a batch of items of the data set; None for torch's default.
+        batch_size: Samples per batch.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -88,5 +88,5 @@ class HeadMonitor:
             self.cases,
             batch_size=self.batch_size,
             collate_fn=self.collate,
-            generator=torch.Generator(),  # the global one is left alone
+            generator=torch.Generator(),  # the global one is not used
         )

@@ -1,4 +1,4 @@
-"""Aggregates over the answers of a classifier, with their uncertainty."""
+"""Aggregates over the predictions of a classifier, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ClassSummary = dict[str, dict[str, Any]]
 Figures = dict[str, float | None]
 Rows = Sequence[Mapping[str, Any]]
 
-# Keys of a summary that are no sets.
+# Keys of a summary that are not sets.
 GAP, MAJORITY = "gap", "majority"
 _TRAIN, _TEST = "train", "test"
 _Z = statistics.NormalDist().inv_cdf(0.975)

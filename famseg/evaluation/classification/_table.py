@@ -1,4 +1,4 @@
-"""The result of a classifier in words: table and signs of failure."""
+"""The results of a classifier as text: the table of metrics and signs of a failed training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from famseg.messages import text_table
 
 # A training accuracy that is this much above the test accuracy is called overfitting.
 GAP_SIGN = 0.1
-# One class gives more than this share of the answers: the network answers one thing.
+# If one class has more than this share of the predictions, the network predicts nothing else.
 ONE_ANSWER = 0.95
-# An expected calibration error from this on is said.
+# An expected calibration error of at least this much is reported.
 ECE_SIGN = 0.1
-# A validation loss that ends this many times above its lowest value has risen.
+# A validation loss that ends at this multiple of its lowest value has risen.
 RISEN = 1.25
 # A penalty above this multiple of the loss outweighs it.
 OUTWEIGHS = 1.0
 
-# The table's rows: header, what stands in a cell.
+# The rows of the table: header and the text of a cell.
 _ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("samples", lambda part: str(part["n"])),
     ("accuracy", lambda part: _figures(part["accuracy"])),
@@ -40,7 +40,7 @@ _ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
 
 
 def classification_table(summary: Mapping[str, Any]) -> str:
-    """Return the summary as plain text: a column for each set, the gap and the hardest classes.
+    """Return the summary as plain text: one column per set, the gap and the hardest classes.
 
     Args:
         summary: As ``evaluate_classification`` returns it.
@@ -57,7 +57,7 @@ def classification_table(summary: Mapping[str, Any]) -> str:
         text.append(f"loss, test minus train: {_signed(gap['loss'])}")
     if MAJORITY in summary:
         majority = summary[MAJORITY]
-        text.append(f"always answering {majority['class']}: accuracy {majority['accuracy']:.4f}")
+        text.append(f"always predicting {majority['class']}: accuracy {majority['accuracy']:.4f}")
     text += [f"{name}, lowest accuracy: {_lowest(part)}" for name, part in sets[:1]]
     notes = ["in brackets 95 % intervals: Wilson's for shares, 1.96 standard errors for the loss"]
     if any(part["failed"] for _, part in sets):
@@ -76,18 +76,18 @@ def classification_signs(
     settings: Mapping[str, object] | None = None,
     key_metric: str = "accuracy",
 ) -> list[str]:
-    """Return one sentence for each known failure that shows in a classifier.
+    """Return one sentence for each known sign of failure of a classifier.
 
     Args:
-        history: One mapping an epoch, as in ``metrics.jsonl``.
+        history: One mapping per epoch, as in ``metrics.jsonl``.
         summary: As ``evaluate_classification`` returns it.
         weight: lambda; 0 for a run without penalty.
-        kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
+        kind: The ``kind`` of the configuration's ``penalty``.
         settings: Keys and values of the configuration, see `failure_signs`.
         key_metric: Name of the validation metric.
 
     Returns:
-        Sentences with the numbers they rest on; empty if nothing shows.
+        Sentences with the numbers they are based on; empty if there is no sign.
 
     Example:
         >>> history = [{"epoch": 1, "train/loss": 0.5, "train/penalty": 0.0}]
@@ -123,14 +123,14 @@ def _no_better_than_one_answer(summary: Mapping[str, Any]) -> Iterator[str]:
     share = classes[most]["predicted"] / test["n"]
     if share > ONE_ANSWER and classes[most]["n"] / test["n"] < ONE_ANSWER:
         yield (
-            f"collapse: {share:.0%} of the answers are {most}, which "
-            f"{classes[most]['n'] / test['n']:.0%} of the test samples are. Lower the learning "
-            "rate or lambda, or train longer."
+            f"collapse: {share:.0%} of the predictions are {most}, but only "
+            f"{classes[most]['n'] / test['n']:.0%} of the test samples. Lower the learning rate or "
+            "lambda, or train longer."
         )
     elif test["accuracy"]["low"] <= majority["accuracy"]:
         yield (
-            f"no better than one answer for all: test accuracy {_figures(test['accuracy'])}, "
-            f"always answering {majority['class']} has {majority['accuracy']:.4f}. Train longer, "
+            f"no better than a constant prediction: test accuracy {_figures(test['accuracy'])}, "
+            f"always predicting {majority['class']} has {majority['accuracy']:.4f}. Train longer, "
             "or raise the learning rate."
         )
 
@@ -149,7 +149,7 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
     test = summary.get("test")
     if test is None or test["ece"] < ECE_SIGN:
         return
-    # Few samples alone make an ECE; then the accuracy is as uncertain.
+    # A small sample has an ECE by chance; then its accuracy is uncertain, too.
     if test["accuracy"]["low"] <= test["confidence"] <= test["accuracy"]["high"]:
         return
     accuracy = test["accuracy"]["mean"]
@@ -168,8 +168,8 @@ def _rising_loss(history: History) -> Iterator[str]:
     lowest = min(losses)
     yield (
         f"validation loss rises: from {lowest:.4f} in epoch "
-        f"{found[losses.index(lowest)][0]:.0f} to {losses[-1]:.4f} at the end. Wrong answers get "
-        "more confident; kappa falls with confidence alone, so compare it at equal loss."
+        f"{found[losses.index(lowest)][0]:.0f} to {losses[-1]:.4f} at the end. Wrong predictions "
+        "become more confident; kappa falls with confidence by itself, so compare it at equal loss."
     )
 
 
@@ -182,8 +182,8 @@ def _outweighed(
         return
     yield (
         f"over-regularised: {penalty_term(kind)} is {share:.0%} of the loss at the end of the "
-        f"training, and training samples reach an accuracy of {train['accuracy']['mean']:.4f} "
-        "only. Lower lambda."
+        "training, and training samples reach an accuracy of only "
+        f"{train['accuracy']['mean']:.4f}. Lower lambda."
     )
 
 

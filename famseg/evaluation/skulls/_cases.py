@@ -1,4 +1,4 @@
-"""One row for each case, region and source of the answer; tables of them as CSV."""
+"""One row for each case, region and source of the prediction; tables of them as CSV."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ class CaseRow(MetricValues):
 
     Attributes:
         set: Evaluation set, as ``set1``.
-        subject: Who it is.
-        source: Who answered: the ``model``, the one ``mean_skull`` that ignores the input, or a
-            baseline within the outline that the model predicts (``outlined_...``) or within the
-            region that was removed, which nobody knows in practice (``oracle_...``).
-        region: ``skull``: everywhere; ``implant``: all that the answer adds to the defective skull;
-            ``implant_masked``: only what it has inside the removed region, which is to be told
-            where the implant belongs.
-        tolerance_mm: What ``nsd`` tolerates.
-        voxels: Size of the answer in the region.
-        truth_voxels: Size of the truth in the region.
-        failed: Answer or truth is empty and the other is not. Scored all the same: Dice 0, ``nsd``
-            0, every distance the image's diagonal, the roughness its radius.
-        empty_truth: There was nothing to find.
+        subject: The subject's name.
+        source: What made the prediction: the ``model``, the ``mean_skull`` that ignores the input,
+            or a baseline within the outline that the model predicts (``outlined_...``) or within
+            the removed region, which is unknown in practice (``oracle_...``).
+        region: ``skull``: the whole image; ``implant``: everything that the prediction adds to the
+            defective skull; ``implant_masked``: only its part inside the removed region, as if the
+            place of the implant were known.
+        tolerance_mm: The tolerance of ``nsd``.
+        voxels: Size of the prediction in the region.
+        truth_voxels: Size of the reference in the region.
+        failed: Exactly one of prediction and reference is empty. The case keeps its row: Dice 0,
+            ``nsd`` 0, every distance the image's diagonal, the roughness its radius.
+        empty_truth: The reference is empty.
     """
 
     set: str
@@ -106,30 +106,31 @@ def case_scores(
     regions: Collection[Region] = REGIONS,
     tolerance_mm: float | None = None,
 ) -> list[CaseRow]:
-    """Score one answer as a skull, as an implant, and as an implant inside the removed region.
+    """Score a prediction as a skull, as an implant, and as an implant inside the removed region.
 
-    The implant is what the answer adds to the skull with the hole, wherever that is: bone in the
-    wrong place counts against it. Inside the removed region it is scored by itself, too, as
-    other publications do: whoever gets that number was told where the implant belongs, and the mean
-    skull reaches a Dice coefficient of about 0.5 in it with no idea of the defect.
+    The implant is everything that the prediction adds to the defective skull, at any place: bone in
+    the wrong place counts against it. It is also scored inside the removed region only, as in other
+    publications. That number uses the place of the defect, which is unknown in practice: even the
+    mean skull, which ignores the defect, has a Dice coefficient of about 0.5 there.
 
     Args:
         prediction: The completed skull, a mask of shape ``(X, Y, Z)``.
-        label: The true skull, same shape.
-        region: What was removed from the input, bone or not, same shape.
+        label: The reference skull, same shape.
+        region: The region that was removed from the input, bone or not, same shape.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        subject: Who it is.
+        subject: The subject's name.
         dataset: Name of the evaluation set.
-        source: Who answered.
-        regions: Which rows are wanted.
-        tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        source: What made the prediction.
+        regions: The rows to compute.
+        tolerance_mm: The tolerance of ``nsd``; None for one voxel (the longest edge).
 
     Returns:
-        A row for each region, in the order of ``REGIONS``.
+        One row per region, in the order of ``REGIONS``.
 
     Raises:
         ValueError: As ``surface_scores``, naming set and subject.
     """
+    # Nine parameters: those of CaseScorer and of its `scores`, joined for a single prediction.
     case = CaseScorer(label, region, spacing_mm, subject=subject, dataset=dataset)
     return case.scores(prediction, source=source, regions=regions, tolerance_mm=tolerance_mm)
 
@@ -138,14 +139,14 @@ class CaseScorer:
     """Scores several predictions of one case as `case_scores` does.
 
     What does not depend on the prediction is computed once, and equal predictions are scored once:
-    inside the removed region the mean skull is the same implant whether it was told the region or
-    is masked by it.
+    inside the removed region, the mean skull gives the same implant as an oracle and as a masked
+    prediction.
 
     Args:
-        label: The true skull, a mask of shape ``(X, Y, Z)``.
-        region: What was removed from the input, bone or not, same shape.
+        label: The reference skull, a mask of shape ``(X, Y, Z)``.
+        region: The region that was removed from the input, bone or not, same shape.
         spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm.
-        subject: Who it is.
+        subject: The subject's name.
         dataset: Name of the evaluation set.
 
     Raises:
@@ -177,7 +178,7 @@ class CaseScorer:
         regions: Collection[Region] = REGIONS,
         tolerance_mm: float | None = None,
     ) -> list[CaseRow]:
-        """Score an answer; see `case_scores`."""
+        """Score a prediction; see `case_scores`."""
         with self._named():
             predicted, truth = as_masks(prediction, self._truth)
             tolerance = as_tolerance(tolerance_mm, self._spacing)
@@ -239,7 +240,7 @@ def write_cases(rows: Sequence[CaseRow], path: Path) -> None:
     """Write rows as CSV; a kill leaves the old file or the new one, never a part.
 
     Args:
-        rows: What to write; floats keep every digit, a value that is None is left empty.
+        rows: The rows; floats keep every digit, None gives an empty cell.
         path: The file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The evaluation of a trained network: tables, summary and picture."""
+"""The evaluation of a trained network: tables, summary and image."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ Predict = Callable[[Tensor], Tensor]
 Cases = Dataset[Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
 Baseline = Callable[[Mask, Mask, npt.NDArray[np.float64]], Mask]
-"""A method that needs to be told where the implant belongs.
+"""A method that needs the outline of the implant as input.
 
 Maps the defective skull and the outline, masks of shape ``(X, Y, Z)``, and the affine ``(4, 4)``
-from voxels to mm to bone; what of it lies inside the outline and not in the skull is the implant.
+from voxels to mm to bone; its part inside the outline and outside the skull is the implant.
 """
 Save = Literal["none", "failed", "all"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         rows: Two rows (skull, implant) for each case and source, in the order of sets and cases.
@@ -84,40 +84,41 @@ def evaluate(
     save: Save = "none",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score a network and the mean skull on the same cases; write tables and a picture.
+    """Score a network and the mean skull on the same cases; write tables and an image.
 
-    Baselines are given the outline that the network predicts (`predicted_outline`), and once more
-    the region that was removed: an oracle, for what they could reach.
+    Baselines get the outline that the network predicts (`predicted_outline`) and, in a second pass,
+    the removed region: such an oracle shows the best that they could reach.
 
-    Cases are dealt out to the processes and predicted one by one, so that the result does not
-    depend on the number of processes. One process alone scores them on as many cores as torch has
-    threads. Every process must call this function and gets the whole
-    result; the first one writes ``cases.csv``, ``slices.png`` (best, median and worst case of each
-    set by Dice coefficient), the same cases as volumes in ``shown`` and, last, ``summary.json``:
-    where it is, the evaluation is complete.
-    An older one is removed first.
+    Cases are distributed to the processes and predicted one by one, so that the result does not
+    depend on the number of processes. A single process scores them on as many cores as torch has
+    threads. Every process must call this function and gets the whole result; the first one writes
+    ``cases.csv``, ``slices.png`` (best, median and worst case of each
+    set by Dice coefficient), the same cases as volumes in ``shown`` and, last, ``summary.json``: if
+    it exists, the evaluation is complete. An older one is removed first.
 
     Args:
-        predict: Maps inputs ``(1, 1, X, Y, Z)`` to masks or probabilities of the same shape. It may
-            not talk to other processes (unwrap a module from DDP) and must be deterministic.
+        predict: Maps inputs ``(1, 1, X, Y, Z)`` to masks or probabilities of the same shape. It
+            must not communicate with other processes (unwrap a module from DDP) and must be
+            deterministic.
         sets: Map-style data sets by name. Items hold ``image``, ``label`` and ``region`` of shape
             ``(1, X, Y, Z)``, ``subject`` and ``spacing_mm`` (3 lengths).
         mean_skull: The baseline, a mask of shape ``(X, Y, Z)``; None for no baseline.
-        folder: Where to write; made if it is missing.
-        processes: The processes of the run; None for one alone.
+        folder: The output folder; created if it does not exist.
+        processes: The processes of the run; None for a single process.
         threshold: Probabilities above it are bone.
-        tolerance_mm: What ``nsd`` tolerates; None for one voxel (the longest edge).
+        tolerance_mm: The tolerance of ``nsd``; None for one voxel (the longest edge).
         baselines: Other methods by name: ``mean_skull``, ``nearest_skull``, ``mirror``,
             ``thin_plate``. Items then need ``affine``.
         save: Which completed skulls are written, as ``predictions/SET/SUBJECT.nii.gz`` with the
             item's ``affine``: none, those of failed cases, or all.
-        progress: Called in the first process after each of its cases with the set's name, its
-            finished and all its cases of the set.
+        progress: Called in the first process after each of its cases with the name of the set, the
+        number of its finished cases and the number of all its cases in the set.
 
     Raises:
         ValueError: If a set is empty, or an output or item does not fit; with set and subject.
         InputError: If the folder cannot be written to.
     """
+    # Ten parameters: seven are keyword options of one call; an object for them would be used once.
     processes = processes or Processes()
     answers = [_Answers(predict, name, cases, threshold) for name, cases in sets.items()]
     if not answers or not all(map(len, answers)):
@@ -155,7 +156,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Extras:
-    """What is done with each case beside the model's scores."""
+    """The further steps for each case, after the model's metrics."""
 
     tolerance_mm: float | None
     baselines: Mapping[str, Baseline]

@@ -1,4 +1,4 @@
-"""Masks in files: which belong together, whether they share a grid, and their scores."""
+"""Metrics of masks in files: pairs of files, their grids and their values."""
 
 from __future__ import annotations
 
@@ -61,23 +61,24 @@ def pair_files(
         return [FilePair(_name(prediction, prediction.parent), prediction, truth, defective)], []
     if not all(path.is_dir() for path in given):
         file = next(path for path in given if not path.is_dir())
-        raise InputError(f"{file}: is a file, and another is a folder: give files or folders alone")
+        raise InputError(f"{file}: is a file, but another is a folder: give files or folders only")
     predictions, truths = _volumes(prediction), _volumes(truth)
     skulls = None if defective is None else _volumes(defective)
     pairs = []
-    lines = [f"{truths[name]}: no prediction of that name" for name in truths.keys() - predictions]
+    unmatched = truths.keys() - predictions
+    lines = [f"{truths[name]}: no prediction with this name" for name in unmatched]
     for name, path in predictions.items():
         if name not in truths:
-            lines.append(f"{path}: no truth of that name in {truth}")
+            lines.append(f"{path}: no reference with this name in {truth}")
         elif skulls is not None and name not in skulls:
-            lines.append(f"{path}: no defective skull of that name in {defective}")
+            lines.append(f"{path}: no defective skull with this name in {defective}")
         else:
             skull = None if skulls is None else skulls[name]
             pairs.append(FilePair(name, path, truths[name], skull))
     if not pairs:
         raise InputError(
-            f"{prediction} and {truth}: no two files have the same name. Name a prediction as its "
-            "truth; endings may differ."
+            f"{prediction} and {truth}: no two files have the same name. Give each prediction the "
+            "name of its reference; endings may differ."
         )
     return pairs, sorted(lines)
 
@@ -148,7 +149,7 @@ def score_files(
 
 
 def _header(path: Path) -> Path:
-    """Return the header of a NIfTI pair that was named by its voxels; other paths as they are."""
+    """Return the header for the voxel file of a NIfTI pair; other paths are returned unchanged."""
     header = path.with_suffix(".hdr")
     return header if path.suffix.lower() == ".img" and header.is_file() else path
 
@@ -165,12 +166,12 @@ def _volumes(folder: Path) -> dict[str, Path]:
             continue
         name = _name(path, folder)
         if name in found:
-            faults.append(f"{path}: has the name of {found[name]}: keep one of them")
+            faults.append(f"{path}: has the same name as {found[name]}: keep one of them")
         found[name] = path
     if faults:
         raise InputError(*faults)
     if not found:
-        raise InputError(f"{folder}: holds no volume (NIfTI, NRRD, MHA or MHD)")
+        raise InputError(f"{folder}: contains no volume (NIfTI, NRRD, MHA or MHD)")
     return found
 
 
@@ -195,14 +196,15 @@ def _binary(volume: Volume) -> npt.NDArray[np.bool_]:
     top = array.max()
     if array.min() >= 0 and not (mask & (array != top)).any():
         return mask
-    there = f"{volume.path}: holds {values_of(array)}"
+    there = f"{volume.path}: contains {values_of(array)}"
     if array.min() < 0:
         raise InputError(
             f"{there}: a mask has no values below 0. Write it with 0 for the background and 1 for "
-            "the mask, and look whether its header scales the values (scl_slope, scl_inter)."
+            "the mask, and check whether its header scales the values (scl_slope, scl_inter)."
         )
     if array.dtype.kind not in "iub" and not np.array_equal(array, np.round(array)):
         raise InputError(
-            f"{there}: they are not whole numbers. Threshold it, as at a probability of 0.5."
+            f"{there}: these are not whole numbers. Threshold it, for example at a probability of "
+            "0.5."
         )
     raise InputError(f"{there}: that is more than one label. Score each: --labels.")

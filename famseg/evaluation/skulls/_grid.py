@@ -29,8 +29,8 @@ def on_grid(volume: Volume, reference: Volume, *, resample: bool = False) -> npt
     measured in voxels at the corners of the image: an angle that is small may move them far.
 
     Args:
-        volume: What is brought to the grid.
-        reference: Whose grid it is.
+        volume: The volume to bring to the grid.
+        reference: The volume with that grid.
         resample: Take values by nearest neighbor where the grids differ; outside the volume they
             are 0. The log says how much of its foreground lies outside the reference.
 
@@ -55,7 +55,7 @@ def on_grid(volume: Volume, reference: Volume, *, resample: bool = False) -> npt
     if resample:
         return _resampled(ordered, reference)
     raise InputError(
-        f"{volume.path}: does not lie on the grid of {reference.path}: "
+        f"{volume.path}: is not on the grid of {reference.path}: "
         f"{'; '.join(_differences(ordered, reference))}. Resample it to that grid by nearest "
         "neighbor (--resample), or fix the header that is wrong."
     )
@@ -103,7 +103,7 @@ def _resampled(volume: Volume, reference: Volume) -> npt.NDArray[Any]:
         if outside == 1:
             raise InputError(
                 f"{volume.path}: all of its foreground lies outside the grid of {reference.path}. "
-                "Are both of one subject, and the headers right?"
+                "Are both of the same subject, and are the headers correct?"
             )
         if outside:
             _logger.warning(

@@ -1,4 +1,4 @@
-"""The scores as a MONAI metric: batches, an epoch's figures, several processes."""
+"""The metrics as a MONAI metric: batches, means per epoch, several processes."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _Item = tuple[Tensor, Tensor, Sequence[float], Tensor | None]
 class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI ships no types
     """One or several scores of ``famseg.metrics.score``, collected as MONAI's metrics do.
 
-    It goes where MONAI's go, ``IgniteMetricHandler`` included. Of the scores it computes those that
-    are asked for. Unlike MONAI's, it takes the spacing from the volumes and never assumes 1 mm, and
-    a missed case counts with the worst value, in ``n`` and in ``failed``.
+    It can be used in place of MONAI's metrics, also in ``IgniteMetricHandler``. It computes only
+    the metrics that are named. Unlike MONAI's, it takes the spacing from the volumes and never
+    assumes 1 mm, and a missed case counts with the worst value, in ``n`` and in ``failed``.
 
-    With several processes each rank scores its own cases, as many as it has, none too. Every rank
-    must then call ``aggregate`` (or ``report``, ``get_buffer``, ``len``) and gets the figures of
-    all cases, the same as one process. A sampler that repeats cases to even out the ranks changes
-    them: let it not (``monai.data.DistributedSampler(..., even_divisible=False)``).
+    With several processes each rank scores its own cases; their number may differ or be 0. Every
+    rank must then call ``aggregate`` (or ``report``, ``get_buffer``, ``len``) and gets the values
+    of all cases, the same as in a single process. A sampler that repeats cases to give each rank
+    the same number changes the values: switch that off (``monai.data.DistributedSampler(...,
+    even_divisible=False)``).
 
     Args:
         metric: A name of ``famseg.metrics.SCORES``, or several.
-        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; None for those of the truth's
-            affine (``MetaTensor``), or given with each call.
+        spacing_mm: Edge lengths of a voxel along X, Y and Z, in mm; None for those of the
+            reference's affine (``MetaTensor``), or given with each call.
         include_background: Whether the first channel is scored too: yes for a mask of one channel,
             no for one-hot label maps.
         kind: As in ``score``.
         tolerance_mm: As in ``score``.
         empty: As in ``score``; under ``nan`` a mean with an undefined case is NaN.
-        reduction: What ``aggregate`` does unless told.
+        reduction: The default of ``aggregate``.
 
     Raises:
         ValueError: If a name is unknown.
@@ -97,10 +98,10 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
 
         Args:
             y_pred: Masks, 0 and 1, shape ``(B, C, X, Y, Z)``, or a list of ``(C, X, Y, Z)``.
-            y: The truth, the same.
-            spacing_mm: Edge lengths of a voxel, for all of the batch; None for those given at
-                first, or those of ``y``.
-            defective: Skulls with the hole, ``(B, 1, X, Y, Z)`` or a list, for ``bdsc`` and
+            y: The references, the same.
+            spacing_mm: Edge lengths of a voxel, for all of the batch; None for those of the
+                constructor, or those of ``y``.
+            defective: Skulls with the defect, ``(B, 1, X, Y, Z)`` or a list, for ``bdsc`` and
                 ``roughness_mm``.
 
         Returns:
@@ -115,7 +116,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
         return self._shaped(values)
 
     def aggregate(self, reduction: Reduction | None = None) -> Tensor:
-        """Return the figure of all cases of all processes, which must all call it.
+        """Return the value over all cases of all processes, which must all call it.
 
         Args:
             reduction: ``mean``: over cases and channels; ``mean_batch``: over cases; ``none``.
@@ -153,7 +154,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
         }
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        raise NotImplementedError  # abstract in MONAI; batches and lists have one way here
+        raise NotImplementedError  # abstract in MONAI; here ``__call__`` handles batches and lists
 
     def _items(
         self,
@@ -185,7 +186,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
             lacking = [name for name, value in found.items() if value is None]
             if lacking:
                 raise ValueError(
-                    f"{lacking[0]} needs the skull with the hole: call the metric with defective."
+                    f"{lacking[0]} needs the skull with the defect: call the metric with defective."
                 )
             values.append([float(found[name] or 0) for name in self.names])
             failed.append(pair.failed)
@@ -233,7 +234,8 @@ def _spacings(y: Tensor | Sequence[Tensor]) -> list[Sequence[float]]:
     affines = [getattr(each, "affine", None) for each in ([y] if isinstance(y, Tensor) else y)]
     if any(affine is None for affine in affines):
         raise ValueError(
-            "the spacing is unknown: the truth has no affine. Give spacing_mm, or MetaTensors as "
+            "the spacing is unknown: the reference has no affine. Give spacing_mm, or MetaTensors "
+            "as "
             "MONAI's LoadImage returns them."
         )
     matrices = torch.stack([torch.as_tensor(affine) for affine in affines]).double()

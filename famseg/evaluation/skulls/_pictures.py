@@ -36,11 +36,11 @@ class SlicesCase:
     """One row of the picture.
 
     Args:
-        title: What stands over it: case and scores with units.
+        title: The text above it: case and metrics with units.
         image: The input, a mask of shape ``(X, Y, Z)`` in RAS+ order.
         output: The answer, same shape.
         truth: The true skull, same shape.
-        region: What was removed, same shape.
+        region: The region that was removed, same shape.
         spacing_mm: Edge lengths of a voxel in mm, for the proportions.
     """
 
@@ -56,7 +56,7 @@ def slices_picture(cases: Sequence[SlicesCase]) -> bytes:
     """Return `slices_figure` as a PNG file; the same bytes for the same cases.
 
     Args:
-        cases: What to draw, at least one.
+        cases: The cases to draw, at least one.
 
     Raises:
         ValueError: If there is no case.
@@ -72,7 +72,7 @@ def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
     what is too much in colour; the removed region is outlined. Each plane has a scale bar.
 
     Args:
-        cases: What to draw, at least one.
+        cases: The cases to draw, at least one.
 
     Raises:
         ValueError: If there is no case.
@@ -95,7 +95,7 @@ def defect_centre(truth: Mask, region: Mask) -> tuple[int, ...]:
 
     Args:
         truth: The true skull, shape ``(X, Y, Z)``.
-        region: What was removed.
+        region: The region that was removed.
     """
     removed = truth & region
     for mask in (removed, region):

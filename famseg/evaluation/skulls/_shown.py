@@ -1,4 +1,4 @@
-"""The cases that an evaluation shows, as volumes: what a report can turn and cut."""
+"""The cases that an evaluation shows, as volumes for the interactive view of a report."""
 
 from __future__ import annotations
 

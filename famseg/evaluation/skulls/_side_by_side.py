@@ -1,4 +1,4 @@
-"""Cases that are scored side by side, in processes of their own."""
+"""Cases that are scored in parallel, in separate processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def workers_for(items: int, world: int) -> int:
         world: Processes of the run, which share the machine; of several, each scores by itself.
 
     Returns:
-        1 for this process alone: for few cases, and where processes cannot be forked.
+        1 for this process only: for few cases, and where processes cannot be forked.
     """
     if items < _FEWEST or world > 1 or "fork" not in multiprocessing.get_all_start_methods():
         return 1
@@ -43,8 +43,8 @@ def side_by_side(
     whose threads they do not have. Items and results are pickled. Items are made here, a few ahead.
 
     Args:
-        function: What is computed; an exception of it is raised here.
-        items: What it is computed of.
+        function: The function to call; its exceptions are raised here.
+        items: Its arguments, one call for each.
         workers: How many processes; 1 for this one.
     """
     if workers < 2:
@@ -73,5 +73,5 @@ def _remember(function: Callable[[Any], Any]) -> None:
     _function = function
 
 
-def _call(item: Any) -> Any:  # noqa: ANN401 - whatever the function takes and gives
+def _call(item: Any) -> Any:  # noqa: ANN401 - any type that the function takes and returns
     return _function(item)

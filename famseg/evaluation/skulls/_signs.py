@@ -1,4 +1,4 @@
-"""Failure signatures of the method, read off the numbers and said in words."""
+"""Signs of a failed training, found in the numbers and described in words."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ STALLED = 0.005
 
 
 class _Penalty(NamedTuple):
-    """What is said of a kind of penalty.
+    """The texts about a kind of penalty.
 
     Attributes:
         value: What is penalized.
         term: The term of the objective.
-        zero: What it means that the value is 0 throughout, and what to do.
-        cheaper: What to do where it is expensive: the settings that are cheapest, each with what to
-            do where it is set otherwise, and what helps in any case. ``None`` where it never is
-            expensive.
+        zero: The meaning of a value that is always 0, and what to do.
+        cheaper: What to do if it is expensive: the cheapest settings, each with the advice for
+            other values, and advice for every case. ``None`` if it is never expensive.
     """
 
     value: str
@@ -59,7 +58,7 @@ _FLATNESS = _Penalty(
     ),
 )
 _PENALTIES: Mapping[PenaltyKind, _Penalty] = {
-    "none": _FLATNESS,  # of which nothing is said
+    "none": _FLATNESS,  # no sentence is written about it
     "relative_flatness": _FLATNESS,
     "weight_decay": _Penalty(
         "||W||^2",
@@ -77,7 +76,7 @@ _PENALTIES: Mapping[PenaltyKind, _Penalty] = {
 
 
 def penalty_term(kind: PenaltyKind) -> str:
-    """Return how the term of a penalty is written.
+    """Return the term of a penalty in the objective.
 
     Example:
         >>> penalty_term("relative_flatness"), penalty_term("weight_decay")
@@ -96,22 +95,22 @@ def failure_signs(
     settings: Mapping[str, object] | None = None,
     key_metric: str = "dsc",
 ) -> list[str]:
-    """Return one sentence for each known failure of a training that shows.
+    """Return one sentence for each known sign of a failed training.
 
     Args:
-        history: One mapping an epoch, as in ``metrics.jsonl``.
-        weight: lambda; without a penalty only overfitting and collapse are looked for.
-        kind: What is penalized: the ``kind`` of the configuration's ``penalty``.
+        history: One mapping per epoch, as in ``metrics.jsonl``.
+        weight: lambda; without a penalty only overfitting and collapse are checked.
+        kind: The ``kind`` of the configuration's ``penalty``.
         variance_ratios: Variance of the predictions over that of the references, by test set; None
-            where they are no shapes.
+            where they are not shapes.
         metrics: Test metrics of shapes as `flat_metrics` names them: compared with the mean skull,
-            and looked through for surplus bone.
-        settings: Keys and values of the configuration, so that advice names nothing that is set
-            already.
+            and checked for surplus bone.
+        settings: Keys and values of the configuration, so that no advice names a setting that is
+            set already.
         key_metric: Name of the validation metric.
 
     Returns:
-        Sentences with the numbers they rest on; empty if nothing shows.
+        Sentences with the numbers they are based on; empty if there is no sign.
 
     Example:
         >>> metrics = {"test/set1/skull/dsc": 0.145, "test/set1/mean_skull/skull/dsc": 0.527}
@@ -147,7 +146,7 @@ def penalty_effect_share(history: History, weight: float) -> float | None:
     """Return the penalty's term over the loss, mean of the last tenth of the epochs.
 
     Args:
-        history: One mapping an epoch, as in ``metrics.jsonl``.
+        history: One mapping per epoch, as in ``metrics.jsonl``.
         weight: lambda; below 0 the share is, too.
 
     Returns:
@@ -171,7 +170,8 @@ def _variance(ratios: Mapping[str, float | None], weight: float) -> list[str]:
         cure = "Lower lambda." if weight > 0 else "Train longer or raise the learning rate."
         return [
             "collapse: the predictions hardly depend on the input (variance ratio "
-            f"{listed}; 1 = they vary as the references, 0 = one mean skull for everybody). {cure}"
+            f"{listed}; 1 = they vary as the references, 0 = the same mean skull for everyone). "
+            f"{cure}"
         ]
     if known and max(known.values()) > SCATTERED_RATIO:
         return [
@@ -245,7 +245,7 @@ def _cost(history: History, kind: PenaltyKind, settings: Mapping[str, object]) -
     if share is None or share <= EXPENSIVE_SHARE or cheaper is None:
         return []
     cheapest, always = cheaper
-    # What is not known counts as set otherwise.
+    # An unknown setting counts as different from the cheapest.
     advice = [do for key, (best, do) in cheapest.items() if str(settings.get(key)) != best]
     text = ", or ".join([*advice, always])
     text = f"{text[:1].upper()}{text[1:]}."

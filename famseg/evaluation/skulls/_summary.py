@@ -1,4 +1,4 @@
-"""Aggregates over cases, and the table of them."""
+"""Aggregates over cases, as numbers and as a table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from textwrap import indent
 from typing import Any
 
 from famseg.evaluation.skulls._cases import REGIONS, SOURCES, CaseRow
-from famseg.metrics import METRICS
 from famseg.messages import text_table
+from famseg.metrics import METRICS
 from famseg.tracking import flat_figures
 
 Summary = dict[str, dict[str, Any]]
@@ -17,22 +17,22 @@ Statistics = dict[str, float | int]
 
 _SHOWN = tuple(metric for metric in METRICS if metric.in_scores and metric.in_cases)
 _HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in REGIONS}
-# All that is shown of what stands beside the model's skull and implant.
+# The only metrics that are shown of baselines and of masked implants.
 _FOREMOST = ("dsc", "bdsc", "hd95_mm")
 
 
 def summarise(rows: Iterable[CaseRow]) -> Summary:
-    """Aggregate case rows; failed cases are in every figure with the scores the rule gives them.
+    """Aggregate case rows; failed cases are included with the values that the rule gives them.
 
     Args:
         rows: Case rows of any sets and sources.
 
     Returns:
         ``{set: {region: {metric: figures}, "mean_skull": {region: {metric: figures}}}}``: the
-        model's regions stand directly under the set, a baseline's under its name. Figures
+        model's regions are directly under the set, a baseline's under its name. Figures
         are ``mean``, ``std`` (of the population: divided by n), ``median``, ``min``, ``max``, ``n``
-        and ``failed``. A metric that a region does not have is left out of it. The order of the
-        rows does not matter. All is finite: it fits JSON.
+        and ``failed``. A metric that a region does not have is left out. The order of the rows does
+        not matter. All numbers are finite, as JSON requires.
 
     Example:
         >>> from famseg.evaluation import case_scores
@@ -59,12 +59,12 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
 
     ``test/set1/skull/dsc`` is the mean, ``.../dsc_std`` its standard deviation; ``.../n`` and
     ``.../failed`` count the region's cases; ``test/set1/mean_skull/skull/dsc`` is the baseline's.
-    Of baselines and of ``implant_masked`` there are DSC, border DSC and HD95 only; the case table
-    has the rest. ``test/set1/variance_ratio`` is left out where it is undefined.
+    Baselines and ``implant_masked`` have only DSC, border DSC and HD95; the case table has the
+    rest. ``test/set1/variance_ratio`` is left out where it is undefined.
 
     Args:
         summary: As ``summarise`` or ``evaluate`` returns it.
-        prefix: What the names begin with.
+        prefix: The beginning of the names.
 
     Example:
         >>> flat_metrics({"set1": {"variance_ratio": 0.9}})
@@ -83,23 +83,23 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Return the summary as plain text: a block for each set, then one for its baselines.
+    """Return the summary as plain text: one block per set, then one for its baselines.
 
     Args:
         summary: As ``evaluate`` returns it.
 
     Returns:
-        Mean ± standard deviation by metric with its unit, and failed cases, for the whole skull and
-        for the implant; then the implants of the baselines. Without a newline at the end. Fits 88
-        columns while distances stay below 100 mm.
+        Mean ± standard deviation of each metric with its unit, and the number of failed cases, for
+        the whole skull and for the implant; then the implants of the baselines. Without a newline
+        at the end. Fits 88 columns while distances stay below 100 mm.
     """
     blocks = [_block(name, of_set) for name, of_set in summary.items()]
     blocks += [each for name, of_set in summary.items() if (each := _baselines(name, of_set))]
     notes = []
     if any("implant_masked" in of_set for of_set in summary.values()):
         notes.append(
-            "implant: all that the answer adds to the defective skull; implant masked: only what\n"
-            "it has inside the removed region, as if that were known"
+            "implant: everything that the prediction adds to the defective skull; implant masked:\n"
+            "only its part inside the removed region, as if that were known"
         )
     if any("outlined" in source for of_set in summary.values() for source in of_set):
         notes.append(
@@ -108,12 +108,13 @@ def table(summary: Mapping[str, Any]) -> str:
         )
     if any("variance_ratio" in of_set for of_set in summary.values()):
         notes.append(
-            "variance ratio: outputs over truths; 1 varies as the truth, 0 is one skull for all"
+            "variance ratio: predictions over references; 1: they vary as much, 0: one skull for "
+            "all"
         )
     if any(m["dsc"]["failed"] for of_set in summary.values() for _, _, m in _blocks(of_set)):
         notes.append(
-            "failed: no bone in the answer, or in the truth alone; the means count it with DSC 0,\n"
-            "NSD 0, the image's diagonal as distance and the largest roughness"
+            "failed: exactly one of prediction and reference has no bone; the means count it with\n"
+            "DSC 0, NSD 0, the image's diagonal as distance and the largest roughness"
         )
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
@@ -128,7 +129,7 @@ def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
         cells = [_cell(metrics.get(metric.name), metric.digits) for metric in foremost]
         title = source.replace("_", " ") + (", masked" if region == "implant_masked" else "")
         lines.append([title, *cells, str(metrics["dsc"]["failed"])])
-    if len(lines) == 1:
+    if not lines:
         return ""
     header = ["", *(metric.header for metric in foremost), "failed"]
     return f"{name}: implants of other methods\n{indent(text_table(header, lines), '  ')}"

@@ -1,4 +1,4 @@
-"""The quick score of validation during training."""
+"""The fast metric of validation during training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def with_loss(
         rows: One row per case.
         loss: Maps outputs and targets of a batch to a mean.
         outputs: The network's outputs, shape ``(B, ...)``.
-        targets: What they should be, shape ``(B, ...)``.
+        targets: The references, shape ``(B, ...)``.
 
     Example:
         >>> with_loss([{"dsc": 1.0}], torch.nn.MSELoss(), torch.zeros(1, 2), torch.ones(1, 2))

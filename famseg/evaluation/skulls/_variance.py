@@ -1,4 +1,4 @@
-"""How much the outputs vary from case to case, against how much the truth does."""
+"""The variance ratio: how much outputs vary between cases, relative to the references."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from famseg.engine import Processes
 def variance_ratio(
     outputs: Iterable[npt.ArrayLike], truths: Iterable[npt.ArrayLike]
 ) -> float | None:
-    """Return the variance of outputs across cases over that of the truths, both meant over voxels.
+    """Return the variance of outputs across cases over that of the references, summed over voxels.
 
-    1: the outputs vary as the truth does. 0: one and the same output whatever the input, as of a
-    network that has collapsed to the mean skull, whose Dice coefficient can look respectable.
+    1: the outputs vary as much as the references. 0: the same output for every input, as from a
+    network that has collapsed to the mean skull, whose Dice coefficient can still look good.
 
     Args:
         outputs: One array for each case, all of one shape: masks, or probabilities.
-        truths: The true masks of the same cases.
+        truths: The reference masks of the same cases.
 
     Returns:
-        The ratio; None for fewer than two cases or truths that are all equal.
+        The ratio; None for fewer than two cases or references that are all equal.
 
     Raises:
         ValueError: If shapes or the numbers of cases differ, or a value is not finite.
@@ -39,17 +39,17 @@ def variance_ratio(
     ratio = VarianceRatio()
     for output, truth in zip_longest(outputs, truths):
         if output is None or truth is None:
-            raise ValueError("outputs and truths differ in number: give one of each a case.")
+            raise ValueError("numbers of outputs and references differ: give one of each per case.")
         ratio.update(output, truth)
     return ratio.compute()
 
 
 class VarianceRatio:
-    """The streaming form of ``variance_ratio``: holds two arrays, however many cases there are.
+    """The streaming form of ``variance_ratio``: it stores two arrays for any number of cases.
 
     The variance over n cases, summed over the voxels v, is ``sum_v x_v^2 / n - sum_v mean_v^2``, so
-    that only sums are kept. Those of masks are whole numbers: the ratio of masks is the same to the
-    last bit in any order and on any number of processes.
+    that only sums are stored. Sums of masks are whole numbers: the ratio of masks is the same to
+    the last bit in any order and on any number of processes.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class VarianceRatio:
         self._truth = _Sums()
 
     def update(self, output: npt.ArrayLike, truth: npt.ArrayLike) -> None:
-        """Take in one case.
+        """Add a case.
 
         Args:
             output: Mask or probabilities.
-            truth: The true mask, same shape.
+            truth: The reference mask, same shape.
 
         Raises:
             ValueError: If the shape is not that of the other array or of the cases before, or a
@@ -72,7 +72,7 @@ class VarianceRatio:
         other = np.asarray(truth, dtype=np.float64)
         for name, array in (("output", one), ("truth", other)):
             if not np.all(np.isfinite(array)):
-                raise ValueError(f"{name} holds NaN or infinity: its variance has no meaning.")
+                raise ValueError(f"{name} contains NaN or infinity: its variance is undefined.")
         before = one.shape if self._output.values is None else self._output.values.shape
         if not one.shape == other.shape == before:
             raise ValueError(

@@ -49,7 +49,7 @@ def test_the_bins_are_those_of_the_definition() -> None:
 @pytest.mark.parametrize(
     ("confidence", "correct", "message"),
     [
-        ([0.5], [True, False], r"one entry a sample, got \(1,\) and \(2,\)"),
+        ([0.5], [True, False], r"one entry per sample, got \(1,\) and \(2,\)"),
         ([], [], r"shape \(n,\)"),
         ([3.0], [True], r"found 3 to 3\. Give the largest probability of each sample, not logits"),
         ([float("nan")], [True], "found nan to nan"),

@@ -66,8 +66,8 @@ def test_logits_that_are_not_finite_count_as_wrong(bad) -> None:
 @pytest.mark.parametrize(
     ("logits", "label", "message"),
     [
-        (torch.zeros(1, 3), 3, r"a: label 3 is none of the network's 3 classes, 0 to 2"),
-        (torch.zeros(1, 3), -1, "a: label -1 is none"),
+        (torch.zeros(1, 3), 3, r"a: label 3 is not one of the network's 3 classes, 0 to 2"),
+        (torch.zeros(1, 3), -1, "a: label -1 is not one of"),
         (torch.zeros(3), 0, r"shape \(n, classes\) for the 1 samples of the batch, got \(3,\)"),
     ],
 )

@@ -110,7 +110,7 @@ def test_the_table_fits_a_terminal_and_says_what_its_numbers_are() -> None:
     assert words[0] == "test train"
     assert "accuracy 0.8000 [0.4902, 0.9433] 1.0000 [0.8389, 1.0000]" in words
     assert "accuracy, train minus test: +0.2000 [" in text
-    assert "always answering bee: accuracy 0.4000" in text
+    assert "always predicting bee: accuracy 0.4000" in text
     assert "test, lowest accuracy: bee 0.750 (n 4), ant 0.833 (n 6)" in text
     assert "failed: logits that are not finite; counted as wrong" in text
 
@@ -126,9 +126,9 @@ def test_wilson_holds_its_definition_and_the_ends_of_the_scale(confidence) -> No
 
 
 def test_what_is_no_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="6 of 5 is no share"):
+    with pytest.raises(ValueError, match="6 of 5 is not a proportion"):
         wilson_interval(6, 5)
-    with pytest.raises(ValueError, match="0 of 0 is no share"):
+    with pytest.raises(ValueError, match="0 of 0 is not a proportion"):
         wilson_interval(0, 0)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 95\. Give 0\.95"):
         wilson_interval(1, 5, confidence=95)
@@ -164,13 +164,13 @@ def test_a_gap_is_said_with_both_accuracies() -> None:
 
 def test_one_answer_for_all_is_a_collapse() -> None:
     text = signs(rows([(0, 0), (1, 0)] * 30))
-    assert "collapse: 100% of the answers are ant, which 50% of the test samples are" in text
+    assert "collapse: 100% of the predictions are ant, but only 50% of the test samples" in text
 
 
 def test_guessing_is_no_better_than_one_answer() -> None:
     text = signs(rows([(0, 0), (1, 0), (0, 1), (1, 1)] * 15))
-    assert "no better than one answer for all: test accuracy 0.5000 [0.3" in text
-    assert "always answering ant has 0.5000" in text
+    assert "no better than a constant prediction: test accuracy 0.5000 [0.3" in text
+    assert "always predicting ant has 0.5000" in text
 
 
 @pytest.mark.parametrize(("confidence", "word"), [(0.999, "high"), (0.55, "low")])
@@ -201,5 +201,5 @@ def test_answers_are_drawn_in_rows() -> None:
     answer = Answer(pixels, truth="ant", prediction="bee", confidence=0.5)
     assert answers_picture([answer]).shape == (126, 96, 3)
     assert answers_picture([answer] * 9).shape == (252, 768, 3)
-    with pytest.raises(ValueError, match="no answer to draw"):
+    with pytest.raises(ValueError, match="no prediction to draw"):
         answers_picture([])

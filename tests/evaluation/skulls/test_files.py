@@ -42,12 +42,12 @@ def test_files_of_one_name_belong_together(files, box):
     assert [pair.name for pair in pairs] == ["a", "sub/a"]
     assert pairs[1].truth == root / "t" / "sub" / "a.nrrd"
     assert unmatched == [
-        f"{root}/p/b.nrrd: no truth of that name in {root}/t",
-        f"{root}/t/c.nrrd: no prediction of that name",
+        f"{root}/p/b.nrrd: no reference with this name in {root}/t",
+        f"{root}/t/c.nrrd: no prediction with this name",
     ]
     pairs, unmatched = pair_files(root / "p", root / "t", root / "p" / "sub")
     assert [pair.name for pair in pairs] == ["a"]
-    assert f"{root}/p/sub/a.mha: no defective skull of that name in {root}/p/sub" in unmatched
+    assert f"{root}/p/sub/a.mha: no defective skull with this name in {root}/p/sub" in unmatched
 
 
 def test_two_files_need_no_common_name(files, box):
@@ -66,11 +66,11 @@ def test_what_cannot_be_paired_is_refused(files, box):
     )
     (root / "none").mkdir()
     for arguments, message in (
-        ((root / "p", root / "t"), r"p/a\.nrrd: has the name of .*p/a\.mha: keep one of them"),
-        ((root / "u", root / "t"), r"u and .*t: no two files have the same name\. Name a predict"),
-        ((root / "u", root / "none"), r"none: holds no volume"),
+        ((root / "p", root / "t"), r"p/a\.nrrd: has the same name as .*p/a\.mha: keep one of them"),
+        ((root / "u", root / "t"), r"u and .*t: no two files have the same name\. Give each pre"),
+        ((root / "u", root / "none"), r"none: contains no volume"),
         ((root / "u", root / "x", root / "y"), r"x: there is no such file or folder\n.*/y: there"),
-        ((root / "u", root / "t" / "b.nii"), r"b\.nii: is a file, and another is a folder"),
+        ((root / "u", root / "t" / "b.nii"), r"b\.nii: is a file, but another is a folder"),
     ):
         with pytest.raises(InputError, match=message):
             pair_files(*arguments)
@@ -99,7 +99,7 @@ def test_labels_are_scored_one_by_one(files, box):
     assert list(score_files(pair, labels=[2, 5])) == [2, 5]
     with pytest.raises(
         InputError,
-        match=r"a\.nrrd: holds 0, 1 and 2: that is more than one label\. Score each: --l",
+        match=r"a\.nrrd: contains 0, 1 and 2: that is more than one label\. Score each: --l",
     ):
         score_files(pair)
 
@@ -125,7 +125,7 @@ def test_another_grid_is_refused_with_what_to_do(files, box, other, said):
     advice = (
         r"\. Resample it to that grid by nearest neighbor \(--resample\), or fix the header that"
     )
-    with pytest.raises(InputError, match=rf"a\.nrrd: does not lie on .*a\.nii: {said}.*{advice}"):
+    with pytest.raises(InputError, match=rf"a\.nrrd: is not on .*a\.nii: {said}.*{advice}"):
         score_files(pair)
 
 
@@ -151,9 +151,9 @@ def test_headers_that_differ_in_their_last_digits_are_one_grid(files, box):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (lambda box: box * 0.25 + 0.5, r"holds 0.5 and 0.75: they are not whole numbers\. Thr"),
-        (lambda box: box.astype(np.int16) - 1, r"holds -1 and 0: a mask has no values below 0\. W"),
-        (lambda box: box.astype(np.uint8) + 1, r"holds 1 and 2: that is more than one label"),
+        (lambda box: box * 0.25 + 0.5, r"contains 0.5 and 0.75: these are not whole numbers\. Thr"),
+        (lambda box: box.astype(np.int16) - 1, r"contains -1 and 0: a mask has no values below 0"),
+        (lambda box: box.astype(np.uint8) + 1, r"contains 1 and 2: that is more than one label"),
     ],
 )
 def test_volumes_that_are_no_masks_are_refused(files, box, values, said):

@@ -93,14 +93,14 @@ def truth_of(index, affine):
 
 
 def test_an_unknown_spacing_is_never_taken_for_one_millimetre(batch):
-    with pytest.raises(ValueError, match=r"the spacing is unknown: the truth has no affine\. Give"):
+    with pytest.raises(ValueError, match=r"spacing is unknown: the reference has no affine\. Give"):
         SkullMetric("hd_mm")(*batch)
 
 
 def test_the_border_needs_the_defective_skull(batch):
     prediction, truth = batch
     metric = SkullMetric("bdsc", spacing_mm=SPACING)
-    with pytest.raises(ValueError, match=r"bdsc needs the skull with the hole: call the metric"):
+    with pytest.raises(ValueError, match=r"bdsc needs the skull with the defect: call the metric"):
         metric(prediction, truth)
     skull = 1 - truth
     found = metric(prediction, truth, defective=list(skull))

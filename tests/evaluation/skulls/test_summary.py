@@ -118,9 +118,9 @@ def test_the_table_shows_units_baseline_failures_and_ratio(rows):
     assert lines[end + 3].split() == ["DSC", "border", "DSC", "HD95", "mm", "failed"]
     assert lines[end + 4].split()[:5] == ["mean", "skull", "0.667", "±", "0.000"]
     assert lines[end + 5].split()[:6] == ["mean", "skull,", "masked", "0.800", "±", "0.000"]
-    assert lines[end + 7].startswith("implant: all that the answer adds to the defective skull")
-    assert "variance ratio: outputs over truths" in lines[end + 9]
-    assert lines[end + 10].startswith("failed: no bone in the answer")
+    assert lines[end + 7].startswith("implant: everything that the prediction adds to the")
+    assert "variance ratio: predictions over references" in lines[end + 9]
+    assert lines[end + 10].startswith("failed: exactly one of prediction and reference")
     assert all(line == line.rstrip() and len(line) <= 88 for line in lines)
 
 

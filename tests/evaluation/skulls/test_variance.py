@@ -61,10 +61,10 @@ def test_shapes_must_agree(truths):
 
 
 def test_numbers_of_cases_must_agree(truths):
-    with pytest.raises(ValueError, match="differ in number: give one of each a case"):
+    with pytest.raises(ValueError, match="references differ: give one of each per case"):
         variance_ratio(truths[:3], truths)
 
 
 def test_values_must_be_finite(truths):
-    with pytest.raises(ValueError, match="output holds NaN or infinity"):
+    with pytest.raises(ValueError, match="output contains NaN or infinity"):
         variance_ratio([np.full((5, 4, 3), np.nan)] * 7, truths)
