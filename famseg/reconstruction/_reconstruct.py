@@ -90,9 +90,9 @@ def reconstruct(
     """Complete the skull of a scan and design its implant.
 
     Bone is segmented as by ``famseg prepare``, in the voxels of the scan (`read_skull`). The
-    network receives it in a frame over the vault (`place_frame`); its prediction is resampled to the scan,
-    refined at the scan's resolution (`refine`) and fitted to the bone (`fit`). Nothing is random:
-    the same scan, network and options give the same bytes.
+    network receives it in a frame over the vault (`place_frame`); its prediction is resampled to
+    the scan, refined at the scan's resolution (`refine`) and fitted to the bone (`fit`). Nothing is
+    random: the same scan, network and options give the same bytes.
 
     Args:
         scan: A defective skull or a CT of one.
