@@ -47,14 +47,14 @@ def test_a_folder_of_runs_is_compared(root: Path) -> None:
     assert f"{DSC} (higher is better)" in lines
     assert f"{DSC}: difference to baseline, by seed" in lines
     text = " ".join(map(str.strip, lines))
-    assert "not finished, in no figure: runs/fam2 (FAM lambda=0.1, seed 2): 1 of 2" in text
-    assert done.stderr == "famseg: runs/fam3: is empty: a run that ended before it began\n"
+    assert "left out of all results: runs/fam2 (FAM lambda=0.1, seed 2): 1 of 2" in text
+    assert done.stderr == "famseg: runs/fam3: is empty: the run ended before it started\n"
 
 
 def test_json_csv_and_markdown(root: Path) -> None:
     done = compare("runs", "--json", "--csv", "c.csv", "--by", "case", "--metric", DSC)
     content = json.loads(done.stdout)
-    assert content["notes"] == ["runs/fam3: is empty: a run that ended before it began"]
+    assert content["notes"] == ["runs/fam3: is empty: the run ended before it started"]
     (study,) = content["studies"]
     assert (study["by"], study["metrics"]) == ("case", [DSC])
     against = study["groups"][1]["against_baseline"][DSC]
@@ -92,13 +92,13 @@ def test_different_data_are_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["nowhere"], "nowhere: is no folder. Give one of runs."),
-        (["runs", "--json", "--markdown"], "--json: does not go with --markdown: choose one of"),
-        (["runs", "--csv", "no/c.csv"], "no/c.csv: cannot be written: is the folder there, and"),
-        (["runs", "--html", "no/c.html"], "no/c.html: cannot be written: is the folder there, and"),
+        (["nowhere"], "nowhere: is not a folder. Give a folder of runs."),
+        (["runs", "--json", "--markdown"], "--json: cannot be combined with --markdown: choose"),
+        (["runs", "--csv", "no/c.csv"], "no/c.csv: cannot be written: check that its folder"),
+        (["runs", "--html", "no/c.html"], "no/c.html: cannot be written: check that its folder"),
         (["runs", "--difference", "0"], "--difference: must be a number above 0"),
         (["runs", "--metric", "dsc"], "--metric: no run has dsc. "),
-        (["runs", "--baseline", "sam"], "--baseline: 'sam' is the name, or a part of the name, of"),
+        (["runs", "--baseline", "sam"], "--baseline: 'sam' matches the name of no group"),
     ],
 )
 def test_faulty_input_is_one_line(root: Path, arguments: list[str], line: str) -> None:

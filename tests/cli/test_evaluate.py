@@ -17,7 +17,7 @@ def test_a_folder_that_is_no_run_is_refused(famseg: Run, tmp_path: Path) -> None
     done = famseg("evaluate", "nowhere")
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        "famseg: nowhere: is no run folder (it has no config.yaml). Give one below runs/."
+        "famseg: nowhere: is not a run folder (it has no config.yaml). Give one below runs/."
     )
 
 

@@ -31,7 +31,11 @@ def test_a_run_is_exported_and_then_not_overwritten(tmp_path: Path) -> None:
     (out / "README.md").write_text("edited")
     again = export(run, "--format", "torchscript", "--out", out)
     assert isinstance(again.exception, InputError)
-    assert "holds files that are not as famseg export has written them" in str(again.exception)
+    assert "contains files that famseg export did not write" in str(again.exception)
+    told = export(run, "--format", "torchscript", "--out", tmp_path / "other", "--json")
+    result = json.loads(told.stdout)
+    assert result["folder"] == str(tmp_path / "other")
+    assert f"weights      SHA-256 {result['weights_sha256']}" in done.stdout
 
 
 @pytest.mark.parametrize(

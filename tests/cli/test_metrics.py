@@ -128,8 +128,8 @@ def test_what_cannot_be_scored_is_listed_and_the_rest_goes_on(root: Path) -> Non
     assert [case["case"] for case in content["cases"]] == ["0", "1", "2"]
     assert len(content["not_scored"]) == 3
     lines = done.stderr.splitlines()
-    assert lines[0] == "famseg: not scored: truth/5.nrrd: no prediction of that name"
-    assert "pred/3.nrrd: does not lie on the grid of truth/3.nrrd: shape 20 x 20 x 19" in lines[1]
+    assert lines[0] == "famseg: not scored: truth/5.nrrd: no prediction with this name"
+    assert "pred/3.nrrd: is not on the grid of truth/3.nrrd: shape 20 x 20 x 19" in lines[1]
     assert lines[2].startswith("famseg: not scored: pred/4.nrrd: ")
 
 
@@ -137,7 +137,7 @@ def test_nothing_scored_is_faulty_input(root: Path) -> None:
     write(root / "other" / "0.nrrd", np.ones((3, 3, 3), dtype=bool))
     assert fault("other", "truth/0.nii.gz").startswith("truth/0.nii.gz: is a file, and another")
     line = fault("other/0.nrrd", "truth/0.nii.gz")
-    assert line.startswith("other/0.nrrd: does not lie on the grid of truth/0.nii.gz: shape 3 x 3")
+    assert line.startswith("other/0.nrrd: is not on the grid of truth/0.nii.gz: shape 3 x 3")
 
 
 def test_a_rule_for_empty_masks_can_be_chosen(root: Path) -> None:

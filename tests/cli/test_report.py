@@ -34,10 +34,10 @@ def test_a_report_can_be_written_elsewhere(famseg, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "is no folder. Give one of runs."),
+        (["nowhere"], "is not a folder. Give a folder of runs."),
         (["runs/a", "--out", "missing/a.html"], "cannot be written"),
-        (["runs/a", "--baseline", "x"], "--baseline: is for several runs."),
-        (["runs"], "is the only run there. Give more of them to compare"),
+        (["runs/a", "--baseline", "x"], "--baseline: applies only to several runs."),
+        (["runs"], "is the only run in the folder. Give several runs to compare"),
     ],
 )
 def test_bad_input_is_one_line(famseg, run, words, message):

@@ -197,8 +197,8 @@ def test_triangles_without_a_surface(tmp_path: Path) -> None:
     body = b"".join(struct.pack("<12fH", 0, 0, 0, *each, 0) for each in corners)
     (tmp_path / "a.stl").write_bytes(bytes(80) + struct.pack("<I", len(corners)) + body)
     assert refused(tmp_path / "a.stl") == (
-        "a.stl: the mesh is no surface: 90000 edges without a neighbour in 30000 openings; mend "
-        "it, e.g. in MeshLab or Meshmixer"
+        "a.stl: the mesh is not a surface: 90000 edges without a neighbour in 30000 openings; "
+        "repair it, e.g. in MeshLab or Meshmixer"
     )
 
 
@@ -208,8 +208,7 @@ def test_a_surface_of_a_thousand_layers(tmp_path: Path) -> None:
     body = b"".join(struct.pack("<12fH", 0, 0, 0, *each, 0) for each in layers.reshape(-1, 9))
     (tmp_path / "a.stl").write_bytes(bytes(80) + struct.pack("<I", 4000) + body)
     assert refused(tmp_path / "a.stl") == (
-        "a.stl: the mesh is no surface: its triangles lie over one another hundreds of times; "
-        "mend it"
+        "a.stl: the mesh is not a surface: its triangles overlap hundreds of times; repair it"
     )
 
 

@@ -51,8 +51,8 @@ def test_volume_and_place_are_those_of_the_mesh(name: str, tmp_path: Path) -> No
     nose = ras[ras[:, 1] > 105.0]
     assert nose.mean(axis=0) == pytest.approx([-40.0, 110.0, 30.0], abs=0.3)
     assert scan.notes == (
-        "The mesh file does not say which way is right: taken as LPS (x to the left, y to the "
-        "back); compare left and right.",
+        "The mesh file does not state its coordinate system: it was read as LPS (x to the left, y "
+        "to the back); check left and right.",
         "Voxelised at 0.50 mm.",
     )
 
