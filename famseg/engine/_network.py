@@ -82,6 +82,6 @@ def compile_part(part: nn.Module | None, penalised: Mapping[str, nn.Module]) -> 
         if layer in inside:
             raise InputError(
                 f"training.compile: penalty.layer {name} lies in the part that is compiled. Set "
-                "training.compile to false, or penalize a layer behind it."
+                "training.compile to false, or penalize a layer after it."
             )
     part.compile()

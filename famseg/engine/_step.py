@@ -376,7 +376,7 @@ def _sync_refused(objective: Objective) -> Iterator[None]:
         raise InputError(
             f"penalty.layer: batch normalization runs after layer {layers}, and over several "
             "processes the penalty has no gradient through it. Set training.sync_batchnorm=false, "
-            "or penalize a layer behind it."
+            "or penalize a layer after it."
         ) from error
 
 

@@ -120,7 +120,7 @@ def test_a_penalty_before_a_synchronized_layer_is_refused_naming_both_keys(tmp_p
         assert (
             "InputError: penalty.layer: batch normalization runs after layer '2', and over several "
             "processes the penalty has no gradient through it. Set training.sync_batchnorm=false, "
-            "or penalize a layer behind it."
+            "or penalize a layer after it."
         ) in done.stderr
     run_toy(tmp_path, *options, "sync_batchnorm=false", ranks=2)
 
