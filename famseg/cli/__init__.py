@@ -3,8 +3,9 @@
 from famseg import _libraries
 from famseg.cli._main import app, main
 
-# Of the command alone, and the processes that it starts: whoever imports famseg as a library finds
-# Python's imports as they were. Before MONAI is imported, which then takes a third of the time.
+# This applies only to the command and the processes that it starts; importing famseg as a library
+# leaves Python's imports unchanged. It must come before the import of MONAI, which then takes a
+# third of the time.
 _libraries.install()
 
 __all__ = ["app", "main"]

@@ -1,4 +1,4 @@
-"""What ``famseg doctor`` looks at; each function yields finished lines and raises nothing."""
+"""The checks of ``famseg doctor``; each function yields its results and raises nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PACKAGES = {
     "nibabel": "nibabel",
     "pydantic": "pydantic",
 }
-# A training of the embedded default stays below 3 GB.
+# Training with the embedded defaults needs less than 3 GB.
 _LEAST_MEMORY_GIB = 3.0
 # Workers hand whole batches over through /dev/shm; docker gives it 64 MB.
 _LEAST_SHARED_GIB = 1.0
@@ -49,7 +49,7 @@ _LEAST_FILES = 1024
 # The least driver by the major version of CUDA: NVIDIA's tables of minor version compatibility.
 _LEAST_DRIVERS = {12: 525, 13: 580}
 _CUDA12 = "pip install torch==2.10.0, or the image built with --build-arg VARIANT=cuda12"
-# What the container toolkit passes in; the second one is WSL's.
+# The files that the container toolkit passes in; the second one is that of WSL.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _SHOW_GPUS = (
     "Start the container with --gpus all (docker), --device nvidia.com/gpu=all (podman), --nv "
@@ -62,7 +62,7 @@ class Check(NamedTuple):
 
     Attributes:
         status: ``ok``, ``warning`` (it works, less well) or ``fault`` (it will not work).
-        name: What was looked at.
+        name: What was checked.
         text: What was found.
         advice: What to do; empty if nothing.
     """
@@ -74,7 +74,7 @@ class Check(NamedTuple):
 
 
 def versions() -> Iterator[Check]:
-    """Check that Python and the packages are there."""
+    """Check that Python and the packages are installed."""
     import famseg
 
     yield Check("ok", "famseg", famseg.__version__)
@@ -87,7 +87,7 @@ def versions() -> Iterator[Check]:
 
 
 def processor() -> Iterator[Check]:
-    """Check the processor, and that torch does not start more threads than it may run."""
+    """Check the processor, and that torch starts no more threads than it has cores."""
     usable = cores()
     quota = processor_quota()
     text = f"{cpu_name()}, {usable} cores"
@@ -107,7 +107,7 @@ def processor() -> Iterator[Check]:
 
 
 def graphics() -> Iterator[Check]:
-    """Check the graphics cards, and why they are not used if they are not."""
+    """Check the GPUs, and say why one is not used."""
     try:
         import torch
     except ImportError:
@@ -133,14 +133,14 @@ def _no_graphics(built_for: str | None, driver: str | None) -> Check:
     image = os.environ.get("FAMSEG_VARIANT", "")
     if image.startswith("cuda") and not any(path.exists() for path in _GPU_NODES):
         known = f" (the machine has driver {driver})" if driver else ""
-        text = f"no GPU is visible in this container{known}: trainings run on the processor"
+        text = f"no GPU is visible in this container{known}: training runs on the CPU"
         return Check("warning", "cuda", text, _SHOW_GPUS)
     if driver is None:
-        return Check("ok", "cuda", "no NVIDIA driver: trainings run on the processor")
+        return Check("ok", "cuda", "no NVIDIA driver: training runs on the CPU")
     if built_for is None:
         advice = "Install the build with CUDA: pip install --force-reinstall torch==2.13.0"
         if image:
-            advice = "Take the image with CUDA, built with --build-arg VARIANT=cuda or cuda12."
+            advice = "Use the image with CUDA, built with --build-arg VARIANT=cuda or cuda12."
         return Check("warning", "cuda", f"driver {driver}, but torch is built without CUDA", advice)
     text = f"driver {driver} and torch for CUDA {built_for} find no device"
     least = _LEAST_DRIVERS.get(_major(built_for))
@@ -164,7 +164,7 @@ def _major(version: str) -> int:
 
 
 def memory() -> Iterator[Check]:
-    """Check the memory that is left, a container's limit included."""
+    """Check the available memory, including the limit of a container."""
     import psutil
 
     found = psutil.virtual_memory()
@@ -176,24 +176,24 @@ def memory() -> Iterator[Check]:
         text += f"; the container's limit leaves {left:.1f} of {limit[0] / _GIB:.1f} GiB"
         free = min(free, left)
     if free < _LEAST_MEMORY_GIB:
-        advice = "End other programs, or make data.size or training.batch_size smaller."
+        advice = "Close other programs, or reduce data.size or training.batch_size."
         yield Check("warning", "memory", text, advice)
     else:
         yield Check("ok", "memory", text)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Check]:  # noqa: S108 - looked at
-    """Check the size of ``/dev/shm``, through which loader processes hand over batches.
+    """Check the size of ``/dev/shm``, through which workers pass batches.
 
     Args:
-        path: Where it is; systems that have none pass.
+        path: Its path; systems without it pass.
     """
     if not path.is_dir():
         return
     usage = shutil.disk_usage(path)
     text = f"{usage.free / _GIB:.2f} of {usage.total / _GIB:.2f} GiB free"
     if usage.free < _LEAST_SHARED_GIB * _GIB:
-        advice = "Start docker with --shm-size=2g (or --ipc=host); without, workers are slower."
+        advice = "Start docker with --shm-size=2g (or --ipc=host); otherwise workers are slower."
         yield Check("warning", str(path), text, advice)
     else:
         yield Check("ok", str(path), text)
@@ -209,13 +209,13 @@ def store() -> Check:
     if uri.startswith("sqlite"):
         return _sqlite_store(uri, Path(uri.partition("///")[2].partition("?")[0]))
     if not uri.startswith("http"):
-        return Check("ok", "mlflow store", f"{shown} (a database: not tried)")
+        return Check("ok", "mlflow store", f"{shown} (a database: not tested)")
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3):  # noqa: S310 - http
             return Check("ok", "mlflow store", f"{shown} answers")
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
-        advice = "Start the server; trainings run without it and keep their own record."
+        advice = "Start the server. Training also works without it, and runs keep their own record."
         return Check("warning", "mlflow store", f"{shown} does not answer ({why})", advice)
 
 
@@ -233,10 +233,10 @@ def _sqlite_store(uri: str, path: Path) -> Check:
             base.execute("BEGIN IMMEDIATE")
             base.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        advice = "Close what holds it, or mend its permissions; runs keep their own record."
+        advice = "Close what uses it, or fix its permissions; runs keep their own record."
         return Check("warning", "mlflow store", f"{uri}: {error}", advice)
     except sqlite3.DatabaseError as error:
-        advice = "Move it away or set tracking.uri to another file."
+        advice = "Move it away, or set tracking.uri to another file."
         return Check("fault", "mlflow store", f"{uri}: {error}", advice)
     try:
         check_tables(path)
@@ -246,14 +246,16 @@ def _sqlite_store(uri: str, path: Path) -> Check:
 
 
 def folders() -> Iterator[Check]:
-    """Check the folders that are written to, and the room that they have."""
+    """Check that the output folders are writable and have enough space."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "famseg"
     cache = Path(os.environ.get("FAMSEG_CACHE") or cache)
-    # The working folder itself need not be written to where runs/ is there: so it is in the image.
+    # If runs/ exists, as in the Docker image, the working folder itself need not be writable.
     runs = Path.cwd() / "runs"
     name, path = ("runs", runs) if runs.is_dir() else ("working folder", Path.cwd())
-    yield _folder(name, path, "fault", "Change to a folder of yours, or set output=FOLDER.")
-    advice = "Set FAMSEG_CACHE to a folder of yours; without a cache each start is slower."
+    yield _folder(
+        name, path, "fault", "Change to a folder that you can write to, or set output=FOLDER."
+    )
+    advice = "Set FAMSEG_CACHE to a writable folder; without a cache, each start is slower."
     yield _folder("cache", cache, "warning", advice)
 
 
@@ -274,7 +276,7 @@ def _folder(name: str, path: Path, severity: Literal["warning", "fault"], advice
 
 
 def open_files() -> Check:
-    """Check the limit of open files, which loader processes run into."""
+    """Check the limit of open files, which workers can exhaust."""
     try:
         import resource
     except ImportError:  # pragma: no cover - not POSIX
@@ -287,7 +289,7 @@ def open_files() -> Check:
 
 
 def _writable(folder: Path) -> str | None:
-    """Return why a folder cannot be written to; None if it can. Only a trial tells (read-only)."""
+    """Return why a folder cannot be written to; None if it can. Only trying to tells."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None

@@ -1,7 +1,7 @@
-"""What all commands share that compute with a network: ``--device``, ``--seed``, ``key=value``.
+"""Options and overrides of the commands that compute with a network.
 
 The options are short for keys: ``--device cpu`` is ``training.device=cpu``, ``--seed 1`` is
-``seed=1``. A command on a run takes the keys that leave the run what it is.
+``seed=1``. A command on a trained run accepts only keys that do not affect what was trained.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N; short for training.device=DEVICE.",
+        help="Device to compute on: auto, cpu, cuda or cuda:N. Short for training.device=DEVICE.",
     ),
 ]
 SeedOption = Annotated[
@@ -28,27 +28,26 @@ SeedOption = Annotated[
         "--seed",
         metavar="N",
         min=0,
-        help="Seed of all that the command draws at random; short for seed=N.",
+        help="Random seed. Short for seed=N.",
     ),
 ]
 ChangesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Changes to the run's configuration that leave the run what it is, such as "
-        "training.threads=4.",
+        help="Changes to settings that do not affect what was trained, such as training.threads=4.",
     ),
 ]
 
 DEVICE, THREADS, SEED = "training.device", "training.threads", "seed"
-# Of a trained run: where and how fast a command computes, and what it draws anew.
+# Keys that may change on a trained run: where and how fast a command computes, and its seed.
 FREE_ON_RUN = (DEVICE, THREADS, "training.workers", SEED, "data.root", "tracking")
 
 
 def overrides_of(
     words: Iterable[str] | None, *, device: str | None = None, seed: int | None = None
 ) -> list[str]:
-    """Return the overrides that words and options stand for together.
+    """Return the overrides given by words and options together.
 
     Args:
         words: ``key=value`` each.
@@ -68,14 +67,14 @@ def overrides_of(
             continue
         given = value_of(overrides, key)
         if given is not None and given != str(value):
-            raise InputError(f"{key}: is given twice, by {key}={given} and by {option} {value}.")
+            raise InputError(f"{key}: is set twice, by {key}={given} and by {option} {value}.")
         if given is None:
             overrides.append(f"{key}={value}")
     return overrides
 
 
 def value_of(overrides: Iterable[str], key: str) -> str | None:
-    """Return what the last override of a key says; None if there is none.
+    """Return the value of the last override of a key; None if there is none.
 
     Example:
         >>> value_of(["seed=1", "lambda=0", "seed=2"], "seed")
@@ -111,13 +110,14 @@ def changes_on_run(
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise InputError(f"{override!r}: is not a change. Write it as key=value.")
+            raise InputError(f"{override!r}: is not an override. Write it as key=value.")
         key = key.strip()
         if not any(key == name or key.startswith(f"{name}.") for name in allowed):
             meant = near(key, allowed, cutoff=0.8)
             hint = f" Did you mean {meant}?" if meant else ""
             raise InputError(
-                f"{key}: cannot be changed here.{hint} What can be changed: {', '.join(allowed)}."
+                f"{key}: cannot be changed here.{hint} Only these can be changed: "
+                f"{', '.join(allowed)}."
             )
     return overrides
 
@@ -137,7 +137,7 @@ def seed_of(overrides: Iterable[str]) -> int:
 
 
 def changes_among(words: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """Tell files from changes: a word with an equals sign that names no file is a change.
+    """Separate files from overrides: a word with an equals sign that is not a file is an override.
 
     Example:
         >>> changes_among(["head.nii.gz", "training.device=cpu"])

@@ -40,81 +40,89 @@ Examples:
 
 
 class ByName(StrEnum):
-    """What makes a pair."""
+    """What is paired."""
 
     seed = "seed"
     case = "case"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, sweeps, or folders that hold them."),
+        typer.Argument(metavar="RUN...", help="Run folders, sweeps, or folders that contain them."),
     ],
     metric: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric, such as test/accuracy, seconds or epochs; several: give it again. The "
-            "pipeline's scores by default.",
+            help="Metric to compare, such as test/accuracy, seconds or epochs; repeat the option "
+            "for several. Default: the main metrics of the pipeline.",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The group that the others are compared with, or a part of its name; by default "
-            "the one without penalty, SAM and its variants, NSO and SWA.",
+            help="Group that the others are compared with, or a part of its name. Default: the "
+            "group without a penalty, SAM or a variant of it, NSO and SWA.",
         ),
     ] = None,
     by: Annotated[
         ByName,
         typer.Option(
-            help="What makes a pair: two runs of one seed, or the scores of one test case."
+            help="What is paired: runs with the same seed, or the metrics of the same test case."
         ),
     ] = ByName.seed,
     checkpoint: Annotated[
         Which,
         typer.Option(
-            help="The evaluations that are compared: of the best checkpoint, which training makes, "
-            "or of the last one, see famseg evaluate."
+            help="Compare the evaluations of the best checkpoint (made by famseg train) or of the "
+            "last one (made by famseg evaluate)."
         ),
     ] = Which.best,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON on standard output.")
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a row for each group and metric."),
+        typer.Option(
+            "--csv", metavar="FILE", help="Write a CSV file with one row per group and metric."
+        ),
     ] = None,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print everything in Markdown.")
+        bool, typer.Option("--markdown", help="Print the result as Markdown.")
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write the page of famseg report as well."),
+        typer.Option(
+            "--html", metavar="FILE", help="Also write the page of famseg report to this file."
+        ),
     ] = None,
     differences: Annotated[
         list[float] | None,
         typer.Option(
             "--difference",
             metavar="X",
-            help="Say how many seeds show a difference of X in the first metric; give it again for "
-            "more.",
+            help="Print how many seeds are needed to detect a difference of X in the first metric, "
+            "in its unit; repeat the option for several.",
         ),
     ] = None,
 ) -> None:
     """Compare finished runs: a verdict in words, tables over seeds, and paired differences.
 
-    RUN is a run folder, a sweep, or any folder above them. Runs of one configuration are one group,
-    whatever their seed. Groups are compared where pipeline and data are the same. Runs that did not
-    finish are listed and in no figure. Exit status: 0 compared, 2 nothing to compare.
+    RUN is a run folder, a sweep, or any folder above them. Runs that differ only in their seed form
+    a group. Groups with the same pipeline and data are compared. Unfinished runs are listed, but
+    they are not included in any number. Exit status: 0 compared, 2 nothing to compare.
     """
     if as_json and as_markdown:
-        raise InputError("--json: does not go with --markdown: choose one of the two")
+        raise InputError("--json: cannot be combined with --markdown: choose one of them")
     for target in (csv, html):
         if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-            raise InputError(f"{target}: cannot be written: is the folder there, and a file named?")
+            raise InputError(
+                f"{target}: cannot be written: check that its folder exists and that "
+                "it names a file"
+            )
 
     if differences and not all(x > 0 and math.isfinite(x) for x in differences):
         raise InputError("--difference: must be a number above 0")
@@ -138,7 +146,7 @@ def compare(
         say("\n\n".join(texts))
         if len(comparisons) > 1:
             names = "; ".join(each.study.name for each in comparisons)
-            say(f"\nDifferent pipelines or data are compared apart: {names}")
+            say(f"\nDifferent pipelines or data are compared separately: {names}")
     for note in found.notes:
         say(f"famseg: {note}", err=True)
 

@@ -1,6 +1,6 @@
 """``famseg config``: look at configurations without running them; imports no torch.
 
-The rule for arguments is the one of ``famseg train``: ``--config FILE`` names the file, and each
+Arguments follow the rule of ``famseg train``: ``--config FILE`` names the file, and each
 ``key=value`` changes it. An argument that cannot be an override is a file as well, which makes
 ``famseg config check configs/*.yaml`` work; a file called like an override (``lambda=0.1.yaml``)
 needs ``--config`` or ``./`` in front.
@@ -17,7 +17,7 @@ import typer
 from famseg.cli._say import say, say_json
 from famseg.messages import InputError
 
-_OVERRIDE = re.compile(r"[^=/\\]*=")  # a dotted key holds no slash
+_OVERRIDE = re.compile(r"[^=/\\]*=")  # a dotted key contains no slash
 
 _SHOW_EXAMPLES = """\b
 Examples:
@@ -41,13 +41,18 @@ app = typer.Typer(help="Show and check configurations without running them.", no
 
 _Files = Annotated[
     list[str] | None,
-    typer.Option("--config", "-c", metavar="FILE", help="A path, or the name of a shipped one."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration: a path, or the name of a shipped one.",
+    ),
 ]
 _Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[FILE|KEY=VALUE]...",
-        help="Changes to the file, such as lambda=0.01 or data.root=FOLDER; or files.",
+        help="Overrides, such as lambda=0.01 or data.root=FOLDER, or configuration files.",
     ),
 ]
 
@@ -59,7 +64,7 @@ def files_and_overrides(
 
     Args:
         files: The values of ``--config``.
-        arguments: What follows: ``key=value``, and files without ``--config``.
+        arguments: The remaining words: ``key=value``, and files without ``--config``.
 
     Example:
         >>> files_and_overrides(["skull"], ["seed=1", "runs/lambda=0.1/config.yaml"])
@@ -70,15 +75,15 @@ def files_and_overrides(
     return [*(files or []), *(each for each in arguments if not _OVERRIDE.match(each))], overrides
 
 
-@app.command(epilog=_SHOW_EXAMPLES, short_help="Print a configuration as it would run.")
+@app.command(epilog=_SHOW_EXAMPLES, short_help="Print a configuration as it would be run.")
 def show(
     arguments: _Arguments = None,
     config: _Files = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
 ) -> None:
-    """Print a configuration as it would run: bases, defaults and changes put together.
+    """Print a configuration as it would be run: bases, defaults and overrides combined.
 
-    What is printed is a configuration again.
+    The output is itself a configuration.
     """
     files, overrides = files_and_overrides(config, arguments)
     if len(files) != 1:
@@ -95,27 +100,40 @@ def show(
         say(to_yaml(section, header=_origin(files[0], overrides)), newline=False)
 
 
-@app.command(epilog=_CHECK_EXAMPLES, short_help="Check configurations; every error with its line.")
-def check(arguments: _Arguments = None, config: _Files = None) -> None:
-    """Check configurations: every fault of every file, with its line.
+@app.command(
+    epilog=_CHECK_EXAMPLES, short_help="Check configurations; list every error with its line."
+)
+def check(
+    arguments: _Arguments = None,
+    config: _Files = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Check configurations and list every error of every file with its line.
 
-    Exit status 0 if all are right, 2 if one is not.
+    Exit status: 0 if all files are correct, 2 if one of them is not.
     """
     files, overrides = files_and_overrides(config, arguments)
     if not files:
-        raise InputError("config check: no file is given. Name one with --config FILE.")
+        raise InputError("config check: no file is given. Give one with --config FILE.")
     from famseg.config import load  # pydantic
 
-    faults: list[str] = []
+    faults: dict[str, Sequence[str]] = {}
     for file in files:
         try:
             load(file, overrides)
         except InputError as error:
-            faults.extend(error.faults)
+            faults[file] = error.faults
         else:
-            say(f"{file}: ok")
-    if faults:
-        raise InputError(*dict.fromkeys(faults))
+            faults[file] = ()
+            if not as_json:
+                say(f"{file}: ok")
+    if as_json:
+        rows = [{"file": each, "ok": not found, "errors": found} for each, found in faults.items()]
+        say_json({"ok": not any(faults.values()), "files": rows})
+    if any(faults.values()):
+        raise InputError(*dict.fromkeys(each for found in faults.values() for each in found))
 
 
 @app.command(
@@ -125,22 +143,26 @@ def check(arguments: _Arguments = None, config: _Files = None) -> None:
 )
 def print_schema(
     pipeline: Annotated[
-        str | None, typer.Option("--pipeline", metavar="NAME", help="One that is installed.")
+        str | None,
+        typer.Option("--pipeline", metavar="NAME", help="Name of an installed pipeline."),
     ] = None,
 ) -> None:
-    """Print the JSON schema of a pipeline's configurations: every key, its type, its meaning."""
+    """Print the JSON schema of a pipeline's configurations: every key with its type and meaning."""
     from famseg.config import load_pipeline, pipeline_names, schema  # pydantic
 
     names = pipeline_names()
     if pipeline is None and len(names) != 1:
         installed = ", ".join(names) or "none"
-        raise InputError(f"config schema: name one with --pipeline NAME. Installed: {installed}.")
+        raise InputError(
+            "config schema: no pipeline is given. Give one with --pipeline NAME. "
+            f"Installed: {installed}."
+        )
     module = load_pipeline(names[0] if pipeline is None else pipeline)
     say_json(schema(module.Config))
 
 
 def _origin(file: str, overrides: Sequence[str]) -> str:
-    """Return in one line where a configuration comes from."""
+    """Return one line that says where a configuration comes from."""
     from famseg.config import read
 
     chain = ", which extends ".join(map(str, read(file).files))

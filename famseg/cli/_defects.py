@@ -33,40 +33,50 @@ Examples:
 
 
 class SpreadName(StrEnum):
-    """How areas are drawn."""
+    """Distribution of the areas."""
 
     uniform = "uniform"
     lognormal = "lognormal"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def defects(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A folder of complete skulls, or a manifest.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the set.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the set to.")
+    ],
     classes: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="bilateral, frontoorbital, parietotemporal, random_1, random_2; all if left out.",
+            help="Classes of defects: bilateral, frontoorbital, parietotemporal, random_1, "
+            "random_2. Default: all.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other holes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the defects.")] = 0,
     per_subject: Annotated[
-        int, typer.Option(min=1, help="Holes of each class in every skull.")
+        int, typer.Option(min=1, help="Number of defects per class and skull.")
     ] = 1,
     area_cm2: Annotated[
         str | None,
-        typer.Option(metavar="LOW,HIGH", help="Areas; each class has its own range by default."),
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Range of the area on the outer surface, in cm2. Default: the range of the class.",
+        ),
     ] = None,
     spread: Annotated[
-        SpreadName, typer.Option(help="How areas are drawn from the range.")
+        SpreadName, typer.Option(help="Distribution of the areas within the range.")
     ] = SpreadName.uniform,
     roughness_mm: Annotated[
-        float, typer.Option(help="Root mean square displacement of the edge.")
+        float, typer.Option(help="Roughness of the edge: root mean square displacement, in mm.")
     ] = 1.0,
     pattern: Annotated[
-        str, typer.Option(metavar="GLOB", help="File names to take where there is no manifest.")
+        str,
+        typer.Option(
+            metavar="GLOB", help="Pattern of the file names to read if there is no manifest."
+        ),
     ] = "*",
     exclude: ExcludeOption = None,
     include: IncludeOption = None,
@@ -74,11 +84,11 @@ def defects(
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Cut holes into complete skulls and write them as a fixed set, with a SHA-256 of each file.
+    """Cut defects into complete skulls and write them as a fixed set, with a SHA-256 of each file.
 
     Writes complete, defective, implant and region volumes and defects.csv to DIR. The same command
-    writes the same bytes, and goes on where an earlier one stopped. Exit status: 0 all done, 1 some
-    holes could not be cut (each is listed with the reason), 2 none could.
+    writes the same bytes and resumes an interrupted one. Exit status: 0 all defects were cut, 1
+    some could not be cut (each is listed with the reason), 2 none could be cut.
     """
     area = _area(area_cm2)
     names = cast("list[Where]", [part for text in classes or () for part in text.split(",")])
@@ -98,17 +108,17 @@ def defects(
                 area_cm2=area,
                 spread=spread.value,
                 roughness_mm=roughness_mm,
-                progress=log_progress("cutting holes, skulls"),
+                progress=log_progress("cutting defects, skulls"),
             )
     except Interrupted as stop:
-        again = "what is finished is kept; go on with the same command"
+        again = "finished skulls are kept; resume with the same command"
         say(f"famseg: {stop}; {again}", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
-            f"{out}: the disk is full. Make room, then go on with the same command."
+            f"{out}: the disk is full. Free some space, then resume with the same command."
         ) from error
     _end(report, selection, as_json=as_json)
 
@@ -122,7 +132,7 @@ def _area(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--area-cm2: {text!r} is not two numbers as 20,80") from None
+        raise InputError(f"--area-cm2: must be two numbers, such as 20,80; got {text!r}") from None
     return low, high
 
 
@@ -136,10 +146,10 @@ def _selection(
 
 
 def _end(report: FixedSetReport, selection: Selection, *, as_json: bool) -> None:
-    """Say what was written and what was not, and end with the status for it."""
+    """Print what was written and what failed, and exit with the status for it."""
     failed = [f"{f.subject}{f' {f.where}' if f.where else ''}: {f.reason}" for f in report.failed]
     if not report.cases:
-        raise InputError(*(failed or ["there is no skull to cut a hole into"]))
+        raise InputError(*(failed or ["there is no skull to cut a defect into"]))
     if as_json:
         left_out = {s: list(why) for s, why in selection.left_out.items()}
         say_json(_as_dict(report) | {"left_out": left_out})
@@ -155,7 +165,7 @@ def _end(report: FixedSetReport, selection: Selection, *, as_json: bool) -> None
 
 
 def _by_class(report: FixedSetReport) -> dict[str, dict[str, Any]]:
-    """Return number, areas and volumes of the holes of each class."""
+    """Return the number, areas and volumes of the defects of each class."""
     import numpy as np
 
     found: dict[str, dict[str, Any]] = {}
@@ -193,9 +203,10 @@ def _lines(report: FixedSetReport) -> Iterator[str]:
             for v in (found["area_cm2"], found["volume_ml"])
         )
         yield f"{where:17}{found['n']:5}   {area:30}{volume}"
-    kept = f", {report.kept} of them were there already" if report.kept else ""
+    kept = f", {report.kept} of them existed already" if report.kept else ""
     skulls = f"{subjects} skull{'s' * (subjects != 1)}"
-    yield f"\n{counted(len(report.cases), 'hole')} in {skulls}{kept}; not cut: {len(report.failed)}"
+    cut = counted(len(report.cases), "defect")
+    yield f"\n{cut} in {skulls}{kept}; not cut: {len(report.failed)}"
     root = shlex.quote(f"{{kind: files, root: {report.root}}}")
     yield f"table        {report.root / 'defects.csv'}"
     yield f"SHA-256      {report.sha256}"

@@ -1,4 +1,4 @@
-"""``famseg prepare`` of a public data set: fetches its files."""
+"""``famseg prepare`` of a public data set: downloads its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINE_EVERY_S = 10.0
 
 
 def is_download(source: Path, out: Path) -> bool:
-    """Whether a source is the name of a public data set, and no folder of that name."""
+    """Whether a source is the name of a public data set and not a folder of that name."""
     from famseg.datasets import DOWNLOADS
 
     taken = source.exists() and source.resolve() != out.resolve()
@@ -35,12 +35,12 @@ def is_download(source: Path, out: Path) -> bool:
 
 
 def refuse_options(context: typer.Context, used: Collection[str], why: str) -> None:
-    """Refuse every option that was given on the command line and has no use.
+    """Reject every option on the command line that has no effect.
 
     Args:
         context: Of the command.
-        used: Names of the parameters that have one.
-        why: What the message says after the option.
+        used: Names of the parameters that have an effect.
+        why: The reason that the message gives after the option.
     """
     faults = []
     for parameter in context.command.params:
@@ -58,18 +58,18 @@ class _Done:
 
 
 def download(name: str, out: Path, *, mirror: str | None, dry_run: bool, as_json: bool) -> None:
-    """Fetch the files of a data set that are not there yet.
+    """Download the missing files of a data set.
 
     Args:
         name: Its name in `famseg.datasets.DOWNLOADS`.
-        out: Where to.
-        mirror: A folder on the network in place of the official ones.
-        dry_run: List what would be fetched, and end.
+        out: The folder to write to.
+        mirror: Base address to use instead of the official ones.
+        dry_run: Only list what would be downloaded.
         as_json: Print the result as JSON.
 
     Raises:
         InputError: If an address or the folder cannot be used.
-        RunError: If a file cannot be fetched.
+        RunError: If a file cannot be downloaded.
     """
     from famseg.datasets import DOWNLOADS
     from famseg.engine import Interrupted, stop_on_signals
@@ -84,7 +84,7 @@ def download(name: str, out: Path, *, mirror: str | None, dry_run: bool, as_json
         with stop_on_signals():
             done = [_get(file, bases, out) for file in chosen.files]
     except Interrupted as stop:
-        say(f"famseg: {stop}; go on with the same command", err=True)
+        say(f"famseg: {stop}; resume with the same command", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         raise _disk_fault(error, out) from error
@@ -93,12 +93,14 @@ def download(name: str, out: Path, *, mirror: str | None, dry_run: bool, as_json
 
 def _disk_fault(error: OSError, out: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"{out}: the disk is full. Make room, then go on with the same command.")
+        return RunError(
+            f"{out}: the disk is full. Free some space, then resume with the same command."
+        )
     return InputError(f"{error.filename or out}: cannot be written ({error.strerror})")
 
 
 def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
-    """Fetch one file unless it, or what it unpacks to, is there."""
+    """Download one file unless it, or what it unpacks to, exists."""
     from famseg.datasets import checksum_of, fetch
     from famseg.files import unpack_files
 
@@ -111,8 +113,9 @@ def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
         if found != file.checksum:
             status = "there, not as published"
             say(
-                f"famseg: {target}: is used as it is, though its checksum is {found}, published is "
-                f"{file.checksum}: a copy packed anew, or a damaged one; delete it to fetch it",
+                f"famseg: {target}: is used although its checksum is {found} and the published one "
+                f"is {file.checksum}: it is a repacked or a damaged copy; delete it to download it "
+                "again",
                 err=True,
             )
     else:
@@ -127,7 +130,7 @@ def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
 
 @contextmanager
 def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
-    """Show on standard error how far a file is: a bar for a terminal, lines for a log."""
+    """Show the progress of a file on standard error: a bar on a terminal, lines in a log."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -140,7 +143,7 @@ def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        say(f"{file.name}: {_amount(file.size)} to fetch", err=True)
+        say(f"{file.name}: {_amount(file.size)} to download", err=True)
         yield _lines(file)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
@@ -194,7 +197,10 @@ def _show_plan(chosen: Download, bases: Collection[str], out: Path, *, as_json: 
         addresses = " or ".join(f"{base.rstrip('/')}/{file.name}" for base in bases)
         say(f"fetch      {addresses}  ({_amount(file.size)})")
     there = len(chosen.files) - len(wanted)
-    say(f"\n{chosen.title}: {len(wanted)} to fetch, {there} in {out} already; nothing was written")
+    say(
+        f"\n{chosen.title}: {len(wanted)} to download, {there} already in {out}; nothing was "
+        "written"
+    )
 
 
 def _show_result(
@@ -208,6 +214,6 @@ def _show_result(
         say_json({"name": name, "folder": str(out), "files": rows})
         return
     fetched = sum(each.status == "fetched" for each in done)
-    say(f"{chosen.title}: fetched {fetched}, there already {len(done) - fetched}")
+    say(f"{chosen.title}: {fetched} downloaded, {len(done) - fetched} already there")
     root = shlex.quote(str(out))
     say(f"\ntrain        famseg train --config {chosen.config} data.root={root}")

@@ -40,22 +40,26 @@ class Save(StrEnum):
     all = "all"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     changes: ChangesArgument = None,
     checkpoint: Annotated[
         Which,
-        typer.Option(help="best: highest validation metric; last: end of the training."),
+        typer.Option(
+            help="Checkpoint to evaluate. best: the epoch with the best validation "
+            "metric; last: the last epoch."
+        ),
     ] = Which.best,
     save: Annotated[
         Save,
-        typer.Option(help="Which completed skulls are written to evaluation/predictions."),
+        typer.Option(help="Which completed skulls to write to evaluation/predictions."),
     ] = Save.none,
     device: DeviceOption = None,
     seed: SeedOption = None,
     page: Annotated[
         bool,
-        typer.Option("--report/--no-report", help="Write report.html into the run folder, too."),
+        typer.Option("--report/--no-report", help="Also write report.html to the run folder."),
     ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
@@ -63,8 +67,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run on its test sets.
 
-    Rewrites the run's folder evaluation; that of --checkpoint last is evaluation-last. The file
-    checkpoint.json there says what was evaluated.
+    Replaces the folder evaluation of the run, or evaluation-last for --checkpoint last. The file
+    checkpoint.json in it says what was evaluated.
     """
     overrides = changes_on_run(changes, device=device, seed=seed)
     from famseg.runs import open_run_folder
@@ -105,7 +109,7 @@ evaluate.__doc__ = f"{inspect.cleandoc(evaluate.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _track(opened: Opened, page: Path) -> None:
-    """Put the page among the artifacts of the run in MLflow, where the run was tracked."""
+    """Add the page to the artifacts of the run in MLflow, if the run was tracked."""
     from famseg.files import read_json
     from famseg.tracking import add_artifact
 

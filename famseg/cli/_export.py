@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from famseg.cli._say import say
+from famseg.cli._say import say, say_json
 
 EXAMPLES = """
 Examples:
@@ -23,7 +23,7 @@ Examples:
 
 
 class Format(StrEnum):
-    """What an export is written as."""
+    """The format of an export."""
 
     bundle = "bundle"
     onnx = "onnx"
@@ -35,36 +35,54 @@ def export(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run folder of skull, implant or classification, a checkpoint of the first "
-            "two, or builtin.",
+            help="Run folder of the pipeline skull, implant or classification; a checkpoint of "
+            "skull or implant; or builtin.",
         ),
     ],
     export_format: Annotated[
         Format,
-        typer.Option("--format", help="bundle: for MONAI; onnx: for onnxruntime; torchscript."),
+        typer.Option(
+            "--format", help="bundle: for MONAI; onnx: for ONNX Runtime; torchscript: for PyTorch."
+        ),
     ],
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="The folder; an older export is replaced if it is unchanged."
+            metavar="DIR",
+            help="Folder to write to. An older export there is replaced if nobody has changed it.",
         ),
     ],
     license_file: Annotated[
         Path | None,
-        typer.Option("--license", metavar="FILE", help="The license of the model, a text file."),
+        typer.Option("--license", metavar="FILE", help="Text file with the license of the model."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    ] = False,
 ) -> None:
-    """Write a trained network for others, who need no famseg to run it.
+    """Write a trained network in a format that runs without famseg.
 
-    Writes the network with a model card, its license and the preprocessing. The export is compared
-    with famseg before it gets its name. For research only: not a medical device.
+    The folder contains the network, a model card, the license and the preprocessing. Before it is
+    complete, the predictions of the export are compared with those of famseg. For research only:
+    not a medical device.
     """
     from famseg.export import export_network, open_source
 
     source = open_source(run)
     written = export_network(source, export_format.value, out, license_file=license_file)
-    megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    say(f"export       {out} ({export_format.value}, {megabytes:.1f} MB)")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if as_json:
+        say_json(
+            {
+                "folder": str(out),
+                "format": export_format.value,
+                "bytes": size,
+                "weights_sha256": written["weights_sha256"],
+                "license": written["license"],
+            }
+        )
+        return
+    say(f"export       {out} ({export_format.value}, {size / 1e6:.1f} MB)")
     say(f"weights      SHA-256 {written['weights_sha256']}")
     say(f"license      {written['license']}")
 

@@ -1,4 +1,4 @@
-"""Options that take flags of subjects."""
+"""Options whose values are flags of subjects."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ ExcludeOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FLAG,...",
-        help="Also leave out subjects with one of these flags of the manifest; those with "
+        help="Also leave out subjects that have one of these flags in the manifest. Subjects with "
         "cut_vault or existing_defect are left out by default.",
     ),
 ]
 IncludeOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="FLAG,...", help="Flags that are no reason to leave a subject out."),
+    typer.Option(
+        metavar="FLAG,...", help="Flags that do not exclude a subject, such as existing_defect."
+    ),
 ]
 
 
 def flags_of(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the flags that an option was given, once or several times, separated by commas.
+    """Return the flags of an option, which may be repeated and may separate flags by commas.
 
     Example:
         >>> flags_of(["metal, vessels", "frame"])

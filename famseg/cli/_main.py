@@ -1,4 +1,4 @@
-"""The commands together, and how each kind of failure ends."""
+"""The command line: all commands, and the exit status of each kind of failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class _Commands(TyperGroup):
-    """Names the one command that a wrong name was most likely meant to be."""
+    """Lists the commands by task, and suggests the closest name for an unknown one."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's own click
         """List the commands by task."""
@@ -57,14 +57,14 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Train networks with relative flatness (FAM); reconstruct skulls, compare lambda.",
+    help="Train networks with relative flatness (FAM), compare runs and reconstruct skulls.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# By task, in the order of a project; each line is whole in a terminal of 80 columns.
+# By task, in the order of a project. Each line fits a terminal of 80 columns.
 _SECTIONS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Prepare data": {
         "prepare": (prepare, "Turn CT scans, masks or meshes into aligned skulls."),
@@ -82,14 +82,14 @@ _SECTIONS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] =
         "measure": (measure, "Measure relative flatness, layer by layer."),
         "compare": (compare, "Compare runs over seeds: a verdict, tables, a page."),
         "report": (report, "Write a page about a run or about reconstructions."),
-        "ui": (ui, "Start the MLflow UI; Ctrl-C ends it."),
+        "ui": (ui, "Start the MLflow UI; stop it with Ctrl-C."),
     },
     "Use": {
         "reconstruct": (reconstruct, "Complete defective skulls and make their implants."),
         "metrics": (metrics, "Score predicted masks against reference masks."),
-        "export": (export, "Write a network as MONAI bundle, ONNX or TorchScript."),
+        "export": (export, "Write a network as a MONAI bundle, ONNX or TorchScript."),
     },
-    "Look after": {
+    "Maintain": {
         "doctor": (doctor, "Check versions, devices, memory, store and folders."),
     },
 }
@@ -111,10 +111,12 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and end."
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
     debug: bool = typer.Option(
-        False, "--debug", help="Show tracebacks and warnings; also after a command's name."
+        False,
+        "--debug",
+        help="Show tracebacks and warnings. May also follow the name of a command.",
     ),
 ) -> None:
     pass
@@ -123,21 +125,21 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    Exit status: 0 done, 1 a failed run, 2 faulty input (one line a fault), 128 + n ended by signal
-    n. Tracebacks are shown with ``--debug`` alone.
+    Exit status: 0 success, 1 a run failed, 2 wrong input (one line per error), 128 + n ended by
+    signal n. Tracebacks are shown only with ``--debug``.
     """
-    # Taken out here so that it is understood before and after the command's name.
+    # Removed here so that it may come before or after the name of the command.
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     shown = logging.StreamHandler()
     shown.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(handlers=[shown], level=logging.WARNING)
-    # Processes that this one starts (the MLflow server, workers) would look for modules in the
-    # working folder first: a folder of data that holds a mlflow.py would run it.
+    # Processes that this one starts (the MLflow server, workers) would search the working folder
+    # for modules first: they would run a mlflow.py in a folder of data.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     logging.getLogger("famseg").setLevel(logging.INFO if _speaks() else logging.ERROR)
     if not debug:
-        warnings.simplefilter("ignore")  # of the libraries: nothing a user of the command can mend
+        warnings.simplefilter("ignore")  # of libraries: a user of the command cannot fix them
     try:
         app()
     except InputError as error:
@@ -156,14 +158,14 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process talks to the user: the first of those that torchrun started."""
+    """Whether this process prints for the user: only rank 0 of those that torchrun started does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _system_fault(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"{where}the disk is full. Make room, then go on with --resume."
+        return f"{where}the disk is full. Free some space, then continue with --resume."
     if error.errno in _FAULTY_NAME:
         return f"{where}{error.strerror}. Choose another name."
     return f"{where}{error.strerror or error}"
@@ -173,7 +175,7 @@ def _how_to_go_on(error: BaseException) -> str:
     folder = getattr(error, "folder", None)
     if folder is None:
         return ""
-    return f"; go on with: famseg train --resume {shlex.quote(str(folder))}"
+    return f"; resume with: famseg train --resume {shlex.quote(str(folder))}"
 
 
 def _memory_fault(error: Exception) -> str | None:
@@ -184,7 +186,7 @@ def _memory_fault(error: Exception) -> str | None:
 
 def _defect(error: Exception) -> str:
     return (
-        f"{type(error).__name__}: {error}. This is a defect of famseg; --debug shows where. Please "
+        f"{type(error).__name__}: {error}. This is a bug in famseg; --debug shows where. Please "
         "report it."
     )
 
@@ -192,9 +194,9 @@ def _defect(error: Exception) -> str:
 def _end(
     error: BaseException, lines: list[str], status: int, *, debug: bool = False, own: bool = False
 ) -> None:
-    """End; with ``own`` a process that is not the first speaks too: the others know nothing of it.
+    """Print the errors and exit; with ``own``, ranks other than 0 print as well.
 
-    They hear only that a process is gone.
+    Rank 0 learns only that another rank has ended, not why.
     """
     if debug:
         raise error

@@ -42,7 +42,7 @@ _SPLITS = ("validation", "test", "train")
 
 
 class _Sample(NamedTuple):
-    """What is measured: a split's name, how many cases it has, those drawn, and their batches."""
+    """What is measured: the name of a split, its size, the cases drawn, and their batches."""
 
     split: str
     cases: int
@@ -50,6 +50,7 @@ class _Sample(NamedTuple):
     batches: list[tuple[Any, Tensor]]
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def measure(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     changes: ChangesArgument = None,
@@ -59,28 +60,35 @@ def measure(
             "--layers",
             "-l",
             metavar="NAME,...",
-            help="Layers or patterns such as 'decode.*'; all linear and convolution layers if "
-            "left out.",
+            help="Names of layers, or patterns such as 'decode.*'. Default: all linear and "
+            "convolution layers.",
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="validation, test (the first set), test/SET or train.")
+        str,
+        typer.Option(
+            help="Split to measure on: validation, test (the first set), test/SET or train."
+        ),
     ] = "validation",
     samples: Annotated[
-        int, typer.Option(min=1, help="Cases, drawn at random by --seed, 0 by default.")
+        int, typer.Option(min=1, help="Number of cases, drawn at random by --seed (0 by default).")
     ] = 8,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Cases at a time; by default as in training.")
+        int | None, typer.Option(min=1, help="Cases per batch. Default: as in training.")
     ] = None,
     probes: Annotated[
-        int, typer.Option(min=1, help="Random probes where a value is not exact.")
+        int, typer.Option(min=1, help="Number of random probes for values that are estimated.")
     ] = 4,
     eigenvalues: Annotated[
-        bool, typer.Option(help="Also the largest eigenvalues, which take most of the time.")
+        bool,
+        typer.Option(help="Also compute the largest eigenvalues, which takes most of the time."),
     ] = True,
     checkpoint: Annotated[
         Which,
-        typer.Option(help="best: highest validation metric; last: end of the training."),
+        typer.Option(
+            help="Checkpoint to measure. best: the epoch with the best validation metric; "
+            "last: the last epoch."
+        ),
     ] = Which.best,
     device: DeviceOption = None,
     double: Annotated[bool, typer.Option("--double", help="Measure in float64.")] = False,
@@ -92,8 +100,8 @@ def measure(
     """Measure the relative flatness of a trained run, layer by layer.
 
     Prints kappa with its standard error, kappa/m, |W|^2 Tr(H), Tr(H) and largest eigenvalues, and
-    checks that kappa stays when a layer is rescaled. Writes report.json, layers.csv,
-    flatness.png and flatness.svg to the run's folder flatness.
+    checks that kappa does not change when a layer is rescaled. Writes report.json, layers.csv,
+    flatness.png and flatness.svg to the folder flatness of the run.
     """
     _check_split(split)
     overrides = changes_on_run(changes, device=device, seed=seed)
@@ -140,7 +148,7 @@ measure.__doc__ = f"{inspect.cleandoc(measure.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _check_split(split: str) -> None:
-    """Say what is wrong with a split before anything is loaded."""
+    """Check the name of a split before anything is loaded."""
     kind, slash, name = split.partition("/")
     if kind not in _SPLITS or (slash and (kind != "test" or not name)):
         raise InputError(
@@ -205,7 +213,7 @@ def _test_set(opened: Opened, split: str) -> tuple[str, Any]:
 
 
 def _prepare(opened: Opened) -> None:
-    """Make the folder, and remove an older report, before the work is done and not after."""
+    """Create the folder and remove an older report, so that errors show before the work is done."""
     folder = opened.folder.flatness
     try:
         folder.mkdir(exist_ok=True)
@@ -230,7 +238,7 @@ def _report(
     from famseg.flatness import FAM, FlatnessError, LayerError, LayerNotFoundError, report
 
     log = log_progress("measuring flatness, steps")
-    # Each measurement tells how it is done, which the table says once for all.
+    # Each measurement logs its method, which the table states once for all of them.
     logger = logging.getLogger("famseg.flatness")
     level, terms = logger.level, opened.experiment.objective.terms
     logger.setLevel(logging.WARNING)

@@ -15,18 +15,18 @@ from famseg.messages import InputError
 EXAMPLES = """
 Examples:
 
-  famseg metrics prediction.nii.gz truth.nii.gz
+  famseg metrics prediction.nii.gz reference.nii.gz
 
-  famseg metrics predictions truths --defective defective_skulls --csv scores.csv
+  famseg metrics predictions references --defective defective_skulls --csv scores.csv
 
-  famseg metrics predictions truths --json > scores.json
+  famseg metrics predictions references --json > scores.json
 
-  famseg metrics label_maps truths --labels all
+  famseg metrics label_maps references --labels all
 """
 
 
 class KindName(StrEnum):
-    """What masks are."""
+    """What the masks show."""
 
     auto = "auto"
     skull = "skull"
@@ -34,64 +34,78 @@ class KindName(StrEnum):
 
 
 class EmptyName(StrEnum):
-    """What an empty mask scores."""
+    """The distances of an empty mask."""
 
     diagonal = "diagonal"
     nan = "nan"
     error = "raise"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def metrics(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PRED", help="A predicted mask, or a folder of them.")
+        Path, typer.Argument(metavar="PRED", help="Predicted mask, or a folder of masks.")
     ],
     truth: Annotated[
-        Path, typer.Argument(metavar="TRUTH", help="The true mask, or a folder with equal names.")
+        Path,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="Reference mask, or a folder of masks with the same file names.",
+        ),
     ],
     defective: Annotated[
         Path | None,
-        typer.Option(metavar="F", help="The skull with the hole, or a folder: for border Dice."),
+        typer.Option(metavar="F", help="Defective skull, or a folder of them, for border Dice."),
     ] = None,
     kind: Annotated[
         KindName,
-        typer.Option(help="What the masks are; auto: skulls if they hold the defective one."),
+        typer.Option(
+            help="What the masks show. auto: skulls if they contain the defective skull, "
+            "else implants."
+        ),
     ] = KindName.auto,
     labels: Annotated[
-        str | None, typer.Option(metavar="all|N,...", help="Score each label by itself.")
+        str | None,
+        typer.Option(metavar="all|N,...", help="Labels to score separately: 1,2 or all."),
     ] = None,
     tolerance_mm: Annotated[
-        float | None, typer.Option(help="What NSD tolerates; one voxel (longest edge) by default.")
+        float | None,
+        typer.Option(help="Tolerance of NSD in mm. Default: the longest edge of a voxel."),
     ] = None,
     empty: Annotated[
         EmptyName,
-        typer.Option(help="An empty mask: diagonal (the worst value), nan, or raise (no score)."),
+        typer.Option(
+            help="Distances if a mask is empty. diagonal: the worst value; nan: "
+            "undefined; raise: the case is not scored."
+        ),
     ] = EmptyName.diagonal,
     resample: Annotated[
         bool,
         typer.Option(
             "--resample",
-            help="Bring predictions on another grid to that of their reference, by nearest "
-            "neighbor.",
+            help="Resample predictions to the grid of their reference, by nearest neighbor.",
         ),
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a case.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a CSV file with one row per case."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the scores as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Score predicted masks against true ones: overlap, distances in mm, volume, pieces, roughness.
+    """Score predicted masks against reference masks: overlap, distances, volume, pieces, roughness.
 
     Reads NIfTI (also version 2 and .hdr with .img), NRRD, MHA and MHD, volumes and slices; the
-    spacing is the header's. Axes that are flipped or exchanged are put in order; other grids than
-    the reference's are refused without --resample. Files of two folders belong together by name.
-    Case by case, then mean with 95 % confidence interval. Exit status: 0 all scored, 1 some were
-    not (each is listed with the reason), 2 nothing could be scored.
+    spacing is read from the header. Flipped or permuted axes are put in order; a prediction on
+    another grid than its reference is an error without --resample. Files of two folders are paired
+    by name. Prints each case, then means with 95 % confidence intervals; distances are in mm. Exit
+    status: 0 all cases were scored, 1 some were not (each is listed with the reason), 2 none was
+    scored.
     """
     wanted = _labels(labels)
     if wanted is not None and defective is not None:
-        raise InputError("--defective: does not go with --labels: a label is no implant")
+        raise InputError("--defective: cannot be combined with --labels: a label is not an implant")
     if tolerance_mm is not None and not 0 <= tolerance_mm < float("inf"):
         raise InputError(f"--tolerance-mm: must be a length in mm, 0 or more, got {tolerance_mm:g}")
     _check_csv(csv)
@@ -124,7 +138,7 @@ def metrics(
     if results.cases or not results.undone:
         show(results, as_json=as_json)
     if not results.cases:
-        raise InputError(*(results.undone or ["no label other than 0 in any file"]))
+        raise InputError(*(results.undone or ["there is no label other than 0 in any file"]))
     for line in results.undone:
         say(f"famseg: not scored: {line}", err=True)
     if results.undone:
@@ -135,16 +149,20 @@ metrics.__doc__ = f"{inspect.cleandoc(metrics.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _labels(text: str | None) -> list[int] | None:
-    """Return the labels wanted: none in particular, [] for all, or those named."""
+    """Return the requested labels: None for masks without labels, [] for all labels."""
     if text is None or text == "all":
         return None if text is None else []
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--labels: {text!r} is neither all nor whole numbers as 1,2") from None
+        raise InputError(
+            f"--labels: must be all or whole numbers, such as 1,2; got {text!r}"
+        ) from None
 
 
 def _check_csv(path: Path | None) -> None:
-    """Refuse a table that cannot be written before the work is done, not after."""
+    """Check that the table can be written before the work is done."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise InputError(f"{path}: cannot be written: is the folder there, and a file named?")
+        raise InputError(
+            f"{path}: cannot be written: check that its folder exists and that it names a file"
+        )

@@ -1,4 +1,4 @@
-"""What ``famseg metrics`` says: a bar or lines while it works, a table at the end."""
+"""The output of ``famseg metrics``: its progress, and a table at the end."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Results:
-    """What was scored, as case, label and scores; and a line for each case that was not."""
+    """The scored cases with label and metrics, and one line for each case that was not scored."""
 
     undone: list[str] = field(default_factory=list)
     cases: list[tuple[str, int | None, Scores]] = field(default_factory=list)
 
     def values(self, label: int | None, name: str) -> list[float | None]:
-        """Return one score of all cases."""
+        """Return one metric of all cases."""
         return [getattr(scores, name) for _, each, scores in self.cases if each == label]
 
     def labels(self) -> list[int | None]:
@@ -40,7 +40,7 @@ class Results:
 
 @contextmanager
 def progress(cases: int) -> Iterator[Callable[[], None]]:
-    """Show on standard error how far the work is: a bar for a terminal, lines for a log."""
+    """Show the progress on standard error: a bar on a terminal, lines in a log."""
     console = Console(stderr=True)
     done = 0
     log = log_progress("scoring")
@@ -68,7 +68,7 @@ def write_csv(results: Results, path: Path) -> None:
 
 
 def show(results: Results, *, as_json: bool) -> None:
-    """Print the scores on standard output."""
+    """Print the metrics on standard output."""
     if as_json:
         content = {
             "cases": _finite(_records(results)),
@@ -96,7 +96,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401  # any JSON value
 
 
 def _summary(results: Results) -> Iterator[dict[str, Any]]:
-    """Yield the figures of each label and score; failed cases are in every one of them."""
+    """Yield the statistics of each label and metric; failed cases are included in all of them."""
     for label in results.labels():
         failed = [scores.failed for _, each, scores in results.cases if each == label]
         for name in SCORES:
@@ -118,7 +118,7 @@ def _summary(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _table(results: Results) -> Iterator[str]:
-    """Yield the lines of the table and of the figures at its end."""
+    """Yield the lines of the table, then those of the statistics."""
     shown = [metric for metric in METRICS if metric.short and _applies(results, metric.name)]
     labelled = results.labels() != [None]
     header = ["case", *(["label"] if labelled else []), *(metric.short for metric in shown)]
@@ -137,7 +137,7 @@ def _table(results: Results) -> Iterator[str]:
         yield f"  {front}{each['metric']:{width}}  {each['text']}"
     if any(scores.failed for _, _, scores in results.cases):
         yield ""
-        yield "failed: one of the masks is empty; it counts with the worst value, and in the means"
+        yield "failed: one of the masks is empty; it is included in the means with the worst value"
 
 
 def _applies(results: Results, name: str) -> bool:

@@ -37,12 +37,12 @@ Examples:
   famseg prepare cifar10 --out cifar10
 """
 
-# A scan of 512 x 512 x 300 voxels needs up to 2 GiB; the rest is for what else the process holds.
+# A scan of 512 x 512 x 300 voxels needs up to 2 GiB; the rest is for the process itself.
 _WORKER_BYTES = 3 * 1024**3
 
 
 class LayoutName(StrEnum):
-    """What a source may be."""
+    """Layouts of a source."""
 
     auto = "auto"
     folder = "folder"
@@ -54,27 +54,28 @@ class LayoutName(StrEnum):
 
 
 class CropName(StrEnum):
-    """What is kept of a head."""
+    """Which part of a head is kept."""
 
     vault = "vault"
     none = "none"
 
 
 class AlignName(StrEnum):
-    """What happens to the attitude of heads without a template."""
+    """How heads are aligned without a template."""
 
     none = "none"
     symmetry = "symmetry"
 
 
 class HolesName(StrEnum):
-    """What happens to holes in the bone."""
+    """What is done to cavities and gaps in the bone."""
 
     keep = "keep"
     enclosed = "enclosed"
     close = "close"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def prepare(
     context: typer.Context,
     source: Annotated[
@@ -85,20 +86,30 @@ def prepare(
             "cifar100, svhn, svhn_extra, fashionmnist, rte.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the result.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
     layout: Annotated[
-        LayoutName, typer.Option(help="What the source is; auto recognizes it.")
+        LayoutName, typer.Option(help="Layout of the source. auto: detect it.")
     ] = LayoutName.auto,
     size: Annotated[
-        str, typer.Option(metavar="N|fit", help="Voxels along each edge; fit: as each skull needs.")
+        str,
+        typer.Option(
+            metavar="N|fit",
+            help="Voxels along each edge of the grid. fit: as many as each skull needs.",
+        ),
     ] = "128",
     spacing_mm: Annotated[
         str,
-        typer.Option(metavar="MM|keep", help="Edge of a voxel; keep: each scan's own, and fits."),
+        typer.Option(
+            metavar="MM|keep",
+            help="Edge of a voxel in mm. keep: as in each scan, on a grid that fits the skull.",
+        ),
     ] = "1.75",
-    threshold_hu: Annotated[float, typer.Option(help="Bone lies above it in CT scans.")] = 226.0,
+    threshold_hu: Annotated[
+        float, typer.Option(help="Threshold of bone in CT scans, in HU.")
+    ] = 226.0,
     threshold: Annotated[
-        float | None, typer.Option(help="The same for scans without HU; found if left out.")
+        float | None,
+        typer.Option(help="Threshold of bone in scans without HU. Default: found for each scan."),
     ] = None,
     template: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Align every skull to this one.")
@@ -106,70 +117,79 @@ def prepare(
     align: Annotated[
         AlignName,
         typer.Option(
-            help="Without --template: none leaves heads as they lie; symmetry puts them upright by "
-            "their plane of symmetry and the base of the skull."
+            help="Alignment without --template. none: keep the pose of the scan; symmetry: set "
+            "heads upright by their plane of symmetry and the base of the skull."
         ),
     ] = AlignName.none,
     crop: Annotated[
-        CropName, typer.Option(help="vault: cut the neck off; none: keep all that hangs together.")
+        CropName, typer.Option(help="vault: cut off the neck; none: keep all connected bone.")
     ] = CropName.vault,
-    below_vertex_mm: Annotated[float, typer.Option(help="Height that --crop vault keeps.")] = 150.0,
+    below_vertex_mm: Annotated[
+        float, typer.Option(help="Height that --crop vault keeps, in mm below the vertex.")
+    ] = 150.0,
     holes: Annotated[
         HolesName,
-        typer.Option(help="enclosed: fill closed cavities; close: bridge gaps, too; keep."),
+        typer.Option(
+            help="enclosed: fill closed cavities; close: also bridge gaps; keep: change nothing."
+        ),
     ] = HolesName.enclosed,
-    close_mm: Annotated[float, typer.Option(help="Widest gap that --holes close bridges.")] = 4.0,
+    close_mm: Annotated[
+        float, typer.Option(help="Widest gap that --holes close bridges, in mm.")
+    ] = 4.0,
     residual_limit_mm: Annotated[
-        float, typer.Option(help="Warn of a surface farther than this from the template's.")
+        float,
+        typer.Option(help="Warn if the surface is farther than this from the template's, in mm."),
     ] = 6.0,
     defect_limit_cm2: Annotated[
-        float, typer.Option(help="Report holes in the vault from this area on.")
+        float, typer.Option(help="Report defects of the vault of at least this area, in cm2.")
     ] = 4.0,
     label: Annotated[
         str | None,
         typer.Option(
             metavar="N|NAME",
-            help="Label of the skull in label maps, by number or name; several: 'skull,mandible'.",
+            help="Label of the skull in label maps, as a number or a name; several: "
+            "'skull,mandible'.",
         ),
     ] = None,
     every_series: Annotated[
         bool,
         typer.Option(
             "--every-series",
-            help="Take every DICOM series, not only the best of those that show one head in one "
-            "study.",
+            help="Prepare every DICOM series, not only the best one per head and study.",
         ),
     ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Scans in whose paths this regular expression finds the same text are one person, "
-            "e.g. 'sub-[0-9]+'; DICOM headers are grouped without it.",
+            help="Regular expression that finds the person in the path of a scan, e.g. "
+            "'sub-[0-9]+': scans with the same match are one person. DICOM scans are grouped by "
+            "their headers without it.",
         ),
     ] = None,
     keep_implausible: Annotated[
         bool,
         typer.Option(
             "--keep-implausible",
-            help="Train also on what is not a skull by its size, such as the skulls of infants.",
+            help="Also put skulls of an unusual size in the manifest, such as those of infants.",
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default what cores and memory allow.")
+        int | None,
+        typer.Option(min=1, help="Number of worker processes. Default: as cores and memory allow."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be done; write nothing.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Do everything again, with other settings if need be.")
+        bool, typer.Option("--force", help="Prepare everything again, even with other settings.")
     ] = False,
     mirror: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             envvar="FAMSEG_MIRROR",
-            help="Download from this address in place of the official ones.",
+            help="Download from this address instead of the official ones.",
         ),
     ] = None,
     as_json: Annotated[
@@ -178,17 +198,17 @@ def prepare(
 ) -> None:
     """Turn CT scans, masks or meshes of heads into aligned, checked binary skulls.
 
-    Writes skulls, manifest.csv, report.html and report.csv to DIR. The same command goes on where
-    an earlier one stopped. Exit status: 0 all done, 1 some subjects failed, 2 nothing could be
-    prepared. The name of a public data set in place of SOURCE downloads its original files; only
-    --out, --mirror, --dry-run and --json go with it.
+    Writes skulls, manifest.csv, report.html and report.csv to DIR. The same command resumes an
+    interrupted one. Exit status: 0 all subjects were prepared, 1 some failed, 2 none could be
+    prepared. If SOURCE is the name of a public data set, its original files are downloaded; then
+    only --out, --mirror, --dry-run and --json apply.
     """
     if is_download(source, out):
-        refuse_options(context, USED, "is for scans, not for a download")
+        refuse_options(context, USED, "applies to scans, not to a download")
         download(str(source), out, mirror=mirror, dry_run=dry_run, as_json=as_json)
         return
     others = {parameter.name or "" for parameter in context.command.params} - {"mirror"}
-    refuse_options(context, others, f"is for downloads, and {source} is not one")
+    refuse_options(context, others, f"applies only to downloads, and {source} is not one")
     from famseg.preparation import Settings
 
     settings = Settings(
@@ -206,7 +226,9 @@ def prepare(
         label=label,
     )
     if template is not None and _is_given(context, "align"):
-        raise InputError("--align: --template aligns already; give one of the two")
+        raise InputError(
+            "--align: cannot be combined with --template, which aligns already; give one of them"
+        )
     from famseg.cli._prepare_show import show_outcome, show_plan, unusable_because
 
     began = time.monotonic()
@@ -231,8 +253,8 @@ def prepare(
     if len(outcome.unusable) == len(outcome.done):
         raise InputError(
             *(f"{r.subject}: {unusable_because(r)}" for r in outcome.unusable),
-            "nothing is a skull by its size and shape, so there is no manifest: see the report; "
-            "--keep-implausible takes them nevertheless",
+            "no subject has the size and shape of a skull, so no manifest was written: see the "
+            "report, or use them anyway with --keep-implausible",
         )
     if outcome.undone:
         raise typer.Exit(1)
@@ -250,9 +272,10 @@ def _number(text: str, option: str, word: str) -> float:
     try:
         return int(text) if option == "--size" else float(text)
     except ValueError:
-        raise InputError(f"{option}: {text!r} is neither a number nor {word}") from None
+        raise InputError(f"{option}: must be a number or {word}, got {text!r}") from None
 
 
+# Its parameters are the options that the plan depends on; they have nothing else in common.
 def _plan(
     source: Path,
     out: Path,
@@ -265,16 +288,16 @@ def _plan(
     group_by: str | None,
     keep_implausible: bool,
 ) -> Plan:
-    """Look at the source; nothing is written."""
+    """Read the source and plan the work; nothing is written."""
     from famseg.preparation import find_sources, plan_run
 
     if not source.exists():
-        raise InputError(f"{source}: there is no such file or folder: name the scans")
+        raise InputError(f"{source}: there is no such file or folder: give the folder of the scans")
     found = find_sources(source, layout=layout.value, every_series=every_series)
     stated = {**asdict(settings), "template_sha256": _sha256(template)}
     if not found.sources:
         refused = [f"{r.subject}: {r.reason}" for r in found.refused]
-        raise InputError(*(refused or [f"{source}: holds nothing that can be prepared"]))
+        raise InputError(*(refused or [f"{source}: contains nothing that can be prepared"]))
     return plan_run(
         found,
         source,
@@ -298,7 +321,7 @@ def _sha256(template: Path | None) -> str | None:
 def _run(
     plan: Plan, settings: Settings, template: Path | None, workers: int | None, *, force: bool
 ) -> Outcome:
-    """Do what is planned; a signal or a full disk ends it with what to do."""
+    """Carry out the plan; a signal or a full disk ends it with advice."""
     from famseg.cli._prepare_show import progress
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.preparation import prepare_folder, prepare_scan
@@ -311,25 +334,26 @@ def _run(
     try:
         with stop_on_signals(), progress(plan, count) as display:
             if len(plan.todo) == 1:
-                # There is nothing to save from a crash, and a second process would import
-                # everything once more: half the time that a small scan takes.
+                # No other subject could be lost by a crash, and a second process would import
+                # everything again, which takes half as long as a small scan.
                 calm()
                 count = 0
             return prepare_folder(plan, steps, workers=count, force=force, progress=display)
     except Interrupted as stop:
-        again = "what is finished is kept; go on with the same command"
+        again = "finished subjects are kept; resume with the same command"
         say(f"famseg: {stop}; {again}", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
-            f"{plan.folder.path}: the disk is full. Make room, then go on with the same command."
+            f"{plan.folder.path}: the disk is full. Free some space, then resume with the same "
+            "command."
         ) from error
 
 
 def default_workers(subjects: int) -> int:
-    """Return how many processes cores and free memory allow, at least one."""
+    """Return the number of processes that cores and free memory allow, at least one."""
     from famseg.tracking import free_memory, usable_cores
 
     return max(min(usable_cores(), free_memory() // _WORKER_BYTES, subjects), 1)

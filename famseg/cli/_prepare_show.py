@@ -1,4 +1,4 @@
-"""What ``famseg prepare`` says: a bar or lines while it works, a summary at the end."""
+"""The output of ``famseg prepare``: its progress, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
-    """Show on standard error how far a run is: a bar for a terminal, lines for a log."""
+    """Show the progress on standard error: a bar on a terminal, lines in a log."""
     console = Console(stderr=True)
 
     def tell(text: str) -> None:
@@ -47,7 +47,7 @@ def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print what a run would do."""
+    """Print what the command would do."""
     if as_json:
         content: dict[str, Any] = {
             "folder": str(plan.folder.path),
@@ -75,7 +75,7 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
 
 
 def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
-    """Print what a run did."""
+    """Print what the command did."""
     if as_json:
         say_json(_as_dict(outcome, seconds))
         return
@@ -94,7 +94,10 @@ def show_outcome(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     say(f"manifest     {folder.manifest}")
     people, several = Counter(outcome.groups.values()), len(outcome.groups)
     if several > len(people):
-        say(f"groups       {several} subjects are {len(people)} people: no split divides them")
+        say(
+            f"groups       {several} subjects are {len(people)} people: a split never divides a "
+            "person"
+        )
     root = shlex.quote(str(folder.path))
     say(f"split        famseg split {root}")
     say(f"train        famseg train --config skull_folder.yaml data.root={root}")
@@ -113,7 +116,7 @@ def _opening(plan: Plan, workers: int) -> Iterator[str]:
         few = ", ".join(plan.gone[:3]) + (" ..." if len(plan.gone) > 3 else "")
         yield (
             f"{len(plan.gone)} subjects of an earlier run are not in the source ({few}): they are "
-            "left out of manifest and report, their files stay"
+            "left out of manifest and report; their files are kept"
         )
     processes = "1 process" if workers == 1 else f"{workers} processes"
     ready = f", {len(plan.unchanged)} are ready" if plan.unchanged else ""

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, one line an epoch elsewhere."""
+"""Progress of a training: a bar on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Metrics = Mapping[str, float]
 
 
 class Lines:
-    """One line an epoch: loss, penalty, validation, seconds, time left.
+    """One line per epoch: loss, penalty, validation, seconds, time left.
 
     Args:
         console: Where to print.
@@ -129,7 +129,7 @@ class Bar(Lines):
 
 
 def progress(metric: str) -> Lines:
-    """Return what fits standard error: a bar for a terminal, lines for a log."""
+    """Return the display that suits standard error: a bar on a terminal, lines in a log."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -137,7 +137,7 @@ def progress(metric: str) -> Lines:
 
 
 def describe_epoch(epoch: int, epochs: int, metrics: Metrics, metric: str) -> str:
-    """Return an epoch's line; means with standard deviations.
+    """Return the line of an epoch, with means and standard deviations.
 
     Example:
         >>> describe_epoch(3, 40, {"train/loss": 0.25, "train/loss_std": 0.02}, "dsc")
@@ -160,7 +160,7 @@ def describe_epoch(epoch: int, epochs: int, metrics: Metrics, metric: str) -> st
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time for people.
+    """Return a duration as readable text.
 
     Example:
         >>> duration(42), duration(754), duration(7300)

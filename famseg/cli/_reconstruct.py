@@ -30,7 +30,7 @@ from famseg.messages import InputError, RunError, visible
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs
 
-# A model is used as it is: where it computes, and the noise of the agreement.
+# The only keys that may change: where the model computes, and the noise of the agreement.
 _KEYS = (DEVICE, THREADS, SEED)
 
 EXAMPLES = """
@@ -50,11 +50,12 @@ Examples:
 """
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def reconstruct(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="builtin, a run folder, a checkpoint or a saved model."
+            metavar="MODEL", help="Network: builtin, a run folder, a checkpoint or a saved model."
         ),
     ],
     inputs: Annotated[
@@ -62,31 +63,32 @@ def reconstruct(
         typer.Argument(
             metavar="INPUT",
             help="Defective skulls or CT scans of them: NIfTI, NRRD, MHA, STL, PLY, DICOM series, "
-            "folders or ZIP archives of these; demo makes a phantom with a defect (a folder of "
-            "this name is ./demo). Also changes, such as training.threads=4.",
+            "folders or ZIP archives of these; demo makes a phantom with a defect (write ./demo "
+            "for a folder of this name). Overrides, such as training.threads=4, may follow.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
     gap: Annotated[
-        float, typer.Option(metavar="MM", help="Room between implant and bone, in mm.")
+        float, typer.Option(metavar="MM", help="Gap between implant and bone, in mm.")
     ] = 0.5,
     min_thickness: Annotated[
         float,
         typer.Option(
             metavar="MM",
-            help="The implant is thickened to this, and a rim that is thinner taken off, in mm.",
+            help="Minimum thickness of the implant in mm: the implant is thickened to it, and a "
+            "thinner rim is removed.",
         ),
     ] = 2.0,
     remove_undercut: Annotated[
         bool,
         typer.Option(
             "--remove-undercut/--keep-undercut",
-            help="Cut off what bone is in the way of when the implant is put in.",
+            help="Remove the parts of the implant that bone would block when it is inserted.",
         ),
     ] = True,
     formats: Annotated[
         str,
-        typer.Option("--format", metavar="LIST", help="Mesh formats, of stl, ply and 3mf."),
+        typer.Option("--format", metavar="LIST", help="Mesh formats to write: stl, ply, 3mf."),
     ] = "stl,ply,3mf",
     seg_nrrd: Annotated[
         bool, typer.Option("--seg-nrrd", help="Also write a segmentation for 3D Slicer.")
@@ -95,31 +97,37 @@ def reconstruct(
         bool,
         typer.Option(
             "--dicom-seg",
-            help="Also write a DICOM segmentation for DICOM inputs; it holds the patient's name "
-            "and number, as the standard asks. Needs famseg[dicom-seg].",
+            help="Also write a DICOM segmentation for DICOM inputs; it contains the patient's name "
+            "and ID, as the standard requires. Needs famseg[dicom-seg].",
         ),
     ] = False,
-    threshold_hu: Annotated[float, typer.Option(help="Bone lies above it in CT scans.")] = 226.0,
+    threshold_hu: Annotated[
+        float, typer.Option(help="Threshold of bone in CT scans, in HU.")
+    ] = 226.0,
     threshold: Annotated[
-        float | None, typer.Option(help="The same for scans without HU; found if left out.")
+        float | None,
+        typer.Option(help="Threshold of bone in scans without HU. Default: found for each scan."),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
             metavar="N|NAME",
-            help="Label of the skull in label maps, by number or name; several: 'skull,mandible'.",
+            help="Label of the skull in label maps, as a number or a name; several: "
+            "'skull,mandible'.",
         ),
     ] = None,
     report: Annotated[
         bool,
         typer.Option(
             "--report",
-            help="Also write report.html: measurements, warnings, and the head to turn and cut.",
+            help="Also write report.html: measurements, warnings, and a 3D view to turn and cut.",
         ),
     ] = False,
     device: DeviceOption = None,
     seed: SeedOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Do finished cases again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Reconstruct finished cases again.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -127,10 +135,10 @@ def reconstruct(
     """Complete defective skulls and make their implants.
 
     Writes a folder per input to DIR: the completed skull, the implant and the agreement of the
-    network's answers (in percent) in the input's own grid and format, meshes of implant and skull,
-    and case.json with all that was measured. For research only: not a medical device. The same
-    command goes on where an earlier one stopped. Exit status: 0 all done, 1 some inputs failed,
-    2 nothing could be done.
+    network's predictions (in percent) on the grid and in the format of the input, meshes of implant
+    and skull, and case.json with all measurements. For research only: not a medical device. The
+    same command resumes an interrupted one. Exit status: 0 all inputs were reconstructed, 1 some
+    failed, 2 none could be reconstructed.
     """
     from famseg.reconstruction import Options, Outputs, check_dicom_seg, check_out, find_inputs
 
@@ -144,7 +152,7 @@ def reconstruct(
         remove_undercut=remove_undercut,
         label=label,
     )
-    options.settings()  # tells what is wrong with thresholds before anything is read
+    options.settings()  # checks the thresholds before anything is read
     names: Any = tuple(name.strip().lower() for name in formats.split(",") if name.strip())
     outputs = Outputs(names, seg_nrrd=seg_nrrd, dicom_seg=dicom_seg)
     if dicom_seg:
@@ -164,14 +172,14 @@ reconstruct.__doc__ = f"{inspect.cleandoc(reconstruct.__doc__ or '')}\n{EXAMPLES
 
 
 def _with_demo(inputs: Sequence[Path], out: Path) -> list[Path]:
-    """Return the inputs; for one called demo a phantom is written. A folder of it is ./demo."""
+    """Return the inputs; for the input demo, a phantom is written first."""
     from famseg.reconstruction import write_demo
 
     return [write_demo(out) if str(path) == "demo" else path for path in inputs]
 
 
 def _open(model: str, overrides: Sequence[str]) -> CoarseNetwork:
-    """Open the model where the overrides say, and say where that is.
+    """Open the model on the device of the overrides, and print the device.
 
     Raises:
         InputError: If there is no such device or model.
@@ -195,7 +203,7 @@ def _run(
     *,
     force: bool,
 ) -> list[Done]:
-    """Reconstruct; a signal or a full disk ends it with what to do."""
+    """Reconstruct the cases; a signal or a full disk ends it with advice."""
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.reconstruction import reconstruct_all
 
@@ -212,25 +220,25 @@ def _run(
                 **display,
             )
     except Interrupted as stop:
-        say(f"famseg: {stop}; what is finished is kept; go on with the same command", err=True)
+        say(f"famseg: {stop}; finished cases are kept; resume with the same command", err=True)
         raise typer.Exit(128 + stop.signum) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
-            f"{out}: the disk is full. Make room, then go on with the same command."
+            f"{out}: the disk is full. Free some space, then resume with the same command."
         ) from error
 
 
 def _report(done: Sequence[Done], out: Path, *, wanted: bool) -> Path | None:
-    """Write the pages if they are wanted; what is reconstructed stays whatever becomes of them."""
+    """Write the pages if requested; if that fails, the reconstructions are still kept."""
     fresh = [each.name for each in done if each.status == "done"]
     page = out / "report.html"
     if not wanted:
         if fresh and page.is_file():
             say(
-                f"famseg: {page} is of an earlier call. Write it again: famseg report "
-                f"{shlex.quote(str(out))}",
+                f"famseg: {page} was written by an earlier call. Write it again with: famseg "
+                f"report {shlex.quote(str(out))}",
                 err=True,
             )
         return None
@@ -247,7 +255,7 @@ def _report(done: Sequence[Done], out: Path, *, wanted: bool) -> Path | None:
 
 @contextmanager
 def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
-    """Show on standard error what is at work: a bar for a terminal, lines for a log."""
+    """Show the progress on standard error: a bar on a terminal, lines in a log."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -262,7 +270,7 @@ def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
     if not console.is_terminal:
 
         def line(done: Done, count: int, of: int) -> None:
-            if done.case is not None or of > 1:  # the error says it of a single one
+            if done.case is not None or of > 1:  # for a single input, the error says it
                 tell(f"{count}/{of}  {done.name}  {_said(done)}")
 
         yield {"told": line}
@@ -303,7 +311,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    """Print what was done, and end with the status that says how it went."""
+    """Print the result, and exit with the status for it."""
     from famseg.cli._progress import duration
 
     failed = [d for d in done if d.status == "failed"]

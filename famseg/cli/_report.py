@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famseg.cli._say import say
+from famseg.cli._say import say, say_json
 from famseg.engine import Which
 from famseg.messages import InputError
 
@@ -30,58 +30,66 @@ Examples:
 """
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="A run folder; several of them, or a folder that holds them; or what famseg "
-            "reconstruct has written.",
+            help="A run folder, several run folders, a folder that contains them, or the output "
+            "folder of famseg reconstruct.",
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write; report.html in the run folder, or comparison.html in the folder "
-            "of runs.",
+            help="File to write. Default: report.html in the run folder, or comparison.html in the "
+            "folder of runs.",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Of several runs: a metric, as in famseg compare; give it again for more.",
+            help="For several runs: metric to compare, as in famseg compare; repeat the option for "
+            "several.",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of several runs: the group that the others are compared with, or a part of its "
+            help="For several runs: group that the others are compared with, or a part of its "
             "name.",
         ),
     ] = None,
     checkpoint: Annotated[
         Which,
-        typer.Option(help="The evaluations that are read: of the best checkpoint or the last one."),
+        typer.Option(help="Read the evaluations of the best or of the last checkpoint."),
     ] = Which.best,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the path of the report as JSON.")
+    ] = False,
 ) -> None:
     """Write the report of a run or of reconstructions, or the comparison of several runs.
 
-    The report is an HTML file that makes no request.
+    The report is one HTML file that loads nothing from the network.
     """
     from famseg.files import write_atomically
     from famseg.reporting import is_reconstruction, render
 
     if len(runs) == 1 and is_reconstruction(runs[0]):
-        _reconstruction(runs[0], out, alone=not metric and baseline is None)
+        page_file = _reconstruction(runs[0], out, alone=not metric and baseline is None)
+        _say_written("report", page_file, as_json=as_json)
         return
     one = len(runs) == 1 and (runs[0] / "config.yaml").is_file()
     if one:
         if metric or baseline is not None:
             option = "--metric" if metric else "--baseline"
-            raise InputError(f"{option}: is for several runs. Give more run folders, or leave it.")
+            raise InputError(
+                f"{option}: applies only to several runs. Give more run folders, or leave it out."
+            )
         page, target = _run(runs[0], checkpoint)
     else:
         page, target = _comparison(runs, metric or [], baseline, checkpoint)
@@ -91,9 +99,17 @@ def report(
         write_atomically(target, content)
     except OSError as error:
         raise InputError(
-            f"{target}: cannot be written ({error.strerror}). Choose another place with --out."
+            f"{target}: cannot be written ({error.strerror}). Choose another file with --out."
         ) from error
-    say(f"{'report' if one else 'comparison':13}{target} ({len(content) / 1e6:.1f} MB)")
+    _say_written("report" if one else "comparison", target, as_json=as_json)
+
+
+def _say_written(what: str, path: Path, *, as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        say_json({"kind": what, "path": str(path), "bytes": size})
+    else:
+        say(f"{what:13}{path} ({size / 1e6:.1f} MB)")
 
 
 report.__doc__ = f"{inspect.cleandoc(report.__doc__ or '')}\n{EXAMPLES}"
@@ -114,19 +130,20 @@ def write_run_page(run: Path, checkpoint: Checkpoint = "best") -> Path:
     return target
 
 
-def _reconstruction(folder: Path, out: Path | None, *, alone: bool) -> None:
+def _reconstruction(folder: Path, out: Path | None, *, alone: bool) -> Path:
     from famseg.reporting import write_reconstruction_pages
 
     if not alone:
-        raise InputError(f"{folder}: holds reconstructions. --metric and --baseline are for runs.")
+        raise InputError(
+            f"{folder}: contains reconstructions. --metric and --baseline apply only to runs."
+        )
     try:
-        target = write_reconstruction_pages(folder, out)
+        return write_reconstruction_pages(folder, out)
     except OSError as error:
         raise InputError(
             f"{folder if out is None else out}: the report cannot be written ({error.strerror}). "
-            "Choose another place with --out."
+            "Choose another file with --out."
         ) from error
-    say(f"{'report':13}{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def _run(run: Path, checkpoint: Which) -> tuple[Page, Path]:

@@ -13,7 +13,7 @@ from famseg.messages import InputError, counted, text_table
 if TYPE_CHECKING:
     from famseg.reporting import Run
 
-# What the list shows of runs unless told; a run has those of its task.
+# The metrics of the list by default; a run has those of its task.
 _FOREMOST = ("test/set1/skull/dsc", "test/set1/implant/dsc", "test/accuracy")
 _MIB = 2**20
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -35,15 +35,16 @@ def runs(
         typer.Option(
             "--in",
             metavar="FOLDER",
-            help="Run folders, or folders that hold them; several: give it again.  [default: runs]",
+            help="Run folder, or a folder that contains runs; repeat the option for several.  "
+            "[default: runs]",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric to show, such as test/set1/skull/hd95_mm; several: give it again. By "
-            "default the foremost ones of the runs' tasks.",
+            help="Metric to show, such as test/set1/skull/hd95_mm; repeat the option for several. "
+            "Default: the main metrics of the runs' pipelines.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every metric.")] = False,
@@ -78,21 +79,25 @@ def delete(
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     keep_mlflow: Annotated[
-        bool, typer.Option("--keep-mlflow", help="Leave the runs in MLflow as they are.")
+        bool, typer.Option("--keep-mlflow", help="Keep the runs in MLflow.")
     ] = False,
 ) -> None:
     """Delete run folders, and mark their runs in MLflow as deleted.
 
-    Asks before it deletes anything. A run that is being trained or evaluated is not deleted.
-    MLflow keeps deleted runs until mlflow gc; until then they can be restored there. Exit status:
-    0 deleted, 1 the answer was no, 2 wrong input.
+    Asks before it deletes anything. A run that is being trained or evaluated is not deleted. MLflow
+    keeps deleted runs until mlflow gc; until then they can be restored there. Exit status: 0
+    deleted, 1 not confirmed, 2 wrong input.
     """
     import shutil
 
     from famseg.runs import lease, open_run_folder
 
     paths = [open_run_folder(folder).path for folder in dict.fromkeys(folders)]
-    links = [f"{path}: is a link. Give the folder itself." for path in paths if path.is_symlink()]
+    links = [
+        f"{path}: is a symbolic link. Give the folder itself."
+        for path in paths
+        if path.is_symlink()
+    ]
     if links:
         raise InputError(*links)
     for path in paths:
@@ -127,7 +132,7 @@ def _size(path: Path) -> str:
 
 
 def _delete_tracked(path: Path) -> str:
-    """Delete the run in MLflow; return what to say about it."""
+    """Delete the run in MLflow; return a remark about it."""
     from famseg.config import read
     from famseg.files import read_json
     from famseg.tracking import delete_run

@@ -1,4 +1,4 @@
-"""What the command prints: texts of strangers cannot steer a terminal or spoil a script."""
+"""Printing of text and JSON; text from files cannot control a terminal or break a script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from famseg.messages import visible
 
 
 def say(text: str, *, err: bool = False, newline: bool = True) -> None:
-    """Print a text, of one line or several, with all that is not seen written out.
+    """Print a text of one or more lines, with invisible characters escaped.
 
     Args:
         text: What to print.
@@ -25,14 +25,14 @@ def say_json(content: object, *, indent: int | None = 2) -> None:
     """Print JSON in plain ASCII, which every terminal and every script understands.
 
     Args:
-        content: What JSON can hold; not finite floats are an error.
-        indent: Spaces a level; None prints one line.
+        content: A JSON value; floats that are not finite are an error.
+        indent: Spaces per level; None prints one line.
     """
     typer.echo(json.dumps(content, indent=indent, allow_nan=False))
 
 
 class VisibleFormatter(logging.Formatter):
-    """Lines of the log, as `say` prints them."""
+    """Formats log lines as `say` prints them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

@@ -34,30 +34,40 @@ Examples:
 _SPLITS = ("train", "validation", "test")
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def split(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder of prepared skulls, or of volumes.")
     ],
     validation: Annotated[
-        float, typer.Option(help="Share of the subjects that choose the best epoch.")
+        float,
+        typer.Option(
+            help="Share of the subjects for validation, 0 to 1; they choose the best epoch."
+        ),
     ] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the subjects scored at the end.")] = 0.25,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+    test: Annotated[float, typer.Option(help="Share of the subjects for testing, 0 to 1.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the split.")] = 0,
     stratify: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Give each split its share of every value of this column of report.csv; numbers "
-            "count by quartile.",
+            help="Stratify by this column of report.csv: each split gets its share of every value, "
+            "or of every quartile of numbers.",
         ),
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="CSV with a column subject to take COLUMN from instead."),
+        typer.Option(
+            metavar="FILE",
+            help="CSV file with the columns subject and COLUMN, used instead of report.csv.",
+        ),
     ] = None,
     allow_duplicates: Annotated[
         bool,
-        typer.Option("--allow-duplicates", help="Keep subjects that are one skull in one split."),
+        typer.Option(
+            "--allow-duplicates",
+            help="Accept subjects that are copies of one skull, and keep them in one split.",
+        ),
     ] = False,
     exclude: ExcludeOption = None,
     include: IncludeOption = None,
@@ -65,20 +75,19 @@ def split(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Leave out the subjects in this file, one name a line, as report.html gives it.",
+            help="Leave out the subjects listed in this file, one name per line; report.html makes "
+            "such a list.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Split anew where there is a split.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing split.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the splits as JSON on standard output.")
     ] = False,
 ) -> None:
     """Split a data set into train, validation and test by subject, in its manifest.csv.
 
-    Refuses to when two subjects are one skull: the same file, or a near-duplicate. The same seed
-    and subjects give the same split. A split that is there stays, but for the subjects that
+    It is an error if two subjects are one skull: the same file, or a near-duplicate. The same seed
+    and subjects give the same split. An existing split is kept, except for the subjects that
     --exclude and --exclude-list name.
     """
     from famseg.engine import log_progress
@@ -109,7 +118,7 @@ split.__doc__ = f"{inspect.cleandoc(split.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _counts(result: Splitting) -> dict[str, Counter[str]]:
-    """Return how many subjects of each stratum each split has."""
+    """Return the number of subjects of each stratum in each split."""
     counts = {name: Counter[str]() for name in _SPLITS}
     for subject in result.subjects:
         if subject.split is not None:
@@ -150,6 +159,6 @@ def _lines(result: Splitting) -> Iterator[str]:
     if sentence := result.selection.sentence("data." if result.kept else "--"):
         yield f"\n{sentence}"
     if result.kept:
-        yield "\nThe split that was there is kept; --force splits anew."
+        yield "\nThe existing split is kept; --force replaces it."
     else:
         yield f"\nwritten to {result.manifest}"

@@ -1,4 +1,4 @@
-"""The words at the end of a run."""
+"""The summary at the end of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from famseg.messages import counted
 
 
 def as_dict(report: RunReport) -> dict[str, Any]:
-    """Return what a script needs to know about a run."""
+    """Return the result of a run for scripts."""
     best = report.fit.best
     return {
         "folder": str(report.folder.path),
@@ -27,7 +27,7 @@ def as_dict(report: RunReport) -> dict[str, Any]:
 
 
 def summary_text(report: RunReport, config: RunConfig) -> str:
-    """Return result, signs of failure, paths and how to look further."""
+    """Return the result, signs of failure, paths and next commands as text."""
     fit, weight = report.fit, config.penalty.weight
     lines = [
         "",
@@ -39,7 +39,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
         report.table,
         "",
     ]
-    lines += [f"! {sign}" for sign in report.signs] or ["No failure signature of the method shows."]
+    lines += [f"! {sign}" for sign in report.signs] or ["The method shows no sign of failure."]
     folder = report.folder
     lines += ["", f"run folder   {folder.path}"]
     lines += [] if report.page is None else [f"report       {report.page}"]
@@ -48,7 +48,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
     lines.append(f"checkpoint   {folder.checkpoint('best')}")
     if report.tracking_uri:
         store = f" tracking.uri={shlex.quote(config.tracking.uri)}" if config.tracking.uri else ""
-        lines.append(f"MLflow       {report.tracking_uri}; look at it with: famseg ui{store}")
+        lines.append(f"MLflow       {report.tracking_uri}; open it with: famseg ui{store}")
     lines.append(f"again        famseg evaluate {shlex.quote(str(folder.path))}")
     return "\n".join(lines)
 

@@ -47,11 +47,14 @@ class Backend(StrEnum):
     kubernetes = "kubernetes"
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def sweep(
     config: Annotated[
         str,
         typer.Option(
-            "--config", "-c", help="A path, or the name of a shipped configuration (skull)."
+            "--config",
+            "-c",
+            help="Configuration: a path, or the name of a shipped one, such as skull.",
         ),
     ],
     out: Annotated[
@@ -59,29 +62,32 @@ def sweep(
         typer.Option(
             "--out",
             metavar="SWEEP",
-            help="Folder of the sweep. If it is there, finished trials are kept and interrupted "
-            "ones are resumed.",
+            help="Folder of the sweep. If it exists, finished trials are kept and interrupted ones "
+            "are resumed.",
         ),
     ],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUES",
-            help="What varies: lambda=0,0.002 seed=1..5, or with --trials also "
-            "loguniform(1e-4,0.1), uniform(a,b), randint(a,b). With one value: set for all trials.",
+            help="Settings to vary: lambda=0,0.002 seed=1..5; with --trials also "
+            "loguniform(1e-4,0.1), uniform(a,b), randint(a,b). A single value is set for all "
+            "trials.",
         ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="At most so many trials at once. By default one for each GPU, else one for each "
-            "core; fewer where memory is short.",
+            help="Maximum number of trials at once. Default: one per GPU or, without a GPU, one "
+            "per core; fewer if memory is short.",
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Random search: so many settings, each with every seed."),
+        typer.Option(
+            min=1, help="Random search: number of settings to draw, each run with every seed."
+        ),
     ] = None,
     draw_seed: Annotated[int, typer.Option(help="Seed of the random settings.")] = 0,
     halving: Annotated[
@@ -89,37 +95,38 @@ def sweep(
         typer.Option(
             min=2,
             metavar="N",
-            help="Successive halving: train all settings for a few epochs, and one of N of them, "
-            "those with the best validation, for N times as many.",
+            help="Successive halving: train all settings for a few epochs, then the best 1/N of "
+            "them (by validation) for N times as many epochs, and so on.",
         ),
     ] = None,
     first_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the first stage of --halving.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Run at most the first so many trials this time.")
+        int | None, typer.Option(min=1, help="Run at most this many trials in this call.")
     ] = None,
     backend: Annotated[
         Backend,
         typer.Option(
-            help="local: processes of this machine; slurm: a job array, submitted and followed; "
-            "ray: tasks of the cluster at --address; kubernetes: a manifest is written."
+            help="Where trials run. local: on this machine; slurm: as a job array, which is "
+            "submitted and followed; ray: as tasks on the cluster at --address; kubernetes: a "
+            "manifest is written."
         ),
     ] = Backend.local,
     slurm_options: Annotated[
         str,
         typer.Option(
-            "--slurm", metavar="OPTIONS", help='Options of sbatch: "--gpus=1 --time=4:00:00".'
+            "--slurm",
+            metavar="OPTIONS",
+            help='Options for sbatch, such as "--gpus=1 --time=4:00:00".',
         ),
     ] = "",
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address of the Ray cluster.")
     ] = "auto",
-    cores: Annotated[
-        int, typer.Option(min=1, help="Cores of each trial on Ray and Kubernetes.")
-    ] = 2,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each trial on Ray and Kubernetes.")] = 0,
-    memory: Annotated[str, typer.Option(help="Memory of each trial on Kubernetes.")] = "8Gi",
+    cores: Annotated[int, typer.Option(min=1, help="Cores per trial (Ray and Kubernetes).")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs per trial (Ray and Kubernetes).")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory per trial (Kubernetes).")] = "8Gi",
     image: Annotated[
         str, typer.Option(help="Image for Kubernetes.")
     ] = f"famseg:{famseg.__version__}",
@@ -132,7 +139,7 @@ def sweep(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only say what would be run, and how long the rest will take."
+            "--dry-run", help="Only print which trials would run and how long they will take."
         ),
     ] = False,
     device: DeviceOption = None,
@@ -144,9 +151,9 @@ def sweep(
     """Train many runs: all combinations, random settings, or successive halving.
 
     A trial is one configuration; its hash names its run folder in SWEEP/trials. Finished trials are
-    never run again, interrupted ones are resumed, and a sweep that is started twice shares the
-    trials. What a trial prints is in SWEEP/logs. Look at the result with: famseg compare SWEEP.
-    Exit status: 0 all finished, 1 a trial failed (the others continue), 2 wrong input.
+    never run again, interrupted ones are resumed, and two processes of the same sweep share the
+    trials. The output of a trial is in SWEEP/logs. See the result with: famseg compare SWEEP. Exit
+    status: 0 all finished, 1 a trial failed (the others continue), 2 wrong input.
     """
     from famseg.engine import Interrupted, stop_on_signals
     from famseg.sweep import (
@@ -205,7 +212,7 @@ def sweep(
         )
     _say_outcome(plan, outcome, as_json=as_json)
     if stop.signum is not None:
-        say("what ran was saved; resume with the same command", err=True)
+        say("progress was saved; resume with the same command", err=True)
         raise Interrupted(stop.signum)
     if outcome.failed:
         raise typer.Exit(1)
@@ -215,7 +222,7 @@ sweep.__doc__ = f"{inspect.cleandoc(sweep.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
-    """Say what a sweep would run, and how long that takes if a trial has shown it."""
+    """Print what a sweep would run and, if a trial has been timed, how long it will take."""
     from famseg.sweep import counts, seconds_left
 
     states = plan.states()
@@ -224,7 +231,10 @@ def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
         say_json(_described(plan, states) | {"seconds_left": left})
         return
     if plan.request.halving and len(plan.stages) == 1:
-        say("--halving: so few settings or epochs leave nothing to halve; all are trained in full.")
+        say(
+            "--halving: there are too few settings or epochs to halve; all settings are trained in "
+            "full."
+        )
     for stage in plan.stages if len(plan.stages) > 1 else ():
         say(f"{stage.settings} settings to epoch {stage.epoch}")
     for trial in plan.trials:
@@ -234,11 +244,11 @@ def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
         say("The time is known once a trial has completed an epoch: run one with --limit 1.")
     else:
         at_once = f"with {jobs} at once" if jobs else "one after the other"
-        say(f"About {duration(left)} are left, {at_once}, without the evaluations.")
+        say(f"About {duration(left)} of training is left, {at_once}, without the evaluations.")
 
 
 def _write_manifest(plan: Sweep, cluster: Cluster, jobs: int | None) -> None:
-    """Write the manifest of a sweep, and say what to do with it."""
+    """Write the manifest of a sweep, and print how to use it."""
     from famseg.sweep import manifest
     from famseg.tracking import resolve_uri, sqlite_path, write_atomically
 
@@ -246,14 +256,14 @@ def _write_manifest(plan: Sweep, cluster: Cluster, jobs: int | None) -> None:
         raise InputError("--halving: needs a sweep that follows its trials: local, slurm or ray.")
     path = plan.folder.path / "sweep.k8s.yaml"
     tracking = plan.config.tracking
-    # Pods cannot share a database file: their runs keep their record in their folders.
+    # Pods cannot share a database file, so runs keep their record only in their folders.
     alone = tracking.enabled and sqlite_path(resolve_uri(tracking.uri)) is not None
     extra = ["tracking.enabled=false"] * alone
     text = manifest(plan.folder, plan.limited, cluster, jobs=jobs, extra=extra)
     write_atomically(path, text.encode())
     say(f"{counted(len(plan.limited), 'trial')} in {path}")
     if alone:
-        say("MLflow       not used: a server is needed, by tracking.uri=http://HOST:5000")
+        say("MLflow       not used, since it needs a server: set tracking.uri=http://HOST:5000")
     say(f"start        kubectl apply -f {shlex.quote(str(path))}")
 
 
@@ -298,7 +308,7 @@ def _described(plan: Sweep, states: Mapping[str, State]) -> dict[str, Any]:
 
 @contextmanager
 def _display(plan: Sweep) -> Iterator[Show]:
-    """Give what shows the trials: a live table on a terminal, a line for each change elsewhere."""
+    """Yield the display of the trials: a live table on a terminal, a line per change elsewhere."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text

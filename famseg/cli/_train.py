@@ -37,18 +37,21 @@ Examples:
 """
 
 
+# Long, and with many parameters, because each option of the command is stated here once.
 def train(
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="A path, or the name of a shipped configuration (skull)."
+            "--config",
+            "-c",
+            help="Configuration: a path, or the name of a shipped one, such as skull.",
         ),
     ] = None,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[FILE|RUN] KEY=VALUE",
-            help="Without --config first what it would give, or with --resume the run folder; then "
+            help="A configuration (if --config is not given) or, with --resume, a run folder; then "
             "overrides, such as lambda=0.02 seed=1 data.root=FOLDER.",
         ),
     ] = None,
@@ -56,8 +59,8 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Resume the run folder RUN, or the newest run of the name and configuration that "
-            "--config gives; start one if there is none.",
+            help="Resume the run folder RUN or, given a configuration, its newest run; if there is "
+            "none, start a new run.",
         ),
     ] = False,
     weights: Annotated[
@@ -65,8 +68,8 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN[/CHECKPOINT]",
-            help="Begin a new run with the weights of an old one: those of its best epoch, of "
-            "RUN/last, or of a checkpoint file.",
+            help="Start a new run with the weights of an earlier one: RUN for its best epoch, "
+            "RUN/last for its last epoch, or a checkpoint file.",
         ),
     ] = None,
     into: Annotated[
@@ -74,8 +77,8 @@ def train(
         typer.Option(
             "--into",
             metavar="FOLDER",
-            help="The run folder itself, whatever the names in the configuration: a run is started "
-            "there, or resumed if the folder has one.",
+            help="Use exactly this run folder, whatever name the configuration gives: start a run "
+            "there, or resume the one that it contains.",
         ),
     ] = None,
     until: Annotated[
@@ -83,15 +86,17 @@ def train(
         typer.Option(
             metavar="EPOCH",
             min=1,
-            help="Pause after this epoch, with the learning rates of the whole training; resume "
-            "with --resume.",
+            help="Pause after this epoch. The schedule of the learning rate remains that of the "
+            "whole training; resume with --resume.",
         ),
     ] = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
     page: Annotated[
         bool,
-        typer.Option("--report/--no-report", help="Write report.html at the end, for people."),
+        typer.Option(
+            "--report/--no-report", help="Write report.html to the run folder at the end."
+        ),
     ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
@@ -99,17 +104,19 @@ def train(
 ) -> None:
     """Train a network, evaluate it and track the run.
 
-    A run folder has one owner at a time: while it is trained, evaluated or measured, another
-    command that wants it ends in one line. A run that goes on keeps its configuration; output,
-    tracking, training.device, keep, picture_every, threads and workers may change, and with a
-    constant schedule training.epochs may grow.
+    Only one command at a time can train, evaluate or measure a run; a second one ends with an
+    error. A resumed run keeps its configuration, except that output, tracking and training.device,
+    keep, picture_every, threads and workers may change and, with a constant schedule,
+    training.epochs may grow.
     """
     if config is None:
         config, arguments = _configuration_in(arguments or [], resume=resume)
     run, overrides = _run_and_overrides(config, arguments or [], resume=resume)
     overrides = overrides_of(overrides, device=device, seed=seed)
     if weights is not None and resume:
-        raise InputError("--from: begins a new run. Leave out --resume, or --from to go on.")
+        raise InputError(
+            "--from: starts a new run. Leave out --resume or, to resume a run, --from."
+        )
     if into is not None and (resume or weights is not None):
         raise InputError("--into: starts or resumes the run there. Leave out --resume and --from.")
     from famseg.config import load  # pydantic
@@ -157,9 +164,9 @@ def _say_paused(pause: Paused, *, as_json: bool) -> None:
 
 
 def _configuration_in(words: list[str], *, resume: bool) -> tuple[str | None, list[str]]:
-    """Tell a configuration that is given without --config from the overrides around it.
+    """Separate a configuration that is given without --config from the overrides around it.
 
-    With --resume a word is one where it says so itself: it may be a run folder.
+    With --resume, a word may also be a run folder: only a YAML file is a configuration.
     """
     for place, word in enumerate(words):
         is_file = Path(word).is_file()
@@ -174,15 +181,17 @@ def _configuration_in(words: list[str], *, resume: bool) -> tuple[str | None, li
 def _run_and_overrides(
     config: str | None, words: list[str], *, resume: bool
 ) -> tuple[Path | None, list[str]]:
-    """Tell a run folder from what follows it; None where a configuration names the run.
+    """Separate a run folder from the overrides; it is None if a configuration names the run.
 
     Raises:
-        InputError: If neither is given, or both, or the folder is none of a run.
+        InputError: If neither or both are given, or the folder is not that of a run.
     """
     folder = Path(words[0]) if words and ("=" not in words[0] or Path(words[0]).is_dir()) else None
     if config is not None:
         if folder is not None and folder.is_dir():
-            raise InputError(f"{folder}: a run folder has its configuration. Leave out --config.")
+            raise InputError(
+                f"{folder}: a run folder contains its configuration. Leave out --config."
+            )
         return None, words
     if not resume:
         raise InputError(
@@ -190,7 +199,9 @@ def _run_and_overrides(
             "--resume RUN to resume one."
         )
     if folder is None:
-        raise InputError("--resume: which run? Give its folder, or its configuration by --config.")
+        raise InputError(
+            "--resume: no run is given. Give its folder, or its configuration with --config."
+        )
     from famseg.runs import open_run_folder
 
     return open_run_folder(folder).path, words[1:]

@@ -43,7 +43,7 @@ Examples:
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
-# By which users name other hosts that MLflow's server shall answer to, such as that of a proxy.
+# Users list other host names in it that MLflow's server shall accept, such as that of a proxy.
 _HOSTS_VARIABLE = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
 
@@ -56,25 +56,27 @@ def ui(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", help="The configuration whose store is shown."),
+        typer.Option("--config", "-c", help="Configuration whose MLflow store is shown."),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")
+        int, typer.Option(min=0, max=65535, help="Port of the server. 0: any free port.")
     ] = 5000,
     host: Annotated[
         str,
-        typer.Option(help="Interface; 0.0.0.0 lets everybody who reaches this machine in."),
+        typer.Option(
+            help="Network interface. With 0.0.0.0, everyone who can reach this machine has access."
+        ),
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open a browser, if there is a display.")] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the addresses as JSON on one line.")
     ] = False,
 ) -> None:
-    """Start the MLflow UI on the store of the runs; Ctrl-C ends it.
+    """Start the MLflow UI on the store of the runs; stop it with Ctrl-C.
 
-    Opens at the comparison of methods and lambdas of the newest experiment, and names those of the
-    others; --config or tracking.experiment choose one. Without --config the store is
-    MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
+    Opens the comparison of methods and lambdas of the newest experiment and lists the other
+    experiments; --config or tracking.experiment choose one. Without --config, the store is
+    MLFLOW_TRACKING_URI or mlflow.db in the working folder.
     """
     tracking, experiment = _tracking(config, overrides or [])
     uri = resolve_uri(tracking.uri)
@@ -88,14 +90,16 @@ def ui(
     with _stopped_by_signals(), _server(uri, host, port) as process:
         _announce(server, uri, experiments, browser=browser, as_json=as_json)
         process.wait()
-        raise InputError(f"the MLflow server on port {port} has ended by itself. Start it again.")
+        raise InputError(
+            f"the MLflow server on port {port} has stopped unexpectedly. Start it again."
+        )
 
 
 ui.__doc__ = f"{inspect.cleandoc(ui.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _tracking(config: str | None, overrides: Sequence[str]) -> tuple[TrackingConfig, str | None]:
-    """Return where the store is, and the experiment that was asked for; None for any."""
+    """Return the address of the store and the requested experiment (None for any)."""
     from famseg.config import load  # pydantic
     from famseg.tracking import TrackingConfig
 
@@ -108,13 +112,13 @@ def _tracking(config: str | None, overrides: Sequence[str]) -> tuple[TrackingCon
         key, _, value = override.partition("=")
         if key not in ("tracking.uri", "tracking.experiment") or not value:
             raise InputError(
-                f"command line: {override}: without --config FILE this takes tracking.uri=ADDRESS "
-                "and tracking.experiment=NAME."
+                f"command line: {override}: without --config FILE, only tracking.uri=ADDRESS and "
+                "tracking.experiment=NAME can be set."
             )
         values[key] = value
     uri = values.get("tracking.uri")
     if uri is not None:
-        resolve_uri(uri)  # says what is wrong with the address
+        resolve_uri(uri)  # raises an error that says what is wrong with the address
     return TrackingConfig(uri=uri), values.get("tracking.experiment")
 
 
@@ -123,7 +127,7 @@ def _shown_host(host: str) -> str:
 
 
 def _free_port(host: str, port: int) -> int:
-    """Return the port if it can be had, before a server of several seconds finds out."""
+    """Return the port if it is free; the server would take several seconds to find out."""
     try:
         with socket.create_server((host, port)) as probe:
             return int(probe.getsockname()[1])
@@ -131,17 +135,18 @@ def _free_port(host: str, port: int) -> int:
         if error.errno == errno.EADDRINUSE:
             why = f"port {port} is in use. Choose another (--port {port + 1}), or --port 0 for any."
         elif error.errno == errno.EACCES:
-            why = f"port {port} is not for users. Choose one above 1023."
+            why = f"port {port} is reserved for the system. Choose one above 1023."
         else:
             why = (
-                f"{host} is no interface of this machine. Leave out --host for this machine alone."
+                f"{host} is not an interface of this machine. Leave out --host to serve only this "
+                "machine."
             )
         raise InputError(f"command line: {why}") from error
 
 
 @contextlib.contextmanager
 def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server while the context lasts; with it end all processes that it has started."""
+    """Run the server within the context, and end all its processes with it."""
     with tempfile.TemporaryFile() as log:
         process = _start(uri, host, port, log)
         try:
@@ -158,11 +163,11 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
         command += ["--allowed-hosts", ",".join(_names(host, port))]
     database = sqlite_path(uri)
     if database is not None:
-        # Beside the database; its default is the working folder of the moment.
+        # Artifacts go beside the database; the default would be the current working folder.
         command += ["--artifacts-destination", (database.parent / "mlartifacts").as_uri()]
     environment = {
         **os.environ,
-        # Without it there are 13 processes and 2.3 GB for a list of runs.
+        # Without it, the server starts 13 processes that use 2.3 GB to list runs.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
@@ -173,17 +178,17 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C of the terminal reaches us alone, and we end the group
+        start_new_session=True,  # Ctrl-C in the terminal reaches only us, and we end the group
     )
 
 
 def _names(host: str, port: int) -> list[str]:
-    """Return the values of the header ``Host`` that are answered, as MLflow's patterns.
+    """Return the accepted values of the header ``Host`` as patterns for MLflow.
 
-    A page elsewhere can let a name of its own stand for this machine and then read what the server
-    answers under it (DNS rebinding). MLflow's default lets all names through that begin as private
-    addresses do, such as 10.evil.example. Here names are exact; the port may be another one, since
-    tunnels change it, and what stands after a colon is part of no name.
+    A foreign web page can point a name of its own to this machine and then read the responses of
+    the server under it (DNS rebinding). MLflow's default accepts all names that begin like private
+    addresses, such as 10.evil.example. Here names are exact. Any port is accepted, since tunnels
+    change it and the part after the colon does not belong to the name.
     """
     names = {"localhost", "127.0.0.1", "::1"}
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
@@ -197,7 +202,8 @@ def _names(host: str, port: int) -> list[str]:
         names.add(host)
     patterns: list[str] = []
     for name in sorted(name.lower() for name in names if not set(name) & set("*?[],")):
-        # In a pattern brackets are a choice of letters: addresses of IPv6 are written without one.
+        # Brackets are a choice of letters in a pattern, so IPv6 addresses are listed with their
+        # port and not with a wildcard.
         ipv6 = ":" in name
         patterns += [f"[{name}]", f"[{name}]:{port}"] if ipv6 else [name, f"{name}:*"]
     return patterns
@@ -222,7 +228,7 @@ def _is_up(server: str) -> bool:
     try:
         with urllib.request.urlopen(f"{server}/health", timeout=2) as answer:  # noqa: S310 - http
             return bool(answer.status == 200)
-    except OSError:  # refused, or no answer yet
+    except OSError:  # refused, or no response yet
         return False
 
 
@@ -233,21 +239,21 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server's process group, politely first."""
+    """End the process group of the server, first with SIGTERM."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signum)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_STOP_SECONDS)
             break
-    # Children that outlive their parent are still of its group.
+    # Children that outlive their parent are still in its group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """End with status 0 on Ctrl-C, on a request to end and when the terminal closes."""
+    """End with status 0 on Ctrl-C, on SIGTERM and when the terminal closes."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -277,7 +283,7 @@ def _announce(
         for name, url in urls.items():
             say(f"Compare lambdas  {url}" + (f"  ({name})" if len(urls) > 1 else ""))
         if not urls:
-            say("Compare lambdas  once there are runs")
+            say("Compare lambdas  available once there are runs")
         say(f"Store            {uri}")
         if not uri.startswith("http"):
             say("Ctrl-C ends it.")

@@ -50,9 +50,9 @@ def test_the_options_are_the_same_in_every_command(name: str) -> None:
         (("training.device=gpu",), "training.device: must be auto, cpu, cuda or cuda:N, got gpu"),
         (
             ("--device", "cpu", "training.device=cuda"),
-            "training.device: is given twice, by training.device=cuda and by --device cpu.",
+            "training.device: is set twice, by training.device=cuda and by --device cpu.",
         ),
-        (("--seed", "1", "seed=2"), "seed: is given twice, by seed=2 and by --seed 1."),
+        (("--seed", "1", "seed=2"), "seed: is set twice, by seed=2 and by --seed 1."),
         (("--seed", "-1"), "Invalid value for '--seed'"),
         (("seed=x",), "seed: "),
         (("nowhere.at.all=1",), "nowhere"),
@@ -98,7 +98,7 @@ def test_a_trained_run_keeps_what_it_was_trained_with(change: str) -> None:
 def test_only_a_near_key_is_meant() -> None:
     with pytest.raises(InputError, match=r"Did you mean training\.threads\?"):
         changes_on_run(["training.thread=2"])
-    with pytest.raises(InputError, match=r"cannot be changed here\. What can be changed: "):
+    with pytest.raises(InputError, match=r"cannot be changed here\. Only these can be changed: "):
         changes_on_run(["training.epochs=2"])
 
 

@@ -84,8 +84,8 @@ def test_different_data_are_named(root: Path) -> None:
     make_run(root / "runs", "far", dsc=[0.5], data_hash="ffff")
     last = compare("runs").stdout.splitlines()[-1]
     assert last == (
-        "Different pipelines or data are compared apart: skull, data phantom (01234567); skull, "
-        "data phantom (ffff)"
+        "Different pipelines or data are compared separately: skull, data phantom (01234567); "
+        "skull, data phantom (ffff)"
     )
 
 

@@ -103,6 +103,18 @@ def test_check_says_ok():
     assert run("check", "-c", "own.yaml", "-c", "base.yaml") == "own.yaml: ok\nbase.yaml: ok\n"
 
 
+def test_check_as_json(folder):
+    assert json.loads(run("check", "own.yaml", "--json")) == {
+        "ok": True,
+        "files": [{"file": "own.yaml", "ok": True, "errors": []}],
+    }
+    done = CliRunner().invoke(app, ["check", "own.yaml", "bad.yaml", "--json"])
+    result = json.loads(done.stdout)
+    assert not result["ok"]
+    assert [each["ok"] for each in result["files"]] == [True, False]
+    assert result["files"][1]["errors"] == list(done.exception.faults)
+
+
 def test_check_reports_every_fault_of_every_file(folder):
     (folder / "worse.yaml").write_text("pipeline: [\n")
     found = refusal("check", "bad.yaml", "own.yaml", "worse.yaml", "lambda=-1")
@@ -116,13 +128,13 @@ def test_check_reports_every_fault_of_every_file(folder):
 
 
 def test_check_needs_a_file():
-    assert refusal("check") == ["config check: no file is given. Name one with --config FILE."]
+    assert refusal("check") == ["config check: no file is given. Give one with --config FILE."]
     assert refusal("check", "seed=1") == refusal("check")
 
 
 def test_check_of_a_file_that_is_not_there():
     (line,) = refusal("check", "--config", "nowhere.yaml")
-    assert line.startswith("nowhere.yaml: no such configuration. ")
+    assert line.startswith("nowhere.yaml: there is no such configuration. ")
 
 
 def test_schema_of_a_pipeline():
@@ -139,7 +151,9 @@ def test_schema_of_a_pipeline_that_is_not_installed():
 
 def test_schema_asks_which_pipeline():
     (line,) = refusal("schema")  # famseg's own is installed besides
-    assert line.startswith("config schema: name one with --pipeline NAME. Installed: ")
+    assert line.startswith(
+        "config schema: no pipeline is given. Give one with --pipeline NAME. Installed: "
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,12 @@ def test_a_set_is_written_and_said(skulls: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.stderr) == (0, "")
     fixed = read_fixed_set(tmp_path / "set")
     assert len(fixed.cases) == 2 * SUBJECTS
-    assert "12 holes in 6 skulls; not cut: 0" in done.stdout
+    assert "12 defects in 6 skulls; not cut: 0" in done.stdout
     assert fixed.sha256 in done.stdout
     again = defects(
         skulls, "--out", tmp_path / "set", "--classes", "bilateral", "--classes", "random_1"
     )
-    assert "12 holes in 6 skulls, 12 of them were there already; not cut: 0" in again.stdout
+    assert "12 defects in 6 skulls, 12 of them existed already; not cut: 0" in again.stdout
 
 
 def test_json_and_options(skulls: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_could_not_be_cut_is_listed_and_the_status_says_so(tmp_path: Path) 
     done = defects(tmp_path / "in", *options)
     assert done.exit_code == 1
     first, second = done.stderr.splitlines()
-    assert first.startswith("famseg: not cut: cut frontoorbital: no frontoorbital opening of 60 to")
+    assert first.startswith("famseg: not cut: cut frontoorbital: no frontoorbital defect of 60 to")
     assert second.startswith("famseg: not cut: empty: ")
     assert second.endswith("empty.nii.gz: the mask is all zero: there is no bone in it")
     assert [case.subject for case in read_fixed_set(tmp_path / "set").cases] == ["whole"]
@@ -119,7 +119,7 @@ def test_incomplete_skulls_are_left_out_and_flags_choose(skulls: Path, tmp_path:
     manifest.write_text(f"subject,file,sha256,split,flags\n{rows}")
     out = "--out", tmp_path / "set", "--classes=random_2"
     done = defects(manifest, *out)
-    assert "2 holes in 2 skulls; not cut: 0" in done.stdout
+    assert "2 defects in 2 skulls; not cut: 0" in done.stdout
     assert done.stdout.endswith(
         "\n1 of 3 subjects is not used as a target: 1 with cut_vault. To use them: --include "
         "cut_vault.\n"
@@ -135,13 +135,16 @@ def test_incomplete_skulls_are_left_out_and_flags_choose(skulls: Path, tmp_path:
 def test_faulty_arguments(skulls: Path, tmp_path: Path) -> None:
     out = "--out", tmp_path / "set"
     assert fault(tmp_path / "nowhere", *out).startswith(f"{tmp_path / 'nowhere'}: there is no such")
-    assert fault(skulls, *out, "--area-cm2=20") == "--area-cm2: '20' is not two numbers as 20,80"
+    assert (
+        fault(skulls, *out, "--area-cm2=20")
+        == "--area-cm2: must be two numbers, such as 20,80; got '20'"
+    )
     assert fault(skulls, *out, "--classes=top").startswith("classes: top: choose from bilateral,")
     assert "roughness_mm 9 must be 0 to 5" in fault(skulls, *out, "--roughness-mm=9")
     assert not (tmp_path / "set").exists()
     defects(skulls, *out, "--classes=random_1", "--pattern=s0*")
     assert fault(skulls, *out, "--classes=random_1", "--seed=1") == (
-        f"{tmp_path / 'set'}: holds a set that was made with other settings (seed; see "
+        f"{tmp_path / 'set'}: contains a set that was made with other settings (seed; see "
         "defects.json): choose another folder"
     )
 

@@ -72,11 +72,11 @@ def test_a_set_is_fetched_once(mirror: str, tmp_path: Path) -> None:
     done = prepare(*arguments)
     assert done.exit_code == 0, done.exception
     assert done.stdout.splitlines() == [
-        "CIFAR-10: fetched 1, there already 0",
+        "CIFAR-10: 1 downloaded, 0 already there",
         "",
         "train        famseg train --config classification/cifar10_baseline.yaml data.root=cifar10",
     ]
-    assert done.stderr == "cifar-10-python.tar.gz: 7.8 KiB to fetch\n"
+    assert done.stderr == "cifar-10-python.tar.gz: 7.8 KiB to download\n"
     path = tmp_path / "cifar10" / "cifar-10-python.tar.gz"
     assert path.read_bytes() == b"pictures" * 1000
     assert list(path.parent.iterdir()) == [path]
@@ -98,9 +98,9 @@ def test_a_copy_packed_anew_is_used_with_a_warning(mirror: str, tmp_path: Path) 
     done = prepare("cifar10", "--out", "out")
     assert done.exit_code == 0, done.exception
     assert done.stderr == (
-        "famseg: out/cifar-10-python.tar.gz: is used as it is, though its checksum is "
-        f"{md5(b'packed anew')}, published is {md5(b'pictures' * 1000)}: a copy packed anew, or a "
-        "damaged one; delete it to fetch it\n"
+        "famseg: out/cifar-10-python.tar.gz: is used although its checksum is "
+        f"{md5(b'packed anew')} and the published one is {md5(b'pictures' * 1000)}: it is a "
+        "repacked or a damaged copy; delete it to download it again\n"
     )
     assert path.read_bytes() == b"packed anew"
 
@@ -110,7 +110,7 @@ def test_unpacked_files_are_enough(mirror: str, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "test_batch").touch()
     done = prepare("cifar10", "--out", "out")
-    assert done.stdout.startswith("CIFAR-10: fetched 0, there already 1\n"), done.exception
+    assert done.stdout.startswith("CIFAR-10: 0 downloaded, 1 already there\n"), done.exception
 
 
 def test_rte_is_unpacked(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_a_dry_run_names_the_addresses(mirror: str, tmp_path: Path) -> None:
         f"fetch      {base}/train_32x32.mat  (173.6 MiB)",
         f"fetch      {base}/test_32x32.mat  (61.3 MiB)",
         "",
-        "SVHN, cropped digits: 2 to fetch, 0 in out already; nothing was written",
+        "SVHN, cropped digits: 2 to download, 0 already in out; nothing was written",
     ]
     plan = json.loads(prepare("fashionmnist", "--out", "out", "--dry-run", "--json").stdout)
     assert [len(each["addresses"]) for each in plan["fetch"]] == [2, 2, 2, 2]
@@ -140,20 +140,20 @@ def test_a_dry_run_names_the_addresses(mirror: str, tmp_path: Path) -> None:
 def test_a_failed_download_is_a_failed_run(mirror: str) -> None:
     done = prepare("cifar10", "--out", "out", "--mirror", f"{mirror}nowhere")
     assert isinstance(done.exception, RunError)
-    assert "cifar-10-python.tar.gz: answers 404 File not found). Go on" in str(done.exception)
+    assert "cifar-10-python.tar.gz: answers 404 File not found). Resume" in str(done.exception)
 
 
 def test_options_without_a_use_are_refused(mirror: str, tmp_path: Path) -> None:
     assert faults(prepare("cifar10", "--out", "out", "--size", "64", "--force")) == (
-        "--size: is for scans, not for a download: leave it out",
-        "--force: is for scans, not for a download: leave it out",
+        "--size: applies to scans, not to a download: leave it out",
+        "--force: applies to scans, not to a download: leave it out",
     )
     (tmp_path / "scans").mkdir()
     assert faults(prepare("scans", "--out", "out", "--mirror", mirror)) == (
-        "--mirror: is for downloads, and scans is not one: leave it out",
+        "--mirror: applies only to downloads, and scans is not one: leave it out",
     )
     assert faults(prepare("cifar10", "--out", "out", "--mirror", "server")) == (
-        "server/cifar-10-python.tar.gz: no address: it must begin with http:// or https://",
+        "server/cifar-10-python.tar.gz: is not an address: it must begin with http:// or https://",
     )
     (tmp_path / "file").touch()
     assert faults(prepare("cifar10", "--out", "file", "--mirror", mirror)) == (

@@ -68,7 +68,7 @@ def test_two_folders_are_scored_by_name(root: Path) -> None:
     mean = bootstrap_interval([1, 5 / 6, 0], [0, 0, 1]).text()
     assert f"dsc                         {mean}" in done.stdout
     assert done.stdout.count("(n 3, failed 1)") == len(SCORES)
-    assert "failed: one of the masks is empty; it counts with the worst value" in done.stdout
+    assert "failed: one of the masks is empty; it is included in the means" in done.stdout
 
 
 def test_json_and_csv_hold_the_scores_with_every_digit(root: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_cannot_be_scored_is_listed_and_the_rest_goes_on(root: Path) -> Non
 
 def test_nothing_scored_is_faulty_input(root: Path) -> None:
     write(root / "other" / "0.nrrd", np.ones((3, 3, 3), dtype=bool))
-    assert fault("other", "truth/0.nii.gz").startswith("truth/0.nii.gz: is a file, and another")
+    assert fault("other", "truth/0.nii.gz").startswith("truth/0.nii.gz: is a file, but another")
     line = fault("other/0.nrrd", "truth/0.nii.gz")
     assert line.startswith("other/0.nrrd: is not on the grid of truth/0.nii.gz: shape 3 x 3")
 
@@ -171,11 +171,14 @@ def test_labels_have_rows_and_figures_of_their_own(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--labels", "one"), "--labels: 'one' is neither all nor whole numbers as 1,2"),
-        (("--labels", "1", "--defective", "skull"), "--defective: does not go with --labels: a"),
+        (("--labels", "one"), "--labels: must be all or whole numbers, such as 1,2; got 'one'"),
+        (
+            ("--labels", "1", "--defective", "skull"),
+            "--defective: cannot be combined with --labels",
+        ),
         (("--tolerance-mm", "-1"), "--tolerance-mm: must be a length in mm, 0 or more, got -1"),
-        (("--csv", "none/scores.csv"), "none/scores.csv: cannot be written: is the folder there"),
-        (("--csv", "pred"), "pred: cannot be written: is the folder there"),
+        (("--csv", "none/scores.csv"), "none/scores.csv: cannot be written: check that its"),
+        (("--csv", "pred"), "pred: cannot be written: check that its"),
     ],
 )
 def test_faulty_options_are_one_line(root: Path, arguments: tuple[str, ...], said: str) -> None:

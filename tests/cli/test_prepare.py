@@ -98,8 +98,9 @@ def test_a_folder_is_prepared_reported_and_gone_on_with(scans: Path) -> None:
 
     other = prepare("scans", "--out", "out", "--size", "32", "--spacing-mm", "7")
     assert faults(other) == (
-        "out: was prepared with size 64 (now 32), spacing_mm 3.5 (now 7.0): give the same, choose "
-        "another --out, or do everything again with --force",
+        "out: was prepared with size 64 (now 32), spacing_mm 3.5 (now 7.0): give the same "
+        "settings, choose "
+        "another --out, or prepare everything again with --force",
     )
 
 
@@ -142,14 +143,14 @@ def test_nothing_prepared_is_faulty_input(scans: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: there is no such file or folder: name the scans"),
-        (["scans", "--size", "big"], "--size: 'big' is neither a number nor fit"),
-        (["scans", "--spacing-mm", "x"], "--spacing-mm: 'x' is neither a number nor keep"),
+        (["nowhere"], "nowhere: there is no such file or folder: give the folder of the scans"),
+        (["scans", "--size", "big"], "--size: must be a number or fit, got 'big'"),
+        (["scans", "--spacing-mm", "x"], "--spacing-mm: must be a number or keep, got 'x'"),
         (["scans", "--spacing-mm", "keep"], "preparation: size 128 needs a spacing_mm; leave the"),
         (["scans", "--template", "t.nii"], "--template t.nii: cannot be read (No such file or"),
         (
             ["scans", "--template", "t.nii", "--align", "none"],
-            "--align: --template aligns already; give one of the two",
+            "--align: cannot be combined with --template, which aligns already; give one of them",
         ),
         (["scans", "--threshold-hu", "9"], "preparation: threshold_hu 9: give 100 to 1500 HU"),
         (["scans", "--out", "scans/out"], "--out scans/out: overlaps with the source scans, whose"),
@@ -181,7 +182,7 @@ def test_a_full_disk_is_one_line(scans: Path, monkeypatch) -> None:
     done = prepare("scans", "--out", "out")
     assert isinstance(done.exception, RunError), done.exception
     assert str(done.exception) == (
-        "out: the disk is full. Make room, then go on with the same command."
+        "out: the disk is full. Free some space, then resume with the same command."
     )
 
 
@@ -232,7 +233,7 @@ def test_a_signal_ends_it_and_says_how_to_go_on(scans: Path, number: int) -> Non
     assert run.returncode == 128 + number
     name = signal.Signals(number).name
     assert said.splitlines()[-1] == (
-        f"famseg: ended by {name}; what is finished is kept; go on with the same command"
+        f"famseg: ended by {name}; finished skulls are kept; resume with the same command"
     )
     assert "Traceback" not in said
 

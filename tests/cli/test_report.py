@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -25,9 +26,11 @@ def test_a_report_lies_in_the_run_folder(famseg, run):
 
 
 def test_a_report_can_be_written_elsewhere(famseg, run, tmp_path):
-    done = famseg("report", str(run), "--out", str(tmp_path / "a.html"))
+    target = tmp_path / "a.html"
+    done = famseg("report", str(run), "--out", str(target), "--json")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.html").is_file()
+    told = json.loads(done.stdout)
+    assert told == {"kind": "report", "path": str(target), "bytes": target.stat().st_size}
     assert not (run / "report.html").exists()
 
 
@@ -69,7 +72,7 @@ def test_the_output_of_reconstruct_has_a_report(famseg, tmp_path):
     assert "Do not rely on this implant." in target.read_text()
     wrong = famseg("report", str(tmp_path / "out"), "--metric", "dsc")
     assert wrong.returncode == 2
-    assert "holds reconstructions" in wrong.stderr
+    assert "contains reconstructions" in wrong.stderr
     nowhere = famseg("report", str(tmp_path / "out"), "--out", str(tmp_path / "a" / "b.html"))
     assert nowhere.returncode == 2
     assert "cannot be written" in nowhere.stderr

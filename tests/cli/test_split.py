@@ -55,9 +55,7 @@ def test_counts_are_printed_and_the_manifest_is_written(data: Path) -> None:
     splits = [s.split for s in read_manifest(data / "manifest.csv")]
     assert [splits.count(s) for s in ("train", "validation", "test")] == [4, 2, 2]
     again = split("--seed", "5")
-    assert again.stdout.splitlines()[-1] == (
-        "The split that was there is kept; --force splits anew."
-    )
+    assert again.stdout.splitlines()[-1] == ("The existing split is kept; --force replaces it.")
     assert [s.split for s in read_manifest(data / "manifest.csv")] == splits
 
 

@@ -215,7 +215,7 @@ def volume(path: Path, array: np.ndarray) -> None:
         (("--config", "skull", "traning.epochs=2"), "traning.*did you mean training"),
         (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
         (("--config", "skull", "--from", "none"), "none: there is no such run or checkpoint"),
-        (("--config", "skull", "--from", "none", "--resume"), "--from: begins a new run. Leave"),
+        (("--config", "skull", "--from", "none", "--resume"), "--from: starts a new run. Leave"),
         (("nosuch",), "nosuch: no such configuration"),
         (("skull.yaml", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
         (("--resume",), "--resume: which run\\? Give its folder"),

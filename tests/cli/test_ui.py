@@ -323,15 +323,17 @@ def test_a_port_in_use_is_one_line(tmp_path):
 
 
 def test_a_foreign_interface_is_one_line():
-    with pytest.raises(InputError, match=r"203\.0\.113\.1 is no interface of this machine\. Leave"):
+    with pytest.raises(
+        InputError, match=r"203\.0\.113\.1 is not an interface of this machine\. Leave"
+    ):
         ui(overrides=["tracking.uri=sqlite:////tmp/x.db"], port=0, host="203.0.113.1")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lambda=1", "command line: lambda=1: without --config FILE this takes tracking.uri=ADDR"),
-        ("tracking.uri=", "command line: tracking.uri=: without --config FILE this takes"),
+        ("lambda=1", "command line: lambda=1: without --config FILE, only tracking.uri=ADDR"),
+        ("tracking.uri=", "command line: tracking.uri=: without --config FILE, only"),
         ("tracking.uri=file:///x", "tracking.uri: MLflow no longer writes to folders"),
     ],
 )
