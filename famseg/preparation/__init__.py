@@ -1,4 +1,4 @@
-"""From CT and challenge archives to aligned, checked binary skulls with a manifest."""
+"""Preparation of CT scans and public collections as aligned binary skulls with a manifest."""
 
 import lazy_loader
 

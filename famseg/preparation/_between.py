@@ -1,4 +1,4 @@
-"""Values between two voxels of a CT, such that surfaces of bone stay where they are.
+"""Interpolation between voxels of a CT that keeps surfaces of bone in place.
 
 Bone is found by a threshold far below the middle between soft tissue and solid bone. Values that
 are interpolated linearly in HU pass it near the soft tissue, and bone grows by up to a third of

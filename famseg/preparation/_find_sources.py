@@ -1,4 +1,4 @@
-"""What can be prepared in a folder, a file or an archive."""
+"""Finding the subjects in a folder, a file or an archive."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def _collection(tree: Tree, layout: Challenge) -> tuple[list[Source], list[Refus
     others = [*tree.files["volume"], *tree.files["mesh"], *tree.files["project"]]
     for item in others:
         if item not in known:
-            reason = f"not a part of the layout {layout}: prepare it apart"
+            reason = f"not a part of the layout {layout}: prepare it separately"
             refused.append(Refused(item.subject, item.place.as_posix(), reason))
     return sources, refused
 
 
 def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
-    """Return each file as a subject, named by its folder where it is alone in it."""
+    """Return each file as a subject; a single file in a folder is named by the folder."""
     volumes = {(i.place.parent, i.subject) for i in tree.files["volume"]}
     twins = [i for i in tree.files["mesh"] if (i.place.parent, i.subject) in volumes]
     refused = [
@@ -134,7 +134,7 @@ def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
 
 
 def _beside(item: Item) -> list[Path]:
-    """Return the files with the voxels of a header: its name with other endings."""
+    """Return the voxel files of a header: its name with other suffixes."""
     if item.member is not None or not item.name.lower().endswith((".mhd", ".nhdr", ".hdr")):
         return []
     endings = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".img", ".IMG", ".img.gz", ".dat")
@@ -143,7 +143,7 @@ def _beside(item: Item) -> list[Path]:
 
 
 def unique_names(found: list[_Named], taken: set[str]) -> list[_Named]:
-    """Return sources or refusals with a number added to names that are there already."""
+    """Return sources or refusals with a number added to repeated names."""
     names = set(taken)
     unique: list[_Named] = []
     for each in found:
@@ -169,5 +169,7 @@ def _nothing(root: Path, layout: Layout) -> str:
         dicom = "" if layout == "folder" else "DICOM files or "
         return f"{root}: nothing to prepare: looked for {dicom}files ending in {endings}"
     if layout == "dicom":
-        return f"{root}: no DICOM files there or below"
-    return f"{root}: nothing in it is laid out as {layout}: leave --layout out, or see the docs"
+        return f"{root}: there are no DICOM files in it or in its sub-folders"
+    return (
+        f"{root}: it contains nothing with the layout {layout}: leave out --layout, or see the docs"
+    )

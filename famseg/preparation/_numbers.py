@@ -8,7 +8,7 @@ from pydicom.multival import MultiValue
 
 
 def numbers(value: object, count: int) -> tuple[float, ...] | None:
-    """Return a header's numbers, or None where there are not exactly so many."""
+    """Return the numbers of a header, or None if their count differs."""
     try:
         found = tuple(float(x) for x in as_list(value))
     except (TypeError, ValueError):
@@ -17,7 +17,7 @@ def numbers(value: object, count: int) -> tuple[float, ...] | None:
 
 
 def as_list(value: object) -> list[Any]:
-    """Return what a header holds as a list: one value, several, or none."""
+    """Return the value of a header as a list, which may be empty."""
     if isinstance(value, list | tuple | MultiValue):
         return list(value)
     return [] if value is None else [value]

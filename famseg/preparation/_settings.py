@@ -1,4 +1,4 @@
-"""How skulls are prepared: one set of numbers for every subject of a data set."""
+"""The settings of a preparation, which are the same for every subject of a data set."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _choices(settings: Settings) -> list[str]:
 
 
 def _numbers(settings: Settings) -> list[str]:
-    """Return a fault for each number that is not finite, which comparisons would let pass."""
+    """Return an error message for each number that is not finite; comparisons would accept NaN."""
     return [
         f"{name} {value}: give a number"
         for name, value in vars(settings).items()
@@ -107,7 +107,7 @@ def _bounds(settings: Settings) -> list[str]:
         faults.append(f"size {settings.size}: give 16 to 1024 voxels")
     bounds = {
         "spacing_mm": (0.1, 20.0, "mm"),
-        "threshold_hu": (100.0, 1500.0, "HU: brain is at 40, solid bone at 1000"),
+        "threshold_hu": (100.0, 1500.0, "HU: brain has 40, solid bone 1000"),
         "below_vertex_mm": (50.0, 400.0, "mm"),
         "close_mm": (0.5, 12.0, "mm"),
         "residual_limit_mm": (0.1, 100.0, "mm"),

@@ -1,4 +1,4 @@
-"""What is handed from finding sources to cleaning them, and on to the report."""
+"""The data that steps of the preparation pass to each other and to the report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scan:
     Args:
         volume: Values on a grid at right angles, never sheared; RAS+ affine.
         kind: What the values are.
-        notes: What was corrected or looked strange, one sentence each; nothing personal.
+        notes: Corrections and oddities, one sentence each, without personal data.
         segments: Names of labels, as the file states them.
     """
 
@@ -63,7 +63,7 @@ class Source:
 
     Args:
         subject: Name, unique among the sources, fit for a file name, nothing personal.
-        origin: Where it is below the folder that was searched, for people; nothing personal.
+        origin: Where it is below the folder that was searched, for readers; nothing personal.
         files: The files that it is read from: their bytes decide whether it must be done again.
         read: Reads it; can be sent to another process. Raises InputError.
         companions: Further volumes of the subject.
@@ -83,13 +83,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Refused:
-    """What was found and cannot be used.
+    """A file or series that cannot be used.
 
     Args:
         subject: Name as of a source.
         origin: Where it is.
         reason: What is wrong and what to do, one line; nothing personal.
-        left_out: It is not a skull and was not meant as one (a localiser, a report): nothing is
+        left_out: It is not a skull and was not meant as one (a localizer, a report): nothing is
             wrong with the rest.
     """
 
@@ -101,7 +101,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder or file holds.
+    """What a folder or file contains.
 
     Args:
         layout: The layout that was recognized or named.
@@ -120,7 +120,7 @@ Severity = Literal["note", "look", "unusable"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a prepared skull that a person or a training should know.
+    """A finding about a prepared skull, for the user and for training.
 
     Args:
         kind: What it is; the kinds of a subject are its flags.
@@ -136,7 +136,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quality:
-    """What is known of a prepared skull.
+    """Measurements and findings of a prepared skull.
 
     Args:
         volume_ml: Bone on the final grid, millilitres.
@@ -182,7 +182,7 @@ class Quality:
 
     @property
     def usable(self) -> bool:
-        """Whether it is a skull, as far as can be told."""
+        """Whether it is plausibly a skull."""
         return all(f.severity != "unusable" for f in self.findings)
 
 

@@ -23,7 +23,7 @@ from famseg.files import _archive as archive_module
 from famseg.messages import InputError
 from famseg.preparation import find_sources
 
-UNSAFE = "the archive is not safe to unpack: {}; leave it aside"
+UNSAFE = "the archive is not safe to unpack: {}; do not use it"
 NO_TAR = "not a tar archive, cut short or damaged: copy it again"
 MIB = 2**20
 GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
@@ -97,7 +97,7 @@ def test_links_in_projects(kind: bytes, linked: str, tmp_path: Path) -> None:
 
 def test_names_that_lead_out_of_projects(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.inv3", member("../main.plist") + bytes(1024))
-    assert refused(path) == UNSAFE.format("a member leads out of the folder (..)")
+    assert refused(path) == UNSAFE.format("a member is outside the folder (..)")
     packed(path, member("/main.plist") + bytes(1024))
     assert refused(path) == UNSAFE.format("a member has an absolute path")
 
@@ -135,7 +135,7 @@ def test_headers_of_headers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_members_without_number(tmp_path: Path) -> None:
     content = b"".join(member(str(number)) for number in range(1000)) * 11
-    message = "the archive has more than 10000 members: leave it aside"
+    message = "the archive has more than 10000 members: do not use it"
     assert refused(packed(tmp_path / "a.inv3", content + bytes(1024))) == message
 
 
@@ -254,7 +254,7 @@ def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     found = find_sources(tmp_path / "in")
     assert found.sources == ()
     reason = (
-        "a link that leads out of the folder: copy the file, or prepare a folder that holds both"
+        "a link that leads out of the folder: copy the file, or prepare a folder that contains both"
     )
     assert {r.origin: r.reason for r in found.refused} == dict.fromkeys(
         ("below", "dicom", "link.nii"), reason

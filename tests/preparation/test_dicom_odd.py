@@ -262,8 +262,8 @@ def test_two_reconstructions_in_a_series_are_told_apart(
     assert result.volume.affine[2, 3] == pytest.approx(0.0)
     np.testing.assert_array_equal(lps(result), head()[::2])
     assert result.notes[0] == (
-        f"2 reconstructions in one series, told apart by {by} (32 slices 7 mm apart, 32 slices "
-        "7 mm apart): the one of 32 slices 7 mm apart that was acquired first was taken."
+        f"2 reconstructions in one series, distinguished by {by} (32 slices 7 mm apart, 32 slices "
+        "7 mm apart): the one with 32 slices 7 mm apart that was acquired first was taken."
     )
 
 

@@ -106,11 +106,11 @@ def test_files_that_are_not_read_are_told(tmp_path: Path, save: Save, skull: np.
         (tmp_path / name).write_bytes(b"x" * 200)
     reasons = {r.origin: r.reason for r in find_sources(tmp_path).refused}
     assert reasons == {
-        "b.obj": "this kind of mesh is not read: save it as STL or PLY",
-        "c.rar": "this kind of archive is not read: unpack it, or pack it as ZIP",
-        "d.tar.gz": "this kind of archive is not read: unpack it, or pack it as ZIP",
-        "e.hdr": "Analyze files do not say left from right: convert to NIfTI or NRRD",
-        "f.dcm": "neither DICOM nor another kind of file that is read here",
+        "b.obj": "this kind of mesh is not supported: save it as STL or PLY",
+        "c.rar": "this kind of archive is not supported: unpack it, or pack it as ZIP",
+        "d.tar.gz": "this kind of archive is not supported: unpack it, or pack it as ZIP",
+        "e.hdr": "Analyze files do not tell left from right: convert to NIfTI or NRRD",
+        "f.dcm": "neither DICOM nor another supported kind of file",
     }
 
 
@@ -120,11 +120,13 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: nothing to prepare: looked for DICOM files or f"):
         find_sources(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"empty: no DICOM files there or below$"):
+    with pytest.raises(
+        InputError, match=r"empty: there are no DICOM files in it or in its sub-folders$"
+    ):
         find_sources(tmp_path / "empty", layout="dicom")
     (tmp_path / "a.doc").write_text("x")
     (refused,) = find_sources(tmp_path / "a.doc").refused
-    assert refused.reason == "neither DICOM nor another kind of file that is read here"
+    assert refused.reason == "neither DICOM nor another supported kind of file"
 
 
 def ramp(low: float, high: float, dtype: type = np.float32) -> np.ndarray:
@@ -169,7 +171,7 @@ def test_a_smoothed_mask_is_a_mask(tmp_path: Path, save: Save) -> None:
     smooth[10:30, 10:30, 10:30] = 1.0
     scan = read(save(tmp_path / "a.nrrd", smooth * 255))
     assert scan.kind == "mask"
-    assert scan.notes == ("A smoothed mask: bone is what lies above half of the maximum.",)
+    assert scan.notes == ("A smoothed mask: voxels above half of the maximum are bone.",)
     np.testing.assert_array_equal(scan.volume.array, smooth > 0.5)
 
 
@@ -214,8 +216,8 @@ def test_a_header_that_leaves_the_direction_open(name: str, header: str, tmp_pat
     scan = read(tmp_path / name)
     assert scan.volume.spacing_mm == (3.0, 3.0, 4.0)
     assert scan.notes == (
-        "The header states no direction: axes were taken to lead to the left, the back and the "
-        "top. Look whether left and right are right.",
+        "The header states no direction: axes were assumed to lead to the left, the back and the "
+        "top. Check that left and right are correct.",
     )
 
 
@@ -234,7 +236,7 @@ def test_four_dimensions(tmp_path: Path) -> None:
     series = np.zeros((6, 6, 6, 2), np.uint8)
     nibabel.Nifti1Image(series, np.eye(4)).to_filename(tmp_path / "a.nii.gz")
     assert fault(tmp_path / "a.nii.gz") == (
-        "a.nii.gz: 6x6x6x2 voxels is 4D: give one 3D volume a file"
+        "a.nii.gz: 6x6x6x2 voxels is 4D: give one 3D volume per file"
     )
 
 
@@ -315,11 +317,11 @@ def test_faults_inside_an_archive(tmp_path: Path, save: Save, skull: np.ndarray)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("../evil.nii", "a member leads out of the folder (..)"),
-        ("a/../../evil.nii", "a member leads out of the folder (..)"),
+        ("../evil.nii", "a member is outside the folder (..)"),
+        ("a/../../evil.nii", "a member is outside the folder (..)"),
         ("/evil.nii", "a member has an absolute path"),
         ("C:/evil.nii", "a member has an absolute path"),
-        ("..\\evil.nii", "a member leads out of the folder (..)"),
+        ("..\\evil.nii", "a member is outside the folder (..)"),
     ],
 )
 def test_unsafe_archives(name: str, words: str, tmp_path: Path) -> None:
@@ -329,9 +331,7 @@ def test_unsafe_archives(name: str, words: str, tmp_path: Path) -> None:
         archive.writestr(info, b"evil")
     found = find_sources(tmp_path)
     assert found.sources == ()
-    assert found.refused[0].reason == (
-        f"the archive is not safe to unpack: {words}; leave it aside"
-    )
+    assert found.refused[0].reason == (f"the archive is not safe to unpack: {words}; do not use it")
 
 
 def test_links_in_archives(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_links_in_archives(tmp_path: Path) -> None:
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     assert find_sources(tmp_path).refused[0].reason == (
-        "the archive is not safe to unpack: a member is a symbolic link; leave it aside"
+        "the archive is not safe to unpack: a member is a symbolic link; do not use it"
     )
 
 
@@ -350,8 +350,9 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     packed(tmp_path / "a.zip", tmp_path / "a.nii")
     (tmp_path / "a.nii").unlink()
     assert find_sources(tmp_path).refused[0].reason == (
-        "a member unpacks to 4194304 bytes, 500 times its size or more: an archive made to fill "
-        "the disk; leave it aside"
+        "a member unpacks to 4194304 bytes, 500 times its size or more: this may "
+        "be an archive made to fill "
+        "the disk; do not use it"
     )
 
 
@@ -362,7 +363,8 @@ def test_too_large_a_member_is_not_unpacked(
     source = only(root)
     monkeypatch.setattr(archive_module, "MAX_MEMBER_BYTES", 1000)
     assert (
-        "more than 1000: an archive made to fill the disk" in find_sources(root).refused[0].reason
+        "more than 1000: this may be an archive made to fill"
+        in find_sources(root).refused[0].reason
     )
     with pytest.raises(
         InputError, match=r"^a\.nii: a member has \d+ bytes or more, more than 1000"
@@ -409,7 +411,7 @@ def test_a_full_disk(
     with pytest.raises(
         InputError,
         match=r"^a\.nii: cannot be unpacked to the temporary folder \(No space left on device\): "
-        r"make room or set TMPDIR to another folder$",
+        r"free some space, or set TMPDIR to another folder$",
     ):
         source.read()
 

@@ -139,7 +139,7 @@ def test_analyze_is_refused_once(tmp_path: Path) -> None:
     nibabel.save(nibabel.AnalyzeImage(ball().astype(np.int16), AFFINE), tmp_path / "head.img")
     found = find_sources(tmp_path)
     assert [refused.reason for refused in found.refused] == [
-        "Analyze files do not say left from right: convert to NIfTI or NRRD"
+        "Analyze files do not tell left from right: convert to NIfTI or NRRD"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Many subjects at once: processes, records, the manifest, its splits and the quality report."""
+"""Preparation of many subjects: processes, records, manifest, splits and quality report."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From the grid of prepared skulls back to the scan."""
+"""Mapping of masks from the grid of prepared skulls back to the scan."""
 
 from __future__ import annotations
 

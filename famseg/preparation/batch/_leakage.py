@@ -1,4 +1,4 @@
-"""Skulls that are in a data set twice under different names."""
+"""Detection of skulls that a data set contains twice under different names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Duplicate:
 
 
 def signature(volume: Volume) -> Signature:
-    """Return the coarse shape of a skull, whatever its grid, orientation and position.
+    """Return the coarse shape of a skull, independent of its grid, orientation and position.
 
     The bone is spread over cells of 8 mm around its centre of mass, linearly between the eight
     cells that are nearest to a voxel, so that a shift of the grid hardly changes it. A stray voxel
@@ -103,7 +103,7 @@ def duplicates(
 
     The soft Dice of two signatures is ``2 a.b / (a.a + b.b)``: 1 for equal ones. A skull of which a
     copy was shifted, changed in some voxels or resampled is found; one that lost a large part, by a
-    hole or by cropping, or was mirrored may not be.
+    defect or by cropping, or was mirrored may not be.
 
     Args:
         sha256: Hash of each subject's file.

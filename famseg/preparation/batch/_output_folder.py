@@ -1,4 +1,4 @@
-"""Whether prepared skulls may be written to a folder."""
+"""Checks and locking of the output folder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_place(root: Path, out: Path) -> None:
         raise InputError(f"--out {out}: is a file: give a folder")
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise InputError(
-            f"--out {out}: overlaps with the source {root}, whose files must stay as they are: "
-            "choose a folder outside it"
+            f"--out {out}: overlaps with the source {root}, whose files must not change: choose a "
+            "folder outside it"
         )
     foreign = out.is_dir() and not Folder(out).state.exists()
     if foreign and any(not p.name.startswith(".") for p in out.iterdir()):
@@ -44,7 +44,7 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
         keys = sorted({**before, **settings})
     except (InputError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder.state}: is damaged: choose another folder, or do everything again with "
+            f"{folder.state}: is damaged: choose another folder, or prepare everything again with "
             "--force"
         ) from error
     now = json.loads(json.dumps(settings))  # tuples as lists, as they come back from a file
@@ -55,14 +55,14 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
     ]
     if changes:
         raise InputError(
-            f"{folder.path}: was prepared with {', '.join(changes)}: give the same, choose another "
-            "--out, or do everything again with --force"
+            f"{folder.path}: was prepared with {', '.join(changes)}: give the same settings, "
+            "choose another --out, or prepare everything again with --force"
         )
 
 
 @contextmanager
 def alone(folder: Folder) -> Iterator[None]:
-    """Keep other runs out of the folder, and sweep up what killed ones left half written."""
+    """Lock the folder against other runs, and remove temporary files of killed ones."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = open_to_update(folder.path / ".lock")
@@ -75,7 +75,7 @@ def alone(folder: Folder) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"--out {folder.path}: another famseg prepare is at work there: wait for it"
+                f"--out {folder.path}: another famseg prepare is running there: wait for it"
             ) from None
         for part in folder.path.rglob(".*.part"):
             part.unlink(missing_ok=True)

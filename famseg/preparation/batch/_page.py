@@ -1,4 +1,4 @@
-"""The quality report as one HTML page that needs nothing else."""
+"""The quality report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
 
 
 class _Shown(NamedTuple):
-    """What the page shows beside the records, by subject."""
+    """The additional content of the page, by subject."""
 
     pictures: Mapping[str, bytes | None]
     selectable: Collection[str]
@@ -73,7 +73,7 @@ def page(
     selectable: Collection[str] = (),
     slices: Mapping[str, _page_slices.Pictures] | None = None,
 ) -> str:
-    """Return the report: first what failed, then what is worth a look, then the rest.
+    """Return the report: first failed subjects, then those with findings, then the rest.
 
     Args:
         records: All subjects.
@@ -118,7 +118,7 @@ def page(
 
 
 def needs_a_look(record: Record) -> bool:
-    """Tell whether something of a prepared skull is unusual."""
+    """Whether a prepared skull has an unusual property."""
     quality = record.quality
     if quality is None:
         return False
@@ -126,7 +126,7 @@ def needs_a_look(record: Record) -> bool:
 
 
 def _escape(text: str) -> str:
-    """Return a text as HTML shows it: nothing in it is markup, and all of it is seen."""
+    """Return a text escaped for HTML, with invisible characters shown."""
     return html.escape(visible(text, keep="\n"))
 
 
@@ -135,8 +135,8 @@ def _summary(failed: int, look: int, layout: str) -> str:
         return f"{count} subject" if count == 1 else f"{count} subjects"
 
     return (
-        f"{subjects(failed)} could not be prepared; {subjects(look)} of those that were "
-        f"should be looked at. Layout of the source: {layout}."
+        f"{subjects(failed)} could not be prepared; {subjects(look)} of those that were prepared "
+        f"should be checked. Layout of the source: {layout}."
     )
 
 
@@ -207,7 +207,7 @@ def _facts(quality: Quality) -> Iterator[tuple[str, str]]:
     yield "vault cut off", "yes" if quality.truncated_vault else "no"
     yield "existing defect", "yes" if quality.existing_defect else "no"
     yield "flags", ", ".join(quality.flags) or "none"
-    yield "largest hole in the vault", f"{quality.hole_cm2:.1f} cm²"
+    yield "largest defect of the vault", f"{quality.hole_cm2:.1f} cm²"
     yield "threshold", "none" if quality.threshold is None else f"{quality.threshold:g}"
     yield "spacing of the scan", f"{_times(quality.source_spacing_mm, '.3g')} mm"
     yield "spacing", f"{_times(quality.spacing_mm, '.3g')} mm"

@@ -1,4 +1,4 @@
-"""Deselecting subjects in the quality report: boxes, and a button that gives the list."""
+"""Deselection of subjects in the quality report: boxes, and a button that downloads the list."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STYLE = """
 def choice() -> Iterator[str]:
     """Yield the line with the button; it stays in view."""
     yield (
-        '<p id="choice" hidden>Untick the subjects that you do not want to use. '
+        '<p id="choice" hidden>Deselect the subjects that you do not want to use. '
         "<button disabled>Download the list</button> <output></output>; then run "
         f"<code>famseg split DIR --exclude-list {LIST_NAME}</code>.</p>"
     )

@@ -1,4 +1,4 @@
-"""Slices in the quality report: they scroll and the outline goes on and off, without scripts."""
+"""Scrolling slices in the quality report with an outline to switch on and off, without scripts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST_SUBJECTS = 250
 """Of whom a page has the slices: a browser opens 80 MB, hardly more."""
 
 LEGEND = (
-    "Slices show the scan with the outline of the bone that was found in it, before it was brought "
-    "onto the grid. Scroll in an image, or press Tab until it has a frame and use the arrow keys. "
-    "Where the outline runs in soft tissue, the threshold is too low; where it leaves out bone, it "
-    "is too high."
+    "Slices show the scan with the outline of the bone that was found in it, before it was "
+    "resampled to the grid. Scroll in an image, or press Tab until it has a frame and use the "
+    "arrow keys. Where the outline runs in soft tissue, the threshold is too low; where it leaves "
+    "out bone, it is too high."
 )
 
 _TITLES: dict[View, tuple[str, str, int, str]] = {  # directions left, right, bottom, top
@@ -54,7 +54,7 @@ STYLE = """
 
 
 def slices(subject: str, pictures: Pictures, box_mm: tuple[float, float, float]) -> Iterator[str]:
-    """Yield the slices of a subject, closed until they are asked for.
+    """Yield the slices of a subject, initially collapsed.
 
     Args:
         subject: Its name; it is escaped.

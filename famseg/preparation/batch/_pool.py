@@ -1,4 +1,4 @@
-"""Work in several processes, of which each may die without taking the rest along."""
+"""Work in several processes that survives the death of any of them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ Result = TypeVar("Result")
 
 
 class CrashedError(Exception):
-    """The process that did a job ended without an answer.
+    """The process of a job ended without a result.
 
     Args:
         exit_code: How it ended: below zero, the signal that killed it; None if that is not known.
     """
 
     def __init__(self, exit_code: int | None) -> None:
-        super().__init__(f"its process ended with {exit_code}")
+        super().__init__(f"its process exited with {exit_code}")
         self.exit_code = exit_code
 
 
 def in_processes(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
 ) -> Generator[tuple[Job, Result | Exception], None, None]:
-    """Do jobs in processes of their own and yield each with its result as it is ready.
+    """Run jobs in separate processes, and yield each with its result as it finishes.
 
-    A process that dies takes down the pool that it belongs to. The jobs that were running are then
-    tried again, one alone at a time, with all the memory there is: the one that kills its process
-    again is given up.
+    A process that dies breaks its pool. The jobs that were running are then tried again one by one,
+    each with all of the memory; a job that kills its process again is given up.
 
     Args:
         function: Can be imported by its name; so can all that a job holds.
@@ -69,12 +68,12 @@ def _round(
     broken = False
     with _pool(min(workers, len(waiting))) as (pool, processes):
         while running or (waiting and not broken):
-            # No more than there are processes, so that what is submitted runs.
+            # No more jobs than processes, so that every submitted job runs.
             while waiting and not broken and len(running) < workers:
                 try:
                     with _without_interrupt():
                         running[pool.submit(function, waiting[0])] = waiting[0]
-                    processes()  # noted as long as they live
+                    processes()  # noted while they are alive
                     waiting.popleft()
                 except BrokenProcessPool:
                     broken = True
@@ -103,7 +102,7 @@ def _try(function: Callable[[Job], Result], job: Job) -> Result | Exception:
 @contextmanager
 def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Callable[[], set[BaseProcess]]]]:
     """A pool, and its processes so far; they are ended at once when something is raised."""
-    # Not forked: threads of the libraries would be copied in the middle of their work.
+    # Not forked, since threads of the libraries would be copied while they work.
     context = multiprocessing.get_context("spawn")
     others, seen = set(multiprocessing.active_children()), set[BaseProcess]()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
@@ -132,7 +131,7 @@ def _exit_code(processes: set[BaseProcess]) -> int | None:
 
 @contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Start processes that Ctrl-C on a terminal does not reach: this one decides."""
+    """Start processes that Ctrl-C does not reach, so that this process decides."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -141,7 +140,7 @@ def _without_interrupt() -> Iterator[None]:
 
 
 def calm() -> None:
-    """Let this process work with one thread and without the warnings of the libraries."""
+    """Restrict this process to one thread, and silence the warnings of libraries."""
     import SimpleITK
 
     # Several processes share the cores; and sums in one order give the same bits.

@@ -1,4 +1,4 @@
-"""What is kept of a prepared subject, and how a later run knows that nothing has changed."""
+"""Records of prepared subjects, by which later runs recognize unchanged ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD_VERSION = 3
 
 
 class Folder:
-    """Where things are in the folder of prepared skulls.
+    """The paths in the folder of prepared skulls.
 
     Args:
         path: The folder.
@@ -65,13 +65,13 @@ class Folder:
 
 @dataclass(frozen=True)
 class Record:
-    """One subject: what became of it.
+    """The result for one subject.
 
     Args:
         subject: Its name.
         origin: Where it was found, below the folder that was searched.
         status: ``done``, ``failed`` (was tried), ``refused`` (could not be tried) or ``left out``
-            (is no skull and was not meant as one, such as a localiser).
+            (is no skull and was not meant as one, such as a localizer).
         reason: Why it is not done, one line.
         split: What the layout of its collection says.
         quality: What is known of the skull; None unless done.
@@ -101,7 +101,7 @@ class Record:
 
 
 def settings_key(settings: Mapping[str, object]) -> str:
-    """Return the hash of settings, whatever their order.
+    """Return the hash of settings, independent of their order.
 
     Example:
         >>> settings_key({"a": 1, "b": 2}) == settings_key({"b": 2, "a": 1})
@@ -130,7 +130,7 @@ def files_content(source: Source) -> str:
 
 
 def write_record(record: Record, folder: Folder) -> None:
-    """Write the record of a subject that is done; whole or not at all."""
+    """Write the record of a finished subject atomically."""
     path = folder.record(record.subject)
     path.parent.mkdir(exist_ok=True)
     write_json(path, asdict(record))
@@ -156,7 +156,7 @@ def recorded_subjects(folder: Folder) -> list[str]:
 
 
 def is_written(record: Record, folder: Folder) -> bool:
-    """Tell whether the files of a record are there as they were written."""
+    """Whether the files of a record exist unchanged."""
     for name, sha256 in record.files.items():
         try:
             with open_to_read(folder.path / name) as stream:

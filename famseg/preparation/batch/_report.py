@@ -1,4 +1,4 @@
-"""The quality report: a table with a row a subject, and the page that shows it."""
+"""The quality report as a table with one row per subject, and as a page."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def write_report(
 
 
 def table(records: Iterable[Record]) -> str:
-    """Return the report as CSV, a line a subject.
+    """Return the report as CSV, with one row per subject.
 
     Truth values are ``yes`` and ``no``, what is not known is empty, several sentences in a cell are
     separated by `` | ``. A text that a spreadsheet would take for a formula begins with ``'``.
@@ -127,13 +127,13 @@ def report_row(record: Record) -> dict[str, object]:
 
 
 def companions(record: Record) -> list[str]:
-    """Return what a subject has beside the complete skull, as ``implant/bilateral``."""
+    """Return the companions of the complete skull, such as ``implant/bilateral``."""
     folders = {Path(name).parent.as_posix() for name in record.files}
     return sorted(name for name in folders if name.split("/")[0] in ("defective", "implant"))
 
 
 def times(lengths: Iterable[float]) -> str:
-    """Return lengths as people write them.
+    """Return lengths as readable text.
 
     Example:
         >>> times((0.5, 0.5, 1.25))
@@ -153,7 +153,7 @@ def _cell(name: str, value: object) -> object:
 
 
 def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Pictures]:
-    """Return the slices of the subjects that the page has room for: those worth a look first."""
+    """Return the slices of the subjects that fit on the page, first those with findings."""
     found: dict[str, Pictures] = {}
     for record in sorted(records, key=lambda r: not needs_a_look(r)):
         files = {view: folder.slices(record.subject, view) for view in VIEWS}

@@ -1,4 +1,4 @@
-"""Prepare all subjects of a source: plan, work in processes, manifest and report."""
+"""Preparation of all subjects of a source: plan, processes, manifest and report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PACKAGES = ("SimpleITK", "numpy", "scipy", "nibabel", "pydicom", "trimesh")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """The plan of a run.
 
     Args:
         folder: Where the prepared skulls are.
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did.
+    """The result of a run.
 
     Args:
         plan: What was to be done.
@@ -113,7 +113,7 @@ def plan_run(
     group_by: str | None = None,
     keep_implausible: bool = False,
 ) -> Plan:
-    """Find out what is to be done; writes nothing.
+    """Plan a run; nothing is written.
 
     Args:
         found: What the source holds.
@@ -164,9 +164,9 @@ def prepare_folder(
     force: bool = False,
     progress: RunProgress | None = None,
 ) -> Outcome:
-    """Do what was planned, and write manifest and report.
+    """Carry out a plan, and write manifest and report.
 
-    What is finished stays whatever happens: the same call goes on after a kill.
+    Finished subjects are kept, and the same call resumes an interrupted one.
 
     Args:
         plan: From `plan_run`.
@@ -206,7 +206,7 @@ def prepare_folder(
 
 
 def _unchanged(sources: Sequence[Source], folder: Folder, key: str) -> dict[str, Record]:
-    """Return the records of the subjects that need not be looked at."""
+    """Return the records of the unchanged subjects."""
     ready = {}
     for source in sources:
         record = read_record(source.subject, folder)
@@ -215,7 +215,7 @@ def _unchanged(sources: Sequence[Source], folder: Folder, key: str) -> dict[str,
         try:
             same = record.stamp == files_stamp(source)
         except OSError:
-            continue  # the work on it will say what is wrong
+            continue  # preparing it will report the error
         if same and is_written(record, folder):
             ready[source.subject] = replace(record, origin=source.origin, split=source.split)
     return ready
@@ -233,7 +233,7 @@ def _record_of(job: Job, result: Record | Exception) -> Record:
 
 
 def _forget(subject: str, folder: Folder) -> None:
-    """Remove what an earlier run wrote of a subject that is not ready any more."""
+    """Remove the files that an earlier run wrote of a subject that is no longer ready."""
     record = read_record(subject, folder)
     if record is not None:
         discard(record, folder)
@@ -242,7 +242,7 @@ def _forget(subject: str, folder: Folder) -> None:
 def _write_manifest(
     records: Sequence[Record], plan: Plan
 ) -> tuple[dict[str, str], list[SkullSubject]]:
-    """Write who is ready, in which split and group; return the groups and who that is."""
+    """Write the manifest; return the groups and the subjects in it."""
     folder = plan.folder
     done = [r for r in records if r.status == "done" and (plan.keep_implausible or _usable(r))]
     before = _before(folder)
@@ -276,12 +276,12 @@ def _usable(record: Record) -> bool:
 
 
 def _before(folder: Folder) -> list[SkullSubject]:
-    """Return the subjects of an earlier run, with what somebody has decided about them since."""
+    """Return the subjects of the existing manifest, with changes made by hand."""
     return read_manifest(folder.manifest, check_files=False) if folder.manifest.exists() else []
 
 
 def _groups(done: Sequence[Record], plan: Plan, before: Sequence[SkullSubject]) -> dict[str, str]:
-    """Return the group of each subject: as somebody set it, else by path and header."""
+    """Return the group of each subject: as set by hand, or else by path and header."""
     given = {s.id: s.group for s in before}
     whose = [(r.subject, r.origin, plan.identities.get(r.subject, ())) for r in done]
     salted = any(identity for _, _, identity in whose)
@@ -290,7 +290,7 @@ def _groups(done: Sequence[Record], plan: Plan, before: Sequence[SkullSubject]) 
 
 
 def _splits(done: Sequence[Record], before: Sequence[SkullSubject]) -> dict[str, Split]:
-    """Return the splits that were given before, else what the collection's layout says of all."""
+    """Return the existing splits, or else those of the collection's layout."""
     given: dict[str, Split] = {s.id: s.split for s in before if s.split is not None}
     if given:
         return given

@@ -1,4 +1,4 @@
-"""Heads that are one though they lie otherwise: compared after rigid alignment."""
+"""Detection of the same head in another pose, by rigid alignment."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ SAME_HEAD_DICE = 0.94
 
 _CELL_MM = 3.0
 _BORDER_MM = 24.0
-_BLUR_MM = 2.5  # sigma: voxels of 1 to 4 mm then look alike
+_BLUR_MM = 2.5  # sigma: makes voxels of 1 to 4 mm comparable
 _LEAST = 0.02  # share of bone from which on a cell is compared
 _REACH_MM = 20.0  # farther surfaces do not pull
-_FAR_MM = 6.0  # from here on a point counts less and less: a jaw, a defect, a frame
+_FAR_MM = 6.0  # beyond this, the weight of a point falls: a jaw, a defect, a frame
 _UNLIKE = 0.15  # share of bone; the same for densities
 _ITERATIONS = 25
 _PITCHES_DEG = (-15.0, 0.0, 15.0)  # starts: heads nod more than they turn or lean
-_LARGEST_TURN = 0.15  # radians a step
+_LARGEST_TURN = 0.15  # radians per step
 _DONE_MM = 0.03
 _HEAD_MM = 80.0  # radius that a turn moves points by
 _MARGIN_MM = 6.0  # above the lowest bone of a head: below, it was cut off
-_NEIGHBOURS = 5  # of each head that are looked at closely
-_LIKELY_DICE = 0.8  # of two looks: less, and they are not even looked at
-_LEAST_SHARE = 0.4  # of the bone of either head must lie where both were scanned
+_NEIGHBOURS = 5  # neighbors of each head that are compared in detail
+_LIKELY_DICE = 0.8  # similarity of two heads below which they are not compared
+_LEAST_SHARE = 0.4  # share of the bone of either head that must be where both were scanned
 _LOOK_MM = 8.0
 _HELD = 64  # heads in memory
 
@@ -50,7 +50,7 @@ class Field(NamedTuple):
     Args:
         values: The quantity and its slope along each axis, four arrays.
         corner: Middle of the first cell in mm.
-        outside: What lies beyond the cells: their border, or nothing.
+        outside: The value beyond the cells: that of their border, or 0.
     """
 
     values: tuple[Cells, ...]
@@ -90,7 +90,7 @@ class Head(NamedTuple):
     Args:
         surface: Points of its surface in mm, ``(N, 3)``.
         distance: To the surface in mm, at most 20.
-        cells: Middles of the cells that hold bone, in mm, ``(M, 3)``.
+        cells: Middles of the cells that contain bone, in mm, ``(M, 3)``.
         shares: Of bone in them, blurred.
         density: The same as a field.
         ends_mm: Heights of the lowest and the highest bone.
@@ -138,7 +138,7 @@ def as_head(volume: Volume) -> Head:
 
 
 def aligned(moving: Head, fixed: Head) -> Motion:
-    """Return the rigid motion that lays one head onto another, shape ``(4, 4)``.
+    """Return the rigid motion that aligns one head to another, shape ``(4, 4)``.
 
     The vertices and the middles of the vaults meet at first, in three attitudes of nodding. Then
     the distances of the moving surface to the fixed one are made small, which finds the attitude
@@ -156,15 +156,17 @@ def aligned(moving: Head, fixed: Head) -> Motion:
         start[:3, 3] = _top(fixed.surface) - _top(moved_points(moving.surface, start))
         motion = _minimized(moving.surface, start, residuals, _FAR_MM, friction=1e-3)
         distance, _, counts = residuals(moved_points(moving.surface, motion))
-        # What lies below the cut counts as far away, or turning a head out of sight would pay.
+        # Points below the cut count as far away, since otherwise turning a head out of view would
+        # pay.
         found.append((float(np.where(counts, distance, _FAR_MM).mean()), motion))
     return min(found, key=lambda f: f[0])[1]
 
 
 def refined(moving: Head, fixed: Head, motion: Motion) -> Motion:
-    """Return a motion after which the densities differ least; to a fraction of a millimetre.
+    """Return the motion that minimizes the difference of the densities.
 
-    Surfaces in voxels say only to about a voxel where they are. Takes about 60 ms.
+    This is accurate to a fraction of a voxel, whereas surfaces are accurate to about one voxel.
+    Takes about 60 ms.
     """
     both = np.flatnonzero(moving.cells[:, 2] > moving.ends_mm[0] + _MARGIN_MM)
     chosen = _some(both, 8000)
@@ -196,7 +198,7 @@ def agreement(moving: Head, fixed: Head, motion: Motion) -> float:
 
 
 def heads_and_pairs(count: int) -> int:
-    """Return how much `same_heads` has to look at: each head, and pairs with its neighbours."""
+    """Return the number of steps of `same_heads`: all heads, and the pairs with their neighbors."""
     return count * (1 + _NEIGHBOURS // 2)
 
 
@@ -207,7 +209,7 @@ def same_heads(
     threshold: float = SAME_HEAD_DICE,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Duplicate]:
-    """Find heads that are one though they were scanned in another attitude.
+    """Find scans of the same head in different poses.
 
     All are aligned to a phantom, which brings one person's scans close together. Each is then
     aligned with the five that look most like it, and compared.
@@ -223,7 +225,7 @@ def same_heads(
         for each of 64 heads at a time.
 
     Raises:
-        InputError: If a file cannot be read or holds no bone.
+        InputError: If a file cannot be read or contains no bone.
     """
     atlas = _atlas()
     held = lru_cache(_HELD)(lambda name: _read(name, files[name]))
@@ -248,7 +250,7 @@ def same_heads(
 
 @cache
 def _atlas() -> Head:
-    """Return the head that all are aligned to."""
+    """Return the head to which all others are aligned."""
     return as_head(Volume(phantom(0, 0, 64), np.diag([3.5, 3.5, 3.5, 1.0])))
 
 
@@ -256,11 +258,11 @@ def _read(name: str, file: Path) -> Head:
     try:
         return as_head(read_volume(file))
     except ValueError:
-        raise InputError(f"{name}: {file}: holds no bone: remove it from the manifest") from None
+        raise InputError(f"{name}: {file}: contains no bone: remove it from the manifest") from None
 
 
 def _best(one: Head, other: Head) -> float:
-    """Return the agreement of two heads; where the one does not find the way, the other may."""
+    """Return the agreement of two heads, the better of aligning either one to the other."""
     found = 0.0
     for moving, fixed in ((one, other), (other, one)):
         motion = refined(moving, fixed, aligned(moving, fixed))
@@ -312,7 +314,7 @@ def _minimized(
 
 
 def _some(items: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return at most so many of the items, drawn evenly, the same ones each time."""
+    """Return at most ``count`` of the items, evenly spaced and reproducible."""
     few = np.random.default_rng(0).permutation(len(items))[:count]
     return items[np.sort(few)]
 
@@ -344,13 +346,13 @@ def _look(head: Head, atlas: Head) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _alike(looks: NDArray[np.float32], scanned: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the Dice of each look with each other one, where both were scanned."""
+    """Return the Dice of each pair of coarse heads, where both were scanned."""
     squares = looks**2 @ scanned.T
     return np.asarray(2 * (looks @ looks.T) / np.maximum(squares + squares.T, 1e-9))
 
 
 def _likely(looks: NDArray[np.float32], scanned: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Return the pairs of which one is among those that look most like the other."""
+    """Return the pairs of which one head is among the most similar ones of the other."""
     dice = _alike(looks, scanned)
     np.fill_diagonal(dice, -1)
     nearest = np.argsort(-dice, axis=1)[:, : min(_NEIGHBOURS, len(looks) - 1)]

@@ -1,4 +1,4 @@
-"""Give the subjects of a folder their splits, one person in one split only."""
+"""Splitting of the subjects of a folder, with each person in only one split."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def split_folder(
             none.
         validation: Share of the subjects for validation.
         test: Share for the test.
-        seed: Another seed, another split.
+        seed: Random seed of the split.
         stratify: Column by which each split gets its share of every stratum.
         table: CSV with the columns ``subject`` and ``stratify``; ``report.csv`` if left out.
         allow_duplicates: Keep subjects that are one skull in one split, instead of refusing them.
@@ -101,7 +101,7 @@ def split_folder(
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise InputError(f"{root}: {what}: name the folder of the prepared skulls")
     if table is not None and stratify is None:
-        raise InputError("--table: is used only by --stratify COLUMN: name the column")
+        raise InputError("--table: is used only with --stratify COLUMN: name the column")
     found = scan_folder(root)
     kept = not force and any(s.split is not None for s in found)
     if force:
@@ -113,7 +113,7 @@ def split_folder(
     used = [s for s in found if s.split is not None or s.id not in selection.left_out]
     strata = {} if stratify is None else _strata(used, stratify, table or Folder(root).table)
     if not kept:
-        _split(used, (), validation, test, seed, strata)  # faults at once, not after minutes
+        _split(used, (), validation, test, seed, strata)  # errors at once, not after minutes
     pairs = _one_head(used, root, progress)
     group = {s.id: s.group or s.id for s in used}
     unknown = [pair for pair in pairs if group[pair.first] != group[pair.second]]
@@ -135,7 +135,7 @@ def _marked(found: Iterable[SkullSubject], out: Collection[str]) -> list[SkullSu
 def _one_head(
     found: Sequence[SkullSubject], root: Path, progress: Callable[[int, int], None] | None
 ) -> list[Duplicate]:
-    """Return the pairs that are one skull: as it lies, and after alignment."""
+    """Return the pairs that are one skull, without and with alignment."""
     count = sum(s.file is not None for s in found)
     total = count + heads_and_pairs(count)
 
@@ -198,7 +198,7 @@ def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[Sku
         )
     split = {s.id: s.split for s in found}
     faults = [
-        f"split: {p.first} is in {split[p.first]} and {p.second}, the same skull, in "
+        f"split: {p.first} is in {split[p.first]}, and {p.second}, the same skull, is in "
         f"{split[p.second]}: split again with --force"
         for p in pairs
         if split[p.first] != split[p.second]
@@ -213,7 +213,7 @@ def _refusal(pair: Duplicate) -> str:
     what = {
         "same file": "the same file",
         "near-duplicate": f"near-duplicates (Dice {pair.dice:.3f})",
-        "same head": f"the same head in another attitude (Dice {pair.dice:.3f} after alignment)",
+        "same head": f"the same head in another pose (Dice {pair.dice:.3f} after alignment)",
     }[pair.kind]
     return (
         f"split: {pair.first} and {pair.second} are {what}: remove one from the manifest, give "
@@ -244,7 +244,7 @@ def _signatures(
 
 
 def _recorded(subject: SkullSubject, root: Path) -> Signature | None:
-    """Return the shape that was noted when this very file was prepared."""
+    """Return the shape recorded when this file was prepared."""
     record = read_record(subject.id, Folder(root))
     if record is None or subject.sha256 not in record.files.values():
         return None

@@ -1,4 +1,4 @@
-"""One subject from reading to its files, as it runs in a process of its own."""
+"""Preparation of one subject in a separate process, from reading to its files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")
 
-# The disk's, not the subject's: the next one would fail in the same way.
+# Errors of the disk, not of the subject: the next one would fail in the same way.
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -49,14 +49,14 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to know to prepare one subject.
+    """The data that a process needs to prepare one subject.
 
     Args:
         source: The subject.
         folder: Where its files go.
         key: Hash of the settings.
         prepare: The steps.
-        fresh: Whether to do it again though nothing has changed.
+        fresh: Whether to prepare it again even if nothing has changed.
     """
 
     source: Source
@@ -102,7 +102,7 @@ def prepare_subject(job: Job) -> Record:
 
 def failed(source: Source, reason: str) -> Record:
     """Return the record of a subject that could not be prepared."""
-    reason = impersonal(reason, source).removeprefix(f"{source.subject}: ")  # not said twice
+    reason = impersonal(reason, source).removeprefix(f"{source.subject}: ")  # not repeated
     return Record(source.subject, source.origin, "failed", reason)
 
 
@@ -113,22 +113,22 @@ def reason_of(error: BaseException) -> str:
     elif isinstance(error, CrashedError):
         text = _crash(error.exit_code)
     elif isinstance(error, MemoryError):
-        text = "out of memory: give fewer --workers, or resample the scan first"
+        text = "out of memory: use fewer --workers, or resample the scan first"
     elif isinstance(error, OSError):
         text = error.strerror or type(error).__name__
     else:
-        text = f"{type(error).__name__}: {error}: a defect of famseg, please report it"
+        text = f"{type(error).__name__}: {error}: this is a bug in famseg, please report it"
     return " ".join(text.split())
 
 
 def _crash(exit_code: int | None) -> str:
     if exit_code is None or exit_code == -signal.SIGKILL:
         return (
-            "the process that prepared it was killed, most likely for lack of memory: free some, "
-            "or resample the scan first"
+            "the process that prepared it was killed, most likely because memory ran out: free "
+            "some, or resample the scan first"
         )
     by = signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
-    return f"the process that prepared it crashed ({by}): a defect of famseg, please report it"
+    return f"the process that prepared it crashed ({by}): this is a bug in famseg, please report it"
 
 
 def impersonal(text: str, source: Source) -> str:

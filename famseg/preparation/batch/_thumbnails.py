@@ -60,7 +60,7 @@ def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
     whole = bone | added
     x, y, z = (slice(low, high) for low, high in _box(whole))
     bone, added = bone[x, y, z], added[x, y, z]
-    bone, added = bone[::-1], added[::-1]  # the right comes first, as the viewer meets it
+    bone, added = bone[::-1], added[::-1]  # the right comes first, as the viewer sees it
     middle = [n // 2 for n in bone.shape]
     dx, dy, dz = skull.spacing_mm
     slices = [
@@ -181,7 +181,7 @@ def _paste(
 
 
 def _write(draw: ImageDraw.ImageDraw, index: int) -> None:
-    """Write what a panel shows and the directions at its edges."""
+    """Write the title of a panel and the directions at its edges."""
     left, middle = index * _PANEL, _PANEL // 2
     grey = (170, 170, 170)
     if index:  # whose letter is it, this panel's or its neighbor's?

@@ -1,4 +1,4 @@
-"""DICOM: files to series, series to a grid, and pixels in HU."""
+"""Reading of DICOM: series, their geometry, and pixels in HU."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Several series of one head in one study: the best is taken, the others are listed."""
+"""Choice of the best among several series of one head in one study."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from famseg.preparation._types import Refused, Source
 from famseg.preparation.dicom._header import Header
 
-_SHARED = 0.5  # of the smaller series along each axis: more, and both show the same part
-_HEAD_MM = 150.0  # a series that reaches farther is no better for it
+_SHARED = 0.5  # of the smaller series along each axis: above this, both show the same part
+_HEAD_MM = 150.0  # beyond this, a larger extent is no advantage
 _SAME_GAP_MM = 0.1
 _SHARP_SIEMENS = 50  # kernels are numbered by sharpness, from 10 to 90
 _SHARP = re.compile(
@@ -82,7 +82,7 @@ def best_series(found: Sequence[Series]) -> tuple[list[Source], list[Refused]]:
 
 
 def is_sharp(kernel: str) -> bool:
-    """Tell whether a kernel is one for bone or lung, by the names that vendors give them.
+    """Whether a kernel is one for bone or lung, by its vendor-specific name.
 
     Example:
         >>> is_sharp("H60S"), is_sharp("H30S"), is_sharp("BONEPLUS"), is_sharp("FC21")
@@ -154,7 +154,7 @@ def _left_out(series: Series, best: Series) -> Refused:
     what = ", ".join(text for text, holds in differs if holds) or "no difference in the headers"
     subject = best.source.subject
     reason = (
-        f"another series of the same head and study as {subject}, which is taken ({what}); "
-        "--every-series takes each"
+        f"another series of the same head and study as {subject}, which is used instead ({what}); "
+        "--every-series uses all"
     )
     return Refused(series.source.subject, series.source.origin, reason, left_out=True)

@@ -1,4 +1,4 @@
-"""How large the picture within a compressed slice is, before anything decodes it."""
+"""The size of the picture in a compressed slice, read before it is decoded."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _BOXES = 1024  # bytes, in which the boxes of a file around it end
 
 
 def check_compressed(part: Slice, path: Path) -> None:
-    """Check that a slice that holds a JPEG, JPEG-LS or JPEG 2000 has the size of its header.
+    """Check that a slice that contains a JPEG, JPEG-LS or JPEG 2000 has the size of its header.
 
-    Decoders believe what the compressed picture says: a kilobyte may announce gigabytes.
+    Decoders trust the compressed data, in which a kilobyte can announce gigabytes.
 
     Args:
         part: The slice.
@@ -40,7 +40,7 @@ def check_compressed(part: Slice, path: Path) -> None:
     try:
         _offsets, *fragments = generate_fragments(data.PixelData)
     except (AttributeError, ValueError):
-        return  # no pixels, or none in fragments: nothing is decoded of it
+        return  # no pixels, or none in fragments: nothing is decoded
     size = coded_size(b"".join(fragments))
     if size is not None and size != part.size:
         raise InputError(
@@ -62,7 +62,7 @@ def coded_size(stream: bytes) -> tuple[int, int] | None:
             right, low, left, top = struct.unpack_from(">4I", stream, start + 8)
             return right - left, low - top
     except (IndexError, struct.error):
-        pass  # cut short: nothing is decoded of it
+        pass  # cut short: nothing is decoded
     return None
 
 
@@ -70,7 +70,7 @@ def _size_of_jpeg(stream: bytes) -> tuple[int, int] | None:
     """Go from marker to marker up to the first frame header."""
     place = len(_START)
     while True:
-        while stream[place] != 0xFF:  # decoders pass over what is between markers
+        while stream[place] != 0xFF:  # decoders skip bytes between markers
             place += 1
         while stream[place] == 0xFF:
             place += 1

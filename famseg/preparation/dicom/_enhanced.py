@@ -1,4 +1,4 @@
-"""All slices in one file: enhanced CT, and older multi-frame images without frame groups."""
+"""Multi-frame files: enhanced CT, and older files without frame groups."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def frames_of(
 ) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
     """Return the slices of a file with many frames or why there are none, and what was assumed.
 
-    A value may stand in the group of its frame or in the one that all frames share. Cone-beam
-    scanners write files without such groups: one position for all frames, and their distance.
+    A value may be in the group of its frame or in the shared group. Cone-beam scanners write files
+    without such groups: one position for all frames, and their distance.
 
     Args:
         item: The file.
@@ -32,7 +32,7 @@ def frames_of(
     if not groups:
         return _without_groups(item, data, frames)
     if len(groups) != frames:
-        return (), f"{frames} frames in one file, but positions for {len(groups)}", ()
+        return (), f"{frames} frames in one file, but positions for only {len(groups)}", ()
     shared = data.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     padding = data.get("PixelPaddingValue")
     slices: list[Slice] = []
@@ -45,7 +45,7 @@ def frames_of(
         if fault is not None or position is None or turned is None or spacing is None:
             return (), f"frame {number + 1}: {fault}", ()
         if _number(both, "FrameContentSequence", "TemporalPositionIndex", 1) > 1:
-            return (), "4D: it holds several points in time; export one of them as a series", ()
+            return (), "4D: it contains several points in time; export one of them as a series", ()
         values = "PixelValueTransformationSequence"
         slices.append(
             Slice(
@@ -102,14 +102,14 @@ def _without_groups(
         slices,
         None,
         (
-            f"The frames of the file have no positions of their own: they were taken to follow one "
-            f"another upward{axial}. Look whether top and bottom, left and right are right.",
+            "The frames of the file have no positions of their own: they were assumed to follow "
+            f"one another upwards{axial}. Check that top and bottom, left and right are correct.",
         ),
     )
 
 
 def _offsets(data: pydicom.Dataset, frames: int) -> Sequence[float] | None:
-    """Return how far each frame lies from the first along the normal; None if nothing says so."""
+    """Return the distance of each frame from the first along the normal; None if not stated."""
     for name in ("GridFrameOffsetVector", "SliceLocationVector"):
         stated = numbers(data.get(name), frames)
         if stated is not None:

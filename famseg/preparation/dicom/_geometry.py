@@ -1,8 +1,8 @@
-"""From where slices lie to a grid at right angles: order, gaps, gantry tilt.
+"""From slice positions to a rectangular grid: order, gaps, gantry tilt.
 
-Slices of a tilted gantry lie above each other along the table, not along their normal. Here each is
-moved within its own plane to where it belongs on a grid whose third axis is the normal, so that one
-interpolation within the plane corrects the tilt, and one along the normal corrects uneven gaps.
+Slices of a tilted gantry are stacked along the table, not along their normal. Here each slice is
+moved within its own plane to its place on a grid whose third axis is the normal: one interpolation
+within the plane corrects the tilt, and one along the normal corrects uneven gaps.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ WIDEST_GAP_MM = 10.0
 """Slices further apart are refused: the vault between them would be invented."""
 
 _FEWEST = 3
-_EVEN = 0.1  # positions this share of a gap off an even spacing are taken as even
-_ROUNDED_MM = 0.11  # and those of headers that round to 0.1 mm
+_EVEN = 0.1  # positions that deviate from an even spacing by this share of a gap count as even
+_ROUNDED_MM = 0.11  # and so do those of headers rounded to 0.1 mm
 _SAME_GAP = 0.05
-_WIDE = 1.75  # a gap this many times its neighbours' misses a slice
+_WIDE = 1.75  # a gap this many times as wide as its neighbors is missing a slice
 _SMALLEST_SHIFT = 0.1  # pixels
 
 Array = NDArray[np.float64]
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to put slices onto a grid.
+    """The placement of slices on a grid.
 
     Args:
         slices: In order along their normal.
@@ -40,7 +40,7 @@ class Plan:
         levels_mm: Heights that the slices of the grid are taken from, ``(Z,)``.
         shape: Voxels of the grid ``(X, Y, Z)``.
         affine: From voxel indices of the grid to mm in RAS+, ``(4, 4)``.
-        notes: What was corrected, for people.
+        notes: What was corrected, for readers.
     """
 
     slices: tuple[Slice, ...]
@@ -53,7 +53,7 @@ class Plan:
 
 
 def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool = False) -> Plan:
-    """Return how slices of one size, orientation and spacing become a volume.
+    """Return the plan that turns slices of one size, orientation and spacing into a volume.
 
     Args:
         slices: In any order, no two at the same place.
@@ -69,8 +69,8 @@ def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool =
     """
     if len(slices) < _FEWEST:
         raise InputError(
-            f"{len(slices)} slices, a volume needs {_FEWEST} or more: give the folder of "
-            "the whole series"
+            f"{len(slices)} slices, but a volume needs {_FEWEST} or more: give the folder of the "
+            "whole series"
         )
     row, column = np.array(slices[0].row), np.array(slices[0].column)
     normal = np.cross(row, column)
@@ -106,8 +106,7 @@ def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool =
 def _levels(heights: Array, finest_mm: float) -> tuple[Array, float, str]:
     """Return heights of the grid's slices, their spacing, and a note on what is interpolated.
 
-    Slices that lie where the grid wants them but for a rounding in their headers are taken as they
-    are.
+    Slices whose positions match the grid up to the rounding of their headers are not interpolated.
     """
     gaps = np.diff(heights)
     count = len(heights)
@@ -138,8 +137,8 @@ def _levels(heights: Array, finest_mm: float) -> tuple[Array, float, str]:
     fine = max(float(gaps.min()), min(finest_mm, float(np.median(gaps))))
     levels = np.linspace(0.0, heights[-1], int(np.ceil(heights[-1] / fine - 1e-6)) + 1)
     note = (
-        f"Slice gaps of {gaps.min():.2f} to {gaps.max():.2f} mm made even at {levels[1]:.2f} mm by "
-        "interpolation."
+        f"Slice gaps of {gaps.min():.2f} to {gaps.max():.2f} mm were made even at {levels[1]:.2f} "
+        "mm by interpolation."
     )
     alone = f" {len(missing)} slices are missing, one at a time." if missing else ""
     return levels, float(levels[1]), note + alone
@@ -179,7 +178,8 @@ def _tilt(
         return np.zeros_like(moved), _tilt_without_shift(tilt_deg, derived=derived)
     if uneven > max(1.0, 2 * spacing.max()):
         return moved, (
-            f"Slices lie up to {extent.max():.1f} mm beside each other, unevenly: moved into place."
+            f"Slices are unevenly offset by up to {extent.max():.1f} mm within their planes: they "
+            "were moved into place."
         )
     return moved, (
         f"Gantry tilt of {angle:.1f} degrees corrected: slices moved by up to {extent.max():.1f} "
@@ -190,10 +190,10 @@ def _tilt(
 def _tilt_without_shift(tilt_deg: float, *, derived: bool) -> str:
     if derived:
         return (
-            f"The header names a gantry tilt of {tilt_deg:g} degrees, the positions show none: "
-            "taken as corrected before."
+            f"The header names a gantry tilt of {tilt_deg:g} degrees, but the positions show none: "
+            "it was taken as corrected before."
         )
     raise InputError(
-        f"the header names a gantry tilt of {tilt_deg:g} degrees, but slices lie straight above "
-        "each other: the positions cannot be right; export the original series again"
+        f"the header names a gantry tilt of {tilt_deg:g} degrees, but the slices are straight "
+        "above each other: the positions must be wrong; export the original series again"
     )

@@ -1,4 +1,4 @@
-"""What the headers of DICOM files say, read without their pixels."""
+"""Reading of DICOM headers without their pixels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _PERSONAL = (
     *("NamesOfIntendedRecipientsOfResults", "AdmissionID", "DeviceSerialNumber"),
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"),
 )
-# "1" and "CT" are usual here and tell nobody anything.
+# "1" and "CT" are common values here without any information.
 _PERSONAL_IF_LONG = ("StudyID", "StationName", "IssuerOfPatientID")
 _LONG = 4
 _MOST_INFLATED = 2**28  # bytes of a file that is deflated as a whole
@@ -85,11 +85,11 @@ _TAGS = [Tag(name) for name in (*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATE
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before its pixels are read.
+    """The content of a header, known before the pixels are read.
 
     Args:
         item: The file.
-        series: Which series it belongs to: its UID, or the folder where there is none.
+        series: Which series it belongs to: its UID, or the folder if there is none.
         instance: UID of the image.
         number: Number of the series.
         kind: Name of the SOP class in the standard; empty for one that is not in it.
@@ -144,18 +144,18 @@ class Header:
 
 
 def read_header(item: Item, opener: Opener) -> Header | None:
-    """Return what a file says of itself; None where it cannot be read as DICOM."""
+    """Return the header of a file; None if it cannot be read as DICOM."""
     try:
         with silent(), opener.open(item) as stream:
             _check_deflated(stream)
             data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _header(item, data)
-    except Exception:  # malformed files make pydicom raise whatever, with values in the message
+    except Exception:  # pydicom raises any exception, with values in its message
         return None
 
 
 def _check_deflated(stream: IO[bytes]) -> None:
-    """Refuse a file that libraries would inflate in one go, however far; else go to its start."""
+    """Refuse a file that libraries would inflate without limit; else return to its start."""
     pydicom.filereader.read_preamble(stream, True)
     meta = pydicom.filereader._read_file_meta_info(stream)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -235,13 +235,13 @@ def _amount(data: pydicom.Dataset, name: str) -> float:
     """Return a number that a scan can do without; 0 where it is missing or malformed."""
     try:
         found = numbers(data.get(name), 1)
-    except Exception:  # pydicom raises whatever it likes
+    except Exception:  # pydicom raises any exception
         return 0.0
     return found[0] if found is not None else 0.0
 
 
 def _first(data: pydicom.Dataset, name: str) -> str:
-    """Return the first text of a value; an empty one where there is none."""
+    """Return the first text of a value; an empty one if there is none."""
     return next(iter(_texts(data.get(name))), "").strip()
 
 

@@ -1,4 +1,4 @@
-"""Pixels of a planned series, in HU on the plan's grid."""
+"""Reading the pixels of a planned series, in HU on the grid of the plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from famseg.preparation.sources import AIR_HU, Item, check_memory, local, told_a
 from famseg.volumes import Volume, quiet_itk
 
 _HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
-_HARDLY = 1e-3  # weights below it are rounding
+_HARDLY = 1e-3  # weights below it are rounding errors
 
 
 def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool) -> Scan:
@@ -38,7 +38,7 @@ def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool)
 
     Args:
         plan: From `make_plan`.
-        origin: What error messages begin with.
+        origin: The prefix of error messages.
         notes: What was noticed when the headers were read.
         rescaled: Whether the headers say how to get HU.
 
@@ -61,7 +61,7 @@ def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool)
 
 
 def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float32]]) -> None:
-    """Put each level of the grid between the two slices around it."""
+    """Interpolate each level of the grid between the two slices around it."""
     heights = plan.heights_mm
     below, above = next(slices), next(slices)
     upper = 1
@@ -82,7 +82,7 @@ def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float3
 
 
 def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]:
-    """Yield the slices in their order, in HU, each where it belongs in its plane."""
+    """Yield the slices in order, in HU, each moved to its place in its plane."""
     across, down, _ = plan.shape
     for part, (right, low) in zip(plan.slices, plan.shifts, strict=True):
         pixels = _hounsfield(part, paths[part.item])

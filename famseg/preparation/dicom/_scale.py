@@ -1,4 +1,4 @@
-"""Whether the values of a series are the CT numbers that its headers promise."""
+"""Check that the values of a series are CT numbers, as its headers say."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def checked_scale(
     if float(np.mean(air)) >= _SOME:
         return array, "hounsfield", ()
     if not rescaled:
-        note = "The headers do not say how to get CT numbers, and there is no air."
+        note = "The headers do not say how to compute CT numbers, and there is no air."
     else:
         note = (
             f"The headers promise CT numbers, but there is no air below {_AIR_BELOW_HU} HU: values "

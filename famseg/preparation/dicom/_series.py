@@ -1,4 +1,4 @@
-"""DICOM files to series, and series to sources or to the reason why not."""
+"""Grouping of DICOM files into series, and of series into sources or refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SAME_MM = 0.01  # slices closer than this lie at the same place
 
 
 class _LeftOutError(InputError):
-    """Something that is no scan and needs no repair: a localiser, a report."""
+    """Not a scan, and not an error either: a localizer, a report."""
 
 
 def find_series(
@@ -46,7 +46,7 @@ def find_series(
     """Return the CT series among DICOM files.
 
     Files belong together by the UID of their series, wherever they are. A subject is named by the
-    folder of its series, unless that holds anything personal from the headers (parts of names,
+    folder of its series, unless that contains anything personal from the headers (parts of names,
     numbers, dates, institutions, UIDs): then it is ``series_`` and eight digits of a hash of its
     pixels.
 
@@ -126,7 +126,7 @@ def _source(headers: list[Header], subject: str, origin: str) -> tuple[Source, l
 
 
 def _shown(headers: Sequence[Header], words: PersonalWords) -> dict[Item, str]:
-    """Return names of files for messages; numbers where the names hold something personal."""
+    """Return names of files for messages, or numbers if the names contain personal data."""
     if any(words.in_text(header.item.name) for header in headers):
         return {header.item: f"file {n} of {len(headers)}" for n, header in enumerate(headers, 1)}
     return {header.item: header.item.name for header in headers}
@@ -135,7 +135,7 @@ def _shown(headers: Sequence[Header], words: PersonalWords) -> dict[Item, str]:
 def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
     """Return the headers that belong to a scan, or raise when there are none.
 
-    Scanners put localisers, screenshots, renderings and dose reports into the series of a scan.
+    Scanners put localizers, screenshots, renderings and dose reports into the series of a scan.
     """
     scouts = [header for header in headers if _LOCALISER & set(header.image_type)]
     kept = [header for header in headers if header not in scouts and _is_slice(header)]
@@ -143,7 +143,7 @@ def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
         kept = _refuse(headers)
     notes = []
     if scouts:
-        notes.append(f"Localisers in the series that were left out: {len(scouts)}.")
+        notes.append(f"Localizers in the series that were left out: {len(scouts)}.")
     if len(kept) + len(scouts) < len(headers):
         others = len(headers) - len(kept) - len(scouts)
         notes.append(
@@ -175,7 +175,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
     if not any(header.has_image for header in headers):
         if "Image Storage" in first.kind:
             raise InputError("the headers do not say how many pixels there are; copy it again")
-        raise _LeftOutError(f"no image ({first.kind or 'of an unknown kind'})")
+        raise _LeftOutError(f"not an image ({first.kind or 'of an unknown kind'})")
     if "Secondary Capture" in first.kind:
         raise _LeftOutError("a secondary capture (an image of a screen), not a scan")
     modality = Counter(header.modality for header in headers)
@@ -184,7 +184,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
         raise InputError(f"modality {found}, not CT: bone is found by CT numbers; give a CT series")
     kept = [header for header in headers if not _LOCALISER & set(header.image_type)]
     if not kept:
-        raise _LeftOutError("a localiser (scout view), not a scan")
+        raise _LeftOutError("a localizer (scout view), not a scan")
     words = set(kept[0].image_type)
     if _PICTURE & words:
         raise _LeftOutError("derived images (renderings or projections), not a scan")
@@ -201,13 +201,13 @@ def _check_pixels(headers: list[Header]) -> None:
         many = bool(header.slices) and header.slices[0].frame is not None
         if header.syntax not in (_DECODED_FRAMES if many else _DECODED):
             name = standard_name(header.syntax) or "an unknown transfer syntax"
-            frames = ", many frames in a file" if many else ""
+            frames = ", several frames per file" if many else ""
             raise InputError(
-                f"its pixels are compressed in a way that is not read here ({name}{frames}): "
-                "export it uncompressed"
+                f"its pixels have a compression that famseg cannot read ({name}{frames}): export "
+                "it uncompressed"
             )
     if any(header.times > 1 for header in headers):
-        raise InputError("4D: it holds several points in time; export one of them as a series")
+        raise InputError("4D: it contains several points in time; export one of them as a series")
 
 
 def _check_mixed(slices: Sequence[Slice]) -> None:
@@ -220,7 +220,7 @@ def _check_mixed(slices: Sequence[Slice]) -> None:
     for what, counts in kinds.items():
         if len(counts) > 1:
             each = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common(4))
-            raise InputError(f"slices of several {what} in one series ({each}): part them")
+            raise InputError(f"slices of several {what} in one series ({each}): separate them")
 
 
 def _orientation(part: Slice) -> str:
@@ -256,8 +256,8 @@ def _once(slices: list[Slice], headers: Sequence[Header]) -> tuple[list[Slice], 
         )
     where = len(different) or sum(len(p) > 1 for p in places)
     raise InputError(
-        f"different slices at the same place ({where} of {len(places)} places): several scans in "
-        "one series; export them apart"
+        f"different slices at the same place ({where} of {len(places)} places): there are several "
+        "scans in one series; export them separately"
     )
 
 
@@ -270,7 +270,7 @@ def _folder(headers: Iterable[Header]) -> PurePosixPath:
 def _named(
     headers: Sequence[Header], folder: PurePosixPath, several: str, name: str
 ) -> tuple[str, str]:
-    """Return subject and origin, neither of which holds anything of the headers."""
+    """Return subject and origin, neither of which contains anything of the headers."""
     words = _words(headers)
     single = len(headers) == 1 and folder == PurePosixPath()
     place = headers[0].item.place.with_suffix("") if single else folder
@@ -286,6 +286,6 @@ def _named(
 
 
 def _stand_in(header: Header) -> Slice:
-    """A slice without geometry, for its pixels alone."""
+    """A slice without geometry, only for its pixels."""
     zero = (0.0, 0.0, 0.0)
     return Slice(header.item, None, zero, zero, zero, (0.0, 0.0), (0, 0), 1.0, 0.0)

@@ -1,4 +1,4 @@
-"""A slice of a series and where it lies."""
+"""A slice of a series and its position."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def geometry_fault(
     orientation: tuple[float, ...] | None,
     spacing: tuple[float, ...] | None,
 ) -> str | None:
-    """Return what is wrong with where a slice lies, or None."""
+    """Return the error of a slice's geometry, or None."""
     if spacing is None:
         return "PixelSpacing is missing or not a pair of numbers"
     if min(spacing) <= 0:

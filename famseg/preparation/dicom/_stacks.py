@@ -14,7 +14,7 @@ from famseg.preparation.dicom._header import Header
 from famseg.preparation.dicom._slice import Slice
 
 _FEWEST = 3  # slices of a stack
-_SHARED = 0.5  # of the shorter stack: more, and both show the same part of the body
+_SHARED = 0.5  # of the shorter stack: above this, both show the same part of the body
 _EVEN = 0.1  # of a gap, and what headers round to, in mm
 _ROUNDED_MM = 0.11
 
@@ -43,11 +43,11 @@ class _Stack(NamedTuple):
 def best_stack(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]]:
     """Return the files of one reconstruction, and a note where there are several.
 
-    Files are told apart by kernel; where they do not make one even stack, also by slice thickness,
-    acquisition and whether images are original. What results must be stacks of three slices or
-    more that show the same part of the body: the steps of one scan, which lie one above another,
-    stay together. The best is the one that is original, reaches farthest (to a tenth), has its
-    slices closest, and was acquired first.
+    Files are distinguished by kernel; where they do not make one even stack, also by slice
+    thickness, acquisition and whether images are original. What results must be stacks of three
+    slices or more that show the same part of the body: the steps of one scan, which lie one above
+    another, stay together. The best is the one that is original, reaches farthest (to a tenth), has
+    its slices closest, and was acquired first.
 
     Args:
         headers: Of a series, each with its slices.
@@ -64,9 +64,9 @@ def best_stack(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]
         best = min(stacks, key=lambda s: _rank(s, max(t.length_mm for t in stacks)))
         each = ", ".join(f"{len(s.headers)} slices {s.gap_mm:.3g} mm apart" for s in stacks)
         notes.append(
-            f"{len(stacks)} reconstructions in one series, told apart by {what} ({each}): the one "
-            f"of {len(best.headers)} slices {best.gap_mm:.3g} mm apart"
-            f"{_first_of(best, stacks)} was taken."
+            f"{len(stacks)} reconstructions in one series, distinguished by {what} ({each}): the "
+            f"one with {len(best.headers)} slices {best.gap_mm:.3g} mm "
+            f"apart{_first_of(best, stacks)} was taken."
         )
         rest = best.headers
     return rest, tuple(notes)
@@ -99,8 +99,8 @@ def placed(
         x, y, z = (float(value) for value in up)
         moved.append(replace(part, position_mm=(x, y, z)))
     return moved, (
-        "All slices state the same position (ImagePositionPatient): they were put in order by "
-        "SliceLocation, upward. Look whether top and bottom, left and right are right.",
+        "All slices state the same position (ImagePositionPatient): they were sorted by "
+        "SliceLocation, upwards. Check that top and bottom, left and right are correct.",
     )
 
 
@@ -150,6 +150,6 @@ def _rank(stack: _Stack, longest_mm: float) -> tuple[bool, float, float, int, st
 
 
 def _first_of(best: _Stack, stacks: Sequence[_Stack]) -> str:
-    """Return a word that tells the best from others that are alike."""
+    """Return a word that distinguishes the best stack from similar ones."""
     alike = [s for s in stacks if len(s.headers) == len(best.headers)]
     return " that was acquired first" if len(alike) > 1 else ""

@@ -1,4 +1,4 @@
-"""Sources: which files, archives and series hold a head, and how they are read."""
+"""Sources: finding and reading the files, archives and series that contain a head."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Files of a collection to subjects: a complete skull with its defective versions and implants."""
+"""From files of a collection to subjects with complete and defective skulls and implants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from famseg.preparation.sources._read import check_memory, read_file
 from famseg.volumes import MAX_VOXELS, Volume, read_header, volume_shape
 
 _SAME_MM = 1e-2
-_MOST_OUTSIDE = 0.1  # of an implant may lie beyond the grid of its skull
+_MOST_OUTSIDE = 0.1  # share of an implant that may be outside the grid of its skull
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.uint8]
@@ -28,7 +28,7 @@ def find_cases(pieces: Sequence[Piece], layout: Challenge) -> tuple[list[Source]
     """Return a source for each case.
 
     Where there is no complete skull but a defective one and its implant, their union is the
-    complete skull. A defective skull alone cannot be used.
+    complete skull. A defective skull without its implant cannot be used.
 
     Args:
         pieces: The files.
@@ -71,8 +71,8 @@ def _source(subject: str, pieces: list[Piece]) -> Source | Refused:
     else:
         origin = next(iter(best.values())).item.place.as_posix()
         reason = (
-            "a defective skull without its implant or the complete skull: there is nothing to "
-            "learn it from"
+            "a defective skull without its implant or the complete skull: there is no target to "
+            "learn"
         )
         return Refused(subject, origin, reason, left_out=True)
     roles: tuple[Role, ...] = ("defective", "implant")
@@ -137,7 +137,7 @@ def read_onto(item: Item, grid: Item, origin: str) -> Scan:
         return _onto(item, origin, read_any(grid, origin))
     with told_as(origin), local([grid]) as (path,), without_path(path):
         affine, shape = read_header(path, MAX_VOXELS), volume_shape(path)
-    # Of the grid's own voxels only a mesh needs to know: it touches bone where it belongs.
+    # Only a mesh needs the voxels of the grid, since it must touch the bone.
     if item.is_volume:
         empty: Mask = np.broadcast_to(np.uint8(0), shape)
         return _onto(item, origin, Scan(Volume(empty, affine), "mask"))
@@ -153,18 +153,21 @@ def _onto(item: Item, origin: str, grid: Scan) -> Scan:
     if volume.array.shape != wanted.array.shape:
         size, other = ("x".join(map(str, v.array.shape)) for v in (volume, wanted))
         raise InputError(
-            f"{origin}: {size} voxels, its skull has {other}: they must be on one grid"
+            f"{origin}: {size} voxels, but its skull has {other}: they must have the same grid"
         )
     if np.abs(volume.affine - wanted.affine).max() <= _SAME_MM:
         return scan
-    note = "The header places it elsewhere than its skull; taken as on the same voxels."
+    note = (
+        "Its header gives another position than that of its skull; it was taken to have the same "
+        "voxel grid."
+    )
     return Scan(Volume(volume.array, wanted.affine), scan.kind, (*scan.notes, note))
 
 
 def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
-    """Voxelise a mesh on a grid: as LPS or as RAS, whichever lies inside and touches more bone."""
+    """Voxelize a mesh on a grid, as LPS or RAS, whichever is inside and touches more bone."""
     shape, affine = grid.volume.array.shape, grid.volume.affine
-    # Half a second of imports that only meshes need.
+    # Imported here since it takes half a second and only meshes need it.
     from famseg.meshes import close_openings, inside, load_mesh
 
     with told_as(origin), local([item]) as (path,):
@@ -181,7 +184,7 @@ def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
                 tried.append((_touching(mask, grid.volume.array > 0), name, mask))
         tried = [found for found in tried if found[2].any()]
         if not tried:
-            raise InputError("the mesh lies outside the volume of its skull, as LPS and as RAS")
+            raise InputError("the mesh is outside the volume of its skull, both as LPS and as RAS")
     _, name, mask = max(tried, key=lambda found: found[0])
     notes = [mended, "" if space else f"The mesh was taken as {name}, where it fits its skull."]
     return Scan(Volume(mask, affine), "mask", tuple(note for note in notes if note))

@@ -1,4 +1,4 @@
-"""Which subjects are one person: by what headers say, hashed, or by a pattern of their paths."""
+"""Grouping of subjects by person: by hashed header values, or by a pattern in their paths."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32
 _AUTOMATIC = re.compile(r"person_[0-9a-f]{12}")
-_ORDER = ("patient", "study", "frame")  # the first that there is names the group
+_ORDER = ("patient", "study", "frame")  # the first existing one names the group
 # What stands for "removed" in place of an ID, small letters and digits only.
 _NOBODY = re.compile(
     r"0*|x+|(de)?id(entified)?|anon\w{0,10}|none|null|na|nil|unknown|removed|nopatientid|noid|"
     r"patient(id)?|subject|test|phantom|default|empty|id|unnamed"
 )
-_STANDARD_FRAMES = "1.2.840.10008."  # atlases: many people are in them
+_STANDARD_FRAMES = "1.2.840.10008."  # atlases, which many people share
 
 
 def identity_of(patient: str, study: str, frame_of_reference: str) -> Identity:
-    """Return by what a scan is known to be of the same person as another.
+    """Return the identifiers by which scans of one person are linked.
 
     IDs that stand for "removed" (``anonymous``, ``0``) and frames of reference of the standard,
     such as an atlas, are of nobody and are left out.
@@ -61,13 +61,14 @@ def compiled(pattern: str | None, sources: Sequence[Source]) -> re.Pattern[str] 
         compiled_pattern = re.compile(pattern)
     except re.error as error:
         raise InputError(
-            f"--group-by {pattern!r}: is not a regular expression ({error}): write what the path "
-            "of a person's scans has in common, such as 'sub-[0-9]+'"
+            f"--group-by {pattern!r}: is not a regular expression ({error}): give the part that "
+            "the paths of a person's scans have in common, such as 'sub-[0-9]+'"
         ) from None
     if sources and not any(_by_path(s.origin, compiled_pattern) for s in sources):
         raise InputError(
-            f"--group-by {pattern!r}: is in none of the {len(sources)} paths below the source, "
-            f"such as {sources[0].origin!r}: write what the path of a person's scans has in common"
+            f"--group-by {pattern!r}: matches none of the {len(sources)} paths below the source, "
+            f"such as {sources[0].origin!r}: give the part that the paths of a person's scans have "
+            "in common"
         )
     return compiled_pattern
 
@@ -93,7 +94,7 @@ def group_labels(
     Returns:
         The group by subject: what was set by hand, else what the pattern found, else ``person_``
         and twelve digits of a keyed hash of the ID of the patient (of the study, of the frame,
-        where there is none before it). Subjects that nothing is known of have none.
+        if there is none before it). Subjects that nothing is known of have none.
     """
     tokens = {
         subject: _tokens(origin, identity, salt, pattern) for subject, origin, identity in sources
@@ -110,10 +111,10 @@ def group_labels(
 
 
 def read_salt(path: Path) -> bytes:
-    """Return the salt of a folder, and make it where there is none.
+    """Return the salt of a folder, and make it if there is none.
 
-    Without it nobody can try out which ID a hash was made of. It stays in the folder, readable to
-    its owner only.
+    Without it, nobody can find the ID of a hash by trying. It stays in the folder, readable only to
+    its owner.
 
     Raises:
         InputError: If the file is there and is damaged.
@@ -143,7 +144,7 @@ def _set_by_hand(label: str) -> bool:
 def _tokens(
     origin: str, identity: Identity, salt: bytes, pattern: re.Pattern[str] | None
 ) -> list[tuple[int, str]]:
-    """Return what a subject shares with others of its person, what names the group best first."""
+    """Return the identifiers of a subject's person, the best name for the group first."""
     found = _by_path(origin, pattern) if pattern else ""
     by_path = [(0, found)] if found else []
     return by_path + [
@@ -179,7 +180,7 @@ def _together(tokens: Mapping[str, Sequence[tuple[int, str]]]) -> list[list[str]
 
 
 def linked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return for each name of a pair the one that stands for all that belong together.
+    """Return the representative of each name among all names that are linked.
 
     Example:
         >>> linked([("a", "b"), ("b", "c"), ("x", "y")])

@@ -111,15 +111,15 @@ def read_project(item: Item, origin: str) -> Scan:
     told = "x to the left, y to the front, z to the top"
     notes += (f"An InVesalius project: {told}, as InVesalius stores images.",)
     if main.get("orientation", _AXIAL) != _AXIAL:
-        notes += ("The project was made from slices that are not axial: compare the axes.",)
+        notes += ("The project was made from slices that are not axial: check the axes.",)
     return Scan(Volume(values, affine), kind, notes)
 
 
 def _main(files: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what the project's main file says."""
+    """Return the content of the project's main file."""
     path = files.get("main.plist")
     if path is None:
-        raise InputError("no InVesalius 3 project: there is no main.plist in it")
+        raise InputError("not an InVesalius 3 project: there is no main.plist in it")
     main = None
     if path.stat().st_size <= _MOST_PLIST_BYTES:
         try:
@@ -132,7 +132,7 @@ def _main(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _image(main: Mapping[str, Any]) -> _Image:
-    """Return what the main file says of the image, or raise when it cannot be used."""
+    """Return the image described by the main file, or raise if it cannot be used."""
     modality = str(main.get("modality", "CT")).upper()
     if modality != "CT":
         shown = modality if modality in ("MRI", "MR", "UNKNOWN") else "unknown"

@@ -1,4 +1,4 @@
-"""Files to read, in folders or inside ZIP archives, under one name."""
+"""Uniform access to files in folders and in ZIP archives."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Opener:
         archive = self._archive(item)
         if archive.getinfo(item.member).file_size > _MOST_IN_MEMORY:
             raise InputError("too large to be read inside an archive: unpack it")
-        # In memory, since going back in a compressed stream means to begin anew.
+        # In memory, since seeking backwards in a compressed stream starts from its beginning.
         return io.BytesIO(archive.read(item.member))
 
     def start(self, item: Item, count: int) -> bytes:
@@ -119,7 +119,7 @@ def local(items: Sequence[Item]) -> Iterator[list[Path]]:
 
 @contextmanager
 def told_as(origin: str) -> Iterator[None]:
-    """Let errors begin with where a source is below the searched folder.
+    """Prefix errors with the place of a source below the searched folder.
 
     Args:
         origin: What messages begin with.
@@ -136,7 +136,7 @@ def told_as(origin: str) -> Iterator[None]:
 
 @contextmanager
 def without_path(path: Path) -> Iterator[None]:
-    """Take a path out of errors: it holds names of users and folders, which no report needs.
+    """Remove a path from errors, since it contains names of users and folders.
 
     Args:
         path: What messages begin with.

@@ -53,7 +53,7 @@ def _names_in_nifti(path: Path) -> dict[int, str]:
     try:
         extensions = nibabel.load(path).header.extensions
         texts = [str(extension.get_content()) for extension in extensions]
-    except Exception:  # a header that is odd has no names; the volume itself is read elsewhere
+    except Exception:  # an unusual header has no names; the volume itself is read elsewhere
         return {}
     return {int(key): name for text in texts for key, name in _LABEL.findall(text)}
 
@@ -148,8 +148,8 @@ def _question(present: Sequence[int], names: Mapping[int, str]) -> str:
     if not names and _TOTAL_SEGMENTATOR["skull"] in present:
         hint = "; 91 is the skull in the numbering of TotalSegmentator"
     return (
-        f"a label map, and which label is the skull is not known: {_listed(present, names)}; say "
-        f"so with --label N, or several as --label N,M{hint}"
+        f"a label map in which the label of the skull is unknown: {_listed(present, names)}; give "
+        f"it with --label N, or several as --label N,M{hint}"
     )
 
 

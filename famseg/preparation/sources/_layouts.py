@@ -1,4 +1,4 @@
-"""How public collections of skulls are laid out, by the names of their files.
+"""The layouts of public collections of skulls, recognized by file names.
 
 - SkullFix and SkullBreak (doi 10.1016/j.dib.2021.106902): ``complete_skull/NNN.nrrd``, and
   ``defective_skull`` and ``implant`` beside it; in SkullBreak those have a folder for each of five
@@ -42,7 +42,7 @@ _WHOLE = re.compile(r"[ _-]*(complete|healthy|original)?[ _-]*(skull)?", re.IGNO
 
 @dataclass(frozen=True)
 class Piece:
-    """What a file is to a case.
+    """The role of a file in a case.
 
     Args:
         case: Name of the case in its collection.
@@ -50,7 +50,7 @@ class Piece:
         defect: Class or number of the defect; empty for complete skulls.
         item: The file.
         split: What a folder above says.
-        rank: Where several files hold the same, the lowest is read.
+        rank: Where several files contain the same, the lowest is read.
     """
 
     case: str

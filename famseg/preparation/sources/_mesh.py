@@ -1,4 +1,4 @@
-"""Surface meshes (STL, PLY) to masks."""
+"""Voxelization of surface meshes (STL, PLY)."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def read_mesh(item: Item, origin: str) -> Scan:
         mask, odd = inside(vertices, faces, affine, (int(shape[0]), int(shape[1]), int(shape[2])))
     if not mask.any():
         raise InputError(f"{origin}: the mesh encloses nothing: its surface has no volume")
-    notes = [unit_note, mended, space_note(space), f"Voxelised at {spacing:.2f} mm."]
+    notes = [unit_note, mended, space_note(space), f"Voxelized at {spacing:.2f} mm."]
     if odd:
-        notes.append(f"{odd} rays left the mesh without an end: set as their neighbours.")
+        notes.append(f"{odd} rays did not leave the mesh: they were set like their neighbors.")
     return Scan(Volume(mask, affine), "mask", tuple(note for note in notes if note))
 
 
@@ -71,6 +71,6 @@ def _in_mm(vertices: Vertices) -> tuple[Vertices, str]:
         if _HEAD_MM[0] <= longest * factor <= _HEAD_MM[1]:
             if factor == 1:
                 return vertices, ""
-            note = f"{longest:.3g} long: taken as {unit}, as no head is so small in mm."
+            note = f"{longest:.3g} long: taken as {unit}, since no head is so small in mm."
             return vertices * factor, note
-    return vertices, f"{longest:.3g} mm long: no size for a head; check the unit of the mesh."
+    return vertices, f"{longest:.3g} mm long, unlike a head: check the unit of the mesh."

@@ -1,4 +1,4 @@
-"""Names of subjects that say nothing about who they are."""
+"""Names of subjects without personal data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes in files: what their values are, and whether they fit into memory."""
+"""Reading of volumes: the kind of their values, and checks of memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_file(item: Item, origin: str) -> Scan:
 
 
 def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:
-    """Refuse a volume before it is read that would not fit.
+    """Refuse a volume that does not fit into memory, before it is read.
 
     Args:
         shape: Voxels along each axis.
@@ -118,7 +118,7 @@ def understand(array: NDArray[Any]) -> tuple[Kind, NDArray[Any], tuple[str, ...]
         between = float(np.mean((probe > 0.02 * highest) & (probe < 0.98 * highest)))
         solid = float(np.mean(probe >= 0.98 * highest))
         if between < 0.25 and solid > 0.2 * between:
-            note = "A smoothed mask: bone is what lies above half of the maximum."
+            note = "A smoothed mask: voxels above half of the maximum are bone."
             return "mask", (array > highest / 2).astype(np.uint8), (note,)
     return "intensity", array, ()
 

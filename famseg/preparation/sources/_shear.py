@@ -1,4 +1,4 @@
-"""Volumes whose axes are not at right angles, brought onto a grid whose axes are."""
+"""Resampling of sheared volumes to a grid with axes at right angles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from famseg.preparation._between import from_level, to_level
 from famseg.preparation._types import Kind
 from famseg.volumes import Volume
 
-_RIGHT_ANGLES = 1e-3  # cosines up to this are rounding
+_RIGHT_ANGLES = 1e-3  # cosines up to this are rounding errors
 
 Matrix = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""What the header of a volume leaves open or says twice; readers decide without a word."""
+"""Checks for missing and contradictory statements in headers, which readers ignore silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(
     r"((left|right)-(anterior|posterior)-(superior|inferior)|[LR][AP][SI])(-time|T)?", re.IGNORECASE
 )
-_SPACES = ("3D-right-handed", "3D-left-handed", "scanner-xyz")  # texts of strangers are not shown
+_SPACES = ("3D-right-handed", "3D-left-handed", "scanner-xyz")  # untrusted text is not shown
 # How each format parts key from value, and where its header ends.
 _NRRD, _META_IMAGE = (b":", b"\n\n"), (b"=", b"ElementDataFile")
 _FORMATS = {".nrrd": _NRRD, ".nhdr": _NRRD, ".mha": _META_IMAGE, ".mhd": _META_IMAGE}
@@ -54,8 +54,8 @@ def check_stated(path: Path) -> tuple[str, ...]:
         nrrd = (mark, end) == _NRRD
         return _without_anatomy(keys.get("space", "")) if nrrd else ()
     return (
-        "The header states no direction: axes were taken to lead to the left, the back and the "
-        "top. Look whether left and right are right.",
+        "The header states no direction: axes were assumed to lead to the left, the back and the "
+        "top. Check that left and right are correct.",
     )
 
 
@@ -63,8 +63,8 @@ def _two_forms(path: Path) -> tuple[str, ...]:
     if not forms_disagree(nifti_header(path)):
         return ()
     return (
-        "The two matrices of the header disagree (sform and qform): the sform was taken. Look "
-        "whether left and right, and the position, are right.",
+        "The two matrices of the header disagree (sform and qform): the sform was used. Check that "
+        "left and right, and the position, are correct.",
     )
 
 
@@ -75,5 +75,5 @@ def _without_anatomy(space: str) -> tuple[str, ...]:
     named = f"only {space}" if space in _SPACES else "nothing"
     return (
         f"The header does not say where right, front and top are ({named} is stated): axes were "
-        "taken to lead to the left, the back and the top. Look whether left and right are right.",
+        "assumed to lead to the left, the back and the top. Check that left and right are correct.",
     )

@@ -1,4 +1,4 @@
-"""Which files a folder, a file or an archive holds, and what each of them is."""
+"""Listing and classification of the files in a folder or an archive."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _IGNORED = (
     *(".doc", ".docx", ".xls", ".xlsx", ".py", ".sh", ".m", ".ini", ".inf", ".exe", ".dll", ".log"),
 )
 
-# An archive that was unpacked may hold links to anything that its reader can read.
-_LINK = "a link that leads out of the folder: copy the file, or prepare a folder that holds both"
+# An unpacked archive may contain links to any file that its reader can read.
+_LINK = "a link that leads out of the folder: copy the file, or prepare a folder that contains both"
 
 What = Literal["volume", "mesh", "project", "dicom"]
 
@@ -76,7 +76,7 @@ def _walk(root: Path, opener: Opener) -> Tree:
     if not root.is_dir():
         raise InputError(f"{root}: there is no such file or folder")
     if not os.access(root, os.R_OK | os.X_OK):
-        raise InputError(f"{root}: no permission to look into it")
+        raise InputError(f"{root}: no permission to read it")
     tree = Tree(visible(root.resolve().name))
     inside = root.resolve()
     for folder, folders, names in os.walk(root):
@@ -98,7 +98,7 @@ def _leads_out(file: Path, root: Path) -> bool:
 
 
 def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> None:
-    """Put a file where it belongs; ``alone`` where it is all that was given."""
+    """Classify a file; ``alone`` if it is the only input."""
     name = item.name.lower()
     if not is_text(str(item.file)):
         if alone or not name.endswith(_IGNORED):
@@ -111,15 +111,15 @@ def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> Non
     elif (what := _what(item, name, opener)) is not None:
         tree.files[what].append(item)
     elif name.endswith(_OTHER_MESHES):
-        _refuse(item, tree, "this kind of mesh is not read: save it as STL or PLY")
+        _refuse(item, tree, "this kind of mesh is not supported: save it as STL or PLY")
     elif name.endswith(_OTHER_ARCHIVES):
-        _refuse(item, tree, "this kind of archive is not read: unpack it, or pack it as ZIP")
+        _refuse(item, tree, "this kind of archive is not supported: unpack it, or pack it as ZIP")
     elif name.endswith(".img") and _has_header(item):
         return  # the header is what is read, or refused
     elif name.endswith(_ANALYZE):
-        _refuse(item, tree, "Analyze files do not say left from right: convert to NIfTI or NRRD")
+        _refuse(item, tree, "Analyze files do not tell left from right: convert to NIfTI or NRRD")
     elif name.endswith(_DICOM_SUFFIXES) or alone:
-        _refuse(item, tree, "neither DICOM nor another kind of file that is read here")
+        _refuse(item, tree, "neither DICOM nor another supported kind of file")
 
 
 def _what(item: Item, name: str, opener: Opener) -> What | None:

@@ -16,7 +16,7 @@ from famseg.preparation.steps._grid import Matrix, Points, surface_points, to_ra
 from famseg.volumes import Volume
 
 _COARSE_MM, _FINE_MM = 6.0, 3.0
-_REACH_MM = 20.0  # farther surfaces do not pull: a missing jaw, a neck, a defect
+_REACH_MM = 20.0  # surfaces farther than this have no influence: a missing jaw, a neck, a defect
 _BORDER_MM = 18.0  # around the template that counts
 _MOVING_BORDER_MM = 60.0  # room for the head to move in
 _PITCH_DEG = (-30.0, -15.0, 0.0, 15.0, 30.0)
@@ -43,7 +43,7 @@ def as_template(volume: Volume) -> Template:
     """Return a mask as a template.
 
     Raises:
-        InputError: If it is no mask of a skull, or lies oblique in its world.
+        InputError: If it is not a mask of a skull, or lies oblique in its world.
     """
     ras = to_ras(volume)
     try:
@@ -53,13 +53,13 @@ def as_template(volume: Volume) -> Template:
     axes = ras.affine[:3, :3] / np.linalg.norm(ras.affine[:3, :3], axis=0)
     if not np.allclose(axes, np.eye(3), atol=1e-3):
         raise InputError(
-            "template: its axes are turned against right, front and top: resample it first"
+            "template: its axes do not lead to the right, the front and the top: resample it first"
         )
     return Template(mask, ras.affine, surface_points(mask, ras.affine))
 
 
 def align(surface_mm: Points, template: Template) -> Matrix:
-    """Return the rigid motion that lays a template onto a skull.
+    """Return the rigid motion that aligns a template to a skull.
 
     Both surfaces become maps of the distance to them, cut off at 20 mm. SimpleITK makes the mean
     squared difference of the maps smallest over rotations and shifts (`Euler3DTransform`), first on
@@ -165,7 +165,7 @@ def surface_map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Ima
 
 def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums over threads would differ from run to run
+    method.SetNumberOfThreads(1)  # sums over several threads would vary from run to run
     method.SetMetricAsMeanSquares()
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
@@ -176,7 +176,7 @@ def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
 def refined(
     start: sitk.Transform, maps: tuple[sitk.Image, sitk.Image], spacing_mm: float
 ) -> tuple[float, sitk.Transform]:
-    """Return the least difference that is found from a start, and where it lies."""
+    """Return the smallest difference found from a start, and its position."""
     method = registration(start)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=spacing_mm / 2,

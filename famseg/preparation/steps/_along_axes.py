@@ -1,4 +1,4 @@
-"""Shares of bone on a grid whose axes are those of the field: most of the places are told apart."""
+"""Shares of bone on a grid that has the axes of the field, computed axis by axis."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
 def _joined(bone: NDArray[np.bool_], axis: Axis, number: int, join: np.ufunc) -> NDArray[np.bool_]:
     """Return what the voxels that the grid looks at come to along one axis."""
     top = bone.shape[number] - 1
-    index = np.clip(axis.first, 0, top)  # the border of a field holds no bone
+    index = np.clip(axis.first, 0, top)  # the border of a field contains no bone
     joined = bone.take(index, axis=number)
     for k in range(1, axis.width):
         index = np.clip(np.minimum(axis.first + k, axis.last), 0, top)

@@ -95,8 +95,8 @@ def find_bone(
     )
     if high <= scale.threshold:
         raise InputError(
-            f"no bone: the highest value is {high:g}, the threshold {scale.threshold:g}; lower it "
-            "if this is a CT of a head"
+            f"no bone: the highest value is {high:g}, the threshold is {scale.threshold:g}; lower "
+            "it if this is a CT of a head"
         )
     return Bone(_plausible(values > scale.threshold), scale, notes)
 
@@ -173,7 +173,7 @@ def _otsu_scale(
         found = _otsu(sample[body])
         soft, bone = sample[body & (sample <= found)], sample[sample > found]
     if threshold is None:
-        how = f"{found:.4g}, found by Otsu's method: look at the result"
+        how = f"{found:.4g}, found by Otsu's method: check the result"
     else:
         found, how = threshold, f"the given {threshold:g}"
     # A given threshold may lie outside of what was found.
@@ -183,7 +183,7 @@ def _otsu_scale(
         found,
         max(float(np.median(bone)), np.nextafter(found, np.inf)),
     )
-    return scale, (f"Values have no known unit: bone is what lies above {how}.",)
+    return scale, (f"Values have no known unit: voxels above {how} are bone.",)
 
 
 def working_steps(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:

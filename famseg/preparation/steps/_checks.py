@@ -192,7 +192,7 @@ def first_bone(
     rays: NDArray[np.float64],
     spacing: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the distance in mm to the first bone on each ray, infinite where there is none."""
+    """Return the distance in mm to the first bone on each ray, infinite if there is none."""
     step = float(spacing.min()) / 2
     found = np.full(len(rays), np.inf)
     for start, distances, bone in along_rays(skull, middle, rays, spacing, step):

@@ -115,7 +115,7 @@ def clean_bone(
             removed["above the vault"] = voxel_ml * above
             text = (
                 f"{above * voxel_ml:.1f} ml as dense as bone stood on the vault and were removed: "
-                "a holder, a frame, or metal? Look at the vertex."
+                "is it a holder, a frame, or metal? Check the vertex."
             )
             findings.append(Finding("table", "look", text))
     mask, sizes_ml = _largest(mask, pieces, voxel_ml)
@@ -123,7 +123,7 @@ def clean_bone(
     mask = fill_holes(mask, spacing_mm, settings)
     counted = int(np.sum(np.array(sizes_ml) >= _PIECE_ML))
     if len(sizes_ml) > 1 and sizes_ml[1] > _SECOND_HEAD * sizes_ml[0] and not beside_it:
-        text = f"A second piece of {sizes_ml[1]:.0f} ml lies next to the skull: a second head?"
+        text = f"A second piece of {sizes_ml[1]:.0f} ml is next to the skull: is it a second head?"
         findings.append(Finding("second_head", "look", text))
     notes = tuple(_piece_notes(sizes_ml, counted))
     return Cleaned(mask, removed, counted, notes, tuple(findings))
@@ -134,20 +134,20 @@ def _beside(beside: Surroundings, touching_ml: float) -> list[Finding]:
     findings = []
     if beside.second_ml > 0:
         text = (
-            f"A second body of {beside.second_ml:.0f} ml lies next to the head and was left out: a "
-            "second head, or arms?"
+            f"A second body of {beside.second_ml:.0f} ml is next to the head and was left out: is "
+            "it a second head, or arms?"
         )
         findings.append(Finding("second_head", "look", text))
     if beside.metal:
         text = (
-            "A frame or pins of metal reach from the head outwards: what lies outside was removed. "
-            "Look where pins enter the bone."
+            "A frame or pins of metal extend outwards from the head: the part outside was removed. "
+            "Check where pins enter the bone."
         )
         findings.append(Finding("frame", "look", text))
     elif touching_ml >= _PIECE_ML:
         text = (
             f"A table or holder touches the head: {touching_ml:.1f} ml of it were removed at the "
-            "skin. Look whether something of it remains."
+            "skin. Check whether some of it remains."
         )
         findings.append(Finding("table", "look", text))
     return findings
@@ -157,11 +157,13 @@ def _piece_notes(sizes_ml: list[float], counted: int) -> list[str]:
     notes = []
     if len(sizes_ml) > 1 and sizes_ml[1] > 0.03 * sizes_ml[0]:
         notes.append(
-            f"A loose piece of {sizes_ml[1]:.0f} ml was removed from a skull of "
-            f"{sizes_ml[0]:.0f} ml: a jaw, a vertebra or a bone flap?"
+            f"A loose piece of {sizes_ml[1]:.0f} ml was removed from a skull of {sizes_ml[0]:.0f} "
+            "ml: is it a jaw, a vertebra or a bone flap?"
         )
     if counted > 100:
-        notes.append(f"The bone falls into {counted} pieces: noise, or the threshold is too low?")
+        notes.append(
+            f"The bone consists of {counted} pieces: is there noise, or is the threshold too low?"
+        )
     return notes
 
 
@@ -269,7 +271,7 @@ def _largest(mask: Mask, pieces: _Pieces, voxel_ml: float) -> tuple[Mask, list[f
     if pieces.sizes[largest] * voxel_ml < _SMALLEST_SKULL_ML:
         raise InputError(
             f"the largest piece of bone has {pieces.sizes[largest] * voxel_ml:.1f} ml, a skull "
-            f"more than {_SMALLEST_SKULL_ML:g} ml: is this a head, and its spacing in mm? Try a "
+            f"more than {_SMALLEST_SKULL_ML:g} ml: is this a head, and is its spacing in mm? Try a "
             "lower threshold"
         )
     skull = np.zeros_like(mask)
@@ -306,7 +308,7 @@ def _closed(padded: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask
 
 
 def bounding_box(mask: Mask) -> Box:
-    """Return the slices of the smallest box that holds all of a mask which is not empty."""
+    """Return the slices of the smallest box that contains all of a mask which is not empty."""
     flat: NDArray[np.bool_] = np.any(mask, axis=2)
     ends = []
     for along in (flat.any(axis=1), flat.any(axis=0), mask.any(axis=(0, 1))):

@@ -84,9 +84,9 @@ def _odd(
 ) -> list[str]:
     name = f"implant {defect}".strip()
     if not taken.any():
-        return [f"{name}: nothing of it is left on the grid, or it is not part of the skull."]
+        return [f"{name}: none of it is on the grid, or it is not part of the skull."]
     stray = float(implant[skull == 0].sum() / max(float(implant.sum()), 1e-9))
     solid = implant > 0.5
     if solid.any() and np.count_nonzero(solid & (skull == 0)) > _STRAY_SHARE * solid.sum():
-        return [f"{name}: {100 * stray:.0f} % of it lies outside of the skull."]
+        return [f"{name}: {100 * stray:.0f} % of it is outside the skull."]
     return []

@@ -44,8 +44,8 @@ def size_findings(
     met = np.isfinite(first_bone(skull, vault_middle(skull), rays, np.asarray(spacing_mm)))
     if not truncated and met.mean() < 1 - _OPEN_SHARE:
         texts.append(
-            f"Nothing like a vault: {100 * (1 - met.mean()):.0f} % of the rays from its middle to "
-            "the sides and the top meet no bone."
+            f"There seems to be no vault: {100 * (1 - met.mean()):.0f} % of the rays from its "
+            "middle to the sides and the top meet no bone."
         )
     return [Finding("implausible", "unusable", text) for text in texts]
 
@@ -68,8 +68,9 @@ def vessel_findings(
     if inner_ml < _INNER_ML:
         return []
     text = (
-        f"{inner_ml:.1f} ml of bone-like voxels lie inside the cranial cavity, away from its wall: "
-        "vessels with contrast agent, calcifications or streaks of metal? Try a higher threshold."
+        f"{inner_ml:.1f} ml of bone-like voxels are inside the cranial cavity, away from its wall: "
+        "are they vessels with contrast agent, calcifications or metal streaks? Try a higher "
+        "threshold."
     )
     return [Finding("vessels", "look", text)]
 

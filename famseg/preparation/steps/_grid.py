@@ -47,7 +47,7 @@ class Grid(NamedTuple):
     Args:
         shape: Voxels along right, front and top.
         affine: Maps indices to mm of the result's frame; axes along the frame's.
-        vertex: Index of the layer that holds the highest bone.
+        vertex: Index of the layer that contains the highest bone.
     """
 
     shape: tuple[int, int, int]

@@ -61,7 +61,7 @@ class Surroundings(NamedTuple):
         steps: Voxels of the scan in one of this grid, along each axis.
         plates: Plates that leave the body, with what of them touches it.
         metal: Whether metal of the plates touches the body, as the pins of frames do.
-        second_ml: Volume of a second solid body; 0 where there is none of note.
+        second_ml: Volume of a second solid body; 0 if there is none of note.
     """
 
     steps: tuple[int, int, int]

@@ -235,8 +235,8 @@ def _quality(
     ]
     if defect and hole is not None:
         text = (
-            f"The vault has a hole of {hole.area_cm2:.0f} cm2, {hole.where}: an operation, an "
-            "injury, or bone too thin for the threshold?"
+            f"The vault has a defect of {hole.area_cm2:.0f} cm2, {hole.where}: is it from an "
+            "operation or an injury, or is the bone too thin for the threshold?"
         )
         findings.append(Finding("existing_defect", "look", text))
     return Quality(
@@ -274,21 +274,21 @@ def _findings(
         findings.append(Finding("cut_vault", "look", text))
     if lost > _LOST_SHARE:
         text = (
-            f"{100 * lost:.0f} % of the bone is too thin for the voxels of the grid and is gone: "
+            f"{100 * lost:.0f} % of the bone is too thin for the voxels of the grid and was lost: "
             "use a smaller spacing_mm with a larger size."
         )
         findings.append(Finding("thin_bone", "look", text))
     if residual is not None and residual > settings.residual_limit_mm:
         text = (
-            f"After alignment the surface lies {residual:.1f} mm from the template's, more than "
-            f"{settings.residual_limit_mm:g} mm: look at the attitude."
+            f"After alignment the surface is {residual:.1f} mm from the template's, more than "
+            f"{settings.residual_limit_mm:g} mm: check the pose."
         )
         findings.append(Finding("alignment", "look", text))
     if asymmetry is not None and asymmetry > settings.residual_limit_mm:
         text = (
-            f"The mirror image of the skull lies {asymmetry:.1f} mm from it, more than "
-            f"{settings.residual_limit_mm:g} mm: its plane of symmetry may be wrong; look at the "
-            "attitude."
+            f"The mirror image of the skull is {asymmetry:.1f} mm from it, more than "
+            f"{settings.residual_limit_mm:g} mm: its plane of symmetry may be wrong; check the "
+            "pose."
         )
         findings.append(Finding("alignment", "look", text))
     return findings

@@ -29,7 +29,7 @@ TILE = 208
 """Pixels along each edge of a slice."""
 
 MOST_BYTES = 60_000
-"""Of the scan in one view; the JPEG is made coarser until it holds."""
+"""Of the scan in one view; the JPEG is made coarser until it contains."""
 
 _MARGIN_MM = 8.0  # around the bone: its skin, and what lies on that
 _QUALITIES = (60, 45, 30, 20, 10, 5)

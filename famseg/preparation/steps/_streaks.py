@@ -29,11 +29,11 @@ def streak_findings(
 ) -> list[Finding]:
     """Return a finding where metal throws streaks across what the skull encloses.
 
-    In slices that hold metal above 2500 HU (clips, pins, frames, plates, fillings), the values of
-    what bone encloses are looked at, 4 mm away from bone. Where more than 3 % of them are neither
-    brain nor fluid, blood or fat (-150 to 200 HU), and more than three times as many as in the
-    slices without metal, the slice has streaks; 4 mm of such slices are a finding. Streaks brighter
-    than the threshold are taken for bone, dark ones take bone away.
+    In slices that contain metal above 2500 HU (clips, pins, frames, plates, fillings), the values
+    of what bone encloses are looked at, 4 mm away from bone. Where more than 3 % of them are
+    neither brain nor fluid, blood or fat (-150 to 200 HU), and more than three times as many as in
+    the slices without metal, the slice has streaks; 4 mm of such slices are a finding. Streaks
+    brighter than the threshold are taken for bone, dark ones take bone away.
 
     Args:
         values: The scan, axes to the right, front and top.
@@ -63,7 +63,7 @@ def streak_findings(
     text = (
         f"Streaks of metal cross the head {high:.0f} to {low:.0f} mm below the vertex: "
         f"{100 * share[streaked].mean():.0f} % of what bone encloses there is too bright or too "
-        "dark for soft tissue. Bone may be added or missing; look at the slices."
+        "dark for soft tissue. Bone may be missing or added; check the slices."
     )
     return [Finding("streaks", "look", text)]
 

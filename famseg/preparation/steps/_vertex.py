@@ -24,7 +24,8 @@ def vault_top(mask: Mask, spacing_mm: Spacing) -> int | None:
 
     From above, the first layer in which bone encloses 10 cm2 lies below the roof of the cranial
     cavity. Of each column above the cavity the first bone counts, up to a gap of 4 mm and unless it
-    is thicker than 20 mm. The vertex is the top of the highest 6 mm that hold 5 cm2 of that roof.
+    is thicker than 20 mm. The vertex is the top of the highest 6 mm that contain 5 cm2 of that
+    roof.
 
     Args:
         mask: A piece of bone, axes to the right, front and top, not empty.
@@ -51,7 +52,7 @@ def vault_top(mask: Mask, spacing_mm: Spacing) -> int | None:
 
 
 def _highest(tops: Indices, pixel_cm2: float, layer_mm: float) -> int | None:
-    """Return the top of the highest layers that hold enough of a roof's ``tops``."""
+    """Return the top of the highest layers that contain enough of a roof's ``tops``."""
     falling = np.sort(tops)[::-1]
     most, least = (max(1, round(cm2 / pixel_cm2)) for cm2 in (_ROOF_CM2, _PEAK_CM2))
     within = falling[: 1 - most or None] - falling[most - 1 :] <= _ROOF_MM / layer_mm

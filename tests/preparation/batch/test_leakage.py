@@ -216,7 +216,7 @@ def test_a_kept_split_that_leaks_is_refused(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         split_folder(folder, **SHARES, allow_duplicates=True)
     assert caught.value.faults == (
-        "split: p0 is in train and p9, the same skull, in test: split again with --force",
+        "split: p0 is in train, and p9, the same skull, is in test: split again with --force",
     )
 
 
@@ -331,7 +331,7 @@ def test_a_missing_table_is_refused(folder: Path) -> None:
     drop(folder, 8, 9)
     with pytest.raises(InputError, match=r"report\.csv: there is no such file: name a table with"):
         split_folder(folder, **SHARES, stratify="volume_ml")
-    with pytest.raises(InputError, match=r"^--table: is used only by --stratify COLUMN"):
+    with pytest.raises(InputError, match=r"^--table: is used only with --stratify COLUMN"):
         split_folder(folder, **SHARES, table=folder / "people.csv")
 
 

@@ -90,7 +90,7 @@ def test_a_page_names_what_failed_first_then_what_to_look_at_then_the_rest() -> 
     assert text.index("head_2") < text.index("head_1") < text.index("<h3>fine")
     assert "Prepared skulls: 2 of 3" in text
     assert (
-        "1 subject could not be prepared; 1 subject of those that were should be looked at. "
+        "1 subject could not be prepared; 1 subject of those that were prepared should be checked. "
         "Layout of the source: dicom."
     ) in text
     assert [needs_a_look(r) for r in (fine, DONE, FAILED)] == [False, True, False]

@@ -200,8 +200,9 @@ def test_other_settings_are_refused_with_what_differs(places: tuple[Path, Path])
     prepare(root, out, ["a"])
     other = {"size": 64, "holes": "keep", "crop": "vault"}
     message = (
-        rf'{out}: was prepared with crop null \(now "vault"\), size 32 \(now 64\): give the same, '
-        r"choose another --out, or do everything again with --force"
+        rf'{out}: was prepared with crop null \(now "vault"\), size 32 \(now 64\): give the same '
+        "settings, "
+        r"choose another --out, or prepare everything again with --force"
     )
     with pytest.raises(InputError, match=f"^{message}$"):
         prepare(root, out, ["a"], settings=other)
@@ -311,7 +312,7 @@ def test_two_runs_in_one_folder_are_refused(places: tuple[Path, Path]) -> None:
     root, out = places
 
     def again(record: Record, count: int, of: int) -> None:
-        with pytest.raises(InputError, match="another famseg prepare is at work there"):
+        with pytest.raises(InputError, match="another famseg prepare is running there"):
             prepare(root, out, ["a"])
 
     assert prepare(root, out, ["a"], progress=again).done
@@ -321,10 +322,10 @@ def test_two_runs_in_one_folder_are_refused(places: tuple[Path, Path]) -> None:
     ("name", "reason"),
     [
         ("bad", "bad.npy: no bone above 226 HU: check the scan"),
-        ("large", "out of memory: give fewer --workers, or resample the scan first"),
+        ("large", "out of memory: use fewer --workers, or resample the scan first"),
         (
             "defect",
-            "ZeroDivisionError: division by zero: a defect of famseg, please report it",
+            "ZeroDivisionError: division by zero: this is a bug in famseg, please report it",
         ),
     ],
 )
@@ -353,12 +354,13 @@ def test_a_missing_file_is_a_failure_of_one_subject(places: tuple[Path, Path]) -
     [
         (
             "killed",
-            "the process that prepared it was killed, most likely for lack of memory: free some, "
-            "or resample the scan first",
+            "the process that prepared it was killed, most likely because memory ran out: free "
+            "some, or resample the scan first",
         ),
         (
             "crash",
-            "the process that prepared it crashed (SIGSEGV): a defect of famseg, please report it",
+            "the process that prepared it crashed (SIGSEGV): this is a bug in famseg, please "
+            "report it",
         ),
     ],
 )

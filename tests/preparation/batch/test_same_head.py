@@ -92,7 +92,7 @@ def test_what_is_known_is_not_told_again(files: dict[str, Path]) -> None:
 def test_a_mask_without_bone_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.nii.gz"
     write_volume(Volume(np.zeros((8, 8, 8), dtype=np.uint8), np.eye(4)), file)
-    with pytest.raises(InputError, match=r"^empty: .*a\.nii\.gz: holds no bone: remove it from"):
+    with pytest.raises(InputError, match=r"^empty: .*a\.nii\.gz: contains no bone: remove it from"):
         same_heads({"empty": file}, {})
 
 

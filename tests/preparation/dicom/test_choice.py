@@ -52,8 +52,8 @@ def test_the_better_of_two_series_is_taken(
     assert other.left_out
     assert other.subject == names[1]
     assert other.reason == (
-        f"another series of the same head and study as {names[0]}, which is taken ({said}); "
-        "--every-series takes each"
+        f"another series of the same head and study as {names[0]}, which is used instead ({said}); "
+        "--every-series uses all"
     )
 
 

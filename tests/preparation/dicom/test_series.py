@@ -141,7 +141,9 @@ def test_uneven_gaps_are_made_even(tmp_path: Path) -> None:
     series = sampled(heights)
     series.spacing_mm = SPACING_MM
     result = scan(series.write(tmp_path / "uneven"))
-    assert result.notes == ("Slice gaps of 3.60 to 7.20 mm made even at 3.56 mm by interpolation.",)
+    assert result.notes == (
+        "Slice gaps of 3.60 to 7.20 mm were made even at 3.56 mm by interpolation.",
+    )
     spacing = result.volume.spacing_mm[2]
     levels = np.arange(result.volume.array.shape[2]) * spacing
     assert levels[-1] == pytest.approx(heights[-1])
@@ -190,7 +192,7 @@ def test_slices_too_far_apart_are_refused(tmp_path: Path) -> None:
 def test_too_few_slices(tmp_path: Path) -> None:
     refused = reason(Series(head()[:2], STRAIGHT[:2]).write(tmp_path / "a"))
     assert refused.reason == (
-        "2 slices, a volume needs 3 or more: give the folder of the whole series"
+        "2 slices, but a volume needs 3 or more: give the folder of the whole series"
     )
 
 
@@ -227,7 +229,7 @@ def test_mixed_sizes_are_counted(tmp_path: Path) -> None:
     series.edit = edit
     assert reason(series.write(tmp_path / "a")).reason == (
         "slices of several sizes in one series (60 of 64 x 64 pixels, 4 of 32 x 32 pixels): "
-        "part them"
+        "separate them"
     )
 
 
@@ -235,7 +237,8 @@ def test_mixed_spacings_and_orientations_are_counted(tmp_path: Path) -> None:
     series = ct()
     series.edit = lambda i, data: setattr(data, "PixelSpacing", [1, 1]) if i < 5 else None
     assert reason(series.write(tmp_path / "a")).reason == (
-        "slices of several spacings in one series (59 of 3.5 x 3.5 mm, 5 of 1 x 1 mm): part them"
+        "slices of several spacings in one series (59 of 3.5 x 3.5 mm, 5 of 1 x 1 mm): separate "
+        "them"
     )
 
 
@@ -244,7 +247,7 @@ def test_mixed_orientations_are_counted(tmp_path: Path) -> None:
     series.edit = lambda i, d: setattr(d, "ImageOrientationPatient", turned) if i < 3 else None
     assert reason(series.write(tmp_path / "a")).reason == (
         "slices of several orientations in one series (61 of axial (1.00/0.00/0.00/0.00/1.00/0.00)"
-        ", 3 of sagittal (0.00/1.00/0.00/0.00/0.00/-1.00)): part them"
+        ", 3 of sagittal (0.00/1.00/0.00/0.00/0.00/-1.00)): separate them"
     )
 
 
@@ -260,8 +263,9 @@ def test_different_slices_at_one_place_are_refused(tmp_path: Path) -> None:
     values = np.concatenate([head(), head()[10:12] + 7])
     heights = [*STRAIGHT, *STRAIGHT[10:12]]
     assert reason(Series(values, heights).write(tmp_path / "a")).reason == (
-        "different slices at the same place (2 of 64 places): several scans in one series; export "
-        "them apart"
+        "different slices at the same place (2 of 64 places): there are several scans in one "
+        "series; "
+        "export them separately"
     )
 
 
@@ -276,7 +280,9 @@ def test_points_in_time_are_refused(tmp_path: Path) -> None:
 
 def test_points_in_time_that_the_header_names_are_refused(tmp_path: Path) -> None:
     refused = reason(ct(8, tags={"NumberOfTemporalPositions": 3}).write(tmp_path / "a"))
-    assert refused.reason == ("4D: it holds several points in time; export one of them as a series")
+    assert refused.reason == (
+        "4D: it contains several points in time; export one of them as a series"
+    )
 
 
 def test_other_modalities_are_refused(tmp_path: Path) -> None:
@@ -314,8 +320,9 @@ def test_an_orientation_that_is_no_rotation(tmp_path: Path) -> None:
 def test_a_tilt_that_positions_do_not_show(tmp_path: Path) -> None:
     refused = reason(ct(2, tags={"GantryDetectorTilt": 15}).write(tmp_path / "a"))
     assert refused.reason == (
-        "the header names a gantry tilt of 15 degrees, but slices lie straight above each other: "
-        "the positions cannot be right; export the original series again"
+        "the header names a gantry tilt of 15 degrees, but the slices are straight above each "
+        "other: "
+        "the positions must be wrong; export the original series again"
     )
 
 
@@ -324,7 +331,8 @@ def test_a_tilt_that_was_corrected_before(tmp_path: Path) -> None:
     result = scan(ct(2, tags=tags).write(tmp_path / "a"))
     assert result.notes == (
         "The headers say that the images were computed from others.",
-        "The header names a gantry tilt of 15 degrees, the positions show none: taken as "
+        "The header names a gantry tilt of 15 degrees, but the positions show none: it was taken "
+        "as "
         "corrected before.",
     )
 
@@ -332,7 +340,7 @@ def test_a_tilt_that_was_corrected_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localiser (scout view), not a"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer (scout view), not a"),
         ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED"]}, "derived images (reformatted"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "derived images (renderings or"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture (an image of a"),
@@ -353,7 +361,7 @@ def test_a_dose_report_is_left_out(tmp_path: Path) -> None:
     write_report(tmp_path / "head" / "report.dcm")
     found = find_sources(tmp_path)
     assert len(found.sources) == 1
-    assert found.refused[0].reason == "no image (X-Ray Radiation Dose SR Storage)"
+    assert found.refused[0].reason == "not an image (X-Ray Radiation Dose SR Storage)"
     assert found.refused[0].left_out
 
 
@@ -362,7 +370,7 @@ def test_localisers_in_the_series_are_left_out(tmp_path: Path) -> None:
     scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     series.edit = lambda i, data: setattr(data, "ImageType", scout) if i == 0 else None
     assert scan(series.write(tmp_path / "a")).notes[0] == (
-        "Localisers in the series that were left out: 1."
+        "Localizers in the series that were left out: 1."
     )
 
 
@@ -401,7 +409,7 @@ def test_a_syntax_that_is_not_read_is_named(tmp_path: Path) -> None:
         data.PixelData = pydicom.encaps.encapsulate([data.PixelData])
         data.save_as(file)
     assert reason(folder).reason == (
-        "its pixels are compressed in a way that is not read here (High-Throughput JPEG 2000 Image "
+        "its pixels have a compression that famseg cannot read (High-Throughput JPEG 2000 Image "
         "Compression (Lossless Only)): export it uncompressed"
     )
 
@@ -520,7 +528,9 @@ def test_damaged_headers_tell_nothing_personal(tmp_path: Path) -> None:
     refused = reason(ct(8, tags=tags).write(tmp_path / "a"))
     assert refused.reason.startswith("modality unknown, not CT: ")
     text = {"Rows": None, **tags}
-    assert reason(ct(8, tags=text).write(tmp_path / "a")).reason == "no image (of an unknown kind)"
+    assert (
+        reason(ct(8, tags=text).write(tmp_path / "a")).reason == "not an image (of an unknown kind)"
+    )
     image = reason(ct(8, tags={"Rows": None}).write(tmp_path / "a"))
     assert image.reason == "the headers do not say how many pixels there are; copy it again"
     assert not image.left_out
@@ -551,7 +561,7 @@ def test_real_series(real_data: Path) -> None:
     tilted, straight = (source.read() for source in found.sources)
     assert [note.split(":")[0] for note in tilted.notes] == [
         "Gantry tilt of 18.5 degrees corrected",
-        "Slice gaps of 1.08 to 7.00 mm made even at 1.08 mm by interpolation.",
+        "Slice gaps of 1.08 to 7.00 mm were made even at 1.08 mm by interpolation.",
     ]
     assert straight.notes == ()
     assert straight.volume.array.shape == (512, 512, 85)

@@ -130,7 +130,10 @@ def test_groups_of_a_pattern_are_what_is_in_its_brackets(run: Callable[..., Outc
     ("pattern", "message"),
     [
         ("sub-(", r"^--group-by 'sub-\(': is not a regular expression \(missing \)"),
-        ("pat", r"^--group-by 'pat': is in none of the 2 paths below the source, such as 'a\.npy'"),
+        (
+            "pat",
+            r"^--group-by 'pat': matches none of the 2 paths below the source, such as 'a\.npy'",
+        ),
     ],
 )
 def test_a_pattern_of_no_use_is_refused(

@@ -83,7 +83,7 @@ def test_the_image_is_read_where_it_lies(tmp_path: Path) -> None:
 def test_a_project_of_coronal_slices_is_pointed_out(tmp_path: Path) -> None:
     (source,) = find_sources(project(tmp_path / "head.inv3", orientation=2)).sources
     assert source.read().notes[1] == (
-        "The project was made from slices that are not axial: compare the axes."
+        "The project was made from slices that are not axial: check the axes."
     )
 
 
@@ -142,7 +142,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     assert reason(tmp_path / "head.inv3") == (
-        "the archive is not safe to unpack: a member is a link or a device; leave it aside"
+        "the archive is not safe to unpack: a member is a link or a device; do not use it"
     )
 
 
@@ -155,7 +155,9 @@ def test_files_that_are_no_project(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "c.inv3", "w:gz") as archive:
         info = tarfile.TarInfo("readme.txt")
         archive.addfile(info, io.BytesIO())
-    assert reason(tmp_path / "c.inv3") == ("no InVesalius 3 project: there is no main.plist in it")
+    assert reason(tmp_path / "c.inv3") == (
+        "not an InVesalius 3 project: there is no main.plist in it"
+    )
     for number, content in enumerate((b"hello", plistlib.dumps([1]))):
         with tarfile.open(tmp_path / f"d{number}.inv3", "w:gz") as archive:
             info = tarfile.TarInfo("main.plist")

@@ -66,9 +66,9 @@ def mask_scan(array: np.ndarray = LABELS, segments: dict[int, str] | None = None
 
 
 def test_several_labels_and_no_choice_are_a_question() -> None:
-    with pytest.raises(InputError, match=r"^a label map, .* there are the labels 1, 2, 3; say"):
+    with pytest.raises(InputError, match=r"^a label map in .* there are the labels 1, 2, 3; give"):
         bone(mask_scan())
-    with pytest.raises(InputError, match=r"labels 1 \(left\), 2 \(right\), 3; say so"):
+    with pytest.raises(InputError, match=r"labels 1 \(left\), 2 \(right\), 3; give it"):
         bone(mask_scan(segments={1: "left", 2: "right"}))
 
 
@@ -101,7 +101,7 @@ def test_segments_of_slicer(label: str | None, tmp_path: Path) -> None:
 
 
 def test_two_skulls_are_a_question() -> None:
-    with pytest.raises(InputError, match=r"which label is the skull is not known"):
+    with pytest.raises(InputError, match=r"in which the label of the skull is unknown"):
         bone(mask_scan(segments={1: "skull left", 2: "skull right", 3: "Skin"}))
 
 

@@ -101,8 +101,7 @@ def test_skullfix(skullfix: Path, skull: Array, holed: Pair) -> None:
         ("skullfix_test_000", True),
     ]
     assert found.refused[0].reason == (
-        "a defective skull without its implant or the complete skull: there is nothing to learn "
-        "it from"
+        "a defective skull without its implant or the complete skull: there is no target to learn"
     )
 
 
@@ -155,7 +154,8 @@ def test_a_companion_on_another_grid_is_refused(skullbreak: Path, skull: Array) 
     faulty = next(c for c in source.companions if (c.role, c.defect) == ("implant", "bilateral"))
     with pytest.raises(
         InputError,
-        match=r"^implant/bilateral/007\.nrrd: 31x32x32 voxels, its skull has 32x32x32: they must",
+        match=r"^implant/bilateral/007\.nrrd: 31x32x32 voxels, but its skull has 32x32x32: they "
+        "must",
     ):
         faulty.read()
 
@@ -169,7 +169,8 @@ def test_a_companion_with_another_header_is_pointed_out(
     scan = next(c for c in source.companions if c.role == "implant").read()
     assert scan.volume.affine == pytest.approx(affine, abs=1e-4)
     assert scan.notes == (
-        "The header places it elsewhere than its skull; taken as on the same voxels.",
+        "Its header gives another position than that of its skull; it was taken to have the same "
+        "voxel grid.",
     )
 
 
@@ -246,7 +247,9 @@ def test_an_implant_that_lies_elsewhere(mug500: Path, holed: Pair, affine: Array
     far[:3, 3] += 900
     surface(holed[1], far, mug500 / "craniotomy_skull" / "B0001" / "B0001_implant.stl")
     source = next(s for s in find_sources(mug500).sources if s.subject == "mug500_B0001")
-    with pytest.raises(InputError, match=r"the mesh lies outside the volume of its skull, as LPS"):
+    with pytest.raises(
+        InputError, match=r"the mesh is outside the volume of its skull, both as LPS"
+    ):
         source.read()
 
 
@@ -275,7 +278,7 @@ def test_what_is_no_part_of_a_collection_is_told(
 ) -> None:
     save(mug500 / "other.nrrd", skull)
     (refused,) = find_sources(mug500).refused
-    assert refused.reason == "not a part of the layout mug500: prepare it apart"
+    assert refused.reason == "not a part of the layout mug500: prepare it separately"
     assert refused.origin == "other.nrrd"
 
 
@@ -283,7 +286,7 @@ def test_a_layout_can_be_named(mug500: Path) -> None:
     found = find_sources(mug500 / "A0001-A0020", layout="folder")
     assert found.layout == "folder"
     assert "mug500" not in str(subjects(found))
-    with pytest.raises(InputError, match=r"nothing in it is laid out as skullbreak: leave"):
+    with pytest.raises(InputError, match=r"it contains nothing with the layout skullbreak: leave"):
         find_sources(mug500, layout="skullbreak")
     with pytest.raises(InputError, match=r"layout 'mug' is none of auto, folder, dicom, skullfix"):
         find_sources(mug500, layout="mug")  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_volume_and_place_are_those_of_the_mesh(name: str, tmp_path: Path) -> No
     assert scan.notes == (
         "The mesh file does not state its coordinate system: it was read as LPS (x to the left, y "
         "to the back); check left and right.",
-        "Voxelised at 0.50 mm.",
+        "Voxelized at 0.50 mm.",
     )
 
 
@@ -82,7 +82,7 @@ def test_the_file_says_ras(tmp_path: Path) -> None:
     scan = read(tmp_path / "a.stl")
     ras = np.argwhere(scan.volume.array) @ scan.volume.affine[:3, :3].T + scan.volume.affine[:3, 3]
     assert ras.min(axis=0)[1] == pytest.approx(-115.0, abs=0.5)
-    assert scan.notes == ("Voxelised at 0.50 mm.",)
+    assert scan.notes == ("Voxelized at 0.50 mm.",)
 
 
 @pytest.mark.parametrize(("factor", "unit"), [(0.001, "m"), (0.1, "cm")])
@@ -91,14 +91,14 @@ def test_other_units_are_guessed(factor: float, unit: str, tmp_path: Path) -> No
     mesh.apply_scale(factor)
     scan = read(save(mesh, tmp_path / "a.stl"))
     assert scan.notes[0] == (
-        f"{120 * factor:.3g} long: taken as {unit}, as no head is so small in mm."
+        f"{120 * factor:.3g} long: taken as {unit}, since no head is so small in mm."
     )
     assert scan.volume.array.sum() / 8 == pytest.approx(ball().volume, rel=1e-3)
 
 
 def test_a_size_that_is_no_head(tmp_path: Path) -> None:
     scan = read(save(ball(350.0), tmp_path / "a.stl"))
-    assert scan.notes[0] == "700 mm long: no size for a head; check the unit of the mesh."
+    assert scan.notes[0] == "700 mm long, unlike a head: check the unit of the mesh."
     assert max(scan.volume.array.shape) <= 512
     assert scan.volume.spacing_mm[0] == pytest.approx(700 / 508, rel=1e-3)
 

@@ -189,7 +189,7 @@ def test_what_is_no_skull_is_refused(values, fault):
 
 
 def test_a_ct_without_bone_is_refused(head):
-    with pytest.raises(InputError, match="no bone: the highest value is 100, the threshold 226"):
+    with pytest.raises(InputError, match="no bone: the highest value is 100, the threshold is 226"):
         prepare_scan(ct(np.minimum(head, 100)), SETTINGS)
 
 
