@@ -1,6 +1,6 @@
-r"""Rims that are as thin as a knife, taken off.
+r"""Removes rims that are too thin to be made.
 
-The opening of a solid by a ball is all that balls of that size reach from inside. Where a ball
+The opening of a solid by a ball is the union of all balls of that size inside it. Where a ball
 touches the surface, the way straight inwards goes through it: no part of an opened solid is
 thinner than the ball is wide. It is computed from the balls themselves: around each voxel's middle
 :math:`c` that is :math:`d_c \ge r` deep, a ball of the radius :math:`d_c` fits in, and
@@ -25,7 +25,7 @@ from famseg.meshes._read import voxelize
 from famseg.meshes._solid import largest_pieces, subtract
 from famseg.meshes._surface import surface_mesh_of_field
 
-_FINE_MM = (0.4, 0.6)  # voxels that a rim is looked at on: a third of the thickness, within these
+_FINE_MM = (0.4, 0.6)  # edge of the voxels at a rim: a third of the thickness, within these limits
 _SLACK = 0.25  # of a voxel: balls are centered on voxels, between two of them is a little less
 _NEIGHBORS = 12
 _SLIVER = 0.01
@@ -39,7 +39,7 @@ class Blunted(NamedTuple):
 
     Attributes:
         mesh: Its surface.
-        removed_mm3: What was taken off.
+        removed_mm3: The removed volume.
     """
 
     mesh: Mesh
@@ -47,14 +47,14 @@ class Blunted(NamedTuple):
 
 
 def blunted(mesh: Mesh, least_mm: float, beside: Mesh, *, reach_mm: float) -> Blunted:
-    """Return a solid without what is thinner than a length, near another solid.
+    """Return a solid without its parts that are thinner than a length near another solid.
 
     Sharp edges are rounded a little, elsewhere the surface does not change. Takes about 20
     microseconds for each voxel of a third of the length near the other solid.
 
     Args:
         mesh: The surface of a solid.
-        least_mm: The thickness, straight inwards from the surface, that all that stays has.
+        least_mm: The minimum thickness of the result, measured straight inwards from its surface.
         beside: The surface of another solid.
         reach_mm: How far from the other solid the rim may reach; deeper parts do not change.
 

@@ -49,7 +49,7 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
         Vertices, triangles, and a note where anything was closed, else an empty text.
 
     Raises:
-        InputError: If an opening is wide and not flat; the message has no place in front.
+        InputError: If an opening is wide and not flat; the message does not begin with a path.
     """
     rim = open_edges(faces)
     if len(rim) == 0:

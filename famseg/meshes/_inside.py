@@ -1,4 +1,4 @@
-"""Which voxels a closed surface encloses."""
+"""Finds the voxels that a closed surface encloses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 
-# Rays pass through middles of voxels moved by shares of a voxel that no mesh made from voxels has:
-# else they would meet vertices and edges, which belong to several triangles.
+# Rays pass through the centers of voxels, moved by irrational shares of a voxel: without that they
+# would meet the vertices and edges of meshes made from voxels, which belong to several triangles.
 _ASIDE = (np.sqrt(2) - 1.4140, np.sqrt(3) - 1.7318)
 _AT_ONCE = 500_000
 
 MOST_COLUMNS = 200_000_000
-"""Columns below all triangles together: half a minute's work, 700 layers on the finest grid."""
+"""The most columns below all triangles: they take half a minute; 700 layers on the finest grid."""
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def inside(
     affine: Floats,
     shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.uint8], int]:
-    """Return the voxels whose middles a surface encloses.
+    """Return the voxels whose centers a surface encloses.
 
     Along each column of voxels a ray is followed; it is inside after an odd number of crossings.
     Needs one byte per voxel, and time in proportion to the columns below all triangles.
@@ -38,12 +38,12 @@ def inside(
         shape: Voxels of the grid.
 
     Returns:
-        A mask of 0 and 1, and the number of columns that have an odd number of crossings all the
-        same (rounding): they are set to what most of their neighbours are.
+        A mask of 0 and 1, and the number of columns with an odd number of crossings in spite of
+        that (rounding): they get the values of most of their neighbors.
 
     Raises:
-        InputError: If there are more columns below triangles than `MOST_COLUMNS`; the message has
-            no place in front.
+        InputError: If there are more columns below triangles than `MOST_COLUMNS`; the message does
+        not begin with a path.
 
     Example:
         >>> v = np.array([[0, 0, -0.5], [4, 0, -0.5], [0, 4, -0.5], [0, 0, 3.5]])
@@ -58,7 +58,7 @@ def inside(
     crossings = np.zeros((*shape[:2], shape[2] + 1), dtype=np.uint8)
     flat = crossings.reshape(-1)
     for column, height, _ in _crossings(points[faces], shape):
-        # The first voxel whose middle is above the crossing, at the end of the column at the most.
+        # The first voxel whose center is above the crossing, at most the end of the column.
         level = np.clip(np.floor(height) + 1, 0, shape[2]).astype(np.int64)
         np.add.at(flat, column * (shape[2] + 1) + level, np.uint8(1))
     np.cumsum(crossings, axis=2, dtype=np.uint8, out=crossings)

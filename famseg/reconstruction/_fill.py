@@ -1,4 +1,4 @@
-"""A smooth surface over a map: a thin plate with a little tension, tied to data."""
+"""Fits a smooth surface over a map to data: a thin plate with a little tension."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Mask = NDArray[np.bool_]
 
 
 def fill(values: Array, weights: Array, use: Mask, pixel_mm: float, *, tension: float) -> Array:
-    r"""Return the surface that bends least, near the data.
+    r"""Return the surface with the smallest bending energy near the data.
 
     Minimizes, over the pixels in ``use``,
 
     .. math:: \int |D^2 f|^2 + t |\nabla f|^2 + w (f - d)^2
 
-    with lengths in mm, so that the answer does not depend on the size of pixels. A plate without
+    with lengths in mm, so that the result does not depend on the size of pixels. A plate without
     tension overshoots where the defect is wide. One factorization serves all channels: about 0.1
     processor seconds for 20,000 pixels.
 
@@ -41,8 +41,8 @@ def fill(values: Array, weights: Array, use: Mask, pixel_mm: float, *, tension: 
     bands[0] += weight + 1e-9
     data = np.where(weight > 0, values[..., use], 0.0) * weight
     filled = np.full(values.shape, np.nan)
-    # Numbered row by row, pixels that bend together lie at most two rows apart: LAPACK factors such
-    # a band in a third of the time of a sparse factorization.
+    # Numbered row by row, pixels in one term are at most two rows apart, so that the matrix is a
+    # band: LAPACK factors it in a third of the time of a sparse factorization.
     filled[..., use] = linalg.solveh_banded(
         bands, data.T, lower=True, overwrite_ab=True, check_finite=False
     ).T
@@ -63,7 +63,7 @@ _SLOPE: tuple[_Stencil, ...] = ({(0, 0): -1.0, (1, 0): 1.0}, {(0, 0): -1.0, (0, 
 def _bands(use: Mask, terms: Iterable[tuple[_Stencil, float]]) -> Array:
     """Return the matrix of a sum of squared differences: its lower bands, ``(B, pixels in use)``.
 
-    A difference is taken wherever all pixels of its stencil are in use.
+    A difference is used where all pixels of its stencil are in use.
 
     Args:
         use: Pixels, numbered row by row.
@@ -85,7 +85,7 @@ def _bands(use: Mask, terms: Iterable[tuple[_Stencil, float]]) -> Array:
 
 
 def _pixels(index: NDArray[np.int64], stencil: _Stencil) -> NDArray[np.int64]:
-    """Return the numbers of a stencil's pixels, a column wherever all of them are in use."""
+    """Return the numbers of a stencil's pixels, one column for each place where all are in use."""
     padded = np.pad(index, 1, constant_values=-1)
     rows, columns = index.shape
     found = np.stack(

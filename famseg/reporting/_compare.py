@@ -101,7 +101,7 @@ def compare_runs(
 
     Runs are sorted into studies (one pipeline, the same data) and there into groups (one
     configuration, several seeds). Within a study each group is compared with a baseline in pairs.
-    Runs that did not finish take part in no figure and stay in the groups, to be counted.
+    Unfinished runs are left out of all statistics but stay in the groups, where they are counted.
 
     Args:
         runs: Runs of any pipelines, from ``find_runs``.
@@ -266,7 +266,7 @@ def _no_baseline(study: Study) -> str:
 
 
 def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each thing that is in no figure or in no name, or is not known."""
+    """Yield a line for each run and setting that is left out of results or names, or is unknown."""
     silent = [str(run.path) for group in study.groups for run in group.runs if not run.noted]
     if silent:
         yield (
