@@ -24,7 +24,7 @@ _LOOK_MM = 3.5  # the ellipsoid is fitted to voxels of this edge, independent of
 _LOWEST_DEG = -10.0  # rays below meet orbits and the base
 _RAYS_STEP = 4  # of the rays of the vault's check: 1,500 are left
 _USUAL_MM = (66.0, 82.0, 68.0)  # half axes of the inner surface to the right, front and top
-_USUAL_WEIGHT = 0.1  # of a residual of all rays: a hole leaves the axis that it lies on undecided
+_USUAL_WEIGHT = 0.1  # of a residual of all rays: a defect leaves the axis through it undetermined
 _ROBUST_MM = 3.0
 _NEAREST_MM, _FARTHEST_MM = 25.0, 130.0
 _ROUNDS = 3
@@ -46,7 +46,7 @@ class Vault:
 
     @property
     def top_mm(self) -> float:
-        """Height of its top, which stays within 4 mm where the vault has a hole."""
+        """Height of its top, which changes by at most 4 mm with a defect of the vault."""
         return float(self.middle_mm[2] + self.half_axes_mm[2])
 
 
@@ -105,7 +105,8 @@ def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:
     """Place the cube as in training: over the vault, for every missing part of the head.
 
     The middle (x, y) and the top (z) of the ellipsoid in the vault are put where those of the
-    training heads lie. Neither a missing lower face nor a hole in the vault moves the cube by more
+    training heads lie. Neither a missing lower face nor a defect of the vault moves the cube by
+    more
     than a few mm, which the shifts of training cover; and nothing is rounded to voxels, so that
     grids that are turned or flipped give the same cube.
 
@@ -129,7 +130,7 @@ def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:
 
 
 def fit_vault(field: BoneField) -> Vault:
-    """Fit an ellipsoid to the inner surface of a vault, robust to holes.
+    """Fit an ellipsoid to the inner surface of a vault, robust to defects.
 
     Rays above -10 degrees leave the middle; where they meet bone first is the inner surface. Radial
     distances are fitted (soft L1 of 3 mm); the half axes are held at those of usual heads by a

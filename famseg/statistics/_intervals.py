@@ -172,7 +172,7 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
     The ends are the shares ``p`` with :math:`\lvert \hat p - p \rvert = z \sqrt{p (1 - p) / n}`.
 
     Args:
-        successes: How many of the cases, right answers for example.
+        successes: The number of successes, for example of correct predictions.
         n: Number of cases, failed ones included.
         confidence: Level of the interval.
 

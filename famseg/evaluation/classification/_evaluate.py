@@ -34,7 +34,7 @@ _COLUMNS = ("set", "subject", "label", "prediction", "correct", "failed", "confi
 def classification_rows(logits: Tensor, batch: Batch) -> list[Row]:
     """Return one row for each sample of a batch.
 
-    A sample whose logits are not all finite has failed: it counts as answered wrong with
+    A sample whose logits are not all finite has failed: it counts as a wrong prediction with
     confidence 1, and its loss as 87.34.
 
     Args:
@@ -43,7 +43,8 @@ def classification_rows(logits: Tensor, batch: Batch) -> list[Row]:
 
     Returns:
         Dicts of ``subject``, ``label``, ``prediction`` (-1 if it failed), ``accuracy`` (1 for a
-        right answer, 0 for a wrong one), ``confidence`` (the largest probability), ``loss`` (the
+        correct prediction, 0 for a wrong one), ``confidence`` (the largest probability), ``loss``
+        (the
         cross-entropy in nats, without class weights and label smoothing) and ``failed``.
 
     Raises:

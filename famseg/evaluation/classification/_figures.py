@@ -49,9 +49,9 @@ def classification_figure(
 
 
 def confusion_matrix(rows: Sequence[Mapping[str, Any]], classes: int) -> npt.NDArray[np.int64]:
-    """Return how often each true class (row) got each answer (column), shape ``(classes,) * 2``.
+    """Return how often each class (row) got each prediction (column), shape ``(classes,) * 2``.
 
-    A failed sample has no answer and is not in it.
+    Failed samples have no prediction and are not counted.
 
     Args:
         rows: Rows with ``label`` and ``prediction``.
@@ -121,7 +121,7 @@ class Answer:
     Args:
         pixels: The picture, uint8 of shape ``(c, h, w)``, c 1 or 3.
         truth: Name of its class.
-        prediction: Name of the class that was answered.
+        prediction: Name of the predicted class.
         confidence: Confidence of the prediction, from 0 to 1.
     """
 

@@ -23,7 +23,7 @@ _Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 def summarise_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
-    """Aggregate the rows of a classifier; failed samples are in every figure, as wrong answers.
+    """Aggregate the rows of a classifier; failed samples are included as wrong predictions.
 
     Args:
         rows: As ``classification_rows`` makes them, with ``set`` added.
@@ -33,7 +33,7 @@ def summarise_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
         For each set: ``n``, ``failed``, ``accuracy``, ``error``, ``loss`` (figures, see below),
         ``confidence`` (mean), ``ece`` and its ``bins`` (see ``calibration``),
         ``balanced_accuracy`` (mean over the classes that occur) and ``per_class``: by name ``n``,
-        ``predicted`` (how often it is the answer), ``accuracy``, ``low`` and ``high``.
+        ``predicted`` (how often it is predicted), ``accuracy``, ``low`` and ``high``.
 
         Figures are ``mean``, ``std`` (of the population), ``standard_error``, ``low`` and ``high``:
         a 95 % interval, Wilson's for shares, 1.96 standard errors for the loss.

@@ -293,7 +293,7 @@ def _baselines(case: _Case, baselines: Mapping[str, Baseline]) -> dict[Source, n
 
 
 def predicted_outline(output: Mask, image: Mask) -> Mask:
-    """Return where an answer puts the implant: its large pieces, closed and grown by a voxel.
+    """Return the outline of a predicted implant: its large pieces, closed and grown by a voxel.
 
     Small pieces are those of less than a tenth of the largest one. A voxel is added on each side as
     a method that is given the outline may be thicker than the answer.
@@ -303,7 +303,7 @@ def predicted_outline(output: Mask, image: Mask) -> Mask:
         image: The defective skull, same shape.
 
     Returns:
-        A mask of the same shape, empty if the answer adds nothing.
+        A mask of the same shape, empty if the prediction adds nothing.
     """
     added = output & ~image
     labels, count = ndimage.label(added)

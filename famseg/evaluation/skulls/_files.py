@@ -22,8 +22,8 @@ class FilePair:
     Attributes:
         name: The file's path below its folder, without the ending.
         prediction: Predicted mask.
-        truth: True mask.
-        defective: The skull with the hole, if it is known.
+        truth: Reference mask.
+        defective: The skull with the defect, if it is known.
     """
 
     name: str
@@ -35,15 +35,15 @@ class FilePair:
 def pair_files(
     prediction: Path, truth: Path, defective: Path | None = None
 ) -> tuple[list[FilePair], list[str]]:
-    """Find which files belong together: two files, or those of equal names in two folders.
+    """Find the pairs of files: two files, or those with equal names in two folders.
 
-    Names are compared without their endings, sub-folders count: ``a/001.nrrd`` goes with
+    Names are compared without their endings but with sub-folders: ``a/001.nrrd`` goes with
     ``a/001.nii.gz``.
 
     Args:
         prediction: A file, or a folder of predictions.
         truth: A file, or a folder.
-        defective: A file, or a folder, of skulls with their holes.
+        defective: A file, or a folder, of skulls with their defects.
 
     Returns:
         The pairs by name, and a line for each file that has no counterpart.
@@ -97,20 +97,20 @@ def score_files(
 
     Args:
         pair: The files.
-        labels: Score these labels, each by itself.
-        every_label: Score every label that is there.
+        labels: Score these labels, as separate masks.
+        every_label: Score every label in the files.
         kind: As in ``score``.
         tolerance_mm: As in ``score``.
         empty: As in ``score``.
-        resample: Bring prediction and defective skull to the grid of the reference by nearest
-            neighbor where theirs is another one. Axes that are flipped or exchanged are put in
-            order in any case, which moves no voxel.
+        resample: Resample prediction and defective skull to the grid of the reference by nearest
+        neighbor if their grids differ. Flipped or exchanged axes are always reordered, which moves
+        no voxel.
 
     Returns:
-        Scores by label; of a mask, under None.
+        Scores by label; for a mask, the key is None.
 
     Raises:
-        InputError: If a file cannot be read, holds no mask, or the files do not share a grid.
+        InputError: If a file cannot be read or is not a mask, or the files do not share a grid.
     """
     truth = read_volume(pair.truth, flat="keep")
     placed: list[Volume] = []
@@ -155,7 +155,7 @@ def _header(path: Path) -> Path:
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
-    """Return the volumes below a folder by name; two of one name are a fault."""
+    """Return the volumes below a folder by name; two with the same name are an error."""
     from famseg.volumes import volume_suffix
 
     found: dict[str, Path] = {}
@@ -184,13 +184,14 @@ def _name(path: Path, folder: Path) -> str:
 
 def _placed(path: Path, truth: Volume, resample: bool) -> Volume:
     """Read a volume into the voxels of the reference."""
-    # What is resampled may have axes at any angle; distances need right ones of the reference.
+    # A resampled volume may have axes at any angle; those of the reference must be orthogonal,
+    # because distances are measured on its grid.
     volume = read_volume(path, flat="keep", sheared="keep" if resample else "refuse")
     return Volume(on_grid(volume, truth, resample=resample), truth.affine, path)
 
 
 def _binary(volume: Volume) -> npt.NDArray[np.bool_]:
-    """Return a mask whose foreground is the one value that is not 0."""
+    """Return a mask whose foreground is the only value other than 0."""
     array = volume.array
     mask: npt.NDArray[np.bool_] = array != 0
     top = array.max()

@@ -38,7 +38,7 @@ class SlicesCase:
     Args:
         title: The text above it: case and metrics with units.
         image: The input, a mask of shape ``(X, Y, Z)`` in RAS+ order.
-        output: The answer, same shape.
+        output: The prediction, same shape.
         truth: The true skull, same shape.
         region: The region that was removed, same shape.
         spacing_mm: Edge lengths of a voxel in mm, for the proportions.
