@@ -16,6 +16,7 @@ from famseg.messages import InputError
 _MOST_CATEGORIES = 4  # numbers with more values than quartiles are put into quartiles
 
 
+# Long because of its docstring: the code itself is a page.
 def split_subjects(
     subjects: Sequence[SkullSubject],
     validation: float,

@@ -270,7 +270,7 @@ def test_two_reconstructions_in_a_series_are_told_apart(
 def test_the_reconstruction_with_closer_slices_is_taken(tmp_path: Path) -> None:
     result = scan(two_stacks(tmp_path / "a", every=1, ConvolutionKernel="H60"))
     assert result.volume.array.shape[2] == SIZE
-    assert result.notes[0].endswith("the one of 64 slices 3.5 mm apart was taken.")
+    assert result.notes[0].endswith("the one with 64 slices 3.5 mm apart was taken.")
 
 
 def test_steps_of_one_scan_stay_together(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class FixedSetReport:
     sha256: str
 
 
+# Many parameters: the settings that a set is made with, each documented in one place.
 def write_fixed_set(
     subjects: Sequence[SkullSubject],
     root: Path,

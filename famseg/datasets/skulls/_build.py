@@ -70,6 +70,7 @@ def phantom_skulls(
     return _gather(people, settings, MaskCache(cache / "phantom"), prepare, progress)
 
 
+# Long, and with many parameters: the keys of `FolderData`, as plain arguments for library users.
 def folder_skulls(
     root: Path,
     *,

@@ -20,6 +20,7 @@ _logger = logging.getLogger("famseg")
 _MOST_CLASSES = 1000  # with more different labels than that the column contains no classes
 
 
+# Many parameters: the keys of the configuration, as plain arguments for library users.
 def text_files(
     train: Path,
     test: Path,

@@ -54,6 +54,7 @@ class Splitting:
     pairs: tuple[Duplicate, ...]
 
 
+# Long, and with many parameters: the options of `famseg split`, for library users.
 def split_folder(
     root: Path,
     *,

@@ -1,4 +1,4 @@
-"""Which voxels are bone: by Hounsfield units, by Otsu's method, or by what a mask says."""
+"""Detection of bone: by Hounsfield units, by Otsu's method, or from a mask."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from famseg.preparation.sources import chosen_labels
 
 Mask = NDArray[np.bool_]
 
-_TISSUE_HU = -500.0  # half air, half skin; foam rubber and hair lie below
+_TISSUE_HU = -500.0  # half air, half skin; foam rubber and hair have less
 _SOFT_HU = 40.0  # brain and muscle
 _SOLID_HU = 1000.0  # cortical bone, somewhat blurred
 _WORKING_MM = 2.0  # fine enough for what is decided on tissue: the table, the threshold
 _SOLID_CORE_MM = 6.0  # a radius: thicker than shells of tables, skulls and plastics
-_SOLID_SHARE = 0.3  # of the tissue lies in solid cores: 0.9 in a head, 0.1 in a dry skull
+_SOLID_SHARE = 0.3  # share of the tissue in solid cores: 0.9 in a head, 0.1 in a dry skull
 _MOST_BONE = 0.6  # of all voxels; tight boxes around skulls hold a quarter
 
 
 class Scale(NamedTuple):
-    """What the values of a scan mean.
+    """The meaning of the values of a scan.
 
     Args:
         tissue: Above it lies the body, below it air.
-        soft: What bone is embedded in.
+        soft: The tissue around bone.
         threshold: Bone lies above it.
         solid: Bone without anything else in its voxel.
     """
@@ -42,7 +42,7 @@ class Scale(NamedTuple):
 
 
 class Bone(NamedTuple):
-    """Bone as it stands in a scan.
+    """The bone of a scan.
 
     Args:
         mask: Shape of the scan.
@@ -62,7 +62,7 @@ def find_bone(
     settings: Settings,
     segments: Mapping[int, str] | None = None,
 ) -> Bone:
-    """Tell bone from everything else.
+    """Separate bone from everything else.
 
     Args:
         values: The scan, shape ``(X, Y, Z)``, finite.
@@ -102,7 +102,7 @@ def find_bone(
 
 
 def mask_of(values: NDArray[Any]) -> tuple[Mask, tuple[str, ...]]:
-    """Return where a mask is set, and what is odd about its coding.
+    """Return where a mask is set, and notes on an unusual coding.
 
     Whole numbers: all but the background, which is 0 or, where 0 does not occur or two values are
     all there is, the lowest value. Fractions: above half of the highest.
@@ -176,7 +176,7 @@ def _otsu_scale(
         how = f"{found:.4g}, found by Otsu's method: check the result"
     else:
         found, how = threshold, f"the given {threshold:g}"
-    # A given threshold may lie outside of what was found.
+    # A threshold given by the user may be outside the range that was found.
     scale = Scale(
         min(tissue, found),
         min(float(np.median(soft)), np.nextafter(found, -np.inf)),
@@ -187,7 +187,7 @@ def _otsu_scale(
 
 
 def working_steps(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Return how many voxels along each axis make about 2 mm.
+    """Return the number of voxels along each axis that make about 2 mm.
 
     Example:
         >>> working_steps((0.5, 0.5, 3.0))
@@ -200,7 +200,7 @@ def working_steps(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int
 def solid_core(body: Mask, spacing_mm: Sequence[float]) -> Mask:
     """Return where a ball of 6 mm fits into the body; nothing if the body is all shells.
 
-    Outside the volume the body is taken to go on.
+    The body is assumed to continue outside the volume.
     """
     empty = np.zeros_like(body)
     if not body.any() or body.all():
@@ -257,7 +257,7 @@ def distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
 def _otsu(values: NDArray[np.float32]) -> float:
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.SetNumberOfThreads(1)
-    # Rare bright voxels (metal) would squeeze all else into a few of the histogram's bins.
+    # Rare bright voxels (metal) would compress all others into a few bins of the histogram.
     low, high = np.percentile(values, [0.1, 99.9])
     otsu.Execute(sitk.GetImageFromArray(np.clip(values, low, high).reshape(1, -1)))
     return float(otsu.GetThreshold())

@@ -1,4 +1,4 @@
-"""What to look at in a prepared skull: a cut vault, a hole in it, implausible sizes."""
+"""Checks of a prepared skull: a cut vault, a defect of the vault, implausible sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from famseg.preparation.steps._clean import Spacing
 # Of bone at the border of the scan. A whole head shows 0.3; one that is cut 12 where it just lost
 # its skin, 30 three millimetres deeper, 50 at the widest.
 _EXPOSED_CM2 = 5.0
-_DRY_SHARE = 0.5  # of the columns end in bone: there is no skin
+_DRY_SHARE = 0.5  # share of the columns that end in bone: there is no skin
 _FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
 _RAYS = 6000
 # Below are orbits and nose: of ten whole heads none has a hole of 2 cm2 above -15 degrees, one with
@@ -29,7 +29,7 @@ _VOLUME_ML = (200.0, 1600.0)
 
 
 class Hole(NamedTuple):
-    """The largest hole in a vault.
+    """The largest defect of a vault.
 
     Args:
         area_cm2: Its area on the vault.
@@ -110,9 +110,9 @@ def highest_tissue(values: NDArray[Any], tissue: float) -> NDArray[np.intp]:
 
 
 def spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest piece of a layer with all that lies between its parts along an axis.
+    """Return the largest piece of a layer, filled between its parts along an axis.
 
-    A ring counts as a disc though orbits or a defect open it.
+    A ring counts as a disc even if orbits or a defect open it.
     """
     labels, _ = ndimage.label(layer, structure=np.ones((3, 3)))
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
@@ -136,7 +136,7 @@ def cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
 
 
 def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool) -> Hole | None:
-    """Return the largest hole that no anatomy explains, None if the vault is closed.
+    """Return the largest defect that anatomy does not explain; None if the vault is closed.
 
     Rays go from the middle of the vault to all sides above -15 degrees (of a cut vault above 10),
     where a whole vault has no opening. Neighbouring rays that meet no bone make a hole. Its area is
@@ -235,7 +235,7 @@ def along_rays(
 
 
 def implausible(volume_ml: float, box_mm: tuple[float, float, float]) -> list[str]:
-    """Return a sentence for each size that a skull hardly has.
+    """Return one sentence for each implausible size of a skull.
 
     The bounds hold for the vault and face of children and adults; what lies outside of them is
     more often a wrong spacing, threshold or file than a head.

@@ -1,4 +1,4 @@
-"""From all bone of a scan to one skull: without table, holder, neck and loose pieces."""
+"""Reduction of the bone of a scan to the skull, without table, holder, neck and loose pieces."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _HEAD_PIECE_ML = 10.0  # the vertex belongs to a piece of at least this size
 _SMALLEST_SKULL_ML = 20.0
 _SECOND_HEAD = 0.5  # of the largest piece
 _REACH_MM = 10.0  # from the solid core of the head: nose and ears are within
-_TURN_MM = 60.0  # what a tilted head may need below the cut before it is turned upright
-_LARGEST_CAVITY_ML = 20.0  # the cranial cavity holds 1400 ml, a large frontal sinus 15
+_TURN_MM = 60.0  # reserve below the cut for a tilted head, before it is set upright
+_LARGEST_CAVITY_ML = 20.0  # the cranial cavity has 1400 ml, a large frontal sinus 15
 _ON_VAULT_MM = 3.0  # above the vertex: the roof of a vault is not even
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
@@ -54,6 +54,7 @@ class Cleaned(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
+# Long because of its docstring, which describes the four steps in their order.
 def clean_bone(
     bone: Bone,
     values: NDArray[Any],
@@ -130,7 +131,7 @@ def clean_bone(
 
 
 def _beside(beside: Surroundings, touching_ml: float) -> list[Finding]:
-    """Return findings on what lies next to the head."""
+    """Return findings on objects next to the head."""
     findings = []
     if beside.second_ml > 0:
         text = (
@@ -190,7 +191,7 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     head = filled_slices(head)
     # The sample of a voxel's block may be air where its skin is tissue.
     head = ndimage.binary_dilation(head)
-    turned = head.T  # scans lie in memory slice by slice: so does what they are joined with
+    turned = head.T  # scans are stored slice by slice, and so are the arrays combined with them
     for axis, step in enumerate(body.steps[::-1]):
         turned = np.repeat(turned, step, axis=axis)
     whole: Mask = turned.T[: shape[0], : shape[1], : shape[2]]
@@ -198,7 +199,7 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
 
 
 class _Pieces(NamedTuple):
-    """Bone as pieces that hang together, corners included.
+    """The connected pieces of bone, connected also by corners.
 
     Args:
         box: Where it lies.
@@ -212,7 +213,7 @@ class _Pieces(NamedTuple):
 
     @classmethod
     def of(cls, mask: Mask) -> _Pieces:
-        """Take a mask apart.
+        """Split a mask into its connected pieces.
 
         Raises:
             InputError: If it is empty.
@@ -228,7 +229,7 @@ class _Pieces(NamedTuple):
 def _between(
     mask: Mask, pieces: _Pieces, spacing_mm: Spacing, height_mm: float
 ) -> tuple[Mask, int, int]:
-    """Return the mask without what stands on the vault and what lies deep below its vertex.
+    """Return the mask without objects on the vault and without bone far below the vertex.
 
     Args:
         mask: Bone, without table.
@@ -280,7 +281,7 @@ def _largest(mask: Mask, pieces: _Pieces, voxel_ml: float) -> tuple[Mask, list[f
 
 
 def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
-    """Return the skull with its small cavities filled as the settings say."""
+    """Return the skull with its small cavities filled according to the settings."""
     if settings.holes == "keep":
         return mask
     reach = settings.close_mm if settings.holes == "close" else 0.0
@@ -291,7 +292,7 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     if reach:
         padded = _closed(padded, edges, reach / 2)
     labels, _ = ndimage.label(~padded)
-    # The first label is what lies outside: its voxels are many and are not looked at.
+    # The first label is the outside, whose many voxels are skipped.
     within = np.flatnonzero(labels > 1)
     cavity = labels.ravel()[within]
     small = np.bincount(cavity) * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
@@ -308,7 +309,7 @@ def _closed(padded: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask
 
 
 def bounding_box(mask: Mask) -> Box:
-    """Return the slices of the smallest box that contains all of a mask which is not empty."""
+    """Return the slices of the bounding box of a mask that is not empty."""
     flat: NDArray[np.bool_] = np.any(mask, axis=2)
     ends = []
     for along in (flat.any(axis=1), flat.any(axis=0), mask.any(axis=(0, 1))):

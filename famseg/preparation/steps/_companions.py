@@ -1,4 +1,4 @@
-"""Defective skulls and implants on the grid of their skull."""
+"""Resampling of defective skulls and implants to the grid of their skull."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def companion_masks(
                 part, odd = _part(scans[role, defect], name, grid, to_source, settings)
                 covered[role] = part
                 notes += [f"{name}: {note}" for note in odd]
-        # Of a part that is missing, what the other one leaves.
+        # A missing part is what the other one leaves.
         given = next(iter(covered.values()))
         implant = covered.get("implant", shares - given)
         defective = covered.get("defective", shares - given)
@@ -67,7 +67,7 @@ def companion_masks(
 def _part(
     scan: Scan, name: str, grid: Grid, to_source: Matrix, settings: Settings
 ) -> tuple[Shares, list[str]]:
-    """Return how much of each voxel of the grid a part fills."""
+    """Return the share of each voxel of the grid that a part fills."""
     ras = to_ras(scan.volume)
     try:
         bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings)

@@ -1,4 +1,4 @@
-"""What is found in a prepared skull, by kind and severity."""
+"""Findings about a prepared skull, by kind and severity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INNER_ML = 1.5
 _INNER_LOWEST_DEG = 10.0  # below are petrous bone and the ridges of the skull base
 _INNER_MM = 20.0  # from the inner table: the back wall of a frontal sinus lies within
 _GAP_MM = 4.0  # without bone ends the wall of the vault
-_OPEN_SHARE = 0.5  # of the rays to the sides and the top leave a skull that is none
+_OPEN_SHARE = 0.5  # share of the rays to the sides and the top without bone that means: not a skull
 
 
 def size_findings(
@@ -30,7 +30,7 @@ def size_findings(
     *,
     truncated: bool,
 ) -> list[Finding]:
-    """Return findings of what is not a skull by its size or shape: it is not trained on.
+    """Return findings about a size or shape unlike a skull, which exclude it from training.
 
     Args:
         skull: 0 and 1 on the final grid.
@@ -76,7 +76,7 @@ def vessel_findings(
 
 
 def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
-    """Return how much bone lies in the cranial cavity above the skull base, away from its wall."""
+    """Return the volume of bone in the cranial cavity above the skull base, away from its wall."""
     spacing = np.asarray(spacing_mm)
     rays, middle = dome_rays(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
     step = float(spacing.min()) / 2

@@ -1,4 +1,4 @@
-"""From the voxels of a scan to the final grid, in one interpolation."""
+"""Resampling of a scan to the final grid in one interpolation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MARGIN = 2  # voxels around a skull whose grid is fitted
 
 
 class BoneField(NamedTuple):
-    """How deep in bone a place is: positive in bone, negative outside.
+    """The depth in bone of each place: positive in bone, negative outside.
 
     Args:
         values: int8, -127 to 127, linear in what lies between; the box around the bone and a border
@@ -42,7 +42,7 @@ class BoneField(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a result lie.
+    """The voxel grid of a result.
 
     Args:
         shape: Voxels along right, front and top.
@@ -239,7 +239,7 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
 
 
 def _places(voxels: slice, count: int) -> NDArray[np.float64]:
-    """Return where to look along one axis of the grid, in its voxels, shape ``(n, count)``."""
+    """Return sampling positions along one axis of the grid, in its voxels, shape ``(n, count)``."""
     inner = (np.arange(count) + 0.5) / count - 0.5
     return np.arange(voxels.start, voxels.stop)[:, None] + inner
 
@@ -282,7 +282,7 @@ def _mapped(
 
 
 class _Neighbourhood(NamedTuple):
-    """What lies around each block of a field: most voxels of a grid need no closer look.
+    """The surroundings of each block of a field, by which most voxels of a grid are decided.
 
     Args:
         some: Whether there is bone in a block or a neighboring block, shape of the blocks plus 2.
@@ -409,7 +409,7 @@ def kept_box(
     """
     if settings.crop == "vault":
         above = points_mm[points_mm[:, 2] >= vertex_mm - settings.below_vertex_mm]
-        # A template may stand wholly above a skull that was aligned to it badly.
+        # A template may be completely above a skull that was aligned badly.
         points_mm = above if len(above) else points_mm
     return points_mm.min(axis=0), points_mm.max(axis=0)
 

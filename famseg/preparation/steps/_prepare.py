@@ -195,6 +195,7 @@ def _off_place(skull: NDArray[np.uint8], grid: Grid) -> NDArray[np.intp]:
     return np.array([*middle, z.stop - 1 - grid.vertex])
 
 
+# Long because it collects every finding of a skull in one place, in the order of the report.
 def _quality(
     placed: _Placed,
     bone: Bone,
