@@ -30,8 +30,8 @@ def check_model_is_of(objective: FAM, model: Module | None, where: str) -> None:
     if model is not objective.model:
         raise FlatnessError(
             f"{where} got another model, a {type(model).__name__}, than the objective's, a "
-            f"{type(objective.model).__name__}: the penalty would be that of a network that is not "
-            "trained. Hand over one and the same, model=objective.model."
+            f"{type(objective.model).__name__}: the penalty would belong to a network that is not "
+            "trained. Pass the same model, model=objective.model."
         )
 
 

@@ -13,7 +13,7 @@ class Predictions:
     """The outputs of a network in the passes of one step.
 
     A penalised step may run its network several times: once to find out how to penalise it, and,
-    with a part of the batch, once more behind the layer.
+    with a part of the batch, once more after the layer.
     """
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ class FAMMixin:
         """Return the terms of one batch and log them; ``total`` is what `training_step` returns.
 
         Which steps carry a penalty, and which probes, follows from the trainer's ``global_step``
-        and the batch's number in its accumulation, so that a resumed run goes on as one that was
+        and the batch's number in its accumulation, so that a resumed run continues as one that was
         never stopped, and from the process.
 
         Logged are ``train/loss``, ``train/total`` and, on steps that carry one, ``train/penalty``,
@@ -89,7 +89,7 @@ class FAMMixin:
 
 
 class FAMModule(FAMMixin, LightningModule):  # type: ignore[misc]
-    """A ``LightningModule`` around an objective: it lacks ``configure_optimizers`` alone.
+    """A ``LightningModule`` around an objective: it lacks only ``configure_optimizers``.
 
     Batches are pairs (inputs, targets); overwrite `unpack` for others. Calling the module calls
     the network. Validation and test log the plain loss as ``val/loss`` and ``test/loss``.
@@ -106,7 +106,7 @@ class FAMModule(FAMMixin, LightningModule):  # type: ignore[misc]
         self.objective = objective_of(objective, "FAMModule")
         if self.objective is not objective:
             raise FlatnessError(
-                "FAMModule got a DistributedDataParallel: hand over the objective itself, "
+                "FAMModule got a DistributedDataParallel: pass the objective itself; "
                 "Lightning wraps the module."
             )
 
@@ -124,12 +124,12 @@ class FAMModule(FAMMixin, LightningModule):  # type: ignore[misc]
             Inputs and targets, as `famseg.flatness.FAM` takes them.
 
         Raises:
-            FlatnessError: If the batch is no pair.
+            FlatnessError: If the batch is not a pair.
         """
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
         raise FlatnessError(
-            f"a batch is a {type(batch).__name__}, not a pair (inputs, targets). Overwrite "
+            f"a batch is a {type(batch).__name__}, not a pair (inputs, targets). Override "
             "unpack(self, batch) to return such a pair."
         )
 

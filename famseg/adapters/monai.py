@@ -42,7 +42,7 @@ class FAMStep:
     and penalty are of one pass.
 
     Which steps carry a penalty, and which probes, follows from the trainer's iteration: a run that
-    MONAI's ``CheckpointLoader`` resumed goes on as one that was never stopped. Save the objective
+    MONAI's ``CheckpointLoader`` resumed continues as one that was never stopped. Save the objective
     as well where it has a ``generator``.
 
     Args:
@@ -143,13 +143,13 @@ class FAMStep:
         network = engine.network
         if engine.compile:
             raise FlatnessError(
-                "SupervisedTrainer(compile=True) compiles all of the network, and compiled "
+                "SupervisedTrainer(compile=True) compiles the whole network, and compiled "
                 "modules have no second derivatives. Leave it at False and compile the part "
                 "before the layer: network.body = torch.compile(network.body)."
             )
         if isinstance(network, DistributedDataParallel) and network is not self.wrapped:
             raise FlatnessError(
-                "the trainer's network is a DistributedDataParallel around the model alone, whose "
+                "the trainer's network is a DistributedDataParallel around only the model, whose "
                 "gradients are wrong with a penalty. Wrap the objective: "
                 "FAMStep(DistributedDataParallel(objective)), network=objective.model."
             )
@@ -157,13 +157,13 @@ class FAMStep:
             check_model_is_of(self.objective, network, "SupervisedTrainer(network=...)")
         if engine.loss_function is not self.objective.loss:
             raise FlatnessError(
-                "the trainer's loss_function is another one than the objective's, which is what "
-                "is minimised. Hand over one and the same, loss_function=objective.loss."
+                "the trainer's loss_function is not the objective's, which is the loss that is "
+                "minimized. Pass the same loss, loss_function=objective.loss."
             )
         if type(engine.inferer) is not SimpleInferer:
             raise FlatnessError(
-                f"the trainer has a {type(engine.inferer).__name__}: the penalty is of one pass "
-                "of the network. Leave inferer out."
+                f"the trainer has a {type(engine.inferer).__name__}: the penalty belongs to a "
+                "single pass of the network. Remove inferer."
             )
 
 
@@ -235,7 +235,7 @@ def _by_name(
         if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
             raise FlatnessError(
                 f"prepare_batch returned keyword arguments, and {type(model).__name__}.forward "
-                f"takes {name!r} by position alone. Return all of its arguments by position."
+                f"takes {name!r} only by position. Return all arguments by position."
             )
         names.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     return names

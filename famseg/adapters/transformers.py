@@ -32,10 +32,10 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
     The labels, which `Trainer` finds by their name, go to the objective's loss, not to the model;
     where there are several they come as a mapping. Evaluation computes the objective's plain loss.
     All else is `Trainer`'s: precision, accumulation, clipping, schedules, saving, resuming. On
-    several processes ``DistributedDataParallel`` lies around the objective. Parts of an
-    accumulated batch count by their labels, as there. Checkpoints hold the model alone, as always;
-    which steps carry a penalty, and which probes, follows from ``global_step``, and the state of
-    the objective's ``generator``, if it has one, is saved beside the random states.
+    several ranks ``DistributedDataParallel`` wraps the objective. Parts of an
+    accumulated batch count by their labels, as there. Checkpoints contain only the model, as
+    always; which steps carry a penalty, and which probes, follows from ``global_step``, and the
+    state of the objective's ``generator``, if it has one, is saved beside the random states.
 
     Logged are ``loss``, ``penalty`` and ``total``, which reports show as ``train/loss`` and so on.
     The ``training_loss`` that `train` returns is the mean total.
@@ -55,7 +55,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         self.objective = objective_of(objective, "FAMTrainer")
         if self.objective is not objective:
             raise FlatnessError(
-                "FAMTrainer got a DistributedDataParallel: hand over the objective itself, "
+                "FAMTrainer got a DistributedDataParallel: pass the objective itself; "
                 "Trainer wraps it."
             )
         if model is not None:
@@ -63,8 +63,8 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         for name in ("model_init", "compute_loss_func"):
             if kwargs.get(name) is not None:
                 raise FlatnessError(
-                    f"FAMTrainer takes no {name}: the objective holds the model and the loss. "
-                    "Make a new FAM(model, loss=..., ...)."
+                    f"FAMTrainer takes no {name}: the objective contains the model and the "
+                    "loss. Create a new FAM(model, loss=..., ...)."
                 )
         super().__init__(model=objective.model, **kwargs)
         self._check_settings()
@@ -111,7 +111,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         return (total, terms) if return_outputs else total
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Compute in the precision of the settings: `Trainer` casts what it wrapped alone."""
+        """Compute in the precision of the settings: `Trainer` casts only what it wrapped."""
         stack: ExitStack = super().compute_loss_context_manager()
         stack.enter_context(self.accelerator.autocast())
         return stack
@@ -133,13 +133,14 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         if kind not in _PROCESSES or self.args.n_gpu > 1:
             what = "DataParallel" if kind in _PROCESSES else kind.value
             raise FlatnessError(
-                f"FAMTrainer runs on one device a process, and this is {what}. Start a process for "
+                f"FAMTrainer runs on one device per process, and this is {what}. Start a process "
+                "for "
                 "each device: torchrun --nproc-per-node=2 script.py."
             )
         if self.args.torch_compile:
             raise FlatnessError(
                 "torch_compile=True compiles all of the model, and compiled modules have no second "
-                "derivatives. Leave it out and compile what lies before the layer: "
+                "derivatives. Remove it and compile the part before the layer: "
                 "model.bert = torch.compile(model.bert)."
             )
         if self.label_smoother is not None:

@@ -1,4 +1,4 @@
-"""Networks: MONAI's wherever it has them."""
+"""Networks; MONAI's where it has them."""
 
 import lazy_loader
 

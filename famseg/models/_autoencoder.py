@@ -81,7 +81,8 @@ def _code_grid(
     """Return the grid after the last convolution, refusing sizes that do not come back."""
     if len(channels) != len(strides):
         raise ValueError(
-            f"channels and strides must be of one length, got {len(channels)} and {len(strides)}."
+            f"channels and strides must have the same length, got {len(channels)} and "
+            f"{len(strides)}."
         )
     factor = math.prod(strides)
     if any(edge % factor for edge in grid):
@@ -94,6 +95,6 @@ def _code_grid(
         # Normalising one voxel gives zero whatever the input: nothing would reach the code.
         raise ValueError(
             f"strides {list(strides)} shrink size {grid[0]} to a single voxel, which instance "
-            "normalisation turns into zero. Take a larger size or fewer strides."
+            "normalization turns into zero. Choose a larger size or fewer strides."
         )
     return code

@@ -50,8 +50,8 @@ class Classifier(nn.Module):
         last = width if features is None else features
         if head is not None and (head.in_features, head.out_features) != (last, classes):
             raise ValueError(
-                f"head maps {head.in_features} features to {head.out_features} classes, here are "
-                f"{last} features and {classes} classes."
+                f"head maps {head.in_features} features to {head.out_features} classes, but here "
+                f"are {last} features and {classes} classes."
             )
         self.head = _linear(last, classes) if head is None else head
 
@@ -84,7 +84,7 @@ def out_of_place(body: nn.Module) -> nn.Module:
     """Let every activation of a network return a new tensor, and return the network.
 
     An activation in place overwrites what a watched layer gave or saw, which
-    :class:`famseg.flatness.FAM` then refuses; behind a norm it saves no memory either, since the
+    :class:`famseg.flatness.FAM` then refuses; after a norm it saves no memory either, since the
     norm keeps its own input for the backward pass.
     """
     for module in body.modules():

@@ -99,7 +99,7 @@ class EfficientNetConfig(_Classifier):
         None,
         min_length=1,
         description="file of trained weights (a state dict of torch, or .safetensors) with the "
-        "names of MONAI or EfficientNet-PyTorch; absent: start anew",
+        "names of MONAI or EfficientNet-PyTorch; absent: random initial weights",
     )
 
     def build(self, *, classes: int, channels: int, size: int) -> Classifier:

@@ -38,7 +38,7 @@ class AutoencoderConfig(Strict):
     def _lengths_agree(self) -> Self:
         if len(self.channels) != len(self.strides):
             raise ValueError(
-                f"channels and strides must be of one length, got {len(self.channels)} and "
+                f"channels and strides must have the same length, got {len(self.channels)} and "
                 f"{len(self.strides)}"
             )
         return self

@@ -117,10 +117,12 @@ def _check(kind: str, size: int, channels: Sequence[int], fold: int) -> None:
     if fold not in (1, 2, 4):
         raise ValueError(f"fold is {fold}. Choose 1, 2 or 4 voxels.")
     if len(channels) < 2:
-        raise ValueError(f"channels {list(channels)} make no levels. Give two numbers or more.")
+        raise ValueError(
+            f"channels {list(channels)} do not make levels. Give at least two numbers."
+        )
     if channels[0] < _GROUPS:
         raise ValueError(
-            f"channels begin with {channels[0]}; the head needs {_GROUPS} channels or more."
+            f"channels begin with {channels[0]}; the head needs at least {_GROUPS} channels."
         )
     factor = fold * 2 ** (len(channels) - 1)
     if size % factor or size == factor:

@@ -43,7 +43,7 @@ def monai_network(
     Arguments that say two dimensions, channels, classes and edge, by any of the names that MONAI
     uses for them, are filled in where they are left out, and ``pretrained`` is false. The network
     is run once on an empty picture: what it returns must be the output of its last linear layer,
-    nothing behind it. A head of the right shape keeps MONAI's initialisation.
+    nothing after it. A head of the right shape keeps MONAI's initialisation.
 
     Args:
         name: Name of a class of ``monai.networks.nets``, ``"DenseNet121"`` say.
@@ -124,7 +124,7 @@ def _built(
     try:
         network: nn.Module = known[name](**{**filled, **arguments})
     except _REFUSALS as error:
-        raise ValueError(f"{name} refuses its arguments: {_line(error)}") from error
+        raise ValueError(f"{name} rejects its arguments: {_line(error)}") from error
     return network
 
 
@@ -175,15 +175,16 @@ def _gives(body: nn.Module, picture: Tensor, features: Tensor) -> bool:
     try:
         with eval_mode(body):
             return torch.equal(body(picture), features)
-    except _REFUSALS:  # something behind the layer wants as many numbers as there are classes
+    except _REFUSALS:  # something after the layer wants as many numbers as there are classes
         return False
 
 
 def _not_last(name: str, layer: str) -> str:
     return (
-        f"{name} does not end in its last linear layer ({layer}), so that it cannot be the head. "
-        "Leave out what follows it (ViT: classification: true, post_activation: none), or take a "
-        "network for classification."
+        f"{name} does not end in its last linear layer ({layer}), so that layer cannot be the "
+        "head. Remove what follows it (ViT: classification: true, post_activation: none), or "
+        "choose "
+        "a network for classification."
     )
 
 

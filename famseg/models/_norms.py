@@ -34,7 +34,8 @@ def replace_instance_norm(module: nn.Module) -> nn.Module:
             continue
         if child.track_running_stats:
             raise ValueError(
-                f"{name} is an InstanceNorm with running statistics, which GroupNorm cannot keep. "
+                f"{name} is an InstanceNorm with running statistics, which GroupNorm does not "
+                "have. "
                 "Build the network with track_running_stats=False."
             )
         channels = child.num_features

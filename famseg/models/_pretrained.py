@@ -40,7 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = isinstance(content, Mapping) and all(isinstance(x, Tensor) for x in content.values())
     if not tensors or not content:
         raise InputError(
-            f"{path}: holds no weights by name. Save model.state_dict() with torch.save."
+            f"{path}: contains no named weights. Save model.state_dict() with torch.save."
         )
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
@@ -109,7 +109,7 @@ def _replaced(path: Path, had: Tensor | None, model: Classifier) -> str:
     there = "no head" if had is None else f"a head of {had.shape[0]} x {had.shape[1]}"
     return (
         f"{path} has {there}: the head of {head.out_features} classes x {head.in_features} "
-        "features starts anew."
+        "features is initialized randomly."
     )
 
 
@@ -137,5 +137,5 @@ def _check(
     if faults:
         raise InputError(
             f"{path}: not the weights of this {network}: of {len(wanted)} names "
-            f"{'; '.join(faults)}. Take the file of the same variant and number of channels."
+            f"{'; '.join(faults)}. Use the file of the same variant and number of channels."
         )

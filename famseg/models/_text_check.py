@@ -45,7 +45,7 @@ def check_tokens(
     if max_length > longest:
         raise InputError(
             f"tokens.max_length: {max_length} tokens are more than the {longest} that the network "
-            f"takes. Give at most {longest}."
+            f"accepts. Give at most {longest}."
         )
     padded = -(-max_length // multiple) * multiple
     # RoBERTa's own padding takes no position; a padding that it does not know does.
@@ -55,19 +55,20 @@ def check_tokens(
     if positions is not None and padded > positions:
         raise InputError(
             f"tokens.pad_to_multiple_of: {multiple} makes {max_length} tokens {padded}, more than "
-            f"the {positions} that the network takes. Give max_length at most "
+            f"the {positions} that the network accepts. Give max_length at most "
             f"{positions // multiple * multiple}."
         )
     known = body.get_input_embeddings().num_embeddings
     if tokenizer.vocabulary > known:
         raise InputError(
             f"model.path: the tokenizer has {tokenizer.vocabulary} tokens, the network knows "
-            f"{known}: they are not from one model. Put the files of one into the folder."
+            f"{known}: they are not from the same model. Put the files of one model into the "
+            "folder."
         )
     if body.config.pad_token_id is None:
         raise InputError(
-            "model.path: config.json has no pad_token_id, without which the network takes no batch "
-            f"of several samples. Write the tokenizer's into it: {tokenizer.padding['input_ids']}."
+            "model.path: config.json has no pad_token_id, without which the network cannot process "
+            f"a batch of several samples. Add the tokenizer's: {tokenizer.padding['input_ids']}."
         )
     _check_padding(network, tokenizer, min(max_length, _PROBED))
 
@@ -75,7 +76,7 @@ def check_tokens(
 def _positions(body: Any) -> int | None:  # noqa: ANN401
     """Return the most tokens that there are positions for; None if the network sets no limit.
 
-    RoBERTa and its relatives count positions from behind that of the padding: two of 514 are lost.
+    RoBERTa and its relatives count positions from after that of the padding: two of 514 are lost.
     """
     stated: int | None = getattr(body.config, "max_position_embeddings", None)
     limits = [stated] if stated is not None else []
@@ -106,7 +107,7 @@ def _check_padding(
             "is right."
         )
     _logger.warning(
-        "model: padding moves the features of a sample by %.2g %%: the logits of this network "
+        "model: padding changes the features of a sample by %.2g %%: the logits of this network "
         "depend on the batch that a sample is in",
         100 * apart,
     )

@@ -49,13 +49,13 @@ class TinyBertConfig(Strict):
     kind: Literal["tiny_bert"] = "tiny_bert"
     layers: int = Field(2, gt=0, description="number of layers")
     hidden: int = Field(64, gt=0, description="width, a multiple of heads")
-    heads: int = Field(4, gt=0, description="attention heads a layer")
+    heads: int = Field(4, gt=0, description="attention heads per layer")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         return self
 
     def build(self, classes: Sequence[str], *, seed: int) -> TextClassifier:

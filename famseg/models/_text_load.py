@@ -24,7 +24,7 @@ _logger = logging.getLogger("famseg")
 T = TypeVar("T")
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FOLDER = "a folder that holds config.json, the weights and the tokenizer"
+_FOLDER = "a folder with config.json, the weights and the tokenizer"
 _HUB_TIMEOUT_S = 10.0
 _MOST_NAMED = 4
 
@@ -34,7 +34,7 @@ def pretrained_classifier(
 ) -> TextClassifier:
     """Load a pretrained network as a classifier.
 
-    What the checkpoint lacks (an encoder alone has no classifier) is drawn anew from ``seed``, and
+    What the checkpoint lacks (a bare encoder has no classifier) is initialized from ``seed``, and
     the log says so. Dropout is that of the network's configuration, weights are in float32.
 
     Args:
@@ -176,8 +176,8 @@ def _ask_hub(name: str, revision: str | None) -> None:
         HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"model.path: {name}: there is no such folder, and the Hugging Face hub does not give "
-            f"a model of this name ({_first_line(error)}). Give {_FOLDER}."
+            f"model.path: {name}: there is no such folder, and the Hugging Face hub has no model "
+            f"of this name ({_first_line(error)}). Give {_FOLDER}."
         ) from error
 
 
@@ -201,7 +201,7 @@ def _loaded(path: str, load: Callable[[], T]) -> T:
 
 def _first_line(error: BaseException) -> str:
     if isinstance(error, UnpicklingError):
-        return "its weights hold more than tensors; nothing of them was run"
+        return "its weights contain more than tensors; no code in them was run"
     lines = [visible(line.strip()) for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

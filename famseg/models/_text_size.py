@@ -59,8 +59,9 @@ def check_size(transformers: ModuleType, config: Any, path: str, folder: Path | 
         room, place = sum(each.stat().st_size for each in files), "the files of weights"
     if asked > room + _MOST_NEW:
         raise InputError(
-            f"model.path: {path}: config.json asks for {_short(asked)} weights, {place} can hold "
-            f"{room}. Put the files of one model together, or choose another network."
+            f"model.path: {path}: config.json asks for {_short(asked)} weights, but there is "
+            f"room for {room} in {place}. Put the files of one model together, or choose another "
+            "network."
         )
 
 

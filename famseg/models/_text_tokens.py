@@ -13,7 +13,7 @@ PAD, _START, _END, _BYTES = 0, 1, 2, 3
 class ByteTokenizer:
     """A token for each byte of the text in UTF-8: no vocabulary, no file.
 
-    ``[START] first [END]``, and ``second [END]`` behind it for a pair. The number of a byte is its
+    ``[START] first [END]``, and ``second [END]`` after it for a pair. The number of a byte is its
     value plus 3, after padding, start and end.
 
     Example:
@@ -49,7 +49,7 @@ class PretrainedTokenizer:
     Attributes:
         vocabulary: One more than the largest token.
         longest: Most tokens of a sample that it was made for, or None.
-        padding: What stands for nothing, by kind of token.
+        padding: The value of padding, by kind of token.
 
     Raises:
         InputError: If it has no token for padding, or none for words.
@@ -60,12 +60,12 @@ class PretrainedTokenizer:
             # What transformers makes of a folder without the files of a tokenizer, without a word.
             raise InputError(
                 f"model.path: {source}: its tokenizer has no vocabulary. Put the tokenizer's files "
-                "there (tokenizer.json, or vocab.txt or the like)."
+                "there (tokenizer.json, vocab.txt or similar)."
             )
         if tokenizer.pad_token_id is None:
             raise InputError(
                 f"model.path: {source}: its tokenizer has no token for padding, without which "
-                "sentences of different length make no batch. Give it one (pad_token)."
+                "sentences of different length cannot form a batch. Define one (pad_token)."
             )
         self._tokenizer = tokenizer
         self.vocabulary = len(tokenizer)

@@ -105,7 +105,7 @@ class WideResNet(nn.Module):
 class _Block(nn.Module):
     """Norm, ReLU, convolution, twice, beside a shortcut.
 
-    Where channels or edge change, the shortcut is a convolution of kernel 1 and starts behind the
+    Where channels or edge change, the shortcut is a convolution of kernel 1 and starts after the
     first ReLU; else it is the input itself.
     """
 

@@ -51,8 +51,8 @@ class DiceCEConfig(_ShapeLoss):
     positive_weight: float = Field(
         1.0,
         gt=0,
-        description="factor of the cross-entropy of voxels inside, for targets that take a small "
-        "part of the volume; probabilities then come out too high",
+        description="factor of the cross-entropy of voxels inside, for targets that fill a small "
+        "part of the volume; it makes the probabilities too high",
     )
 
     def build(self) -> nn.Module:
@@ -138,8 +138,8 @@ class CrossEntropyConfig(Strict):
         weights = self.class_weights
         if weights is not None and len(weights) != classes:
             raise InputError(
-                f"loss.class_weights: {len(weights)} weights for {classes} classes. Give one for "
-                "each class."
+                f"loss.class_weights: {len(weights)} weights for {classes} classes. Give one "
+                "weight per class."
             )
         return nn.CrossEntropyLoss(
             weight=None if weights is None else torch.tensor(weights),
@@ -183,13 +183,13 @@ class RelativeFlatnessConfig(Strict):
     ceiling: float | None = Field(
         None,
         gt=0,
-        description="the largest kappa that counts: of each sample; of the batch with bound "
-        "batch_positive and where samples have no values of their own; null: no limit",
+        description="the largest kappa that counts, per sample, or per batch with bound "
+        "batch_positive and where samples have no separate values; null: no limit",
     )
     weight: float = Field(
         alias="lambda",
-        description="factor of kappa; 0 is the baseline; below 0, training away from flatness, "
-        "only with ceiling",
+        description="factor of kappa; 0 is the baseline; a value below 0 trains away from "
+        "flatness and needs ceiling",
     )
     estimator: Literal[
         "auto",
@@ -202,46 +202,53 @@ class RelativeFlatnessConfig(Strict):
         "noise",
     ] = Field(
         "auto",
-        description="how kappa is computed; auto takes the cheapest unbiased way and thins it out "
-        "(every, samples), which one that is named leaves to you",
+        description="how kappa is computed; auto takes the cheapest unbiased estimator and "
+        "chooses every and samples, which you choose for a named estimator",
     )
     quantity: Literal["relative_flatness", "simplified", "max_eigenvalue"] = Field(
         "relative_flatness",
         description="simplified: ||W||^2 Tr(H); max_eigenvalue: sum of ||w_s||^2 lambda_max(H_ss)",
     )
     gradient: Literal["full", "weights_only"] = Field(
-        "full", description="weights_only holds the curvature constant: term I of the gradient"
+        "full", description="weights_only treats the curvature as constant: term I of the gradient"
     )
     as_released: bool = Field(
-        False, description="norms and gradient of the authors' code, for reproduction"
+        False, description="norms and gradient of the released code of the paper, for reproduction"
     )
     standardize: bool = Field(
         False, description="features in units of their standard deviation over the batch"
     )
-    probes: int = Field(1, gt=0, description="random probes a step of estimators that draw them")
+    probes: int = Field(
+        1, gt=0, description="random probes per step, for estimators that draw them"
+    )
     probe_per: Literal["sample", "batch"] = Field(
         "sample", description="hutchinson: probes for each sample, or one for the batch"
     )
     distribution: Literal["rademacher", "gaussian"] = Field(
-        "rademacher", description="of the probes: signs or normal numbers"
+        "rademacher", description="distribution of the probes: signs or normal numbers"
     )
-    antithetic: bool = Field(False, description="noise: both ways, for another run of the network")
+    antithetic: bool = Field(
+        False,
+        description="estimator noise: both signs of each draw, which "
+        "costs another run of the network",
+    )
     every: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
-        description="penalize every k-th step, k times as strongly: the mean gradient stays; auto: "
-        "1 with a named estimator and where a step costs nothing, else 4 where a part of the batch "
-        "is looked at and 10 where all of it is, fewer where the penalty is strong",
+        description="compute the penalty at every k-th step with k times the weight, which keeps "
+        "the mean gradient; auto: 1 with a named estimator or where the penalty is free, else 4 "
+        "on a part of the batch and 10 on all of it, less where the penalty is strong",
     )
     samples: Annotated[int, Field(gt=0)] | Literal["auto", "all"] = Field(
         "auto",
-        description="how many samples of a batch the penalty looks at; auto: all with a named "
-        "estimator, else a quarter where their mean is unbiased, more where the penalty is strong",
+        description="number of samples of a batch that the penalty uses; auto: all with a "
+        "named estimator, else a quarter where their mean is unbiased, more where the penalty is "
+        "strong",
     )
     bound: Literal["positive", "batch_positive", "absolute", "none"] = Field(
         "positive", description="what keeps the objective bounded where kappa is negative"
     )
     normalize: Literal["none", "features"] = Field(
-        "none", description="features: kappa / m, the convention of the authors' code"
+        "none", description="features: kappa / m, the convention of the released code"
     )
 
     @field_validator("weight")
@@ -249,9 +256,9 @@ class RelativeFlatnessConfig(Strict):
     def _bounded(cls, weight: float, info: ValidationInfo) -> float:
         if weight < 0 and info.data.get("ceiling", 1.0) is None:
             raise ValueError(
-                f"must be at least 0, got {weight:g}. Below 0 training goes away from flatness "
-                "(arXiv 2509.17738), which has no end of its own: that needs penalty.ceiling, the "
-                "largest kappa that counts."
+                f"must be at least 0, got {weight:g}. A value below 0 trains away from "
+                "flatness (arXiv 2509.17738), which never stops by itself: it needs "
+                "penalty.ceiling, the largest kappa that counts."
             )
         return weight
 
@@ -287,8 +294,8 @@ class JacobianNormConfig(Strict):
     )
     projections: Annotated[int, Field(gt=0)] | Literal["all"] = Field(
         1,
-        description="random directions of the outputs a sample and step, a backward pass each; "
-        "all: one for each output, exact; 1 in the paper",
+        description="random directions of the outputs per sample and step, each with a "
+        "backward pass; all: one per output, exact; 1 in the paper",
     )
 
     def build(self, model: nn.Module, loss: Loss, *, seed: int) -> JacobianNorm:

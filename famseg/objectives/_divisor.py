@@ -74,8 +74,8 @@ def check_parts(loss: object) -> None:
         within = name != "" and not isinstance(loss, Scaled)
         if _whole_batch(part) or (within and divisor_of(part) is not None):
             raise InputError(
-                f"loss: {type(loss).__name__} is taken over the whole batch "
-                f"({type(part).__name__}), and is not a mean over its parts. Set "
+                f"loss: {type(loss).__name__} is defined over the whole "
+                f"batch ({type(part).__name__}) and is not a mean over its parts. Set "
                 "training.accumulate=1 and train in one process, or give the loss a method "
                 "divisor(targets)."
             )

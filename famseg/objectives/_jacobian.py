@@ -130,5 +130,5 @@ def _real(value: object, name: str) -> Tensor:
     found = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
     raise InputError(
         f"penalty.kind: jacobian_norm takes derivatives of the network's output in its input; the "
-        f"{name} must be one tensor of real numbers for that, not {found}. Choose another penalty."
+        f"{name} must be one tensor of real numbers, not {found}. Choose another penalty."
     )

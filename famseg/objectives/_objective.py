@@ -16,7 +16,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class PlainLoss(nn.Module):
-    """The loss alone: the baseline of every comparison.
+    """Only the loss: the baseline of every comparison.
 
     Args:
         model: The network.
@@ -124,7 +124,7 @@ class Objective(nn.Module):
         return self.terms.period if isinstance(self.terms, FAM) else 1
 
     def seek(self, step: int, *, stream: int = 0) -> None:
-        """Go to an optimizer step: it alone decides about penalty and probes.
+        """Go to an optimizer step, which alone decides about penalty and probes.
 
         Args:
             step: Number of the optimizer step, from 0.
@@ -136,8 +136,8 @@ class Objective(nn.Module):
     def learned(self) -> dict[str, Any]:
         """Return what the terms have learned from earlier steps, as plain data for a checkpoint.
 
-        `FAM` takes its penalty on more steps where it is strong: a run that is resumed must go on
-        with those.
+        `FAM` takes its penalty on more steps where it is strong: a run that is resumed must
+        continue with those.
         """
         return self.terms.get_extra_state() if isinstance(self.terms, FAM) else {}
 

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of where a training stands."""
+"""Random numbers that depend only on the position in a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 def generator_at(
     seed: int, *position: int | str, device: torch.device | None = None
 ) -> torch.Generator:
-    """Return a generator that depends on seed, position and kind of device alone.
+    """Return a generator that depends only on seed, position and kind of device.
 
     A resumed run draws at a step what the uninterrupted one draws there. Seed and position are
     mixed by a hash: torch's generator on the CPU looks at the lower 32 bits of a seed only, so that

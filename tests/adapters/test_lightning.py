@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused(make_net, samples, tmp_path, process_group
         Classifier(net)
     with pytest.raises(FlatnessError, match="Lightning wraps the module"):
         Classifier(DistributedDataParallel(fam))
-    with pytest.raises(FlatnessError, match=r"a batch is a dict, not a pair.*Overwrite unpack"):
+    with pytest.raises(FlatnessError, match=r"a batch is a dict, not a pair.*Override unpack"):
         Classifier(fam).unpack({"image": 1, "label": 2})
 
     class Forgot(FAMMixin, Plain):

@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_refused(make_net, samples, process_group):
 
     logging.disable(logging.CRITICAL)  # the engine logs what it raises
     try:
-        refused("around the model alone", network=DistributedDataParallel(net))
+        refused("around only the model", network=DistributedDataParallel(net))
         refused("got another model, a Sequential, than", network=make_net())
         refused("has a SlidingWindowInferer", inferer=SlidingWindowInferer((4,)))
         engine = trainer(net, samples, FAMStep(fam))

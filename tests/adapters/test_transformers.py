@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_refused(tmp_path, process_group):
     refused(r"FAMTrainer takes the objective.*got a BertFor", objective=bert())
     refused("Trainer wraps it", objective=DistributedDataParallel(fam))
     refused("got another model", model=bert())
-    refused("takes no model_init: the objective holds", model_init=bert)
+    refused("takes no model_init: the objective contains", model_init=bert)
     refused("takes no compute_loss_func", compute_loss_func=LOSS)
     refused(
         r"FAM\(loss=nn.CrossEntropyLoss\(label_smoothing",

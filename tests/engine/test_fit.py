@@ -278,7 +278,7 @@ def test_two_processes_take_the_steps_of_one_with_weighted_classes(
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (DiceLoss(batch=True, sigmoid=True), r"loss: DiceLoss is taken over the whole batch"),
+        (DiceLoss(batch=True, sigmoid=True), r"loss: DiceLoss is defined over the whole batch"),
         (
             DiceCELoss(softmax=True, weight=torch.ones(2)),
             r"loss: DiceCELoss .* \(CrossEntropyLoss\).*Set training\.accumulate=1",

@@ -34,7 +34,7 @@ def test_the_output_depends_on_the_input() -> None:
     [
         ({"size": 20}, "size 20x20x20 is not divisible by the product of the strides, 32"),
         ({"size": 32}, r"strides \[2, 2, 2, 2, 2\] shrink size 32 to a single voxel"),
-        ({"channels": (8, 8)}, "channels and strides must be of one length, got 2 and 5"),
+        ({"channels": (8, 8)}, "channels and strides must have the same length, got 2 and 5"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:

@@ -124,5 +124,7 @@ def test_without_an_extra_layer_the_features_are_the_body_s() -> None:
 
 
 def test_a_head_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"head maps 5 features to 2 classes, here are 3 features"):
+    with pytest.raises(
+        ValueError, match=r"head maps 5 features to 2 classes, but here are 3 features"
+    ):
         Classifier(nn.Flatten(), width=3, classes=2, head=nn.Linear(5, 2))

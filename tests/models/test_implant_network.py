@@ -67,8 +67,8 @@ def test_the_mirror_image_is_seen_only_when_asked_for() -> None:
     ("options", "message"),
     [
         ({"fold": 3}, r"fold is 3\. Choose 1, 2 or 4 voxels\."),
-        ({"channels": (8,)}, r"channels \[8\] make no levels"),
-        ({"channels": (4, 8)}, r"channels begin with 4; the head needs 8 channels or more"),
+        ({"channels": (8,)}, r"channels \[8\] do not make levels"),
+        ({"channels": (4, 8)}, r"channels begin with 4; the head needs at least 8 channels"),
         ({"size": 18}, r"size 18 must be a multiple of 4 and larger than it"),
         ({"size": 4}, r"size 4 must be a multiple of 4 and larger than it"),
         (

@@ -48,7 +48,8 @@ def test_weights_under_other_names_arrive_and_another_head_is_replaced(
     with caplog.at_level(logging.INFO, "famseg"):
         model = built(path)
     assert caplog.messages == [
-        f"{path} has a head of 1000 x 1280: the head of 10 classes x 1280 features starts anew."
+        f"{path} has a head of 1000 x 1280: the head of 10 classes x 1280 features is initialized "
+        "randomly."
     ]
     found = model.state_dict()
     assert len(found) == len(theirs)
@@ -81,7 +82,7 @@ def test_an_extra_layer_of_features_starts_anew_with_its_head(
 ) -> None:
     with caplog.at_level(logging.INFO, "famseg"):
         model = built(saved(tmp_path, theirs), classes=1000, features=64)
-    assert "the head of 1000 classes x 64 features starts anew." in caplog.messages[0]
+    assert "the head of 1000 classes x 64 features is initialized randomly." in caplog.messages[0]
     assert torch.equal(model.body._conv_head.weight, theirs["_conv_head.weight"])
 
 
@@ -98,7 +99,7 @@ def test_weights_of_another_network_are_refused_in_one_line(theirs: State, tmp_p
     assert fault == (
         f"{path}: not the weights of this efficientnet-b0: of 358 names 1 missing "
         "(body._bn1.weight); 5 unknown (blocks.0, blocks.1, blocks.2, ...); 1 of another shape "
-        "(body._conv_stem.weight (32, 1, 3, 3) for (32, 3, 3, 3)). Take the file of the same "
+        "(body._conv_stem.weight (32, 1, 3, 3) for (32, 3, 3, 3)). Use the file of the same "
         "variant and number of channels."
     )
 
@@ -134,5 +135,5 @@ def test_files_that_hold_no_weights_are_refused(
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.zeros(2)]])
 def test_files_without_names_of_weights_are_refused(content: object, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no weights by name\. Save model\.state_dict"):
+    with pytest.raises(InputError, match=r"contains no named weights\. Save model\.state_dict"):
         built(saved(tmp_path, content))
