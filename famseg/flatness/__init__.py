@@ -1,4 +1,4 @@
-"""Relative flatness for any PyTorch model; needs torch alone.
+"""Relative flatness for any PyTorch model; needs only torch.
 
 Three lines of a training loop::
 

@@ -33,11 +33,12 @@ def check_model(model: nn.Module) -> None:
             what = f"module {name!r} is a" if name else "the model is a"
             raise FlatnessError(
                 f"{what} {type(module).__name__}: wrap the objective instead, "
-                "DistributedDataParallel(FAM(model, ...)), so that one backward covers the penalty."
+                "DistributedDataParallel(FAM(model, ...)), so that one backward pass covers the "
+                "penalty."
             )
         if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
             raise FlatnessError(
-                f"module {name!r} is sharded (FSDP): a process holds a part of the weight only. "
+                f"module {name!r} is sharded (FSDP): each process has only a part of the weight. "
                 "Use DistributedDataParallel(FAM(model, ...))."
             )
 
@@ -47,6 +48,6 @@ def check_ddp() -> None:
     wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
     if wrapper is not None and wrapper.static_graph:
         raise FlatnessError(
-            "DistributedDataParallel(static_graph=True) gives wrong gradients with a penalty of "
-            "second derivatives, in silence. Leave static_graph at False."
+            "DistributedDataParallel(static_graph=True) silently gives wrong gradients for a "
+            "penalty with second derivatives. Leave static_graph at False."
         )

@@ -96,8 +96,8 @@ def convert_weight(
     def needed(argument: float | None, name: str) -> float:
         if argument is None:
             raise FlatnessError(
-                f"from {source!r} to {target!r} convert_weight needs {name}: see its documentation "
-                "for what that is."
+                f"from {source!r} to {target!r} convert_weight needs {name}; its documentation "
+                "explains it."
             )
         return argument
 

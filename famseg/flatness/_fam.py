@@ -38,7 +38,7 @@ from famseg.flatness._upkeep import Upkeep
 
 _logger = logging.getLogger("famseg.flatness")
 
-_UNUSED = 20  # penalized steps without a call after which a layer is taken for one that never is
+_UNUSED = 20  # penalized steps without a call after which a layer counts as one that never is
 
 
 class _Free(NamedTuple):
@@ -73,8 +73,8 @@ class FAM(nn.Module):
     - ``"hutchinson"``: unbiased; one product a probe; any layer and loss.
     - ``"exact"``: the definition; ``d * m`` products; a reference for small layers.
     - ``"gauss_newton"``: one product a probe with the Gauss-Newton curvature: never negative under
-      a convex loss; another value where the network behind the layer is not piecewise linear.
-    - ``"finite_difference"``: two more runs of the network behind the layer a probe; for operations
+      a convex loss; another value where the network after the layer is not piecewise linear.
+    - ``"finite_difference"``: two more runs of the network after the layer a probe; for operations
       without third derivatives. Its error is of second order in a small step.
     - ``"noise"``: relative noise on the outputs of the layer; the expected total is that of FAM up
       to terms of fourth order in its size ``sqrt(2 lambda)``; about a plain step. No penalty is
@@ -100,7 +100,7 @@ class FAM(nn.Module):
         weight: Lambda. With 0 no penalty is computed: the step is the plain step. Below 0 training
             goes away from flatness (Han et al., arXiv 2509.17738), which needs a ``ceiling``.
         output: Key or attribute of the model's output that the loss takes, ``"logits"`` say.
-        seed: Seed of the probes. They depend on seed, step and stream alone (see `seek`).
+        seed: Seed of the probes. They depend only on seed, step and stream (see `seek`).
         generator: Draws the probes in place of ``seed``; its state goes into ``state_dict``.
         **options: How the penalty is computed: `famseg.flatness.Options` has them all, by name.
             They are kept as ``options``, which may be replaced between steps.
@@ -139,7 +139,7 @@ class FAM(nn.Module):
         check_model(model)
         self.layers = (layer,) if isinstance(layer, str) else tuple(layer)
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise FlatnessError(f"layer must name one or more layers, each once, got {layer!r}.")
+            raise FlatnessError(f"layer must name one or more different layers, got {layer!r}.")
         self._cache = LayerCache(self.layers)
         self._cache.layers(model)
         self._wrapping_checked: tuple[type, int] | None = None
@@ -177,7 +177,7 @@ class FAM(nn.Module):
             raise FlatnessError(f"weight must be a finite number, got {value}.")
         if value < 0 and self.options.ceiling is None:
             raise FlatnessError(
-                f"weight is {value}: training away from flatness has no end of its own. Give "
+                f"weight is {value}: training away from flatness never stops by itself. Give "
                 "ceiling=, the largest flatness that counts, or a weight of at least 0."
             )
         self._weight = float(value)
@@ -201,7 +201,7 @@ class FAM(nn.Module):
             The terms; the penalty is ``None`` on steps that carry none.
 
         Raises:
-            LossError: If the loss is no scalar, or does not depend on the layer.
+            LossError: If the loss is not a scalar, or does not depend on the layer.
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
                 random state, Python state, generator and position are then what they were before.
         """
@@ -257,8 +257,8 @@ class FAM(nn.Module):
             if plan.curvature == "noise":
                 if self.weight == 0:
                     raise FlatnessError(
-                        'measure with estimator="noise" needs a weight: noise of size '
-                        "sqrt(2 weight) is compared with none."
+                        'measure with estimator="noise" needs a weight above 0: it '
+                        "compares the loss with and without noise of size sqrt(2 weight)."
                     )
                 size = math.sqrt(2 * self.weight)
                 loss, found = noise_measured(
@@ -283,7 +283,7 @@ class FAM(nn.Module):
         """Set the position: the next forward in training is this step.
 
         Step and stream decide which steps carry a penalty and, with the seed, which probes and
-        parts they draw, so that a resumed run goes on as if it had not stopped.
+        parts they draw, so that a resumed run continues as if it had not stopped.
 
         Args:
             step: Number of the next step, from 0.
@@ -300,10 +300,10 @@ class FAM(nn.Module):
             head = f"layer {name!r} ({d} x {m})"
             if plan is None:
                 lines.append(
-                    f"{head}: {self.options.estimator}, not settled before the first penalized step"
+                    f"{head}: {self.options.estimator}, chosen at the first penalized step"
                 )
             elif name not in plan.names:
-                lines.append(f"{head}: not called in the last batch, counts 0")
+                lines.append(f"{head}: not called in the last batch, counts as 0")
             else:
                 described = plan.describe(name, self._level(plan))
                 lines.append(f"{head}: {described}{self._bound_in_words(plan)}")
@@ -313,7 +313,7 @@ class FAM(nn.Module):
         if plan.curvature == "noise":  # it knows no value
             return ""
         ceiling = self.options.ceiling
-        above = "" if ceiling is None else f"; what exceeds {ceiling:g} counts as that"
+        above = "" if ceiling is None else f"; values above {ceiling:g} count as {ceiling:g}"
         if plan.is_free or self.options.bound == "none":  # a closed form is never negative
             return above
         return f"; {BOUNDS[self.options.bound]}{above}"
@@ -374,10 +374,11 @@ class FAM(nn.Module):
             return Terms(found.loss, found.loss, torch.zeros_like(found.loss.detach()))
         if self.options.estimator == "closed_form":
             raise NotApplicableError(
-                f"layer {self.layers[0]!r} is penalized by closed_form, which held on an earlier "
-                f"batch: its input now has shape {tuple(found.seen.features.shape)}, or what the "
-                "loss gets is not its output any more, or the loss is another. Use "
-                'estimator="hutchinson", which holds for all of these.'
+                f"layer {self.layers[0]!r} is penalized by closed_form, which worked on an "
+                f"earlier batch: its input now has shape {tuple(found.seen.features.shape)}, or "
+                "the loss "
+                "no longer gets its output, or the loss is a different one. Use "
+                'estimator="hutchinson", which works for all of these.'
             )
         self._planner.forget()
         recorded = found.recorded(inputs, targets)
@@ -419,8 +420,8 @@ class FAM(nn.Module):
         self._unused = self._unused + 1 if unknown else 0
         if self._unused == 1:
             _logger.warning(
-                "layer %s was not called in this batch: it counts 0. An expert may have nothing to "
-                "do; a layer that is not called in %d penalized steps is refused.",
+                "layer %s was not called in this batch and counts as 0. That may happen to an "
+                "expert, but a layer that is not called in %d penalized steps is an error.",
                 ", ".join(map(repr, sorted(unknown))),
                 _UNUSED,
             )
@@ -445,8 +446,8 @@ class FAM(nn.Module):
         if not plan.twice and plan.curvature != "noise":
             raise UnsupportedTailError(
                 'estimator "finite_difference" trains through second derivatives, and an operation '
-                'after the layer has none: it can only measure here. Use estimator="noise", which '
-                "needs none."
+                "after the layer has none. It can only measure here. Train with "
+                'estimator="noise", which needs no second derivatives.'
             )
         task = plan.applied_to(task)
         if plan.curvature == "noise":
@@ -520,7 +521,7 @@ class FAM(nn.Module):
         name, count = next(iter(other.items()))
         raise NotApplicableError(
             f"layer {name!r} sees {count} rows for {self._planner.samples} samples, as an expert "
-            'does, and no part of a batch is a part of them. Use samples="all".'
+            'does, so a part of the batch is not a part of its rows. Use samples="all".'
         )
 
     def _noisy(
@@ -528,8 +529,8 @@ class FAM(nn.Module):
     ) -> Terms:
         if self.weight < 0:
             raise FlatnessError(
-                'estimator="noise" adds noise, which trains towards flatness: it takes no weight '
-                "below 0. Use another estimator."
+                'estimator="noise" adds noise, which trains towards flatness, so its weight '
+                "cannot be below 0. Use another estimator."
             )
         return noise_step(
             task,
@@ -566,7 +567,7 @@ class FAM(nn.Module):
     ) -> float | None:
         """How hard the penalty of a step would push, from passes on parts that leave no trace.
 
-        ``None`` where the part does not stand for the batch, or the model needs gradients to run.
+        ``None`` where the part cannot replace the batch, or the model needs gradients to run.
         """
         if autocast_on(task.device.type):
             return None
@@ -593,9 +594,9 @@ class FAM(nn.Module):
         slower = self._level(plan)
         if slower != level:
             _logger.info(
-                "the penalty, taken every %d steps on %.0f %% of the batch, pushes the layer's "
-                "weight %.1f times as hard as the loss: from now on it is taken on more (every %d "
-                "steps, %.0f %% of the batch)",
+                "the penalty, taken every %d steps on %.0f %% of the batch, has a gradient in "
+                "the layer's weight %.1f times as large as the loss has: from now on it is "
+                "computed more often or on more samples (every %d steps, %.0f %% of the batch)",
                 level.every,
                 100 * level.share,
                 pushed,

@@ -50,7 +50,7 @@ class Options:
         every: Penalize only every ``every``-th step, ``every`` times as strongly, so that the mean
             gradient stays. A step is a forward pass in training, unless `FAM.seek` says otherwise.
             ``"auto"``: 1 with an estimator that was named and where a step costs nothing; else 4
-            where a part of the batch stands for it and 10 where not, fewer where the penalty is
+            where a part of the batch can replace it and 10 where not, fewer where the penalty is
             strong: see `famseg.flatness._estimators._pace`.
         samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
             ``"auto"``: all with an estimator that was named; else a quarter of the batch where
@@ -141,33 +141,33 @@ class Options:
         for path in self.samples_in or ():
             if path.partition(".")[0] not in ("inputs", "targets"):
                 raise FlatnessError(
-                    f"samples_in holds {path!r}: a path begins with inputs or targets, such as "
-                    '"inputs.0" for the first of several arguments, or "inputs.mask" for one by '
-                    "name."
+                    f"samples_in contains {path!r}, but a path begins with inputs or targets, "
+                    'such as "inputs.0" for the first of several arguments or "inputs.mask" for a '
+                    "named one."
                 )
 
     def _check_together(self) -> None:
         """Refuse options that do not go together."""
         if self.antithetic and self.estimator != "noise":
-            raise FlatnessError(f'antithetic is for estimator="noise", got {self.estimator!r}.')
+            raise FlatnessError(f'antithetic=True needs estimator="noise", got {self.estimator!r}.')
         if self.quantity == "max_eigenvalue":
             if self.estimator != "auto":
                 raise FlatnessError(
-                    'quantity="max_eigenvalue" has a method of its own: leave estimator at '
+                    'quantity="max_eigenvalue" has its own method. Leave estimator at '
                     f'"auto", got {self.estimator!r}.'
                 )
             if self.as_released:
                 raise FlatnessError(
                     'as_released=True is for the quantities "relative_flatness" and "simplified": '
-                    "the authors' largest eigenvalue does not run."
+                    "the largest eigenvalue of the released code does not run."
                 )
         if self.estimator == "noise" and (self.gradient != "full" or self.as_released):
             raise FlatnessError(
-                'estimator="noise" trains a noisy network, whose gradient is the full one: use '
-                'gradient="full" without as_released, or another estimator.'
+                'estimator="noise" trains a noisy network and always uses the full gradient. '
+                'Use gradient="full" without as_released, or another estimator.'
             )
         if self.estimator == "noise" and self.ceiling is not None:
             raise FlatnessError(
-                'estimator="noise" computes no flatness that a ceiling could limit: use another '
-                "estimator."
+                'estimator="noise" does not compute a flatness that a ceiling could limit. Use '
+                "another estimator."
             )

@@ -26,6 +26,8 @@ from famseg.flatness._tracing._uses import Pass, Use
 from famseg.flatness._tracing._watch import compiled_noted, without_autocast
 
 
+# Long because each decision frees what the one before needed: the graph of the first pass is
+# deleted before the model runs again, which decides how much memory the first step takes.
 def settle(
     task: Task,
     options: Options,
@@ -119,12 +121,12 @@ def settle(
 
 
 def _obstacle(options: Options, run: Pass, use: Use) -> str | None:
-    """Why there is no closed form at a layer, in words."""
+    """Return the reason why a layer has no closed form, in words."""
     if options.as_released:
-        return "the norms of the authors' code are not those of the closed form"
+        return "the closed form does not have the norms of the released code"
     if run.call is None:
         return (
-            "what the loss gets is not its output, or the loss is another function of it or has "
+            "the loss does not get its output, or is another function of it, or has "
             'reduction="none"'
         )
     return obstacle(run.call, use.operator, use.output)

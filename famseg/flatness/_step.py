@@ -59,6 +59,7 @@ class Penalised(NamedTuple):
     doubtful: bool = False
 
 
+# Many arguments: the state of a step, which FAM has in separate attributes.
 def penalised(
     task: Task,
     rule: Rule,
@@ -137,7 +138,7 @@ class _Tried(NamedTuple):
 def _part_of(
     task: Task, rule: Rule, plan: Plan, recorded: Recorded, choose: Choose | None
 ) -> _Tried:
-    """A part that stands for a recorded batch, if one is wanted and does."""
+    """Return a part that can replace a recorded batch, if one is wanted and exists."""
     n = len(recorded.first.features)
     if choose is None or plan.cut is None:
         return _Tried()
@@ -174,7 +175,7 @@ def noise_step(
     the penalty (Camuto et al., *Explicit Regularisation in Gaussian Noise Injections*, NeurIPS
     2020). The gradient of one step has noise of first order in ``s``, which ``antithetic``, the
     mean of both signs, cancels. Costs a plain step and the direction; ``antithetic`` another run of
-    the network behind the layers.
+    the network after the layers.
 
     Args:
         task: What to run.
@@ -206,13 +207,13 @@ def noise_measured(
     draw: Draw,
     size: float,
 ) -> tuple[Tensor, Estimate]:
-    r"""Return the loss and the flatness as noise of a size shows it, from forward passes alone.
+    r"""Return loss and flatness as noise of a given size shows them, from forward passes only.
 
     .. math:: \frac{L(z + s v) + L(z - s v) - 2 L(z)}{s^2}
         = v^\top H v + \frac{s^2}{12} D^4 L[v, v, v, v] + O(s^4)
 
     so that the mean over probes is the flatness with a bias of the order of :math:`s^2`. Costs two
-    runs of the network behind the layers a probe, without any derivative.
+    runs of the network after the layers a probe, without any derivative.
 
     Args:
         task: What to run.

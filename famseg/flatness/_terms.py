@@ -29,7 +29,8 @@ class Estimate(NamedTuple):
     """A value as an estimator found it.
 
     Attributes:
-        values: The samples' values, shape ``(n,)``, whose mean is the batch's, or that value alone.
+        values: The samples' values, shape ``(n,)``, whose mean is the batch's value, or only
+            that value.
         probes: The batch's value by each probe, shape ``(probes,)``; ``None`` without probes.
     """
 
@@ -43,7 +44,7 @@ class Measurement(NamedTuple):
     Attributes:
         kappa: The relative flatness as defined, without any bound: a scalar that may be negative.
         per_sample: The samples' parts, shape ``(n,)``, whose mean is `kappa`; ``None`` where the
-            estimator knows the batch alone.
+            estimator knows only the batch.
         loss: The loss of the same forward pass. A scalar.
         per_probe: The estimates of `kappa` by each probe, shape ``(probes,)``; ``None`` without
             probes.

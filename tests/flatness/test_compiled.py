@@ -225,7 +225,7 @@ def test_a_closed_form_by_name_is_refused_where_it_no_longer_holds(net, batch):
     for _ in range(2):
         twin.step(*batch)
     switch(twin, lambda z, head: 2 * z)
-    with pytest.raises(NotApplicableError, match="which held on an earlier batch"):
+    with pytest.raises(NotApplicableError, match="which worked on an earlier batch"):
         twin.compiled(*batch)
     assert twin.fam.get_extra_state()["position"] == 2
 
@@ -241,7 +241,7 @@ def test_what_a_plan_rests_on_is_checked_at_the_same_intervals(net, batch):
     for _ in range(6):
         twin.step(*batch)
     for objective in (twin.compiled, twin.eager):
-        with pytest.raises(LayerError, match="also reaches the loss beside the layer's own call"):
+        with pytest.raises(LayerError, match="also reaches the loss outside the layer's own call"):
             several(objective, *batch)
 
 

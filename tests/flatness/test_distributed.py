@@ -119,4 +119,4 @@ def test_exact_gradients_are_those_of_the_whole_batch_in_one_process(given, foun
 
 @pytest.mark.slow
 def test_a_static_graph_is_refused(found):
-    assert "static_graph=True) gives wrong gradients" in found["static"]
+    assert "static_graph=True) silently gives wrong gradients" in found["static"]

@@ -442,12 +442,12 @@ def test_a_cuda_device_finds_what_the_cpu_does(net, batch, options):
     [
         ({"layer": "4", "loss": nn.CrossEntropyLoss()}, "closed_form, exact and free"),
         ({}, "sample_probes, unbiased: one"),
-        ({"probes": 5}, "columns, exact, and no dearer than probes"),
+        ({"probes": 5}, "columns, exact, and as cheap as probes"),
     ],
 )
 def test_auto_takes_the_cheapest_that_holds_and_says_so(net, batch, caplog, options, words):
     fam = objective(net, **({"estimator": "auto"} | options))
-    assert "auto, not settled before the first penalized step" in fam.explain()
+    assert "auto, chosen at the first penalized step" in fam.explain()
     with caplog.at_level(logging.INFO, "famseg"):
         fam(*batch)
         fam(*batch)

@@ -45,8 +45,11 @@ def test_an_unknown_option_is_answered_with_near_ones():
     [
         ({"ceiling": 0.0}, "ceiling must be a finite number above 0, got 0"),
         ({"ceiling": float("inf")}, "ceiling must be a finite number"),
-        ({"ceiling": 1.0, "estimator": "noise"}, "no flatness that a ceiling could limit"),
-        ({"weight": -0.1}, r"away from flatness has no end .* Give ceiling="),
+        (
+            {"ceiling": 1.0, "estimator": "noise"},
+            "not compute a flatness that a ceiling could limit",
+        ),
+        ({"weight": -0.1}, r"away from flatness never stops .* Give ceiling="),
         ({"samples_in": ("mask",)}, "a path begins with inputs or targets"),
     ],
 )

@@ -202,7 +202,9 @@ def test_an_output_that_cannot_be_cut_needs_the_whole_batch(net, wrap, loss):
 
 
 def test_probes_for_the_batch_need_the_whole_batch(net):
-    with pytest.raises(NotApplicableError, match=r"belongs to the whole batch \(batch_probes"):
+    with pytest.raises(
+        NotApplicableError, match=r"defined only for the whole batch \(batch_probes"
+    ):
         objective(net, samples=2, estimator="hutchinson", probe_per="batch")(INPUTS, TARGETS)
 
 
@@ -336,7 +338,7 @@ def test_a_closed_form_by_name_that_holds_no_longer_is_refused(net):
     fam = objective(model, layer="net.4", loss=nn.CrossEntropyLoss(), estimator="closed_form")
     assert fam(INPUTS, TARGETS).penalty > 0
     model.turned = True
-    with pytest.raises(NotApplicableError, match=r"closed_form, which held on an earlier batch"):
+    with pytest.raises(NotApplicableError, match=r"closed_form, which worked on an earlier batch"):
         fam(INPUTS, TARGETS)
 
 

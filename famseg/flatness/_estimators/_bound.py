@@ -11,7 +11,7 @@ BOUNDS: dict[Bound, str] = {
     "positive": "negative samples count as 0",
     "batch_positive": "a negative value counts as 0",
     "absolute": "negative samples count as positive ones",
-    "none": "negative values count as they are",
+    "none": "negative values count in full",
 }
 """What each bound does, in words."""
 
@@ -20,7 +20,7 @@ def bounded(kappa: Tensor, bound: Bound, *, ceiling: float | None = None) -> Ten
     """Return the batch value of a penalty that cannot fall below zero.
 
     Relative flatness is negative where the loss is concave in the layer's outputs (a Dice loss
-    often is). Minimizing it as it stands rewards more and more negative curvature: in
+    often is). Minimizing it without a bound rewards more and more negative curvature: in
     ``benchmarks/bounds.py`` (3D autoencoder, Dice, lambda 1) it ran off to a value of -409 and an
     objective of -1985, and the test Dice fell to 0.12. The three bounds hold the same run at 0.57
     to 0.60. They differ little there; ``"positive"`` is the default since the batch value is a mean

@@ -56,12 +56,12 @@ class LayerFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a pass showed of the network behind the layers.
+    """What a pass showed of the network after the layers.
 
     Attributes:
         layers: The layers, by name.
         interact: Whether the samples of a batch interact there; ``None`` if it cannot tell.
-        parts: What can be run again, and whether parts stand for the batch.
+        parts: What can be run again, and whether a part can replace the batch.
         twice: Whether it has second derivatives at all.
         noting: Where the call of a loss function was found.
     """
@@ -90,7 +90,7 @@ class Plan:
         curvature: What is multiplied by directions.
         every: Only every so many steps are penalized.
         part: How many samples the penalty looks at: a number, ``"quarter"`` or ``"all"``.
-        cut: What holds samples, for a part; ``None`` if no part stands for the batch.
+        cut: What holds samples, for a part; ``None`` if no part can replace the batch.
         body: What had ended before the first layer began, and need not run again.
         interact: Whether samples may interact.
         eager: Whether compiled modules must run as they were written.
@@ -138,8 +138,8 @@ class Plan:
     def unless_thinner_than(self, before: Plan) -> Plan:
         """Return this plan, or an earlier one that this differs from in taking the batch whole.
 
-        Whether a part stands for a batch is asked of every batch: one for which it does not changes
-        nothing for the others.
+        Whether a part can replace a batch is checked for every batch: one for which it cannot
+        changes nothing for the others.
         """
         part = replace(self, every=before.every, part=before.part, cut=before.cut, body=before.body)
         whole = self.part == "all" and before.part != "all"
@@ -201,7 +201,7 @@ def _layer_plan(options: Options, facts: Facts, name: str) -> LayerPlan:
         "finite_difference": "differences of the first derivative",
     }.get(estimator, "unbiased")
     if not facts.twice:  # whether samples interact cannot be told
-        reason = f"{kind}, probes for the whole batch: the loss is differentiated once alone"
+        reason = f"{kind}, probes for the whole batch: the loss is differentiated only once"
         return LayerPlan(name, "batch_probes", reason)
     if estimator != "columns" and options.probe_per == "batch":
         return LayerPlan(name, "batch_probes", f"as asked: {kind}, probes for the whole batch")
@@ -220,16 +220,16 @@ def _cheapest(options: Options, facts: Facts, name: str) -> LayerPlan:
     if facts.interact is not False:
         reason = "unbiased: the samples of a batch interact after the layer"
         if facts.interact is None:
-            reason = "unbiased: no curvature has shown yet whether the samples of a batch interact"
+            reason = "unbiased: it is not yet known whether the samples of a batch interact"
         return LayerPlan(name, "batch_probes", reason)
     products = d if options.quantity == "simplified" else min(d, m)
     if layer.single and products <= options.probes:
-        reason = "exact, and no dearer than probes on a layer this narrow"
+        reason = "exact, and as cheap as probes on a layer this narrow"
         return LayerPlan(name, "columns", reason)
     if not layer.single and layer.features[0] * math.prod(layer.rows) > _SAMPLE_LIMIT:
         reason = "unbiased: probes for each sample would not fit into memory"
         return LayerPlan(name, "batch_probes", reason)
-    return LayerPlan(name, "sample_probes", "unbiased: one Hessian-vector product a probe")
+    return LayerPlan(name, "sample_probes", "unbiased: one Hessian-vector product per probe")
 
 
 def _noise(layer: LayerFacts, facts: Facts, name: str) -> LayerPlan:
@@ -249,16 +249,18 @@ def _part(
         return "all"
     reason = None
     if curvature == "noise" or _is_free(layers):
-        reason = "the penalty costs nothing that a part would save"
+        reason = "the penalty is so cheap that a part of the batch would save nothing"
     elif whole := [one for one in layers if one.method not in _SAMPLEWISE]:
-        reason = f"the value belongs to the whole batch ({whole[0].method}, {whole[0].reason})"
+        reason = (
+            f"the value is defined only for the whole batch ({whole[0].method}, {whole[0].reason})"
+        )
     elif facts.parts.cut is None:
         reason = facts.parts.reason
     if reason is None:
         return "quarter" if asked == "auto" else asked
     if asked == "auto":
         return "all"
-    raise NotApplicableError(f'samples={asked} does not hold: {reason}. Use samples="all".')
+    raise NotApplicableError(f'samples={asked} cannot be used: {reason}. Use samples="all".')
 
 
 def _check_size(layer: LayerFacts, name: str) -> None:
@@ -275,10 +277,11 @@ def _check_size(layer: LayerFacts, name: str) -> None:
 def _check_closed_form(layer: LayerFacts, name: str) -> None:
     if layer.obstacle is not None:
         raise NotApplicableError(
-            f'estimator "closed_form" does not hold at layer {name!r}: {layer.obstacle}. It needs '
-            "cross-entropy, squared error or binary cross-entropy of torch, their mean or sum, on "
-            "the layer's own output. Name the last layer, or by output= what the loss takes of the "
-            'model\'s output; or use estimator="columns" (exact) or "hutchinson" (cheap).'
+            f'estimator "closed_form" cannot be used at layer {name!r}: {layer.obstacle}. It needs '
+            "torch's cross-entropy, squared error or binary cross-entropy, with reduction mean or "
+            "sum, applied to the layer's own output. Name the last layer, or name with output= the "
+            'part of the model\'s output that the loss uses; or use estimator="columns" (exact) or '
+            '"hutchinson" (cheap).'
         )
 
 

@@ -26,6 +26,7 @@ from famseg.flatness._estimators._products import Gradient
 from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 
+# Many arguments: those of torch's loss, and the layer's features and weight.
 def cross_entropy_flatness(
     features: Tensor,
     logits: Tensor,
@@ -136,6 +137,7 @@ def squared_error_flatness(
     return features.square().sum(1) * (curvature * weight.square().sum())
 
 
+# Many arguments: those of torch's loss, and the layer's features and weight.
 def logistic_flatness(
     features: Tensor,
     logits: Tensor,

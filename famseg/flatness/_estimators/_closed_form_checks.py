@@ -64,9 +64,9 @@ def check_elements(targets: object, logits: Tensor) -> None:
     """Refuse targets that are not of the shape of the outputs."""
     if not isinstance(targets, Tensor) or targets.shape != logits.shape:
         raise NotApplicableError(
-            f"the closed form needs targets of the shape of the outputs, {tuple(logits.shape)}, "
-            f"got {_kind(targets)}: targets that broadcast change what the loss is the mean of. "
-            "Give both one shape, as by targets.unsqueeze(1)."
+            f"the closed form needs targets with the shape of the outputs, {tuple(logits.shape)}, "
+            f"got {_kind(targets)}: targets that are broadcast change the mean that the loss "
+            "takes. Give both the same shape, for example by targets.unsqueeze(1)."
         )
 
 

@@ -29,7 +29,7 @@ class LargestEigenvalue(NamedTuple):
 
     Attributes:
         value: The Rayleigh quotient of the vector found, a scalar: a lower bound.
-        residual: :math:`\lVert Hv - \lambda v\rVert`; an eigenvalue lies that close to the value.
+        residual: :math:`\lVert Hv - \lambda v\rVert`; an eigenvalue is that close to the value.
         iterations: Number of Hessian-vector products.
         converged: Whether the residual is at most the tolerance times the value.
     """
@@ -61,8 +61,11 @@ def max_eigenvalue(
     .. math:: H_{ss} = \sum_i h_{is}\, \phi_i \phi_i^\top
 
     with ``h`` from ``d`` Hessian-vector products, and the eigenvalues are exact at
-    ``O(d min(n, m)^3)``. Otherwise each neuron takes Lanczos' method, a Hessian-vector product an
+    ``O(d min(n, m)^3)``. Otherwise each neuron takes Lanczos' method, a Hessian-vector product per
     iteration: some ten to thirty times ``d`` products.
+
+    Worked value: where every :math:`H_{ss}` is the identity, :math:`W = ((1, 2), (0, 1))` gives
+    :math:`\lVert W\rVert_F^2 = 6`.
 
     Args:
         run: The pass.
@@ -102,8 +105,12 @@ def largest_eigenvalue(
     .. math:: \lambda_{\max}(H) = \max_{\lVert v\rVert = 1} v^\top H v
 
     by Lanczos' method (`famseg.flatness._estimators._lanczos`), one Hessian-vector product per
-    iteration, mostly some tens of them. The result says whether it converged: a value that did not
-    is a lower bound and should be shown as one.
+    iteration, usually some tens of them. The result says whether the iteration converged: a value
+    that did not converge is a lower bound and should be shown as one.
+
+    Worked value: the loss :math:`\lVert W\phi\rVert^2 / 2` of one sample has the Hessian
+    :math:`I \otimes \phi\phi^\top`, whose largest eigenvalue is :math:`\lVert\phi\rVert^2`: 2 for
+    :math:`\phi = (1, 1)`.
 
     Args:
         run: The pass.
@@ -200,7 +207,8 @@ def _blocks(
     if worst:
         warnings.warn(
             f"layer {use.name!r}: the largest eigenvalue of a neuron did not converge in "
-            f"{max_iterations} iterations (residual {worst:.1g} of its value): it is too low.",
+            f"{max_iterations} iterations (residual {worst:.1g} of its value), so the result is "
+            "too low.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -87,9 +87,10 @@ def estimate(
             use = use.with_constant_features()
         if one.method == "columns" and not use.operator.single:
             raise NotApplicableError(
-                f"layer {use.name!r} is penalized by columns, which held on an earlier batch: its "
+                f"layer {use.name!r} is penalized by columns, which worked on an earlier batch: "
+                "its "
                 f"input now has shape {tuple(use.features.shape)}. Use "
-                'estimator="hutchinson", which holds for both.'
+                'estimator="hutchinson", which works for both.'
             )
         if one.method in ("sample_probes", "batch_probes"):
             probed.append((one, use))
@@ -156,13 +157,14 @@ def closed(rule: Rule, use: Use, call: LossCall | None) -> Tensor:
         call: The call of the loss function that made the loss.
 
     Raises:
-        NotApplicableError: If there is no closed form at this layer.
+        NotApplicableError: If this layer has no closed form.
     """
     if call is None:
         raise NotApplicableError(
-            f"layer {use.name!r} is penalized by closed_form, which held on an earlier batch: its "
-            "output is no longer what cross-entropy, squared error or binary cross-entropy gets. "
-            'Use estimator="hutchinson", which holds for both.'
+            f"layer {use.name!r} is penalized by closed_form, which worked on an earlier batch: "
+            "its output no longer goes directly into cross-entropy, squared error or binary "
+            "cross-entropy. "
+            'Use estimator="hutchinson", which works for both.'
         )
     values = head_flatness(
         call,

@@ -20,8 +20,8 @@ def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tenso
     with :math:`w_s` row ``s`` of ``weight`` and :math:`H_{st}` the Hessian block of rows ``s`` and
     ``t`` (Petzka et al., *Relative Flatness and Generalization*, NeurIPS 2021, definition 3).
     Exact, without variance. Costs ``d * m`` Hessian-vector products, their graphs kept: it is the
-    reference that faster estimators are tested on. Reverse mode alone, so ``loss`` may hold
-    whatever can be differentiated twice.
+    reference that faster estimators are tested on. It uses only reverse mode, so ``loss`` may
+    contain every operation that can be differentiated twice.
 
     Args:
         loss: Maps a weight of the layer's shape to a scalar loss.
@@ -47,7 +47,7 @@ def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tenso
             "Flatten a convolution kernel with weight.flatten(1)."
         )
     if not weight.is_floating_point():
-        raise LayerError(f"weight must hold floating-point numbers, got {weight.dtype}.")
+        raise LayerError(f"weight must contain floating-point numbers, got {weight.dtype}.")
     with torch.enable_grad():
         # The derivative is taken in a shift: `weight` itself stays free to be differentiated in.
         shift = torch.zeros_like(weight, requires_grad=True)

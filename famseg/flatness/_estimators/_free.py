@@ -30,7 +30,7 @@ class FreeStep(NamedTuple):
         loss: The loss.
         prediction: What the loss was given.
         seen: What the layer saw.
-        values: The samples' values, shape ``(n,)``; ``None`` if there is no closed form any more.
+        values: The samples' values, shape ``(n,)``; ``None`` if the closed form no longer applies.
     """
 
     task: Task

@@ -43,7 +43,7 @@ def obstacle(call: LossCall, operator: Operator, output: Tensor) -> str | None:
         output: Its output as the rest of the network received it.
     """
     if not operator.pointwise:
-        return "an output of the layer takes in several positions, or its neurons are in groups"
+        return "an output of the layer combines several positions, or its neurons are in groups"
     return _obstacle(call, _view(call, operator, output))
 
 
@@ -51,19 +51,19 @@ def _obstacle(call: LossCall, view: LossView | None) -> str | None:
     seen, targets = call.input, call.targets
     if view is None:
         return (
-            "what the loss gets is not the layer's output, reshaped, permuted, sliced or indexed "
-            "at most, with its neurons as the classes"
+            "the loss does not get the layer's output (reshaped, permuted, sliced or indexed at "
+            "most) with its neurons as the classes"
         )
     if not isinstance(targets, Tensor):
         return f"the targets are a {type(targets).__name__}"
     if _computed(call):
-        return "its targets or weights are computed with a gradient, maybe from the layer's output"
+        return "its targets or weights have a gradient, perhaps from the layer's output"
     fitting = [seen.shape]
     if call.function is F.cross_entropy:
         fitting.append(seen.shape[:1] + seen.shape[2:])
     if targets.shape not in fitting:
         return (
-            f"targets of shape {tuple(targets.shape)} do not have the shape of what the loss gets, "
+            f"targets of shape {tuple(targets.shape)} do not have the shape of the loss's input, "
             f"{tuple(seen.shape)}: they are broadcast"
         )
     for name in ("element_weights", "pos_weight"):
@@ -114,7 +114,7 @@ def head_flatness(
     view = _view(call, operator, output) if operator.pointwise else None
     reason = _obstacle(call, view) if operator.pointwise else obstacle(call, operator, output)
     if view is None or reason is not None:
-        raise NotApplicableError(f"there is no closed form of the flatness: {reason}.")
+        raise NotApplicableError(f"the flatness has no closed form here: {reason}.")
     rows = features.movedim(operator.channel, -1).reshape(-1, matrix.shape[1])
     if view.positions is not None:
         rows = rows[view.positions]

@@ -18,7 +18,7 @@ class EigenPair(NamedTuple):
     Attributes:
         value: The Ritz value :math:`\theta`, at most the largest eigenvalue.
         vector: The unit vector :math:`x` with :math:`\theta = x^\top A x`, shape ``(N,)``.
-        residual: :math:`\lVert A x - \theta x\rVert`: an eigenvalue lies that close to the value.
+        residual: :math:`\lVert A x - \theta x\rVert`: an eigenvalue is that close to the value.
         iterations: Number of products with the matrix.
         converged: Whether the residual went below what was asked for.
     """
@@ -41,7 +41,7 @@ def largest_pair(
 ) -> EigenPair:
     r"""Return the algebraically largest eigenvalue of a symmetric matrix, with its vector.
 
-    Lanczos' method with full reorthogonalisation and thick restarts (Wu and Simon, *Thick-restart
+    Lanczos' method with full reorthogonalization and thick restarts (Wu and Simon, *Thick-restart
     Lanczos method for large symmetric eigenvalue problems*, SIAM J. Matrix Anal. 2000). Unlike
     power iteration it finds the largest eigenvalue and not the largest in modulus, without a shift:
     curvature that is negative does not mislead it.
@@ -56,6 +56,14 @@ def largest_pair(
         tolerance: See above.
         max_iterations: Most products to take, at least 1.
         basis_vectors: Most vectors to keep; by default what fits into 256 MB in float32.
+
+    Example:
+        >>> import torch
+        >>> matrix = torch.diag(torch.tensor([2.0, -5.0]))
+        >>> start = torch.ones(2)
+        >>> pair = largest_pair(lambda v: matrix @ v, start, tolerance=1e-6, max_iterations=5)
+        >>> round(pair.value, 4)  # power iteration would find -5
+        2.0
     """
     size = len(start)
     wanted = basis_vectors or max(_BASIS_VECTORS, _BASIS_NUMBERS // size)

@@ -94,7 +94,7 @@ def can_run_ahead(task: Task, plan: Plan, level: Level) -> bool:
     """Return whether the two pushes are compared on parts of the batch, before the step.
 
     Two gradients beside the graphs of a step with jets are half as much memory again. Other plans
-    run the network behind the layers a second time anyway. Processes that share the statistics of a
+    run the network after the layers a second time anyway. Processes that share the statistics of a
     normalization must run it equally often, and each has a pace of its own.
     """
     parts = level.share < 1 and plan.cut is not None
@@ -105,7 +105,7 @@ def can_run_ahead(task: Task, plan: Plan, level: Level) -> bool:
 def in_parts(task: Task, plan: Plan, recorded: Recorded, size: int) -> Tensor:
     """Return the size of the loss's gradient in the layers' weights, from parts of the batch.
 
-    Costs a forward and a backward pass through the network behind the layers, and the memory of one
+    Costs a forward and a backward pass through the network after the layers, and the memory of one
     part at a time.
 
     Args:
@@ -128,7 +128,7 @@ def push(task: Task, loss: Tensor, penalty: Tensor, strength: float) -> float:
     """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
 
     Each process takes that of its own part of the batch: the mean gradient of processes that thin
-    out differently is the same. Costs a backward pass through the network behind the layers for
+    out differently is the same. Costs a backward pass through the network after the layers for
     each of the two.
 
     Args:

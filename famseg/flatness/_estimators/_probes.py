@@ -1,4 +1,4 @@
-"""Random probes as a pure function of where a run stands."""
+"""Random probes that depend only on the seed and the position in a run."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 
 Distribution = Literal["rademacher", "gaussian"]
 
-_FEW = 512  # signs that one coin each is as fast for
-# Where torch fills all 64 bits of a number: elsewhere some bits might be no fair coins.
+_FEW = 512  # up to this many signs, one random number per sign is as fast
+# Devices on which torch fills all 64 bits of a number; elsewhere some bits might not be random.
 _WORDS = ("cpu", "cuda")
 
 
 def position_generator(
     seed: int, *position: int | str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return a generator that depends on a seed and a position in a run, and on nothing else.
+    """Return a generator that depends only on a seed and a position in a run.
 
-    A run that is resumed at a step draws what the uninterrupted run draws there, and neighboring
-    steps or processes draw independently: the seed and the position are mixed by a hash, whereas
-    ``seed + step`` would repeat one run's probes in another.
+    A run that is resumed at a step draws the same numbers as the uninterrupted run, and neighboring
+    steps or ranks draw independently: seed and position are mixed by a hash, because ``seed +
+    step`` would repeat the probes of one run in another.
 
     Args:
         seed: The run's seed.
-        *position: Whatever tells one draw from another: step, process, purpose.
-        device: Where the numbers are drawn: that of the layer, so that none has to be copied there.
-            Each kind of device draws other numbers from one seed: of the same distribution, but a
-            run is repeated to the last bit only on the kind of device that it ran on.
+        *position: What distinguishes one draw from another: step, rank, purpose.
+        device: Where the numbers are drawn; the device of the layer avoids a copy. Different kinds
+            of device draw different numbers of the same distribution from one seed, so a run is
+            repeated bit for bit only on the same kind of device.
 
     Returns:
         A generator on the device.
@@ -42,11 +42,13 @@ def position_generator(
 
 
 def signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return independent signs, +1 or -1 with probability 1/2 each (Rademacher).
+    r"""Return independent signs, +1 or -1 with probability 1/2 each (Rademacher).
 
-    Many are taken from the bits of random words, 64 from each, eight at a time by a table: a
-    hundredth of the random numbers, and hardly more than it takes to fill the memory. Drawn on the
-    device of the generator, returned with the type and on the device of ``like``.
+    Signs minimize the variance of Hutchinson's estimator among probes with independent entries:
+    it is :math:`2 \sum_{i \ne j} H_{ij}^2`, without the diagonal that normal numbers add. Many
+    signs come from the bits of random words, 64 from each, eight at a time by a table: this takes a
+    hundredth of the random numbers and little more time than filling the memory. They are drawn on
+    the device of the generator and returned with the type and on the device of ``like``.
     """
     n = math.prod(shape)
     device = generator.device

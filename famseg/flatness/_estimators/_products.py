@@ -14,7 +14,7 @@ The full gradient (the paper's terms I and II) of :math:`q = v^\top H v` comes f
 :math:`2\, r^\top v - r^\top \bar v` with :math:`r = H \bar v` and :math:`\bar v` the direction
 held constant: its value is :math:`q` and its derivative
 :math:`2\, r^\top dv + \bar v^\top dH\, \bar v`. Without the graph of ``r``, and from features held
-constant, the same expression has the gradient of term I alone.
+constant, the same expression has only the gradient of term I.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
 
     .. math:: H - \hat H = \sum_k \frac{\partial L}{\partial o_k}\, \nabla^2 o_k
 
-    A product costs two backward passes through the network behind the layer and one through the
-    loss, which alone is ever differentiated three times.
+    Worked value: for :math:`L = o^2/2` and :math:`o = z^2` at :math:`z = 1` the Hessian is 6 and
+    the Gauss-Newton curvature 4; :math:`\partial L/\partial o \cdot o'' = 2` is left out.
+
+    A product costs two backward passes through the network after the layer and one through the
+    loss, and only the loss is ever differentiated three times.
 
     Args:
         run: The pass.
@@ -64,8 +67,8 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
     prediction = run.prediction
     if prediction is None:
         raise NotApplicableError(
-            'estimator "gauss_newton" needs one tensor between model and loss. Name it by output=, '
-            'or use estimator="hutchinson".'
+            'estimator "gauss_newton" needs a single tensor between model and loss. Name it with '
+            'output=, or use estimator="hutchinson".'
         )
     shifts = [use.shift for use in uses]
     slope = gradient(run.loss, prediction, create_graph=True)
@@ -93,6 +96,10 @@ def columns(run: Pass, use: Use, factor: Factor, product: Product) -> Tensor:
     variance, since the Hessian of samples that do not interact is block diagonal: one direction for
     all of them gives every :math:`H_i` its own product. For training, the graphs of all products
     are kept.
+
+    Worked value: :math:`L = \lVert z\rVert^2/2` of one sample (:math:`H_1 = I`) with features
+    :math:`(1, 1)` and the weight :math:`W = ((1, 2), (0, 1))` gives
+    :math:`2 \cdot \lVert W\rVert_F^2 = 12`, the value of the example of `relative_flatness`.
 
     Args:
         run: The pass.
@@ -125,7 +132,7 @@ def exact(use: Use, factor: Factor, product: Product) -> Tensor:
     with ``G = A A^T`` acting on the neurons and :math:`e_{sk}` zero but for one entry: definition 3
     of Petzka et al. 2021 as a sum over the entries of the weight. Costs ``d * m`` Hessian-vector
     products, for training with the graphs of all: for small layers, and as a reference that runs on
-    the very pass of training.
+    the same pass as the training. Worked value: 12 in the example of `columns`.
 
     Args:
         use: The layer.
@@ -156,8 +163,13 @@ def quadratic(product: Product, directions: Sequence[Tensor], *, per_sample: boo
 
     with the full gradient, by the expression at the top of this module. Costs one product. Where
     ``v`` has mean 0 and the covariance :math:`J (A A^\top \otimes I) J^\top`, its expectation is
-    the flatness (Hutchinson 1990); the terms between two layers, whose directions are independent,
-    have mean 0.
+    the flatness (Hutchinson 1990, *A stochastic estimator of the trace*); the terms between two
+    layers, whose directions are independent, have mean 0.
+
+    Worked value: with :math:`H = I`, a feature norm of :math:`\sqrt 2` and the weight
+    :math:`W = ((1, 2), (0, 1))`, the probe :math:`x = (1, -1)` has the direction
+    :math:`v = \sqrt 2\, W x = \sqrt 2\, (-1, -1)` and :math:`q = 4`; :math:`x = (1, 1)` gives 20.
+    Their mean is the flatness, 12.
 
     Args:
         product: The curvature.
@@ -190,6 +202,9 @@ def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
     of a batch is :math:`2/n^2 \sum_i \lVert M_i\rVert_F^2` for normal probes, and that without the
     diagonals for signs. Costs at most ``n m`` random numbers, for a convolution
     ``n g min(d, m) m``, and as many operations as the layer itself.
+
+    Worked value: for :math:`M = ((2, 1), (1, 3))` the signs :math:`(1, 1)` and :math:`(1, -1)` give
+    7 and 3: their mean is the trace, 5, and their variance :math:`2 \cdot (1 + 1) = 4`.
 
     Args:
         use: The layer.

@@ -1,14 +1,14 @@
 r"""A penalty by second derivatives along one direction, carried through the pass of training.
 
 The estimate of one probe is :math:`q = v^\top H v`, the second derivative of the loss along ``v``.
-Reverse mode takes it by differentiating the network behind the layer twice and a third time for
-its gradient. Here the direction rides along: while the network runs, each tensor behind the layer
+Reverse mode takes it by differentiating the network after the layer twice and a third time for
+its gradient. Here the direction rides along: while the network runs, each tensor after the layer
 gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the samples of the part
 only, and at the prediction ``p``
 
 .. math:: q = p'^\top \nabla^2 L(p)\, p' + \nabla L(p)^\top p''
 
-needs second derivatives of the loss alone: the chain rule along a curve, Taylor-mode
+needs second derivatives only of the loss: the chain rule along a curve, Taylor-mode
 differentiation of second order (Griewank and Walther, *Evaluating Derivatives*, 2008, chapter 13).
 It is the number that reverse mode gives with the same probe, unbiased for the same reason and with
 the same variance, and the full gradient follows from jets by the backward pass of the step. The
@@ -18,7 +18,7 @@ about 1.5 plain steps of time, its tensors 1.2 times the memory. Beside the jets
 the backward pass: see `famseg.flatness._jets._graph`.
 
 Where an operation has no rule, or a checkpoint would compute jets again without knowing them, they
-end, the pass goes on as a plain one, and the penalty is taken by reverse mode. When a plan is made
+end, the pass continues as a plain one, and reverse mode computes the penalty. When a plan is made
 the two ways are compared.
 """
 

@@ -5,10 +5,14 @@ A jet of a tensor :math:`x(t)` is :math:`(x', x'')` at :math:`t = 0`. For :math:
 .. math:: y' = f'(x)\, x', \qquad y'' = f'(x)\, x'' + f''(x)[x', x']
 
 (Taylor mode of automatic differentiation; Griewank and Walther, *Evaluating Derivatives*, 2008,
-chapter 13). Linear operations act on both parts alike, and the second part of what is piecewise
-linear stays zero until a normalization or a smooth activation bends it. Each rule is written in
-operations that torch differentiates once and rightly: nothing here needs a second derivative of
-torch, nor the third ones that its normalization layers have wrong.
+chapter 13). Linear operations act on both parts in the same way, and in a piecewise linear network
+the second part stays zero until a normalization or a smooth activation. Each rule uses operations
+whose first derivative in torch is correct: nothing here needs torch's second derivatives, nor its
+third, which are wrong for normalization layers.
+
+Worked value: for :math:`y = \tanh x` at :math:`x = 0` with :math:`(x', x'') = (1, 3)` the slope is
+1 and the second derivative 0, so :math:`(y', y'') = (1, 3)`; at :math:`x = 1` the slope is 0.420
+and the second derivative -0.640, so :math:`(y', y'') = (0.420, 0.620)`.
 """
 
 from __future__ import annotations
@@ -86,6 +90,7 @@ RULES: dict[Any, Rule] = {}
 result."""
 
 
+# Rules take many arguments: their first four, and those of the function of torch by name.
 def _rule(*functions: Any) -> Callable[[Rule], Rule]:  # noqa: ANN401
     def note(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(functions, rule))
@@ -95,19 +100,19 @@ def _rule(*functions: Any) -> Callable[[Rule], Rule]:  # noqa: ANN401
 
 
 def _each(jet: Jet, function: Callable[[Tensor], Tensor]) -> Jet:
-    """The jet behind a linear function that takes rows, however many."""
+    """Return the jet after a linear function of any number of rows."""
     count = len(jet.parts)
     moved = function(jet.parts.flatten(0, 1))
     return Jet(moved.reshape(count, len(moved) // count, *moved.shape[1:]))
 
 
 def _times(jet: Jet, factor: Any) -> Jet:  # noqa: ANN401
-    """The jet times something of the shape of its rows, or that broadcasts to it."""
+    """Return the jet times a factor that broadcasts to the shape of its rows."""
     return Jet(jet.parts * factor)
 
 
 def _only(jet_of: JetOf, own: Tensor, *others: object) -> Jet:
-    """The jet of an argument, which must be the only one with a jet."""
+    """Return the jet of an argument, which must be the only argument with a jet."""
     jet = jet_of(own)
     if jet is None or any(jet_of(other) is not None for other in others):
         raise NoRuleError
@@ -124,9 +129,9 @@ _CONVOLUTIONS = (
     F.conv_transpose3d,
 )
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-# Up to so many channels of the result the CPU is faster sample by sample: torch leaves one sample
-# to a matrix product, and several to oneDNN, which took 21 ms for 3.5 where 32 channels of 32^3
-# voxels become one of 64^3.
+# For results of at most this many channels the CPU is faster sample by sample: torch computes one
+# sample by a matrix product and several by oneDNN, which took 21 ms instead of 3.5 ms where 32
+# channels of 32^3 voxels become one channel of 64^3.
 _FEW_CHANNELS = 2
 
 
@@ -145,6 +150,7 @@ def _linear(
     jet = _only(jet_of, input, weight, bias)
 
     def moved(x: Tensor) -> Tensor:
+        # Without the bias, a constant, whose derivatives are zero.
         result: Tensor = function(x, weight, None, *args, **kwargs)
         return result
 
@@ -203,6 +209,7 @@ def _pad(
 ) -> Jet:
     if len(result) != rows.n:
         raise NoRuleError
+    # Padded with 0 and not with ``value``: the derivative of a constant border is zero.
     return _each(_only(jet_of, input), lambda x: F.pad(x, pad, mode=mode))
 
 
@@ -247,7 +254,7 @@ def _reshaped(
     *args: Any,  # noqa: ANN401
     **kwargs: Any,  # noqa: ANN401
 ) -> Jet:
-    """All keep the order of the numbers: rows stay rows where their number does."""
+    """Reshapes keep the order of the numbers, so rows stay rows if their number does not change."""
     if any(isinstance(a, torch.dtype) for a in args) or not result.ndim or len(result) != rows.n:
         raise NoRuleError
     shape = result.shape[1:]
@@ -265,6 +272,7 @@ def _permuted(
 ) -> Jet:
     flat = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
     positive = [d % input.ndim for d in flat]
+    # Samples must stay in the first dimension, since a jet has only some of them.
     first_stays = positive[0] == 0 if len(positive) == input.ndim else 0 not in positive
     if function in (Tensor.transpose, torch.transpose):
         first_stays = 0 not in positive
@@ -366,10 +374,11 @@ def _multiplied(
     one, two = _aligned(jet_of, input, result), _aligned(jet_of, other, result)
     left, right = rows.beside(input, result), rows.beside(other, result)
     if function in _MATRIX_PRODUCTS and result.ndim == 2:
-        if two is not None:  # it would mix the samples
+        if two is not None:  # the product would mix samples
             raise NoRuleError
         right = other
     if one is not None and two is not None:
+        # (ab)' = a'b + ab' and (ab)'' = a''b + 2a'b' + ab''.
         first = function(one.first, right) + function(left, two.first)
         second = 2 * function(one.first, two.first)
         if one.second is not None:
@@ -399,7 +408,7 @@ def _divided(
 
 
 def _aligned(jet_of: JetOf, value: Any, result: Tensor) -> Jet | None:  # noqa: ANN401
-    """The jet of an operand, whose first dimension must be that of the result."""
+    """Return the jet of an operand, whose first dimension must be that of the result."""
     jet = jet_of(value)
     if jet is not None and value.ndim != result.ndim:
         raise NoRuleError
@@ -407,19 +416,19 @@ def _aligned(jet_of: JetOf, value: Any, result: Tensor) -> Jet | None:  # noqa: 
 
 
 Slopes = Callable[..., tuple[Tensor, Tensor | None]]
-"""Takes rows of tensors, returns slope and second derivative of a function, ``None`` for zero."""
+"""Takes rows of tensors; returns slope and second derivative of a function, ``None`` for zero."""
 
 
 def _bent(rows: Rows, jet: Jet, slopes: Slopes, value: Tensor, *others: Tensor) -> Jet:
-    """The jet behind an elementwise function.
+    """Return the jet after an elementwise function: ``(f' x', f' x'' + f'' x'^2)``.
 
     Args:
         rows: The samples.
         jet: The jet in front of it.
         slopes: Takes the rows of the value and the other tensors.
-        value: Argument or result of the function, whichever the plain pass keeps as well: it is
-            kept for the backward pass, and must not be changed in place.
-        others: What the slopes depend on beside it.
+        value: Argument or result of the function, whichever the plain pass keeps anyway. It is
+            kept for the backward pass and must not be changed in place.
+        others: Other tensors that the slopes depend on.
     """
 
     def moved(parts: Tensor, value: Tensor, *others: Tensor) -> Tensor:
@@ -460,7 +469,7 @@ def _leaky_relu(
     negative_slope: float = 0.01,
     inplace: bool = False,
 ) -> Jet:
-    if negative_slope < 0:
+    if negative_slope < 0:  # then the sign of the result does not tell the sign of the input
         raise NoRuleError
 
     def slopes(x: Tensor) -> tuple[Tensor, None]:
@@ -547,6 +556,8 @@ def _gelu(
         raise NoRuleError
 
     def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        # gelu(x) = x P(x) with P the normal distribution function and p its density:
+        # slope P + x p, second derivative p (2 - x^2).
         density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
         return torch.special.ndtr(x) + x * density, density * (2 - x.square())
 
@@ -564,6 +575,7 @@ def _softplus(
     threshold: float = 20,
 ) -> Jet:
     def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+        # Above the threshold torch returns x itself, and so do the slopes.
         linear = x.detach() * beta > threshold
         s = (beta * x).sigmoid()
         slope = torch.where(linear, torch.ones_like(s), s)
@@ -673,6 +685,7 @@ def _batch_norm(
 ) -> Jet:
     jet = _only(jet_of, input, weight, bias)
     if not training and running_var is not None:
+        # With running statistics the layer is linear: both parts are only scaled.
         scale = (running_var + eps).rsqrt()
         weights = (scale, *_given(weight))
         return Jet(_scaled(jet.parts, *weights, behind=input.ndim - 2))
@@ -692,7 +705,7 @@ def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _scaled(parts: Tensor, *weights: Tensor, behind: int) -> Tensor:
-    """A jet times weights of the channels, with so many dimensions behind them."""
+    """Return a jet times weights of the channels, which ``behind`` dimensions follow."""
     for weight in weights:
         factor = weight.reshape(*weight.shape, *[1] * behind)
         parts = parts * factor
@@ -716,6 +729,8 @@ def _softmax(
     def moved(parts: Tensor, result: Tensor) -> Tensor:
         y = rows.of(result)
 
+        # y' = y (x' - <y, x'>). The logarithm of y has the second derivative x'' minus a constant
+        # that makes the sum of y'' zero, hence the second centering.
         def centered(x: Tensor) -> Tensor:
             return x - (y * x).sum(dim, keepdim=True)
 
@@ -739,6 +754,7 @@ def _max_pool(
     jet = _only(jet_of, input)
     if input.ndim < 3 or len(result) != rows.n:  # channels and positions of one sample
         raise NoRuleError
+    # Piecewise linear: both parts are taken from where the largest value is.
     _, largest = function(rows.of(input.detach()), *args, **{**kwargs, "return_indices": True})
     flat = largest.flatten(2).expand(len(jet.parts), -1, -1, -1)
     moved = jet.parts.flatten(3).gather(3, flat)

@@ -22,7 +22,7 @@ def batches_of(data: object) -> list[Batch]:
         data: ``(inputs, targets)``, or an iterable of such pairs.
 
     Raises:
-        FlatnessError: If there is none, or one is no pair or has no samples.
+        FlatnessError: If there is none, or one is not a pair or has no samples.
 
     Example:
         >>> import torch
@@ -49,12 +49,12 @@ def batches_of(data: object) -> list[Batch]:
             )
         batches.append((batch[0], batch[1]))
     if not batches:
-        raise FlatnessError("the data hold no batch: give at least one.")
+        raise FlatnessError("the data contain no batch: give at least one.")
     for number, (inputs, _) in enumerate(batches):
         if samples_of(inputs) == 0:
             raise FlatnessError(
-                f"batch {number} of the data holds no samples: the first dimension of its inputs "
-                "must count them."
+                f"batch {number} of the data contains no samples: the first dimension of its "
+                "inputs must be the samples."
             )
     return batches
 

@@ -63,7 +63,7 @@ def extreme_pairs(
 
     It ends when each residual is at most ``tolerance * |value|`` or nothing but rounding, when the
     space is exhausted, or before ``max_products`` would be exceeded. A residual says how close to
-    the value an eigenvalue lies. It does not prove that none lies further out, but a random block
+    the value an eigenvalue lies. It does not prove that none is further out, but a random block
     has a part along each eigenvector, which grows with each product.
 
     Args:

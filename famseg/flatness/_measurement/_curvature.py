@@ -86,7 +86,7 @@ class LayerCurvature:
     parameters, their ``.grad``, buffers, training flags and global random state. The curvature is
     that at the present weights; once they have changed it refuses to be used.
 
-    Cost: a vector takes a Hessian-vector product, about two plain steps of the network behind the
+    Cost: a vector takes a Hessian-vector product, about two plain steps of the network after the
     layer. One batch is run once, and its graph is kept as long as this object lives. Several
     batches are run anew for each stack of vectors, one in memory at a time: multiply stacks.
 
@@ -103,7 +103,7 @@ class LayerCurvature:
 
     Raises:
         LayerNotFoundError: If there is no such layer.
-        FlatnessError: If an argument is wrong, or the layer, the loss or an operation behind the
+        FlatnessError: If an argument is wrong, or the layer, the loss or an operation after the
             layer cannot be differentiated.
 
     Example:
@@ -234,7 +234,7 @@ class LayerCurvature:
             return exact(self._finite, size, self._weight, together=together)
         if products < LEAST[method]:
             raise FlatnessError(
-                f"trace by {method!r} needs products of at least {LEAST[method]} for a standard "
+                f"trace by {method!r} needs at least {LEAST[method]} products for a standard "
                 f"error, got {products}."
             )
         numbers = signs if PROBES[method] == "rademacher" else normals
@@ -294,7 +294,7 @@ class LayerCurvature:
             warnings.warn(
                 f"layer {self._products.name!r}: {missing} of {k} eigenvalues did not converge in "
                 f"{pairs.products} products (residual up to {worst:.1g} of the value). Raise "
-                "max_products, or ask for a looser tolerance.",
+                "max_products or tolerance.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -345,7 +345,9 @@ class LayerCurvature:
         for name, value in (("probes", probes), ("steps", steps), ("points", points)):
             check_count(name, value)
         if probes < 2:
-            raise FlatnessError("probes must be at least 2: one has no spread to tell an error.")
+            raise FlatnessError(
+                "probes must be at least 2: a single probe gives no standard error."
+            )
         if width is not None and not (math.isfinite(width) and width > 0):
             raise FlatnessError(f"width must be a finite number above 0, got {width!r}.")
         return spectral_density(
@@ -363,7 +365,7 @@ class LayerCurvature:
         if not image.isfinite().all():
             raise FlatnessError(
                 f"the second derivatives of layer {self._products.name!r} are not finite. Measure "
-                "in float64, and look at the loss: did the training diverge?"
+                "in float64, and check the loss: did the training diverge?"
             )
         return image
 
@@ -377,8 +379,8 @@ class LayerCurvature:
         given = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         if shape not in (given, given[1:]):
             raise FlatnessError(
-                f"vectors must have the weight's shape {shape}, or be a stack of such, got "
-                f"{given}. For flat ones use curvature @ v."
+                f"vectors must have the weight's shape {shape}, or be a stack of such vectors, got "
+                f"{given}. For flat vectors use curvature @ v."
             )
         if (vectors.dtype, vectors.device) != (weight.dtype, weight.device):
             raise FlatnessError(

@@ -141,7 +141,7 @@ def _tridiagonal(product: Product, starts: Tensor, steps: int) -> Tensor:
             along = basis[:, : step + 1] @ rest[:, :, None]
             rest = rest - (along.mT @ basis[:, : step + 1])[:, 0]
         length = rest.norm(dim=1)
-        # A space that is exhausted goes on with zeros: nodes at 0 that have no weight.
+        # A space that is exhausted continues with zeros: nodes at 0 that have no weight.
         length = torch.where(length > 10 * torch.finfo(length.dtype).eps * scale, length, 0.0)
         following = torch.where(length[:, None] > 0, rest / length[:, None], 0.0)
         if step + 1 < steps:

@@ -54,7 +54,7 @@ class FlatnessHistory:
     the losses with the gap between them. It measures nothing by itself: choose how often to.
 
     Args:
-        records: What `records` returned, to go on with after a training was interrupted.
+        records: What `records` returned, to continue after an interrupted training.
 
     Attributes:
         points: The numbers, in the order in which they came.
@@ -89,7 +89,7 @@ class FlatnessHistory:
         """Add what was found at a step. A step may be added to several times.
 
         Args:
-            step: The step or epoch; what stands on the horizontal axis.
+            step: The step or epoch, the horizontal axis of plots.
             *measured: Reports, of which each layer's kappa is taken; measurements; robustness.
             layer: Name of the layer that measurements and robustness are of, which do not know it.
             training_loss: Mean loss on the training data.
@@ -166,8 +166,8 @@ def _points(step: float, measured: object, layer: str) -> list[HistoryPoint]:
             found.append(HistoryPoint(step, "predicted_robustness", layer, predicted, delta=delta))
         return found
     raise FlatnessError(
-        f"a {type(measured).__name__} cannot be added: give what report, FAM.measure or "
-        "feature_robustness return."
+        f"a {type(measured).__name__} cannot be added. Give the result of report, "
+        "FAM.measure or feature_robustness."
     )
 
 

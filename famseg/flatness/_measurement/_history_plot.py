@@ -50,7 +50,7 @@ def picture(points: Sequence[HistoryPoint], kind: Kind = "png") -> bytes:
         if (chosen := [point for point in finite if point.quantity in quantities])
     ]
     if not panels:
-        raise FlatnessError("the history holds nothing that could be drawn: add to it first.")
+        raise FlatnessError("the history contains nothing to draw. Add a measurement first.")
     try:
         with styled():
             return encode(_drawn(panels), kind)

@@ -82,8 +82,8 @@ class LayerProducts:
     def _hessian(self, vectors: Tensor) -> Tensor:
         if self._versions() != self._made_at:
             raise FlatnessError(
-                "the weights of the model have changed since its LayerCurvature was made, which is "
-                "that of the weights it had then. Make a new one."
+                "the weights of the model have changed since this LayerCurvature was created. "
+                "Create a new one."
             )
         with self._undisturbed():
             vectors = differentiable_in(vectors)
@@ -102,7 +102,7 @@ class LayerProducts:
 
     def _check(self) -> None:
         """Refuse a layer that is more than its weight, and what cannot be differentiated."""
-        frozen = not self.weight.requires_grad  # another use of it shows in the graph alone
+        frozen = not self.weight.requires_grad  # another use of it shows only in the graph
         self.weight.requires_grad_(True)
         try:
             checked(self._task, *self._batches[0])

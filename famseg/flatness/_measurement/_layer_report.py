@@ -104,7 +104,7 @@ def plain_passes(work: Work, layers: Mapping[str, Layer]) -> tuple[float, dict[s
             value = task.plain(*batch).item()
         if not math.isfinite(value):
             raise LossError(
-                f"the loss of batch {number} is {value}: there is no flatness to measure. Did the "
+                f"the loss of batch {number} is {value}: flatness cannot be measured. Did the "
                 "training diverge?"
             )
         losses.append(value)
@@ -273,7 +273,7 @@ class _Layer:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory on the device: give smaller batches"
+        return "out of memory on the device: use smaller batches"
     return str(error)
 
 

@@ -44,7 +44,10 @@ class RelativeNoise:
 
         plain, site = run(leave)
         if not math.isfinite(plain):
-            raise LossError(f"the loss is {plain} without any perturbation: nothing to compare to.")
+            raise LossError(
+                f"the loss is {plain} without any perturbation, so there is nothing "
+                "to compare with."
+            )
         if not self._kernels:
             self._kernels = [self._draw(site.operator, number) for number in range(self._draws)]
         rises = [

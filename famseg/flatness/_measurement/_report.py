@@ -32,6 +32,7 @@ from famseg.flatness._tracing._state import evaluating, untouched
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
+# Many arguments: the choices of a measurement, all optional and by keyword.
 def report(
     model: nn.Module,
     data: Data,
@@ -54,7 +55,7 @@ def report(
     are afterwards what they were, exceptions and interrupts included.
 
     Several batches give the value of the mean loss over all samples: the mean weighted by their
-    sizes, the largest eigenvalue that of the mean Hessian. ``max_eigenvalue`` alone is the mean of
+    sizes, the largest eigenvalue that of the mean Hessian. Only ``max_eigenvalue`` is the mean of
     the batches' values, at or above that of the mean loss. The standard error is taken over samples
     where these have values of their own, else over batches, else, for that very batch, over probes.
 
@@ -87,8 +88,8 @@ def report(
 
     Raises:
         LayerNotFoundError: If no layer has a given name; near names are listed.
-        LayerError: If a named module is no linear or convolution layer, or the model has none.
-        LossError: If the loss is no scalar, or not finite.
+        LayerError: If a named module is not a linear or convolution layer, or the model has none.
+        LossError: If the loss is not a scalar, or not finite.
         FlatnessError: If another argument or the data are wrong.
 
     Example:
@@ -153,7 +154,7 @@ def _measured(
 
 
 def _chosen(model: nn.Module, wanted: Sequence[str] | None) -> dict[str, Layer]:
-    """Return the layers that names or patterns stand for."""
+    """Return the layers that names or patterns match."""
     if isinstance(wanted, str):
         wanted = [wanted]
     layers = layers_of(model)
@@ -169,5 +170,7 @@ def _chosen(model: nn.Module, wanted: Sequence[str] | None) -> dict[str, Layer]:
             find_layer(model, each)  # says what is wrong with it
         names |= matches
     if not names:
-        raise LayerError("layers is empty: name a layer, or leave it out for all of them.")
+        raise LayerError(
+            "layers is empty. Name a layer, or omit the argument to measure all of them."
+        )
     return {name: layer for name, layer in layers.items() if name in names}

@@ -20,8 +20,8 @@ def rescaled_layer(model: nn.Module, layer: str, factor: float) -> Iterator[None
 
     .. math:: (cW)(\phi / c) = W\phi
 
-    so any network computes the same, whatever lies around the layer. Where the layer before is
-    followed by a positively homogeneous activation (ReLU), dividing its weight and bias by the
+    so any network computes the same function, whatever surrounds the layer. Where the layer before
+    is followed by a positively homogeneous activation (ReLU), dividing its weight and bias by the
     factor does the same (see `rescaled`). :math:`H` becomes :math:`H / c^2`: relative flatness
     (Petzka et al., NeurIPS 2021) and the simplified measure stay, the plain trace and
     the largest eigenvalue change by :math:`1 / c^2`.
@@ -35,7 +35,7 @@ def rescaled_layer(model: nn.Module, layer: str, factor: float) -> Iterator[None
         factor: A finite number above 0.
 
     Raises:
-        FlatnessError: If there is no such layer, or the factor is no such number.
+        FlatnessError: If there is no such layer, or the factor is not such a number.
 
     Example:
         >>> import torch
@@ -85,7 +85,8 @@ def rescaled(model: nn.Module, first: str, second: str, factor: float) -> Iterat
         factor: A finite number above 0.
 
     Raises:
-        FlatnessError: If there is no such layer, the two are one, or the factor is no such number.
+        FlatnessError: If there is no such layer, the two are the same, or the factor is not such a
+            number.
 
     Example:
         >>> import torch
@@ -99,13 +100,15 @@ def rescaled(model: nn.Module, first: str, second: str, factor: float) -> Iterat
     check_factor(factor)
     one, other = find_layer(model, first), find_layer(model, second)
     if one is other:
-        raise FlatnessError(f"first and second are both layer {first!r}. Name two layers.")
+        raise FlatnessError(
+            f"first and second are both layer {first!r}. Name two different layers."
+        )
     with _scaled(one, ("weight", "bias"), factor), _scaled(other, ("weight",), 1 / factor):
         yield
 
 
 def check_factor(factor: float) -> None:
-    """Refuse a factor that is no finite number above 0."""
+    """Reject a factor that is not a finite number above 0."""
     if not (math.isfinite(factor) and factor > 0):
         raise FlatnessError(
             f"the factor of a rescaling must be a finite number above 0, got {factor!r}."

@@ -81,6 +81,7 @@ class FeatureRobustness:
         return f"{said}; relative flatness predicts {self.predicted:.4g}"
 
 
+# Many arguments: the choices of a measurement, all optional and by keyword.
 def feature_robustness(
     model: nn.Module,
     layer: str,
@@ -111,7 +112,7 @@ def feature_robustness(
 
     .. math:: E_A\, E_F(A) = \frac{\delta^2}{2m}\, \kappa + O(\delta^4)
 
-    with the relative flatness :math:`\kappa`, which stands beside the result as its prediction.
+    with the relative flatness :math:`\kappa`, which the result also contains, as its prediction.
     ``"orthogonal"`` is :math:`\delta` times a uniformly (Haar) distributed orthogonal matrix:
     spectral norm :math:`\delta`, every feature vector moves by exactly :math:`\delta` of its
     length. ``"gaussian"`` has independent normal entries of variance :math:`\delta^2 / m`: the
@@ -208,7 +209,7 @@ def _result(
 ) -> FeatureRobustness:
     n = sums.samples
     if not n:
-        raise FlatnessError("data holds no batch. If it is an iterator, it may be used up.")
+        raise FlatnessError("data contains no batch. If it is an iterator, it may be exhausted.")
     rises = torch.tensor(sums.rises, dtype=torch.float64) / n
     draws, mean = len(rises), rises.mean().item()
     error = rises.std().item() / math.sqrt(draws)
@@ -245,10 +246,10 @@ def _check(delta: float, draws: int, kind: str, confidence: float, probes: int) 
     if not (math.isfinite(delta) and delta > 0):
         raise FlatnessError(f"delta must be a finite number above 0, got {delta!r}.")
     if not 0 < confidence < 1:
-        raise FlatnessError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+        raise FlatnessError(f"confidence must be between 0 and 1, got {confidence!r}.")
     check_choice("kind", kind, get_args(Kind))
     check_count("draws", draws)
     if draws < 2:
-        raise FlatnessError("draws must be at least 2: one draw has no spread to tell an error.")
+        raise FlatnessError("draws must be at least 2: a single draw gives no standard error.")
     if probes != 0:
         check_count("probes", probes)

@@ -2,7 +2,7 @@ r"""Estimators of the trace of a symmetric matrix that is known by its products 
 
 All of them are linear algebra: they know nothing of networks. Vectors are rows, so that a product
 takes and gives shape ``(k, N)``. Probes have :math:`E\, \omega\omega^\top = I`: signs (Rademacher)
-where that alone is needed, since they have the least variance, and normal ones where their
+where only that is needed, since they have the least variance, and normal ones where their
 direction has to be uniform on the sphere.
 """
 
@@ -60,6 +60,12 @@ def exact(product: Product, size: int, like: Tensor, *, together: int) -> TraceE
         size: ``N``.
         like: A tensor of its type, on its device.
         together: How many vectors to hold at a time.
+
+    Example:
+        >>> import torch
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> exact(lambda v: v @ matrix, 2, matrix, together=1).value
+        5.0
     """
     total = 0.0
     for begin in range(0, size, together):
@@ -79,12 +85,19 @@ def hutchinson(product: Product, probes: Probes, products: int) -> TraceEstimate
     \omega\omega^\top) = \operatorname{tr} A` (Hutchinson, *A stochastic estimator of the trace of
     the influence matrix for Laplacian smoothing splines*, 1990). With signs the variance is
     :math:`\tfrac2k (\lVert A\rVert_F^2 - \sum_i A_{ii}^2)`: the error falls like
-    :math:`k^{-1/2}` whatever the spectrum. Costs ``k`` products; holds ``k`` vectors.
+    :math:`k^{-1/2}` for every spectrum. Costs ``k`` products and the memory of ``k`` vectors.
 
     Args:
         product: The matrix.
         probes: Draws the vectors.
         products: ``k``, at least 2.
+
+    Example:
+        >>> import torch
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> both = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # the forms are 7 and 3
+        >>> hutchinson(lambda v: v @ matrix, lambda k: both[:k], 2).value
+        5.0
     """
     omega = probes(products)
     forms = (omega * product(omega)).sum(1)
@@ -144,8 +157,8 @@ def xtrace(product: Product, probes: Probes, products: int) -> TraceEstimate:
 
     The standard error is :math:`\sqrt{2/k}` times the standard deviation of the terms. The authors
     take the terms as independent, which gives :math:`\sqrt{1/k}`. But what the probes ``i`` and
-    ``j`` make of each other stands in :math:`t_i` and in :math:`t_j`, which takes up to half of the
-    averaging away; measured, theirs is too small by factors of 1 to 1.6.
+    ``j`` make of each other is part of :math:`t_i` and of :math:`t_j`, which takes up to half of
+    the averaging away; measured, theirs is too small by factors of 1 to 1.6.
 
     Costs ``2 k`` products, :math:`A\Omega` and :math:`AQ`, since :math:`Q_{(i)} Q_{(i)}^\top` is
     :math:`Q (I - s_i s_i^\top) Q^\top` with :math:`s_i` the normalized column ``i`` of

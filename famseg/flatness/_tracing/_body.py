@@ -1,6 +1,6 @@
 """What ran before the penalized layers: noted in one pass, given back in the next.
 
-The network behind the layers is run again on a part of a batch by calling the model again. What had
+The network after the layers is run again on a part of a batch by calling the model again. What had
 finished before the first of the layers began is not computed a second time: its modules return
 what they returned, the part's rows of it, with the graph of the first pass. So nothing in front of
 the layers is paid twice, and every parameter that reaches the loss around the layers, by a skip
@@ -164,7 +164,7 @@ def kept(
         nonlocal inside
         inside -= 1
         if not left[module]:
-            return  # a later call, behind the layers
+            return  # a later call, after the layers
         one = left[module].pop(0)
         if one.changed:
             output = mapped(output, lambda _, tensor: tensor.clone(), "")

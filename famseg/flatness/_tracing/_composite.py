@@ -154,9 +154,9 @@ class _Composites(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _GRADIENTS and self._active() and self._is_penalty(func, args, kwargs):
             raise UnsupportedTailError(
-                "a gradient is taken behind the penalized layer, by the loss or by the model (a "
-                "gradient penalty): the layer's weight acts on the loss a second time there, which "
-                "its flatness does not count. Leave one of the two penalties out."
+                "a gradient is computed after the penalized layer, by the loss or by the model (a "
+                "gradient penalty). There the layer's weight influences the loss a second time, "
+                "which its flatness does not include. Remove one of the two penalties."
             )
         replaced, context = _REPLACED.get(func), _CONTEXTS.get(func)
         if (replaced is None and context is None) or not self._asks():

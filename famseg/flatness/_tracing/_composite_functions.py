@@ -1,8 +1,11 @@
-"""Functions of torch made of operations whose derivatives of all orders are right.
+"""Replacements for functions of torch, made of operations with correct derivatives of all orders.
 
-Each takes the arguments of the function that it stands for, by the same names, and returns the same
-to rounding, in the same dtype; or ``None`` where the native function is right, or is to refuse
-the arguments by its own message.
+Torch's fused normalization layers save their statistics as constants of the second backward pass,
+so their third derivatives are wrong without any error, and the gradient of a penalty by second
+derivatives needs the third. Each function here takes the arguments of the function that it replaces
+under the same names and returns the same values up to rounding, in the same dtype. It returns
+``None`` where the native function is correct, or where the native function should reject the
+arguments with its own message.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     if input.numel() == input.shape[1:2].numel():
-        return None  # one value a channel: F.batch_norm refuses it
+        return None  # one value per channel: F.batch_norm rejects it
     cudnn = torch.backends.cudnn.enabled
     return torch_batch_norm(
         input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn
@@ -67,6 +70,8 @@ def native_batch_norm(
     if not _pair(input.shape[1:2], running_mean, running_var):
         return None
     if running_mean is not None:
+        # The native function updates the running statistics, by its own rules for momentum and
+        # unbiased variance; its result is not used.
         with torch.no_grad():
             torch.native_batch_norm(
                 input.detach(), None, None, running_mean, running_var, True, momentum, eps
@@ -88,7 +93,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     if use_input_stats and input.shape[2:].numel() == 1:
-        return None  # one value a channel and sample: F.instance_norm refuses it
+        return None  # one value per channel and sample: F.instance_norm rejects it
     cudnn = torch.backends.cudnn.enabled
     return torch_instance_norm(
         input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn
@@ -112,7 +117,7 @@ def torch_instance_norm(
     if not _pair(channels, running_mean, running_var):
         return None
     if running_mean is not None:
-        with torch.no_grad():
+        with torch.no_grad():  # updates the running statistics, as in batch norm above
             values, cudnn = input.detach(), cudnn_enabled
             torch.instance_norm(
                 values, None, None, running_mean, running_var, True, momentum, eps, cudnn
@@ -155,7 +160,8 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor | None:
-    # Right on the processor; fused on accelerators, with statistics saved as layer norm has them.
+    # Torch is correct on the CPU. On accelerators it fuses the function and saves statistics as
+    # layer norm does.
     shape = _last(input, normalized_shape)
     if shape is None or not _fits(input, len(shape), shape, weight, None):
         return None
@@ -176,7 +182,10 @@ def _normalised(
     shape: _Sizes,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values less their mean over some dimensions and over their deviation; mean; 1 / deviation."""
+    """Return standardized values, their mean and the reciprocal of their standard deviation.
+
+    Mean and variance stay in the graph, which is the whole difference from the fused function.
+    """
     with _as_given(values):
         values = _widened(values)
         mean = values.mean(list(dimensions), keepdim=True)
@@ -191,7 +200,7 @@ def _normalised(
 
 
 def _widened(values: Tensor) -> Tensor:
-    """Torch accumulates half precision in float32."""
+    """Return half precision as float32, in which torch accumulates it."""
     return values.float() if _is_half(values.dtype) else values
 
 
@@ -200,9 +209,11 @@ def _is_half(dtype: torch.dtype) -> bool:
 
 
 def _cast(result: Tensor, func: Callable[..., Any], input: Tensor) -> Tensor:
-    """Give a result the dtype that torch's function would have given it."""
+    """Return a result in the dtype in which torch's function would have returned it."""
     dtype = input.dtype
-    if _autocasts(input):  # what it widens depends on the device: asked with one number
+    # Which functions autocast widens depends on the device and the version of torch: it is asked
+    # with one number.
+    if _autocasts(input):
         dtype = func(torch.zeros(1, dtype=dtype, device=input.device), (1,)).dtype
     return result.to(dtype)
 
@@ -227,7 +238,7 @@ def _fits(
     shape: _Sizes,
     *parameters: Tensor | None,
 ) -> bool:
-    """Whether torch would take these; what it would not take is left to it and its message."""
+    """Tell whether torch accepts these arguments; others are left to torch and its message."""
     return (
         isinstance(input, Tensor)
         and input.is_floating_point()
@@ -251,7 +262,7 @@ def _pair(channels: _Sizes, mean: Tensor | None, var: Tensor | None) -> bool:
 
 
 def _last(input: Tensor, normalized_shape: _Sizes) -> tuple[int, ...] | None:
-    """The normalized shape, if it is that of the last dimensions."""
+    """Return the normalized shape if the last dimensions have it, else ``None``."""
     if isinstance(normalized_shape, int):
         normalized_shape = (normalized_shape,)
     shape = tuple(normalized_shape)
@@ -259,7 +270,7 @@ def _last(input: Tensor, normalized_shape: _Sizes) -> tuple[int, ...] | None:
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor | None:
-    """Stand for a function without second derivative."""
+    """Replace a function whose backward pass torch cannot differentiate."""
     if not input.is_floating_point():
         return None
     result = torch.nn.functional.relu6(input + 3) / 6
@@ -267,7 +278,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor | None:
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """Stand for a function that takes its saved norms for constants in the second derivative."""
+    """Replace a function whose second derivative treats the saved norms as constants."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
@@ -277,10 +288,11 @@ def cdist(
     p: float = 2.0,
     compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary",
 ) -> Tensor | None:
-    """Stand for Euclidean distances of few points, which have no third derivative in torch."""
+    """Replace Euclidean distances of few points, which have no third derivative in torch."""
     if min(x1.ndim, x2.ndim) < 2 or x1.shape[-1] != x2.shape[-1]:
         return None
-    few = max(x1.shape[-2], x2.shape[-2]) <= 25  # with more torch multiplies matrices, and is right
+    # Above 25 points torch computes distances by a matrix product, whose derivatives are correct.
+    few = max(x1.shape[-2], x2.shape[-2]) <= 25
     by_product = compute_mode == "use_mm_for_euclid_dist"
     if p != 2 or by_product or not (few or compute_mode == "donot_use_mm_for_euclid_dist"):
         return None
@@ -288,7 +300,7 @@ def cdist(
 
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor | None:
-    """Stand for Euclidean distances within one set of points."""
+    """Replace Euclidean distances within one set of points."""
     if p != 2 or input.ndim != 2:
         return None
     first, second = torch.triu_indices(len(input), len(input), 1, device=input.device)
@@ -297,6 +309,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor | None:
 
 def _length(vectors: Tensor) -> Tensor:
     squared = vectors.square().sum(-1)
-    # Derivatives of all orders are 0 at the kink, as torch has the first.
+    # The root has a kink at 0. Masked twice, all its derivatives are 0 there instead of NaN, in
+    # line with the first derivative in torch.
     at_zero = squared == 0
     return squared.masked_fill(at_zero, 1).sqrt().masked_fill(at_zero, 0)

@@ -63,7 +63,7 @@ def pullback(
             raise
         raise UnsupportedTailError(
             "an operation after the penalized layer cannot be differentiated twice in torch "
-            f"({str(error).splitlines()[0]}). Replace it, penalize a layer behind it, use "
-            'estimator="noise", which needs none, or, for an operation that is compiled, run it '
+            f"({str(error).splitlines()[0]}). Replace it, penalize a layer after it, use "
+            'estimator="noise", which needs no second derivatives, or run a compiled operation '
             'under torch.compiler.set_stance("force_eager").'
         ) from error

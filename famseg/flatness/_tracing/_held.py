@@ -21,7 +21,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Where objects lead out of the model into all of a program (a trainer, a data set).
 _MOST = 20_000
 _LONG = 256  # items of a container: more are data or a history, of which only the length is kept
-_LARGEST = 2**20  # numbers in a tensor that is no buffer: more are data, not state
+_LARGEST = 2**20  # numbers in a tensor that is not a buffer: a larger one is data, not state
 
 
 class Held:

@@ -25,7 +25,7 @@ COMPILED = "_orig_mod."
 
 
 def find_layer(model: nn.Module, name: str) -> Layer:
-    """Return the linear or convolution layer that a dotted name stands for.
+    """Return the linear or convolution layer of a dotted name.
 
     Args:
         model: The network, compiled or not.
@@ -39,7 +39,7 @@ def find_layer(model: nn.Module, name: str) -> Layer:
 
     Raises:
         LayerNotFoundError: If there is no such module; the message lists near names.
-        LayerError: If the module is no such layer, or if its weight is shared or computed.
+        LayerError: If the module is not such a layer, or if its weight is shared or computed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
@@ -67,8 +67,8 @@ Linear or convolution: '0'.
         layer = layer._orig_mod
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         raise LayerError(
-            f"layer {name!r} is an embedding: its inputs are indices, so there are no features to "
-            f"be relative to. {_listed_candidates(candidates, len(modules))}"
+            f"layer {name!r} is an embedding: its inputs are indices, so it has no "
+            f"features. {_listed_candidates(candidates, len(modules))}"
         )
     if not _is_layer(layer):
         raise LayerError(
@@ -103,11 +103,13 @@ def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
         )
     weight = layer.weight
     if weight.is_complex():
-        raise LayerError(f"the weight of layer {name!r} is complex: flatness is of real weights.")
+        raise LayerError(
+            f"the weight of layer {name!r} is complex. Flatness is defined for real weights."
+        )
     if weight.dtype.itemsize < 4:
         raise LayerError(
-            f"the weight of layer {name!r} is {weight.dtype}: too coarse for second derivatives. "
-            "Keep the weights in float32 and run under torch.autocast."
+            f"the weight of layer {name!r} is {weight.dtype}, which is too coarse for second "
+            "derivatives. Keep the weights in float32 and run under torch.autocast."
         )
     holders = _holders(model)[id(weight)]
     if len(holders) > 1:

@@ -18,7 +18,7 @@ _END = object()
 
 
 class LayerCache:
-    """The layers that some names stand for, as `find_layer` finds them.
+    """The layers of some names, as `find_layer` finds them.
 
     `find_layer` walks through all modules of a model several times, which on a short step costs as
     much as the step. Here a step only compares what each module holds, by identity, with what it

@@ -1,4 +1,4 @@
-"""The call of a loss function that made a loss, whoever called it."""
+"""The call of a loss function that made a loss, whatever code called it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class _Noted(NamedTuple):
 class LossCalls(TorchFunctionMode):
     """Notes the calls of some loss functions while it is active; each works as without it.
 
-    A head's closed form needs the arguments of the loss function behind a loss. A user may call it
-    in a lambda, in a module of his own, or inside the model: every function of `torch` that is
+    A head's closed form needs the arguments of the function that computed a loss. A user may call
+    it in a lambda, in a module of his own, or inside the model: every function of `torch` that is
     called in this context passes here, at about a microsecond for each.
 
     Example:
@@ -136,6 +136,7 @@ def _does_more(loss: nn.Module) -> bool:
     return "forward" in own or any(own.get(name) for name in hooks) or bool(anywhere)
 
 
+# Many arguments: those of torch's losses, under their names.
 def _call(
     function: Callable[..., Tensor],
     input: Tensor,

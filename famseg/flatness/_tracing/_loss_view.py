@@ -43,7 +43,7 @@ class LossView(NamedTuple):
 
 
 def loss_view(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> LossView | None:
-    """Return how a tensor shows a layer's output; ``None`` if it is no view of it.
+    """Return how a tensor shows a layer's output; ``None`` if it is not a view of it.
 
     Reshaping, permuting and slicing make views, as long as torch copies nothing and each row keeps
     all neurons of its position.

@@ -19,7 +19,7 @@ Layer: TypeAlias = nn.Linear | _ConvNd
 """A layer that has relative flatness: linear, convolution or transposed convolution.
 
 ``Conv1D`` of transformers (GPT-2) is one too, a linear layer by another name with its weight
-transposed. It stands here as an `nn.Linear`: ask `is_linear`, not ``isinstance``.
+transposed. Here it has the type of an `nn.Linear`: use `is_linear`, not ``isinstance``.
 """
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -1,4 +1,4 @@
-"""Whether a part of a batch may stand for all of it: the loss must be the mean of its samples'.
+"""Whether a part of a batch may replace all of it: the loss must be a mean over samples.
 
 Nothing of that is taken on trust. When a plan is made the model runs on parts, which shows what
 holds samples and what does not, and at each penalized step the part's prediction and loss are
@@ -31,9 +31,9 @@ _CLOSE = {torch.float64: 1e-8, torch.float32: 2e-3}
 _COARSE = 0.1  # under autocast: the part runs in single precision
 
 _OTHER_ROWS = (
-    "the model gives a part of the batch another output than the batch (dropout or statistics of "
-    "the batch behind the layer, or an argument that does not hold samples and is as long as the "
-    "batch: name those that do by samples_in=)"
+    "the model's output for a part of the batch differs from its output for the whole batch "
+    "(dropout or batch statistics after the layer, or an argument as long as the batch that does "
+    "not contain samples: name the arguments that do with samples_in=)"
 )
 _NO_MEAN = (
     "the loss of the batch is not the mean of its samples' losses (weights that are normalized "
@@ -45,9 +45,9 @@ class Found(NamedTuple):
     """What can be run again, and how.
 
     Attributes:
-        cut: What holds samples; ``None`` if no part stands for the batch.
+        cut: What holds samples; ``None`` if no part can replace the batch.
         body: Calls that end before the first layer begins.
-        reason: Why no part stands for the batch, in words.
+        reason: Why no part can replace the batch, in words.
     """
 
     cut: Cut | None
@@ -58,7 +58,7 @@ class Found(NamedTuple):
 def find_parts(
     task: Task, inputs: Inputs, targets: object, n: int, held: frozenset[str], *, wanted: bool
 ) -> Found:
-    """Find out by trial what ran before the layers, and whether parts stand for the batch.
+    """Find out by trial what ran before the layers, and whether parts can replace the batch.
 
     Args:
         task: What to run; nothing of it is changed.
@@ -75,9 +75,9 @@ def find_parts(
         recorded = record(task, task.fresh(inputs), task.fresh(targets))
     body = tuple(Finished(call.name, frozenset(), not call.intact) for call in calls)
     if not wanted or n < 2:
-        return Found(None, body, "there is but one sample")
+        return Found(None, body, "there is only one sample")
     if len(recorded.first.features) != n:
-        return Found(None, body, f"layer {recorded.first.name!r} does not see one row a sample")
+        return Found(None, body, f"layer {recorded.first.name!r} does not get one row per sample")
     index = torch.arange(n, device=task.device)
     parts = [index[k :: min(n, PARTS)] for k in range(min(n, PARTS))]
     try:
@@ -97,7 +97,7 @@ def find_parts(
 def stands_for_batch(
     task: Task, recorded: Recorded, prediction: object, part: Tensor, cut: Cut
 ) -> bool | None:
-    """Return whether a part may stand for this very batch, ``None`` where its rows are not those.
+    """Return whether a part may replace this batch, ``None`` where its rows are not those.
 
     A loss may be a mean over the samples of one batch and not of the next: targets that are
     ignored, or class weights, make it a weighted mean, by weights that the samples' own targets
@@ -164,7 +164,7 @@ def _shrunk(whole: object, small: object, n: int, size: int, root: str) -> froze
 
 
 def _without_graph(recorded: Recorded) -> Recorded:
-    """A pass to be run again for its numbers alone; its graph is most of its memory."""
+    """A pass to be run again only for its numbers; its graph is most of its memory."""
     if not recorded.kept:  # told by tensors that would be others
         return recorded
     calls = [
@@ -184,7 +184,7 @@ def _without_graph(recorded: Recorded) -> Recorded:
 def _tried(
     task: Task, recorded: Recorded, parts: Sequence[Tensor], index: Tensor, cut: Cut
 ) -> str | None:
-    """Why parts do not stand for the batch, if they do not."""
+    """Return why parts cannot replace the batch, or ``None`` if they can."""
     losses = []
     try:
         for part in [*parts, index]:
@@ -204,7 +204,7 @@ def _tried(
 
 @torch.no_grad()
 def _same_rows(task: Task, whole: object, small: object, part: Tensor, cut: Cut) -> bool:
-    """Whether the rows of a prediction are what the model gives for these samples alone."""
+    """Return whether the model gives the same rows of a prediction for only these samples."""
     coarse = autocast_on(task.device.type)
     of_whole = _tensors(whole, cut)
     of_small = _tensors(small, cut)

@@ -247,7 +247,7 @@ def record(
 
 
 class Replayed(NamedTuple):
-    """A second run of the network behind the layers.
+    """A second run of the network after the layers.
 
     Attributes:
         run: The pass.
@@ -267,7 +267,7 @@ def replay(
     edit: Edit = add_shift,
     standardize: bool = False,
 ) -> Replayed:
-    """Run the network behind the first layer again, from what was recorded.
+    """Run the network after the first layer again, from what was recorded.
 
     The model is called as before, on all samples or on a part, but the modules that had ended
     before the first layer began give back what they returned, and the layer gets the features that
@@ -317,7 +317,7 @@ def check_rows(sites: Iterable[Site], n: int) -> None:
         if len(site.features) != n:
             raise NotApplicableError(
                 f"layer {site.name!r} sees {len(site.features)} rows for {n} samples, as an expert "
-                "does: there are no values of single samples, nor of a part of the batch. Use "
+                "does, so values of single samples or of a part of the batch do not exist. Use "
                 'estimator="hutchinson" with probe_per="batch".'
             )
 
@@ -373,7 +373,7 @@ def _looked_at(
     """A pass whose graph was looked at, and which holds no more of it than the tail if ``apart``.
 
     What ran before the layers is about half of the memory of a pass, and products with the Hessian
-    of what lies behind them need as much again.
+    of what comes after them need as much again.
     """
     with (
         untouched(task.parts, task.device),
@@ -447,7 +447,7 @@ def check_map(site: Site) -> None:
         tolerance = 1e-3 * site.own.abs().max()
     if error > tolerance:  # False for NaN: that is reported where it can be named
         raise LayerError(
-            f"layer {site.name!r}, a {type(layer).__name__}, computes something else than "
-            "its weight and bias say: its flatness would not be that of its weight. Penalize a "
+            f"layer {site.name!r}, a {type(layer).__name__}, does not compute what its "
+            "weight and bias define, so its flatness would not be that of its weight. Penalize a "
             "plain layer."
         )

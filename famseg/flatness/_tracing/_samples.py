@@ -19,7 +19,7 @@ Layout = tuple[tuple[str, bool], ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """What is cut when a part of a batch stands for all of it.
+    """What is cut when a part of a batch replaces all of it.
 
     Attributes:
         held: Paths of the tensors that hold one row a sample; all others are given as they are.
@@ -33,7 +33,7 @@ class Cut:
         Args:
             value: Arguments of the model or the loss, or what the model returned.
             part: Numbers of the samples; ``None`` for all.
-            root: Where the value stands: ``"inputs"``, ``"targets"`` or ``"prediction"``.
+            root: Where the value is: ``"inputs"``, ``"targets"`` or ``"prediction"``.
         """
         if part is None:
             return value

@@ -1,4 +1,4 @@
-"""Checks on what lies between the penalized layers and the loss."""
+"""Checks of the network between the penalized layers and the loss."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def check_operations(
     """Refuse operations between a leaf and a loss whose third derivatives are wrong in torch.
 
     Native batch, instance and layer normalization have a right second derivative, but the gradient
-    of it is off by 10 % to 400 %, in silence. The autograd graph shows them wherever they come
-    from, functional calls included.
+    of it is wrong by 10 % to 400 % without an error. The autograd graph shows them wherever they
+    come from, functional calls included.
 
     Args:
         loss: The loss.
@@ -78,10 +78,13 @@ def check_operations(
     if not path:
         if any(node.name().startswith(_REENTRANT) for node in _reached(loss.grad_fn, but=None)):
             raise UnsupportedTailError(
-                f"layer {layer!r} seems to run inside a reentrant checkpoint, which hides it. "
+                f"layer {layer!r} seems to run inside a reentrant checkpoint, which hides it from "
+                "the penalty. "
                 "Call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
-        raise LossError(f"the loss does not depend on layer {layer!r}: it has no flatness there.")
+        raise LossError(
+            f"the loss does not depend on layer {layer!r}, so the layer has no flatness."
+        )
     for node in path if derivatives else ():
         name = node.name()
         if name.startswith(_REENTRANT):
@@ -95,10 +98,11 @@ def check_operations(
             continue
         among = f" (among those that ran: {', '.join(norms)})" if norms else ""
         raise UnsupportedTailError(
-            f"{kind} runs after layer {layer!r}{among} in a form that cannot be replaced: its "
-            "third derivatives are wrong in torch, and so would be the penalty's gradient. Use "
+            f"{kind} runs after layer {layer!r}{among} in a form that cannot be replaced. Its "
+            "third derivatives are wrong in torch, so the gradient of the penalty would be wrong. "
+            "Use "
             "nn.GroupNorm: GroupNorm(C, C) is instance norm, GroupNorm(1, C) layer norm over a "
-            "volume; or penalize a layer behind it."
+            "volume; or penalize a layer after it."
         )
 
 
@@ -123,7 +127,7 @@ def check_sole_use(
     around = _reached(loss.grad_fn, but=output) | _reached(features, but=None)
     if any(following is own for node in around for following, _ in node.next_functions):
         raise LayerError(
-            f"the weight of layer {layer!r} also reaches the loss beside the layer's own call (a "
+            f"the weight of layer {layer!r} also reaches the loss outside the layer's own call (a "
             "functional call with it, or a term of the loss): its flatness would have to count "
             "every use. Penalize a layer whose weight is used once."
         )
@@ -143,9 +147,9 @@ def check_slopes(run: Pass) -> None:
     for use, slope in zip(run.uses, slopes, strict=True):
         if any(node.name() == _ONCE for node in _reached(slope.grad_fn, but=None)):
             raise UnsupportedTailError(
-                f"an operation after layer {use.name!r} is marked once_differentiable: its second "
-                "derivative does not exist, and would count as zero. Give its autograd.Function a "
-                "differentiable backward, or penalize a layer behind it."
+                f"an operation after layer {use.name!r} is marked once_differentiable. It has no "
+                "second derivative and would count as zero. Give its autograd.Function a "
+                "differentiable backward, or penalize a layer after it."
             )
 
 

@@ -80,7 +80,7 @@ class Site:
         if self.features._version != self._versions[0]:
             raise LayerError(
                 f"the input of layer {self.name!r} was changed in place after the layer had used "
-                "it: its features are lost. Use the out-of-place form of that operation."
+                "it, so its features are lost. Use the out-of-place form of that operation."
             )
 
 
@@ -99,10 +99,10 @@ class IdleLayersError(LayerError):
     def __init__(self, uncalled: set[str], empty: set[str]) -> None:
         listed = ", ".join(map(repr, sorted(uncalled or empty)))
         super().__init__(
-            f"layer {listed} was not called in the forward pass: penalize one that is (layers "
-            "inside nn.MultiheadAttention are never called)."
+            f"layer {listed} was not called in the forward pass. Penalize a layer that is "
+            "called (layers inside nn.MultiheadAttention never are)."
             if uncalled
-            else f"layer {listed} got an empty batch: flatness is a mean over samples."
+            else f"layer {listed} got an empty batch, but flatness is a mean over samples."
         )
         self.names = uncalled | empty
         self.uncalled = uncalled
@@ -340,8 +340,8 @@ def check_features(features: Tensor, layer: Layer, name: str) -> None:
     needed = dimensions(layer)
     if features.ndim < needed:
         raise LayerError(
-            f"layer {name!r} got an input of shape {tuple(features.shape)}: it needs a batch "
-            "dimension. Feed a batch of one as inputs[None]."
+            f"layer {name!r} got an input of shape {tuple(features.shape)}, but it needs a "
+            "batch dimension. Pass a batch of one as inputs[None]."
         )
     if features.numel() == 0:
         raise LayerError(f"layer {name!r} got an empty input of shape {tuple(features.shape)}.")

@@ -250,7 +250,7 @@ class Scaled(nn.CrossEntropyLoss):
 def test_another_loss_is_refused_with_advice(net, batch, loss):
     fam = FAM(net, layer="4", loss=loss, weight=1, estimator="closed_form")
     with pytest.raises(
-        NotApplicableError, match=r"layer '4': what the loss gets is not .* estimator=\"columns\""
+        NotApplicableError, match=r"layer '4': the loss does not get .* estimator=\"columns\""
     ):
         fam(*batch)
 
@@ -274,7 +274,9 @@ def test_a_loss_without_a_closed_form_has_none(loss):
 
 def test_a_layer_that_is_not_the_last_is_refused(net, batch):
     fam = FAM(net, layer="2", loss=nn.CrossEntropyLoss(), weight=1, estimator="closed_form")
-    with pytest.raises(NotApplicableError, match=r"layer '2': what the loss gets.*Name the last"):
+    with pytest.raises(
+        NotApplicableError, match=r"layer '2': the loss does not get.*Name the last"
+    ):
         fam(*batch)
 
 
@@ -319,7 +321,7 @@ BAD_CALLS = {
     "squared, broadcast": (
         nn.MSELoss(),
         torch.zeros(5),
-        r"targets of the shape of the outputs, \(5, 1\), got \(5,\): .*targets\.unsqueeze\(1\)",
+        r"targets with the shape of the outputs, \(5, 1\), got \(5,\): .*targets\.unsqueeze\(1\)",
     ),
     "squared, no tensor": (nn.MSELoss(), [0.0], r"of the outputs, \(5, 1\), got a list"),
     "logistic, broadcast": (nn.BCEWithLogitsLoss(), torch.zeros(1, 1), r"\(5, 1\), got \(1, 1\)"),

@@ -82,13 +82,13 @@ def test_layers_with_and_without_closed_form(net, batch):
     explained = objective(net, ["2", "4"], loss=loss, probes=9)
     explained(*batch)
     first, second = explained.explain().splitlines()
-    assert first.startswith("layer '2' (5 x 6): columns, exact, and no dearer")
+    assert first.startswith("layer '2' (5 x 6): columns, exact, and as cheap")
     assert second.startswith("layer '4' (3 x 5): closed_form, exact and free")
 
 
 @pytest.mark.parametrize("layer", [[], ["0", "0"]])
 def test_no_layer_or_one_twice_is_refused(net, layer):
-    with pytest.raises(FlatnessError, match="layer must name one or more layers, each once"):
+    with pytest.raises(FlatnessError, match="layer must name one or more different layers"):
         objective(net, layer)
 
 
@@ -130,12 +130,15 @@ def test_as_released_are_the_authors_norms_and_the_first_term(net, batch, quanti
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"antithetic": True}, r"antithetic is for estimator=\"noise\", got 'auto'"),
+        ({"antithetic": True}, r"antithetic=True needs estimator=\"noise\", got 'auto'"),
         (
             {"quantity": "max_eigenvalue", "estimator": "columns"},
-            r"method of its own: leave estimator at \"auto\", got 'columns'",
+            r"has its own method\. Leave estimator at \"auto\", got 'columns'",
         ),
-        ({"quantity": "max_eigenvalue", "as_released": True}, "eigenvalue does not run"),
+        (
+            {"quantity": "max_eigenvalue", "as_released": True},
+            "eigenvalue of the released code does not run",
+        ),
         ({"estimator": "noise", "gradient": "weights_only"}, "trains a noisy network"),
         ({"estimator": "noise", "as_released": True}, "trains a noisy network"),
         ({"gradient": "half"}, "gradient must be one of 'full', 'weights_only', got 'half'"),

@@ -375,8 +375,8 @@ NO_VIEWS = {
 def test_what_is_no_view_of_the_outputs_has_no_closed_form(loss):
     layer, features = nn.Linear(M, D).double(), torch.randn(N, T, M, dtype=torch.float64)
     _, (call, operator, _, output) = seen(layer, features, loss)
-    assert "not the layer's output, reshaped, permuted" in obstacle(call, operator, output)
-    with pytest.raises(NotApplicableError, match="no closed form of the flatness: what the loss"):
+    assert "not get the layer's output (reshaped, permuted" in obstacle(call, operator, output)
+    with pytest.raises(NotApplicableError, match="flatness has no closed form here: the loss"):
         head_flatness(call, operator, features, output, layer.weight)
 
 
@@ -391,7 +391,7 @@ COMPUTED = {
 def test_targets_and_weights_that_depend_on_the_outputs_have_no_closed_form(loss):
     layer, features = nn.Linear(M, D).double(), torch.randn(N, M, dtype=torch.float64)
     _, (call, operator, _, output) = seen(layer, features, loss)
-    with pytest.raises(NotApplicableError, match="targets or weights are computed with a gradient"):
+    with pytest.raises(NotApplicableError, match="targets or weights have a gradient"):
         head_flatness(call, operator, features, output, layer.weight)
 
 
@@ -417,7 +417,7 @@ def test_other_convolutions_have_no_closed_form(layer):
     call = plain_call(nn.MSELoss(), output, output.detach())
     reason = obstacle(call, Operator(layer, features, output), output)
     assert reason == (
-        "an output of the layer takes in several positions, or its neurons are in groups"
+        "an output of the layer combines several positions, or its neurons are in groups"
     )
 
 

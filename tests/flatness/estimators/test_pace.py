@@ -82,7 +82,7 @@ def test_thinning_does_not_kill_a_training_that_the_whole_penalty_lets_live(capl
     assert whole > 0.9
     assert thinned < 0.2  # at chance: what the default did before it watched its strength
     assert default > 0.9
-    assert "times as hard as the loss: from now on it is taken on more" in caplog.text
+    assert "times as large as the loss has: from now on it is computed more often" in caplog.text
     assert fam.period == 1
 
 

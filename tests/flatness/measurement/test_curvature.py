@@ -412,7 +412,7 @@ def test_weights_that_have_changed_are_refused(hidden, batches):
     curvature.trace(products=4)
     hidden.loss(hidden.model(hidden.inputs), hidden.targets).backward()
     torch.optim.SGD(hidden.model.parameters(), 0.1).step()
-    with pytest.raises(FlatnessError, match=r"weights of the model have changed .* Make a new"):
+    with pytest.raises(FlatnessError, match=r"weights of the model have changed .* Create a new"):
         curvature.trace(products=4)
 
 
@@ -420,12 +420,15 @@ OPTIONS = [
     (lambda c: c @ torch.ones(29).double(), r"v of shape \(30,\) or \(30, k\), got \(29,\)\. For"),
     (lambda c: c @ 3, r"\(30, k\), got int"),
     (lambda c: c.matvec(torch.ones(30).double()), r"weight's shape \(5, 6\), .*, got \(30,\)"),
-    (lambda c: c.matvec(3), "or be a stack of such, got int"),
+    (lambda c: c.matvec(3), "or be a stack of such vectors, got int"),
     (lambda c: c.matvec(torch.ones(())), r"got \(\)"),
     (lambda c: c.matvec(torch.ones(1, 2, 5, 6).double()), r"got \(1, 2, 5, 6\)"),
     (lambda c: c.matvec(torch.ones(5, 6)), "float32 on cpu, the weight is torch.float64 on cpu"),
-    (lambda c: c.trace("xtrace", products=3), "'xtrace' needs products of at least 4 .*, got 3"),
-    (lambda c: c.trace("hutchinson", products=1), "at least 2 for a standard error, got 1"),
+    (lambda c: c.trace("xtrace", products=3), "'xtrace' needs at least 4 products .*, got 3"),
+    (
+        lambda c: c.trace("hutchinson", products=1),
+        "at least 2 products for a standard error, got 1",
+    ),
     (lambda c: c.trace("cheap"), "method must be one of 'hutchinson', 'hutch"),
     (lambda c: c.trace(products=2.5), "products must be a whole number of at least 1, got 2.5"),
     (lambda c: c.eigenvalues(31), "k must be at most 30, the number of weights, got 31"),
@@ -433,7 +436,7 @@ OPTIONS = [
     (lambda c: c.eigenvalues(5, max_products=4), "max_products must be at least k = 5, got 4"),
     (lambda c: c.eigenvalues(tolerance=0.0), "tolerance must be above 0, got 0.0"),
     (lambda c: c.eigenvalues(which="top"), "which must be one of 'magnitude', 'largest'"),
-    (lambda c: c.spectral_density(probes=1), "probes must be at least 2: one has no spread"),
+    (lambda c: c.spectral_density(probes=1), "probes must be at least 2: a single probe"),
     (lambda c: c.spectral_density(steps=0), "steps must be a whole number"),
     (lambda c: c.spectral_density(width=0), "width must be a finite number above 0, got 0"),
 ]
@@ -453,7 +456,7 @@ def test_faulty_networks_are_refused(hidden):
         make(model, data, F.cross_entropy, layer="head")
     with pytest.raises(FlatnessError, match=r"quantity must be one of .*, got 'trace'"):
         make(model, data, F.cross_entropy, layer="2", quantity="trace")
-    with pytest.raises(FlatnessError, match="the data hold no batch"):
+    with pytest.raises(FlatnessError, match="the data contain no batch"):
         make(model, [], F.cross_entropy, layer="2")
     with pytest.raises(FlatnessError, match="must be one scalar"):
         make(model, data, lambda z, y: z, layer="2")
@@ -478,7 +481,7 @@ def test_a_weight_that_is_used_elsewhere_is_refused(hidden, frozen):
         return F.cross_entropy(z, y) + hidden.weight.square().sum()
 
     hidden.weight.requires_grad_(not frozen)
-    with pytest.raises(LayerError, match="also reaches the loss beside the layer's own call"):
+    with pytest.raises(LayerError, match="also reaches the loss outside the layer's own call"):
         LayerCurvature(hidden.model, hidden.data, decayed, layer="2")
     assert hidden.weight.requires_grad != frozen
 

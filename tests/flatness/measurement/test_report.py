@@ -188,8 +188,8 @@ def test_a_kappa_that_moved_is_told() -> None:
     assert moved.kappa_change == pytest.approx(0.1)
     row = LayerRow("a", "Linear", 2, 2, kappa=1.0)
     shown = Report("Net", 1, 1, 0.0, 1, 0, (row,), (moved,)).table()
-    assert "kappa moved by 0.1 (relative), Tr(H) by a factor 0.25." in shown
-    assert "! kappa moved: rounding in this precision" in shown
+    assert "kappa changed by 0.1 (relative), Tr(H) by a factor 0.25." in shown
+    assert "! kappa changed: rounding in this precision" in shown
 
 
 def test_changes_of_zeros_are_no_division_by_zero() -> None:
@@ -332,7 +332,7 @@ def test_layers_are_chosen_by_name_and_by_pattern(net, data) -> None:
         report(net, data, F.cross_entropy, layers=["head"])
     with pytest.raises(LayerError, match="layer '1' is a Tanh"):
         report(net, data, F.cross_entropy, layers=["0", "1"])
-    with pytest.raises(LayerError, match=r"layers is empty: name a layer"):
+    with pytest.raises(LayerError, match=r"layers is empty. Name a layer"):
         report(net, data, F.cross_entropy, layers=[])
     with pytest.raises(LayerError, match="a Tanh has no linear or convolution layer"):
         report(nn.Tanh(), data, F.cross_entropy)
@@ -351,10 +351,10 @@ def test_batches_may_come_from_a_loader(net, data) -> None:
 def test_faulty_data_are_told(net, data) -> None:
     for wrong, message in (
         (data[0], r"data must be \(inputs, targets\) or an iterable of such batches, got a Tensor"),
-        ([], "the data hold no batch: give at least one"),
+        ([], "the data contain no batch: give at least one"),
         ([data, data[0]], r"batch 1 of the data is a Tensor: give \(inputs, targets\)"),
         ((*data, data), r"batch 0 of the data is a tuple of 3"),
-        ((data[0][:0], data[1][:0]), "batch 0 of the data holds no samples"),
+        ((data[0][:0], data[1][:0]), "batch 0 of the data contains no samples"),
     ):
         with pytest.raises(FlatnessError, match=message):
             report(net, wrong, F.cross_entropy)
@@ -374,7 +374,7 @@ def test_faulty_arguments_are_told(net, data) -> None:
 def test_a_loss_that_is_not_finite_is_told(net, data) -> None:
     batches = split(data, 2)
     batches[1][0][0] = math.nan
-    with pytest.raises(LossError, match=r"the loss of batch 1 is nan: there is no flatness"):
+    with pytest.raises(LossError, match=r"the loss of batch 1 is nan: flatness cannot be measured"):
         report(net, batches, F.cross_entropy)
 
 
@@ -386,7 +386,7 @@ def test_a_layer_that_does_not_fit_into_memory_is_a_row(net, data) -> None:
 
     found = report(net, data, short_of_memory)
     assert [row.failure for row in found.rows] == [
-        "out of memory on the device: give smaller batches"
+        "out of memory on the device: use smaller batches"
     ] * 3
 
 
@@ -405,7 +405,7 @@ def test_a_fault_after_kappa_costs_its_own_number_alone(net, data, monkeypatch) 
     assert row.kappa is not None
     assert row.trace is not None
     assert row.notes == (
-        "largest_eigenvalue was not measured: out of memory on the device: give smaller batches",
+        "largest_eigenvalue was not measured: out of memory on the device: use smaller batches",
     )
     assert len(found.rescaling) == 3
     assert seen == list(range(1, 16))

@@ -145,7 +145,7 @@ def test_a_factor_that_is_not_positive_is_refused(relu, factor) -> None:
 def test_names_that_are_wrong_are_refused(relu) -> None:
     with pytest.raises(LayerNotFoundError, match="no layer is called '7'"):
         rescaled_layer(relu, "7", 2.0).__enter__()
-    with pytest.raises(FlatnessError, match=r"are both layer '0'\. Name two layers"):
+    with pytest.raises(FlatnessError, match=r"are both layer '0'\. Name two different layers"):
         rescaled(relu, "0", "0", 2.0).__enter__()
 
 

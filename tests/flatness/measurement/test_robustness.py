@@ -348,14 +348,17 @@ def test_runs_under_autocast(net, batch):
         ({"draws": 1}, "draws must be at least 2"),
         ({"draws": 2.5}, "draws must be a whole number"),
         ({"kind": "uniform"}, "kind must be one of 'orthogonal', 'gaussian', got 'uniform'"),
-        ({"confidence": 95}, "confidence must lie between 0 and 1, got 95"),
+        ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
         ({"probes": -1}, "probes must be a whole number"),
-        ({"data": []}, "the data hold no batch"),
-        ({"data": iter([])}, "data holds no batch. If it is an iterator, it may be used up"),
+        ({"data": []}, "the data contain no batch"),
+        ({"data": iter([])}, "data contains no batch. If it is an iterator, it may be exhausted"),
         ({"data": iter([torch.ones(2, 4)])}, "batch 0 of the data is a Tensor: give"),
         ({"data": 3}, "got a int"),
         ({"loss": lambda z, y: z}, "must be one scalar"),
-        ({"loss": lambda z, y: z.sum() / 0}, "without any perturbation: nothing to compare to"),
+        (
+            {"loss": lambda z, y: z.sum() / 0},
+            "without any perturbation, so there is nothing to compare with",
+        ),
     ],
 )
 def test_faulty_arguments_are_refused(net, batch, options, message):

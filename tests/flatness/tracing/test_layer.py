@@ -160,7 +160,7 @@ def test_a_layer_that_is_never_called_is_told_and_then_refused(caplog):
     batch = torch.ones(2, 3, requires_grad=True), torch.zeros(2, 3)
     for _ in range(19):
         assert fam(*batch).penalty == 0
-    assert caplog.text.count("layer 'fc' was not called in this batch: it counts 0") == 1
+    assert caplog.text.count("layer 'fc' was not called in this batch and counts as 0") == 1
     with pytest.raises(LayerError, match="'fc' was not called in the forward pass"):
         fam(*batch)
 

@@ -208,7 +208,7 @@ def test_a_weight_that_is_also_used_by_itself_is_refused(where):
         extra = model.layer.weight.square().sum() if where == "loss" else 0
         return (z - y).tanh().square().mean() + extra
 
-    with pytest.raises(LayerError, match=r"weight of layer 'layer' also reaches the loss beside"):
+    with pytest.raises(LayerError, match=r"weight of layer 'layer' also reaches the loss outside"):
         fam_of(model, loss=loss)(INPUTS, TARGETS)
 
 

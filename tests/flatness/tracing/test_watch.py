@@ -176,5 +176,5 @@ class Adapted(nn.Linear):
 
 def test_a_layer_that_computes_something_else_is_refused(model):
     model[2] = Adapted(16, 8)
-    with pytest.raises(LayerError, match="'2', a Adapted, computes something else than its weight"):
+    with pytest.raises(LayerError, match="'2', a Adapted, does not compute what its weight"):
         objective(model)(*DATA)
