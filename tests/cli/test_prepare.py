@@ -233,7 +233,7 @@ def test_a_signal_ends_it_and_says_how_to_go_on(scans: Path, number: int) -> Non
     assert run.returncode == 128 + number
     name = signal.Signals(number).name
     assert said.splitlines()[-1] == (
-        f"famseg: ended by {name}; finished skulls are kept; resume with the same command"
+        f"famseg: ended by {name}; finished subjects are kept; resume with the same command"
     )
     assert "Traceback" not in said
 
