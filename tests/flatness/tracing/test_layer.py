@@ -125,7 +125,7 @@ def test_a_parametrized_weight_is_refused():
 
 
 def test_a_half_precision_weight_is_refused():
-    with pytest.raises(LayerError, match=r"is torch\.bfloat16: too coarse .* torch\.autocast"):
+    with pytest.raises(LayerError, match=r"is torch\.bfloat16, which is too coarse .* torch\.autocast"):
         find_layer(nn.Sequential(nn.Linear(3, 3).bfloat16()), "0")
 
 
@@ -169,7 +169,7 @@ def test_a_layer_that_is_never_called_is_told_and_then_refused(caplog):
     ("shape", "message"),
     [
         ((0, 3), "'fc' got an empty batch"),
-        ((3,), r"shape \(3,\): it needs a batch dimension.*inputs\[None\]"),
+        ((3,), r"shape \(3,\), but it needs a batch dimension.*inputs\[None\]"),
         ((2, 0, 3), r"empty input of shape \(2, 0, 3\)"),
     ],
 )
