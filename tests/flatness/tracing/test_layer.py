@@ -125,7 +125,7 @@ def test_a_parametrized_weight_is_refused():
 
 
 def test_a_half_precision_weight_is_refused():
-    with pytest.raises(LayerError, match=r"is torch\.bfloat16, which is too coarse .* torch\.autocast"):
+    with pytest.raises(LayerError, match=r"is torch\.bfloat16, which is too .* torch\.autocast"):
         find_layer(nn.Sequential(nn.Linear(3, 3).bfloat16()), "0")
 
 
