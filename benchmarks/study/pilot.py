@@ -125,8 +125,8 @@ def page(condition: Condition, rows: Sequence[Row]) -> str:
     text = (
         "Written by `benchmarks/study/pilot.py`: the networks of [study-mlps.md](study-mlps.md) "
         f"trained one by one with `famseg.flatness.FAM`, {len(SEEDS)} seeds, the same data, "
-        "initial weights, order of batches and strengths. Probes and noise are drawn anew. Raw rows: "
-        "[study-pilot.csv](study-pilot.csv). "
+        "initial weights, order of batches and strengths. Probes and noise are drawn anew. "
+        "Raw rows: [study-pilot.csv](study-pilot.csv). "
         f"{title}.".replace("%", " %")
     )
     title = "# The batched networks against famseg's own parts"
