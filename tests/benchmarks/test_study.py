@@ -218,5 +218,7 @@ def test_traits_are_compared_within_a_seed(module):
     ]
     assert mechanism.within_seeds(rows, "a", "b").tolist() == pytest.approx([1.0, 1.0])
     assert mechanism.within_seeds(rows, "a", "c").tolist() == pytest.approx([-1.0, -1.0])
+    lost = {"seed": 0, "a": 99, "b": 0, "robustness": float("nan")}  # it diverged
+    assert mechanism.within_seeds([*rows, lost], "a", "b").tolist() == pytest.approx([1.0, 1.0])
     left = mechanism.within_seeds(rows, "a", "b", beside=["d"])
     assert left.tolist() == pytest.approx([1.0, 1.0])
