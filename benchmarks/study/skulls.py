@@ -133,8 +133,8 @@ def gate(runs: Sequence[Run]) -> tuple[bool, str]:
     text += (
         "The baseline beats the mean skull: the cell is informative."
         if passed
-        else "The baseline is not shown to beat the mean skull: **the cell is uninformative**. Whatever "
-        "raises DSC here may do so by collapsing."
+        else "The baseline is not shown to beat the mean skull: **the cell is uninformative**. "
+        "Whatever raises DSC here may do so by collapsing."
     )
     return passed, text
 
