@@ -32,6 +32,7 @@ OUTCOMES = {
     "test_accuracy": "test accuracy",
     "gap": "gap: test minus training loss",
     "accuracy_gap": "gap in accuracy: training minus test",
+    "robustness": "loss under relative noise on the head's features",
 }
 # What kappa of a head is made of: what is left of its correlation beside both?
 BESIDE = ("norm_head", "train_confidence")
@@ -109,6 +110,8 @@ def page(by: Mapping[str, Sequence[Row]]) -> tuple[str, list[dict[str, object]]]
         lines = []
         measured = [*((trait, ()) for trait in TRAITS), ("kappa_head", BESIDE)]
         for trait, beside in measured:
+            if trait == outcome:
+                continue
             name = TRAITS[trait] + (", norm and confidence held" if beside else "")
             values = {of: within_seeds(rows, trait, outcome, beside) for of, rows in by.items()}
             means[name, outcome] = np.array([np.nanmean(each) for each in values.values()])
