@@ -170,6 +170,15 @@ def test_a_difference_in_words(module, mean, spread, verdict):
     assert found.low < mean < found.high
 
 
+def test_conditions_of_an_earlier_page_stay(module, tmp_path):
+    cells = module("_cells")
+    rows = [{"data": "a", "noise": 0.2, "n": 300, "method": m, "seed": 0} for m in ("x", "y")]
+    (tmp_path / "rows.csv").write_text(cells.to_csv(rows))
+    found = cells.published(tmp_path / "rows.csv")
+    assert {key: list(by) for key, by in found.items()} == {("a", 0.2, 300): ["x", "y"]}
+    assert cells.published(tmp_path / "none.csv") == {}
+
+
 def test_diverged_networks_are_counted_not_averaged(module):
     found = module("_cells").loss_difference
     assert found([1.0, float("nan"), float("inf")], [1.0, 1.0, 1.0]) == "2 of 3 diverged"
