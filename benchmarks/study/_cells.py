@@ -66,6 +66,15 @@ def read_csv(path: Path) -> list[Row]:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
+def published(path: Path) -> dict[tuple[str, float, int], dict[str, list[Row]]]:
+    """Return the rows of an earlier page by condition (data, noise, n) and method, if any."""
+    found: dict[tuple[str, float, int], dict[str, list[Row]]] = {}
+    for row in read_csv(path) if path.is_file() else ():
+        key = (str(row["data"]), float(row["noise"]), int(float(row["n"])))
+        found.setdefault(key, {}).setdefault(str(row["method"]), []).append(row)
+    return found
+
+
 def _value(text: str) -> str | float:
     try:
         return float(text)
@@ -218,6 +227,7 @@ __all__ = [
     "loss_difference",
     "machine",
     "p_words",
+    "published",
     "read_csv",
     "table",
     "to_csv",

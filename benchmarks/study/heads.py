@@ -29,6 +29,7 @@ from _cells import (
     loss_difference,
     machine,
     p_words,
+    published,
     table,
     to_csv,
 )
@@ -276,7 +277,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(options.work / "heads")
     every: list[Key] = [(d, s, n) for n, s, d in itertools.product(SIZES, NOISE, DATA)]
-    done: dict[Key, dict[str, list[Row]]] = {}
+    done = published(options.out / "study-heads.csv")
     for key in every:
         name, noise, n = key
         title = f"{name},{noise:g},{n}"

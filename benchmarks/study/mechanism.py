@@ -32,6 +32,7 @@ OUTCOMES = {
     "test_accuracy": "test accuracy",
     "gap": "gap: test minus training loss",
     "accuracy_gap": "gap in accuracy: training minus test",
+    "robustness": "loss under relative noise on the head's features",
 }
 # What kappa of a head is made of: what is left of its correlation beside both?
 BESIDE = ("norm_head", "train_confidence")
@@ -49,6 +50,11 @@ def with_gaps(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
+def diverged(row: Row) -> bool:
+    """Return whether a network ended with values that are not finite: it has no traits."""
+    return not all(math.isfinite(float(row[name])) for name in (*TRAITS, *OUTCOMES) if name in row)
+
+
 def within_seeds(
     rows: Sequence[Row], trait: str, outcome: str, beside: Sequence[str] = ()
 ) -> Values:
@@ -64,7 +70,7 @@ def within_seeds(
     """
     found = []
     for seed in sorted({float(row["seed"]) for row in rows}):
-        own = [row for row in rows if row["seed"] == seed]
+        own = [row for row in rows if row["seed"] == seed and not diverged(row)]
         names = (trait, outcome, *beside)
         ranks = np.array([stats.rankdata([float(row[name]) for row in own]) for name in names])
         centred = ranks - ranks.mean(1, keepdims=True)
@@ -104,6 +110,8 @@ def page(by: Mapping[str, Sequence[Row]]) -> tuple[str, list[dict[str, object]]]
         lines = []
         measured = [*((trait, ()) for trait in TRAITS), ("kappa_head", BESIDE)]
         for trait, beside in measured:
+            if trait == outcome:
+                continue
             name = TRAITS[trait] + (", norm and confidence held" if beside else "")
             values = {of: within_seeds(rows, trait, outcome, beside) for of, rows in by.items()}
             means[name, outcome] = np.array([np.nanmean(each) for each in values.values()])
@@ -120,7 +128,13 @@ def page(by: Mapping[str, Sequence[Row]]) -> tuple[str, list[dict[str, object]]]
                 for i, v in enumerate(each)
             ]
         sections.append(f"## {title}\n\n{table(['', *by], lines)}\n")
+    rows = [row for of in by.values() for row in of]
+    lost = sum(map(diverged, rows))
+    left_out = (
+        f"{lost} of {len(rows)} networks diverged, have no traits, and are in no correlation."
+    )
     head = ["# What goes along with generalization", "", _verdict(means), "", INTRODUCTION, ""]
+    head += [left_out, ""]
     return "\n".join([*head, machine(("torch", "scipy")), "", *sections]), raw
 
 
@@ -138,6 +152,8 @@ def _verdict(means: Mapping[tuple[str, str], Values]) -> str:
 
 
 def _range(values: Values) -> str:
+    if len(values) == 1:
+        return f"{values[0]:+.2f}"
     return f"{np.median(values):+.2f} ({values.min():+.2f} to {values.max():+.2f})"
 
 
@@ -147,8 +163,8 @@ correlation over the methods of a condition, each with the strength that is best
 for every seed by itself; mean over the seeds with its 95 % interval, Student's t. In the \
 verdict: median over the conditions, and the range. If flatter networks generalize better, kappa \
 correlates negatively with accuracy and positively with the gap. Methods are not drawn at \
-random: a correlation over them is no cause. Raw rows: [study-mechanism.csv](study- \
-mechanism.csv)."""
+random: a correlation over them is no cause. Raw rows: \
+[study-mechanism.csv](study-mechanism.csv)."""
 
 
 def main() -> None:

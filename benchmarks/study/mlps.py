@@ -30,6 +30,8 @@ from _cells import (
     loss_difference,
     machine,
     p_words,
+    published,
+    read_csv,
     table,
     to_csv,
     tuned,
@@ -305,7 +307,8 @@ it, and scored once on the test set (10,000 images of FashionMNIST, 2,000 of CIF
 methods were trained in the first condition, and those that it left open in the others. Intervals: \
 Student's t over seeds; p: permutation test, by Holm for all rows of a table; equivalent: two \
 one-sided t tests at 5 % within {MARGIN:g}. Combinations have the strengths of their parts. Raw \
-rows: [study-mlps.csv](study-mlps.csv), one for each seed."""
+rows: [study-mlps.csv](study-mlps.csv), one for each seed, and those of \
+[tuning](study-mlps-tuning.csv)."""
 
 
 def main() -> None:
@@ -318,7 +321,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     every = [Condition(*each) for each in _conditions()]
-    done: dict[Condition, list[Row]] = {}
+    earlier = published(options.out / "study-mlps.csv")
+    done = {
+        Condition(*key): [row for of in by.values() for row in of] for key, by in earlier.items()
+    }
     rows = Rows(options.work / "mlps")
     for condition in every:
         name = f"{condition.data},{condition.noise:g},{condition.n}"
@@ -331,6 +337,9 @@ def main() -> None:
         write_atomically(options.out / "study-mlps.md", page(done, missing).encode())
         raw = [row for of in done.values() for row in of]
         write_atomically(options.out / "study-mlps.csv", to_csv(raw).encode())
+        tuning = sorted(rows.folder.glob("*part=validation.csv"))
+        scored = [row for path in tuning for row in read_csv(path)]
+        write_atomically(options.out / "study-mlps-tuning.csv", to_csv(scored).encode())
 
 
 def _conditions() -> list[tuple[str, float, int]]:

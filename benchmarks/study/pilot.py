@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from _cells import Row, Rows, average, column, difference, machine, read_csv, table
+from _cells import Row, Rows, average, column, difference, machine, read_csv, table, to_csv
 from _data import noisy, splits
 from _networks import HIDDEN, Settings, initial, scores
 from mlps import Condition, _first, _pool
@@ -126,6 +126,7 @@ def page(condition: Condition, rows: Sequence[Row]) -> str:
         "Written by `benchmarks/study/pilot.py`: the networks of [study-mlps.md](study-mlps.md) "
         f"trained one by one with `famseg.flatness.FAM`, {len(SEEDS)} seeds, the same data, "
         "initial weights, order of batches and strengths. Probes and noise are drawn anew. "
+        "Raw rows: [study-pilot.csv](study-pilot.csv). "
         f"{title}.".replace("%", " %")
     )
     title = "# The batched networks against famseg's own parts"
@@ -150,6 +151,7 @@ def main() -> None:
     ]
     found = rows_of(condition, options.data, Rows(options.work / "pilot"), batched)
     write_atomically(options.out / "study-pilot.md", page(condition, found).encode())
+    write_atomically(options.out / "study-pilot.csv", to_csv(found).encode())
 
 
 if __name__ == "__main__":

@@ -170,6 +170,15 @@ def test_a_difference_in_words(module, mean, spread, verdict):
     assert found.low < mean < found.high
 
 
+def test_conditions_of_an_earlier_page_stay(module, tmp_path):
+    cells = module("_cells")
+    rows = [{"data": "a", "noise": 0.2, "n": 300, "method": m, "seed": 0} for m in ("x", "y")]
+    (tmp_path / "rows.csv").write_text(cells.to_csv(rows))
+    found = cells.published(tmp_path / "rows.csv")
+    assert {key: list(by) for key, by in found.items()} == {("a", 0.2, 300): ["x", "y"]}
+    assert cells.published(tmp_path / "none.csv") == {}
+
+
 def test_diverged_networks_are_counted_not_averaged(module):
     found = module("_cells").loss_difference
     assert found([1.0, float("nan"), float("inf")], [1.0, 1.0, 1.0]) == "2 of 3 diverged"
@@ -218,5 +227,7 @@ def test_traits_are_compared_within_a_seed(module):
     ]
     assert mechanism.within_seeds(rows, "a", "b").tolist() == pytest.approx([1.0, 1.0])
     assert mechanism.within_seeds(rows, "a", "c").tolist() == pytest.approx([-1.0, -1.0])
+    lost = {"seed": 0, "a": 99, "b": 0, "robustness": float("nan")}  # it diverged
+    assert mechanism.within_seeds([*rows, lost], "a", "b").tolist() == pytest.approx([1.0, 1.0])
     left = mechanism.within_seeds(rows, "a", "b", beside=["d"])
     assert left.tolist() == pytest.approx([1.0, 1.0])
