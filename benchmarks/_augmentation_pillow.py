@@ -1,4 +1,4 @@
-"""The usual way: one picture after the other through Pillow and numpy, in a data set's item."""
+"""The usual way: one image after the other through Pillow and numpy, in a data set's item."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENHANCE = {
 
 
 class PillowSet(Dataset[tuple[Tensor, int]]):
-    """Pictures that are augmented one at a time.
+    """Images that are augmented one at a time.
 
     Args:
         pixels: uint8, shape ``(n, h, w, 3)``.
@@ -60,18 +60,18 @@ class PillowSet(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         draw = self.random
-        picture = Image.fromarray(self.pixels[index])
+        image = Image.fromarray(self.pixels[index])
         if self.policy is not None:
             for operation, probability, level in draw.choice(POLICIES[self.policy]):
                 if draw.random() < probability:
-                    picture = changed(picture, operation, level, draw.choice((1, -1)), self.fill)
-        width, height = picture.size
-        padded = ImageOps.expand(picture, self.crop)
+                    image = changed(image, operation, level, draw.choice((1, -1)), self.fill)
+        width, height = image.size
+        padded = ImageOps.expand(image, self.crop)
         left, top = draw.randint(0, 2 * self.crop), draw.randint(0, 2 * self.crop)
-        picture = padded.crop((left, top, left + width, top + height))
+        image = padded.crop((left, top, left + width, top + height))
         if draw.random() < 0.5:
-            picture = ImageOps.mirror(picture)
-        array = np.asarray(picture, dtype=np.float32) / 255
+            image = ImageOps.mirror(image)
+        array = np.asarray(image, dtype=np.float32) / 255
         array = (array - self.mean) / self.std
         top = draw.randrange(height) - self.cutout // 2
         left = draw.randrange(width) - self.cutout // 2
@@ -80,37 +80,37 @@ class PillowSet(Dataset[tuple[Tensor, int]]):
 
 
 def changed(
-    picture: Image.Image, operation: str, level: int, sign: int, fill: tuple[int, ...] | int
+    image: Image.Image, operation: str, level: int, sign: int, fill: tuple[int, ...] | int
 ) -> Image.Image:
-    """Return a picture after an operation of AutoAugment.
+    """Return an image after an operation of AutoAugment.
 
     Args:
-        picture: The picture.
+        image: The image.
         operation: Its name in the paper.
         level: 0 to 9.
         sign: 1 or -1, for geometric operations.
-        fill: Colour for pixels from outside.
+        fill: Color for pixels from outside.
     """
     if operation in _ENHANCE:
-        return _ENHANCE[operation](picture).enhance(parameter(operation, level))
+        return _ENHANCE[operation](image).enhance(parameter(operation, level))
     if operation == "Invert":
-        return ImageOps.invert(picture)
+        return ImageOps.invert(image)
     if operation == "Solarize":
-        return ImageOps.solarize(picture, int(parameter(operation, level)))
+        return ImageOps.solarize(image, int(parameter(operation, level)))
     if operation == "Posterize":
-        return ImageOps.posterize(picture, 4 - int(level * 4 / 10))
+        return ImageOps.posterize(image, 4 - int(level * 4 / 10))
     if operation == "AutoContrast":
-        return ImageOps.autocontrast(picture)
+        return ImageOps.autocontrast(image)
     if operation == "Equalize":
-        return ImageOps.equalize(picture)
-    width, height = picture.size
+        return ImageOps.equalize(image)
+    width, height = image.size
     far = sign * amount(operation, level, (height, width))
     if operation == "Rotate":
-        return picture.rotate(far, fillcolor=fill)
+        return image.rotate(far, fillcolor=fill)
     matrix = {
         "ShearX": (1, far, 0, 0, 1, 0),
         "ShearY": (1, 0, 0, far, 1, 0),
         "TranslateX": (1, 0, far, 0, 1, 0),
         "TranslateY": (1, 0, 0, 0, 1, far),
     }[operation]
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, fillcolor=fill)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=fill)

@@ -72,7 +72,7 @@ def bottleneck(size: int = 16, *, device: str = "cpu") -> Layer:
     return Layer(model, "expand", DiceLoss(sigmoid=True), inputs, targets)
 
 
-def penalised(d: int, m: int, options: dict[str, object], device: str) -> Step:
+def penalized(d: int, m: int, options: dict[str, object], device: str) -> Step:
     """Return a step, backward included, on a head of a size."""
     layer = head(d, m, 32, device=device)
     objective = _objective(layer, options)
@@ -135,8 +135,8 @@ def growth(varied: str, sizes: list[tuple[int, int]], device: str, threads: int)
     for d, m in sizes:
         say(f"  {d} x {m}")
         for name, options in ESTIMATORS.items():
-            build = partial(penalised, d, m, options, device)
-            memory = peak(build, device, threads, before=partial(penalised, 4, 4, options, device))
+            build = partial(penalized, d, m, options, device)
+            memory = peak(build, device, threads, before=partial(penalized, 4, 4, options, device))
             found.append(Growth(varied, name, d, m, _fastest(build()), memory))
         if fits:
             build = partial(full_hessian, d, m, device)

@@ -89,8 +89,8 @@ def growth_tables(found: Sequence[Growth]) -> str:
         [name, *(_slope(found, name, varied, of) for of in (_time, _memory) for varied in "dm")]
         for name in dict.fromkeys(one.estimator for one in found)
     ]
-    costs = table(["one penalised step", "d x m", "d m", "ms (fastest)", "peak MiB"], lines)
-    head = ["one penalised step", "time ~ d^", "time ~ m^", "memory ~ d^", "memory ~ m^"]
+    costs = table(["one penalized step", "d x m", "d m", "ms (fastest)", "peak MiB"], lines)
+    head = ["one penalized step", "time ~ d^", "time ~ m^", "memory ~ d^", "memory ~ m^"]
     return f"{table(head, slopes)}\n\n{costs}"
 
 
@@ -156,7 +156,7 @@ allocator counts; the first step of FAM looks at the network once and is reporte
 
 ## Growth with the size of the layer
 
-A head of d classes on m features under cross-entropy, 32 samples; one penalised step with backward.
+A head of d classes on m features under cross-entropy, 32 samples; one penalized step with backward.
 One size is varied at a time; slopes are fitted to the three largest: 1 is linear, 2 is the
 d m x d m Hessian, which may take {HESSIAN_LIMIT // 2**30} GiB.
 

@@ -21,7 +21,7 @@ Network = Literal["resnet", "autoencoder"]
 
 
 class Scene(NamedTuple):
-    """A network with a layer to penalise, a loss and a batch."""
+    """A network with a layer to penalize, a loss and a batch."""
 
     model: nn.Module
     layer: str
@@ -109,7 +109,7 @@ def fam(setting: Scene, **arguments: Any) -> Step:
 
 
 def sam(setting: Scene) -> Step:
-    """A step of sharpness-aware minimisation (Foret et al. 2021)."""
+    """A step of sharpness-aware minimization (Foret et al. 2021)."""
     from pytorch_optimizer import SAM
 
     optimizer = SAM(setting.model.parameters(), setting.optimizer, rho=0.05, **setting.options)
@@ -168,8 +168,8 @@ def autoencoder_contestants(device: str, *, quick: bool) -> list[Contestant]:
         Contestant("FAM, default: mean over the steps", one),
         Contestant("FAM, noise", partial(one, estimator="noise"), repeat=2),
         Contestant("FAM, noise both ways", partial(one, estimator="noise", antithetic=True)),
-        Contestant("FAM, penalised step on a quarter", partial(one, every=1), each=2),
-        Contestant("FAM, penalised step on all samples", whole, each=2),
+        Contestant("FAM, penalized step on a quarter", partial(one, every=1), each=2),
+        Contestant("FAM, penalized step on all samples", whole, each=2),
         Contestant("FAM, Gauss-Newton on all", partial(whole, estimator="gauss_newton"), each=2),
         Contestant("FAM, columns (exact) on all", partial(whole, estimator="columns"), each=4),
         Contestant("SAM", partial(make, sam), missing=SAM_MISSING),

@@ -60,7 +60,7 @@ class Timing:
         first: Seconds of the very first step.
         seconds: Wall time.
         ratios: The same, in units of the plain steps before and after.
-        cpu_ratios: The same of time on the processor, which a busy neighbour adds less to.
+        cpu_ratios: The same of time on the processor, which a busy neighbor adds less to.
     """
 
     first: float = float("nan")
@@ -79,7 +79,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Summarise values; NaN where there are none."""
+        """Summarize values; NaN where there are none."""
         numbers = torch.tensor(list(values), dtype=torch.float64)
         if not len(numbers):
             return cls(float("nan"), float("nan"), float("nan"), 0)

@@ -175,7 +175,7 @@ Written in one run:
 The others compute one distance in mm. Each run is a process of its own with one thread that has
 loaded its libraries and holds the masks; contestants take turns in an order drawn anew for each
 round. Times are median (quartiles, runs). Ratios are those of processor time, which a busy
-neighbour changes less than wall time, of a contestant to MONAI's: above 1 it is faster. Peak
+neighbor changes less than wall time, of a contestant to MONAI's: above 1 it is faster. Peak
 memory is what comes on top of masks and libraries. `>` says that a run was ended before it was
 through: its time and memory are at least so much.
 
@@ -196,7 +196,7 @@ largest grid has 1.0 x 0.45 x 0.45 mm.
 
 ## Distance from the truth
 
-Millimetres that a contestant is above (+) or below (-) the distance of the shapes themselves, which
+Millimeters that a contestant is above (+) or below (-) the distance of the shapes themselves, which
 is by area. A mask knows a surface to about half a voxel, and each definition takes that in its own
 way. HD95 and ASSD here are by area over elements as those of surface-distance, HD95 directed and
 pooled count border voxels as MONAI and medpy do: by the same definition all give the same values.

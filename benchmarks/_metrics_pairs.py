@@ -15,7 +15,7 @@ from famseg.metrics import Mask, Spacing
 
 KINDS = ("good", "shifted", "noise")
 SKULLFIX = "222 x 512 x 512"
-# Millimetres; the slices of SkullFix are thicker than their pixels.
+# Millimeters; the slices of SkullFix are thicker than their pixels.
 _SKULLFIX_SPACING: Spacing = (1.0, 0.45, 0.45)
 _HEAD_MM = 224.0
 # Edge of a knob's top, in mm.

@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         seconds: Wall time.
-        cpu: Seconds of the processor, which a busy neighbour adds less to.
+        cpu: Seconds of the processor, which a busy neighbor adds less to.
         peak: Bytes beside the masks and libraries, at the highest.
         ended: It came to its end; otherwise time and memory are at least so much.
         scores: What it found.

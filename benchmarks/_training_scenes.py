@@ -57,8 +57,8 @@ class Clock:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch ended."""
 
-    def picture(self, epoch: int, picture: Any) -> None:
-        """A picture was drawn."""
+    def image(self, epoch: int, image: Any) -> None:
+        """An image was drawn."""
 
     @property
     def seconds(self) -> float:
@@ -97,8 +97,8 @@ def opened(values: Mapping[str, Any], device: str) -> tuple[Any, Any]:
     return config, pipeline.build(config, torch.device(device))
 
 
-def pictures(batch: int, *, network: str, **more: Any) -> dict[str, Any]:
-    """Return the values of a run on 32 x 32 pictures under SGD, crop and flip."""
+def images(batch: int, *, network: str, **more: Any) -> dict[str, Any]:
+    """Return the values of a run on 32 x 32 images under SGD, crop and flip."""
     return {
         "pipeline": "classification",
         "data": {
@@ -122,7 +122,7 @@ def pictures(batch: int, *, network: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def picture_loop(values: Mapping[str, Any], device: str) -> Turn:
+def image_loop(values: Mapping[str, Any], device: str) -> Turn:
     """Return a turn of the same training written by hand, in the way of a tutorial."""
     config, experiment = opened(values, device)
     model = experiment.objective.model.to(device)
@@ -176,7 +176,7 @@ def trainer(values: Mapping[str, Any], device: str) -> Turn:
     config, experiment = opened(values, device)
     network = experiment.objective.model
 
-    class Labelled(nn.Module):
+    class Labeled(nn.Module):
         """The network with the loss that the Trainer wants it to have."""
 
         def __init__(self) -> None:
@@ -191,7 +191,7 @@ def trainer(values: Mapping[str, Any], device: str) -> Turn:
         batch = experiment.collate(items)
         return {"labels": batch["label"], **batch["tokens"]}
 
-    model = Labelled()
+    model = Labeled()
 
     def turn() -> float:
         clock = Clock()

@@ -1,9 +1,9 @@
-"""How fast batches of pictures are augmented, beside one picture at a time through Pillow.
+"""How fast batches of images are augmented, beside one image at a time through Pillow.
 
 python benchmarks/augmentation.py --out benchmarks/results/augmentation.md
 
 Both pipelines feed a training loop from a DataLoader without workers, take turns in one run and end
-with normalised float batches. Takes about a minute on one core; ``--quick`` shows in a few seconds
+with normalized float batches. Takes about a minute on one core; ``--quick`` shows in a few seconds
 that everything runs.
 """
 
@@ -40,7 +40,7 @@ _SETTINGS: Mapping[str, str | None] = {
     "AutoAugment (CIFAR-10), crop 4, flip, cutout 16": "cifar10",
 }
 _ASKED = list(_SETTINGS)[:2]
-_PILLOW, _OURS = "Pillow, one picture at a time", "famseg, whole batches"
+_PILLOW, _OURS = "Pillow, one image at a time", "famseg, whole batches"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Row:
     """A pipeline in a setting.
 
     Attributes:
-        per_second: Pictures a second.
+        per_second: Images a second.
         faster: How many times as fast as Pillow between whose turns it had its own.
     """
 
@@ -61,7 +61,7 @@ class Row:
 
 def pillow(policy: str | None, batches: int) -> Step:
     """Return an epoch of the usual pipeline."""
-    pixels, labels = _pictures(batches)
+    pixels, labels = _images(batches)
     data = PillowSet(
         np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)),
         labels,
@@ -74,15 +74,15 @@ def pillow(policy: str | None, batches: int) -> Step:
     loader = DataLoader(data, batch_size=_BATCH, shuffle=True)
 
     def run() -> None:
-        for pictures, _ in loader:
-            _check(pictures)
+        for images, _ in loader:
+            _check(images)
 
     return Step(run)
 
 
 def ours(policy: str | None, batches: int) -> Step:
     """Return an epoch of whole batches."""
-    data = ImageSet(Images(*_pictures(batches)), prefix="train", training=True)
+    data = ImageSet(Images(*_images(batches)), prefix="train", training=True)
     augment = Augmentation(
         mean=_MEAN,
         std=_STD,
@@ -130,15 +130,15 @@ def page(surroundings: Mapping[str, str], rows: list[Row]) -> str:
         [row.setting, row.name, row.per_second, row.faster, row.faster_cpu, _verdict(row)]
         for row in rows
     ]
-    head = ["pipeline", "way", "pictures/s", "times as fast", "the same in CPU time", "promised"]
+    head = ["pipeline", "way", "images/s", "times as fast", "the same in CPU time", "promised"]
     return f"""# What augmentation costs
 
 Written in one run:
 
 {facts}
 
-Pictures of 3 x {_EDGE} x {_EDGE} random bytes in batches of {_BATCH}, from a DataLoader without
-workers to normalised float32 batches, one thread. Spreads are `median (lower to upper quartile,
+Images of 3 x {_EDGE} x {_EDGE} random bytes in batches of {_BATCH}, from a DataLoader without
+workers to normalized float32 batches, one thread. Spreads are `median (lower to upper quartile,
 number of turns)`. Each turn of famseg lies between two of Pillow, and its ratio is taken to their
 mean; the ratio of Pillow is taken to its own turn before, so that its quartiles show what such a
 ratio can tell. `tests/datasets/images/test_augment_policy.py` shows that both make the same
@@ -153,7 +153,7 @@ def _verdict(row: Row) -> str:
     return f">= {TARGET:g}: {'held' if row.faster.median >= TARGET else 'missed'}"
 
 
-def _pictures(batches: int) -> tuple[np.ndarray, np.ndarray]:
+def _images(batches: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     n = batches * _BATCH
     pixels = random.integers(0, 256, (n, 3, _EDGE, _EDGE), dtype=np.uint8)
@@ -164,9 +164,9 @@ def _as_it_is(batch: object) -> object:
     return batch
 
 
-def _check(pictures: torch.Tensor) -> None:
-    if pictures.shape != (_BATCH, 3, _EDGE, _EDGE) or pictures.dtype != torch.float32:
-        raise RuntimeError(f"not a batch to train on: {pictures.shape}, {pictures.dtype}")
+def _check(images: torch.Tensor) -> None:
+    if images.shape != (_BATCH, 3, _EDGE, _EDGE) or images.dtype != torch.float32:
+        raise RuntimeError(f"not a batch to train on: {images.shape}, {images.dtype}")
 
 
 def main() -> None:

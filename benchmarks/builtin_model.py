@@ -88,7 +88,7 @@ class Printer:
         shown = {k: round(v, 4) for k, v in metrics.items() if k in ("train/loss", "val/dsc")}
         print(f"epoch {epoch}: {shown}", flush=True)
 
-    def picture(self, epoch: int, picture: engine.Picture) -> None:
+    def image(self, epoch: int, image: engine.RGBImage) -> None:
         """Draw nothing."""
 
 

@@ -1,4 +1,4 @@
-"""Baseline, SAM, FAM and weight decay of the head on real pictures: a small, honest comparison.
+"""Baseline, SAM, FAM and weight decay of the head on real images: a small, honest comparison.
 
 python benchmarks/classification_study.py DATA --out docs/results/classification.md
 
@@ -100,8 +100,8 @@ def summary(comparisons: dict[str, tuple[Comparison, Comparison]]) -> str:
             half = "-" if figures.low is None else f"{figures.mean - figures.low:.4f}"
             row = [TITLES[data], group.name, f"{figures.mean:.4f} ± {half}"]
             row.append(f"{figures.n}, {len(group.unfinished)}")
-            seeds, pictures = (one.pairings.get((group.name, metric)) for one in both)
-            row += [_difference(seeds), _difference(pictures)]
+            seeds, images = (one.pairings.get((group.name, metric)) for one in both)
+            row += [_difference(seeds), _difference(images)]
             rows.append(row)
     head = ["data", "method", "test accuracy, mean ± 95 % CI", "n, not finished"]
     return table([*head, "difference over seeds", "difference over pictures"], rows)
@@ -114,13 +114,11 @@ def _difference(found: Pairing | None) -> str:
     return f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}), {p}"
 
 
-def sections(seeds: Comparison, pictures: Comparison) -> str:
+def sections(seeds: Comparison, images: Comparison) -> str:
     """Return all tables of a data set; of the second comparison only what is new in it."""
     known = {each.title for each in tables(seeds)}
-    new = [each for each in tables(pictures) if each.title not in known]
-    return (
-        f"### Over seeds\n\n{markdown(tables(seeds))}\n\n### Over test pictures\n\n{markdown(new)}"
-    )
+    new = [each for each in tables(images) if each.title not in known]
+    return f"### Over seeds\n\n{markdown(tables(seeds))}\n\n### Over test images\n\n{markdown(new)}"
 
 
 def page(runs: Path, seeds: int, facts: dict[str, str]) -> str:
@@ -144,15 +142,15 @@ Written by `benchmarks/classification_study.py` from trained runs:
 
 {known}
 
-A network of 65 thousand parameters, four epochs on at most 10,000 real pictures, {seeds} seeds;
+A network of 65 thousand parameters, four epochs on at most 10,000 real images, {seeds} seeds;
 the configurations are in [configs/study](../../configs/study), `study/<data set>.yaml` with
 
 {methods}
 
-The best of four epochs is chosen on a tenth of the training pictures; the test chooses nothing.
+The best of four epochs is chosen on a tenth of the training images; the test chooses nothing.
 lambda is for kappa over the 64 features of the head, as in the authors' code. With {seeds} seeds no
-paired test over seeds can fall below p = {2 / 2**seeds:g}; the tests over pictures speak of new
-pictures for these very networks, each score the mean over the seeds. Differences are those to the
+paired test over seeds can fall below p = {2 / 2**seeds:g}; the tests over images speak of new
+images for these very networks, each score the mean over the seeds. Differences are those to the
 baseline with their 95 % interval, and p adjusted by Holm for the five methods of a set.
 
 {summary(found)}

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write Markdown and JSON."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    # As in a training: otherwise a step pays for memory that its neighbour has given back. What
+    # As in a training: otherwise a step pays for memory that its neighbor has given back. What
     # steps take is measured in processes of their own, which leave glibc as it is.
     keep_freed_memory()
     device, quick, threads = options.device, options.quick, options.threads

@@ -208,7 +208,7 @@ and nothing from the percentile.
 
 ## Cost
 
-All distances of one pair of skulls, {_SIZE}, {_KIND}; those not on the grid by a nearest-neighbour
+All distances of one pair of skulls, {_SIZE}, {_KIND}; those not on the grid by a nearest-neighbor
 tree.
 
 {cost()}

@@ -22,8 +22,8 @@ from _training_scenes import (
     STEPS,
     Contestant,
     engine,
-    picture_loop,
-    pictures,
+    image_loop,
+    images,
     sentences,
     trainer,
 )
@@ -34,11 +34,11 @@ ENGINE, PENALTY = 0.97, 1.03
 
 
 def classification(device: str, *, quick: bool) -> list[Contestant]:
-    """Return the contestants on pictures; the plain loop first, famseg's baseline second."""
+    """Return the contestants on images; the plain loop first, famseg's baseline second."""
     batch = 32 if quick else 128
-    make = partial(pictures, batch, network="convnet" if quick else "resnet18")
+    make = partial(images, batch, network="convnet" if quick else "resnet18")
     return [
-        Contestant("plain PyTorch loop", partial(picture_loop, make(), device), batch),
+        Contestant("plain PyTorch loop", partial(image_loop, make(), device), batch),
         Contestant("famseg, baseline", partial(engine, make(), device), batch),
         Contestant(
             "famseg, FAM closed form", partial(engine, make(penalty=FLATNESS), device), batch

@@ -1,4 +1,4 @@
-"""What every pipeline on skulls shares: data, baselines, evaluation and pictures in slices."""
+"""What every pipeline on skulls shares: data, baselines, evaluation and images in slices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Cases = Dataset[Mapping[str, Any]]
     Mask = npt.NDArray[np.bool_]
 
-DRAWN = 3  # validation cases in a picture
+DRAWN = 3  # validation cases in an image
 
 
 class SkullsExperiment(engine.Experiment):
@@ -67,7 +67,7 @@ class SkullsExperiment(engine.Experiment):
         """Return the completed skull of a case, and its score in words."""
         raise NotImplementedError
 
-    def picture(self, model: nn.Module) -> engine.Picture:
+    def image(self, model: nn.Module) -> engine.RGBImage:
         """Draw slices through the first validation cases: input, prediction and reference."""
         import numpy as np
         from PIL import Image
@@ -88,7 +88,7 @@ class SkullsExperiment(engine.Experiment):
                     spacing_mm=(x, y, z),
                 )
             )
-        with Image.open(io.BytesIO(evaluation.slices_picture(drawn))) as png:
+        with Image.open(io.BytesIO(evaluation.slices_image(drawn))) as png:
             return np.asarray(png.convert("RGB"))
 
     def compare(

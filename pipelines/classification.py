@@ -1,4 +1,4 @@
-"""Image classification: the input is a picture, the output the class of what it shows.
+"""Image classification: the input is an image, the output the class of what it shows.
 
 The experiments of the FAM paper (arXiv 2307.02337, section 4.2) on CIFAR-10, CIFAR-100, SVHN and
 FashionMNIST: a classifier under cross-entropy plus lambda times the relative flatness of its last
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_METRIC", "Config", "build"]
 
-SHOWN = 32  # validation pictures that are drawn with the network's predictions
+SHOWN = 32  # validation images that are drawn with the network's predictions
 
 Split = Literal["train", "validation", "test"]
 
@@ -34,9 +34,9 @@ class Config(engine.RunConfig):
     """The configuration of an image classification run."""
 
     pipeline: Literal["classification"]
-    data: datasets.ImageDataConfig = Field(description="labelled pictures")
+    data: datasets.ImageDataConfig = Field(description="labeled images")
     augment: datasets.AugmentConfig = Field(
-        default_factory=datasets.AugmentConfig, description="random changes to training pictures"
+        default_factory=datasets.AugmentConfig, description="random changes to training images"
     )
     model: models.ClassifierConfig = Field(description="the network")
     loss: objectives.ClassLossConfig = Field(
@@ -62,15 +62,15 @@ def build(config: Config, device: torch.device) -> ImageExperiment:
 
 
 class ImageExperiment(ClassesExperiment):
-    """Pictures and a network for them, see `build`."""
+    """Images and a network for them, see `build`."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         data = config.data.build(
-            config.data.seed, progress=engine.log_progress("reading pictures, files")
+            config.data.seed, progress=engine.log_progress("reading images, files")
         )
         if not len(data.validation):
             raise InputError(
-                "data.validation: no picture is left to choose the best epoch by. Set it above 0."
+                "data.validation: no image is left to choose the best epoch by. Set it above 0."
             )
         classes = len(data.classes)
         model = config.model.build(classes=classes, channels=data.channels, size=data.size)
@@ -100,12 +100,12 @@ class ImageExperiment(ClassesExperiment):
         """Return a training batch with random changes, as normalized floats."""
         return self.augmentation(batch)
 
-    def picture(self, model: nn.Module) -> engine.Picture:
-        """Draw validation pictures with the predictions and, where these are wrong, the labels."""
+    def image(self, model: nn.Module) -> engine.RGBImage:
+        """Draw validation images with the predictions and, where these are wrong, the labels."""
         batch = self.shown.__getitems__(range(len(self.shown)))
         rows = self.score(evaluation.Logits(model, self.device)(batch["image"]), batch)
         classes = self.data.classes
-        return evaluation.answers_picture(
+        return evaluation.answers_image(
             [
                 evaluation.Answer(
                     pixels,

@@ -284,7 +284,7 @@ def by_class(
         for row in rows
         if row.subject.endswith(f"/{where}")
     ]
-    return dict(evaluation.summarise(of_class))
+    return dict(evaluation.summarize(of_class))
 
 
 def of_cases(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Config(engine.RunConfig):
     """The configuration of a run on texts."""
 
     pipeline: Literal["language"]
-    data: datasets.TextDataConfig = Field(description="labelled sentences or pairs of sentences")
+    data: datasets.TextDataConfig = Field(description="labeled sentences or pairs of sentences")
     tokens: datasets.TokensConfig = Field(
         default_factory=datasets.TokensConfig, description="how sentences become batches"
     )

@@ -53,9 +53,9 @@ def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[P
     assert len(list(theirs.parent.iterdir())) == (request.param == "a file")
 
 
-def picture(folder: Path) -> None:
+def image(folder: Path) -> None:
     recorder = Recorder(RunFolder(folder), None, Tracker.null())
-    recorder.picture(1, np.zeros((2, 2, 3), np.uint8))
+    recorder.image(1, np.zeros((2, 2, 3), np.uint8))
 
 
 def volume(folder: Path) -> None:
@@ -71,7 +71,7 @@ def cached(folder: Path) -> None:
 CACHED = f"{hashlib.sha256(json.dumps({'a': 1}).encode()).hexdigest()[:32]}.npz"
 REPLACED: list[tuple[str, tuple[str, ...], Callable[[Path], object]]] = [
     ("last.pt", (".last.pt.part",), lambda f: save_checkpoint(f / "last.pt", {"a": 1})),
-    ("pictures/epoch-00001.png", (), picture),
+    ("pictures/epoch-00001.png", (), image),
     ("config.yaml", (), lambda f: write_atomically(f / "config.yaml", b"a: 1\n")),
     ("tracking.json", (), lambda f: write_json(f / "tracking.json", {})),
     (

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-PATH = Path(__file__).parents[1] / "pictures" / "data-flow.svg"
+PATH = Path(__file__).parents[1] / "images" / "data-flow.svg"
 WIDTH, HEIGHT = 980, 700
 LINE = 19  # pixels from one line of text to the next
 INK, GROUND, BORDER = "#1f2328", "#fbfbf9", "#b8b8b2"

@@ -35,7 +35,7 @@ class Sources:
             target = Path(app.srcdir, path)
             if app.env.path2doc(path) in app.env.found_docs or not target.exists():
                 continue
-            if _is_picture(target):
+            if _is_image(target):
                 continue
             self._linked.add(path)
             text += source[0][end : link.start()] + _SCHEME + path
@@ -80,7 +80,7 @@ def _doc(app: Sphinx, path: str) -> str | None:
     return None
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix in (".png", ".svg")
 
 

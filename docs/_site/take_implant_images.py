@@ -18,7 +18,7 @@ from famseg.reconstruction import Options, load_network, reconstruct
 from famseg.reporting import BONE, IMPLANT, Shown, shaded_views, side_of, slices, three_sides
 from famseg.volumes import Volume
 
-IMAGES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "images"
 SIZE, SPACING_MM = 128, 1.75
 UNSEEN = 1000  # a subject that the built-in network was not trained on
 

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from take_pictures import CHROMIUM, PICTURES, interface, train  # found by the line above
+from take_images import CHROMIUM, IMAGES, interface, train  # found by the line above
 
 FLAGS = [
     "--no-sandbox",
@@ -55,8 +55,8 @@ def shoot(page: Page, name: str) -> None:
     """Write an image of what is seen, with few colors."""
     page.wait_for_timeout(1500)
     image = Image.open(io.BytesIO(page.screenshot()))
-    PICTURES.mkdir(exist_ok=True)
-    image.convert("RGB").quantize(COLORS).save(PICTURES / name, optimize=True)
+    IMAGES.mkdir(exist_ok=True)
+    image.convert("RGB").quantize(COLORS).save(IMAGES / name, optimize=True)
 
 
 def take(folder: Path, browser: Browser) -> None:

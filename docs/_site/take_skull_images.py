@@ -29,7 +29,7 @@ from famseg.reconstruction import Options, load_network, reconstruct
 from famseg.reporting import BONE, IMPLANT, shaded_views, side_of, three_sides
 from famseg.volumes import Volume, write_volume
 
-IMAGES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "images"
 SIZE, SPACING_MM = 128, 1.75
 SPACING = (SPACING_MM,) * 3
 AFFINE = np.diag([*SPACING, 1.0])

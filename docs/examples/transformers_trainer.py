@@ -28,7 +28,7 @@ def encode(text: str, length: int = 32) -> dict[str, list[int]]:
 
 
 def reviews(n: int, seed: int, *, mistakes: float = 0.0) -> list[dict[str, Any]]:
-    """Return sentences of five words with one judgement among them, a part labelled wrongly."""
+    """Return sentences of five words with one judgement among them, a part labeled wrongly."""
     source = random.Random(seed)  # noqa: S311 - not for secrets
     found = []
     for _ in range(n):

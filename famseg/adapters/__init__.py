@@ -6,6 +6,6 @@
 
 A loop of one's own needs none of them, see `famseg.flatness`. What they add to
 `famseg.flatness.FAM` is what a loop must otherwise think of: which optimizer step a forward pass
-belongs to, so that accumulated and resumed steps are penalised as uninterrupted ones; other probes
+belongs to, so that accumulated and resumed steps are penalized as uninterrupted ones; other probes
 on other processes; the objective, not the network, inside ``DistributedDataParallel``.
 """

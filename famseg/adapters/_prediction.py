@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 class Predictions:
     """The outputs of a network in the passes of one step.
 
-    A penalised step may run its network several times: once to find out how to penalise it, and,
+    A penalized step may run its network several times: once to find out how to penalize it, and,
     with a part of the batch, once more after the layer.
     """
 

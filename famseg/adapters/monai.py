@@ -94,7 +94,7 @@ class FAMStep:
         if part == 0:
             engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
         scaler = self.scaler or (engine.scaler if engine.amp else None)
-        with self._synchronised(last):
+        with self._synchronized(last):
             terms = self._terms(engine, arguments, targets)
             total = terms.total / size
             (total if scaler is None else scaler.scale(total)).backward()
@@ -134,7 +134,7 @@ class FAMStep:
             scaler.step(engine.optimizer)
             scaler.update()
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[object]:
+    def _synchronized(self, last: bool) -> AbstractContextManager[object]:
         if last or not isinstance(self.wrapped, DistributedDataParallel):
             return nullcontext()
         return self.wrapped.no_sync()

@@ -27,7 +27,7 @@ _PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MUL
 
 
 class FAMTrainer(Trainer):  # type: ignore[misc]
-    """A ``Trainer`` that minimises an objective in place of the model's own loss.
+    """A ``Trainer`` that minimizes an objective in place of the model's own loss.
 
     The labels, which `Trainer` finds by their name, go to the objective's loss, not to the model;
     where there are several they come as a mapping. Evaluation computes the objective's plain loss.
@@ -72,7 +72,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         self._step, self._part = -1, 0
         self._sums: dict[str, Tensor] = {}
         self._steps: set[int] = set()
-        self._penalised: set[int] = set()
+        self._penalized: set[int] = set()
 
     def compute_loss(
         self,
@@ -199,14 +199,14 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
             self._sums[key] = self._sums.get(key, 0) + share.of(value) / parts
         self._steps.add(self.state.global_step)
         if terms.penalty is not None:
-            self._penalised.add(self.state.global_step)
+            self._penalized.add(self.state.global_step)
 
     def _means(self, total: float) -> dict[str, float]:
         """Return the means over the steps since the last call; the penalty's, over its steps."""
         means = {"loss": self._reduced("loss") / len(self._steps)}
-        if self._penalised:
-            means["penalty"] = self._reduced("penalty") / len(self._penalised)
-        self._sums, self._steps, self._penalised = {}, set(), set()
+        if self._penalized:
+            means["penalty"] = self._reduced("penalty") / len(self._penalized)
+        self._sums, self._steps, self._penalized = {}, set(), set()
         return {**means, "total": total}
 
     def _reduced(self, name: str) -> float:

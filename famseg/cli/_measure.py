@@ -270,8 +270,8 @@ def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     folder, rows = opened.folder.flatness, report.records()
     layers = csv_text(list(rows[0]), rows, for_people=True)
     write_atomically(folder / "layers.csv", layers.encode())
-    write_atomically(folder / "flatness.png", report.picture())
-    write_atomically(folder / "flatness.svg", report.picture("svg"))
+    write_atomically(folder / "flatness.png", report.image())
+    write_atomically(folder / "flatness.svg", report.image("svg"))
     write_json(folder / "report.json", content)
 
 

@@ -120,20 +120,20 @@ def _summary(results: Results) -> Iterator[dict[str, Any]]:
 def _table(results: Results) -> Iterator[str]:
     """Yield the lines of the table, then those of the statistics."""
     shown = [metric for metric in METRICS if metric.short and _applies(results, metric.name)]
-    labelled = results.labels() != [None]
-    header = ["case", *(["label"] if labelled else []), *(metric.short for metric in shown)]
+    labeled = results.labels() != [None]
+    header = ["case", *(["label"] if labeled else []), *(metric.short for metric in shown)]
     lines = []
     for case, label, scores in results.cases:
         cells = [_cell(scores.values[m.name], 0 if m.whole else m.digits) for m in shown]
         mark = "failed" if scores.failed else ""
-        lines.append([case, *([str(label)] if labelled else []), *cells, mark])
+        lines.append([case, *([str(label)] if labeled else []), *cells, mark])
     yield text_table([*header, ""], lines, numbers=range(1, len(header)))
     yield ""
     yield "mean with 95 % confidence interval; distances in mm, volume difference in ml"
     figures = list(_summary(results))
     width = max(len(each["metric"]) for each in figures)
     for each in figures:
-        front = f"label {each['label']}  " if labelled else ""
+        front = f"label {each['label']}  " if labeled else ""
         yield f"  {front}{each['metric']:{width}}  {each['text']}"
     if any(scores.failed for _, _, scores in results.cases):
         yield ""

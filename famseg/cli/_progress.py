@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from famseg.engine import Picture
+    from famseg.engine import RGBImage
 
 Metrics = Mapping[str, float]
 
@@ -64,8 +64,8 @@ class Lines:
         line = describe_epoch(epoch, self._epochs, metrics, self.metric)
         self._print(f"{line}  left {duration(self._seconds_left())}")
 
-    def picture(self, epoch: int, picture: Picture) -> None:
-        """Pictures are files; nothing to print."""
+    def image(self, epoch: int, image: RGBImage) -> None:
+        """Images are files; nothing to print."""
 
     def _seconds_left(self) -> float:
         done = self._step - self._first_step

@@ -1,4 +1,4 @@
-"""Data sets of skulls, pictures and texts: readers, synthetic data and splits."""
+"""Data sets of skulls, images and texts: readers, synthetic data and splits."""
 
 import lazy_loader
 

@@ -25,7 +25,7 @@ from ._methods_config import SWAConfig as SWAConfig
 from ._methods_config import WSAMConfig as WSAMConfig
 from ._network import weights_hash as weights_hash
 from ._observer import Observer as Observer
-from ._observer import Picture as Picture
+from ._observer import RGBImage as RGBImage
 from ._open_run import Opened as Opened
 from ._open_run import Which as Which
 from ._open_run import device_of as device_of

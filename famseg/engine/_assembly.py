@@ -78,7 +78,7 @@ def assemble(
     synced = bool(norms) and training.sync_batchnorm and processes.world > 1
     share = synchronize(objective, processes) if synced else None
     if training.compile:
-        compile_part(experiment.compilable, objective.penalised)
+        compile_part(experiment.compilable, objective.penalized)
     optimizer = experiment.optimizer(objective.parameters())
     step = TrainStep(
         objective if processes.world == 1 else _distributed(objective, device),
@@ -97,7 +97,7 @@ def assemble(
     )
     if norms:
         check_norms(experiment, step, world=1 if synced else processes.world)
-    if synced and objective.penalised:
+    if synced and objective.penalized:
         check_single_samples(batches)
     return Assembly(step, epochs_mean, moving)
 

@@ -180,13 +180,13 @@ class TrainingConfig(Strict):
         "does; false: each over its own part",
     )
     channels_last: bool = Field(
-        False, description="store pictures with channels innermost, which is faster on most devices"
+        False, description="store images with channels innermost, which is faster on most devices"
     )
     compile: bool = Field(
         False, description="compile the network up to the penalized layer (torch.compile)"
     )
     validate_every: int = Field(1, gt=0, description="epochs between validations")
-    picture_every: int = Field(10, gt=0, description="epochs between pictures")
+    picture_every: int = Field(10, gt=0, description="epochs between images")
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="stop early; absent: train for all epochs"
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from famseg.engine._config import RunConfig
-    from famseg.engine._observer import Picture
+    from famseg.engine._observer import RGBImage
     from famseg.engine._processes import Processes
     from famseg.engine._scores import Row
     from famseg.objectives import Objective
@@ -59,7 +59,7 @@ class Experiment(ABC):
         lengths: Length of each training sample, if a batch should hold samples of similar length;
             None otherwise.
         compilable: The part of the network that ``training.compile`` compiles: what runs before
-            the penalised layer. None if nothing can be compiled.
+            the penalized layer. None if nothing can be compiled.
 
     Raises:
         TypeError: If the derived class has no ``key_metric``.
@@ -122,7 +122,7 @@ class Experiment(ABC):
         """
         return {}
 
-    def picture(self, model: nn.Module) -> Picture | None:
+    def image(self, model: nn.Module) -> RGBImage | None:
         """Draw what the network does at present, an RGB image of shape ``(h, w, 3)``; or None."""
         return None
 

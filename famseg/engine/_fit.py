@@ -280,10 +280,10 @@ class Fit:
         due = epoch % self.training.picture_every == 0 or epoch == self.training.epochs
         if not (self.observers and due):
             return
-        drawn = self.experiment.picture(self.model)
+        drawn = self.experiment.image(self.model)
         if drawn is not None:
             for observer in self.observers:
-                observer.picture(epoch, drawn)
+                observer.image(epoch, drawn)
 
     def _average_epoch(self, swa: EpochAverage, epoch: int) -> None:
         objective = self.experiment.objective

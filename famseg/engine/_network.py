@@ -34,7 +34,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def order_channels_last(module: nn.Module) -> torch.memory_format:
-    """Keep the weights of pictures, or volumes, with channels innermost; return that order."""
+    """Keep the weights of images, or volumes, with channels innermost; return that order."""
     volumes = any(parameter.ndim == 5 for parameter in module.parameters())
     memory_format = torch.channels_last_3d if volumes else torch.channels_last
     module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -44,7 +44,7 @@ def order_channels_last(module: nn.Module) -> torch.memory_format:
 def in_memory_format(
     batch: Mapping[str, Any], memory_format: torch.memory_format
 ) -> Mapping[str, Any]:
-    """Return the batch with its pictures (4 dimensions) or volumes (5) in a memory order."""
+    """Return the batch with its images (4 dimensions) or volumes (5) in a memory order."""
     dimensions = _DIMENSIONS.get(memory_format)
     if dimensions is None:
         return batch
@@ -62,23 +62,23 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
 
 
-def compile_part(part: nn.Module | None, penalised: Mapping[str, nn.Module]) -> None:
+def compile_part(part: nn.Module | None, penalized: Mapping[str, nn.Module]) -> None:
     """Compile a part of a network in place; its names stay.
 
     Args:
         part: The part; None where there is none.
-        penalised: Layers by name that the penalty must be able to look into: it records their
+        penalized: Layers by name that the penalty must be able to look into: it records their
             inputs and changes their weights, which compiled code would not notice.
 
     Raises:
-        InputError: If there is no such part, or a penalised layer lies in it.
+        InputError: If there is no such part, or a penalized layer lies in it.
     """
     if part is None:
         raise InputError(
             "training.compile: this pipeline has nothing that can be compiled. Set it to false."
         )
     inside = set(part.modules())
-    for name, layer in penalised.items():
+    for name, layer in penalized.items():
         if layer in inside:
             raise InputError(
                 f"training.compile: penalty.layer {name} lies in the part that is compiled. Set "

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]
+RGBImage = npt.NDArray[np.uint8]
 """An RGB image of shape ``(h, w, 3)``."""
 
 
@@ -27,6 +27,6 @@ class Observer(Protocol):
         """An epoch ended."""
         ...
 
-    def picture(self, epoch: int, picture: Picture) -> None:
-        """A picture of the network's present state was drawn."""
+    def image(self, epoch: int, image: RGBImage) -> None:
+        """An image of the network's present state was drawn."""
         ...

@@ -16,7 +16,7 @@ from famseg.config import to_yaml
 from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment
-from famseg.engine._observer import Picture
+from famseg.engine._observer import RGBImage
 from famseg.files import read_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
@@ -63,12 +63,12 @@ class Recorder:
             self.record.append(epoch, metrics)
         self.tracker.log_epoch(epoch, metrics)
 
-    def picture(self, epoch: int, picture: Picture) -> None:
-        """Record a picture of the validation."""
-        self.folder.pictures.mkdir(exist_ok=True)
-        path = self.folder.pictures / f"epoch-{epoch:05d}.png"
+    def image(self, epoch: int, image: RGBImage) -> None:
+        """Record an image of the validation."""
+        self.folder.images.mkdir(exist_ok=True)
+        path = self.folder.images / f"epoch-{epoch:05d}.png"
         content = io.BytesIO()
-        Image.fromarray(picture).save(content, format="PNG")
+        Image.fromarray(image).save(content, format="PNG")
         write_atomically(path, content.getbuffer())
         self.tracker.log_image(path, "validation", epoch)
 

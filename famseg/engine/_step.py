@@ -80,7 +80,7 @@ class TrainStep:
         sharpness: Where to take a second gradient and what to make of both (SAM), or None.
         noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
         augment: Changes a batch on the device before it is used.
-        memory_format: Memory order of a batch's pictures.
+        memory_format: Memory order of a batch's images.
         norm_share: Where batch normalization is over all processes, what says whether this one's
             samples count.
 
@@ -251,7 +251,7 @@ class TrainStep:
         first, last = self.window(iteration)
         # DDP takes the mean over processes, hence their number.
         weight = self._weight(iteration, batch) * self.processes.world
-        with self._synchronised(complete and iteration == last):
+        with self._synchronized(complete and iteration == last):
             terms = self._forward(iteration, first, batch)
             self._exchange(iteration, terms)
             factor = part * weight / self._window_samples(iteration)
@@ -343,7 +343,7 @@ class TrainStep:
         if bad:
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
 
-    def _synchronised(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch's
+    def _synchronized(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch's
         if last or not isinstance(self.wrapped, DistributedDataParallel):
             return nullcontext()
         return self.wrapped.no_sync()
@@ -370,9 +370,9 @@ def _sync_refused(objective: Objective) -> Iterator[None]:
     try:
         yield
     except UnsupportedTailError as error:
-        if "synchronised batch norm" not in str(error):
+        if "synchronized batch norm" not in str(error):
             raise
-        layers = " and ".join(map(repr, objective.penalised))
+        layers = " and ".join(map(repr, objective.penalized))
         raise InputError(
             f"penalty.layer: batch normalization runs after layer {layers}, and over several "
             "processes the penalty has no gradient through it. Set training.sync_batchnorm=false, "

@@ -33,7 +33,7 @@ class Validator:
         processes: The ranks of the run.
         device: Where to compute.
         batch_size: Cases per forward pass.
-        memory_format: Memory order of a batch's pictures.
+        memory_format: Memory order of a batch's images.
         data: The cases; those of the validation unless given.
         workers: Worker processes that load data, started for each validation; 0 for this process.
     """

@@ -3,7 +3,7 @@ from .classification import Bin as Bin
 from .classification import Calibration as Calibration
 from .classification import HeadMonitor as HeadMonitor
 from .classification import Logits as Logits
-from .classification import answers_picture as answers_picture
+from .classification import answers_image as answers_image
 from .classification import calibration as calibration
 from .classification import classification_metrics as classification_metrics
 from .classification import classification_rows as classification_rows
@@ -11,7 +11,7 @@ from .classification import classification_signs as classification_signs
 from .classification import classification_table as classification_table
 from .classification import confusion_matrix as confusion_matrix
 from .classification import evaluate_classification as evaluate_classification
-from .classification import summarise_classes as summarise_classes
+from .classification import summarize_classes as summarize_classes
 from .skulls import Baseline as Baseline
 from .skulls import CaseRow as CaseRow
 from .skulls import Evaluation as Evaluation
@@ -34,8 +34,8 @@ from .skulls import predicted_outline as predicted_outline
 from .skulls import read_cases as read_cases
 from .skulls import read_shown as read_shown
 from .skulls import score_files as score_files
-from .skulls import slices_picture as slices_picture
-from .skulls import summarise as summarise
+from .skulls import slices_image as slices_image
+from .skulls import summarize as summarize
 from .skulls import table as table
 from .skulls import variance_ratio as variance_ratio
 from .skulls import with_loss as with_loss

@@ -26,7 +26,7 @@ from famseg.flatness._estimators._probes import normals, part_of, position_gener
 from famseg.flatness._estimators._products import Draw
 from famseg.flatness._options import Options
 from famseg.flatness._planner import Known, Planner
-from famseg.flatness._step import Penalised, noise_measured, noise_step, penalised
+from famseg.flatness._step import Penalized, noise_measured, noise_step, penalized_step
 from famseg.flatness._terms import Measurement, Terms
 from famseg.flatness._tracing._arguments import Inputs, Loss, differentiable_in
 from famseg.flatness._tracing._layer_cache import LayerCache
@@ -265,7 +265,7 @@ class FAM(nn.Module):
                     task, self._rule, plan, inputs, targets, draw=draws(), size=size
                 )
             else:
-                loss, found, *_ = penalised(
+                loss, found, *_ = penalized_step(
                     task,
                     self._rule,
                     plan,
@@ -382,7 +382,7 @@ class FAM(nn.Module):
             )
         self._planner.forget()
         recorded = found.recorded(inputs, targets)
-        return self._penalised(found.task, inputs, targets, step, recorded=recorded)
+        return self._penalized(found.task, inputs, targets, step, recorded=recorded)
 
     def _step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
         """A step of training without the layers that this batch does not use."""
@@ -395,7 +395,7 @@ class FAM(nn.Module):
                     undone_on_error(task.parts, task.device, self._generator),
                     self._pace.undone_on_error(),
                 ):
-                    terms = self._penalised(replace(task, layers=used), inputs, targets, step)
+                    terms = self._penalized(replace(task, layers=used), inputs, targets, step)
             except IdleLayersError as found:
                 if self._planner.samples == 0 or self._never_runs(found.uncalled):
                     raise
@@ -427,7 +427,7 @@ class FAM(nn.Module):
             )
         return self._unused >= _UNUSED
 
-    def _penalised(
+    def _penalized(
         self,
         task: Task,
         inputs: Inputs,
@@ -485,7 +485,7 @@ class FAM(nn.Module):
         targets: object,
         step: int,
         recorded: Recorded | None,
-    ) -> tuple[Penalised, Tensor]:
+    ) -> tuple[Penalized, Tensor]:
         """The penalty of a step at a degree of thinning, and what it was taken from."""
         sizes = {self._planner.samples}
 
@@ -495,7 +495,7 @@ class FAM(nn.Module):
             sizes.add(len(part))
             return part
 
-        found = penalised(
+        found = penalized_step(
             task,
             self._rule,
             plan,

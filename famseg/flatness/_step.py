@@ -41,7 +41,7 @@ Choose = Callable[[int], Tensor]
 """Returns some of the numbers below one, or all."""
 
 
-class Penalised(NamedTuple):
+class Penalized(NamedTuple):
     """What a penalized step found.
 
     Attributes:
@@ -60,7 +60,7 @@ class Penalised(NamedTuple):
 
 
 # Many arguments: the state of a step, which FAM has in separate attributes.
-def penalised(
+def penalized_step(
     task: Task,
     rule: Rule,
     plan: Plan,
@@ -71,7 +71,7 @@ def penalised(
     choose: Choose | None,
     create_graph: bool,
     recorded: Recorded | None = None,
-) -> Penalised:
+) -> Penalized:
     """Return the loss of a batch and the flatness of all of it, or of a part.
 
     Args:
@@ -94,7 +94,7 @@ def penalised(
             along_it = along(task, rule, plan, carry)
             if along_it is not None:
                 run = Pass(recorded.loss, None, carry.uses)
-                return Penalised(recorded.loss, along_it, run, recorded)
+                return Penalized(recorded.loss, along_it, run, recorded)
         else:
             choose = None
     graph = create_graph and rule.gradient == "full"
@@ -124,7 +124,7 @@ def penalised(
     with without_autocast(device):
         found = estimate(rule, plan, run, draws(), product_of, create_graph=graph)
     loss = run.loss if recorded is None else recorded.loss
-    return Penalised(loss, found, run, recorded, doubtful)
+    return Penalized(loss, found, run, recorded, doubtful)
 
 
 class _Tried(NamedTuple):
@@ -172,7 +172,7 @@ def noise_step(
 
     for the directions ``v`` of the probes, whose odd moments are 0. With :math:`s^2 = 2\lambda` the
     expected loss is the objective up to the last term, a bias of the order of lambda relative to
-    the penalty (Camuto et al., *Explicit Regularisation in Gaussian Noise Injections*, NeurIPS
+    the penalty (Camuto et al., *Explicit Regularization in Gaussian Noise Injections*, NeurIPS
     2020). The gradient of one step has noise of first order in ``s``, which ``antithetic``, the
     mean of both signs, cancels. Costs a plain step and the direction; ``antithetic`` another run of
     the network after the layers.

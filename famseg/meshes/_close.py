@@ -60,7 +60,7 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
     count, owner = connected_components(graph, directed=False)
     if count > MOST_OPENINGS:
         raise InputError(
-            f"the mesh is not a surface: {len(rim)} edges without a neighbour in {count} openings; "
+            f"the mesh is not a surface: {len(rim)} edges without a neighbor in {count} openings; "
             "repair it, e.g. in MeshLab or Meshmixer"
         )
     middles: list[Floats] = []
@@ -75,7 +75,7 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
         off = float(np.linalg.svd(points - centre, full_matrices=False)[1][-1])
         if wide > LARGEST_OPENING_MM and off / np.sqrt(len(points)) > FLAT_MM:
             raise InputError(
-                f"the mesh is open: {len(rim)} edges without a neighbour in {count} openings, one "
+                f"the mesh is open: {len(rim)} edges without a neighbor in {count} openings, one "
                 f"of them {wide:.0f} mm wide and not flat; close it, e.g. in MeshLab or Meshmixer"
             )
         widest = max(widest, wide)
@@ -83,7 +83,7 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
         middles.append(centre)
         fans.append(np.hstack([rim[edges], tip]))
     note = (
-        f"The mesh was open: {len(rim)} edges without a neighbour in {count} openings of up to "
+        f"The mesh was open: {len(rim)} edges without a neighbor in {count} openings of up to "
         f"{widest:.0f} mm were closed."
     )
     return np.vstack([vertices, middles]), np.vstack([faces, *fans]), note

@@ -5,7 +5,7 @@ a code from 0 to 255. The surface cuts each of the cube's 12 edges whose ends di
 (masks carry no finer information). On a face of the cube with two cut edges it leaves a segment
 between them. With four, the two foreground corners are diagonal, and the face allows two readings:
 cut off each foreground corner, or each background corner. The reading depends only on the face, so
-neighbouring groups always agree on it and the surface is closed. Every cut edge belongs to two
+neighboring groups always agree on it and the surface is closed. Every cut edge belongs to two
 faces, so the segments join into closed loops. A loop spans the fan of triangles from its centroid:
 exact for a flat loop, and independent of where a loop starts, so the area has every symmetry of the
 cube. The table holds the mean over the two readings, which makes the areas of a mask and of its
@@ -86,7 +86,7 @@ def loops(code: int) -> list[list[_Edge]]:
 
 
 def _links(code: int) -> dict[_Edge, list[_Edge]]:
-    """Return the two neighbours of each cut edge: one on either face that shares the edge."""
+    """Return the two neighbors of each cut edge: one on either face that shares the edge."""
     links: dict[_Edge, list[_Edge]] = {}
     for axis, side in product(range(3), (0, 1)):
         u, v = (1 << other for other in range(3) if other != axis)

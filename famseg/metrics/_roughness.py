@@ -1,4 +1,4 @@
-r"""How rough a surface is: its deviation from a smooth surface fitted to each neighbourhood.
+r"""How rough a surface is: its deviation from a smooth surface fitted to each neighborhood.
 
 The surface of a mask consists of the faces between foreground and background voxels. For each face
 of an evenly drawn sample, take the faces within a ball of radius r that have about the same

@@ -15,7 +15,7 @@ class ShapeAutoencoder(AutoEncoder):  # type: ignore[misc]  # MONAI ships no typ
     """Convolutional autoencoder whose code passes two linear layers, ``latent`` and ``expand``.
 
     The network of the FAM paper's skull experiment (arXiv 2307.02337, section 4.3): strided
-    convolutions, flatten, linear to the latent code, linear back (the regularised "bottleneck
+    convolutions, flatten, linear to the latent code, linear back (the regularized "bottleneck
     linear layer", weight of shape ``(features, latent)``), transposed convolutions. With the
     default arguments the sizes are the paper's: 64 features, latent 8, about 1.03 M parameters.
     InstanceNorm is replaced by the equal GroupNorm, see
@@ -92,7 +92,7 @@ def _code_grid(
         )
     code = tuple(edge // factor for edge in grid)
     if math.prod(code) == 1:
-        # Normalising one voxel gives zero whatever the input: nothing would reach the code.
+        # Normalizing one voxel gives zero whatever the input: nothing would reach the code.
         raise ValueError(
             f"strides {list(strides)} shrink size {grid[0]} to a single voxel, which instance "
             "normalization turns into zero. Choose a larger size or fewer strides."

@@ -1,4 +1,4 @@
-"""A classifier in three parts, so that the layer to penalise always has the same name."""
+"""A classifier in three parts, so that the layer to penalize always has the same name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Classifier(nn.Module):
     The head is the last layer, called ``head`` in every classifier: it is what
     ``penalty.layer: head`` names, and its relative flatness under cross-entropy has a closed form.
     The FAM paper (arXiv 2307.02337, section 4.1) puts a linear layer of 64 features without
-    non-linearity before it, so that the penalised weight is small; that layer is ``features``, and
+    non-linearity before it, so that the penalized weight is small; that layer is ``features``, and
     an identity where there is none.
 
     Args:
-        body: Maps pictures to feature vectors ``(n, width)``.
+        body: Maps images to feature vectors ``(n, width)``.
         width: How many features the body gives.
         classes: How many classes there are.
         features: How many features the extra linear layer gives; ``None`` for no such layer.
@@ -55,14 +55,14 @@ class Classifier(nn.Module):
             )
         self.head = _linear(last, classes) if head is None else head
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return the logits, ``(n, classes)``."""
-        logits: Tensor = self.head(self.features(self.body(pictures)))
+        logits: Tensor = self.head(self.features(self.body(images)))
         return logits
 
 
-def initialise(body: nn.Module) -> None:
-    """Initialise a body as the residual networks were: He normal, norms 1 and 0, biases 0.
+def initialize(body: nn.Module) -> None:
+    """Initialize a body as the residual networks were: He normal, norms 1 and 0, biases 0.
 
     The standard deviation of a convolution is ``sqrt(2 / fan_out)``, ``fan_out`` being output
     channels times kernel size (He et al. 2015; the one of Zagoruyko & Komodakis 2016).

@@ -1,4 +1,4 @@
-"""Configuration sections of the classifiers of pictures."""
+"""Configuration sections of the classifiers of images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ConvNetConfig(_Classifier):
     )
 
     def build(self, *, classes: int, channels: int, size: int) -> Classifier:
-        """Return the network for pictures of ``channels`` channels."""
+        """Return the network for images of ``channels`` channels."""
         from famseg.models._convnet import convnet
 
         return convnet(classes=classes, channels=channels, width=self.width, features=self.features)
@@ -51,7 +51,7 @@ class ResNet18Config(_Classifier):
     )
 
     def build(self, *, classes: int, channels: int, size: int) -> Classifier:
-        """Return the network for pictures of ``size`` pixels a side."""
+        """Return the network for images of ``size`` pixels a side."""
         from famseg.models._residual import resnet18
 
         stem = self.stem
@@ -75,7 +75,7 @@ class WideResNetConfig(_Classifier):
         return self
 
     def build(self, *, classes: int, channels: int, size: int) -> Classifier:
-        """Return the network for pictures of ``channels`` channels."""
+        """Return the network for images of ``channels`` channels."""
         from famseg.models._wide_resnet import wide_resnet
 
         return wide_resnet(
@@ -103,7 +103,7 @@ class EfficientNetConfig(_Classifier):
     )
 
     def build(self, *, classes: int, channels: int, size: int) -> Classifier:
-        """Return the network for pictures of ``size`` pixels a side.
+        """Return the network for images of ``size`` pixels a side.
 
         Raises:
             InputError: If the weights are missing, unreadable or of another network.
@@ -137,7 +137,7 @@ class MonaiConfig(_Classifier):
 
         Raises:
             InputError: If there is no such class, or it does not take its arguments or the
-                pictures, or does not end in a linear layer.
+                images, or does not end in a linear layer.
         """
         from famseg.models._monai_network import monai_network
 

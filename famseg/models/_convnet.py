@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from famseg.models._classifier import Classifier, initialise
+from famseg.models._classifier import Classifier, initialize
 
 _STRIDES = (1, 2, 2, 2)
 _FACTORS = (1, 2, 4, 4)  # channels, times the width
@@ -16,11 +16,11 @@ def convnet(
     """Return four 3 x 3 convolutions with batch norm and ReLU, and the mean over space.
 
     With the default width 0.24 million parameters (width 16: 0.06 million, width 48: 0.54 million)
-    and 13 million multiplications a picture of 32 x 32, about a fortieth of a ResNet18's.
+    and 13 million multiplications an image of 32 x 32, about a fortieth of a ResNet18's.
 
     Args:
         classes: How many classes there are.
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         width: Channels of the first convolution; the others have twice and four times as many.
         features: Features of an extra linear layer before the head, see
             :class:`famseg.models.Classifier`.
@@ -41,5 +41,5 @@ def convnet(
         ]
         inputs = outputs
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    initialise(body)
+    initialize(body)
     return Classifier(body, width=inputs, classes=classes, features=features)

@@ -1,4 +1,4 @@
-"""MONAI's EfficientNets as classifiers of pictures, with weights from a file."""
+"""MONAI's EfficientNets as classifiers of images, with weights from a file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def efficientnet(
 
     Args:
         classes: How many classes there are.
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         size: Their edge in pixels.
         variant: ``"b0"`` to ``"b8"``.
         weights: File of trained weights: ``torch.save`` of a state dict, or safetensors, with the

@@ -42,20 +42,20 @@ def monai_network(
 
     Arguments that say two dimensions, channels, classes and edge, by any of the names that MONAI
     uses for them, are filled in where they are left out, and ``pretrained`` is false. The network
-    is run once on an empty picture: what it returns must be the output of its last linear layer,
-    nothing after it. A head of the right shape keeps MONAI's initialisation.
+    is run once on an empty image: what it returns must be the output of its last linear layer,
+    nothing after it. A head of the right shape keeps MONAI's initialization.
 
     Args:
         name: Name of a class of ``monai.networks.nets``, ``"DenseNet121"`` say.
         classes: How many classes there are.
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         size: Their edge in pixels.
         arguments: Arguments of the class.
         features: Features of an extra linear layer before the head, see
             :class:`famseg.models.Classifier`.
 
     Raises:
-        ValueError: If there is no such class, it refuses its arguments or the pictures, or it does
+        ValueError: If there is no such class, it refuses its arguments or the images, or it does
             not end in a linear layer.
 
     Example:
@@ -65,13 +65,13 @@ def monai_network(
         Linear(in_features=10, out_features=7, bias=True)
     """
     network = out_of_place(_built(name, classes, channels, size, dict(arguments or {})))
-    picture = torch.zeros(1, channels, size, size)
-    layer, seen = _last_linear(network, picture, name)
+    image = torch.zeros(1, channels, size, size)
+    layer, seen = _last_linear(network, image, name)
     head = network.get_submodule(layer)
     assert isinstance(head, nn.Linear)  # noqa: S101 - found among the linear layers
     network.set_submodule(layer, nn.Identity())
     body = _Body(network)
-    if not _gives(body, picture, seen):
+    if not _gives(body, image, seen):
         raise ValueError(_not_last(name, layer))
     kept = head if features is None and head.out_features == classes else None
     return Classifier(body, width=head.in_features, classes=classes, features=features, head=kept)
@@ -84,8 +84,8 @@ class _Body(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return _first(self.network(pictures)).flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        return _first(self.network(images)).flatten(1)
 
 
 def _first(output: Tensor | tuple[Any, ...] | list[Any]) -> Tensor:
@@ -141,7 +141,7 @@ def _parameters(kind: type[nn.Module]) -> list[str]:
     return list(names)
 
 
-def _last_linear(network: nn.Module, picture: Tensor, name: str) -> tuple[str, Tensor]:
+def _last_linear(network: nn.Module, image: Tensor, name: str) -> tuple[str, Tensor]:
     """Return the name of the linear layer whose output the network returns, and its input."""
     calls: list[tuple[str, Tensor, Tensor]] = []
     hooks = [
@@ -153,10 +153,10 @@ def _last_linear(network: nn.Module, picture: Tensor, name: str) -> tuple[str, T
     ]
     try:
         with eval_mode(network):
-            result = network(picture)
+            result = network(image)
     except _REFUSALS as error:
-        shape = " x ".join(map(str, picture.shape[1:]))
-        raise ValueError(f"{name} takes no pictures of {shape}: {_line(error)}") from error
+        shape = " x ".join(map(str, image.shape[1:]))
+        raise ValueError(f"{name} takes no images of {shape}: {_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -170,11 +170,11 @@ def _last_linear(network: nn.Module, picture: Tensor, name: str) -> tuple[str, T
     return key, seen
 
 
-def _gives(body: nn.Module, picture: Tensor, features: Tensor) -> bool:
-    """Return whether a body makes just these features of a picture."""
+def _gives(body: nn.Module, image: Tensor, features: Tensor) -> bool:
+    """Return whether a body makes just these features of an image."""
     try:
         with eval_mode(body):
-            return torch.equal(body(picture), features)
+            return torch.equal(body(image), features)
     except _REFUSALS:  # something after the layer wants as many numbers as there are classes
         return False
 

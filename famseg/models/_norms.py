@@ -1,4 +1,4 @@
-"""Normalisation layers whose third derivatives are right."""
+"""Normalization layers whose third derivatives are right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 def replace_instance_norm(module: nn.Module) -> nn.Module:
     """Replace every InstanceNorm in a network by the GroupNorm that is the same function.
 
-    ``GroupNorm(C, C)`` normalises each channel of each sample over space, which is InstanceNorm
+    ``GroupNorm(C, C)`` normalizes each channel of each sample over space, which is InstanceNorm
     without running statistics; parameters keep their names and values. The gradient of a curvature
     penalty needs third derivatives: torch's native InstanceNorm returns wrong ones without a
     warning, GroupNorm's are right (``gradcheck`` in the tests of ``ShapeAutoencoder``).

@@ -1,4 +1,4 @@
-"""MONAI's ResNet18 as a classifier of pictures."""
+"""MONAI's ResNet18 as a classifier of images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def resnet18(
 
     Args:
         classes: How many classes there are.
-        channels: Channels of the pictures.
-        stem: ``"cifar"``: a convolution of kernel 3, for pictures of about 32 x 32;
+        channels: Channels of the images.
+        stem: ``"cifar"``: a convolution of kernel 3, for images of about 32 x 32;
             ``"imagenet"``: kernel 7, stride 2 and max-pooling, a sixteenth of the work.
         features: Features of an extra linear layer before the head, see
             :class:`famseg.models.Classifier`.

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famseg.models._classifier import Classifier, initialise
+from famseg.models._classifier import Classifier, initialize
 
 _STEM = 16
 _GROUPS = (16, 32, 64)  # channels of the three groups, times the width
@@ -28,7 +28,7 @@ def wide_resnet(
 
     Args:
         classes: How many classes there are.
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         depth: Layers, ``6 n + 4``: three groups of ``n`` blocks of two convolutions.
         width: Factor of the channels of a group.
         dropout: Probability of dropout between the convolutions of a block.
@@ -49,13 +49,13 @@ def wide_resnet(
 
 
 class WideResNet(nn.Module):
-    """The body of a wide residual network: pictures to ``64 * width`` features each.
+    """The body of a wide residual network: images to ``64 * width`` features each.
 
     A convolution to 16 channels, three groups of pre-activation blocks of which the second and
     third halve the edge, batch norm, ReLU and the mean over space.
 
     Args:
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         depth: Layers, ``6 n + 4``.
         width: Factor of the channels of a group.
         dropout: Probability of dropout between the convolutions of a block.
@@ -94,11 +94,11 @@ class WideResNet(nn.Module):
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
         self.layers = nn.Sequential(layers)
-        initialise(self)
+        initialize(self)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return the features, ``(n, 64 * width)``."""
-        features: Tensor = self.layers(pictures)
+        features: Tensor = self.layers(images)
         return features
 
 

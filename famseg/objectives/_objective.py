@@ -69,7 +69,7 @@ class LayerDecay(nn.Module):
 
 
 class Objective(nn.Module):
-    """What a training step minimises: a batch in, ``Terms(total, loss, penalty)`` out.
+    """What a training step minimizes: a batch in, ``Terms(total, loss, penalty)`` out.
 
     Wrap this module in ``DistributedDataParallel``, not the network: loss and penalty then come
     out of one forward pass and need one backward pass, which is what DDP gets right.
@@ -112,7 +112,7 @@ class Objective(nn.Module):
         return 0.0 if isinstance(self.terms, PlainLoss) else self.terms.weight
 
     @property
-    def penalised(self) -> dict[str, nn.Module]:
+    def penalized(self) -> dict[str, nn.Module]:
         """The layers whose flatness is part of the total, by name."""
         if not isinstance(self.terms, FAM) or not self.weight:
             return {}

@@ -22,7 +22,7 @@ from famseg.preparation.sources import (
     fit_name,
     pieces_of,
     read_any,
-    recognise,
+    recognize,
     walk,
 )
 from famseg.volumes import VOLUME_SUFFIXES
@@ -56,7 +56,7 @@ def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = Fa
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
     tree = walk(root)
-    challenge = recognise(tree) if layout == "auto" else _as_challenge(layout)
+    challenge = recognize(tree) if layout == "auto" else _as_challenge(layout)
     if challenge is not None:
         sources, refused = _collection(tree, challenge)
         name: str = challenge

@@ -20,7 +20,7 @@ class Settings:
     Why 226 HU: brain lies at 20 to 45 HU, fresh blood below 100, cortical bone above 700. Thin
     walls lose density to what surrounds them within a voxel, so a bound near soft tissue keeps
     orbits and temples closed; 226 HU is where planning software for skulls has its preset for bone.
-    Between 180 and 300 HU a vault changes by a fraction of a millimetre. Thinner slices and less
+    Between 180 and 300 HU a vault changes by a fraction of a millimeter. Thinner slices and less
     noise allow lower bounds, contrast agent in vessels asks for higher ones.
 
     Why cavities are filled by default (``holes="enclosed"``): a cavity with no way out, such as

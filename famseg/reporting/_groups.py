@@ -128,7 +128,7 @@ def _names(runs: Sequence[Run]) -> tuple[list[str], tuple[str, ...]]:
     parts: list[list[str]] = [[run.method] for run in runs]
     left_out = []
     for key in dict.fromkeys(key for each in settings for key in each):
-        if _labelled(key):
+        if _labeled(key):
             continue
         told, usual = _told(key, settings)
         for names_part, text in zip(parts, told, strict=True):
@@ -142,7 +142,7 @@ def _names(runs: Sequence[Run]) -> tuple[list[str], tuple[str, ...]]:
     return names, tuple(left_out)
 
 
-def _labelled(key: str) -> bool:
+def _labeled(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _IN_LABEL)
 
 

@@ -17,7 +17,7 @@ from famseg.evaluation import (
     read_cases,
     read_shown,
 )
-from famseg.evaluation.skulls import PenaltyKind, SlicesCase, slices_picture
+from famseg.evaluation.skulls import PenaltyKind, SlicesCase, slices_image
 from famseg.files import read_json
 from famseg.meshes import surface_mesh
 from famseg.messages import InputError, counted
@@ -317,7 +317,7 @@ def _scene(case: ShownCase) -> Scene:
     ):
         classes[mask] = value
     x, y, z = np.linalg.norm(case.affine[:3, :3], axis=0)
-    still = slices_picture(
+    still = slices_image(
         [
             SlicesCase(
                 case.title,

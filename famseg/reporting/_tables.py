@@ -255,7 +255,7 @@ def _pairings(comparison: Comparison, metric: str) -> Table:
 
 
 def _digits(values: Sequence[float]) -> int:
-    """Return the decimals at which seeds differ: of shares, of millimetres, of larger numbers."""
+    """Return the decimals at which seeds differ: of shares, of millimeters, of larger numbers."""
     largest = max(map(abs, values), default=0.0)
     return 4 if largest < 2 else 3 if largest < 20 else 1
 

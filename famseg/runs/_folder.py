@@ -28,9 +28,9 @@ class RunFolder:
         manifest: Subjects, files, hashes and splits.
         provenance: Commit, versions, device, seed, hashes of the data and of the first weights.
         tracking: Identity of the MLflow run.
-        evaluation: Tables and pictures of the final evaluation.
+        evaluation: Tables and images of the final evaluation.
         metrics: Its numbers by flat names, such as ``test/accuracy``.
-        pictures: Pictures of the training.
+        images: Images of the training.
         flatness: Relative flatness of the layers: tables and a plot.
         checkpoints: The checkpoints.
     """
@@ -43,7 +43,7 @@ class RunFolder:
         self.tracking = path / "tracking.json"
         self.evaluation = path / "evaluation"
         self.metrics = self.evaluation / "metrics.json"
-        self.pictures = path / "pictures"
+        self.images = path / "pictures"
         self.flatness = path / "flatness"
         self.checkpoints = path / "checkpoints"
 

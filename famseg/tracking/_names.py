@@ -1,4 +1,4 @@
-"""How a run is written down in MLflow: names, texts, colours."""
+"""How a run is written down in MLflow: names, texts, colors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SMALLEST_LOG10, _LARGEST_LOG10 = -4.0, 0.0
 def run_name(
     penalty_weight: float, seed: int, method: str | None = None, distinction: str = ""
 ) -> str:
-    """Return the name of a run: what tells it from its neighbours in a comparison.
+    """Return the name of a run: what tells it from its neighbors in a comparison.
 
     Args:
         penalty_weight: Lambda.
@@ -141,8 +141,8 @@ def valid_name(name: str, *, ascii_only: bool = False) -> str:
     """Return a name that MLflow takes: characters that it refuses become ``_``.
 
     Args:
-        name: The name of a metric, a parameter or a series of pictures.
-        ascii_only: Whether letters of other alphabets are refused too, as for pictures.
+        name: The name of a metric, a parameter or a series of images.
+        ascii_only: Whether letters of other alphabets are refused too, as for images.
 
     Example:
         >>> valid_name("val/dsc"), valid_name("val/dsc (mean)")
@@ -169,10 +169,10 @@ def milliseconds(time_s: float) -> int:
 
 
 def color(penalty_weight: float, method: str | None = None) -> str:
-    """Return the colour of a run in charts: grey for a baseline, with FAM brighter with lambda.
+    """Return the color of a run in charts: grey for a baseline, with FAM brighter with lambda.
 
     Runs that differ only in the seed share it, so that their curves read as one group. Other
-    methods have colours of their own.
+    methods have colors of their own.
 
     Args:
         penalty_weight: Lambda.

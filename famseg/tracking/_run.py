@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from famseg.tracking._courier import Courier
 from famseg.tracking._first_page import Dataset
+from famseg.tracking._images import cell, to_image
 from famseg.tracking._names import cut, milliseconds, valid_name
 from famseg.tracking._opening import Opened, Opening, set_tags
 from famseg.tracking._outbox import Outbox, RefusedError
-from famseg.tracking._pictures import cell, to_picture
 from famseg.tracking._quiet import quiet
 from famseg.tracking._uri import sqlite_path, without_password
 from famseg.tracking._view import share_comparison
@@ -95,8 +95,8 @@ class Run:
         )
         self._on_opened = opened
         self._opened: Opened | None = None
-        # Last step of each series of pictures; the view opens at it.
-        self._pictures: dict[str, int] = {}
+        # Last step of each series of images; the view opens at it.
+        self._images: dict[str, int] = {}
         self._scores = [valid_name(name) for name in scores]
         self._dataset = dataset
 
@@ -193,7 +193,7 @@ class Run:
         run.client.log_inputs(run.run_id, [DatasetInput(entity, [context])])
 
     def _share(self, run: Opened) -> None:
-        share_comparison(run.client, run.experiment_id, self._pictures, self._scores)
+        share_comparison(run.client, run.experiment_id, self._images, self._scores)
 
     def send_metrics(self, points: Sequence[Points]) -> None:
         """Send metrics of epochs, except points that the run already has."""
@@ -247,20 +247,20 @@ class Run:
         self._put(f"the file {path}", send, box=self._files)
 
     def send_image(self, image: Path | str | np.ndarray[Any, Any], key: str, epoch: int) -> None:
-        """Send a picture of a series."""
+        """Send an image of a series."""
         time_ms = milliseconds(time.time())
         name = valid_name(key, ascii_only=True)
         # A new mapping: the thread may be reading the old one.
-        self._pictures = {**self._pictures, name: max(epoch, self._pictures.get(name, 0))}
+        self._images = {**self._images, name: max(epoch, self._images.get(name, 0))}
         source = image if isinstance(image, Path | str) else image.copy()
 
         def send(run: Opened) -> None:
-            picture = to_picture(source)
+            picture = to_image(source)
             run.client.log_image(
                 run.run_id, picture, key=name, step=epoch, timestamp=time_ms, synchronous=True
             )
 
-        self._put(f"the picture {key}", send, box=self._files)
+        self._put(f"the image {key}", send, box=self._files)
 
     def send_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Send a table, and name it in the tag by which the UI finds tables."""
@@ -321,7 +321,7 @@ class Run:
         if self._courier.foreign:
             return
         time_ms = milliseconds(time.time())
-        if self._pictures:
+        if self._images:
             self._put("the comparison view", lambda run: self._share(run))
         self._put("the end", lambda run: run.client.set_terminated(run.run_id, status, time_ms))
         sent = self._courier.flush() or self._box.closed  # refused for good: nothing can be sent

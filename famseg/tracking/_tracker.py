@@ -242,10 +242,10 @@ class Tracker:
             self._run.send_artifact(Path(path), folder)
 
     def log_image(self, image: Path | str | np.ndarray[Any, Any], key: str, epoch: int) -> None:
-        """Log a picture that the UI shows with a slider over the epochs.
+        """Log an image that the UI shows with a slider over the epochs.
 
         Args:
-            image: A picture file, or an array ``(height, width)`` or ``(height, width, 3)`` of
+            image: An image file, or an array ``(height, width)`` or ``(height, width, 3)`` of
                 uint8, or of floats in [0, 1].
             key: Name of the series (letters, digits, ``_-./``, blanks).
             epoch: The epoch.

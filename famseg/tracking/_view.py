@@ -2,7 +2,7 @@
 
 The UI keeps a shared view as JSON in a tag of the experiment and opens it by its key. The fields
 are those of its ``ExperimentPageUIState``; charts of metrics that no run has are hidden by the UI,
-and it appends a chart for each metric and picture series that the view does not name.
+and it appends a chart for each metric and image series that the view does not name.
 
 Which scores are charted is up to the pipeline: its runs bring their names along.
 """
@@ -26,7 +26,7 @@ Chart = dict[str, object]
 _OVER_LAMBDA = "Over lambda"
 _RESULTS = "Results"
 _CURVES = "Curves"
-_PICTURES = "Pictures"
+_IMAGES = "Images"
 _VALIDATION = "val/"
 # The UI's three columns cut the titles of charts off on a screen of 1400 pixels.
 _COLUMNS = 2
@@ -58,7 +58,7 @@ def comparison_url(server: str, experiment_id: str) -> str:
 def share_comparison(
     client: MlflowClient,
     experiment_id: str,
-    pictures: Mapping[str, int] | None = None,
+    images: Mapping[str, int] | None = None,
     scores: Sequence[str] = (),
 ) -> None:
     """Store the view behind :func:`comparison_url` in the experiment, if it is not there already.
@@ -66,14 +66,14 @@ def share_comparison(
     Args:
         client: The client of the store.
         experiment_id: Id of the experiment.
-        pictures: Series of pictures and the step at which each shall open; those that the stored
+        images: Series of images and the step at which each shall open; those that the stored
             view has are kept.
         scores: Names of the metrics to chart, the foremost first; those that the stored view has
             are kept behind them.
     """
     tags = client.get_experiment(experiment_id).tags
     known, before = _stored(tags.get(VIEW_TAG))
-    content = comparison_view({**known, **(pictures or {})}, [*scores, *before])
+    content = comparison_view({**known, **(images or {})}, [*scores, *before])
     view = json.dumps(content, separators=(",", ":"))
     if tags.get(VIEW_TAG) != view:
         client.set_experiment_tag(experiment_id, VIEW_TAG, view)
@@ -84,26 +84,26 @@ def share_comparison(
 
 
 def _stored(view: str | None) -> tuple[dict[str, int], list[str]]:
-    """Return the pictures with their steps, and the scores, of a view that is there."""
+    """Return the images with their steps, and the scores, of a view that is there."""
     try:
         charts = json.loads(view or "{}").get("compareRunCharts", [])
-        pictures = {
+        images = {
             str(chart["imageKeys"][0]): int(chart["step"])
             for chart in charts
             if chart["type"] == "IMAGE"
         }
-        return pictures, [str(chart["metricKey"]) for chart in charts if chart["type"] == "BAR"]
+        return images, [str(chart["metricKey"]) for chart in charts if chart["type"] == "BAR"]
     except (ValueError, KeyError, AttributeError, IndexError, TypeError):
         return {}, []  # written by hand or by another version: it is replaced
 
 
 def comparison_view(
-    pictures: Mapping[str, int] | None = None, scores: Sequence[str] = ()
+    images: Mapping[str, int] | None = None, scores: Sequence[str] = ()
 ) -> dict[str, object]:
     """Return the view: columns of the list of runs, its order, and the charts beside it.
 
     Args:
-        pictures: Series of pictures and the step at which each opens. A series that the UI adds by
+        images: Series of images and the step at which each opens. A series that the UI adds by
             itself opens at step 0, where there is none.
         scores: Names of the metrics to chart, the foremost first: the validation metric, whose name
             begins with ``val/``, and those of the final evaluation.
@@ -111,7 +111,7 @@ def comparison_view(
     Returns:
         What the UI reads from JSON.
     """
-    pictures = dict(sorted((pictures or {}).items()))
+    images = dict(sorted((images or {}).items()))
     scores = list(dict.fromkeys(scores))
     validated = [name for name in scores if name.startswith(_VALIDATION)]
     charts = [
@@ -136,8 +136,8 @@ def comparison_view(
             )
         ),
         *(
-            _chart("IMAGE", _PICTURES, key, imageKeys=[key], step=step, showRunParams=False)
-            for key, step in pictures.items()
+            _chart("IMAGE", _IMAGES, key, imageKeys=[key], step=step, showRunParams=False)
+            for key, step in images.items()
         ),
     ]
     return {
@@ -153,7 +153,7 @@ def comparison_view(
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": charts,
         "compareRunSections": [
-            _section(name) for name in (_OVER_LAMBDA, _RESULTS, _CURVES, _PICTURES)
+            _section(name) for name in (_OVER_LAMBDA, _RESULTS, _CURVES, _IMAGES)
         ],
         # Keeps this order, and what the UI appends after it.
         "isAccordionReordered": True,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "augmentation.py"
-WAYS = ["Pillow, one picture at a time", "famseg, whole batches"]
+WAYS = ["Pillow, one image at a time", "famseg, whole batches"]
 
 
 @pytest.mark.slow

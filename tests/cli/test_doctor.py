@@ -46,7 +46,7 @@ def test_it_is_well_here(command):
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
     for name in ("famseg", "torch", "mlflow store", "working folder", "memory"):
         assert sum(line[9:].startswith(name) for line in lines) == 1
-    assert "\x1b" not in result.stdout  # no colours outside a terminal
+    assert "\x1b" not in result.stdout  # no colors outside a terminal
 
 
 def test_it_leaves_nothing_behind(command, place):

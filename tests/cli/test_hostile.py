@@ -119,7 +119,7 @@ def page(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.slow
-def test_the_report_runs_nothing_of_others_and_shows_its_pictures(page: object) -> None:
+def test_the_report_runs_nothing_of_others_and_shows_its_images(page: object) -> None:
     assert page.said == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
     assert len([url for url in page.asked if url.startswith("file:")]) == 1

@@ -32,7 +32,7 @@ LAMBDAS = (0.0, 0.002, 0.01)
 
 
 def track_three_lambdas(uri):
-    """What three trainings send, with a picture that differs from step to step."""
+    """What three trainings send, with an image that differs from step to step."""
     for weight in LAMBDAS:
         with Tracker.start(
             uri=uri,
@@ -46,8 +46,8 @@ def track_three_lambdas(uri):
                 loss = 1 / epoch + weight
                 tracker.log_epoch(epoch, {"train/loss": loss, "val/dsc": 0.8 - loss / 10})
                 if epoch % 2 == 0:
-                    picture = np.full((32, 96), 40 * epoch, np.uint8)
-                    tracker.log_image(picture, "validation", epoch)
+                    image = np.full((32, 96), 40 * epoch, np.uint8)
+                    tracker.log_image(image, "validation", epoch)
             tracker.log_epoch(0, {"test/set1/skull/dsc": 0.7 + weight})
 
 
@@ -248,7 +248,7 @@ def test_hosts_that_the_user_names_are_not_overruled(own, monkeypatch):
 @pytest.mark.slow
 def test_the_comparison_opens_with_its_charts(shown, page):
     page.goto(shown["compare"])
-    for section in ("Over lambda", "Results", "Curves", "Pictures"):
+    for section in ("Over lambda", "Results", "Curves", "Images"):
         page.get_by_text(section, exact=True).first.wait_for()
     page.get_by_text("Parallel Coordinates").first.wait_for()
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
@@ -257,7 +257,7 @@ def test_the_comparison_opens_with_its_charts(shown, page):
 
 
 @pytest.mark.slow
-def test_pictures_have_a_slider_over_the_steps_and_open_at_the_last(shown, page):
+def test_images_have_a_slider_over_the_steps_and_open_at_the_last(shown, page):
     page.goto(shown["compare"])
     slider = page.get_by_role("slider").first
     slider.scroll_into_view_if_needed()

@@ -235,7 +235,7 @@ class Folder(Strict):
         if value == "input":
             raise InputError("input: no such folder. Name one.")
         if value == "assert":
-            raise AssertionError("is no folder")
+            raise AssertionError("is not a folder")
         if value == "value":
             raise ValueError("is no\n  folder")
         return value
@@ -245,8 +245,8 @@ class Folder(Strict):
     ("text", "message"),
     [
         ("root: input", "a.yaml: input: no such folder. Name one."),
-        ("root: assert", "a.yaml:2: root: is no folder"),
-        ("root: value", "a.yaml:2: root: is no folder"),
+        ("root: assert", "a.yaml:2: root: is not a folder"),
+        ("root: value", "a.yaml:2: root: is not a folder"),
         ("root: x\nodd: 3", "a.yaml:3: odd: must be a multiple of 2, got 3"),
     ],
 )

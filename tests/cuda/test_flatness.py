@@ -35,7 +35,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return images, torch.arange(16) % 5
 
 
-def penalised(net, batch, device, **options):
+def penalized(net, batch, device, **options):
     """The terms of one step of a copy on a device, and the gradient of their total."""
     net = copy.deepcopy(net).to(device)
     terms = FAM(net, loss=LOSS, **PENALISED | options)(*(part.to(device) for part in batch))
@@ -58,7 +58,7 @@ def penalised(net, batch, device, **options):
     ids=str,
 )
 def test_value_and_gradient_are_those_of_the_cpu(net, batch, device, options):
-    found, wanted = (penalised(net, batch, where, **options) for where in (device, "cpu"))
+    found, wanted = (penalized(net, batch, where, **options) for where in (device, "cpu"))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 

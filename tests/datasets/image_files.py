@@ -19,7 +19,7 @@ NAMES_20 = [f"coarse{i}" for i in range(20)]
 
 
 def pictures(number: int, count: int = PER_FILE) -> NDArray[np.uint8]:
-    """Pictures of CIFAR's shape that no two files share."""
+    """Images of CIFAR's shape that no two files share."""
     rng = np.random.default_rng(number)
     return rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
 
@@ -42,12 +42,12 @@ def cifar10_python(folder: Path, protocol: int = 2) -> Path:
 
 
 def cifar10_binary(folder: Path) -> Path:
-    """The same pictures and labels as `cifar10_python`."""
+    """The same images and labels as `cifar10_python`."""
     folder = folder / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     for number, name in enumerate((*TEN, "test_batch")):
         records = b"".join(
-            bytes([i % 10]) + picture.tobytes() for i, picture in enumerate(pictures(number))
+            bytes([i % 10]) + image.tobytes() for i, image in enumerate(pictures(number))
         )
         (folder / f"{name}.bin").write_bytes(records)
     (folder / "batches.meta.txt").write_text("\n".join(NAMES_10) + "\n\n")
@@ -72,13 +72,13 @@ def cifar100_python(folder: Path, count: int = 200) -> Path:
 
 
 def cifar100_binary(folder: Path, count: int = 200) -> Path:
-    """The same pictures and labels as `cifar100_python`."""
+    """The same images and labels as `cifar100_python`."""
     folder = folder / "cifar-100-binary"
     folder.mkdir(parents=True)
     for number, name in enumerate(("train", "test")):
         records = b"".join(
-            bytes([i % 100 // 5, i % 100]) + picture.tobytes()
-            for i, picture in enumerate(pictures(number, count))
+            bytes([i % 100 // 5, i % 100]) + image.tobytes()
+            for i, image in enumerate(pictures(number, count))
         )
         (folder / f"{name}.bin").write_bytes(records)
     (folder / "fine_label_names.txt").write_text("\n".join(NAMES_100))

@@ -27,20 +27,20 @@ def _module() -> ModuleType:
 changed = _module().changed
 
 
-def to_pillow(picture: Tensor) -> Image.Image:
-    """Return a picture ``(c, h, w)`` as Pillow's."""
-    array = picture.numpy()
+def to_pillow(image: Tensor) -> Image.Image:
+    """Return an image ``(c, h, w)`` as Pillow's."""
+    array = image.numpy()
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0).copy())
 
 
-def from_pillow(picture: Image.Image) -> Tensor:
-    """Return a picture of Pillow's as ``(c, h, w)``."""
-    array = np.array(picture)
+def from_pillow(image: Image.Image) -> Tensor:
+    """Return an image of Pillow's as ``(c, h, w)``."""
+    array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def pictures(n: int, channels: int, height: int, width: int) -> Tensor:
-    """Return pictures of all sorts: noise, ramps, few colours, one colour, narrow ranges."""
+    """Return images of all sorts: noise, ramps, few colors, one color, narrow ranges."""
     generator = torch.Generator().manual_seed(n + 7 * channels + height)
     result = torch.randint(256, (n, channels, height, width), generator=generator)
     result[1::6] = result[1::6] // 8 + 100

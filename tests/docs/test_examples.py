@@ -66,8 +66,8 @@ def test_kappa_grows_while_random_labels_are_learned(tmp_path):
     later = _numbers(r"epoch 200: loss (\S+), kappa of the first layer (\S+)", done.stdout)
     assert later[0] < loss / 2, done.stdout
     assert later[1] > 2 * kappa, done.stdout
-    picture = (tmp_path / "flatness_over_training.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
+    image = (tmp_path / "flatness_over_training.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
 
 
 def _numbers(pattern, text):

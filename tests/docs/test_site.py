@@ -179,9 +179,9 @@ def test_every_page_is_whole_on_a_phone_in_the_dark(site, pages, address, window
     assert window.faults == []
 
 
-def brightness(colour: str) -> float:
-    """Of a colour as browsers state it, from 0 to 255."""
-    red, green, blue = (float(number) for number in re.findall(r"[\d.]+", colour)[:3])
+def brightness(color: str) -> float:
+    """Of a color as browsers state it, from 0 to 255."""
+    red, green, blue = (float(number) for number in re.findall(r"[\d.]+", color)[:3])
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods import pictures
+from test_methods import images
 from torch import Tensor, nn
 from toy import Log, changed, largest_difference, make_experiment, make_fit, weights
 
@@ -112,7 +112,7 @@ def test_a_network_without_batch_normalization_costs_no_pass() -> None:
 
 
 def test_batches_come_whole_with_the_same_random_numbers_again(tmp_path: Path) -> None:
-    experiment = pictures()
+    experiment = images()
     step = make_fit(experiment, tmp_path).step
 
     def drawn(epoch: int) -> list[tuple[list[int], float]]:
@@ -142,7 +142,7 @@ class Keep(Log):
 
 
 def test_a_training_validates_and_keeps_the_mean(tmp_path: Path) -> None:
-    experiment = pictures()
+    experiment = images()
     fit = make_fit(experiment, tmp_path, epochs=4, swa=SWAConfig(start=0.5))
     log = Keep(experiment, fit)
     fit.run(observers=[log], stop=StopRequest())

@@ -65,7 +65,7 @@ GRADIENTS: dict[str, dict[str, Any]] = {
 WAYS = GRADIENTS | {"swa": {"swa": SWAConfig(start=0.3, learning_rate=0.02)}}
 
 
-class Pictures(torch.utils.data.Dataset[Mapping[str, Any]]):
+class Images(torch.utils.data.Dataset[Mapping[str, Any]]):
     """Noise of two brightnesses; whole batches come from ``__getitems__``."""
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Pictures(torch.utils.data.Dataset[Mapping[str, Any]]):
 
 
 class Classes(Experiment):
-    """Pictures of two classes, and the norm of the head."""
+    """Images of two classes, and the norm of the head."""
 
     key_metric = "accuracy"
 
@@ -97,7 +97,7 @@ class Classes(Experiment):
         return {"train/weight": float(model[2].weight.detach().square().sum())}
 
 
-def pictures(
+def images(
     augment: Any = None, loss: Any = nn.functional.cross_entropy, jacobian: float = 0.0
 ) -> Experiment:
     torch.manual_seed(0)
@@ -109,8 +109,8 @@ def pictures(
     experiment = Classes(
         CONFIG,
         Objective(terms),
-        train=Pictures(),
-        validation=Pictures(),
+        train=Images(),
+        validation=Images(),
         data_hash="pictures",
     )
     return changed(
@@ -206,7 +206,7 @@ def test_two_steps_are_those_of_the_formula_over_the_whole_window(tmp_path: Path
 
 @pytest.mark.parametrize("way", GRADIENTS)
 def test_a_batch_counts_once_and_the_step_is_not_the_plain_one(tmp_path: Path, way: str) -> None:
-    plain, other = pictures(), pictures()
+    plain, other = images(), images()
     make_fit(plain, tmp_path / "plain", epochs=1, batch_size=7).run(stop=StopRequest())
     make_fit(other, tmp_path / "other", epochs=1, batch_size=7, **GRADIENTS[way]).run(
         stop=StopRequest()
@@ -224,7 +224,7 @@ def test_a_batch_counts_once_and_the_step_is_not_the_plain_one(tmp_path: Path, w
 def test_it_works_in_mixed_precision(tmp_path: Path, way: str, precision: str) -> None:
     results = []
     for each in ("fp32", precision):
-        experiment = pictures(jacobian=0.1 if way == "jacobian" else 0.0)
+        experiment = images(jacobian=0.1 if way == "jacobian" else 0.0)
         before, log = weights(experiment), Log()
         fit = make_fit(experiment, tmp_path / each, precision=each, **GRADIENTS.get(way, {}))
         if each == "fp16":  # a scale at which nothing overflows
@@ -239,7 +239,7 @@ def test_it_works_in_mixed_precision(tmp_path: Path, way: str, precision: str) -
 
 @pytest.mark.parametrize("way", ["sam", "gsam", "wsam", "looksam"])
 def test_a_step_that_overflows_in_fp16_is_skipped_as_a_whole(tmp_path: Path, way: str) -> None:
-    experiment = pictures()
+    experiment = images()
     fit = make_fit(experiment, tmp_path, precision="fp16", **GRADIENTS[way])
     fit.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     course: list[tuple[float, Tensor]] = []
@@ -262,7 +262,7 @@ def test_a_step_that_overflows_in_fp16_is_skipped_as_a_whole(tmp_path: Path, way
 def test_an_overflow_at_the_worst_weights_alone_skips_the_step_too(
     tmp_path: Path, way: str
 ) -> None:
-    experiment = pictures()
+    experiment = images()
     fit = make_fit(experiment, tmp_path, precision="fp16", epochs=1, **GRADIENTS[way])
     fit.step.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     sharpness = fit.step.sharpness
@@ -294,7 +294,7 @@ def test_sam_stops_before_it_perturbs_by_a_gradient_that_is_not_finite(tmp_path:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs * 0).square().sum().sqrt() + outputs.sum() * 0  # 0, with a gradient of NaN
 
-    experiment = pictures(loss=loss)
+    experiment = images(loss=loss)
     before = weights(experiment)
     fit = make_fit(experiment, tmp_path, sam=SAMConfig(rho=RHO))
     with pytest.raises(NonFiniteError, match=r"step 1: the gradient \(norm nan\) is not finite"):
@@ -309,7 +309,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(tmp_path: Path, way: str, ste
     options |= {"ema": 0.9} if way in ("ema", "asam") else {}
 
     def experiment() -> Experiment:
-        return pictures(jacobian=0.1 if way == "jacobian" else 0.0)
+        return images(jacobian=0.1 if way == "jacobian" else 0.0)
 
     whole = experiment()
     make_fit(whole, tmp_path / "whole", **options).run(stop=StopRequest())
@@ -336,7 +336,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(tmp_path: Path, way: str, ste
 
 def test_the_average_is_that_of_the_weights_after_each_step(tmp_path: Path) -> None:
     kept: list[dict[str, Tensor]] = []
-    experiment = pictures()
+    experiment = images()
 
     class Keep(Log):
         def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
@@ -360,7 +360,7 @@ def test_channels_last_changes_the_memory_and_not_the_result(tmp_path: Path) -> 
         seen.append(batch["index"].tolist())
         return batch
 
-    plain, ordered = pictures(), pictures(spy)
+    plain, ordered = images(), images(spy)
     make_fit(plain, tmp_path / "plain").run(stop=StopRequest())
     fit = make_fit(ordered, tmp_path / "last", channels_last=True)
     seen.clear()  # a single sample was looked at, for batch normalization
@@ -373,7 +373,7 @@ def test_channels_last_changes_the_memory_and_not_the_result(tmp_path: Path) -> 
 
 def test_every_score_and_the_monitor_are_logged(tmp_path: Path) -> None:
     log = Log()
-    experiment = pictures()
+    experiment = images()
     make_fit(experiment, tmp_path).run(observers=[log], stop=StopRequest())
     last = log.epochs[-1]
     assert last["val/n"] == 7
@@ -390,8 +390,8 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path) -> None:
         make_fit(make_experiment(), tmp_path, compile=True)
 
 
-def test_a_penalised_layer_is_not_compiled(tmp_path: Path) -> None:
-    experiment = pictures()
+def test_a_penalized_layer_is_not_compiled(tmp_path: Path) -> None:
+    experiment = images()
     model, loss = experiment.objective.model, nn.functional.cross_entropy
     inside = FAM(model, layer="0.0", loss=loss, weight=0.1)
     experiment = changed(experiment, objective=Objective(inside))
@@ -403,7 +403,7 @@ def test_a_penalised_layer_is_not_compiled(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_body_trains_to_the_same_weights(tmp_path: Path) -> None:
-    plain, fast = pictures(), pictures()
+    plain, fast = images(), images()
     make_fit(plain, tmp_path / "plain", epochs=1).run(stop=StopRequest())
     make_fit(fast, tmp_path / "fast", epochs=1, compile=True).run(stop=StopRequest())
     assert largest_difference(weights(plain), weights(fast)) < 1e-5

@@ -8,7 +8,7 @@ import pytest
 import torch
 import warm
 from test_fit import BACKENDS, HERE, run_toy
-from test_methods import pictures
+from test_methods import images
 from torch import nn
 from toy import largest_difference, make_experiment, make_fit
 
@@ -173,4 +173,4 @@ def test_a_penalty_needs_two_samples_in_each_process_or_one(
 
 
 def test_a_single_sample_with_several_places_is_trained_on(tmp_path: Path) -> None:
-    make_fit(pictures(), tmp_path, batch_size=3, epochs=1).run(stop=StopRequest())
+    make_fit(images(), tmp_path, batch_size=3, epochs=1).run(stop=StopRequest())

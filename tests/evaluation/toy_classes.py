@@ -19,14 +19,14 @@ CLASSES = ("ant", "bee", "cat")
 
 
 class Points(Dataset[Mapping[str, Any]]):
-    """Points of the plane, labelled in turn."""
+    """Points of the plane, labeled in turn."""
 
     def __init__(self, samples: int, *, name: str, ready: bool = False) -> None:
         self.samples, self.name = samples, name
         generator = torch.Generator().manual_seed(len(name))
         self.labels = torch.arange(samples) % 3
         self.points = torch.randn(samples, 3, generator=generator) + 2 * torch.eye(3)[self.labels]
-        if ready:  # as a set of pictures does: the batch comes out of the data set
+        if ready:  # as a set of images does: the batch comes out of the data set
             self.__getitems__ = self._batch
 
     def __len__(self) -> int:

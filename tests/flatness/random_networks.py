@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from famseg.flatness._tracing._arguments import call_model, select
-from famseg.flatness._tracing._layer import penalisable_layers
+from famseg.flatness._tracing._layer import penalizable_layers
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[T]], T]
@@ -59,7 +59,7 @@ class Network:
             a ``"larger"`` or ``"smaller"`` one, or one with ``"plain targets"`` (all of one class,
             and none ignored), ``"bare"`` (without the second input and the weights of samples), or
             ``"shared"`` (with one row as second input of all samples).
-        layers: The penalised layers.
+        layers: The penalized layers.
         options: Of the objective, all others being the defaults.
     """
 
@@ -850,10 +850,10 @@ def holding_samples(network: Network) -> list[str]:
 
 
 def called_once(network: Network) -> list[str]:
-    """Return the layers that may be penalised: those that a pass calls once."""
+    """Return the layers that may be penalized: those that a pass calls once."""
     built = build(network)
     calls: list[str] = []
-    for name in penalisable_layers(built.model):
+    for name in penalizable_layers(built.model):
         layer = built.model.get_submodule(name)
         layer.register_forward_hook(lambda *_, name=name: calls.append(name))
     built.plain()

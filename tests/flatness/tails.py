@@ -1,4 +1,4 @@
-"""Networks behind a penalised layer: which are right, and which are refused.
+"""Networks behind a penalized layer: which are right, and which are refused.
 
 ``python tests/flatness/tails.py > docs/flatness-tails.md`` writes the table; test_tails.py checks
 each row, and that the table is up to date.
@@ -21,7 +21,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its penalised layer or layers, a loss and a batch, all in float64."""
+    """A model, its penalized layer or layers, a loss and a batch, all in float64."""
 
     model: nn.Module
     inputs: Any
@@ -37,7 +37,7 @@ class Row:
 
     Attributes:
         group: The heading that it stands under.
-        layer: The penalised layer.
+        layer: The penalized layer.
         tail: What runs behind it.
         loss: The loss.
         build: Makes the case.
@@ -93,7 +93,7 @@ class Call(nn.Module):
 
 
 class Net(nn.Module):
-    """A body, the penalised layer ``layer``, what gives its output a shape, and a tail."""
+    """A body, the penalized layer ``layer``, what gives its output a shape, and a tail."""
 
     def __init__(self, layer: nn.Module, shape: tuple[int, ...], tail: nn.Module) -> None:
         super().__init__()
@@ -497,7 +497,7 @@ IMAGES: dict[str, Make] = {
 
 
 def volume_case(make: Make, targets: Tensor, *, tail: Make | None = None) -> Case:
-    """The penalised layer of a small decoder, in front of a volume or an image."""
+    """The penalized layer of a small decoder, in front of a volume or an image."""
     spatial = targets.ndim - 2
     convolution = (nn.ConvTranspose2d, nn.ConvTranspose3d)[spatial - 2]
     size = targets.shape[2] // 2
@@ -865,7 +865,7 @@ REFUSED_TAILS: dict[str, tuple[Make, str]] = {
     ),
     "SyncBatchNorm, several processes": (
         lambda: Call(SyncBatchNorm.apply),
-        "synchronised batch norm runs after layer",
+        "synchronized batch norm runs after layer",
     ),
     "torch.ops.aten.native_layer_norm": (
         lambda: Call(lambda z: torch.ops.aten.native_layer_norm(z, [3], None, None, 1e-5)[0]),
@@ -942,11 +942,11 @@ def refused_rows() -> Iterator[Row]:
 
 def rows() -> Iterator[Row]:
     narrow, plane = (4, 3), (2, 4, 4)
-    yield from tails("Normalisation", bent(NORMS), shape=narrow)
-    yield from tails("Normalisation", bent(BATCH_NORMS), shape=narrow, method="batch_probes")
-    yield from tails("Normalisation", bent(VOLUME_NORMS), shape=(2, 2, 3, 2))
+    yield from tails("Normalization", bent(NORMS), shape=narrow)
+    yield from tails("Normalization", bent(BATCH_NORMS), shape=narrow, method="batch_probes")
+    yield from tails("Normalization", bent(VOLUME_NORMS), shape=(2, 2, 3, 2))
     yield from tails(
-        "Normalisation",
+        "Normalization",
         bent({"BatchNorm2d": lambda: nn.BatchNorm2d(2)}),
         shape=plane,
         method="batch_probes",
@@ -969,9 +969,9 @@ def rows() -> Iterator[Row]:
 
 ROWS = list(rows())
 
-HEAD = """# What may stand behind a penalised layer
+HEAD = """# What may stand behind a penalized layer
 
-Each row is a network of a few neurons in float64, penalised as `FAM(..., estimator="auto")` does it
+Each row is a network of a few neurons in float64, penalized as `FAM(..., estimator="auto")` does it
 by itself. Its flatness is compared with differences of the loss, and the gradient of it, in all
 parameters of the model, with differences of the flatness; torch's double backward is trusted in
 neither. Norms in training mode and attention are right because the step replaces the operations

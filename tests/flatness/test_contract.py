@@ -424,7 +424,7 @@ def test_weights_only_is_the_first_term_in_the_layer_alone(case, setup, loss):
 
 
 @pytest.mark.parametrize(("case", "setup", "loss"), rows(losses=False))
-def test_rescaling_neighbouring_layers_changes_nothing(case, setup, loss):
+def test_rescaling_neighboring_layers_changes_nothing(case, setup, loss):
     """The layer times c, what it reads divided by c."""
     b = bench(case, setup, loss)
     before = b.fam().measure(*b.batch).kappa.item()

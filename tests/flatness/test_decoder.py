@@ -89,7 +89,7 @@ def test_every_parameter_gets_a_part_of_the_penaltys_gradient(network, volumes):
     penalty = objective(network)(*volumes).penalty
     for name, parameter in network.named_parameters():
         (found,) = torch.autograd.grad(penalty, parameter, retain_graph=True)
-        # Normalisation takes away a bias right before it; the bias of `expand` moves no curvature
+        # Normalization takes away a bias right before it; the bias of `expand` moves no curvature
         # through the chosen direction, but it does through the third derivative.
         if not name.endswith("conv.bias"):
             assert found.abs().sum() > 0, name

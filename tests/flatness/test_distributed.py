@@ -31,7 +31,7 @@ found = {}
 for name, options in given["options"].items():
     fam = FAM(net, loss=nn.CrossEntropyLoss(), weight=1e-3, every=2, **options)
     ddp = DistributedDataParallel(fam)
-    for step in range(3):  # the last one is penalised again, after one that is not
+    for step in range(3):  # the last one is penalized again, after one that is not
         fam.seek(step, stream=rank)
         net.zero_grad()
         ddp(*batch).total.backward()

@@ -103,7 +103,7 @@ def test_evaluation_and_no_grad_give_the_plain_loss(net, batch):
     assert fam.get_extra_state()["position"] == 0
 
 
-def test_every_third_step_is_penalised_three_times_as_strongly(net, batch):
+def test_every_third_step_is_penalized_three_times_as_strongly(net, batch):
     fam = objective(net, every=3, weight=0.5, estimator="columns")
     terms = [fam(*batch) for _ in range(6)]
     assert [t.penalty is not None for t in terms] == [True, False, False] * 2

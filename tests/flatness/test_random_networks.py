@@ -205,7 +205,7 @@ class Draws:
 
     Attributes:
         fam: The objective.
-        built: What it penalises.
+        built: What it penalizes.
         restore: Puts the state of model and loss back.
         true: What the mean should be.
     """
@@ -435,7 +435,7 @@ def plain_value(built: Built) -> float:
 
 
 def check_leftovers(network: Network) -> None:
-    """Compare what penalised steps return and leave on model and loss with what plain steps do."""
+    """Compare what penalized steps return and leave on model and loss with what plain steps do."""
     one, other = build(network), build(network)
     fam = objective(one, **({"every": 1} | network.options))
     earlier: list[tuple[Tensor, tuple[Tensor, ...]]] = []
@@ -529,7 +529,7 @@ def gradients(value: Tensor, built: Built) -> tuple[Tensor, ...]:
 
 
 def check_strength(network: Network) -> None:
-    """A step that is penalised by default is so by lambda times the period, and only those are."""
+    """A step that is penalized by default is so by lambda times the period, and only those are."""
     one, other = build(network), build(network)
     fam, each = objective(one, **network.options), objective(other, every=1, **network.options)
     terms = fam(one.batch.inputs, one.batch.targets)

@@ -109,8 +109,8 @@ class Contrastive(nn.Module):
         if self.strength or (self.after is not None and self.calls > self.after):
             unit = F.normalize(logits, dim=1)
             similar = unit @ unit.T / 0.2 - 1e9 * torch.eye(len(unit), dtype=unit.dtype)
-            neighbour = (torch.arange(len(unit)) + 1) % len(unit)
-            loss = loss + 2 * F.cross_entropy(similar, neighbour)
+            neighbor = (torch.arange(len(unit)) + 1) % len(unit)
+            loss = loss + 2 * F.cross_entropy(similar, neighbor)
         return loss
 
 

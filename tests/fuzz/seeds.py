@@ -86,7 +86,7 @@ def dicom(syntax: str = ExplicitVRLittleEndian) -> bytes:
     return stream.getvalue()
 
 
-def _picture(kind: str, mode: str) -> bytes:
+def _image(kind: str, mode: str) -> bytes:
     stream = io.BytesIO()
     Image.new(mode, (9, 7), 1).save(stream, kind)
     return stream.getvalue()
@@ -118,7 +118,7 @@ def _checkpoint(archive: bool) -> bytes:
 @functools.cache
 def seeds(name: str) -> tuple[bytes, ...]:
     """Return the files that fuzzing a target begins with, and what was found with it before."""
-    pictures = {"data": np.zeros((2, 3072), np.uint8), "labels": [1, np.int64(2)]}
+    images = {"data": np.zeros((2, 3072), np.uint8), "labels": [1, np.int64(2)]}
     configs = [ROOT / "configs" / name for name in ("skull.yaml", "skull_folder.yaml")]
     yaml = (
         *(path.read_bytes() for path in configs),
@@ -129,7 +129,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "config": (*yaml[:2], b"pipeline: skull\nlambda: 0.1\nmodel: {channels: [4, 8]}\n"),
         "yaml": yaml,
         "override": (b"[8, 16]", b"{a: 1e-3}", b"'x'", b"*.nii.gz"),
-        "pickle": tuple(pickle.dumps(pictures, protocol=protocol) for protocol in range(6)),
+        "pickle": tuple(pickle.dumps(images, protocol=protocol) for protocol in range(6)),
         "idx": (struct.pack(">4B3I", 0, 0, 8, 3, 2, 2, 2) + bytes(8),),
         "mat": (_mat(False), _mat(True)),
         "nifti": (_volume(".nii"), _volume(".nii", kind=np.float32)),
@@ -146,8 +146,8 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "dicom": (dicom(), dicom(DeflatedExplicitVRLittleEndian)),
         "series": (dicom(),),
         "cache": (_cache(),),
-        "png": (_picture("PNG", "RGB"), _picture("PNG", "P")),
-        "jpeg": (_picture("JPEG", "RGB"), _picture("JPEG", "L")),
+        "png": (_image("PNG", "RGB"), _image("PNG", "P")),
+        "jpeg": (_image("JPEG", "RGB"), _image("JPEG", "L")),
         "jsonl": (b'{"a": "x y", "b": "z", "l": 1}\n' * 3, b"[" * 100_000),
         "tsv": (b"a\tb\tl\nx\ty\t0\n",),
         "metrics": (b'{"epoch": 1, "time": 2.5, "val/dsc": null}',),

@@ -37,7 +37,7 @@ def test_every_cut_edge_joins_two_faces():
         }
         links = _links(code)
         assert set(links) == cut
-        assert all(len(neighbours) == 2 for neighbours in links.values())
+        assert all(len(neighbors) == 2 for neighbors in links.values())
 
 
 def test_areas_have_the_symmetries_of_the_cube():

@@ -85,7 +85,7 @@ def test_every_reach_is_exact_up_to_its_end_and_beyond(small_slabs, spacing, awa
 
 
 @pytest.mark.parametrize("spacing", [UNIT, LONG])
-def test_neighbours_of_another_row_are_not_near(small_slabs, spacing):
+def test_neighbors_of_another_row_are_not_near(small_slabs, spacing):
     features = np.zeros((3, 30, 12), dtype=bool)
     features[1, 0, 0] = features[1, 29, 11] = True
     queries = ~features

@@ -43,7 +43,7 @@ def test_voxels_inside_the_defective_skull_count_as_autoimplant_counts_them(bar)
     assert border_dice(truth | skull, truth, skull, (1.0, 1.0, 1.0)) == pytest.approx(40 / 48)
 
 
-def test_ten_millimetres_are_within_ten_millimetres():
+def test_ten_millimeters_are_within_ten_millimeters():
     skull, truth = np.zeros((2, 130, 2, 2), dtype=bool)
     skull[0] = True
     for edge in (0.1, 0.7, 0.9, 1.1):

@@ -79,7 +79,7 @@ def test_nothing_works_in_place(model: Classifier) -> None:
     assert not any(getattr(module, "inplace", False) for module in model.modules())
 
 
-def test_middle_layers_can_be_penalised_too(batch: tuple[Tensor, Tensor]) -> None:
+def test_middle_layers_can_be_penalized_too(batch: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
     model = wide_resnet(classes=10, depth=10, width=1)
     layer = "body.layers.group3.0.conv2"
@@ -95,7 +95,7 @@ def leaves(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @pytest.mark.parametrize("make", [convnet, resnet18, wide_resnet])
-def test_the_initialisation_is_that_of_the_residual_networks(
+def test_the_initialization_is_that_of_the_residual_networks(
     make: Callable[..., Classifier],
 ) -> None:
     torch.manual_seed(0)

@@ -80,7 +80,7 @@ def test_a_depth_that_does_not_exist_is_refused(depth: int) -> None:
         wide_resnet(classes=10, depth=depth)
 
 
-def test_efficientnet_is_monai_s_with_the_padding_of_its_pictures() -> None:
+def test_efficientnet_is_monai_s_with_the_padding_of_its_images() -> None:
     with torch.device("meta"):
         theirs = EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=10).state_dict()
         ours = efficientnet(classes=10, variant="b0").state_dict()
@@ -127,7 +127,7 @@ def test_a_network_of_monai_keeps_its_head_unless_features_are_asked_for() -> No
         ("UNet", {"channels": [2, 2], "strides": [2]}, "UNet has no linear layer that could be"),
         ("ViT", {"patch_size": 8, "num_layers": 1}, r"does not end in .* \(blocks.0.mlp.linear2\)"),
         ("Classifier", {"channels": [2], "strides": [2]}, r"does not end in .* \(final.1\)"),
-        ("AutoEncoder", {"channels": [2] * 9, "strides": [2] * 9}, "takes no pictures of 3 x 32 x"),
+        ("AutoEncoder", {"channels": [2] * 9, "strides": [2] * 9}, "takes no images of 3 x 32 x"),
     ],
 )
 def test_what_cannot_be_a_classifier_is_refused(

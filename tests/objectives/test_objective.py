@@ -70,7 +70,7 @@ def test_the_objective_knows_weight_and_period() -> None:
     assert Objective(PlainLoss(net(), loss=mse)).weight == 0
 
 
-def test_seek_decides_which_steps_are_penalised() -> None:
+def test_seek_decides_which_steps_are_penalized() -> None:
     objective = Objective(FAM(net(), layer="2", loss=mse, weight=0.1, every=3))
     seen = []
     for step in (0, 1, 3, 5, 6):

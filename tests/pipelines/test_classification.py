@@ -53,7 +53,7 @@ def fam() -> Experiment:
         ("fam_sam", FAM),
     ],
 )
-def test_every_method_minimises_what_its_name_says(method, terms) -> None:
+def test_every_method_minimizes_what_its_name_says(method, terms) -> None:
     pipeline, config = load(f"classification/cifar10_{method}", SMALL)
     assert (config.sam is not None) == ("sam" in method)
     if config.sam is not None:
@@ -100,7 +100,7 @@ def test_the_penalty_is_the_exact_flatness_of_the_head(fam) -> None:
     assert float(gradient.norm()) > 0
 
 
-def test_training_pictures_change_with_the_epoch_and_evaluation_ones_do_not(fam) -> None:
+def test_training_images_change_with_the_epoch_and_evaluation_ones_do_not(fam) -> None:
     first, second = batch_of(fam), batch_of(fam, epoch=1)
     assert first["image"].dtype == torch.float32
     assert not torch.equal(first["image"], second["image"])
@@ -150,9 +150,9 @@ def test_flatness_is_measured_without_a_penalty_too(fam) -> None:
     assert fam.monitor(fam.objective.model) == found
 
 
-def test_the_picture_is_rgb(fam) -> None:
-    assert fam.picture is not None
-    drawn = fam.picture(fam.objective.model)
+def test_the_image_is_rgb(fam) -> None:
+    assert fam.image is not None
+    drawn = fam.image(fam.objective.model)
     assert drawn.shape[2] == 3
     assert drawn.dtype == np.uint8
 
@@ -160,7 +160,7 @@ def test_the_picture_is_rgb(fam) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.validation=0", r"data\.validation: no picture is left to choose the best epoch"),
+        ("data.validation=0", r"data\.validation: no image is left to choose the best epoch"),
         ("loss.class_weights=[1, 2]", r"loss\.class_weights: 2 weights for 10 classes"),
         ("penalty={kind: weight_decay, layer: haed, lambda: 1}", r"penalty\.layer: .*'haed'"),
     ],
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused(override, message) -> None:
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "svhn"])
-def test_a_root_puts_real_pictures_in_the_place_of_embedded_ones(real_data: Path, data) -> None:
+def test_a_root_puts_real_images_in_the_place_of_embedded_ones(real_data: Path, data) -> None:
     root = real_data / "vision" / data
     pipeline, config = load(f"smoke/{data}_fam", [f"data.root={root}"])
     assert config.data.kind == data

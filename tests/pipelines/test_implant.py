@@ -149,9 +149,9 @@ def test_an_under_trained_network_is_called_so(build) -> None:
     assert not experiment.signs([], good)
 
 
-def test_the_picture_is_rgb(build) -> None:
+def test_the_image_is_rgb(build) -> None:
     experiment = build()
-    drawn = experiment.picture(experiment.objective.model)
+    drawn = experiment.image(experiment.objective.model)
     assert drawn.ndim == 3
     assert drawn.shape[2] == 3
     assert drawn.dtype == np.uint8

@@ -114,10 +114,10 @@ def test_a_split_without_subjects_is_refused(build) -> None:
         build("data.validation=0")
 
 
-def test_the_picture_is_rgb(build) -> None:
+def test_the_image_is_rgb(build) -> None:
     experiment = build()
-    assert experiment.picture is not None
-    drawn = experiment.picture(experiment.objective.model)
+    assert experiment.image is not None
+    drawn = experiment.image(experiment.objective.model)
     assert drawn.ndim == 3
     assert drawn.shape[2] == 3
     assert drawn.dtype == np.uint8

@@ -197,7 +197,7 @@ def test_triangles_without_a_surface(tmp_path: Path) -> None:
     body = b"".join(struct.pack("<12fH", 0, 0, 0, *each, 0) for each in corners)
     (tmp_path / "a.stl").write_bytes(bytes(80) + struct.pack("<I", len(corners)) + body)
     assert refused(tmp_path / "a.stl") == (
-        "a.stl: the mesh is not a surface: 90000 edges without a neighbour in 30000 openings; "
+        "a.stl: the mesh is not a surface: 90000 edges without a neighbor in 30000 openings; "
         "repair it, e.g. in MeshLab or Meshmixer"
     )
 
@@ -289,7 +289,7 @@ def test_names_are_shown_as_they_can_be_read(tmp_path: Path) -> None:
     )
 
 
-def test_a_mislabelled_member_is_no_image(tmp_path: Path) -> None:
+def test_a_mislabeled_member_is_no_image(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x", io.BytesIO(bytes(128) + b"DICM" + bytes(MIB)).getvalue())
     assert refused(tmp_path / "a.zip").startswith("its header cannot be read as DICOM")

@@ -45,7 +45,7 @@ def mark(number: int, data: Dataset) -> None:
     other.PatientID = "PID4711"
     data.OtherPatientIDsSequence = [other]
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"1.2.4711.{number}"
-    # A picture over the picture, such as a name that is burned in.
+    # An image over the image, such as a name that is burned in.
     data.add_new(0x60000010, "US", data.Rows)
     data.add_new(0x60000011, "US", data.Columns)
     data.add_new(0x60000022, "LO", "Erika Mustermann")
@@ -117,11 +117,11 @@ def test_no_message_holds_anything_personal(result: Result) -> None:
 
 
 @pytest.mark.slow
-def test_overlays_are_in_no_picture(result: Result, tmp_path: Path) -> None:
+def test_overlays_are_in_no_image(result: Result, tmp_path: Path) -> None:
     ct().write(tmp_path / "plain")
     settings = Settings(size=32, spacing_mm=7.0)
     plan = plan_run(find_sources(tmp_path / "plain"), tmp_path / "plain", tmp_path / "out", {})
     prepare_folder(plan, partial(prepare_scan, settings=settings, template=None), workers=0)
     plain = Image.open(tmp_path / "out" / "thumbnails" / "plain.png").convert("RGB")
     marked = [Image.open(path).convert("RGB") for path in (result.out / "thumbnails").iterdir()]
-    assert [picture.tobytes() == plain.tobytes() for picture in marked].count(True) == 1
+    assert [image.tobytes() == plain.tobytes() for image in marked].count(True) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from famseg.evaluation import SlicesCase, slices_picture
+from famseg.evaluation import SlicesCase, slices_image
 from famseg.meshes import surface_mesh
 from famseg.reporting import Image, Layer, Page, Part, Scene, Sortable
 from famseg.volumes import Volume
@@ -20,7 +20,7 @@ def scene(title: str = EVIL) -> Scene:
     implant = ball.copy()
     implant[:12] = implant[:, :, :12] = False
     skull = ball & ~implant
-    still = slices_picture([SlicesCase("case", skull, ball, ball, implant, (2.0, 2.0, 2.0))])
+    still = slices_image([SlicesCase("case", skull, ball, ball, implant, (2.0, 2.0, 2.0))])
     return Scene(
         title=title,
         name="case",

@@ -84,7 +84,7 @@ def test_it_works_offline_and_says_nothing(shown):
     assert EVIL in shown.locator("h1").inner_text()
 
 
-def test_every_control_changes_the_picture(shown, tmp_path):
+def test_every_control_changes_the_image(shown, tmp_path):
     seen = [pixels(shown, tmp_path)]
     assert seen[0].std() > 10  # something is drawn
 
@@ -130,7 +130,7 @@ def test_a_distance_can_be_measured(shown, tmp_path):
     shown.get_by_role("button", name="Measure").click()
 
 
-def test_the_picture_can_be_saved(shown, tmp_path):
+def test_the_image_can_be_saved(shown, tmp_path):
     with shown.expect_download() as waiting:
         shown.get_by_role("button", name="Save as PNG").click()
     waiting.value.save_as(tmp_path / "saved.png")

@@ -18,7 +18,7 @@ SKIPPED = {"name": "torch", "skip_reason": "Dependency not found on PyPI"}
 def test_a_known_vulnerability_fails() -> None:
     status, lines = audit.report([SAFE, {**SAFE, "vulns": [FAULT]}], "")
     assert status == 1
-    assert lines[0] == "six 1.17.0: PYSEC-2026-1, mended in 2.0"
+    assert lines[0] == "six 1.17.0: PYSEC-2026-1, fixed in 2.0"
 
 
 def test_none_is_known_of_packages_that_were_asked_for() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from famseg.engine import scores_metrics, write_scores
-from famseg.evaluation import case_scores, flat_metrics, summarise
+from famseg.evaluation import case_scores, flat_metrics, summarize
 from famseg.tracking import flat_figures, is_score
 
 BOX = np.pad(np.ones((4, 4, 4)), 2)
@@ -16,7 +16,7 @@ BOX = np.pad(np.ones((4, 4, 4)), 2)
 def test_the_default_evaluation_and_that_of_skulls_have_one_schema(tmp_path: Path) -> None:
     """PLACE/METRIC, PLACE/METRIC_std of each metric, PLACE/n and PLACE/failed once."""
     rows = case_scores(BOX, BOX, BOX, (1, 1, 1), subject="a", dataset="set1")
-    skulls = flat_metrics(summarise(rows))
+    skulls = flat_metrics(summarize(rows))
     default = scores_metrics(write_scores({"set1": [{"dsc": 0.5}, {"dsc": 1.0}]}, tmp_path))
     assert default == {
         "test/set1/dsc": 0.75,

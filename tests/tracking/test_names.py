@@ -96,12 +96,12 @@ def test_valid_names_pass_mlflows_own_check(name, empty_database):
     _validate_param_name(valid_name(name))
 
 
-def test_colours_differ_between_neighbouring_lambdas():
+def test_colors_differ_between_neighboring_lambdas():
     weights = [0.0, 1e-4, 5e-4, 2e-3, 1e-2, 5e-2, 0.2, 1.0]
     assert len({color(weight) for weight in weights}) == len(weights)
 
 
-def test_methods_are_told_apart_by_colour():
+def test_methods_are_told_apart_by_color():
     methods = ["baseline", "SAM rho=0.05", "ASAM rho=0.5", "label smoothing 0.1"]
     methods += ["GSAM rho=0.05", "WSAM rho=0.05", "LookSAM rho=0.1", "NSO sigma=0.01"]
     methods += ["SWA start=0.75", "Jacobian norm lambda=0.01"]
@@ -111,6 +111,6 @@ def test_methods_are_told_apart_by_colour():
     )
 
 
-def test_colours_end_at_the_ends():
+def test_colors_end_at_the_ends():
     assert color(1e-9) == color(1e-4)
     assert color(50.0) == color(1.0)

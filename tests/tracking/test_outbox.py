@@ -115,14 +115,14 @@ def test_what_is_refused_for_good_does_not_block_the_rest(clock, caplog):
     store, outbox = Store(), Outbox("S")
 
     def refused():
-        raise RefusedError("no such\ncolour")
+        raise RefusedError("no such\ncolor")
 
-    put(outbox, "the picture x", refused)
-    put(outbox, "the picture x", refused)
+    put(outbox, "the image x", refused)
+    put(outbox, "the image x", refused)
     put(outbox, "a", store.take(1))
     assert store.got == [1]
     assert caplog.messages == [
-        "MLflow does not accept the picture x (no such colour). It is left out."
+        "MLflow does not accept the image x (no such color). It is left out."
     ]
 
 

@@ -339,7 +339,7 @@ def test_a_replacement_whose_id_was_not_noted_is_found_by_its_mark(start, uri, c
     assert len(caplog.messages) == 1
 
 
-def test_files_folders_pictures_and_tables(start, uri, client, tmp_path):
+def test_files_folders_images_and_tables(start, uri, client, tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "cases.csv").write_text("subject,dsc\na,0.5\n")
     (tmp_path / "config.yaml").write_text("seed: 0\n")
@@ -367,9 +367,7 @@ def test_files_folders_pictures_and_tables(start, uri, client, tmp_path):
     ]
 
 
-def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(
-    start, uri, client, tmp_path, caplog
-):
+def test_a_missing_file_and_a_bad_image_are_said_and_left_out(start, uri, client, tmp_path, caplog):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with start(uri) as tracker:
         tracker.log_artifact(tmp_path / "none.csv")
@@ -379,8 +377,8 @@ def test_a_missing_file_and_a_bad_picture_are_said_and_left_out(
     assert history(client, tracker, "a") == [(1, 1.0)]
     said = "\n".join(caplog.messages)
     assert f"does not accept the file {tmp_path}/none.csv (no such file). It is left out." in said
-    assert "does not accept the picture x (cannot identify image file" in said
-    assert "does not accept the picture y" in said
+    assert "does not accept the image x (cannot identify image file" in said
+    assert "does not accept the image y" in said
     assert len(caplog.messages) == 3
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 

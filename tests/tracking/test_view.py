@@ -57,7 +57,7 @@ def test_the_view_fits_the_smallest_limit_of_servers_in_use():
     assert len(text) < 5000  # the limit before MLflow 2.17; 20,000 now
 
 
-def test_pictures_open_at_their_last_step(client):
+def test_images_open_at_their_last_step(client):
     number = client.create_experiment("x")
     share_comparison(client, number)
     share_comparison(client, number, {"b": 8})

@@ -217,7 +217,7 @@ def test_two_and_four_dimensions(tmp_path: Path) -> None:
     assert read_fault(series) == "6x6x6x2 voxels is 4D: give one 3D volume per file"
 
 
-def test_colour(tmp_path: Path) -> None:
+def test_color(tmp_path: Path) -> None:
     image = SimpleITK.Compose([SimpleITK.GetImageFromArray(noise(6))] * 3)
     SimpleITK.WriteImage(image, str(tmp_path / "a.nrrd"))
     assert read_fault(tmp_path / "a.nrrd") == (

@@ -230,13 +230,13 @@ def _transform() -> Compose:
     # MONAI takes seconds to import: only when something has to be read.
     from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 
-    from famseg.datasets.skulls import BinariseBoned, LoadVolumed
+    from famseg.datasets.skulls import BinarizeBoned, LoadVolumed
 
     return Compose(
         [
             LoadVolumed("image"),
             EnsureChannelFirstd("image"),
-            BinariseBoned("image"),
+            BinarizeBoned("image"),
             Orientationd("image", axcodes="RAS", labels=None),
         ]
     )

@@ -238,7 +238,7 @@ def _take_chips(skull: NDArray[np.uint8], region: Mask) -> bool:
     Bone that the opening separates from the skull becomes part of the implant, as a surgeon removes
     loose chips. Pieces that were separate before are kept.
     """
-    (box,) = ndimage.find_objects(skull != 0, 1)  # labelling a volume is the slowest step
+    (box,) = ndimage.find_objects(skull != 0, 1)  # labeling a volume is the slowest step
     bone, inside = skull[box] != 0, region[box]
     implant = bone & inside
     taken = int(np.count_nonzero(implant))

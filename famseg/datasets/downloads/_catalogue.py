@@ -102,7 +102,7 @@ DOWNLOADS: Mapping[str, Download] = {
         "classification/svhn_baseline.yaml",
     ),
     "svhn_extra": Download(
-        "SVHN, the extra training pictures",
+        "SVHN, the extra training images",
         _HOUSE_NUMBERS,
         (_svhn("extra", 1_329_278_602, "a93ce644f1a588dc4d68dda5feec44a7"),),
         "classification/svhn_baseline.yaml",

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of whole batches of pictures."""
+"""Augmentation and normalization of whole batches of images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.nn import functional as F
 from famseg.datasets.images._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
 from famseg.datasets.images._augment_random import below, random_bits
 
-# The purpose of each random number of a picture: fixed, so that options do not affect each other.
+# The purpose of each random number of an image: fixed, so that options do not affect each other.
 _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _POLICY = range(6)
 
 
 class Augmentation:
-    """Bytes to normalised floats, changed at random, a whole batch at a time.
+    """Bytes to normalized floats, changed at random, a whole batch at a time.
 
-    In this order: AutoAugment; a crop of the picture's own size out of the picture padded with
-    zeros (black); a flip of left and right in half of the draws; normalisation; cutout, a square of
-    zeros, which are the mean colour (DeVries & Taylor 2017: its centre lies anywhere, so that a
-    part may lie outside). The result for a picture is a pure function of (seed, index); it does not
+    In this order: AutoAugment; a crop of the image's own size out of the image padded with
+    zeros (black); a flip of left and right in half of the draws; normalization; cutout, a square of
+    zeros, which are the mean color (DeVries & Taylor 2017: its centre lies anywhere, so that a
+    part may lie outside). The result for an image is a pure function of (seed, index); it does not
     depend on the batch, the device or the number of processes.
 
     Args:
@@ -39,8 +39,8 @@ class Augmentation:
 
     Example:
         >>> augment = Augmentation(mean=[0.5], std=[0.25], seed=0)
-        >>> pictures = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
-        >>> augment({"image": pictures, "index": torch.tensor([3])})["image"]
+        >>> images = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+        >>> augment({"image": images, "index": torch.tensor([3])})["image"]
         tensor([[[[-2.,  2.]]]])
     """
 
@@ -84,7 +84,7 @@ class Augmentation:
                 else it contains stays.
 
         Raises:
-            ValueError: If the pictures are not such bytes, or there is not one index per picture.
+            ValueError: If the images are not such bytes, or there is not one index per image.
         """
         pictures, index = batch["image"].contiguous(), batch["index"]
         self._check(pictures, index)
@@ -100,7 +100,7 @@ class Augmentation:
         return {**batch, "image": result}
 
     def _cropped(self, pictures: Tensor, bits: Tensor) -> Tensor:
-        """Return crops out of the padded pictures, some of them flipped."""
+        """Return crops out of the padded images, some of them flipped."""
         n, c, h, w = pictures.shape
         device = pictures.device
         padded = F.pad(pictures, [self.crop] * 4)

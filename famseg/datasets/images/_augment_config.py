@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class AugmentConfig(Strict):
-    """Random changes of training pictures, drawn anew in each epoch, before normalisation."""
+    """Random changes of training images, drawn anew in each epoch, before normalization."""
 
     crop: int = Field(
         0,
         ge=0,
         le=512,
-        description="random crop of the picture padded by that many pixels of zeros; 0: none",
+        description="random crop of the image padded by that many pixels of zeros; 0: none",
     )
     flip: bool = Field(False, description="flip left and right in half of the draws")
     autoaugment: Literal["none", "cifar10", "svhn"] = Field(
@@ -35,12 +35,12 @@ class AugmentConfig(Strict):
     )
 
     def build(self, *, mean: Sequence[float], std: Sequence[float], seed: int) -> Augmentation:
-        """Return the function that turns a batch of bytes into normalised floats.
+        """Return the function that turns a batch of bytes into normalized floats.
 
         Args:
             mean: Mean of each channel on the scale 0 to 1.
             std: Standard deviation of each channel on the same scale.
-            seed: Random seed; with the index of a picture it determines the changes.
+            seed: Random seed; with the index of an image it determines the changes.
 
         Raises:
             InputError: If the number of channels is not supported by AutoAugment.

@@ -1,6 +1,6 @@
-"""Operations on batches of pictures that equal those of Pillow byte for byte.
+"""Operations on batches of images that equal those of Pillow byte for byte.
 
-Pictures are uint8 of shape ``(n, c, h, w)`` throughout; a parameter is a tensor of shape ``(n,)``.
+Images are uint8 of shape ``(n, c, h, w)`` throughout; a parameter is a tensor of shape ``(n,)``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _FIXED = 16  # bits behind the point of Pillow's coordinates
 
 
 def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix:
-    """Return the map from a pixel of the result to one of the picture, as Pillow takes it.
+    """Return the map from a pixel of the result to one of the image, as Pillow takes it.
 
     Args:
         operation: Shears turn on the upper left corner, rotations on the centre.
         amount: Shear as a share, translation in pixels, rotation in degrees counterclockwise.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
 
     Returns:
         ``a, b, c, d, e, f`` of ``x' = a x + b y + c``, ``y' = d x + e y + f``.
@@ -45,7 +45,7 @@ def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix
 
 
 def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
-    """Return the nearest pixel of the picture for each pixel of the result.
+    """Return the nearest pixel of the image for each pixel of the result.
 
     The coordinates are Pillow's, rounded to 16 bits behind the point, so that ties fall alike.
 
@@ -54,7 +54,7 @@ def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
         size: Height and width.
 
     Returns:
-        int64, shape ``(h * w,)``: ``y * w + x``, or ``h * w`` outside the picture.
+        int64, shape ``(h * w,)``: ``y * w + x``, or ``h * w`` outside the image.
     """
     height, width = size
     a, b, c, d, e, f = (math.floor(x * 2**_FIXED + 0.5) for x in _at_centres(affine))
@@ -65,81 +65,81 @@ def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
     return torch.where(inside, y * width + x, height * width).flatten()
 
 
-def moved(pictures: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
-    """Return pictures with their pixels moved.
+def moved(images: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
+    """Return images with their pixels moved.
 
     Args:
-        pictures: The pictures.
-        sources: What `source_pixels` returns, for each picture, shape ``(n, h * w)``.
-        fill: Colour outside the picture, uint8, shape ``(c,)``.
+        images: The images.
+        sources: What `source_pixels` returns, for each image, shape ``(n, h * w)``.
+        fill: Color outside the image, uint8, shape ``(c,)``.
     """
-    n, c, h, w = pictures.shape
-    flat = torch.cat((pictures.flatten(2), fill[:, None].expand(n, c, 1)), dim=2)
+    n, c, h, w = images.shape
+    flat = torch.cat((images.flatten(2), fill[:, None].expand(n, c, 1)), dim=2)
     return flat.gather(2, sources[:, None].expand(n, c, h * w)).view(n, c, h, w)
 
 
-def solarize(pictures: Tensor, threshold: Tensor) -> Tensor:
-    """Invert all values from a threshold on, uint8; with 0 the whole picture."""
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert all values from a threshold on, uint8; with 0 the whole image."""
     # 255 where the value reaches the threshold, else 0. On bytes torch has fast code for maximum
     # and equality, not for ">=" and where.
-    reached = (torch.maximum(pictures, _each(threshold)) == pictures).view(torch.uint8).neg()
-    return pictures ^ reached
+    reached = (torch.maximum(images, _each(threshold)) == images).view(torch.uint8).neg()
+    return images ^ reached
 
 
-def posterize(pictures: Tensor, mask: Tensor) -> Tensor:
+def posterize(images: Tensor, mask: Tensor) -> Tensor:
     """Keep the bits of a mask, uint8."""
-    return pictures & _each(mask)
+    return images & _each(mask)
 
 
-def brightness(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black: 0 gives black, 1 the picture."""
-    return _blend(pictures.new_zeros(()), pictures, factor)
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black: 0 gives black, 1 the image."""
+    return _blend(images.new_zeros(()), images, factor)
 
 
-def contrast(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey: 0 gives grey, 1 the picture."""
-    grey = _grey(pictures).flatten(1)
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey: 0 gives grey, 1 the image."""
+    grey = _grey(images).flatten(1)
     n = grey.shape[1]
     mean = (2 * grey.sum(1) + n) // (2 * n)  # in whole numbers, so that halves go up anywhere
-    return _blend(_each(mean), pictures, factor)
+    return _blend(_each(mean), images, factor)
 
 
-def color(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey picture: 0 gives grey values, 1 the picture."""
-    return _blend(_grey(pictures)[:, None], pictures, factor)
+def color(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image: 0 gives grey values, 1 the image."""
+    return _blend(_grey(images)[:, None], images, factor)
 
 
-def sharpness(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a smoothed picture: 0 gives that, 1 the picture, 2 a sharper one.
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with a smoothed image: 0 gives that, 1 the image, 2 a sharper one.
 
     The outermost pixels have no smoothed value and stay.
     """
-    wide = pictures.short()
+    wide = images.short()
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    smooth = pictures.clone()
+    smooth = images.clone()
     # The kernel has 5 in the middle, 1 around it, and is divided by 13.
     mean = box.add_(wide[:, :, 1:-1, 1:-1], alpha=4).float().div_(13)
     smooth[:, :, 1:-1, 1:-1] = _bytes(mean.add_(0.5))
-    return _blend(smooth, pictures, factor)
+    return _blend(smooth, images, factor)
 
 
-def autocontrast(pictures: Tensor) -> Tensor:
+def autocontrast(images: Tensor) -> Tensor:
     """Stretch the values of each channel to 0 to 255."""
-    planes = pictures.flatten(2)
+    planes = images.flatten(2)
     low, high = planes.amin(2, keepdim=True).double(), planes.amax(2, keepdim=True).double()
     # 255.0 as a number would be multiplied by a rounded inverse, which Pillow does not do.
     scale = high.new_tensor(255.0) / (high - low).clamp(min=1)
-    values = torch.arange(_LEVELS, device=pictures.device) * scale
+    values = torch.arange(_LEVELS, device=images.device) * scale
     table = (values + -low * scale).clamp(0, 255).to(torch.uint8)
-    return _looked_up(pictures, table, change=high > low)
+    return _looked_up(images, table, change=high > low)
 
 
-def equalize(pictures: Tensor) -> Tensor:
+def equalize(images: Tensor) -> Tensor:
     """Map the values of each channel so that they are spread evenly."""
-    planes = pictures.flatten(2).long()
+    planes = images.flatten(2).long()
     n, c, _ = planes.shape
-    shifts = torch.arange(n * c, device=pictures.device).view(n, c, 1) * _LEVELS
+    shifts = torch.arange(n * c, device=images.device).view(n, c, 1) * _LEVELS
     counts = torch.bincount((planes + shifts).flatten(), minlength=n * c * _LEVELS)
     counts = counts.view(n, c, _LEVELS)
     sums = counts.cumsum(2)
@@ -150,7 +150,7 @@ def equalize(pictures: Tensor) -> Tensor:
     step = step.clamp(min=1)
     # A quotient of doubles never rounds up to the next whole number, and is faster than "//".
     table = ((sums - counts + step // 2).double() / step).int().clamp_(max=255).to(torch.uint8)
-    return _looked_up(pictures, table, change=change)
+    return _looked_up(images, table, change=change)
 
 
 def _at_centres(affine: Matrix) -> Matrix:
@@ -159,17 +159,17 @@ def _at_centres(affine: Matrix) -> Matrix:
     return (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
 
 
-def _grey(pictures: Tensor) -> Tensor:
+def _grey(images: Tensor) -> Tensor:
     """Return the luma, uint8, shape ``(n, h, w)``; of one channel that channel."""
-    if pictures.shape[1] == 1:
-        return pictures[:, 0]
-    red, green, blue = pictures.int().unbind(1)
+    if images.shape[1] == 1:
+        return images[:, 0]
+    red, green, blue = images.int().unbind(1)
     total = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
     return (total + 0x8000 >> 16).to(torch.uint8)
 
 
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
-    """Return the blend of two pictures by a factor, clipped to 0 and 255."""
+    """Return the blend of two images by a factor, clipped to 0 and 255."""
     first = start.float()
     way = end.float().sub_(first).mul_(_each(factor))
     return _bytes(way.add_(first).clamp_(0, 255))
@@ -180,11 +180,11 @@ def _bytes(values: Tensor) -> Tensor:
     return values.int().to(torch.uint8)  # in two steps, for each of which torch has fast code
 
 
-def _looked_up(pictures: Tensor, table: Tensor, *, change: Tensor) -> Tensor:
+def _looked_up(images: Tensor, table: Tensor, *, change: Tensor) -> Tensor:
     """Map the values of each channel by a table ``(n, c, 256)``, in the selected channels."""
     same = torch.arange(_LEVELS, device=table.device, dtype=torch.uint8)
     table = torch.where(change, table, same)
-    return table.gather(2, pictures.flatten(2).long()).view(pictures.shape)
+    return table.gather(2, images.flatten(2).long()).view(images.shape)
 
 
 def _each(parameter: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ Step = tuple[Operation, float, int]
 """An operation, its probability, and its level of 0 to 9 (0 where it has none)."""
 
 POLICY_NUMBERS = 5
-"""How many random numbers a picture needs: which two steps, and for each whether and which sign."""
+"""How many random numbers an image needs: which two steps, and for each whether and which sign."""
 
 # The two steps of each sub-policy, from the paper's appendix.
 POLICIES: dict[Policy, tuple[tuple[Step, Step], ...]] = {
@@ -126,24 +126,24 @@ class _Tables(NamedTuple):
 class AutoAugment:
     """One of the policies that AutoAugment found, on batches of bytes.
 
-    A picture draws one of 25 sub-policies; each of its two steps happens with its own probability,
+    An image draws one of 25 sub-policies; each of its two steps happens with its own probability,
     geometric ones with a random sign. Levels have the meaning of the authors' program: at level 10,
     the shear goes to 0.3, the rotation to 30 degrees, the translation to 10 pixels of 32 (the same
     share of other edges), the blending factors from 0.1 to 1.9, the threshold from 256 to 0, and
-    posterizing leaves 4 to 0 bits. Pixels from outside the picture get the colour ``fill``.
+    posterizing leaves 4 to 0 bits. Pixels from outside the image get the color ``fill``.
 
     Args:
         policy: Which one.
-        fill: Colour for pixels from outside, one value per channel of 0 to 255.
+        fill: Color for pixels from outside, one value per channel of 0 to 255.
 
     Raises:
-        ValueError: If the pictures have neither one nor three channels.
+        ValueError: If the images have neither one nor three channels.
     """
 
     def __init__(self, policy: Policy, *, fill: Sequence[int]) -> None:
         if len(fill) not in (1, 3):
             raise ValueError(
-                f"autoaugment needs pictures of 1 or 3 channels, these have {len(fill)}. Set "
+                f"autoaugment needs images of 1 or 3 channels, these have {len(fill)}. Set "
                 "autoaugment to none."
             )
         self.policy = policy
@@ -151,7 +151,7 @@ class AutoAugment:
         self._tables: dict[tuple[int, int, torch.device], _Tables] = {}
 
     def __call__(self, pictures: Tensor, bits: Tensor) -> Tensor:
-        """Return changed pictures.
+        """Return changed images.
 
         Args:
             pictures: uint8, shape ``(n, c, h, w)``; they stay as they are.
@@ -165,7 +165,7 @@ class AutoAugment:
         place = tables.place[chosen] + (bits[:, 2::2] >> BITS - 1)
         now_at = torch.arange(len(pictures), device=pictures.device)
         for step in range(2):
-            # Pictures with the same operation are sorted side by side, so that they form a slice.
+            # Images with the same operation are sorted side by side, so that they form a slice.
             order = family[:, step].argsort(stable=True)
             pictures = pictures.index_select(0, now_at[order])
             now_at = order.argsort()
@@ -181,10 +181,10 @@ class AutoAugment:
         sources: Tensor,
         place: Tensor,
     ) -> None:
-        """Change pictures in place.
+        """Change images in place.
 
         Args:
-            pictures: The pictures, sorted by what is done.
+            pictures: The images, sorted by what is done.
             counts: How many there are of each family.
             number: Parameters.
             sources: Rows of pixels to take.
@@ -219,7 +219,7 @@ def amount(operation: Geometric, level: int, size: tuple[int, int]) -> float:
     Args:
         operation: Which one.
         level: 0 to 10.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
 
     Example:
         >>> amount("TranslateY", 7, (32, 32)), amount("Rotate", 3, (32, 32))
@@ -276,7 +276,7 @@ def _tables(policy: Policy, size: tuple[int, int]) -> _Tables:
 
 
 def _done(family: str, pictures: Tensor, number: Tensor) -> Tensor:
-    """Return pictures after an operation on their values."""
+    """Return images after an operation on their values."""
     if family == "Solarize":
         return operations.solarize(pictures, number.to(torch.uint8))
     if family == "Posterize":

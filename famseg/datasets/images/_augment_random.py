@@ -1,4 +1,4 @@
-"""Random numbers that depend only on the seed and the index of a picture."""
+"""Random numbers that depend only on the seed and the index of an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BITS = 32
 """Each number is a whole number of that many bits."""
 
 _MASK = (1 << 64) - 1
-# The step of a Weyl sequence and the finaliser of SplitMix64 (Steele, Lea & Flood 2014).
+# The step of a Weyl sequence and the finalizer of SplitMix64 (Steele, Lea & Flood 2014).
 _STEP = 0x9E3779B97F4A7C15
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST = 31
@@ -57,7 +57,7 @@ def happens(bits: Tensor, probability: Tensor) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """Return the finaliser of int64 numbers; products wrap around as those of uint64 do."""
+    """Return the finalizer of int64 numbers; products wrap around as those of uint64 do."""
     for shift, factor in _ROUNDS:
         x = (x ^ _shifted(x, shift)) * _signed(factor)
     return x ^ _shifted(x, _LAST)

@@ -1,4 +1,4 @@
-"""Splitting of pictures into training, validation and test, with a fingerprint."""
+"""Splitting of images into training, validation and test, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from famseg.datasets.images._split import (
 from famseg.datasets.images._synthetic import synthetic_images
 from famseg.messages import InputError
 
-# Part of every fingerprint: raised when the same pictures and settings are split in another way.
+# Part of every fingerprint: raised when the same images and settings are split in another way.
 _SPLIT_VERSION = 1
 
 
@@ -35,25 +35,25 @@ def split_images(
     seed: int,
     settings: Mapping[str, object],
 ) -> ImageSplits:
-    """Hold validation pictures out of the training files, take subsets, and hash the result.
+    """Hold validation images out of the training files, take subsets, and hash the result.
 
     Args:
-        read: The pictures of the files.
-        validation: Share of the training pictures held out, stratified.
-        train_limit: Training pictures to use, those held out included; None for all.
-        test_limit: Test pictures to use; None for all.
-        size: Edge in pixels that `ImageSet` resizes to; None leaves pictures as they are.
+        read: The images of the files.
+        validation: Share of the training images held out, stratified.
+        train_limit: Training images to use, those held out included; None for all.
+        test_limit: Test images to use; None for all.
+        size: Edge in pixels that `ImageSet` resizes to; None leaves images as they are.
         seed: Decides the split and the subsets.
         settings: Other settings that determine the training data, for the fingerprint.
 
     Raises:
-        InputError: If a class has no picture to train on, or there is none to test.
+        InputError: If a class has no image to train on, or there is none to test.
     """
     pool = limited(read.train, train_limit, seed, TRAIN_LIMIT)
     train, held = held_out(pool, validation, read.classes, seed, VALIDATION)
     test = limited(read.test, test_limit, seed, TEST_LIMIT)
     if not len(test):
-        raise InputError("data: there is no test picture. Give a test split.")
+        raise InputError("data: there is no test image. Give a test split.")
     train, held, test = (replace(images, size=size) for images in (train, held, test))
     mean, std = channel_statistics(train.pixels)
     digest = hashlib.sha256()
@@ -67,14 +67,14 @@ def split_images(
 
 
 def read_synthetic(*, classes: int, train: int, test: int, grey: bool, seed: int) -> ReadImages:
-    """Draw the synthetic pictures.
+    """Draw the synthetic images.
 
     Args:
         classes: 10 or 100.
-        train: Pictures to train on, validation included.
-        test: Pictures to test on.
+        train: Images to train on, validation included.
+        test: Images to test on.
         grey: Whether the three channels are equal.
-        seed: Random seed of the pictures.
+        seed: Random seed of the images.
     """
     draw = partial(synthetic_images, classes=classes, seed=seed, grey=grey)
     width = len(str(classes - 1))

@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 _EDGE = 32
-_BYTES = 3 * _EDGE * _EDGE  # of a picture: all of red, then green, then blue, row by row
+_BYTES = 3 * _EDGE * _EDGE  # of an image: all of red, then green, then blue, row by row
 
 _TEN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _CIFAR10 = (
@@ -40,7 +40,7 @@ _CIFAR100 = (
 
 
 def read_cifar10(root: Path, *, progress: Progress) -> ReadImages:
-    """Read CIFAR-10, with any number of pictures.
+    """Read CIFAR-10, with any number of images.
 
     Args:
         root: Folder of ``data_batch_1`` and so on, of ``cifar-10-batches-py`` or
@@ -57,7 +57,7 @@ def read_cifar10(root: Path, *, progress: Progress) -> ReadImages:
 def read_cifar100(
     root: Path, *, labels: Literal["fine", "coarse"], progress: Progress
 ) -> ReadImages:
-    """Read CIFAR-100, with any number of pictures.
+    """Read CIFAR-100, with any number of images.
 
     Args:
         root: Folder of ``train``, ``test`` and ``meta``, of ``cifar-100-python`` or
@@ -134,7 +134,7 @@ def _pickled(content: bytes, key: str, where: str) -> Part:
         )
     if labels.dtype.kind not in "iu" or labels.shape != (len(pixels),) or not len(pixels):
         raise InputError(
-            f"{where}: {len(pixels)} pictures, but {key} is {labels.dtype} of shape {labels.shape}:"
+            f"{where}: {len(pixels)} images, but {key} is {labels.dtype} of shape {labels.shape}:"
             f" {AGAIN}"
         )
     return pixels.reshape(-1, 3, _EDGE, _EDGE), labels.astype(np.int64)
@@ -152,7 +152,7 @@ def _binary(content: bytes, label_bytes: int, column: int, where: str) -> Part:
     if not content or len(content) % record:
         raise InputError(
             f"{where}: has {len(content)} bytes, which is not a multiple of {record} (a label and "
-            f"a picture): it is cut short; {AGAIN}"
+            f"an image): it is cut short; {AGAIN}"
         )
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
     pixels = records[:, label_bytes:].reshape(-1, 3, _EDGE, _EDGE)

@@ -1,4 +1,4 @@
-"""Configuration sections of the labelled pictures."""
+"""Configuration sections of the labeled images."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ class _ImageData(Strict, ABC):
         default=0.1,
         ge=0,
         lt=1,
-        description="share of the training pictures for validation (choice of the best epoch), "
+        description="share of the training images for validation (choice of the best epoch), "
         "class by class",
     )
     train_limit: int | None = Field(
         default=None,
         ge=1,
-        description="number of training pictures to use, including validation, class by class; for "
+        description="number of training images to use, including validation, class by class; for "
         "quick runs",
     )
     test_limit: int | None = Field(
         default=None,
         ge=1,
-        description="number of test pictures to use, class by class; for quick runs",
+        description="number of test images to use, class by class; for quick runs",
     )
     size: int | None = Field(
         default=None,
         ge=8,
         le=1024,
-        description="edge in pixels to resize pictures to; null: do not resize",
+        description="edge in pixels to resize images to; null: do not resize",
     )
 
     def build(self, seed: int, progress: Progress | None = None) -> ImageSplits:
-        """Read the pictures and split them.
+        """Read the images and split them.
 
         Args:
             seed: Decides the split.
             progress: Called with the number of files read and their total.
 
         Raises:
-            InputError: If a file is missing or damaged, or a class has no picture to train on.
+            InputError: If a file is missing or damaged, or a class has no image to train on.
         """
         from famseg.datasets.images._build import split_images
 
@@ -90,7 +90,7 @@ class _ImageFiles(_ImageData):
 
 
 class Cifar10Data(_ImageFiles):
-    """CIFAR-10, python or binary version: 10 classes of 32 x 32 colour pictures."""
+    """CIFAR-10, python or binary version: 10 classes of 32 x 32 color images."""
 
     kind: Literal["cifar10"] = "cifar10"
 
@@ -101,7 +101,7 @@ class Cifar10Data(_ImageFiles):
 
 
 class Cifar100Data(_ImageFiles):
-    """CIFAR-100, python or binary version: 100 classes of 32 x 32 colour pictures."""
+    """CIFAR-100, python or binary version: 100 classes of 32 x 32 color images."""
 
     kind: Literal["cifar100"] = "cifar100"
     labels: Literal["fine", "coarse"] = Field(
@@ -115,11 +115,11 @@ class Cifar100Data(_ImageFiles):
 
 
 class SvhnData(_ImageFiles):
-    """SVHN, cropped digits (format 2): house numbers, 32 x 32 in colour."""
+    """SVHN, cropped digits (format 2): house numbers, 32 x 32 in color."""
 
     kind: Literal["svhn"] = "svhn"
     extra: bool = Field(
-        default=False, description="also train on the 531,131 easier pictures of extra_32x32.mat"
+        default=False, description="also train on the 531,131 easier images of extra_32x32.mat"
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -133,7 +133,7 @@ class FashionMnistData(_ImageFiles):
 
     kind: Literal["fashionmnist"] = "fashionmnist"
     channels: Literal[1, 3] = Field(
-        default=3, description="1: grey; 3: grey repeated, for networks for colour pictures"
+        default=3, description="1: grey; 3: grey repeated, for networks for color images"
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -168,21 +168,21 @@ class ImageFolderData(_ImageFiles):
 
 
 class SyntheticImageData(_ImageData):
-    """Procedural pictures of 32 x 32: the embedded data."""
+    """Procedural images of 32 x 32: the embedded data."""
 
     kind: Literal["synthetic"] = "synthetic"
     like: Literal["cifar10", "cifar100", "svhn", "fashionmnist"] = Field(
         default="cifar10",
-        description="data set whose shape and number of classes the pictures have; with "
+        description="data set whose shape and number of classes the images have; with "
         "root=FOLDER, that data set is used instead",
     )
     train: int = Field(
         default=2000,
         ge=100,
         le=1_000_000,
-        description="number of training pictures, including validation",
+        description="number of training images, including validation",
     )
-    test: int = Field(default=500, ge=10, le=1_000_000, description="number of test pictures")
+    test: int = Field(default=500, ge=10, le=1_000_000, description="number of test images")
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
         from famseg.datasets.images._build import read_synthetic
@@ -197,7 +197,7 @@ class SyntheticImageData(_ImageData):
 
 
 def _root_means_files(data: Any) -> Any:  # noqa: ANN401 - whatever the document holds
-    """Let ``data.root=FOLDER`` replace synthetic pictures by real ones."""
+    """Let ``data.root=FOLDER`` replace synthetic images by real ones."""
     if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
         return data
     kept = {key: value for key, value in data.items() if key not in _EMBEDDED_KEYS}

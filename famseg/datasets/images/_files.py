@@ -132,7 +132,7 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str, *, first: 
     """Refuse labels that are out of range.
 
     Args:
-        labels: The class of each picture.
+        labels: The class of each image.
         classes: How many there are.
         where: Name of the file, for the message.
         first: Number of the first class.
@@ -143,7 +143,7 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str, *, first: 
     wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
     if len(wrong):
         raise InputError(
-            f"{where}: picture {wrong[0]} has the label {labels[wrong[0]]}, outside {first} to "
+            f"{where}: image {wrong[0]} has the label {labels[wrong[0]]}, outside {first} to "
             f"{first + classes - 1} ({len(wrong)} such labels): {AGAIN}"
         )
 

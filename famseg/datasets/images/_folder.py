@@ -1,4 +1,4 @@
-"""Folders of picture files, one sub-folder per class."""
+"""Folders of image files, one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_image_folder(
 ) -> ReadImages:
     """Read PNG and JPEG files; classes are the names of the folders in the order of the alphabet.
 
-    Pictures are rotated according to their EXIF data, converted to RGB or grey, scaled to fill the
+    Images are rotated according to their EXIF data, converted to RGB or grey, scaled to fill the
     square of ``size`` (bilinear with antialiasing) and cut at its border where they are not square.
     All are held in memory: ``channels * size**2`` bytes each.
 
@@ -43,7 +43,7 @@ def read_image_folder(
         root: Folder with ``train`` and ``test``, which hold one folder per class; or with one
             folder per class, of which a share is held out to test.
         channels: 1 for grey, 3 for RGB.
-        size: Edge in pixels; None takes square pictures that all have one size.
+        size: Edge in pixels; None takes square images that all have one size.
         test: Share that is held out, class by class, where there is no folder ``test``.
         seed: Decides which.
         progress: Called with the number of files read and their total.
@@ -81,13 +81,13 @@ def _moved(progress: Progress, begin: int, total: int, done: int) -> None:
 def _split_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
-        raise InputError(f"{root}: {what}: set data.root to the folder with the pictures")
+        raise InputError(f"{root}: {what}: set data.root to the folder with the images")
     names = {path.name for path in _subfolders(root)}
     if not names & {"train", "test"}:
         return [root]
     for name in sorted(names & set(_VALIDATION_NAMES)):
         raise InputError(
-            f"{root / name}: famseg takes validation pictures from train (data.validation): move "
+            f"{root / name}: famseg takes validation images from train (data.validation): move "
             "these into train, or elsewhere"
         )
     for name in ("train", "test"):
@@ -114,7 +114,7 @@ def _files(folder: Path, classes: Sequence[str]) -> list[File]:
     for label, name in enumerate(classes):
         own = [p for p in sorted((folder / name).rglob("*")) if _wanted(p)]
         if not own:
-            raise InputError(f"{folder / name}: no pictures ({', '.join(SUFFIXES)})")
+            raise InputError(f"{folder / name}: no images ({', '.join(SUFFIXES)})")
         found += [(path, label) for path in own]
     return found
 
@@ -134,58 +134,58 @@ def _read_all(
     faults: list[str] = []
     for index, (path, _) in enumerate(files):
         try:
-            picture = _read_file(path, channels, size)
+            image = _read_file(path, channels, size)
             if pixels is None:
-                pixels = np.empty((len(files), *picture.shape), dtype=np.uint8)
-            if picture.shape != pixels.shape[1:]:
+                pixels = np.empty((len(files), *image.shape), dtype=np.uint8)
+            if image.shape != pixels.shape[1:]:
                 raise InputError(
-                    f"{path}: {picture.shape[2]} x {picture.shape[1]} pixels, but others have "
+                    f"{path}: {image.shape[2]} x {image.shape[1]} pixels, but others have "
                     f"{pixels.shape[3]} x {pixels.shape[2]}: set data.size to resize all to one "
                     "size"
                 )
-            pixels[index] = picture
+            pixels[index] = image
         except InputError as error:
             faults += error.faults
         progress(index + 1)
     if faults or pixels is None:
         more = len(faults) - _MOST_FAULTS
-        rest = [f"{root}: {more} more pictures have errors"] if more > 0 else []
+        rest = [f"{root}: {more} more images have errors"] if more > 0 else []
         raise InputError(*faults[:_MOST_FAULTS], *rest)
     names = [(path.relative_to(root).as_posix(), 1) for path, _ in files]
     return Images(pixels, np.array([label for _, label in files], dtype=np.int64), files=names)
 
 
-def _is_cut(picture: Image.Image) -> bool:
+def _is_cut(image: Image.Image) -> bool:
     """Return whether Pillow would give 8 of the 16 bits of several channels, silently."""
-    return any("16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]:
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
     try:
-        # Pillow only warns of pictures of 90 to 180 million pixels.
+        # Pillow only warns of images of 90 to 180 million pixels.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(path, formats=("JPEG", "PNG"))
         with opened:
             if opened.mode in _DEEP_MODES or _is_cut(opened):
                 raise InputError(f"{path}: more than 8 bits per channel: convert it to 8 bits")
-            picture = ImageOps.exif_transpose(opened)
-            if "transparency" in picture.info:  # of a palette: colours first, then their opacity
-                picture = picture.convert("RGBA")
-            picture = picture.convert("RGB" if channels == 3 else "L")
+            image = ImageOps.exif_transpose(opened)
+            if "transparency" in image.info:  # of a palette: colors first, then their opacity
+                image = image.convert("RGBA")
+            image = image.convert("RGB" if channels == 3 else "L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: too many pixels to be a picture of this kind") from error
+        raise InputError(f"{path}: too many pixels to be an image of this kind") from error
     except (OSError, SyntaxError, *DAMAGED) as error:
         raise InputError(
             f"{path}: is not a PNG or JPEG file, or it is cut short or damaged"
         ) from error
     if size is not None:
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    elif picture.width != picture.height:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    elif image.width != image.height:
         raise InputError(
-            f"{path}: {picture.width} x {picture.height} pixels, not square: set data.size"
+            f"{path}: {image.width} x {image.height} pixels, not square: set data.size"
         )
-    array = np.asarray(picture)
+    array = np.asarray(image)
     return array.transpose(2, 0, 1) if channels == 3 else array[None]

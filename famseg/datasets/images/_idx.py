@@ -30,13 +30,13 @@ CLASSES = (
     "ankle_boot",
 )
 _EDGE = 28
-_PAD = 2  # to 32 x 32, as networks of CIFAR's pictures want
+_PAD = 2  # to 32 x 32, as networks of CIFAR's images want
 _FOLDER = "FashionMNIST/raw"
 _UNSIGNED_BYTES = 8  # code of the type in an IDX file
 
 
 def read_fashionmnist(root: Path, *, channels: Literal[1, 3], progress: Progress) -> ReadImages:
-    """Read FashionMNIST, padded with black to 32 x 32, with any number of pictures.
+    """Read FashionMNIST, padded with black to 32 x 32, with any number of images.
 
     Args:
         root: Folder of ``train-images-idx3-ubyte.gz`` and so on, or of ``FashionMNIST/raw``.
@@ -95,12 +95,12 @@ def _images(
     path, pixels = images
     if pixels.shape[1:] != (_EDGE, _EDGE):
         raise InputError(
-            f"{path}: pictures of {pixels.shape[1]} x {pixels.shape[2]} pixels, but {_EDGE} x "
+            f"{path}: images of {pixels.shape[1]} x {pixels.shape[2]} pixels, but {_EDGE} x "
             f"{_EDGE} are expected: it is another file; {AGAIN}"
         )
     if len(pixels) != len(labels[1]) or not len(pixels):
         raise InputError(
-            f"{path}: {len(pixels)} pictures, but {labels[0].name} has {len(labels[1])} labels: "
+            f"{path}: {len(pixels)} images, but {labels[0].name} has {len(labels[1])} labels: "
             f"{AGAIN}"
         )
     numbers = labels[1].astype(np.int64)

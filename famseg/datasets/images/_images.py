@@ -1,4 +1,4 @@
-"""Labelled pictures in memory, in three splits."""
+"""Labeled images in memory, in three splits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from famseg.datasets._manifest import SPLITS, Split
 from famseg.files import csv_text, write_atomically
 
-_CHUNK = 1024  # pictures at a time where a sum over all of them needs wider numbers
+_CHUNK = 1024  # images at a time where a sum over all of them needs wider numbers
 _COLUMNS = ("split", "subject", "label", "class", "source")
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled pictures of one size, held as bytes.
+    """Labeled images of one size, held as bytes.
 
     Args:
         pixels: uint8, shape ``(n, channels, height, width)``.
         labels: Number of the class, int64, shape ``(n,)``.
-        rows: Number of each picture in the files it came from, from 0, int64, shape ``(n,)``; by
-            default 0 to ``n - 1``. It names the picture: a smaller subset keeps the names.
-        files: Names of those files in order, each with how many pictures it contains.
-        size: Edge in pixels that `ImageSet` resizes to; None leaves pictures as they are.
+        rows: Number of each image in the files it came from, from 0, int64, shape ``(n,)``; by
+            default 0 to ``n - 1``. It names the image: a smaller subset keeps the names.
+        files: Names of those files in order, each with how many images it contains.
+        size: Edge in pixels that `ImageSet` resizes to; None leaves images as they are.
 
     Raises:
         ValueError: If the arrays do not fit together.
@@ -46,7 +46,7 @@ class Images:
             )
         if self.labels.shape != (len(self.pixels),):
             raise ValueError(
-                f"labels must have shape ({len(self.pixels)},) as there are as many pictures, got "
+                f"labels must have shape ({len(self.pixels)},) as there are as many images, got "
                 f"{self.labels.shape}."
             )
         if not len(self.rows):
@@ -57,11 +57,11 @@ class Images:
 
     @property
     def channels(self) -> int:
-        """Number of colour channels, 1 or 3."""
+        """Number of color channels, 1 or 3."""
         return int(self.pixels.shape[1])
 
     def take(self, indices: NDArray[np.int64]) -> Images:
-        """Return some of the pictures, copied, with the names that they have here.
+        """Return some of the images, copied, with the names that they have here.
 
         Args:
             indices: Which, int64.
@@ -74,7 +74,7 @@ class Images:
         )
 
     def subject(self, index: int, prefix: str) -> str:
-        """Return the name of a picture, such as ``test-00017``.
+        """Return the name of an image, such as ``test-00017``.
 
         Args:
             index: Which, 0 to below ``len``.
@@ -83,7 +83,7 @@ class Images:
         return f"{prefix}-{self.rows[index]:05d}"
 
     def sources(self) -> Iterator[str]:
-        """Yield the file of each picture, with ``#`` and its number if a file contains several."""
+        """Yield the file of each image, with ``#`` and its number if a file contains several."""
         ends = np.cumsum([count for _, count in self.files], dtype=np.int64)
         for row, number in zip(self.rows, np.searchsorted(ends, self.rows, "right"), strict=True):
             if number == len(ends):
@@ -98,8 +98,8 @@ class ReadImages:
     """What the files of a data set hold.
 
     Args:
-        train: The training pictures, validation not yet held out.
-        test: The test pictures.
+        train: The training images, validation not yet held out.
+        test: The test images.
         classes: Names of the classes in the order of their numbers.
     """
 
@@ -110,13 +110,13 @@ class ReadImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageSplits:
-    """A labelled set of pictures in three splits.
+    """A labeled set of images in three splits.
 
     Args:
-        train: Pictures to learn from.
-        validation: Pictures that choose (best epoch, early stopping), held out from the training
+        train: Images to learn from.
+        validation: Images that choose (best epoch, early stopping), held out from the training
             files; may be empty.
-        test: Pictures that are scored once.
+        test: Images that are scored once.
         classes: Names of the classes in the order of their numbers.
         mean: Mean of each channel over the pixels of ``train``, 0 to 1.
         std: Standard deviation of the same; 1 for a channel that does not vary.
@@ -134,20 +134,20 @@ class ImageSplits:
 
     @property
     def channels(self) -> int:
-        """Number of colour channels, 1 or 3."""
+        """Number of color channels, 1 or 3."""
         return self.train.channels
 
     @property
     def size(self) -> int:
-        """Edge in pixels of the pictures that `ImageSet` returns."""
+        """Edge in pixels of the images that `ImageSet` returns."""
         return self.train.size or int(self.train.pixels.shape[-1])
 
     def split(self, name: Split) -> Images:
-        """Return the pictures of a split."""
+        """Return the images of a split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def write_manifest(self, path: Path) -> None:
-        """Write the split of every picture as CSV, atomically.
+        """Write the split of every image as CSV, atomically.
 
         The columns are split, subject, label, class, source (file and number within it).
 
@@ -169,10 +169,10 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, on the scale 0 to 1.
 
-    Sums are exact, so that they do not depend on the order of the pictures.
+    Sums are exact, so that they do not depend on the order of the images.
 
     Args:
-        pixels: uint8, shape ``(n, channels, height, width)``, at least one picture.
+        pixels: uint8, shape ``(n, channels, height, width)``, at least one image.
 
     Returns:
         Means and standard deviations; 1 for a channel that does not vary, by which one can divide.

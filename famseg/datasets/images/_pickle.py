@@ -210,12 +210,12 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
     except _NameRefusedError as error:
         name = str(error)[:80]
         raise InputError(
-            f"{where}: wants to run {name!r}, which no file of pictures needs: none of its code "
+            f"{where}: wants to run {name!r}, which no file of images needs: none of its code "
             "was run; do not use the file"
         ) from error
     except (pickle.UnpicklingError, *DAMAGED) as error:
         raise InputError(
-            f"{where}: is not a pickle of pictures, or it is cut short or damaged: {AGAIN}"
+            f"{where}: is not a pickle of images, or it is cut short or damaged: {AGAIN}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a torch data set that returns whole batches."""
+"""Images as a torch data set that returns whole batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from famseg.datasets.images._images import Images
 
 
 class ImageItem(TypedDict):
-    """One picture.
+    """One image.
 
-    ``image``: uint8 to train on, normalised float32 to evaluate, shape ``(c, h, w)``; ``label``
+    ``image``: uint8 to train on, normalized float32 to evaluate, shape ``(c, h, w)``; ``label``
     and ``index`` (the index asked for): int64 scalars; ``subject``: its name, such as
     ``test-00017``.
     """
@@ -29,7 +29,7 @@ class ImageItem(TypedDict):
 
 
 class ImageBatch(TypedDict):
-    """Several pictures: the tensors of `ImageItem` stacked, ``subject`` a list of names."""
+    """Several images: the tensors of `ImageItem` stacked, ``subject`` a list of names."""
 
     image: Tensor
     label: Tensor
@@ -38,27 +38,27 @@ class ImageBatch(TypedDict):
 
 
 class ImageSet(Dataset[ImageItem]):
-    """Pictures and their classes.
+    """Images and their classes.
 
     ``__getitems__`` returns a ready batch, so a loader needs ``collate_fn=lambda batch: batch``.
 
-    For training, the pictures remain bytes, which the augmentation normalises, and an index of
-    ``n`` or more asks for a later epoch: ``epoch, picture = divmod(index, n)``. The batch's
+    For training, the images remain bytes, which the augmentation normalizes, and an index of
+    ``n`` or more asks for a later epoch: ``epoch, image = divmod(index, n)``. The batch's
     ``index`` is the index asked for, so that augmentation can be a pure function of (seed, epoch,
-    picture). For evaluation the pictures are normalised with ``mean`` and ``std``.
+    image). For evaluation the images are normalized with ``mean`` and ``std``.
 
-    Pictures are resized to ``images.size`` batch by batch (bilinear with antialiasing, rounded to
+    Images are resized to ``images.size`` batch by batch (bilinear with antialiasing, rounded to
     bytes), never the whole set at once.
 
     Args:
-        images: The pictures of a split; at least one.
-        prefix: Name of the split, in front of the pictures' numbers.
+        images: The images of a split; at least one.
+        prefix: Name of the split, in front of the images' numbers.
         mean: Mean of each channel on the scale 0 to 1; only for evaluation.
         std: Standard deviation of each channel on the same scale; only for evaluation.
-        training: Whether the pictures are trained on.
+        training: Whether the images are trained on.
 
     Raises:
-        ValueError: If there is no picture, or ``mean`` and ``std`` do not fit.
+        ValueError: If there is no image, or ``mean`` and ``std`` do not fit.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class ImageSet(Dataset[ImageItem]):
         training: bool,
     ) -> None:
         if not len(images):
-            raise ValueError("a data set needs at least one picture: this split is empty.")
+            raise ValueError("a data set needs at least one image: this split is empty.")
         if training and (mean is not None or std is not None):
             raise ValueError(
-                "training pictures are kept as bytes: mean and std belong to the augmentation."
+                "training images are kept as bytes: mean and std belong to the augmentation."
             )
         if not training and not len(mean or ()) == len(std or ()) == images.channels:
             raise ValueError(
@@ -103,7 +103,7 @@ class ImageSet(Dataset[ImageItem]):
         """Return the batch of some indices."""
         asked = np.asarray(indices, dtype=np.int64)
         if (asked < 0).any() or (not self.training and (asked >= len(self)).any()):
-            raise IndexError(f"indices {asked.min()} to {asked.max()}: {len(self)} pictures.")
+            raise IndexError(f"indices {asked.min()} to {asked.max()}: {len(self)} images.")
         rows = asked % len(self)
         image = self._resized(torch.from_numpy(self.images.pixels[rows]))
         if not self.training:

@@ -1,4 +1,4 @@
-"""Stratified splits and subsets of pictures."""
+"""Stratified splits and subsets of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) ->
     The first 100 of a draw of 200 are the draw of 100: a larger subset contains every smaller one.
 
     Args:
-        labels: The class of each picture.
+        labels: The class of each image.
         count: How many to draw, 0 to ``len(labels)``.
         seed: Random seed of the draw.
         stream: Number of the random stream of the seed.
@@ -44,7 +44,7 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) ->
 
 
 def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) -> Images:
-    """Return a stratified subset of at most ``limit`` pictures, all of them for None.
+    """Return a stratified subset of at most ``limit`` images, all of them for None.
 
     Args:
         images: What to draw from.
@@ -60,20 +60,20 @@ def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) 
 def held_out(
     images: Images, share: float, classes: Sequence[str], seed: int, stream: int
 ) -> tuple[Images, Images]:
-    """Hold out a stratified share, and check that every class keeps a picture.
+    """Hold out a stratified share, and check that every class keeps an image.
 
     Args:
         images: What to split.
-        share: Share that is held out, 0 to below 1; above 0 at least one picture.
+        share: Share that is held out, 0 to below 1; above 0 at least one image.
         classes: Names of the classes.
         seed: Random seed of the split.
         stream: ``VALIDATION`` or ``TEST``.
 
     Returns:
-        The remaining and the held-out pictures, both in the given order.
+        The remaining and the held-out images, both in the given order.
 
     Raises:
-        InputError: If a class has no picture left.
+        InputError: If a class has no image left.
     """
     count = max(round(share * len(images)), 1) if share > 0 else 0
     drawn = stratified(images.labels, min(count, len(images)), seed, stream)
@@ -84,7 +84,7 @@ def held_out(
         key = "test" if stream == TEST else "validation"
         empty = classes[int(np.argmin(left))]
         raise InputError(
-            f"data: no picture of class {empty} is left to train on. Give more pictures, a larger "
+            f"data: no image of class {empty} is left to train on. Give more images, a larger "
             f"data.train_limit or a smaller data.{key}."
         )
     return images.take(np.flatnonzero(kept)), images.take(drawn)

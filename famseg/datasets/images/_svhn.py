@@ -21,7 +21,7 @@ _CHUNK = 1024
 
 
 def read_svhn(root: Path, *, extra: bool, progress: Progress) -> ReadImages:
-    """Read SVHN, with any number of pictures. Class ``d`` is the digit ``d``.
+    """Read SVHN, with any number of images. Class ``d`` is the digit ``d``.
 
     Args:
         root: Folder of ``train_32x32.mat`` and ``test_32x32.mat``.
@@ -61,7 +61,7 @@ def _read_file(path: Path) -> Images:
     count = pixels.shape[-1]
     if labels.dtype.kind not in "iuf" or labels.size != count or not count:
         raise InputError(
-            f"{path}: {count} pictures, but y is {labels.dtype} of shape {labels.shape}: {AGAIN}"
+            f"{path}: {count} images, but y is {labels.dtype} of shape {labels.shape}: {AGAIN}"
         )
     digits = labels.reshape(-1).astype(np.int64)
     check_labels(digits, 10, str(path), first=1)
@@ -70,11 +70,11 @@ def _read_file(path: Path) -> Images:
 
 
 def _turned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return pictures first; the file has ``(row, column, channel, picture)``, columns adjoining.
+    """Return images first; the file has ``(row, column, channel, image)``, columns adjoining.
 
-    Done in place where it can be: with the extra pictures a second copy would be 2 GB.
+    Done in place where it can be: with the extra images a second copy would be 2 GB.
     """
-    turned = pixels.T  # (picture, channel, column, row)
+    turned = pixels.T  # (image, channel, column, row)
     for begin in range(0, len(turned), _CHUNK):
         part = turned[begin : begin + _CHUNK]
         part[:] = part.swapaxes(2, 3).copy()

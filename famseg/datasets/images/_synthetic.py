@@ -1,7 +1,7 @@
-"""The synthetic pictures: striped patches on a ground, whose classes differ in their stripes.
+"""The synthetic images: striped patches on a ground, whose classes differ in their stripes.
 
 Ten patterns of stripes (five directions, two wavelengths) fill a soft patch of random place, size,
-colour and contrast. The stripes begin anywhere, so that the mean picture of every class is the
+color and contrast. The stripes begin anywhere, so that the mean image of every class is the
 same: a linear classifier gets about a quarter of them right, a small convolutional network nearly
 all. With a hundred classes the ground is striped as well: patch and ground together are the class.
 """
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from famseg.datasets.images._images import Images
 
 IMAGES_VERSION = 1
-"""Raised when the same arguments give other pictures."""
+"""Raised when the same arguments give other images."""
 
 EDGE = 32
 """Pixels along an edge."""
 
-_BLOCK = 64  # pictures drawn from one generator: what makes a thousand of them take milliseconds
+_BLOCK = 64  # images drawn from one generator: what makes a thousand of them take milliseconds
 _DIRECTIONS = 5
 _WAVELENGTHS_PX = (4.0, 7.5)
-_JITTER_DEG = 7.0  # standard deviation of a direction; neighbours are 36 degrees apart
+_JITTER_DEG = 7.0  # standard deviation of a direction; neighbors are 36 degrees apart
 _NOISE = 32  # peak of the noise of a pixel, of 255; a power of two
 
 Array = NDArray[np.float32]
@@ -33,19 +33,19 @@ Array = NDArray[np.float32]
 def synthetic_images(
     count: int, *, classes: int, seed: int, stream: int, grey: bool = False
 ) -> Images:
-    """Draw pictures: number ``i`` is a pure function of classes, seed, stream and ``i``.
+    """Draw images: number ``i`` is a pure function of classes, seed, stream and ``i``.
 
-    Takes about 40 ms for 1000 pictures. Picture ``i`` is of class ``i % classes``.
+    Takes about 40 ms for 1000 images. Image ``i`` is of class ``i % classes``.
 
     Args:
         count: How many.
         classes: 10 or 100.
-        seed: Random seed of the pictures.
+        seed: Random seed of the images.
         stream: Random stream of the seed: 0 for training, 1 for testing.
         grey: Whether the three channels are equal.
 
     Returns:
-        Pictures of shape ``(count, 3, 32, 32)``.
+        Images of shape ``(count, 3, 32, 32)``.
 
     Raises:
         ValueError: If there is another number of classes.
@@ -71,18 +71,18 @@ def synthetic_images(
 def _draw(
     labels: NDArray[np.int64], classes: int, rng: np.random.Generator, grey: bool
 ) -> NDArray[np.uint8]:
-    """Return a complete block of pictures, even if fewer are needed."""
-    patch, ground = _colours(len(labels), rng, grey)
+    """Return a complete block of images, even if fewer are needed."""
+    patch, ground = _colors(len(labels), rng, grey)
     inside = _patch(len(labels), rng)[:, None]
     stripes = _stripes(labels % 10, rng)[:, None]
     contrast = rng.uniform(28, 70, (2, len(labels), 1, 1, 1)).astype(np.float32)
     patch = patch + contrast[0] * stripes
     if classes == 100:
         ground = ground + contrast[1] * _stripes(labels // 10, rng)[:, None]
-    picture = ground + inside * (patch - ground)
+    image = ground + inside * (patch - ground)
     for sign in (1, -1):  # the difference of two uniform numbers: a triangle around 0
-        picture += sign * _noise(picture.shape, rng)
-    return np.asarray(np.clip(picture, 0, 255, out=picture).astype(np.uint8))
+        image += sign * _noise(image.shape, rng)
+    return np.asarray(np.clip(image, 0, 255, out=image).astype(np.uint8))
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]:
@@ -92,12 +92,12 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]
     return np.bitwise_and(noise, np.int8(_NOISE - 1))
 
 
-def _colours(count: int, rng: np.random.Generator, grey: bool) -> tuple[Array, Array]:
-    """Return the colours of patch and ground, shape ``(count, 3, 1, 1)`` each."""
-    colours = rng.uniform(60, 196, (2, count, 3, 1, 1)).astype(np.float32)
+def _colors(count: int, rng: np.random.Generator, grey: bool) -> tuple[Array, Array]:
+    """Return the colors of patch and ground, shape ``(count, 3, 1, 1)`` each."""
+    colors = rng.uniform(60, 196, (2, count, 3, 1, 1)).astype(np.float32)
     if grey:
-        colours[:] = colours[:, :, :1]
-    return colours[0], colours[1]
+        colors[:] = colors[:, :, :1]
+    return colors[0], colors[1]
 
 
 def _patch(count: int, rng: np.random.Generator) -> Array:
@@ -120,7 +120,7 @@ def _stripes(patterns: NDArray[np.int64], rng: np.random.Generator) -> Array:
     turns = 2 * np.pi / wavelength[:, None] * places
     across = turns * np.cos(np.deg2rad(degrees))[:, None] + phase
     down = turns * np.sin(np.deg2rad(degrees))[:, None]
-    # sin(a + b) by its parts: 128 sines per picture in place of 1024.
+    # sin(a + b) by its parts: 128 sines per image in place of 1024.
     parts = np.stack([np.sin(across), np.cos(across), np.cos(down), np.sin(down)])
     sine, cosine, over, under = parts.astype(np.float32)
     return np.asarray(over[:, :, None] * sine[:, None, :] + under[:, :, None] * cosine[:, None, :])

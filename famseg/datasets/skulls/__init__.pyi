@@ -9,6 +9,6 @@ from ._skulls import PreparedSkull as PreparedSkull
 from ._skulls import Skulls as Skulls
 from ._skulls import mean_skull as mean_skull
 from ._skulls import mean_skull_mask as mean_skull_mask
-from ._transforms import BinariseBoned as BinariseBoned
+from ._transforms import BinarizeBoned as BinarizeBoned
 from ._transforms import LoadVolumed as LoadVolumed
 from ._transforms import VolumeReader as VolumeReader

@@ -8,7 +8,7 @@ import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from numpy.typing import NDArray
 
-from famseg.datasets.skulls._transforms import BinariseBoned, Centre, Fit, HeadToGridd, LoadVolumed
+from famseg.datasets.skulls._transforms import BinarizeBoned, Centre, Fit, HeadToGridd, LoadVolumed
 from famseg.messages import InputError
 
 
@@ -23,7 +23,7 @@ def prepare_transform(
 ) -> Compose:
     """Return the transforms that resample a skull mask to the grid.
 
-    Load (geometry kept), binarise, orient to RAS+, crop to the head, resample once onto an
+    Load (geometry kept), binarize, orient to RAS+, crop to the head, resample once onto an
     axis-aligned isotropic grid, threshold. Before the linear resampling to coarser voxels the mask
     is smoothed (Gaussian, sigma = (ratio - 1) / 2 voxels along each axis), so that walls neither
     alias nor form staircases. A volume that has the grid's spacing already is only moved by whole
@@ -58,7 +58,7 @@ def prepare_transform(
         [
             LoadVolumed(key),
             EnsureChannelFirstd(key),
-            BinariseBoned(key),
+            BinarizeBoned(key),
             Orientationd(key, axcodes="RAS", labels=None),
             HeadToGridd(key, size, spacing_mm, fit=fit, centre=centre, threshold=threshold),
         ]

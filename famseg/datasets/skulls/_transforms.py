@@ -76,7 +76,7 @@ class LoadVolumed(MapTransform):  # type: ignore[misc]
         return result
 
 
-class BinariseBoned(MapTransform):  # type: ignore[misc]
+class BinarizeBoned(MapTransform):  # type: ignore[misc]
     """Turn masks of any coding into uint8 0 and 1; see `prepare_transform` for the rule.
 
     Args:
@@ -87,7 +87,7 @@ class BinariseBoned(MapTransform):  # type: ignore[misc]
         super().__init__(keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Binarise each image; InputError if it is not a mask of a skull."""
+        """Binarize each image; InputError if it is not a mask of a skull."""
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]

@@ -1,4 +1,4 @@
-"""Building of labelled texts in three splits, from files or a seed."""
+"""Building of labeled texts in three splits, from files or a seed."""
 
 from __future__ import annotations
 

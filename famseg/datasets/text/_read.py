@@ -1,4 +1,4 @@
-"""Files of labelled sentences, line by line: tab-separated as GLUE has them, or JSON lines."""
+"""Files of labeled sentences, line by line: tab-separated as GLUE has them, or JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled sentences and pairs of sentences in three splits."""
+"""Labeled sentences and pairs of sentences in three splits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TextSample:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """A labelled set of texts in three splits.
+    """A labeled set of texts in three splits.
 
     Args:
         train: Samples to learn from.

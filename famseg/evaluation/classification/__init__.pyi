@@ -5,10 +5,10 @@ from ._evaluate import Logits as Logits
 from ._evaluate import classification_rows as classification_rows
 from ._evaluate import evaluate_classification as evaluate_classification
 from ._figures import Answer as Answer
-from ._figures import answers_picture as answers_picture
+from ._figures import answers_image as answers_image
 from ._figures import confusion_matrix as confusion_matrix
 from ._head import HeadMonitor as HeadMonitor
 from ._summary import classification_metrics as classification_metrics
-from ._summary import summarise_classes as summarise_classes
+from ._summary import summarize_classes as summarize_classes
 from ._table import classification_signs as classification_signs
 from ._table import classification_table as classification_table

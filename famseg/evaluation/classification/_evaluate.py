@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from famseg.engine import Processes, Row
 from famseg.evaluation.classification._figures import classification_figure
-from famseg.evaluation.classification._summary import ClassSummary, summarise_classes
+from famseg.evaluation.classification._summary import ClassSummary, summarize_classes
 from famseg.figures import files
 from famseg.files import csv_text, write_atomically
 from famseg.flatness import call_model
@@ -126,7 +126,7 @@ def evaluate_classification(
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> ClassSummary:
-    """Score a classifier sample by sample; write a table, a summary and a picture.
+    """Score a classifier sample by sample; write a table, a summary and an image.
 
     The batches of a set are dealt out whole to the processes, so that the result does not depend
     on their number. Every process must call this function and gets the summary; the first one
@@ -149,7 +149,7 @@ def evaluate_classification(
             finished and all its samples of the set.
 
     Returns:
-        See ``summarise_classes``.
+        See ``summarize_classes``.
 
     Raises:
         ValueError: If a set is empty, or an output or item does not fit; with the set.
@@ -173,7 +173,7 @@ def evaluate_classification(
         gathered = [part for share in processes.gather(parts) for part in share]
         for _, part in sorted(gathered, key=lambda part: part[0]):
             rows += [{"set": name} | row for row in part]
-    summary = summarise_classes(rows, classes=classes)
+    summary = summarize_classes(rows, classes=classes)
     if processes.main:
         write_atomically(folder / "cases.csv", _table(rows))
         figure = classification_figure(rows, summary, classes=classes)

@@ -34,7 +34,7 @@ def classification_figure(
 
     Args:
         rows: As ``classification_rows`` makes them, with ``set`` added.
-        summary: The aggregates of them, see ``summarise_classes``.
+        summary: The aggregates of them, see ``summarize_classes``.
         classes: Names of the classes.
     """
     sets = list(sets_of(summary))
@@ -116,10 +116,10 @@ def _draw_confusion(
 
 @dataclass(frozen=True)
 class Answer:
-    """One tile of ``answers_picture``.
+    """One tile of ``answers_image``.
 
     Args:
-        pixels: The picture, uint8 of shape ``(c, h, w)``, c 1 or 3.
+        pixels: The image, uint8 of shape ``(c, h, w)``, c 1 or 3.
         truth: Name of its class.
         prediction: Name of the predicted class.
         confidence: Confidence of the prediction, from 0 to 1.
@@ -131,15 +131,15 @@ class Answer:
     confidence: float
 
 
-def answers_picture(answers: Sequence[Answer], *, columns: int = 8) -> Pixels:
-    """Draw pictures with their answers: right ones with a blue frame, wrong ones with a red one.
+def answers_image(answers: Sequence[Answer], *, columns: int = 8) -> Pixels:
+    """Draw images with their answers: right ones with a blue frame, wrong ones with a red one.
 
     Args:
         answers: The predictions to draw, at least one.
         columns: Tiles a row.
 
     Returns:
-        An RGB picture of shape ``(h, w, 3)``. Below each tile are the prediction with its
+        An RGB image of shape ``(h, w, 3)``. Below each tile are the prediction with its
         confidence
         in percent and, where it is wrong, the truth.
 

@@ -22,7 +22,7 @@ _TRAIN, _TEST = "train", "test"
 _Z = statistics.NormalDist().inv_cdf(0.975)
 
 
-def summarise_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
+def summarize_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
     """Aggregate the rows of a classifier; failed samples are included as wrong predictions.
 
     Args:
@@ -49,7 +49,7 @@ def summarise_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
     Example:
         >>> row = {"set": "test", "label": 0, "prediction": 0, "accuracy": 1.0, "failed": False}
         >>> rows = [row | {"confidence": 0.9, "loss": 0.1}] * 4
-        >>> summary = summarise_classes(rows, classes=["cat", "dog"])
+        >>> summary = summarize_classes(rows, classes=["cat", "dog"])
         >>> summary["test"]["accuracy"]["mean"], round(summary["test"]["accuracy"]["low"], 2)
         (1.0, 0.51)
     """
@@ -83,7 +83,7 @@ def classification_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     (accuracy, train minus test), ``test/gap_loss`` (test minus train), ``test/majority``.
 
     Args:
-        summary: As ``summarise_classes`` or ``evaluate_classification`` returns it.
+        summary: As ``summarize_classes`` or ``evaluate_classification`` returns it.
 
     Example:
         >>> classification_metrics({"majority": {"class": "cat", "accuracy": 0.5}})

@@ -181,7 +181,7 @@ def _outweighed(
     if share is None or share < OUTWEIGHS or train is None or train["accuracy"]["mean"] > 0.9:
         return
     yield (
-        f"over-regularised: {penalty_term(kind)} is {share:.0%} of the loss at the end of the "
+        f"over-regularized: {penalty_term(kind)} is {share:.0%} of the loss at the end of the "
         "training, and training samples reach an accuracy of only "
         f"{train['accuracy']['mean']:.4f}. Lower lambda."
     )

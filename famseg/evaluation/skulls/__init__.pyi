@@ -11,9 +11,9 @@ from ._evaluate import predicted_outline as predicted_outline
 from ._files import FilePair as FilePair
 from ._files import pair_files as pair_files
 from ._files import score_files as score_files
+from ._images import SlicesCase as SlicesCase
+from ._images import slices_image as slices_image
 from ._monai_metric import SkullMetric as SkullMetric
-from ._pictures import SlicesCase as SlicesCase
-from ._pictures import slices_picture as slices_picture
 from ._shown import ShownCase as ShownCase
 from ._shown import read_shown as read_shown
 from ._shown import write_shown as write_shown
@@ -24,7 +24,7 @@ from ._signs import penalty_effect_share as penalty_effect_share
 from ._signs import penalty_term as penalty_term
 from ._signs import penalty_time_share as penalty_time_share
 from ._summary import flat_metrics as flat_metrics
-from ._summary import summarise as summarise
+from ._summary import summarize as summarize
 from ._summary import table as table
 from ._validation import dice_rows as dice_rows
 from ._validation import with_loss as with_loss

@@ -25,7 +25,7 @@ from famseg.evaluation.skulls._cases import (
     Source,
     write_cases,
 )
-from famseg.evaluation.skulls._pictures import SlicesCase, slices_figure
+from famseg.evaluation.skulls._images import SlicesCase, slices_figure
 from famseg.evaluation.skulls._shown import (
     SHOWN,
     SHOWN_INPUT,
@@ -34,7 +34,7 @@ from famseg.evaluation.skulls._shown import (
     write_shown,
 )
 from famseg.evaluation.skulls._side_by_side import side_by_side, workers_for
-from famseg.evaluation.skulls._summary import Summary, summarise
+from famseg.evaluation.skulls._summary import Summary, summarize
 from famseg.evaluation.skulls._validation import as_bool
 from famseg.evaluation.skulls._variance import VarianceRatio
 from famseg.figures import files
@@ -64,7 +64,7 @@ class Evaluation:
 
     Attributes:
         rows: Two rows (skull, implant) for each case and source, in the order of sets and cases.
-        summary: Aggregates of them by set, and ``variance_ratio``; see ``summarise``.
+        summary: Aggregates of them by set, and ``variance_ratio``; see ``summarize``.
     """
 
     rows: tuple[CaseRow, ...]
@@ -140,12 +140,12 @@ def evaluate(
         rows += [row for _, part in sorted(dealt, key=lambda part: part[0]) for row in part]
         ratio.gather(processes)
         ratios[each.name] = ratio.compute()
-    summary = summarise(rows)
+    summary = summarize(rows)
     for name, value in ratios.items():
         summary[name]["variance_ratio"] = value
     if processes.main:
         write_cases(rows, folder / "cases.csv")
-        shown = [one for each in answers for one in _pictured(each, rows)]
+        shown = [one for each in answers for one in _drawn(each, rows)]
         figure = slices_figure([_slices(*one) for one in shown])
         for ending, content in files(figure).items():
             write_atomically(folder / f"slices{ending}", content)
@@ -332,7 +332,7 @@ def _affine(case: _Case) -> npt.NDArray[np.float64]:
     return np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
 
 
-def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]:
+def _drawn(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]:
     """Return titles and cases: the best, the median and the worst of a set, predicted once more."""
     of_model = [row for row in rows if row.set == answers.name and row.source == "model"]
     skulls = [row for row in of_model if row.region == "skull"]
@@ -341,7 +341,7 @@ def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]
     chosen = {order[0]: "best", order[-1]: "worst"}
     if len(order) > 2:
         chosen[order[len(order) // 2]] = "median"
-    pictured = []
+    drawn = []
     for index in sorted(chosen, key=order.index):
         case = answers[index]
         skull, implant = skulls[index], implants[index]
@@ -349,8 +349,8 @@ def _pictured(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]
             f"{answers.name}, {chosen[index]} of {len(order)}: {case.subject}    "
             f"skull: {_scores(skull)}    implant: {_scores(implant)}"
         )
-        pictured.append((title, case))
-    return pictured
+        drawn.append((title, case))
+    return drawn
 
 
 def _slices(title: str, case: _Case) -> SlicesCase:

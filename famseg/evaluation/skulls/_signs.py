@@ -132,14 +132,14 @@ def penalty_time_share(history: History) -> float | None:
 
     Without the first epoch, in which the penalty looks at the network, where there are more.
     """
-    plain = penalised = 0.0
+    plain = penalized = 0.0
     for row in history[1:] or history:
         base, seconds = row.get("train/seconds_plain_step"), row.get("train/seconds")
         steps, measured = row.get("train/steps"), row.get("train/seconds_penalised_step")
         if base is not None and seconds is not None and steps is not None and measured is not None:
             plain += base * steps
-            penalised += seconds
-    return max(0.0, 1 - plain / penalised) if penalised else None
+            penalized += seconds
+    return max(0.0, 1 - plain / penalized) if penalized else None
 
 
 def penalty_effect_share(history: History, weight: float) -> float | None:
@@ -232,7 +232,7 @@ def _stall(history: History, weight: float, key: str) -> list[str]:
     )
     if before <= 0 or (before - after) / before < FALLING or rise >= STALLED:
         return []
-    what = "over-regularised, or overfitting" if weight > 0 else "overfitting"
+    what = "over-regularized, or overfitting" if weight > 0 else "overfitting"
     cure = "Compare with another lambda." if weight > 0 else "A penalty (lambda > 0) may help."
     return [
         f"{what}: over the second half of the training the loss fell from {before:.4f} to "

@@ -21,7 +21,7 @@ _HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in RE
 _FOREMOST = ("dsc", "bdsc", "hd95_mm")
 
 
-def summarise(rows: Iterable[CaseRow]) -> Summary:
+def summarize(rows: Iterable[CaseRow]) -> Summary:
     """Aggregate case rows; failed cases are included with the values that the rule gives them.
 
     Args:
@@ -39,7 +39,7 @@ def summarise(rows: Iterable[CaseRow]) -> Summary:
         >>> import numpy as np
         >>> truth = np.ones((4, 4, 4))
         >>> rows = case_scores(truth, truth, truth, (1, 1, 1), subject="a", dataset="set1")
-        >>> summarise(rows)["set1"]["skull"]["dsc"]["mean"]
+        >>> summarize(rows)["set1"]["skull"]["dsc"]["mean"]
         1.0
     """
     rows = list(rows)
@@ -63,7 +63,7 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "test") -> dict[str, 
     rest. ``test/set1/variance_ratio`` is left out where it is undefined.
 
     Args:
-        summary: As ``summarise`` or ``evaluate`` returns it.
+        summary: As ``summarize`` or ``evaluate`` returns it.
         prefix: The beginning of the names.
 
     Example:

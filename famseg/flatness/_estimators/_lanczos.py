@@ -77,7 +77,7 @@ def largest_pair(
             used = _restart(basis, projected)
         basis[used] = following
         image = product(following)
-        rest, along = _orthogonalised(image, basis[: used + 1])
+        rest, along = _orthogonalized(image, basis[: used + 1])
         column = along.cpu().double()
         projected[used, : used + 1] = projected[: used + 1, used] = column
         used += 1
@@ -96,7 +96,7 @@ def largest_pair(
     return EigenPair(value, vector / vector.norm(), residual, iteration, converged=done)
 
 
-def _orthogonalised(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def _orthogonalized(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Split a vector into its part off a basis and its coordinates in it."""
     along = basis @ image
     rest = image - along @ basis

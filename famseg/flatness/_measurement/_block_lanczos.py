@@ -54,7 +54,7 @@ def extreme_pairs(
 ) -> Pairs:
     r"""Return some eigenpairs at an end of the spectrum.
 
-    Block Lanczos with full reorthogonalisation and thick restarts: Rayleigh-Ritz on the span of
+    Block Lanczos with full reorthogonalization and thick restarts: Rayleigh-Ritz on the span of
     :math:`X, AX, A^2X, \dots` with a block :math:`X` of ``count`` random vectors (Golub and
     Underwood, *The block Lanczos method for computing eigenvalues*, 1977). With a single vector an
     eigenvalue that is repeated is found once; a block of ``count`` finds all the copies that can

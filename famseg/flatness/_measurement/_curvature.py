@@ -251,7 +251,7 @@ class LayerCurvature:
     ) -> Eigenpairs:
         r"""Return eigenvalues at an end of the spectrum, with their vectors and residuals.
 
-        Block Lanczos with full reorthogonalisation, ``k`` products at a time: eigenvalues that are
+        Block Lanczos with full reorthogonalization, ``k`` products at a time: eigenvalues that are
         repeated are found as often as they are there. Some ten to thirty times ``k`` products where
         the ones asked for stand apart from the others.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from famseg.figures import Kind
 from famseg.flatness._errors import FlatnessError
-from famseg.flatness._measurement._history_plot import picture
+from famseg.flatness._measurement._history_plot import image
 from famseg.flatness._measurement._robustness import FeatureRobustness
 from famseg.flatness._measurement._rows import Report
 from famseg.flatness._terms import Measurement
@@ -120,7 +120,7 @@ class FlatnessHistory:
             for point in self.points
         ]
 
-    def picture(self, kind: Kind = "png") -> bytes:
+    def image(self, kind: Kind = "png") -> bytes:
         """Return the plot as a file; see `plot`.
 
         Args:
@@ -129,7 +129,7 @@ class FlatnessHistory:
         Raises:
             FlatnessError: If there is nothing to draw, or if matplotlib is missing.
         """
-        return picture(self.points, kind)
+        return image(self.points, kind)
 
     def plot(self, path: str | Path) -> None:
         """Draw all numbers over the steps; what is not finite is left out.
@@ -142,7 +142,7 @@ class FlatnessHistory:
             OSError: If the file cannot be written.
         """
         kind: Kind = "svg" if Path(path).suffix.lower() == ".svg" else "png"
-        Path(path).write_bytes(self.picture(kind))
+        Path(path).write_bytes(self.image(kind))
 
 
 def _points(step: float, measured: object, layer: str) -> list[HistoryPoint]:

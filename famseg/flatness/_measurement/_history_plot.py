@@ -1,4 +1,4 @@
-"""The history of a training as a picture."""
+"""The history of a training as an image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Draw = Callable[[Any, Sequence["HistoryPoint"]], None]
 _NAMED = len(_COLORS)  # layers in the legend; more are drawn without a name
 
 
-def picture(points: Sequence[HistoryPoint], kind: Kind = "png") -> bytes:
+def image(points: Sequence[HistoryPoint], kind: Kind = "png") -> bytes:
     """Return the plot of a history as a file; see `FlatnessHistory.plot`.
 
     Raises:

@@ -21,7 +21,7 @@ from famseg.flatness._measurement._rescaling import rescaled_layer
 from famseg.flatness._measurement._rows import LayerRow, RescalingRow
 from famseg.flatness._measurement._spread import Value, combined
 from famseg.flatness._tracing._arguments import Loss
-from famseg.flatness._tracing._layer import find_layer, penalisable_layers
+from famseg.flatness._tracing._layer import find_layer, penalizable_layers
 from famseg.flatness._tracing._operator import Layer, groups_of, is_linear, matrix_shape
 from famseg.flatness._tracing._pass import Task, differentiable
 
@@ -84,7 +84,7 @@ class Work:
 def layers_of(model: nn.Module) -> dict[str, Layer]:
     """Return the linear and convolution layers of a model by name, in its own order."""
     modules = {key.replace("_orig_mod.", ""): module for key, module in model.named_modules()}
-    return {name: cast("Layer", modules[name]) for name in penalisable_layers(model)}
+    return {name: cast("Layer", modules[name]) for name in penalizable_layers(model)}
 
 
 def plain_passes(work: Work, layers: Mapping[str, Layer]) -> tuple[float, dict[str, Layer]]:

@@ -1,4 +1,4 @@
-"""A flatness report as a picture."""
+"""A flatness report as an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TICKS = 6
 _DECADES = 4  # below the largest value that a scale around zero shows
 
 
-def picture(report: Report, kind: Kind = "png") -> bytes:
+def image(report: Report, kind: Kind = "png") -> bytes:
     """Return the plot of a report as a file; see `Report.plot`.
 
     Raises:

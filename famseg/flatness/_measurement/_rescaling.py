@@ -1,4 +1,4 @@
-"""Reparametrisations that leave a network as it is: what relative flatness must not notice."""
+"""Reparametrizations that leave a network as it is: what relative flatness must not notice."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.figures import Kind
-from famseg.flatness._measurement._plot import picture
+from famseg.flatness._measurement._plot import image
 from famseg.flatness._measurement._spread import Spread
 from famseg.flatness._measurement._table import table
 
@@ -177,7 +177,7 @@ class Report:
         flat = [{name: _plain(getattr(row, name)) for name in names} for row in self.rows]
         return [{**row, "notes": "; ".join(row["notes"])} for row in flat]
 
-    def picture(self, kind: Kind = "png") -> bytes:
+    def image(self, kind: Kind = "png") -> bytes:
         """Return the plot as a file; see `plot`.
 
         Args:
@@ -186,7 +186,7 @@ class Report:
         Raises:
             FlatnessError: If matplotlib is missing.
         """
-        return picture(self, kind)
+        return image(self, kind)
 
     def plot(self, path: str | Path) -> None:
         """Draw kappa of each layer with its standard error beside the trace, both as rescaled.
@@ -199,7 +199,7 @@ class Report:
             OSError: If the file cannot be written.
         """
         kind: Kind = "svg" if Path(path).suffix.lower() == ".svg" else "png"
-        Path(path).write_bytes(self.picture(kind))
+        Path(path).write_bytes(self.image(kind))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a dataclass holds

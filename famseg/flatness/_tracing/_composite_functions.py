@@ -78,7 +78,7 @@ def native_batch_norm(
             )
     dimensions = [d for d in range(input.ndim) if d != 1]
     shape = (-1, *[1] * (input.ndim - 2))
-    result, mean, scale = _normalised(input, dimensions, weight, bias, shape, eps)
+    result, mean, scale = _normalized(input, dimensions, weight, bias, shape, eps)
     return result.to(input.dtype), mean.flatten(), scale.flatten()
 
 
@@ -123,7 +123,7 @@ def torch_instance_norm(
                 values, None, None, running_mean, running_var, True, momentum, eps, cudnn
             )
     shape = (-1, *[1] * (input.ndim - 2))
-    result, _, _ = _normalised(input, range(2, input.ndim), weight, bias, shape, eps)
+    result, _, _ = _normalized(input, range(2, input.ndim), weight, bias, shape, eps)
     return result.to(input.dtype)
 
 
@@ -150,7 +150,7 @@ def native_layer_norm(
     if shape is None or not _fits(input, len(shape), shape, weight, bias):
         return None
     dimensions = range(input.ndim - len(shape), input.ndim)
-    result, mean, scale = _normalised(input, dimensions, weight, bias, shape, eps)
+    result, mean, scale = _normalized(input, dimensions, weight, bias, shape, eps)
     return _cast(result, torch.layer_norm, input), mean, scale
 
 
@@ -174,7 +174,7 @@ def rms_norm(
     return _cast(result, torch.rms_norm, input)
 
 
-def _normalised(
+def _normalized(
     values: Tensor,
     dimensions: Sequence[int],
     weight: Tensor | None,

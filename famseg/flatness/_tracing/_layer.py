@@ -54,7 +54,7 @@ Linear or convolution: '0'.
         key.replace(COMPILED, ""): module
         for key, module in model.named_modules(remove_duplicate=False)
     }
-    candidates = penalisable_layers(model)
+    candidates = penalizable_layers(model)
     plain = name.replace(COMPILED, "")
     if plain not in modules:
         near = difflib.get_close_matches(plain, candidates, n=3, cutoff=0.4)
@@ -79,11 +79,11 @@ Linear or convolution: '0'.
     return layer
 
 
-def penalisable_layers(model: nn.Module) -> list[str]:
+def penalizable_layers(model: nn.Module) -> list[str]:
     """Return the names of the linear and convolution layers of a model, in its own order.
 
     Example:
-        >>> penalisable_layers(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2)))
+        >>> penalizable_layers(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2)))
         ['0', '2']
     """
     return [key.replace(COMPILED, "") for key, module in model.named_modules() if _is_layer(module)]

@@ -25,7 +25,7 @@ from famseg.flatness._tracing._watch import autocast_on, without_autocast
 # What a model or a loss may raise on a part of arguments that it cannot take.
 FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
 PARTS = 4
-"""How many parts a batch is cut into by trial: every so manieth sample is in the same."""
+"""How many parts a batch is cut into by trial: the samples of a part lie this far apart."""
 # How far a part's prediction may be from the batch's, relative to the largest, by precision.
 _CLOSE = {torch.float64: 1e-8, torch.float32: 2e-3}
 _COARSE = 0.1  # under autocast: the part runs in single precision

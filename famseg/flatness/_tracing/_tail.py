@@ -21,7 +21,7 @@ _NORMS = {
     "CudnnBatchNormBackward": "batch or instance norm",
     "MiopenBatchNormBackward": "batch or instance norm",
     "MkldnnBatchNormBackward": "batch or instance norm",
-    "SyncBatchNorm": "synchronised batch norm",
+    "SyncBatchNorm": "synchronized batch norm",
     "FusedRmsNormBackward": "fused RMS norm",
     "WeightNormInterfaceBackward": "weight norm of a computed weight",
 }

@@ -49,9 +49,9 @@ _SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
 class _Shown(NamedTuple):
     """The additional content of the page, by subject."""
 
-    pictures: Mapping[str, bytes | None]
+    images: Mapping[str, bytes | None]
     selectable: Collection[str]
-    slices: Mapping[str, _page_slices.Pictures]
+    slices: Mapping[str, _page_slices.Images]
 
 
 def _hash(text: str) -> str:
@@ -66,32 +66,32 @@ _POLICY = (
 
 def page(
     records: Sequence[Record],
-    pictures: Mapping[str, bytes | None],
+    images: Mapping[str, bytes | None],
     *,
     settings: Mapping[str, object],
     layout: str,
     selectable: Collection[str] = (),
-    slices: Mapping[str, _page_slices.Pictures] | None = None,
+    slices: Mapping[str, _page_slices.Images] | None = None,
 ) -> str:
     """Return the report: first failed subjects, then those with findings, then the rest.
 
     Args:
         records: All subjects.
-        pictures: Their thumbnails as PNG files, by subject.
+        images: Their thumbnails as PNG files, by subject.
         settings: What they were prepared with.
         layout: The layout of the source.
         selectable: Subjects that a reader can deselect: those in the manifest.
         slices: Their slices, by subject; the page says where the others are.
 
     Returns:
-        HTML with style and pictures in it; every text is escaped.
+        HTML with style and images in it; every text is escaped.
     """
     done = [r for r in records if r.status == "done"]
     look = [r for r in done if needs_a_look(r)]
     rest = [r for r in done if not needs_a_look(r)]
     bad = [r for r in records if r.status in ("failed", "refused")]
     left_out = [r for r in records if r.status == "left out"]
-    shown = _Shown(pictures, selectable, slices or {})
+    shown = _Shown(images, selectable, slices or {})
     title = f"Prepared skulls: {len(done)} of {len(done) + len(bad)}"
     parts = [
         "<!doctype html>",
@@ -166,10 +166,10 @@ def _section(
 def _article(record: Record, shown: _Shown) -> Iterator[str]:
     name = _escape(record.subject)
     tick = box(record.subject) if record.subject in shown.selectable else ""
-    picture = shown.pictures.get(record.subject)
+    image = shown.images.get(record.subject)
     yield f'<article>{tick}<h3>{name} <span class="origin">{_escape(record.origin)}</span></h3>'
-    if picture is not None:
-        data = base64.b64encode(picture).decode()
+    if image is not None:
+        data = base64.b64encode(image).decode()
         yield f'<img alt="Slices and surface of {name}" src="data:image/png;base64,{data}">'
     quality = record.quality
     if quality is not None:

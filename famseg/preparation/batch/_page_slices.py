@@ -10,7 +10,7 @@ from famseg.messages import visible
 from famseg.preparation._types import View
 from famseg.preparation.steps import COUNT, TILE, VIEWS
 
-Pictures = Mapping[View, tuple[bytes, bytes]]
+Images = Mapping[View, tuple[bytes, bytes]]
 """The scan and the outline of its bone by view, see `famseg.preparation.steps._slices.images`."""
 
 MOST_SUBJECTS = 250
@@ -53,7 +53,7 @@ STYLE = """
 """
 
 
-def slices(subject: str, pictures: Pictures, box_mm: tuple[float, float, float]) -> Iterator[str]:
+def slices(subject: str, pictures: Images, box_mm: tuple[float, float, float]) -> Iterator[str]:
     """Yield the slices of a subject, initially collapsed.
 
     Args:

@@ -46,7 +46,7 @@ class Folder:
         return self.path / "records" / f"{subject}.json"
 
     def thumbnail(self, subject: str) -> Path:
-        """Return the path of a subject's picture."""
+        """Return the path of a subject's image."""
         return self.path / "thumbnails" / f"{subject}.png"
 
     def slices(self, subject: str, view: View) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from famseg.files import csv_text, write_atomically
 from famseg.messages import cell
 from famseg.preparation.batch._page import needs_a_look, page
-from famseg.preparation.batch._page_slices import MOST_SUBJECTS, Pictures
+from famseg.preparation.batch._page_slices import MOST_SUBJECTS, Images
 from famseg.preparation.batch._record import Folder, Record
 from famseg.preparation.steps import VIEWS
 
@@ -59,10 +59,10 @@ def write_report(
         selectable: Subjects that a reader of the page can deselect: those in the manifest.
     """
     write_atomically(folder.table, table(records).encode())
-    pictures = {r.subject: _picture(folder.thumbnail(r.subject)) for r in records}
+    images = {r.subject: _image(folder.thumbnail(r.subject)) for r in records}
     text = page(
         records,
-        pictures,
+        images,
         settings=settings,
         layout=layout,
         selectable=selectable,
@@ -152,12 +152,12 @@ def _cell(name: str, value: object) -> object:
     return value if name == "subject" else cell(value)
 
 
-def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Pictures]:
+def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Images]:
     """Return the slices of the subjects that fit on the page, first those with findings."""
-    found: dict[str, Pictures] = {}
+    found: dict[str, Images] = {}
     for record in sorted(records, key=lambda r: not needs_a_look(r)):
         files = {view: folder.slices(record.subject, view) for view in VIEWS}
-        read = {view: (_picture(scan), _picture(bone)) for view, (scan, bone) in files.items()}
+        read = {view: (_image(scan), _image(bone)) for view, (scan, bone) in files.items()}
         whole = {view: (a, b) for view, (a, b) in read.items() if a is not None and b is not None}
         if whole and record.status == "done":
             found[record.subject] = whole
@@ -166,7 +166,7 @@ def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Pictures]:
     return found
 
 
-def _picture(path: Path) -> bytes | None:
+def _image(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:

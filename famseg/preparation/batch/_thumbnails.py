@@ -45,7 +45,7 @@ def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
 
     Args:
         skull: A mask, RAS+.
-        implant: A mask on the same grid, shown in colour; it belongs to the complete skull.
+        implant: A mask on the same grid, shown in color; it belongs to the complete skull.
 
     Returns:
         A PNG file of 840 x 180 pixels without metadata; the same bytes for the same skull.

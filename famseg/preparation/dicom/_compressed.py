@@ -1,4 +1,4 @@
-"""The size of the picture in a compressed slice, read before it is decoded."""
+"""The size of the image in a compressed slice, read before it is decoded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_compressed(part: Slice, path: Path) -> None:
         path: Its file.
 
     Raises:
-        InputError: If there is a picture of another size.
+        InputError: If there is an image of another size.
     """
     syntax = UID(part.syntax)
     if not syntax.is_encapsulated or syntax == RLELossless:
@@ -50,7 +50,7 @@ def check_compressed(part: Slice, path: Path) -> None:
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Return how many pixels a compressed picture has across and down; None if it says nothing.
+    """Return how many pixels a compressed image has across and down; None if it says nothing.
 
     Args:
         stream: The beginning of a JPEG, JPEG-LS or JPEG 2000, or of something else.

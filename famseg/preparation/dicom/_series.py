@@ -32,7 +32,7 @@ _DECODED = (
 # What pydicom decodes by itself, frame by frame.
 _DECODED_FRAMES = (*_DECODED[:5],)
 _LOCALISER = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM"}
-_PICTURE = {"SCREEN SAVE", "SNAPSHOT", "PROJECTION IMAGE", "VRT", "MIP", "REPORT", "DOSE"}
+_IMAGE = {"SCREEN SAVE", "SNAPSHOT", "PROJECTION IMAGE", "VRT", "MIP", "REPORT", "DOSE"}
 _SAME_MM = 0.01  # slices closer than this lie at the same place
 
 
@@ -165,8 +165,8 @@ def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
 def _is_slice(header: Header) -> bool:
     words = set(header.image_type)
     computed = {"DERIVED", "SECONDARY"} <= words and "AXIAL" not in words
-    picture = bool(_PICTURE & words) or "Secondary Capture" in header.kind or header.samples != 1
-    return header.has_image and header.modality == "CT" and not picture and not computed
+    image = bool(_IMAGE & words) or "Secondary Capture" in header.kind or header.samples != 1
+    return header.has_image and header.modality == "CT" and not image and not computed
 
 
 def _refuse(headers: list[Header]) -> list[Header]:
@@ -186,7 +186,7 @@ def _refuse(headers: list[Header]) -> list[Header]:
     if not kept:
         raise _LeftOutError("a localizer (scout view), not a scan")
     words = set(kept[0].image_type)
-    if _PICTURE & words:
+    if _IMAGE & words:
         raise _LeftOutError("derived images (renderings or projections), not a scan")
     if {"DERIVED", "SECONDARY"} <= words and "AXIAL" not in words:
         raise _LeftOutError("derived images (reformatted from another series), not the scan itself")

@@ -14,7 +14,7 @@ from ._items import told_as as told_as
 from ._labels import chosen_labels as chosen_labels
 from ._layouts import Challenge as Challenge
 from ._layouts import pieces_of as pieces_of
-from ._layouts import recognise as recognise
+from ._layouts import recognize as recognize
 from ._names import PersonalWords as PersonalWords
 from ._read import AIR_HU as AIR_HU
 from ._read import check_memory as check_memory

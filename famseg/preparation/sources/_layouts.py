@@ -61,7 +61,7 @@ class Piece:
     rank: int = 0
 
 
-def recognise(tree: Tree) -> Challenge | None:
+def recognize(tree: Tree) -> Challenge | None:
     """Return the layout that at least half of the volumes and meshes follow, if any."""
     count = len(tree.files["volume"]) + len(tree.files["mesh"])
     for layout in _READERS:

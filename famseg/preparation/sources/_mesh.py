@@ -19,13 +19,13 @@ _MARGIN = 0.6180  # voxels around the mesh: flat ends must not lie in the middle
 
 Vertices = NDArray[np.float64]
 
-# Longest edge of the box around a head, in mm, and what it is in metres and centimetres.
+# Longest edge of the box around a head, in mm, and what it is in metres and centimeters.
 _HEAD_MM = (100.0, 450.0)
 _UNITS = (("mm", 1.0), ("cm", 10.0), ("m", 1000.0))
 
 
 def read_mesh(item: Item, origin: str) -> Scan:
-    """Read a mesh and voxelise it.
+    """Read a mesh and voxelize it.
 
     A voxel is inside where a ray through its middle has crossed the surface an odd number of times,
     so that closed cavities stay empty. Small openings and flat cuts (a neck) are closed.
@@ -38,7 +38,7 @@ def read_mesh(item: Item, origin: str) -> Scan:
         A mask of 0 and 1 as uint8, voxels of 0.5 mm or 1/512 of the longest edge. Mesh files do not
         say which way is right or what their unit is: ``SPACE=RAS`` or ``SPACE=LPS`` in the file
         decides, else it is taken as LPS as 3D Slicer writes it; mm, unless the size is that of a
-        head in centimetres or metres. A note says so.
+        head in centimeters or metres. A note says so.
 
     Raises:
         InputError: If it is damaged or has openings that cannot be closed.

@@ -15,7 +15,7 @@ from famseg.preparation.steps._bone import Mask
 from famseg.preparation.steps._clean import Spacing
 
 # Of bone at the border of the scan. A whole head shows 0.3; one that is cut 12 where it just lost
-# its skin, 30 three millimetres deeper, 50 at the widest.
+# its skin, 30 three millimeters deeper, 50 at the widest.
 _EXPOSED_CM2 = 5.0
 _DRY_SHARE = 0.5  # share of the columns that end in bone: there is no skin
 _FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
@@ -139,7 +139,7 @@ def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
     """Return the largest defect that anatomy does not explain; None if the vault is closed.
 
     Rays go from the middle of the vault to all sides above -15 degrees (of a cut vault above 10),
-    where a whole vault has no opening. Neighbouring rays that meet no bone make a hole. Its area is
+    where a whole vault has no opening. Neighboring rays that meet no bone make a hole. Its area is
     the sum over its rays of their solid angle times the squared distance of the nearest bone
     around.
 

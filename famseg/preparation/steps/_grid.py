@@ -89,7 +89,7 @@ def bone_field(
     is cut off, as otherwise dense bone would look thicker than bone of less density.
 
     A mask has no such values. Where its slices lie much farther apart than its pixels, the field is
-    the distance to the outline within each slice, so that outlines of neighbouring slices turn into
+    the distance to the outline within each slice, so that outlines of neighboring slices turn into
     a slope instead of stairs (shape-based interpolation, Raya and Udupa, IEEE TMI 9, 1990).
 
     Args:
@@ -122,7 +122,7 @@ def _from_values(inside: Mask, values: NDArray[Any], scale: Scale) -> NDArray[np
         level = np.interp(values[i], marks, (-1.0, 0.0, 1.0))
         level[~near[i]] = -1.0  # bone that was removed, farther away than blurred edges reach
         level[inside[i] & (level <= 0)] = 1.0  # filled cavities
-        field[i] = _quantised(level, inside[i])
+        field[i] = _quantized(level, inside[i])
     return field
 
 
@@ -137,9 +137,9 @@ def _looked_up(
     limits = np.iinfo(values.dtype)
     every = np.arange(limits.min, limits.max + 1)
     level = np.interp(every, marks, (-1.0, 0.0, 1.0))
-    outer = np.roll(_quantised(level, np.zeros(len(every), dtype=bool)), limits.min)
+    outer = np.roll(_quantized(level, np.zeros(len(every), dtype=bool)), limits.min)
     inner = np.where(level <= 0, 1.0, level)
-    inner = np.roll(_quantised(inner, np.ones(len(every), dtype=bool)), limits.min)
+    inner = np.roll(_quantized(inner, np.ones(len(every), dtype=bool)), limits.min)
     field.fill(-_FULL_SCALE)
     # Turned round, as scans lie in memory slice by slice.
     field, inside, rim, values = field.T, inside.T, (near & ~inside).T, values.T
@@ -162,16 +162,16 @@ def _from_outlines(inside: Mask, spacing: NDArray[np.float64]) -> NDArray[np.int
             field[at] = -_FULL_SCALE
             continue
         level = (half_pixel - distance_mm(outline, in_plane.tolist())) / reach
-        field[at] = _quantised(np.clip(level, -1, 1), outline)
+        field[at] = _quantized(np.clip(level, -1, 1), outline)
     return field
 
 
-def _quantised(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
+def _quantized(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
     """Return -1 to 1 as int8 whose sign is that of the mask."""
     scaled = level * _FULL_SCALE
     whole = np.where(inside, np.clip(np.ceil(scaled), 1, None), np.clip(np.floor(scaled), None, -1))
-    quantised: NDArray[np.int8] = whole.astype(np.int8)
-    return quantised
+    quantized: NDArray[np.int8] = whole.astype(np.int8)
+    return quantized
 
 
 def grown(mask: Mask) -> Mask:
@@ -227,7 +227,7 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
         + to_index[:3, 3]
         for place in np.ndindex(*counts)
     ]
-    near, covered = _Neighbourhood.of(field, turn), shares[box]
+    near, covered = _Neighborhood.of(field, turn), shares[box]
     for k in range(shape[0]):  # slabs: a fine grid has more voxels than the scan
         voxels = np.indices((1, *shape[1:])).reshape(3, -1)
         voxels[0] = k
@@ -281,7 +281,7 @@ def _mapped(
     return mapped
 
 
-class _Neighbourhood(NamedTuple):
+class _Neighborhood(NamedTuple):
     """The surroundings of each block of a field, by which most voxels of a grid are decided.
 
     Args:
@@ -295,7 +295,7 @@ class _Neighbourhood(NamedTuple):
     edges: NDArray[np.intp]
 
     @classmethod
-    def of(cls, field: BoneField, turn: Turn) -> _Neighbourhood:
+    def of(cls, field: BoneField, turn: Turn) -> _Neighborhood:
         """Look at blocks so large that a voxel of the grid reaches no farther than the next."""
         reach = np.abs(turn).sum(axis=1) / 2 + 1
         edges = np.ceil(reach).astype(np.intp)

@@ -300,7 +300,7 @@ def _below_and_lost(
 ) -> tuple[float, float]:
     """Return the bone below the cut in ml, and the share of the rest that the grid does not show.
 
-    Bone is shown where its voxel of the grid or a neighbour is bone. Both are counted on a regular
+    Bone is shown where its voxel of the grid or a neighbor is bone. Both are counted on a regular
     sample of the scan's bone voxels.
     """
     flat = np.flatnonzero(source.T)  # turned round, as scans lie in memory slice by slice

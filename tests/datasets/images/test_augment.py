@@ -27,7 +27,7 @@ def excess(counts: Tensor) -> float:
     return ((statistic - freedom) / (2 * freedom) ** 0.5).item()
 
 
-def test_without_options_bytes_are_normalised_and_the_rest_stays() -> None:
+def test_without_options_bytes_are_normalized_and_the_rest_stays() -> None:
     images = pictures(6, 3, 4, 5)
     batch = {**batch_of(images), "label": torch.arange(6), "subject": ["a"] * 6}
     before = images.clone()
@@ -144,7 +144,7 @@ def test_autoaugment_comes_before_the_crop_and_cutout_after_all() -> None:
 
 
 @pytest.mark.cuda
-def test_a_gpu_makes_the_same_pictures() -> None:
+def test_a_gpu_makes_the_same_images() -> None:
     images = pictures(60, 3, 32, 32)
     for policy in ("svhn", "cifar10"):
         augment = Augmentation(mean=MEAN, std=STD, seed=3, **(ALL | {"autoaugment": policy}))
@@ -190,7 +190,7 @@ def test_faulty_options_are_refused(options: dict[str, Any], message: str) -> No
 
 
 def test_a_loop_over_padded_batches_matches_a_plain_crop() -> None:
-    # Large padding and a picture smaller than it: runs of bytes must not cross pictures.
+    # Large padding and an image smaller than it: runs of bytes must not cross images.
     images = pictures(5, 3, 2, 3)
     found = Augmentation(mean=[0] * 3, std=[1 / 255] * 3, seed=0, crop=6, flip=True)
     result = found(batch_of(images))["image"]

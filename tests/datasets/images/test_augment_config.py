@@ -22,15 +22,15 @@ def test_the_section_builds_what_it_says() -> None:
     assert augment.policy is not None
     assert augment.policy.policy == "svhn"
     plain = AugmentConfig().build(mean=[0.5], std=[0.5], seed=0)
-    pictures = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    batch = plain({"image": pictures, "index": torch.arange(2)})
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    batch = plain({"image": images, "index": torch.arange(2)})
     assert batch["image"].flatten().tolist() == [-1, 1]
 
 
 def test_faults() -> None:
     with pytest.raises(ValidationError, match="'none', 'cifar10' or 'svhn'"):
         AugmentConfig(autoaugment="imagenet")
-    with pytest.raises(InputError, match=r"^augment: autoaugment needs pictures of 1 or 3 chan"):
+    with pytest.raises(InputError, match=r"^augment: autoaugment needs images of 1 or 3 chan"):
         AugmentConfig(autoaugment="svhn").build(mean=[0.5] * 4, std=[0.5] * 4, seed=0)
 
 

@@ -23,7 +23,7 @@ def operation_names() -> set[str]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", ["cifar10", "svhn"])
-def test_a_batch_is_what_pillow_makes_of_its_pictures_one_by_one(
+def test_a_batch_is_what_pillow_makes_of_its_images_one_by_one(
     policy: Policy, channels: int
 ) -> None:
     batch = pictures(400, channels, 32, 32)
@@ -33,8 +33,8 @@ def test_a_batch_is_what_pillow_makes_of_its_pictures_one_by_one(
     assert torch.equal(batch, before)
     fill = tuple(FILL) if channels == 3 else FILL[0]
     done = set()
-    for picture, own, numbers in zip(batch, found, (bits / 2**32).tolist(), strict=True):
-        expected = to_pillow(picture)
+    for image, own, numbers in zip(batch, found, (bits / 2**32).tolist(), strict=True):
+        expected = to_pillow(image)
         for step, (operation, probability, level) in enumerate(
             POLICIES[policy][int(25 * numbers[0])]
         ):
@@ -75,7 +75,7 @@ def test_levels_mean_what_they_do_in_the_authors_program() -> None:
     assert {parameter(operation, 5) for operation in ("Invert", "Equalize", "AutoContrast")} == {0}
 
 
-def test_a_picture_is_changed_alike_in_any_batch() -> None:
+def test_a_image_is_changed_alike_in_any_batch() -> None:
     batch = pictures(60, 3, 16, 24)
     bits = random_bits(2, torch.arange(60), POLICY_NUMBERS)
     augment = AutoAugment("cifar10", fill=FILL)
@@ -87,5 +87,5 @@ def test_a_picture_is_changed_alike_in_any_batch() -> None:
 
 
 def test_other_numbers_of_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs pictures of 1 or 3 channels, these have 4\. Set"):
+    with pytest.raises(ValueError, match=r"needs images of 1 or 3 channels, these have 4\. Set"):
         AutoAugment("svhn", fill=[1, 2, 3, 4])

@@ -52,10 +52,10 @@ def test_each_bit_and_byte_is_uniform() -> None:
             assert abs(excess(counts)) < 4.5
 
 
-def test_numbers_of_a_picture_of_neighbours_and_of_seeds_are_independent() -> None:
+def test_numbers_of_a_image_of_neighbors_and_of_seeds_are_independent() -> None:
     bits = random_bits(0, INDEX, DRAWS) >> 28
     pairs = [(bits[:, a], bits[:, b]) for a in range(DRAWS) for b in range(a)]
-    pairs += [(bits[:-1, a], bits[1:, a]) for a in range(DRAWS)]  # the next picture
+    pairs += [(bits[:-1, a], bits[1:, a]) for a in range(DRAWS)]  # the next image
     pairs += [(bits[:-10_000, a], bits[10_000:, a]) for a in range(DRAWS)]  # the next epoch
     other = random_bits(1, INDEX, DRAWS) >> 28
     pairs += [(bits[:, a], other[:, a]) for a in range(DRAWS)]
@@ -64,7 +64,7 @@ def test_numbers_of_a_picture_of_neighbours_and_of_seeds_are_independent() -> No
         assert abs(excess(counts)) < 4.5
 
 
-def test_a_picture_has_the_same_numbers_in_any_batch() -> None:
+def test_a_image_has_the_same_numbers_in_any_batch() -> None:
     whole = random_bits(5, INDEX[:50], 4)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     assert torch.equal(random_bits(5, INDEX[order], 4), whole[order])

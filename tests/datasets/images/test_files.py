@@ -56,7 +56,7 @@ def fault(data: _ImageFiles) -> str:
 
 
 def train_in_order(splits: ImageSplits) -> tuple[np.ndarray, np.ndarray]:
-    """Training pictures and labels, those held out put back in their places."""
+    """Training images and labels, those held out put back in their places."""
     rows = np.concatenate([splits.train.rows, splits.validation.rows])
     pixels = np.concatenate([splits.train.pixels, splits.validation.pixels])
     labels = np.concatenate([splits.train.labels, splits.validation.labels])
@@ -136,7 +136,7 @@ def test_a_malicious_pickle_runs_nothing(
     (folder / "data_batch_2").write_bytes(content)
     line = fault(Cifar10Data(root=str(folder)))
     assert line.startswith("ROOT/data_batch_2: wants to run '")
-    assert f".{function.__name__}', which no file of pictures needs: none of its code " in line
+    assert f".{function.__name__}', which no file of images needs: none of its code " in line
     assert not mark.exists()
 
 
@@ -207,7 +207,7 @@ def repickle(path: Path, **changes: object) -> None:
 CIFAR_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: cut(f / "data_batch_4"),
-        f"ROOT/data_batch_4: is not a pickle of pictures, or it is cut short or damaged: {AGAIN}",
+        f"ROOT/data_batch_4: is not a pickle of images, or it is cut short or damaged: {AGAIN}",
     ),
     (
         lambda f: (f / "test_batch").unlink(),
@@ -215,11 +215,11 @@ CIFAR_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda f: repickle(f / "data_batch_2", labels=[3] * 19 + [10]),
-        "ROOT/data_batch_2: picture 19 has the label 10, outside 0 to 9 (1 such labels): " + AGAIN,
+        "ROOT/data_batch_2: image 19 has the label 10, outside 0 to 9 (1 such labels): " + AGAIN,
     ),
     (
         lambda f: repickle(f / "data_batch_2", labels=[3] * 19),
-        f"ROOT/data_batch_2: 20 pictures, but labels is int64 of shape (19,): {AGAIN}",
+        f"ROOT/data_batch_2: 20 images, but labels is int64 of shape (19,): {AGAIN}",
     ),
     (
         lambda f: repickle(f / "data_batch_2", data=np.zeros((20, 3000), dtype=np.uint8)),
@@ -248,12 +248,12 @@ def test_faulty_binary_cifar(tmp_path: Path) -> None:
     folder = cifar100_binary(tmp_path)
     change(folder / "test.bin", 3074 * 5 + 1, 100)
     assert fault(Cifar100Data(root=str(folder))) == (
-        "ROOT/test.bin: picture 5 has the label 100, outside 0 to 99 (1 such labels): " + AGAIN
+        "ROOT/test.bin: image 5 has the label 100, outside 0 to 99 (1 such labels): " + AGAIN
     )
     cut(folder / "train.bin")
     assert fault(Cifar100Data(root=str(folder))) == (
         "ROOT/train.bin: has 409866 bytes, which is not a multiple of 3074 (a label and a "
-        "picture): it is cut short; " + AGAIN
+        "image): it is cut short; " + AGAIN
     )
 
 
@@ -302,9 +302,9 @@ def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
 
 
 SVHN_FAULTS: list[tuple[dict[str, object], str]] = [
-    ({"y": np.full((20, 1), 11)}, "picture 0 has the label 11, outside 1 to 10 (20 such labels): "),
-    ({"y": np.zeros((20, 1))}, "picture 0 has the label 0, outside 1 to 10 (20 such labels): "),
-    ({"y": np.ones((19, 1))}, "20 pictures, but y is float64 of shape (19, 1): "),
+    ({"y": np.full((20, 1), 11)}, "image 0 has the label 11, outside 1 to 10 (20 such labels): "),
+    ({"y": np.zeros((20, 1))}, "image 0 has the label 0, outside 1 to 10 (20 such labels): "),
+    ({"y": np.ones((19, 1))}, "20 images, but y is float64 of shape (19, 1): "),
     (
         {"X": np.zeros((32, 32, 20), dtype=np.uint8)},
         "X is uint8 of shape (32, 32, 20), but uint8 of shape (32, 32, 3, n) is expected: ",
@@ -396,21 +396,21 @@ def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
             lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(
                 gzip.compress(idx(np.full(20, 10, dtype=np.uint8)))
             ),
-            "ROOT/train-labels-idx1-ubyte.gz: picture 0 has the label 10, outside 0 to 9 (20 such "
+            "ROOT/train-labels-idx1-ubyte.gz: image 0 has the label 10, outside 0 to 9 (20 such "
             f"labels): {AGAIN}",
         ),
         (
             lambda f: (f / "t10k-labels-idx1-ubyte.gz").write_bytes(
                 gzip.compress(idx(np.zeros(19, dtype=np.uint8)))
             ),
-            "ROOT/t10k-images-idx3-ubyte.gz: 20 pictures, but t10k-labels-idx1-ubyte.gz has 19 "
+            "ROOT/t10k-images-idx3-ubyte.gz: 20 images, but t10k-labels-idx1-ubyte.gz has 19 "
             f"labels: {AGAIN}",
         ),
         (
             lambda f: (f / "t10k-images-idx3-ubyte.gz").write_bytes(
                 gzip.compress(idx(pictures(0)[:, 0]))
             ),
-            "ROOT/t10k-images-idx3-ubyte.gz: pictures of 32 x 32 pixels, but 28 x 28 are "
+            "ROOT/t10k-images-idx3-ubyte.gz: images of 32 x 32 pixels, but 28 x 28 are "
             "expected: it is "
             f"another file; {AGAIN}",
         ),
@@ -454,7 +454,7 @@ def cats_and_dogs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_pictures(cats_and_dogs: Path) -> None:
+def test_a_folder_of_images(cats_and_dogs: Path) -> None:
     save(cats_and_dogs / "train" / "cat" / "deeper" / "grey.PNG", mode="L")
     (cats_and_dogs / "train" / "cat" / "notes.txt").touch()
     splits = ImageFolderData(root=str(cats_and_dogs), size=16).build(0)
@@ -481,7 +481,7 @@ def test_a_folder_without_a_test_split(cats_and_dogs: Path) -> None:
     assert data.build(0).fingerprint == splits.fingerprint != data.build(1).fingerprint
 
 
-def test_pictures_of_other_kinds(tmp_path: Path) -> None:
+def test_images_of_other_kinds(tmp_path: Path) -> None:
     save(tmp_path / "a" / "palette.png", (8, 8), mode="P")
     save(tmp_path / "a" / "alpha.png", (8, 8), mode="RGBA")
     save(tmp_path / "a" / "cmyk.jpg", (8, 8), mode="CMYK")
@@ -494,9 +494,9 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
     save(tmp_path / "b" / "b.png", (8, 8))
     splits = ImageFolderData(root=str(tmp_path), validation=0.0, test=0.1).build(0)
     everything = {
-        source: picture
+        source: image
         for images in (splits.train, splits.test)
-        for source, picture in zip(images.sources(), images.pixels, strict=True)
+        for source, image in zip(images.sources(), images.pixels, strict=True)
     }
     bar = everything["b/turned.jpg"][0]
     assert bar[:, 6:].mean() > 230
@@ -516,12 +516,12 @@ def test_pictures_of_other_kinds(tmp_path: Path) -> None:
         ),
         (
             lambda f: (f / "val").mkdir(),
-            "ROOT/val: famseg takes validation pictures from train (data.validation): "
+            "ROOT/val: famseg takes validation images from train (data.validation): "
             "move these into train, or elsewhere",
         ),
         (
             lambda f: [p.unlink() for p in (f / "test" / "cat").iterdir()],
-            "ROOT/test/cat: no pictures (.jpeg, .jpg, .png)",
+            "ROOT/test/cat: no images (.jpeg, .jpg, .png)",
         ),
         (
             lambda f: [shutil.rmtree(f / s / "cat") for s in ("train", "test")],
@@ -549,7 +549,7 @@ def test_faulty_folders(cats_and_dogs: Path, harm: Callable[[Path], object], mes
     assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == message
 
 
-def test_every_faulty_picture_is_named(cats_and_dogs: Path) -> None:
+def test_every_faulty_image_is_named(cats_and_dogs: Path) -> None:
     for i in range(25):
         (cats_and_dogs / "train" / "cat" / f"bad{i:02d}.png").write_bytes(b"no picture")
     lines = faults(ImageFolderData(root=str(cats_and_dogs), size=16))
@@ -558,7 +558,7 @@ def test_every_faulty_picture_is_named(cats_and_dogs: Path) -> None:
         == "ROOT/train/cat/bad00.png: is not a PNG or JPEG file, or it is cut short or damaged"
     )
     assert len(lines) == 21
-    assert lines[-1] == "ROOT: 5 more pictures have errors"
+    assert lines[-1] == "ROOT: 5 more images have errors"
 
 
 def test_sizes_that_differ_need_one_size(tmp_path: Path) -> None:
@@ -575,7 +575,7 @@ def test_sizes_that_differ_need_one_size(tmp_path: Path) -> None:
 def test_real_cifar(real_data: Path) -> None:
     folder = real_data / "vision"
     if not folder.is_dir():
-        pytest.skip(f"no pictures at {folder}")
+        pytest.skip(f"no images at {folder}")
     ten = Cifar10Data(root=str(folder / "cifar10"), train_limit=500).build(0)
     assert ten.classes[:3] == ("airplane", "automobile", "bird")
     hundred = Cifar100Data(root=str(folder / "cifar100"), labels="coarse").build(0)
@@ -608,7 +608,7 @@ def test_real_fashionmnist() -> None:
 
 
 @pytest.mark.parametrize("edge", [10_000, 60_000])
-def test_pictures_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
+def test_images_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
     path = cats_and_dogs / "train" / "cat" / "bomb.png"
     header = b"IHDR" + struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
     crc = struct.pack(">I", zlib.crc32(header))
@@ -616,11 +616,11 @@ def test_pictures_of_too_many_pixels(edge: int, cats_and_dogs: Path) -> None:
         b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + crc + bytes(4) + b"IDAT"
     )
     assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == (
-        "ROOT/train/cat/bomb.png: too many pixels to be a picture of this kind"
+        "ROOT/train/cat/bomb.png: too many pixels to be an image of this kind"
     )
 
 
-def test_a_picture_whose_name_is_no_text(cats_and_dogs: Path) -> None:
+def test_a_image_whose_name_is_no_text(cats_and_dogs: Path) -> None:
     save(cats_and_dogs / "train" / "cat" / "\udcff.png")
     assert fault(ImageFolderData(root=str(cats_and_dogs), size=16)) == (
         r"ROOT/train/cat/\udcff.png: its name or that of a folder is not UTF-8 text: rename it"

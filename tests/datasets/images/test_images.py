@@ -42,7 +42,7 @@ def splits() -> ImageSplits:
     return SyntheticImageData(train=200, test=50).build(0)
 
 
-def test_a_picture_is_a_pure_function_of_seed_stream_and_number() -> None:
+def test_a_image_is_a_pure_function_of_seed_stream_and_number() -> None:
     few = synthetic_images(70, classes=10, seed=3, stream=0)
     assert np.array_equal(
         few.pixels, synthetic_images(130, classes=10, seed=3, stream=0).pixels[:70]
@@ -56,7 +56,7 @@ def test_a_picture_is_a_pure_function_of_seed_stream_and_number() -> None:
         synthetic_images(2, classes=20, seed=0, stream=0)
 
 
-def test_the_mean_picture_does_not_tell_the_classes() -> None:
+def test_the_mean_image_does_not_tell_the_classes() -> None:
     """What a class adds to the mean is noise: the stripes are found by their frequency alone."""
     drawn = synthetic_images(1000, classes=10, seed=0, stream=0)
     grey = drawn.pixels.mean(axis=1)
@@ -70,7 +70,7 @@ def test_the_mean_picture_does_not_tell_the_classes() -> None:
 
 
 @pytest.mark.parametrize("like", ["cifar10", "cifar100", "svhn", "fashionmnist"])
-def test_synthetic_pictures_have_the_shape_of_the_real_ones(like: str) -> None:
+def test_synthetic_images_have_the_shape_of_the_real_ones(like: str) -> None:
     built = SyntheticImageData(like=like, train=400, test=100).build(0)
     assert len(built.classes) == (100 if like == "cifar100" else 10)
     assert (built.channels, built.size) == (3, 32)
@@ -79,7 +79,7 @@ def test_synthetic_pictures_have_the_shape_of_the_real_ones(like: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_small_network_learns_the_synthetic_pictures() -> None:
+def test_a_small_network_learns_the_synthetic_images() -> None:
     built = SyntheticImageData(train=1200, test=300).build(0)
     train = ImageSet(built.train, prefix="train", mean=built.mean, std=built.std, training=False)
     test = ImageSet(built.test, prefix="test", mean=built.mean, std=built.std, training=False)
@@ -120,7 +120,7 @@ def test_draws_are_stratified_and_nested() -> None:
     assert not np.array_equal(one, stratified(labels, 50, seed=0, stream=1))
 
 
-def test_the_validation_pictures_are_held_out_of_the_training_files(splits: ImageSplits) -> None:
+def test_the_validation_images_are_held_out_of_the_training_files(splits: ImageSplits) -> None:
     assert np.bincount(splits.validation.labels).tolist() == [2] * 10
     assert sorted([*splits.train.rows, *splits.validation.rows]) == list(range(200))
     other = SyntheticImageData(train=200, test=50, validation=0.3).build(0)
@@ -140,12 +140,12 @@ def test_limits_keep_names_and_classes(splits: ImageSplits) -> None:
     assert np.array_equal(many.train.rows, splits.train.rows)
 
 
-def test_a_class_without_a_training_picture_is_refused() -> None:
+def test_a_class_without_a_training_image_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         SyntheticImageData(like="cifar100", train=300, train_limit=90).build(0)
-    assert caught.value.faults[0].startswith("data: no picture of class pattern_")
+    assert caught.value.faults[0].startswith("data: no image of class pattern_")
     assert caught.value.faults[0].endswith(
-        "is left to train on. Give more pictures, a larger data.train_limit or a smaller "
+        "is left to train on. Give more images, a larger data.train_limit or a smaller "
         "data.validation."
     )
 
@@ -203,7 +203,7 @@ def test_training_batches_are_bytes_and_count_epochs(splits: ImageSplits) -> Non
         items.__getitems__([0, -1])
 
 
-def test_evaluation_batches_are_normalised(splits: ImageSplits) -> None:
+def test_evaluation_batches_are_normalized(splits: ImageSplits) -> None:
     items = ImageSet(splits.test, prefix="test", mean=splits.mean, std=splits.std, training=False)
     assert len(items) == 50
     item = items[4]
@@ -234,7 +234,7 @@ def _as_it_is(batch: object) -> object:
     return batch
 
 
-def test_pictures_are_resized_batch_by_batch() -> None:
+def test_images_are_resized_batch_by_batch() -> None:
     built = SyntheticImageData(train=100, test=10, size=224, validation=0.0).build(0)
     assert built.train.pixels.shape == (100, 3, 32, 32)
     assert built.size == 224
@@ -252,7 +252,7 @@ def test_pictures_are_resized_batch_by_batch() -> None:
 
 
 def test_a_set_says_what_is_wrong(splits: ImageSplits) -> None:
-    with pytest.raises(ValueError, match="at least one picture: this split is empty"):
+    with pytest.raises(ValueError, match="at least one image: this split is empty"):
         ImageSet(splits.train.take(np.array([], dtype=int)), prefix="train", training=True)
     with pytest.raises(ValueError, match="mean and std belong to the augmentation"):
         ImageSet(splits.train, prefix="train", mean=[0.5] * 3, std=[0.5] * 3, training=True)
@@ -271,7 +271,7 @@ def test_every_field_is_described(section: type[BaseModel]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "svhn", "fashionmnist"])
-def test_a_root_alone_turns_synthetic_pictures_into_real_ones(kind: str) -> None:
+def test_a_root_alone_turns_synthetic_images_into_real_ones(kind: str) -> None:
     adapter = TypeAdapter(ImageDataConfig)
     values = {"kind": "synthetic", "like": kind, "train": 300, "test": 100, "test_limit": 50}
     assert adapter.validate_python(values).kind == "synthetic"

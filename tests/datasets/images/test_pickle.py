@@ -11,7 +11,7 @@ from bounded import cost
 
 from famseg.datasets.images._pickle import read_pickle
 
-DAMAGED = "x: is not a pickle of pictures, or it is cut short or damaged: copy or download it again"
+DAMAGED = "x: is not a pickle of images, or it is cut short or damaged: copy or download it again"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
 BYTES = (
     b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"

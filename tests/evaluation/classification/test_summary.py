@@ -9,12 +9,12 @@ import pytest
 
 from famseg.evaluation import (
     Answer,
-    answers_picture,
+    answers_image,
     classification_metrics,
     classification_signs,
     classification_table,
     confusion_matrix,
-    summarise_classes,
+    summarize_classes,
 )
 from famseg.statistics import wilson_interval
 
@@ -45,7 +45,7 @@ TRAIN = rows([(1, 1)] * 15 + [(0, 0)] * 5, dataset="train")
 
 
 def test_figures_of_ten_samples_by_hand() -> None:
-    test = summarise_classes(TEST, classes=CLASSES)["test"]
+    test = summarize_classes(TEST, classes=CLASSES)["test"]
     assert (test["n"], test["failed"]) == (10, 1)
     assert test["accuracy"]["mean"] == 0.8
     assert test["error"]["mean"] == pytest.approx(0.2)
@@ -64,7 +64,7 @@ def test_figures_of_ten_samples_by_hand() -> None:
 
 
 def test_gap_and_majority_compare_train_and_test() -> None:
-    summary = summarise_classes([*TEST, *TRAIN], classes=CLASSES)
+    summary = summarize_classes([*TEST, *TRAIN], classes=CLASSES)
     gap = summary["gap"]["accuracy"]
     assert gap["mean"] == pytest.approx(0.2)
     # Newcombe's interval of a difference: 10 of 10 would do as well as 20 of 20 here.
@@ -73,25 +73,25 @@ def test_gap_and_majority_compare_train_and_test() -> None:
     assert summary["gap"]["loss"]["mean"] == pytest.approx(9.054 - 0.2)
     # Bees are most frequent in training, and four of the ten test samples.
     assert summary["majority"] == {"class": "bee", "accuracy": 0.4}
-    assert summarise_classes(TEST, classes=CLASSES)["majority"]["class"] == "ant"
+    assert summarize_classes(TEST, classes=CLASSES)["majority"]["class"] == "ant"
 
 
 def test_a_summary_fits_json_and_does_not_depend_on_the_order() -> None:
-    summary = summarise_classes([*TEST, *TRAIN], classes=CLASSES)
+    summary = summarize_classes([*TEST, *TRAIN], classes=CLASSES)
     json.dumps(summary, allow_nan=False)
-    again = summarise_classes([*TEST[::-1], *TRAIN], classes=CLASSES)
+    again = summarize_classes([*TEST[::-1], *TRAIN], classes=CLASSES)
     assert {**again["test"], "ece": 0, "bins": 0} == {**summary["test"], "ece": 0, "bins": 0}
-    json.dumps(summarise_classes(TEST[:1], classes=CLASSES), allow_nan=False)
+    json.dumps(summarize_classes(TEST[:1], classes=CLASSES), allow_nan=False)
 
 
 def test_a_class_without_samples_has_no_accuracy() -> None:
-    test = summarise_classes(TEST[:6], classes=CLASSES)["test"]
+    test = summarize_classes(TEST[:6], classes=CLASSES)["test"]
     assert test["per_class"]["bee"]["accuracy"] is None
     assert test["balanced_accuracy"] == 5 / 6
 
 
 def test_flat_metrics_keep_the_curve_of_the_training_apart() -> None:
-    flat = classification_metrics(summarise_classes([*TEST, *TRAIN], classes=CLASSES))
+    flat = classification_metrics(summarize_classes([*TEST, *TRAIN], classes=CLASSES))
     assert flat["test/accuracy"] == 0.8
     assert flat["test/n"] == 10.0
     assert flat["test/failed"] == 1.0
@@ -104,7 +104,7 @@ def test_flat_metrics_keep_the_curve_of_the_training_apart() -> None:
 
 
 def test_the_table_fits_a_terminal_and_says_what_its_numbers_are() -> None:
-    text = classification_table(summarise_classes([*TEST, *TRAIN], classes=CLASSES))
+    text = classification_table(summarize_classes([*TEST, *TRAIN], classes=CLASSES))
     assert max(map(len, text.splitlines())) <= 88
     words = [" ".join(line.split()) for line in text.splitlines()]
     assert words[0] == "test train"
@@ -141,7 +141,7 @@ def test_the_confusion_matrix_leaves_failed_samples_out() -> None:
 
 def signs(*parts: list[dict[str, Any]], history: Any = (), weight: float = 0.0) -> str:
     every = [row for part in parts for row in part]
-    summary = summarise_classes(every, classes=CLASSES)
+    summary = summarize_classes(every, classes=CLASSES)
     return "\n".join(classification_signs(history, summary, weight=weight))
 
 
@@ -192,14 +192,14 @@ def test_a_penalty_that_outweighs_the_loss_is_said() -> None:
     history = [{"epoch": 1, "train/loss": 0.5, "train/penalty": 20.0}]
     low = rows([(1, 1)] * 11 + [(0, 1), (1, 0)] * 5, dataset="train")
     text = signs(GOOD, low, history=history, weight=0.1)
-    assert "over-regularised: lambda * kappa is 400% of the loss" in text
+    assert "over-regularized: lambda * kappa is 400% of the loss" in text
     assert "over-regularised" not in signs(GOOD, TRAIN, history=history, weight=0.1)
 
 
 def test_answers_are_drawn_in_rows() -> None:
     pixels = np.zeros((1, 8, 8), dtype=np.uint8)
     answer = Answer(pixels, truth="ant", prediction="bee", confidence=0.5)
-    assert answers_picture([answer]).shape == (126, 96, 3)
-    assert answers_picture([answer] * 9).shape == (252, 768, 3)
+    assert answers_image([answer]).shape == (126, 96, 3)
+    assert answers_image([answer] * 9).shape == (252, 768, 3)
     with pytest.raises(ValueError, match="no prediction to draw"):
-        answers_picture([])
+        answers_image([])

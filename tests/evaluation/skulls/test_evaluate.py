@@ -16,7 +16,7 @@ from famseg.evaluation import (
     predicted_outline,
     read_cases,
     read_shown,
-    summarise,
+    summarize,
     variance_ratio,
 )
 from famseg.messages import InputError
@@ -61,7 +61,7 @@ def test_model_and_baseline_are_scored_on_the_same_cases(folder):
 def test_the_summary_is_that_of_the_rows(folder):
     summary = json.loads((folder / "summary.json").read_text())
     ratios = {name: of_set.pop("variance_ratio") for name, of_set in summary.items()}
-    assert summary == summarise(read_cases(folder / "cases.csv"))
+    assert summary == summarize(read_cases(folder / "cases.csv"))
     assert ratios["set2"] is None  # one case does not vary
     items = [Boxes(3)[index] for index in range(3)]
     outputs = [predict(item["image"][None])[0] > 0.5 for item in items]

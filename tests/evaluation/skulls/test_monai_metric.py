@@ -92,7 +92,7 @@ def truth_of(index, affine):
     return MetaTensor(case(index)[1], affine=affine)
 
 
-def test_an_unknown_spacing_is_never_taken_for_one_millimetre(batch):
+def test_an_unknown_spacing_is_never_taken_for_one_millimeter(batch):
     with pytest.raises(ValueError, match=r"spacing is unknown: the reference has no affine\. Give"):
         SkullMetric("hd_mm")(*batch)
 

@@ -53,7 +53,7 @@ def test_a_collapse_is_said_with_its_ratios() -> None:
 
 def test_a_stalled_validation_under_a_falling_loss_is_said() -> None:
     text = signs(history(losses=FALLING, validations=STALLED))
-    assert "over-regularised, or overfitting" in text
+    assert "over-regularized, or overfitting" in text
     assert "from 0.4000 to 0.1000" in text
     assert "+0.0000" in text
 

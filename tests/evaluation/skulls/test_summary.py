@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from famseg.evaluation import case_scores, flat_metrics, summarise, table
+from famseg.evaluation import case_scores, flat_metrics, summarize, table
 from famseg.metrics import METRICS
 
 
@@ -24,7 +24,7 @@ def rows(box):
 
 
 def test_figures_by_hand(rows):
-    dsc = summarise(rows)["set1"]["skull"]["dsc"]
+    dsc = summarize(rows)["set1"]["skull"]["dsc"]
     values = [1.0, 5 / 6, 0.0]
     assert dsc["mean"] == pytest.approx(np.mean(values))
     assert dsc["std"] == pytest.approx(np.std(values))
@@ -33,13 +33,13 @@ def test_figures_by_hand(rows):
 
 
 def test_a_missed_case_stays_in_the_mean_of_the_distances(rows):
-    hd95 = summarise(rows)["set1"]["skull"]["hd95_mm"]
+    hd95 = summarize(rows)["set1"]["skull"]["hd95_mm"]
     assert hd95["max"] == pytest.approx(40 * np.sqrt(3))  # the image's diagonal
     assert hd95["mean"] == pytest.approx((0 + 2 + 40 * np.sqrt(3)) / 3)
 
 
 def test_a_missed_implant_stays_in_the_means_of_border_and_roughness(rows):
-    implant = summarise(rows)["set1"]["implant"]
+    implant = summarize(rows)["set1"]["implant"]
     assert implant["bdsc"]["min"] == 0.0
     assert implant["roughness_mm"]["max"] == 6.0  # the radius: three voxels of 2 mm
     assert implant["components"]["mean"] == pytest.approx(2 / 3)
@@ -48,7 +48,7 @@ def test_a_missed_implant_stays_in_the_means_of_border_and_roughness(rows):
 
 
 def test_a_region_without_a_metric_has_no_figures_of_it(rows):
-    summary = summarise(rows)["set1"]
+    summary = summarize(rows)["set1"]
     assert "bdsc" not in summary["skull"]
     assert "roughness_mm" not in summary["skull"]
     assert summary["skull"]["components"]["n"] == 3
@@ -58,35 +58,35 @@ def test_a_region_without_a_metric_has_no_figures_of_it(rows):
 
 def test_all_missed_is_no_perfect_score(rows):
     missed = [row for row in rows if row.failed]
-    figures = summarise(missed)["set1"]["skull"]["hd95_mm"]
+    figures = summarize(missed)["set1"]["skull"]["hd95_mm"]
     assert figures["mean"] == pytest.approx(40 * np.sqrt(3))
     assert figures["failed"] == figures["n"] == 1
 
 
 def test_the_baseline_stands_beside_the_model(rows):
-    baseline = summarise(rows)["set1"]["mean_skull"]
+    baseline = summarize(rows)["set1"]["mean_skull"]
     assert baseline["skull"]["dsc"]["mean"] == pytest.approx(4 / 6)
     assert baseline["skull"]["dsc"]["std"] == 0
     assert baseline["implant"]["dsc"]["n"] == 3
 
 
 def test_without_a_baseline_there_is_none(rows):
-    summary = summarise(row for row in rows if row.source == "model")
+    summary = summarize(row for row in rows if row.source == "model")
     assert set(summary["set1"]) == {"skull", "implant", "implant_masked"}
 
 
 def test_the_order_of_the_rows_does_not_matter(rows):
-    assert summarise(rows[::-1]) == summarise(rows)
+    assert summarize(rows[::-1]) == summarize(rows)
 
 
 def test_a_summary_is_json(rows):
-    summary = summarise(rows + [replace(row, set="set2") for row in rows])
+    summary = summarize(rows + [replace(row, set="set2") for row in rows])
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert list(summary) == ["set1", "set2"]
 
 
 def test_flat_names_for_trackers(rows):
-    summary = summarise(rows)
+    summary = summarize(rows)
     summary["set1"]["variance_ratio"] = 0.9
     flat = flat_metrics(summary)
     assert flat["test/set1/skull/dsc"] == summary["set1"]["skull"]["dsc"]["mean"]
@@ -101,7 +101,7 @@ def test_an_undefined_ratio_is_not_tracked():
 
 
 def test_the_table_shows_units_baseline_failures_and_ratio(rows):
-    summary = summarise(rows)
+    summary = summarize(rows)
     summary["set1"]["variance_ratio"] = 0.1234
     lines = table(summary).splitlines()
     assert lines[0] == "set1: 3 cases, variance ratio 0.123"
@@ -126,7 +126,7 @@ def test_the_table_shows_units_baseline_failures_and_ratio(rows):
 
 def test_the_table_has_a_block_for_each_set(rows):
     rows = [*rows, *(replace(row, set="set2") for row in rows if row.subject == "a")]
-    titles = [line for line in table(summarise(rows)).splitlines() if line.startswith("set")]
+    titles = [line for line in table(summarize(rows)).splitlines() if line.startswith("set")]
     others = [f"set{number}: implants of other methods" for number in (1, 2)]
     assert titles == ["set1: 3 cases", "set2: 1 case", *others]
 
@@ -137,7 +137,7 @@ def test_baselines_within_an_outline_are_implants_with_few_flat_names(rows):
     beside += [
         replace(row, source="oracle_mirror", values={**row.values, "dsc": 0.5}) for row in implants
     ]
-    summary = summarise([*rows, *beside])
+    summary = summarize([*rows, *beside])
     flat = {name for name in flat_metrics(summary) if "mirror" in name}
     ends = ["dsc", "dsc_std", "bdsc", "bdsc_std", "hd95_mm", "hd95_mm_std", "n", "failed"]
     kinds = ("outlined_mirror", "oracle_mirror")
@@ -148,12 +148,12 @@ def test_baselines_within_an_outline_are_implants_with_few_flat_names(rows):
 
 
 def test_the_table_explains_nothing_that_did_not_happen(rows):
-    text = table(summarise(row for row in rows if row.subject == "a"))
+    text = table(summarize(row for row in rows if row.subject == "a"))
     assert "no bone" not in text
     assert "variance" not in text
 
 
 def test_the_table_says_where_the_ratio_is_undefined(rows):
-    summary = summarise(rows)
+    summary = summarize(rows)
     summary["set1"]["variance_ratio"] = None
     assert "set1: 3 cases, variance ratio undefined" in table(summary)

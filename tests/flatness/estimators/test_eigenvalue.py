@@ -192,7 +192,7 @@ def test_off_the_span_of_few_concave_samples_the_largest_is_zero():
 
 @pytest.mark.parametrize("interact", [False, True])
 def test_rescaling_the_layer_does_not_move_it(net, batch, interact):
-    """The curse of reparameterisation: c W on features / c."""
+    """The curse of reparameterization: c W on features / c."""
     run, use = passed(net, "2", F.cross_entropy, *batch)
     before = max_eigenvalue(run, use, interact=interact)
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_a_generator_goes_on(n):
 
 
 @pytest.mark.parametrize("n", [500, MANY])
-def test_of_neighbouring_positions_are_independent(n):
+def test_of_neighboring_positions_are_independent(n):
     drawn = torch.stack(
         [
             signs((n,), LIKE, position_generator(seed, "train", step, stream))

@@ -143,7 +143,7 @@ def drawn(monkeypatch, history):
         save(figure, *args, **options)
 
     monkeypatch.setattr(Figure, "savefig", noted)
-    assert history.picture().startswith(b"\x89PNG")
+    assert history.image().startswith(b"\x89PNG")
     return figures[0].axes
 
 
@@ -204,7 +204,7 @@ def test_many_layers_are_drawn_and_the_first_are_named(monkeypatch):
 def test_the_plot_is_written_to_a_file(tmp_path):
     history = filled()
     history.plot(tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes() == history.picture()
+    assert (tmp_path / "plot.png").read_bytes() == history.image()
 
 
 def test_faulty_arguments_are_refused():
@@ -215,10 +215,10 @@ def test_faulty_arguments_are_refused():
         history.add(4, reported(row("a", 1.0)), 0.5)
     assert history.points == []  # nothing of a call that fails
     with pytest.raises(FlatnessError, match=r"contains nothing to draw\. Add a measurement first"):
-        history.picture()
+        history.image()
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(FlatnessError, match="pip install matplotlib"):
-        filled().picture()
+        filled().image()

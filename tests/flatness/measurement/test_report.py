@@ -200,7 +200,7 @@ def test_changes_of_zeros_are_no_division_by_zero() -> None:
 
 
 class Odd(nn.Module):
-    """A layer that is called twice, one that never is, a frozen one, and a normalisation."""
+    """A layer that is called twice, one that never is, a frozen one, and a normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -498,11 +498,11 @@ def test_the_plot_is_a_png_of_every_layer(tmp_path, kept) -> None:
     found.plot(tmp_path / "plot.png")
     content = (tmp_path / "plot.png").read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert content == found.picture()
+    assert content == found.image()
     assert int.from_bytes(content[16:20]) == 1200  # pixels wide
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(FlatnessError, match="pip install matplotlib"):
-        Report("Net", 7, 2, 0.5, 1, 0, rows()).picture()
+        Report("Net", 7, 2, 0.5, 1, 0, rows()).image()

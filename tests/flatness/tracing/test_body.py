@@ -1,4 +1,4 @@
-"""What ran before the penalised layer is given back, with its graph, and never wrongly."""
+"""What ran before the penalized layer is given back, with its graph, and never wrongly."""
 
 from __future__ import annotations
 

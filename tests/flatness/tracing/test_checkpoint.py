@@ -17,7 +17,7 @@ TARGETS = torch.tensor([0, 2, 1, 1, 0, 2])
 
 
 class Net(nn.Module):
-    """Layers of which some, by number, run inside a checkpoint; a way around the penalised one."""
+    """Layers of which some, by number, run inside a checkpoint; a way around the penalized one."""
 
     def __init__(self, skip: bool) -> None:
         super().__init__()

@@ -144,7 +144,7 @@ STILL_WRONG = {
 
 @pytest.mark.parametrize("case", STILL_WRONG.values(), ids=STILL_WRONG)
 def test_torch_is_still_wrong(case):
-    """When this fails, torch has mended a function: let it be native."""
+    """When this fails, torch has fixed a function: let it be native."""
     function, *inputs = case
     inputs = [x.clone().requires_grad_() for x in inputs]
     assert not torch.autograd.gradcheck(curvature(function), inputs, raise_exception=False)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from famseg.flatness import FAM, LayerError, LayerNotFoundError, find_layer
-from famseg.flatness._tracing._layer import others, penalisable_layers
+from famseg.flatness._tracing._layer import others, penalizable_layers
 
 
 class Bottleneck(nn.Module):
@@ -33,7 +33,7 @@ def test_the_linear_layers_of_gpt2_are_found():
     from transformers.pytorch_utils import Conv1D
 
     block = nn.Sequential(Conv1D(4, 3), nn.ReLU(), nn.Linear(4, 2))
-    assert penalisable_layers(block) == ["0", "2"]
+    assert penalizable_layers(block) == ["0", "2"]
     assert find_layer(block, "0") is block[0]
 
 

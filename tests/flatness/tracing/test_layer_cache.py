@@ -144,7 +144,7 @@ def test_a_weight_that_is_tied_later_is_refused_until_it_is_not(tie):
         (lambda model: model.__delitem__(slice(2, 4)), LayerNotFoundError, "no layer is called"),
     ],
 )
-def test_what_cannot_be_penalised_any_more_is_refused(change, error, message):
+def test_what_cannot_be_penalized_any_more_is_refused(change, error, message):
     model, cache = network(), LayerCache(["2"])
     cache.layers(model)
     change(model)

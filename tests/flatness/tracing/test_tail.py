@@ -17,7 +17,7 @@ TARGETS = torch.randn(6, 8, generator=torch.Generator().manual_seed(1), dtype=to
 
 
 class Net(nn.Module):
-    """A body, the penalised layer, and a tail on (n, 4, 2)."""
+    """A body, the penalized layer, and a tail on (n, 4, 2)."""
 
     def __init__(self, tail, body=None):
         super().__init__()
@@ -105,7 +105,7 @@ def test_norms_that_stay_native_are_refused_by_name(monkeypatch, tail, message, 
 
 
 def test_torch_still_computes_them_wrongly(monkeypatch):
-    """When this fails, torch has mended layer norm: the composite version is not needed."""
+    """When this fails, torch has fixed layer norm: the composite version is not needed."""
     monkeypatch.setattr("famseg.flatness._tracing._watch.composites", native)
     monkeypatch.setattr("famseg.flatness._tracing._pass.check_operations", lambda *_, **__: None)
     model = Net(nn.LayerNorm(2))
@@ -255,9 +255,9 @@ class SyncBatchNorm(torch.autograd.Function):
         return gradient
 
 
-def test_synchronised_batch_norm_over_processes_is_refused():
+def test_synchronized_batch_norm_over_processes_is_refused():
     fam = fam_of(Net(Call(lambda z: SyncBatchNorm.apply(z).sin())))
-    with pytest.raises(UnsupportedTailError, match=r"synchronised batch norm runs after layer"):
+    with pytest.raises(UnsupportedTailError, match=r"synchronized batch norm runs after layer"):
         fam(INPUTS, TARGETS)
 
 
@@ -346,7 +346,7 @@ def test_a_batch_that_cannot_show_an_interaction_settles_nothing(first):
         (lambda z, y: z.detach().mean(), "does not depend on layer 'layer'"),
     ],
 )
-def test_losses_that_cannot_be_penalised_are_refused(loss, message):
+def test_losses_that_cannot_be_penalized_are_refused(loss, message):
     with pytest.raises(LossError, match=message):
         fam_of(Net(nn.Identity()), loss=loss)(INPUTS, TARGETS)
 

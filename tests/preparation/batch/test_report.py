@@ -28,8 +28,8 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def shown(*records: Record, pictures: dict[str, bytes] | None = None) -> Page:
-    return Page(page(records, pictures or {}, settings=SETTINGS, layout="dicom"))
+def shown(*records: Record, images: dict[str, bytes] | None = None) -> Page:
+    return Page(page(records, images or {}, settings=SETTINGS, layout="dicom"))
 
 
 def test_the_table_has_a_row_a_subject_with_units_in_the_names() -> None:
@@ -120,8 +120,8 @@ def test_every_text_is_escaped_and_nothing_runs() -> None:
     quality = replace(QUALITY, warnings=(EVIL,), removed_ml={EVIL: 1.0})
     evil = replace(DONE, subject=EVIL, origin=EVIL, quality=quality, notes=(EVIL,))
     bad = replace(FAILED, subject=EVIL, origin=EVIL, reason=EVIL)
-    records, pictures = [evil, bad], {EVIL: b"png"}
-    text = page(records, pictures, settings={"crop": EVIL}, layout=EVIL, selectable=[EVIL])
+    records, images = [evil, bad], {EVIL: b"png"}
+    text = page(records, images, settings={"crop": EVIL}, layout=EVIL, selectable=[EVIL])
     content = Page(text)
     assert content.tags.count("script") == 1, "our own"
     assert ("input", "data-subject", EVIL) in content.attributes
@@ -165,7 +165,7 @@ def test_the_list_of_deselected_subjects_is_what_split_reads(tmp_path: Path) -> 
 
 
 def test_a_page_needs_nothing_from_elsewhere() -> None:
-    content = shown(DONE, pictures={"head_1": b"\x89PNG"})
+    content = shown(DONE, images={"head_1": b"\x89PNG"})
     policies = [
         value
         for tag, name, value in content.attributes
@@ -187,7 +187,7 @@ def test_a_page_needs_nothing_from_elsewhere() -> None:
     assert not {"link", "iframe", "object", "form", "a"} & set(content.tags)
 
 
-def test_the_files_are_written_with_the_pictures_in_them(tmp_path: Path) -> None:
+def test_the_files_are_written_with_the_images_in_them(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.thumbnail("head_1").parent.mkdir()
     folder.thumbnail("head_1").write_bytes(b"\x89PNG")
@@ -342,7 +342,7 @@ def test_thumbnails_are_small_plain_and_reproducible() -> None:
     assert not re.findall(rb"tEXt|iTXt|eXIf|tIME", content)
 
 
-def test_an_empty_skull_has_a_picture() -> None:
+def test_an_empty_skull_has_a_image() -> None:
     empty = Volume(np.zeros((8, 8, 8), dtype=np.uint8), np.eye(4))
     assert pixels(thumbnail(empty)).shape == (180, 840, 3)
 

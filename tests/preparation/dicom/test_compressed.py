@@ -19,18 +19,18 @@ from famseg.preparation.dicom._compressed import coded_size
 SLICES = 40
 
 
-def picture(kind: str, across: int, down: int, mode: str = "L", **options: object) -> bytes:
+def image(kind: str, across: int, down: int, mode: str = "L", **options: object) -> bytes:
     out = io.BytesIO()
     Image.new(mode, (across, down)).save(out, kind, **options)
     return out.getvalue()
 
 
 def jpeg_2000(across: int, down: int) -> bytes:
-    return picture("JPEG2000", across, down, "I;16", no_jp2=True, irreversible=False)
+    return image("JPEG2000", across, down, "I;16", no_jp2=True, irreversible=False)
 
 
 def with_size(code: bytes, across: int, down: int) -> bytes:
-    """A picture whose header says another size than it has."""
+    """An image whose header says another size than it has."""
     if code.startswith(b"\xff\xd8"):
         place, form = code.index(b"\xff\xc0") + 5, ">2H"
         across, down = down, across
@@ -40,7 +40,7 @@ def with_size(code: bytes, across: int, down: int) -> bytes:
 
 
 def tried(folder: Path, syntax: str, code: bytes, *, bits: int = 16) -> Cost:
-    """Return what it costs to read a series whose slices are this picture."""
+    """Return what it costs to read a series whose slices are this image."""
     Series(np.full((SLICES, 64, 64), -1000, np.int16), [3.5 * k for k in range(SLICES)]).write(
         folder
     )
@@ -58,22 +58,22 @@ def tried(folder: Path, syntax: str, code: bytes, *, bits: int = 16) -> Cost:
 @pytest.mark.parametrize(
     "code",
     [
-        picture("JPEG", 30, 20),
-        picture("JPEG", 30, 20, "RGB", progressive=True, comment=b"\xff\xc0" * 9),
-        picture("JPEG2000", 30, 20),
-        picture("JPEG2000", 30, 20, "RGB", no_jp2=True),
+        image("JPEG", 30, 20),
+        image("JPEG", 30, 20, "RGB", progressive=True, comment=b"\xff\xc0" * 9),
+        image("JPEG2000", 30, 20),
+        image("JPEG2000", 30, 20, "RGB", no_jp2=True),
         bytes.fromhex("ffd8fff7000b100014001e01011100"),  # the beginning of a JPEG-LS
         bytes.fromhex("ffd8 01 ffff ff01 ffd0 ffc10011080014001e"),  # as decoders put up with
     ],
 )
-def test_the_size_is_that_of_the_picture(code: bytes) -> None:
+def test_the_size_is_that_of_the_image(code: bytes) -> None:
     assert coded_size(code) == (30, 20)
 
 
 @pytest.mark.parametrize("size", range(0, 400, 7))
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
 def test_what_is_cut_short_says_nothing_or_its_size(kind: str, size: int) -> None:
-    assert coded_size(picture(kind, 30, 20)[:size]) in (None, (30, 20))
+    assert coded_size(image(kind, 30, 20)[:size]) in (None, (30, 20))
 
 
 def test_something_else_says_nothing() -> None:
@@ -90,7 +90,7 @@ def test_a_series_in_jpeg_2000_is_read(tmp_path: Path) -> None:
     [
         (JPEG2000Lossless, jpeg_2000(1000, 1000), 16, "1000 x 1000"),
         (JPEG2000Lossless, with_size(jpeg_2000(64, 64), 10**5, 10**5), 16, "100000 x 100000"),
-        (JPEGBaseline8Bit, with_size(picture("JPEG", 64, 64), 65500, 65000), 8, "65500 x 65000"),
+        (JPEGBaseline8Bit, with_size(image("JPEG", 64, 64), 65500, 65000), 8, "65500 x 65000"),
         (
             JPEGLSLossless,
             bytes.fromhex("ffd8fff7000b10ffffffff01011100ffda0008010100000000") + bytes(64),
@@ -99,7 +99,7 @@ def test_a_series_in_jpeg_2000_is_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_picture_larger_than_its_header_is_not_decoded(
+def test_a_image_larger_than_its_header_is_not_decoded(
     tmp_path: Path, syntax: str, code: bytes, bits: int, size: str
 ) -> None:
     found = tried(tmp_path / "ct", syntax, code, bits=bits)
@@ -111,7 +111,7 @@ def test_a_picture_larger_than_its_header_is_not_decoded(
     assert found.seconds < 5
 
 
-def test_what_is_no_picture_is_left_to_the_decoder(tmp_path: Path) -> None:
+def test_what_is_no_image_is_left_to_the_decoder(tmp_path: Path) -> None:
     found = tried(tmp_path / "ct", RLELossless, bytes(128))
     assert found.fault is not None
     assert "cannot be decoded (RLE Lossless)" in found.fault

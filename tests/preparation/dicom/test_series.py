@@ -121,7 +121,7 @@ def test_a_tilted_gantry_is_straightened(tilt: float, tmp_path: Path) -> None:
     assert note.startswith(f"Gantry tilt of {abs(tilt):.1f} degrees corrected: slices moved by up")
     axes = result.volume.affine[:3, :3] / result.volume.spacing_mm
     assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-5)
-    # The head where it was: its values at the millimetres of the straight series.
+    # The head where it was: its values at the millimeters of the straight series.
     voxels = np.argwhere(np.ones((SIZE, SIZE, SIZE)))
     lps_mm = (voxels[:, ::-1] - [SIZE / 2, SIZE / 2, 0]) * SPACING_MM
     back = np.linalg.inv(result.volume.affine)
@@ -365,7 +365,7 @@ def test_a_dose_report_is_left_out(tmp_path: Path) -> None:
     assert found.refused[0].left_out
 
 
-def test_localisers_in_the_series_are_left_out(tmp_path: Path) -> None:
+def test_localizers_in_the_series_are_left_out(tmp_path: Path) -> None:
     series = ct(2)
     scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     series.edit = lambda i, data: setattr(data, "ImageType", scout) if i == 0 else None

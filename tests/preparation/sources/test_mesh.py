@@ -112,14 +112,14 @@ def test_a_flat_cut_is_closed(tmp_path: Path) -> None:
     cap = np.pi * 30**2 * (3 * 60 - 30) / 3
     assert scan.volume.array.sum() / 8 == pytest.approx(4 / 3 * np.pi * 60**3 - cap, rel=5e-3)
     assert scan.notes[0].startswith("The mesh was open: ")
-    assert " edges without a neighbour in 1 openings of up to " in scan.notes[0]
+    assert " edges without a neighbor in 1 openings of up to " in scan.notes[0]
 
 
 def test_a_missing_triangle_is_closed(tmp_path: Path) -> None:
     mesh = ball()
     mesh.update_faces(np.arange(len(mesh.faces)) > 0)
     scan = read(save(mesh, tmp_path / "a.stl"))
-    assert scan.notes[0].startswith("The mesh was open: 3 edges without a neighbour in 1 openings")
+    assert scan.notes[0].startswith("The mesh was open: 3 edges without a neighbor in 1 openings")
     assert scan.volume.array.sum() / 8 == pytest.approx(ball().volume, rel=1e-3)
 
 
@@ -130,7 +130,7 @@ def test_a_wide_opening_that_is_not_flat_is_refused(tmp_path: Path) -> None:
     count = len(open_edges(np.asarray(mesh.faces)))
     with pytest.raises(
         InputError,
-        match=rf"^a\.stl: the mesh is open: {count} edges without a neighbour in 1 openings, one "
+        match=rf"^a\.stl: the mesh is open: {count} edges without a neighbor in 1 openings, one "
         r"of them 1\d\d mm wide and not flat; close it, e\.g\. in MeshLab or Meshmixer$",
     ):
         read(save(mesh, tmp_path / "a.stl"))

@@ -1,4 +1,4 @@
-"""Pictures and table cells in the form that MLflow's UI can show."""
+"""Images and table cells in the form that MLflow's UI can show."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def to_picture(source: Path | str | np.ndarray[Any, Any]) -> Image:
-    """Return a picture from a file or an array.
+def to_image(source: Path | str | np.ndarray[Any, Any]) -> Image:
+    """Return an image from a file or an array.
 
     Args:
         source: A file, or an array ``(height, width)`` or ``(height, width, 3)`` of uint8 or bool,
             or of floats in [0, 1] (others are clipped).
 
     Returns:
-        The picture, grey or RGB.
+        The image, grey or RGB.
 
     Raises:
-        RefusedError: If there is no picture in it.
+        RefusedError: If there is no image in it.
     """
     import numpy as np
     from PIL import Image

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from famseg.figures import encode, new_figure, styled
 from famseg.metrics import Floats, Mask
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# Okabe and Ito's palette: told apart with any color vision.
 _COLOURS = {
     "bone": (0.86, 0.86, 0.86),
     "missing from the prediction": (0.90, 0.62, 0.00),
@@ -33,7 +33,7 @@ _BAR_SHARE = 0.4  # of a plane's width, at most
 
 @dataclass(frozen=True)
 class SlicesCase:
-    """One row of the picture.
+    """One row of the image.
 
     Args:
         title: The text above it: case and metrics with units.
@@ -52,7 +52,7 @@ class SlicesCase:
     spacing_mm: tuple[float, float, float]
 
 
-def slices_picture(cases: Sequence[SlicesCase]) -> bytes:
+def slices_image(cases: Sequence[SlicesCase]) -> bytes:
     """Return `slices_figure` as a PNG file; the same bytes for the same cases.
 
     Args:
@@ -69,7 +69,7 @@ def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
     """Draw one row per case: input, prediction and reference, each axial, coronal and sagittal.
 
     The planes run through the centre of the removed bone. The prediction shows what is missing and
-    what is too much in colour; the removed region is outlined. Each plane has a scale bar.
+    what is too much in color; the removed region is outlined. Each plane has a scale bar.
 
     Args:
         cases: The cases to draw, at least one.
@@ -119,7 +119,7 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
             axes = row.add_subplot(grid[0, 3 * p + column])
             mask, truth, region = (_slice(m, axis, centre) for m in (*masks, case.region))
             axes.imshow(
-                _coloured(mask, truth),
+                _colored(mask, truth),
                 origin="lower",
                 interpolation="nearest",
                 aspect=height / width,
@@ -140,7 +140,7 @@ def _slice(mask: Mask, axis: int, centre: Sequence[int]) -> Mask:
 
 def _write(axes: Axes, title: str, edges: str) -> None:
     """Write the title and the directions at the left, right, bottom and top edge."""
-    # A title proper is laid out anew for each axes, which doubles the time of the whole picture.
+    # A title proper is laid out anew for each axes, which doubles the time of the whole image.
     axes.text(0.5, 1.03, title, transform=axes.transAxes, fontsize=7, ha="center")
     places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.04), (0.5, 0.96))
     halo = [withStroke(linewidth=1.5, foreground="black")]  # legible on bone
@@ -162,7 +162,7 @@ def _draw_bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
     text.set(color="white", fontsize=5, va="center", path_effects=halo)
 
 
-def _coloured(shown: Mask, truth: Mask) -> npt.NDArray[np.float64]:
+def _colored(shown: Mask, truth: Mask) -> npt.NDArray[np.float64]:
     """Return the difference of two planes as RGB."""
     rgb: Floats = np.full((*shown.shape, 3), _BACKGROUND)
     rgb[shown & truth] = _COLOURS["bone"]

@@ -1,6 +1,6 @@
-"""Takes the pictures of docs/compare-lambda.md in a browser, from trainings of a minute.
+"""Takes the images of docs/compare-lambda.md in a browser, from trainings of a minute.
 
-    python docs/_site/take_pictures.py
+    python docs/_site/take_images.py
 
 Needs Debian's chromium. Trains a small network on small skulls with four lambdas and two seeds,
 opens `famseg ui` and writes docs/pictures.
@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "images"
 CHROMIUM = "/usr/bin/chromium"
 LAMBDAS = ("0", "0.002", "0.02", "0.2")
 SEEDS = ("0", "1")
@@ -49,15 +49,15 @@ def interface(folder: Path) -> Iterator[str]:
 
 
 def shoot(page: Page, name: str, clip: dict[str, float] | None = None) -> None:
-    """Write a picture of the page with few colours."""
+    """Write an image of the page with few colors."""
     page.wait_for_timeout(1500)  # charts are drawn with a movement
-    picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))  # type: ignore[arg-type]
-    PICTURES.mkdir(exist_ok=True)
-    picture.convert("RGB").quantize(COLOURS).save(PICTURES / name, optimize=True)
+    image = Image.open(io.BytesIO(page.screenshot(clip=clip)))  # type: ignore[arg-type]
+    IMAGES.mkdir(exist_ok=True)
+    image.convert("RGB").quantize(COLOURS).save(IMAGES / name, optimize=True)
 
 
 def show(address: str) -> None:
-    """Take all pictures."""
+    """Take all images."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 900})
@@ -78,7 +78,7 @@ def show(address: str) -> None:
 
 
 def main() -> None:
-    """Train, open the interface and take the pictures."""
+    """Train, open the interface and take the images."""
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder))
         with interface(Path(folder)) as address:

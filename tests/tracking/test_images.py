@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from famseg.tracking._images import cell, to_image
 from famseg.tracking._outbox import RefusedError
-from famseg.tracking._pictures import cell, to_picture
 
 
 @pytest.mark.parametrize(
@@ -19,25 +19,25 @@ from famseg.tracking._pictures import cell, to_picture
         (np.array([[-1.0, 2.0, np.nan]], np.float32), [[0, 255, 0]]),
     ],
 )
-def test_arrays_become_grey_pictures(array, expected):
-    assert np.asarray(to_picture(array)).tolist() == expected
+def test_arrays_become_grey_images(array, expected):
+    assert np.asarray(to_image(array)).tolist() == expected
 
 
-def test_colours_stay():
-    picture = to_picture(np.array([[[255, 0, 10]]], np.uint8))
-    assert picture.mode == "RGB"
-    assert picture.getpixel((0, 0)) == (255, 0, 10)
+def test_colors_stay():
+    image = to_image(np.array([[[255, 0, 10]]], np.uint8))
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == (255, 0, 10)
 
 
 def test_files_are_read_with_a_palette_or_transparency(tmp_path):
     Image.new("P", (3, 2)).save(tmp_path / "a.png")
-    assert to_picture(tmp_path / "a.png").size == (3, 2)
+    assert to_image(tmp_path / "a.png").size == (3, 2)
 
 
 @pytest.mark.parametrize("source", [np.zeros((2, 2, 2, 2)), np.zeros((2, 2, 7)), "none.png"])
-def test_what_is_no_picture_is_refused(source):
+def test_what_is_no_image_is_refused(source):
     with pytest.raises(RefusedError):
-        to_picture(source)
+        to_image(source)
 
 
 def test_cells_are_json():
