@@ -237,7 +237,7 @@ class Folder(Strict):
         if value == "assert":
             raise AssertionError("is not a folder")
         if value == "value":
-            raise ValueError("is no\n  folder")
+            raise ValueError("is not a\n  folder")
         return value
 
 

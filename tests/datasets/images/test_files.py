@@ -252,7 +252,7 @@ def test_faulty_binary_cifar(tmp_path: Path) -> None:
     )
     cut(folder / "train.bin")
     assert fault(Cifar100Data(root=str(folder))) == (
-        "ROOT/train.bin: has 409866 bytes, which is not a multiple of 3074 (a label and a "
+        "ROOT/train.bin: has 409866 bytes, which is not a multiple of 3074 (a label and an "
         "image): it is cut short; " + AGAIN
     )
 

@@ -199,7 +199,7 @@ def test_training_batches_are_bytes_and_count_epochs(splits: ImageSplits) -> Non
     assert batch["subject"][0] == batch["subject"][1] == f"train-{splits.train.rows[3]:05d}"
     batch["image"][:] = 0
     assert splits.train.pixels[3].any(), "a batch is a copy"
-    with pytest.raises(IndexError, match="indices -1 to 0: 180 pictures"):
+    with pytest.raises(IndexError, match="indices -1 to 0: 180 images"):
         items.__getitems__([0, -1])
 
 
@@ -212,7 +212,7 @@ def test_evaluation_batches_are_normalized(splits: ImageSplits) -> None:
     assert item["image"].dtype == torch.float32
     assert np.allclose(item["image"].numpy(), expected, atol=1e-5)
     assert (item["subject"], int(item["index"]), int(item["label"])) == ("test-00004", 4, 4)
-    with pytest.raises(IndexError, match="indices 50 to 50: 50 pictures"):
+    with pytest.raises(IndexError, match="indices 50 to 50: 50 images"):
         items[50]
 
 
