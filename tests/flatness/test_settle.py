@@ -67,7 +67,7 @@ def test_by_default_a_quarter_of_the_batch_every_fourth_step(net):
     assert [t.penalty is not None for t in terms] == [True, False, False, False] * 2
     wanted = (terms[0].loss + 0.004 * terms[0].penalty).item()
     assert terms[0].total.item() == pytest.approx(wanted, rel=1e-12)
-    assert fam.explain().endswith("a probe; every 4 steps, on a quarter of the batch")
+    assert fam.explain().endswith("per probe; every 4 steps, on a quarter of the batch")
 
 
 def test_the_plan_is_logged_once_where_whole_batches_and_parts_take_turns(net, caplog):
@@ -129,7 +129,7 @@ def weighted():
     ("change", "options", "reason"),
     [
         (lambda net: net, {"loss": weighted()}, "not the mean of its samples' losses"),
-        (lambda net: nn.Sequential(*net, nn.Dropout(0.5)), {}, r"another output .*\(dropout"),
+        (lambda net: nn.Sequential(*net, nn.Dropout(0.5)), {}, r"differs from .*\(dropout"),
     ],
     ids=["class weights", "dropout"],
 )
