@@ -42,7 +42,7 @@ def report(dependencies: list[dict[str, Any]] | None, said: str) -> tuple[int, l
     if not asked:
         return 0, ["audit skipped: the index has no advisories on any package; try another one"]
     lines = [
-        f"{found['name']} {found['version']}: {fault['id']}, mended in "
+        f"{found['name']} {found['version']}: {fault['id']}, fixed in "
         f"{', '.join(fault['fix_versions']) or 'no version'}"
         for found in asked
         for fault in found["vulns"]

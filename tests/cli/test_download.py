@@ -99,7 +99,7 @@ def test_a_copy_packed_anew_is_used_with_a_warning(mirror: str, tmp_path: Path) 
     assert done.exit_code == 0, done.exception
     assert done.stderr == (
         "famseg: out/cifar-10-python.tar.gz: is used although its checksum is "
-        f"{md5(b'packed anew')} and the published one is {md5(b'images' * 1000)}: it is a "
+        f"{md5(b'packed anew')} and the published one is {md5(b'pictures' * 1000)}: it is a "
         "repacked or a damaged copy; delete it to download it again\n"
     )
     assert path.read_bytes() == b"packed anew"

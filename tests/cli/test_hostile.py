@@ -84,7 +84,7 @@ def test_modules_in_the_working_folder_are_not_run(prepared: Prepared) -> None:
 def test_names_are_printed_as_text(prepared: Prepared) -> None:
     printed = (prepared.done.stdout + prepared.done.stderr).decode()
     assert f"{len(NAMES)} of {len(NAMES) + 2}" in printed
-    assert r"is no text in UTF-8: rename it" in printed
+    assert r"is not UTF-8 text: rename it" in printed
     assert all(sign.isprintable() or sign == "\n" for sign in printed), repr(printed)
 
 
@@ -161,7 +161,7 @@ def test_names_of_configurations_are_printed_as_text(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONUTF8": "1"},
     )
     assert done.returncode == 2
-    assert done.stderr.decode().startswith(r"famseg: \x1b[31mred\n\udcff.yaml: no such")
+    assert done.stderr.decode().startswith(r"famseg: \x1b[31mred\n\udcff.yaml: there is no such")
     assert done.stderr.count(b"\n") == 1
 
 

@@ -104,7 +104,7 @@ def test_a_run_that_is_in_use_is_not_deleted(folder: Path) -> None:
 
 def test_what_is_no_run_folder_is_not_deleted(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "a")
-    for name, words in (("link", "is a link"), ("gone", "gone"), (".", "run")):
+    for name, words in (("link", "is a symbolic link"), ("gone", "gone"), (".", "run")):
         with pytest.raises(InputError, match=words):
             famseg("delete", str(folder / "b"), str(folder / name), "--yes")
     assert (folder / "a").is_dir()

@@ -208,7 +208,7 @@ def volume(path: Path, array: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--config", "nosuch"), "nosuch: no such configuration"),
+        (("--config", "nosuch"), "nosuch: there is no such configuration"),
         (("--config", "skull", "penalty.layer=expnd"), "penalty.layer: .*'?expnd.*expand"),
         (("--config", "skull", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
         (("--config", "skull", "training.epochs=many"), "training.epochs: .*many"),
@@ -216,9 +216,9 @@ def volume(path: Path, array: np.ndarray) -> None:
         (("--config", "skull", "output=/proc/none"), "output: /proc/none: no run folder"),
         (("--config", "skull", "--from", "none"), "none: there is no such run or checkpoint"),
         (("--config", "skull", "--from", "none", "--resume"), "--from: starts a new run. Leave"),
-        (("nosuch",), "nosuch: no such configuration"),
+        (("nosuch",), "nosuch: there is no such configuration"),
         (("skull.yaml", "lambda=-1"), "command line: penalty.lambda: must be at least 0"),
-        (("--resume",), "--resume: which run\\? Give its folder"),
+        (("--resume",), "--resume: no run is given. Give its folder"),
         (
             (),
             "--config: is missing. Give a configuration, such as skull.yaml, for a new run, or",

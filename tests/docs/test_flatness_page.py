@@ -300,7 +300,7 @@ def test_messages_of_the_page_are_those_of_the_code():
         if " " in message
     ]
     assert len(messages) >= 10
-    sources = (path.read_text(encoding="utf-8") for path in ROOT.glob("famseg/flatness/_*.py"))
+    sources = (path.read_text(encoding="utf-8") for path in ROOT.glob("famseg/flatness/**/*.py"))
     code = re.sub(r'"\s+f?"', "", "".join(sources))
     for message in messages:
         for words in re.split(r"\(?(?<!\w)'[^']*'(?:, '[^']*'\))?|layer norm|\d+", message):

@@ -146,7 +146,7 @@ def test_a_label_map_is_read_as_prepare_reads_it(skull: NDArray[np.uint8]) -> No
     labels[10:22, 10:22, 14:20][skull[10:22, 10:22, 14:20] == 0] = 2
     scan = Scan(Volume(labels, AFFINE), "mask", segments={1: "Skull", 2: "Brain"})
     assert (read_skull(scan, Settings()).scan_bone == (skull > 0)).all()
-    with pytest.raises(InputError, match="which label is the skull is not known"):
+    with pytest.raises(InputError, match="the label of the skull is unknown"):
         read_skull(replace(scan, segments={}), Settings())
     chosen = read_skull(replace(scan, segments={}), Options(label="1").settings())
     assert (chosen.scan_bone == (skull > 0)).all()

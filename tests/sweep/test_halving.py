@@ -28,7 +28,7 @@ def test_epochs_grow_as_settings_shrink(
 
 
 def test_a_first_stage_as_long_as_the_training_is_refused() -> None:
-    with pytest.raises(InputError, match="--first-epochs: 10 is no less"):
+    with pytest.raises(InputError, match="--first-epochs: 10 is not less"):
         rungs(10, 4, factor=2, first=10)
 
 
