@@ -163,6 +163,8 @@ def test_a_round_trip_through_dicom_gives_the_same_implant(tmp_path: Path) -> No
     assert apart_mm(moved, of_ct().implant_mesh).max() < 0.2
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_mesh_gives_the_implant_of_its_mask(tmp_path: Path) -> None:
     skull = surface_mesh(holed(), AFFINE, smoothing_mm=2.0)
     write_mesh(tmp_path / "head.stl", skull)
