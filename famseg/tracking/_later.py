@@ -41,7 +41,8 @@ def delete_run(
             client = _store.open_store(address, timeout_s)
             client.delete_run(run_id)
     except Exception as error:
-        if "not found" in str(error).lower():
+        # Only MLflow's own code counts: other servers say "not found" about any address.
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise InputError(
             f"{without_password(address)}: run {run_id} cannot be deleted there "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,34 @@ def test_a_store_that_is_gone(folder: Path, uri: str) -> None:
         status, text = famseg("delete", str(folder / "a"), "--yes")
         assert "(MLflow has no such run)" in text
     assert not (folder / "a").exists()
+
+
+def test_a_store_without_the_run_and_a_server_that_is_no_store(folder: Path) -> None:
+    """MLflow says that a run does not exist; any other "not found" keeps the folder."""
+
+    class NotFound(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404, "Not Found")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        write_json(folder / "a" / "tracking.json", {"run_id": "0" * 32, "uri": uri})
+        with pytest.raises(InputError, match="cannot be deleted there"):
+            famseg("delete", str(folder / "a"), "--yes")
+        server.shutdown()
+    assert (folder / "a").is_dir()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    prepare_store(uri)
+    write_json(folder / "a" / "tracking.json", {"run_id": "0" * 32, "uri": uri})
+    status, text = famseg("delete", str(folder / "a"), "--yes")
+    assert (status, (folder / "a").exists()) == (0, False)
+    assert "(MLflow has no such run)" in text
 
 
 def test_a_run_that_is_in_use_is_not_deleted(folder: Path) -> None:
