@@ -1,4 +1,4 @@
-"""How fast batches of images are augmented, beside one image at a time through Pillow.
+"""How fast batches of images are augmented, compared with one image at a time in Pillow.
 
 python benchmarks/augmentation.py --out benchmarks/results/augmentation.md
 

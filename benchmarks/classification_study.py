@@ -4,7 +4,7 @@ python benchmarks/classification_study.py DATA --out docs/results/classification
 
 DATA holds the folders cifar10, cifar100, svhn and fashionmnist in their original formats. Trains
 each of configs/study with each method and seed as ``famseg train --resume`` does, about half a
-minute of one core a run; what is finished is kept, so the same command goes on where it stopped.
+minute of one core a run; what is finished is kept, so the same command resumes where it stopped.
 Nothing is chosen by the test: settings and lambdas were fixed before the first run.
 """
 

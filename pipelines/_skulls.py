@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,9 @@ class SkullsExperiment(engine.Experiment):
             [skull.mask for skull in skulls.train], self.mean_skull
         )
 
+    @abstractmethod
     def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
         """Return the completed skull of a case, and its score in words."""
-        raise NotImplementedError
 
     def image(self, model: nn.Module) -> engine.RGBImage:
         """Draw slices through the first validation cases: input, prediction and reference."""

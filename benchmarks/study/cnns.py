@@ -3,7 +3,7 @@
 ``python benchmarks/study/cnns.py --data ROOT --work WORK --out docs/results``
 
 ROOT holds the folder cifar10 in its original format. What is done is kept in WORK: the same command
-goes on where it stopped. Three core-hours in all; ``--only augmented,extra`` (0 or 1 each) does
+resumes where it stopped. Three core-hours in all; ``--only augmented,extra`` (0 or 1 each) does
 one of the four networks.
 """
 

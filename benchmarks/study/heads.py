@@ -3,7 +3,7 @@
 ``python benchmarks/study/heads.py --data ROOT --work WORK --out docs/results``
 
 ROOT holds the folders cifar10, cifar100, rte and minilm (see `_data.sentence_features`). What is
-done is kept in WORK: the same command goes on where it stopped. ``--only digits,0.2,100`` does one
+done is kept in WORK: the same command resumes where it stopped. ``--only digits,0.2,100`` does one
 condition, in three minutes of one core.
 """
 

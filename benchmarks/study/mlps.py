@@ -3,7 +3,7 @@
 ``python benchmarks/study/mlps.py --data ROOT --work WORK --out docs/results``
 
 ROOT holds the folders fashionmnist and cifar10 in their original formats. Every cell that is done
-is kept in WORK: the same command goes on where it stopped, and writes the page from what there is.
+is kept in WORK: the same command resumes where it stopped, and writes the page from what there is.
 ``--only fashionmnist,0.2,300`` does one condition, in seven minutes of one core.
 """
 

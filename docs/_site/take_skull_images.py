@@ -61,7 +61,7 @@ def save(sheet: Image.Image, name: str) -> None:
 
 
 def row(panels: list[tuple[str, Any, list[Surface]]], name: str) -> None:
-    """Draw surfaces beside each other, each named below, from a side of `three_sides`."""
+    """Draw surfaces side by side, each named below, from a side of `three_sides`."""
     sheet = Image.new("RGB", (PANEL * len(panels), PANEL + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for number, (caption, side, surfaces) in enumerate(panels):
