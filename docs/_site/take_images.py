@@ -3,7 +3,7 @@
     python docs/_site/take_images.py
 
 Needs Debian's chromium. Trains a small network on small skulls with four lambdas and two seeds,
-opens `famseg ui` and writes docs/pictures.
+opens `famseg ui` and writes docs/images.
 """
 
 from __future__ import annotations
