@@ -44,7 +44,7 @@ def summary_text(report: RunReport, config: RunConfig) -> str:
     lines += ["", f"run folder   {folder.path}"]
     lines += [] if report.page is None else [f"report       {report.page}"]
     lines += [f"per case     {cases}" for cases in sorted(folder.evaluation.glob("cases.csv"))]
-    lines += [f"images     {image}" for image in sorted(folder.evaluation.glob("*.png"))]
+    lines += [f"images       {image}" for image in sorted(folder.evaluation.glob("*.png"))]
     lines.append(f"checkpoint   {folder.checkpoint('best')}")
     if report.tracking_uri:
         store = f" tracking.uri={shlex.quote(config.tracking.uri)}" if config.tracking.uri else ""
