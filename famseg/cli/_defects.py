@@ -93,12 +93,13 @@ def defects(
     area = _area(area_cm2)
     names = cast("list[Where]", [part for text in classes or () for part in text.split(",")])
 
+    from famseg.cli._progress import counting
     from famseg.datasets import WHERES, write_fixed_set
-    from famseg.engine import Interrupted, log_progress, stop_on_signals
+    from famseg.engine import Interrupted, stop_on_signals
 
     selection = _selection(folder, pattern, flags_of(exclude), flags_of(include))
     try:
-        with stop_on_signals():
+        with stop_on_signals(), counting("cutting defects, skulls") as count:
             report = write_fixed_set(
                 selection.used,
                 out,
@@ -108,7 +109,7 @@ def defects(
                 area_cm2=area,
                 spread=spread.value,
                 roughness_mm=roughness_mm,
-                progress=log_progress("cutting defects, skulls"),
+                progress=count.update,
             )
     except Interrupted as stop:
         again = "finished skulls are kept; resume with the same command"

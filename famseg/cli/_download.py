@@ -131,25 +131,14 @@ def _get(file: RemoteFile, bases: Collection[str], out: Path) -> _Done:
 @contextmanager
 def _progress(file: RemoteFile) -> Iterator[Callable[[int, int | None], None]]:
     """Show the progress of a file on standard error: a bar on a terminal, lines in a log."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from famseg.cli._progress import counting
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    with counting(file.name, in_bytes=True) as count:
+        if count.drawn:
+            yield lambda done, of: count.update(done, of or file.size)
+            return
         say(f"{file.name}: {_amount(file.size)} to download", err=True)
         yield _lines(file)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(file.name, total=file.size)
-        yield lambda done, of: bar.update(task, completed=done, total=of or file.size)
 
 
 def _lines(file: RemoteFile) -> Callable[[int, int | None], None]:

@@ -234,26 +234,26 @@ def _report(
     seed: int,
     double: bool,
 ) -> Report:
-    from famseg.engine import log_progress
+    from famseg.cli._progress import counting
     from famseg.flatness import FAM, FlatnessError, LayerError, LayerNotFoundError, report
 
-    log = log_progress("measuring flatness, steps")
     # Each measurement logs its method, which the table states once for all of them.
     logger = logging.getLogger("famseg.flatness")
     level, terms = logger.level, opened.experiment.objective.terms
     logger.setLevel(logging.WARNING)
     try:
-        return report(
-            opened.model.double() if double else opened.model,
-            sample.batches,
-            terms.loss,
-            layers=layers,
-            output=terms.output if isinstance(terms, FAM) else None,
-            quantities=None if eigenvalues else ("simplified",),
-            probes=probes,
-            seed=seed,
-            progress=lambda _, done, of: log(done, of),
-        )
+        with counting("measuring flatness, steps") as count:
+            return report(
+                opened.model.double() if double else opened.model,
+                sample.batches,
+                terms.loss,
+                layers=layers,
+                output=terms.output if isinstance(terms, FAM) else None,
+                quantities=None if eigenvalues else ("simplified",),
+                probes=probes,
+                seed=seed,
+                progress=lambda _, done, of: count.update(done, of),
+            )
     except (LayerError, LayerNotFoundError) as error:
         raise InputError(f"--layers: {error}") from error
     except FlatnessError as error:

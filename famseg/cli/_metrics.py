@@ -110,13 +110,15 @@ def metrics(
         raise InputError(f"--tolerance-mm: must be a length in mm, 0 or more, got {tolerance_mm:g}")
     _check_csv(csv)
 
-    from famseg.cli._metrics_show import Results, progress, show, write_csv
+    from famseg.cli._metrics_show import Results, show, write_csv
+    from famseg.cli._progress import counting
     from famseg.evaluation import pair_files, score_files
 
     pairs, undone = pair_files(prediction, truth, defective)
     results = Results(undone=undone)
-    with progress(len(pairs)) as advance:
-        for pair in pairs:
+    with counting("scoring") as count:
+        for number, pair in enumerate(pairs):
+            count.update(number, len(pairs))
             try:
                 found = score_files(
                     pair,
@@ -132,7 +134,6 @@ def metrics(
                 results.undone += error.faults
             except MemoryError:
                 results.undone.append(f"{pair.prediction}: does not fit into memory")
-            advance()
     if results.cases and csv is not None:
         write_csv(results, csv)
     if results.cases or not results.undone:

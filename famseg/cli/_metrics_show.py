@@ -1,19 +1,14 @@
-"""The output of ``famseg metrics``: its progress, and a table at the end."""
+"""The output of ``famseg metrics``: the cases, and a table at the end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from famseg.cli._say import say, say_json
-from famseg.engine import log_progress
 from famseg.messages import text_table
 from famseg.metrics import BY_NAME, METRICS, SCORES
 from famseg.statistics import bootstrap_interval
@@ -36,27 +31,6 @@ class Results:
     def labels(self) -> list[int | None]:
         """Return the labels that were scored; None for a mask."""
         return list(dict.fromkeys(label for _, label, _ in self.cases))
-
-
-@contextmanager
-def progress(cases: int) -> Iterator[Callable[[], None]]:
-    """Show the progress on standard error: a bar on a terminal, lines in a log."""
-    console = Console(stderr=True)
-    done = 0
-    log = log_progress("scoring")
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        log(done, cases)
-
-    if not console.is_terminal or cases == 1:
-        yield count
-        return
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("scoring", total=cases)
-        yield lambda: bar.advance(task)
 
 
 def write_csv(results: Results, path: Path) -> None:

@@ -9,12 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from famseg.cli._progress import duration
+from famseg.cli._progress import counting, duration
 from famseg.cli._say import say, say_json
-from famseg.messages import visible
 from famseg.preparation import needs_a_look, report_row
 
 if TYPE_CHECKING:
@@ -24,24 +20,18 @@ if TYPE_CHECKING:
 @contextmanager
 def progress(plan: Plan, workers: int) -> Iterator[RunProgress]:
     """Show the progress on standard error: a bar on a terminal, lines in a log."""
-    console = Console(stderr=True)
+    with counting("preparing") as count:
+        for line in _opening(plan, workers):
+            count.tell(line)
+        if not count.drawn:
+            yield _lines(count.tell)
+            return
+        count.update(0, len(plan.todo))
 
-    def tell(text: str) -> None:
-        console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
-
-    for line in _opening(plan, workers):
-        tell(line)
-    if not console.is_terminal:
-        yield _lines(tell)
-        return
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("preparing", total=len(plan.todo))
-
-        def moved(record: Record, count: int, of: int) -> None:
+        def moved(record: Record, done: int, of: int) -> None:
             if record.status != "done":
-                tell(f"{record.subject}  {record.status}: {record.reason}")
-            bar.update(task, completed=count, total=of)
+                count.tell(f"{record.subject}  {record.status}: {record.reason}")
+            count.update(done, of)
 
         yield moved
 

@@ -1,17 +1,19 @@
-"""Progress of a training: a bar on a terminal, one line per epoch elsewhere."""
+"""Progress on standard error: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from famseg.engine import log_progress
 from famseg.messages import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from famseg.engine import RGBImage
 
@@ -81,17 +83,11 @@ class Bar(Lines):
     """A progress bar with loss, penalty, validation and time left."""
 
     def __init__(self, console: Console, metric: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TextColumn
 
         super().__init__(console, metric)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.fields[state]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        steps = TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.fields[state]}")
+        self._progress = _bar(console, steps)
         self._task: TaskID | None = None
         self._penalty = self._validation = ""
 
@@ -134,6 +130,84 @@ def progress(metric: str) -> Lines:
 
     console = Console(stderr=True)
     return Bar(console, metric) if console.is_terminal else Lines(console, metric)
+
+
+class Count:
+    """The progress of work that is counted; made by `counting`.
+
+    Args:
+        what: The work, such as ``preparing``.
+        console: Where to print.
+        bar: The bar; None where lines are printed instead.
+    """
+
+    def __init__(self, what: str, console: Console, bar: Progress | None) -> None:
+        self._what = what
+        self._console = console
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._log = log_progress(what)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def tell(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self._console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, done: int, of: int | None) -> None:
+        """Move the bar; without a bar, log a line every few seconds.
+
+        Args:
+            done: How much is done.
+            of: How much there is; None if nobody knows yet.
+        """
+        if self._bar is None:
+            self._log(done, of or 0)
+        elif self._task is None:
+            self._task = self._bar.add_task(visible(self._what), total=of, completed=done)
+        else:
+            self._bar.update(self._task, total=of, completed=done)
+
+    def rename(self, what: str) -> None:
+        """Say beside the bar what is being done now."""
+        self._what = what
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=visible(what))
+
+
+@contextmanager
+def counting(what: str, *, in_bytes: bool = False) -> Iterator[Count]:
+    """Show the progress of counted work until the block ends.
+
+    Args:
+        what: The work, such as ``preparing``.
+        in_bytes: Whether bytes are counted: the bar shows sizes and the speed.
+    """
+    from rich.console import Console
+    from rich.progress import DownloadColumn, MofNCompleteColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Count(what, console, None)
+        return
+    amount: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
+    if in_bytes:
+        amount = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with _bar(console, *amount, transient=True) as bar:
+        yield Count(what, console, bar)
+
+
+def _bar(console: Console, *amount: ProgressColumn, transient: bool = False) -> Progress:
+    """Return the bar of all commands: what is done, how much of it, and the time left."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amount)
+    return Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=transient
+    )
 
 
 def describe_epoch(epoch: int, epochs: int, metrics: Metrics, metric: str) -> str:

@@ -25,7 +25,7 @@ from famseg.cli._common import (
     value_of,
 )
 from famseg.cli._say import say, say_json
-from famseg.messages import InputError, RunError, visible
+from famseg.messages import InputError, RunError
 
 if TYPE_CHECKING:
     from famseg.reconstruction import CoarseNetwork, Done, Inputs, Options, Outputs
@@ -256,36 +256,23 @@ def _report(done: Sequence[Done], out: Path, *, wanted: bool) -> Path | None:
 @contextmanager
 def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
     """Show the progress on standard error: a bar on a terminal, lines in a log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from famseg.cli._progress import counting
 
-    console = Console(stderr=True)
-
-    def tell(text: str) -> None:
-        console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
-
-    for refused in found.refused:
-        what = "left out" if refused.left_out else "refused"
-        tell(f"{refused.subject}  {what}: {refused.reason}")
-    if not console.is_terminal:
-
-        def line(done: Done, count: int, of: int) -> None:
-            if done.case is not None or of > 1:  # for a single input, the error says it
-                tell(f"{count}/{of}  {done.name}  {_said(done)}")
-
-        yield {"told": line}
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("reconstructing", total=len(found.found))
+    with counting("reconstructing") as count:
+        for refused in found.refused:
+            what = "left out" if refused.left_out else "refused"
+            count.tell(f"{refused.subject}  {what}: {refused.reason}")
+        count.update(0, len(found.found))
 
         def begun(name: str, stage: str) -> None:
-            bar.update(task, description=visible(f"{name}: {stage}"))
+            count.rename(f"{name}: {stage}")
 
-        def told(done: Done, count: int, of: int) -> None:
-            if done.case is not None or of > 1:
-                tell(f"{done.name}  {_said(done)}")
-            bar.update(task, completed=count, total=of)
+        def told(done: Done, number: int, of: int) -> None:
+            if done.case is not None or of > 1:  # for a single input, the error says it
+                place = "" if count.drawn else f"{number}/{of}  "
+                count.tell(f"{place}{done.name}  {_said(done)}")
+            if count.drawn:
+                count.update(number, of)
 
         yield {"begun": begun, "told": told}
 

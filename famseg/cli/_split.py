@@ -90,23 +90,24 @@ def split(
     and subjects give the same split. An existing split is kept, except for the subjects that
     --exclude and --exclude-list name.
     """
-    from famseg.engine import log_progress
+    from famseg.cli._progress import counting
     from famseg.preparation import split_folder
 
-    result = split_folder(
-        folder,
-        validation=validation,
-        test=test,
-        seed=seed,
-        stratify=stratify,
-        table=table,
-        allow_duplicates=allow_duplicates,
-        exclude=flags_of(exclude),
-        include=flags_of(include),
-        exclude_list=exclude_list,
-        force=force,
-        progress=log_progress("comparing skulls"),
-    )
+    with counting("comparing skulls") as count:
+        result = split_folder(
+            folder,
+            validation=validation,
+            test=test,
+            seed=seed,
+            stratify=stratify,
+            table=table,
+            allow_duplicates=allow_duplicates,
+            exclude=flags_of(exclude),
+            include=flags_of(include),
+            exclude_list=exclude_list,
+            force=force,
+            progress=count.update,
+        )
     if as_json:
         say_json(_as_dict(result))
         return

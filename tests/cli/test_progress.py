@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import time
 
+import pytest
 from rich.console import Console
 
-from famseg.cli._progress import Bar, Lines
+from famseg.cli._progress import Bar, Lines, counting
 
 METRICS = {
     "train/loss": 0.25,
@@ -54,3 +56,39 @@ def test_a_terminal_gets_a_bar_with_loss_penalty_and_validation() -> None:
         bar.epoch(1, METRICS)
         bar.stepped(3, loss=0.25, penalty=0.125)
     assert "3/4 steps  loss 0.2500  penalty 0.125  val dsc 0.7000" in text.getvalue()
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_a_terminal_gets_one_bar_for_counted_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_bytes: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with counting("scoring", in_bytes=in_bytes) as count:
+        assert count.drawn
+        count.update(1, 4)
+        count.rename("scoring [red]head_3[/]")
+        count.tell("head_1: [b]failed[/]")
+        count.update(3, 4)
+    shown = capsys.readouterr().err
+    assert ("3/4 bytes" if in_bytes else "3/4") in shown
+    assert "scoring [red]head_3[/]" in shown
+    assert "head_1: [b]failed[/]" in shown
+
+
+def test_a_log_gets_lines_for_counted_work(
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with caplog.at_level("INFO", "famseg"), counting("scoring") as count:
+        assert not count.drawn
+        count.update(1, 4)
+        now += 60
+        count.update(2, 4)
+        count.tell("head_1: failed")
+        count.update(4, 4)
+    assert caplog.messages == ["scoring: 2 of 4", "scoring: 4 of 4"]
+    assert capsys.readouterr().err == "head_1: failed\n"
