@@ -28,7 +28,7 @@ from famseg.preparation.sources import (
 from famseg.volumes import VOLUME_SUFFIXES
 
 Layout = Literal["auto", "folder", "dicom", "skullfix", "skullbreak", "mug500", "scidata2021"]
-"""Layouts of collections; ``folder`` takes each volume, mesh and project as a subject."""
+"""Layouts of collections; ``folder`` treats each volume, mesh and project as a subject."""
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
@@ -38,19 +38,21 @@ _Named = TypeVar("_Named", Source, Refused)
 def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = False) -> Found:
     """Find the subjects below a folder, in a file or in a ZIP archive.
 
-    Only names and headers are read; voxels are read by the sources.
+    Only names and headers are read here; the sources read the voxels later.
 
     Args:
-        root: A folder with anything in it (ZIP archives are looked into), one file, or one archive.
-        layout: ``auto`` recognizes the collections and otherwise takes whatever is there.
-        every_series: Take every DICOM series, not only the best one of those that show the same
-            head in one study.
+        root: A folder with any content (ZIP archives in it are searched, too), one file, or one
+            archive.
+        layout: ``auto`` recognizes the public collections and otherwise uses every file that it can
+            read.
+        every_series: Use every DICOM series, not only the best of those that show the same head in
+            one study.
 
     Returns:
-        The subjects, those that cannot be used with the reason, and the layout.
+        The usable subjects, the unusable ones with the reason, and the layout.
 
     Raises:
-        InputError: If there is no such file or folder, or nothing in it for the layout.
+        InputError: If the file or folder does not exist, or contains nothing that fits the layout.
     """
     root = Path(root)
     if layout not in LAYOUTS:
@@ -84,12 +86,12 @@ def find_sources(root: Path, *, layout: Layout = "auto", every_series: bool = Fa
 def _as_challenge(layout: Layout) -> Challenge | None:
     for challenge in get_args(Challenge):
         if layout == challenge:
-            return challenge  # type: ignore[no-any-return]  # get_args forgets the literals
+            return challenge  # type: ignore[no-any-return]  # get_args loses the literal types
     return None
 
 
 def _collection(tree: Tree, layout: Challenge) -> tuple[list[Source], list[Refused]]:
-    """Return the cases of a collection; files that do not belong to it are refused."""
+    """Return the cases of a collection; files that are not part of it are refused."""
     pieces = pieces_of(tree, layout)
     sources, refused = find_cases(pieces, layout)
     known = {piece.item for piece in pieces}
@@ -104,7 +106,7 @@ def _collection(tree: Tree, layout: Challenge) -> tuple[list[Source], list[Refus
 
 
 def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
-    """Return each file as a subject; a single file in a folder is named by the folder."""
+    """Return each file as a subject; a file that is alone in its folder is named after the folder."""
     volumes = {(i.place.parent, i.subject) for i in tree.files["volume"]}
     twins = [i for i in tree.files["mesh"] if (i.place.parent, i.subject) in volumes]
     refused = [
@@ -134,7 +136,7 @@ def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
 
 
 def _beside(item: Item) -> list[Path]:
-    """Return the voxel files of a header: its name with other suffixes."""
+    """Return the voxel files that belong to a header: the same name with another suffix."""
     if item.member is not None or not item.name.lower().endswith((".mhd", ".nhdr", ".hdr")):
         return []
     endings = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".img", ".IMG", ".img.gz", ".dat")
@@ -143,7 +145,7 @@ def _beside(item: Item) -> list[Path]:
 
 
 def unique_names(found: list[_Named], taken: set[str]) -> list[_Named]:
-    """Return sources or refusals with a number added to repeated names."""
+    """Return the sources or refusals with a number appended to repeated names."""
     names = set(taken)
     unique: list[_Named] = []
     for each in found:
@@ -156,7 +158,7 @@ def unique_names(found: list[_Named], taken: set[str]) -> list[_Named]:
 
 
 def _hidden(refused: Refused, words: PersonalWords) -> Refused:
-    """Return a refusal without words of headers: its folder may be named after a patient."""
+    """Return a refusal without words from headers, since its folder may be named after a patient."""
     if not words.in_text(f"{refused.subject} {refused.origin}"):
         return refused
     origin = words.masked(PurePosixPath(refused.origin))

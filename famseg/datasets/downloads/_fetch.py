@@ -1,7 +1,7 @@
 """Download of one file: resumed, checked and completed atomically.
 
-Not by pooch: pooch 1.9 downloads into a temporary file that it deletes when the transfer breaks, and
-sends no ``Range``: each try would start from zero.
+Not by pooch: pooch 1.9 downloads into a temporary file that it deletes when the transfer breaks,
+and sends no ``Range``: each try would start from zero.
 """
 
 from __future__ import annotations
