@@ -13,8 +13,6 @@ from ._experiment import Experiment as Experiment
 from ._experiment import History as History
 from ._experiment import Saved as Saved
 from ._fit import Fit as Fit
-from ._main import leased as leased
-from ._main import on_main as on_main
 from ._memory import keep_freed_memory as keep_freed_memory
 from ._methods_config import GSAMConfig as GSAMConfig
 from ._methods_config import LookSAMConfig as LookSAMConfig
@@ -30,14 +28,16 @@ from ._open_run import Opened as Opened
 from ._open_run import Which as Which
 from ._open_run import device_of as device_of
 from ._open_run import open_run as open_run
-from ._page import WritePage as WritePage
-from ._page import page_of as page_of
 from ._precision import exact_float32 as exact_float32
 from ._processes import Processes as Processes
 from ._processes import processes as processes
 from ._progress import log_progress as log_progress
+from ._rank_zero import leased as leased
+from ._rank_zero import on_main as on_main
 from ._recorder import Recorder as Recorder
 from ._recorder import recorder_of as recorder_of
+from ._report_page import WritePage as WritePage
+from ._report_page import page_of as page_of
 from ._result import Best as Best
 from ._result import FitResult as FitResult
 from ._schedule import learning_rate_factor as learning_rate_factor

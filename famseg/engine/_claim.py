@@ -12,8 +12,8 @@ from pathlib import Path
 
 from famseg.config import differences, read
 from famseg.engine._config import FREE_ON_RESUME, RunConfig
-from famseg.engine._main import on_main
 from famseg.engine._processes import Processes
+from famseg.engine._rank_zero import on_main
 from famseg.messages import InputError
 from famseg.runs import (
     Lease,

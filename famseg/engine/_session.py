@@ -16,15 +16,21 @@ from famseg.engine._config import RunConfig
 from famseg.engine._device import say_device
 from famseg.engine._evaluation import evaluate_run, is_evaluated
 from famseg.engine._experiment import Experiment
-from famseg.engine._main import on_main
+from famseg.engine._initial_weights import (
+    Origin,
+    find_weights,
+    load_again,
+    load_origin,
+    note_origin,
+)
 from famseg.engine._memory import keep_freed_memory
 from famseg.engine._network import weights_hash
 from famseg.engine._observer import Observer
-from famseg.engine._origin import Origin, find_weights, load_again, load_origin, note_origin
-from famseg.engine._page import WritePage, page_of
 from famseg.engine._precision import exact_float32
 from famseg.engine._processes import Processes
+from famseg.engine._rank_zero import on_main
 from famseg.engine._recorder import Recorder, recorder_of
+from famseg.engine._report_page import WritePage, page_of
 from famseg.engine._result import FitResult
 from famseg.engine._signals import Interrupted, Paused, StopRequest
 from famseg.files import read_json

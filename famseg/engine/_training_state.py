@@ -22,9 +22,9 @@ from famseg.engine._checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from famseg.engine._main import on_main
 from famseg.engine._meter import Meter
 from famseg.engine._processes import Processes
+from famseg.engine._rank_zero import on_main
 from famseg.engine._result import Best
 from famseg.engine._trust import check_optimizer, check_scheduler
 from famseg.messages import DAMAGED, InputError, visible

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from famseg.engine._checkpoint import LAST, PREVIOUS, load_checkpoint
-from famseg.engine._main import on_main
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
+from famseg.engine._rank_zero import on_main
 from famseg.files import read_json
 from famseg.messages import DAMAGED, InputError, visible
 from famseg.runs import RunFolder, open_run_folder
