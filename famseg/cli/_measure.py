@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-  famseg measure runs/skull-lambda0.002-seed0
+  famseg measure runs/skull-lambda0.0006-seed0
 
-  famseg measure runs/skull-lambda0.002-seed0 --layers expand,latent --samples 64
+  famseg measure runs/skull-lambda0.0006-seed0 --layers expand,latent --samples 64
 
-  famseg measure runs/skull-lambda0.002-seed0 --layers 'decode.*' --no-eigenvalues
+  famseg measure runs/skull-lambda0.0006-seed0 --layers 'decode.*' --no-eigenvalues
 
-  famseg measure runs/skull-lambda0.002-seed0 --split test/set2 --checkpoint last --json
+  famseg measure runs/skull-lambda0.0006-seed0 --split test/set2 --checkpoint last --json
 """
 
 _SPLITS = ("validation", "test", "train")
