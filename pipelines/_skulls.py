@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DRAWN = 3  # validation cases in an image
 
 
-class SkullsExperiment(engine.Experiment):
+class DefectExperiment(engine.Experiment):
     """A network that is given skulls with defects.
 
     Args:

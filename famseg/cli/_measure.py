@@ -264,8 +264,7 @@ def _report(
 
 def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     """Write the files, report.json last: if it exists, the report is complete."""
-    from famseg.files import csv_text, write_atomically
-    from famseg.tracking import write_json
+    from famseg.files import csv_text, write_atomically, write_json
 
     folder, rows = opened.folder.flatness, report.records()
     layers = csv_text(list(rows[0]), rows, for_people=True)

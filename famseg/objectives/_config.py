@@ -313,6 +313,21 @@ PenaltyConfig = Annotated[
 ]
 
 
+def penalized_layer(penalty: object, default: str) -> str:
+    """Return the layer that a penalty is about, the first of several.
+
+    Args:
+        penalty: A `PenaltyConfig`.
+        default: The answer for a penalty that is not about a layer, or none at all.
+
+    Example:
+        >>> penalized_layer(WeightDecayConfig(layer="latent", weight=0.1), "expand")
+        'latent'
+    """
+    layer = getattr(penalty, "layer", default)
+    return layer if isinstance(layer, str) else str(layer[0])
+
+
 def _naming_the_key(make: Callable[..., Terms], *args: object, **options: object) -> Terms:
     """Call a constructor and say under which key a fault that it finds was written."""
     from famseg.flatness import FlatnessError, LayerError, LayerNotFoundError

@@ -240,7 +240,7 @@ def same_heads(
     for count, (i, j) in enumerate(pairs, start=1):
         first, second = names[i], names[j]
         if known.get(first, first) != known.get(second, second):
-            dice = _best(held(first), held(second))
+            dice = _best(held(first), held(second), threshold)
             if dice >= threshold:
                 found.append(Duplicate(first, second, dice, "same head"))
         if progress is not None:
@@ -261,13 +261,16 @@ def _read(name: str, file: Path) -> Head:
         raise InputError(f"{name}: {file}: contains no bone: remove it from the manifest") from None
 
 
-def _best(one: Head, other: Head) -> float:
-    """Return the agreement of two heads, the better of aligning either one to the other."""
+def _best(one: Head, other: Head, enough: float) -> float:
+    """Return the agreement of two heads, the better of aligning either one to the other.
+
+    The second alignment is left out if the first reaches ``enough``.
+    """
     found = 0.0
     for moving, fixed in ((one, other), (other, one)):
         motion = refined(moving, fixed, aligned(moving, fixed))
         found = max(found, agreement(moving, fixed, motion))
-        if found >= SAME_HEAD_DICE:
+        if found >= enough:
             break
     return found
 
