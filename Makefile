@@ -16,7 +16,7 @@ help:
 	@echo "make viewer  fetch what draws the interactive views of reports"
 	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
 	@echo "make nightly  what takes long: all commands of the docs, kills, random networks, fuzzing, release checks"
-	@echo "make fuzz    give the readers what nobody would, for twice ten minutes"
+	@echo "make fuzz    feed malformed files to the file readers, for twice ten minutes"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
 install: $(READY)

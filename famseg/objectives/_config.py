@@ -236,7 +236,7 @@ class RelativeFlatnessConfig(Strict):
         "auto",
         description="compute the penalty at every k-th step with k times the weight, which keeps "
         "the mean gradient; auto: 1 with a named estimator or where the penalty is free, else 4 "
-        "on a part of the batch and 10 on all of it, less where the penalty is strong",
+        "on a part of the batch and 10 on all of it, and a smaller k where the penalty is strong",
     )
     samples: Annotated[int, Field(gt=0)] | Literal["auto", "all"] = Field(
         "auto",

@@ -66,7 +66,7 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
     Returns:
         Shape of the grid. A sum has one order, so the same bits come back on every processor.
     """
-    # Turned round, as scans lie in memory slice by slice.
+    # Transposed: scans are stored slice by slice.
     values, axes = np.ascontiguousarray(values.T), list(axes)[::-1]
     bone = values > 0
     some, whole = bone, bone
