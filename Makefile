@@ -42,7 +42,7 @@ train: $(READY)
 	@echo "Compare runs in the MLflow UI:  $(BIN)/famseg ui"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,7 +56,7 @@ check: lint test
 # Each part runs even where one before it has failed.
 nightly: $(RELEASE)
 	status=0; \
-	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 || status=1; \
+	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 --dist worksteal || status=1; \
 	FAMSEG_EXAMPLES=20 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
 		tests/flatness/test_random_networks.py || status=1; \
 	for part in fuzz wheel sbom audit licences; do $(MAKE) $$part || status=1; done; \
