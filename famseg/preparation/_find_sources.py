@@ -106,7 +106,7 @@ def _collection(tree: Tree, layout: Challenge) -> tuple[list[Source], list[Refus
 
 
 def _files(tree: Tree) -> tuple[list[Source], list[Refused]]:
-    """Return each file as a subject; a file that is alone in its folder is named after the folder."""
+    """Return each file as a subject; a file alone in its folder is named after the folder."""
     volumes = {(i.place.parent, i.subject) for i in tree.files["volume"]}
     twins = [i for i in tree.files["mesh"] if (i.place.parent, i.subject) in volumes]
     refused = [
@@ -158,7 +158,7 @@ def unique_names(found: list[_Named], taken: set[str]) -> list[_Named]:
 
 
 def _hidden(refused: Refused, words: PersonalWords) -> Refused:
-    """Return a refusal without words from headers, since its folder may be named after a patient."""
+    """Return a refusal without words from headers: its folder may be named after a patient."""
     if not words.in_text(f"{refused.subject} {refused.origin}"):
         return refused
     origin = words.masked(PurePosixPath(refused.origin))
