@@ -298,7 +298,7 @@ class _Neighborhood(NamedTuple):
 
     @classmethod
     def of(cls, field: BoneField, turn: Turn) -> _Neighborhood:
-        """Divide a field into blocks so large that a voxel of the grid reaches only adjacent ones."""
+        """Divide a field into blocks so large that voxels of the grid reach only adjacent ones."""
         reach = np.abs(turn).sum(axis=1) / 2 + 1
         edges = np.ceil(reach).astype(np.intp)
         bone = field.values > 0
