@@ -10,8 +10,9 @@
   ``B0001/B0001.nrrd`` with ``B0001_implant.stl`` for craniotomies.
 - SciData 2021 (doi 10.1038/s41597-021-00806-0): ``CASE.nrrd``, ``CASE_DefectsNN.nrrd`` and
   ``CASE_ImplantsNN.nrrd``, as the scripts of its authors name them, or the subfolders ``Defects``
-  and ``Implants`` of a case. Folders above these may have any name; one such as ``training_set`` or
-  ``test`` defines the split.
+  and ``Implants`` of a case.
+
+Folders above these may have any name; one such as ``training_set`` or ``test`` defines the split.
 """
 
 from __future__ import annotations
