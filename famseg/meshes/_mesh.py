@@ -119,7 +119,7 @@ class Mesh:
 
     @property
     def _tetrahedra(self) -> Floats:
-        """Return signed volumes between each face and a point; a central one limits cancellation."""
+        """Return signed volumes between each face and a point, best a central one."""
         if len(self.faces) == 0:
             return np.zeros(0)
         middle = self.bounds_mm.mean(axis=0)
