@@ -157,7 +157,7 @@ def _split(text: str) -> list[str]:
 
 
 def grid(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Return all combinations, with ``seed`` varying slowest, to get a result for each setting early.
+    """Return all combinations, with ``seed`` varying slowest, for early results of each setting.
 
     Args:
         axes: The axes, without drawn ones.

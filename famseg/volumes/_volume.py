@@ -284,7 +284,7 @@ def read_header(
     if volume_suffix(path) in _NIFTI:
         stated = nifti_affine(
             nifti_header(path)
-        )  # ITK prefers the qform and rounds differently
+        )  # ITK prefers the qform and also rounds differently
         other = np.abs(stated - affine).max() > 1e-2 * spacing.min() and not _sheared(stated)
         return stated if other else affine
     affine[:3] *= unit_mm(path)
