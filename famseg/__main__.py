@@ -1,4 +1,4 @@
-"""``python -m famseg``, as torchrun starts it."""
+"""``python -m famseg``, which torchrun uses."""
 
 from famseg.cli import main
 

@@ -1,23 +1,23 @@
-"""How the command imports MONAI, ignite and torch.optim: without what nobody asked for.
+"""Faster imports of MONAI, ignite and torch.optim in the command, without unused modules.
 
-``import monai`` executes every one of its modules, most of them twice, and with them transformers,
-pandas, matplotlib and scikit-image; ignite takes in all of ``torch.distributed`` for one
-``isinstance``. That is three quarters of the time from a command to its first step. A finder in
-front of Python's own changes how these packages begin, and nothing of what they offer:
+``import monai`` executes all of its modules, most of them twice, and imports transformers, pandas,
+matplotlib and scikit-image; ignite imports all of ``torch.distributed`` for one ``isinstance``.
+This takes three quarters of the time from the start of a command to its first step. A meta path
+finder before Python's own changes how these packages are initialized, but not what they provide:
 
-- ``monai`` leaves out its scan of itself. Its sub-packages and modules are imported when an
-  attribute asks for them, and all of them before a bundle looks a class up by its bare name.
-- what MONAI takes by ``optional_import`` from `_DEFERRED` is imported on its first use, and so is
-  matplotlib.pyplot.
-- ``ignite.handlers.checkpoint`` asks for the class of ZeRO optimizers once one can exist.
-- torch hides its optimizers from TorchDynamo once there is a TorchDynamo, not before.
+- ``monai`` does not scan its own modules. Its subpackages and modules are imported on first access
+  of an attribute, and all of them before a bundle looks up a class by its bare name.
+- packages in `_DEFERRED` that MONAI imports by ``optional_import`` are imported on first use, and
+  so is matplotlib.pyplot.
+- ``ignite.handlers.checkpoint`` imports the class of ZeRO optimizers only if one can exist.
+- torch hides its optimizers from TorchDynamo only once TorchDynamo is loaded.
 
-It concerns only processes of the command, and there what is imported after it: `famseg` as a
-library leaves imports alone. ``tests/test_libraries.py`` compares the outcome with a plain
-``import monai``; when it fails after an upgrade, look here first.
+This affects only processes of the command, and only imports after it; `famseg` as a library does
+not change imports. ``tests/test_libraries.py`` compares the result with a plain ``import monai``;
+if it fails after an upgrade, look here first.
 """
 
-# ruff: noqa: ANN401  # arguments and values of other packages, passed on as they are
+# ruff: noqa: ANN401 # arguments and values of other packages, passed on unchanged
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-# Installed packages that take long to import and that MONAI needs for a few functions each.
+# Packages that are slow to import and that MONAI needs only for a few functions each.
 _DEFERRED = {
     "bs4",
     "matplotlib",
@@ -50,19 +50,19 @@ _DEFERRED = {
     "transformers",
 }
 _CHANGED = {"ignite.handlers.checkpoint", "torch._compile", "torch.optim.optimizer"}
-# Modules of MONAI that import pyplot, for one function each.
+# Modules of MONAI that import pyplot, each for one function.
 _PLOTTING = {"monai.optimizers.lr_finder", "monai.utils.jupyter_utils"}
 _ZERO = "torch.distributed.optim"
 
 
 def install() -> None:
-    """Put the finder in front of Python's own; a second call changes nothing."""
+    """Insert the finder before Python's own; a second call has no effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder:
-    """Finds what Python finds, and has `_Loader` execute it."""
+    """Finds modules like Python, but lets `_Loader` execute them."""
 
     @staticmethod
     def find_spec(
@@ -71,7 +71,7 @@ class _Finder:
         if name not in _CHANGED and name.partition(".")[0] != "monai":
             return None
         spec = PathFinder.find_spec(name, path, target)
-        # Whatever else loads it (a zip, an editable installation) is left to itself.
+        # Modules with any other loader (a zip, an editable installation) are not changed.
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
@@ -121,13 +121,13 @@ def _execute_unscanned(execute: Callable[[ModuleType], None], monai: ModuleType)
         pkgutil.walk_packages = walk
         if "monai.utils.module" in sys.modules:
             vars(sys.modules["monai.utils.module"])["walk_packages"] = walk
-    # Where the scan begins. MONAI's packages import each other in circles, and not every place to
-    # begin at leads through.
+    # Start of the scan. MONAI's packages have circular imports, which not every order of imports
+    # resolves.
     import_module("monai.apps")
 
 
 def _submodule(package: str, name: str) -> ModuleType:
-    """Import a module that the scan would have made an attribute of its package."""
+    """Import a module that the scan would have set as an attribute of its package."""
     full = f"{package}.{name}"
     if name.startswith("__") or importlib.util.find_spec(full) is None:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -135,7 +135,7 @@ def _submodule(package: str, name: str) -> ModuleType:
 
 
 def _after_all_of_monai(find: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Import all that the scan would have, before ``find`` looks through ``sys.modules``."""
+    """Import everything that the scan would, before ``find`` searches ``sys.modules``."""
 
     @functools.wraps(find)
     def find_in_all(*arguments: Any) -> list[str]:
@@ -151,7 +151,7 @@ def _import_as_the_scan(name: str, monai: ModuleType) -> None:
     scanned = monai.excludes
     utils = sys.modules["monai.utils.module"]
     if utils.match(scanned, name) is None:
-        # As in the scan: a module may need a package that is not installed.
+        # As in the scan, since a module may need a package that is not installed.
         with contextlib.suppress(utils.OptionalImportError):
             import_module(name)
 
@@ -177,7 +177,7 @@ def _is_there(
     as_type: str = "default",
     **__: Any,
 ) -> bool:
-    """Whether it can wait: an installed package of `_DEFERRED`, of the version asked for."""
+    """Return whether an import can be deferred: an installed package with a suitable version."""
     package = module.partition(".")[0]
     if package not in _DEFERRED or as_type != "default" or version_args is not None:
         return False
@@ -187,7 +187,7 @@ def _is_there(
         return True
     if version_checker is None:
         return False
-    from importlib import metadata  # slow to import, and seldom asked for
+    from importlib import metadata  # slow to import, and rarely needed
 
     names = {"skimage": "scikit-image", "PIL": "pillow", "sklearn": "scikit-learn"}
     installed = metadata.version(names.get(package, package))
@@ -195,14 +195,14 @@ def _is_there(
 
 
 def _found(name: str) -> bool:
-    """Whether a module can be found; the packages that it is in are imported for that."""
+    """Return whether a module can be found, which imports its parent packages."""
     with contextlib.suppress(ImportError, ValueError):
         return importlib.util.find_spec(name) is not None
     return False
 
 
 class _Deferred:
-    """Stands for a module, function or class that is imported when it is used."""
+    """Proxy for a module, function or class that is imported on first use."""
 
     def __init__(self, ask: Callable[[], tuple[Any, bool]]) -> None:
         self._ask = ask
@@ -262,16 +262,16 @@ def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleT
 
 class _WhereImported(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        real = sys.modules.get(_ZERO)  # without it there is no such optimizer
+        real = sys.modules.get(_ZERO)  # if it is not loaded, there is no such optimizer
         return real is not None and isinstance(instance, real.ZeroRedundancyOptimizer)
 
 
 class _ZeroRedundancyOptimizer(metaclass=_WhereImported):
-    """What ``torch.distributed.optim.ZeroRedundancyOptimizer`` is to ``isinstance``."""
+    """Proxy for ``torch.distributed.optim.ZeroRedundancyOptimizer`` in ``isinstance``."""
 
 
 def _disabling(disable_dynamo: Callable[..., Any]) -> Callable[..., Any]:
-    """Hide a function from TorchDynamo as torch does, without importing TorchDynamo for it."""
+    """Hide a function from TorchDynamo as torch does, but without importing TorchDynamo."""
 
     @functools.wraps(disable_dynamo)
     def disabling(fn: Callable[..., Any] | None = None, recursive: bool = True) -> Any:
@@ -281,7 +281,7 @@ def _disabling(disable_dynamo: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(fn)
         def inner(*arguments: Any, **options: Any) -> Any:
-            # What has not been imported traces nothing.
+            # If it has not been imported, it does not trace anything.
             call = hidden if "torch._dynamo" in sys.modules else fn
             return call(*arguments, **options)
 
@@ -291,7 +291,7 @@ def _disabling(disable_dynamo: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _using_grad(use_grad: Callable[..., Any]) -> Callable[..., Any]:
-    """Switch gradients in a step of an optimizer as torch does, which tells TorchDynamo of it."""
+    """Switch gradients in an optimizer step as torch does, without importing TorchDynamo."""
 
     @functools.wraps(use_grad)
     def using_grad(step: Callable[..., Any]) -> Callable[..., Any]:

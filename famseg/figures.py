@@ -1,7 +1,7 @@
-"""The style of all figures that famseg writes: PNG for the screen, SVG for papers.
+"""The style of all figures written by famseg, as PNG for the screen and SVG for papers.
 
-Colors are Okabe and Ito's, which every eye tells apart. matplotlib is imported when a figure is
-made, not before: the flatness library works without it.
+Colors are those of Okabe and Ito, which are distinguishable with any color vision. matplotlib is
+imported only when a figure is created, since the flatness library works without it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#56B4E9",
     "#000000",
 )
-# Okabe and Ito's palette, without its yellow, which is faint on white.
+# The palette of Okabe and Ito without its yellow, which is faint on white.
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 GREY = "#777777"
 DPI = 120
-_MOST_DECADES = 2.5  # of an axis on which numbers between decades are named
+_MOST_DECADES = 2.5  # largest range of an axis with labels between decades
 
-STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by one
+STYLE: dict[Any, Any] = {  # matplotlib types the names of settings as a Literal
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 10,
@@ -49,18 +49,18 @@ STYLE: dict[Any, Any] = {  # matplotlib lists the names of its settings one by o
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "savefig.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: small, and it can be searched
+    "svg.fonttype": "none",  # text stays text, which is small and searchable
     "svg.hashsalt": "famseg",  # the same figure has the same bytes
-    "text.parse_math": False,  # a name with dollar signs is not a formula
+    "text.parse_math": False,  # names with dollar signs are not formulas
     "xtick.labelsize": 9,
-    "xtick.minor.pad": 5.0,  # labels of major and minor ticks are on one line
+    "xtick.minor.pad": 5.0,  # aligns the labels of major and minor ticks
     "ytick.labelsize": 9,
 }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Use the style for what is drawn inside.
+    """Use the style for figures drawn inside the context.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -77,7 +77,7 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Figu
     Args:
         width: Its width in inches.
         height: Its height in inches.
-        constrained: Whether matplotlib makes room for titles and labels.
+        constrained: Whether matplotlib reserves space for titles and labels.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -91,12 +91,12 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Figu
 
 
 def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
-    """Return a figure as a file; the same bytes for the same figure, without a date.
+    """Return a figure as a file without a date; the same figure gives the same bytes.
 
     Args:
         figure: The figure.
         kind: ``png`` or ``svg``.
-        dpi: Pixels per inch; in an SVG file, of the images in it.
+        dpi: Pixels per inch; in an SVG file, for the images in it.
     """
     _name_decades(figure)
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": "famseg"}
@@ -107,7 +107,7 @@ def encode(figure: Figure, kind: Kind = "png", *, dpi: int = DPI) -> bytes:
 
 
 def _name_decades(figure: Figure) -> None:
-    """Write plain numbers at logarithmic axes: matplotlib's default writes formulas."""
+    """Label logarithmic axes with plain numbers instead of matplotlib's formulas."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext
 
     for axes in figure.axes:
@@ -121,7 +121,7 @@ def _name_decades(figure: Figure) -> None:
 
 
 def _between(x: float, _: int | None = None) -> str:
-    """Name two of the eight numbers between decades: all would run into each other."""
+    """Label two of the eight numbers between decades, since all would overlap."""
     return f"{x:g}" if f"{x:e}"[0] in "25" else ""
 
 
@@ -130,7 +130,7 @@ def _no_name(x: float, _: int | None = None) -> str:
 
 
 def files(figure: Figure, *, dpi: int = DPI) -> dict[str, bytes]:
-    """Return a figure as PNG and as SVG, by the ending of the file.
+    """Return a figure as PNG and SVG, by the suffix of the file.
 
     Args:
         figure: The figure.

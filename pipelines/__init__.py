@@ -1,1 +1,1 @@
-"""One readable module per task; found through the entry-point group ``famseg.pipelines``."""
+"""One readable module per task, found through the entry-point group ``famseg.pipelines``."""

@@ -1,4 +1,4 @@
-"""What every pipeline with classes shares: metrics, evaluation, and the flatness of the head."""
+"""Common parts of pipelines with classes: metrics, evaluation, and the flatness of the head."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 KEY_METRIC = "accuracy"
 SCORES = ("test/accuracy", "test/loss", "test/ece", "test/gap")
-# At most this many training samples, class by class and without augmentation: the gap to the test
-# comes from the first number of them, the flatness of the head from the second.
+# Largest numbers of training samples, stratified by class and without augmentation, for the gap to
+# the test and for the flatness of the head.
 EVALUATED, MONITORED = 5000, 512
 
 
@@ -28,10 +28,10 @@ class ClassesExperiment(engine.Experiment):
 
     Args:
         config: The configuration of the run.
-        device: Where the network computes.
-        objective: Batch to terms, around the network, whose ``body`` can be compiled and whose last
-            layer is its ``head``.
-        data: Names of the classes, fingerprint and manifest.
+        device: The device of the network.
+        objective: Maps a batch to terms, with a network whose ``body`` can be compiled and whose
+            last layer is ``head``.
+        data: Contains names of the classes, fingerprint and manifest.
         train: The training samples, which may be augmented.
         validation: The samples that choose the best epoch.
         tests: The sets of the evaluation: ``test``, and ``train`` for the gap between the two.
@@ -40,7 +40,7 @@ class ClassesExperiment(engine.Experiment):
 
     key_metric = KEY_METRIC
     scores = SCORES
-    batch_size = 256  # of monitoring and evaluation
+    batch_size = 256  # for monitoring and evaluation
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ClassesExperiment(engine.Experiment):
         return evaluation.classification_table(summary)
 
     def signs(self, history: engine.History, summary: Mapping[str, Any]) -> Sequence[str]:
-        """Return sentences about what went wrong."""
+        """Return sentences about signs of failure."""
         return evaluation.classification_signs(
             history,
             summary,

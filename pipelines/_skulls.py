@@ -1,4 +1,4 @@
-"""What every pipeline on skulls shares: data, baselines, evaluation and images in slices."""
+"""Common parts of pipelines with skulls: data, baselines, evaluation and images of slices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Cases = Dataset[Mapping[str, Any]]
     Mask = npt.NDArray[np.bool_]
 
-DRAWN = 3  # validation cases in an image
+DRAWN = 3  # number of validation cases in an image
 
 
 class DefectExperiment(engine.Experiment):
@@ -28,9 +28,9 @@ class DefectExperiment(engine.Experiment):
 
     Args:
         config: The configuration of the run.
-        device: Where the network computes.
-        objective: Batch to terms, around the network.
-        skulls: The complete skulls; those of the training make the baselines.
+        device: The device of the network.
+        objective: Maps a batch to terms, with the network.
+        skulls: The complete skulls; the training split is used for the baselines.
         train: The training cases.
         validation: The cases that choose the best epoch.
         tests: The cases of the evaluation.
@@ -66,7 +66,7 @@ class DefectExperiment(engine.Experiment):
 
     @abstractmethod
     def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
-        """Return the completed skull of a case, and its score in words."""
+        """Return the completed skull of a case, and its score as text."""
 
     def image(self, model: nn.Module) -> engine.RGBImage:
         """Draw slices through the first validation cases: input, prediction and reference."""

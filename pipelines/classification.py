@@ -1,4 +1,4 @@
-"""Image classification: the input is an image, the output the class of what it shows.
+"""Image classification: the input is an image, the output its class.
 
 The experiments of the FAM paper (arXiv 2307.02337, section 4.2) on CIFAR-10, CIFAR-100, SVHN and
 FashionMNIST: a classifier under cross-entropy plus lambda times the relative flatness of its last
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_METRIC", "Config", "build"]
 
-SHOWN = 32  # validation images that are drawn with the network's predictions
+SHOWN = 32  # number of validation images drawn with the network's predictions
 
 Split = Literal["train", "validation", "test"]
 
@@ -53,10 +53,10 @@ def build(config: Config, device: torch.device) -> ImageExperiment:
 
     Args:
         config: The configuration.
-        device: Where the network computes.
+        device: The device of the network.
 
     Raises:
-        InputError: If data, network and penalty do not fit together.
+        InputError: If data, network and penalty are incompatible.
     """
     return ImageExperiment(config, device)
 
@@ -119,5 +119,5 @@ class ImageExperiment(ClassesExperiment):
 
 
 def ready(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a batch as it is, for ``collate``: the data set returns whole batches."""
+    """Return a batch unchanged, for ``collate``, since the data set returns whole batches."""
     return batch

@@ -1,9 +1,9 @@
 """Implants: the input is a skull with a defect, the output the implant that fills it.
 
-The coarse network of a reconstruction learns from complete skulls that are moved and deformed and
-get defects of five classes, many per head. The final evaluation calibrates the threshold of the
-implant and the confidence on validation cases and then scores one test case of each class per head.
-Everything that the network adds to the skull counts, wherever it is.
+The coarse network of a reconstruction is trained on complete skulls that are moved, deformed and
+given defects of five classes, many per head. The final evaluation calibrates the threshold of the
+implant and the confidence on validation cases, and then scores one test case of each class per
+head. Everything that the network adds to the skull counts, regardless of its location.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from ._skulls import Mask
 
-# Twice the overlap of probability and implant over the sum of both: it is above 0 even while the
-# probabilities of a network are still below every threshold.
+# Soft Dice: twice the overlap of probability and implant divided by the sum of both, which is above
+# 0 even while all probabilities are below every threshold.
 KEY_METRIC = "soft_dsc"
 SCORES = (
     "test/set1/implant/dsc",
@@ -38,7 +38,7 @@ SCORES = (
     "test/set1/implant/hd95_mm",
     "test/set1/implant/failed",
 )
-# Phantoms that are trained on in addition to a folder differ from those that are the data.
+# Phantoms used in addition to a folder differ from phantoms used as the data.
 EXTRA_SEED = 1_000_003
 WORTH_A_WARNING = 0.3  # mean implant DSC of the validation
 
@@ -86,10 +86,10 @@ def build(config: Config, device: torch.device) -> ImplantExperiment:
 
     Args:
         config: The configuration.
-        device: Where the network computes.
+        device: The device of the network.
 
     Raises:
-        InputError: If data, network and penalty do not fit together.
+        InputError: If data, network and penalty are incompatible.
     """
     return ImplantExperiment(config, device)
 
@@ -136,7 +136,7 @@ class ImplantExperiment(DefectExperiment):
         return evaluation.with_loss(rows, self.loss, outputs, batch["implant"])
 
     def coarse(self, model: nn.Module) -> reconstruction.CoarseNetwork:
-        """Return a network as a reconstruction uses it, before its calibration."""
+        """Return a network in the form used by a reconstruction, before its calibration."""
         return reconstruction.CoarseNetwork(
             model=model,
             size=self.config.data.size,
@@ -185,7 +185,7 @@ class ImplantExperiment(DefectExperiment):
         return table(summary)
 
     def signs(self, history: engine.History, summary: Mapping[str, Any]) -> Sequence[str]:
-        """Return sentences about what went wrong."""
+        """Return sentences about signs of failure."""
         found = summary["calibration"]
         warnings = evaluation.failure_signs(
             history,
@@ -204,7 +204,7 @@ class ImplantExperiment(DefectExperiment):
         return warnings
 
     def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
-        """Return the completed skull of a case, and its score in words."""
+        """Return the completed skull of a case, and its score as text."""
         image, implant = (item[key][0].numpy() > 0 for key in ("image", "implant"))
         network = self.coarse(model)
         found = network.implant(image)
@@ -213,7 +213,7 @@ class ImplantExperiment(DefectExperiment):
 
 
 def start_from(model: nn.Module, initial: str) -> None:
-    """Give a network the weights of a trained one.
+    """Load the weights of a trained network.
 
     Raises:
         InputError: If there is no such model, or its network is a different one.
@@ -267,7 +267,7 @@ class ImplantCompletion:
         self.network = network
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the masks of the completed skulls, of the same shape as ``images``."""
+        """Return the masks of the completed skulls, with the same shape as ``images``."""
         import torch
 
         skulls = images[:, 0].cpu().numpy() > 0.5
@@ -278,7 +278,7 @@ class ImplantCompletion:
 def by_class(
     rows: Sequence[evaluation.CaseRow], classes: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the summary of each class of defects, whose name ends the name of a case."""
+    """Return the summary of each class of defects, which is the last part of a case's name."""
     of_class = [
         replace(row, set=where)
         for where in classes

@@ -1,4 +1,4 @@
-"""Text classification: does the second sentence follow from the first, and similar tasks.
+"""Text classification, such as whether the first sentence entails the second.
 
 The language experiment of the FAM paper (arXiv 2307.02337, section 4.4): a pretrained encoder is
 fine-tuned under cross-entropy plus lambda times the relative flatness of its classifier.
@@ -43,10 +43,10 @@ def build(config: Config, device: torch.device) -> TextExperiment:
 
     Args:
         config: The configuration.
-        device: Where the network computes.
+        device: The device of the network.
 
     Raises:
-        InputError: If data, network and penalty do not fit together.
+        InputError: If data, network and penalty are incompatible.
     """
     return TextExperiment(config, device)
 

@@ -56,10 +56,10 @@ def build(config: Config, device: torch.device) -> SkullExperiment:
 
     Args:
         config: The configuration.
-        device: Where the network computes.
+        device: The device of the network.
 
     Raises:
-        InputError: If data, network and penalty do not fit together.
+        InputError: If data, network and penalty are incompatible.
     """
     return SkullExperiment(config, device)
 
@@ -121,7 +121,7 @@ class SkullExperiment(DefectExperiment):
         return evaluation.table(summary)
 
     def signs(self, history: engine.History, summary: Mapping[str, Any]) -> Sequence[str]:
-        """Return sentences about what went wrong."""
+        """Return sentences about signs of failure."""
         return evaluation.failure_signs(
             history,
             weight=self.config.penalty.weight,
@@ -142,7 +142,7 @@ class SkullCompletion:
 
     Args:
         model: The network; returns logits.
-        device: Where it computes.
+        device: The device of the computation.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -150,7 +150,7 @@ class SkullCompletion:
         self.device = device
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the masks of the completed skulls, of the same shape as ``images``."""
+        """Return the masks of the completed skulls, with the same shape as ``images``."""
         from monai.networks.utils import eval_mode
 
         with eval_mode(self.model):

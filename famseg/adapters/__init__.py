@@ -1,11 +1,12 @@
-"""Relative flatness in the trainers of others, a module for each; the framework is its import.
+"""Relative flatness in other trainers, with one module per framework, which it imports.
 
 - `famseg.adapters.monai`: ``FAMStep``, the ``iteration_update`` of MONAI's ``SupervisedTrainer``.
 - `famseg.adapters.lightning`: ``FAMModule`` and ``FAMMixin`` for Lightning's ``Trainer``.
 - `famseg.adapters.transformers`: ``FAMTrainer``, the ``Trainer`` of Hugging Face's transformers.
 
-A loop of one's own needs none of them, see `famseg.flatness`. What they add to
-`famseg.flatness.FAM` is what a loop must otherwise think of: which optimizer step a forward pass
-belongs to, so that accumulated and resumed steps are penalized as uninterrupted ones; other probes
-on other processes; the objective, not the network, inside ``DistributedDataParallel``.
+Your own training loop does not need them, see `famseg.flatness`. In addition to
+`famseg.flatness.FAM`, they handle what a loop must otherwise take care of: the optimizer step of
+each forward pass, so that accumulated and resumed steps are penalized like uninterrupted ones;
+different probes on each process; and the objective instead of the network inside
+``DistributedDataParallel``.
 """

@@ -1,4 +1,4 @@
-"""What the adapters share: the objective inside a wrapper, and the names of what is logged."""
+"""Common functions of the adapters: the wrapped objective, and names of logged values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from famseg.flatness import FAM, FlatnessError, Terms
 
 
 def objective_of(wrapped: object, where: str) -> FAM:
-    """Return the objective that is handed to an adapter, wrapped or not.
+    """Return the objective passed to an adapter, which may be wrapped.
 
     Raises:
-        FlatnessError: If it is none.
+        FlatnessError: If it is not an objective.
     """
     inner = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
     if not isinstance(inner, FAM):
@@ -26,7 +26,7 @@ def objective_of(wrapped: object, where: str) -> FAM:
 
 
 def check_model_is_of(objective: FAM, model: Module | None, where: str) -> None:
-    """Refuse another network than the one that the objective trains."""
+    """Refuse a network other than the one that the objective trains."""
     if model is not objective.model:
         raise FlatnessError(
             f"{where} got another model, a {type(model).__name__}, than the objective's, a "
@@ -36,14 +36,14 @@ def check_model_is_of(objective: FAM, model: Module | None, where: str) -> None:
 
 
 def processes() -> tuple[int, int]:
-    """Return the number of this process and that of all."""
+    """Return the rank of this process and the number of ranks."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def named(terms: Terms) -> dict[str, Tensor]:
-    """Return the terms as they are logged; no penalty on a step that carries none."""
+    """Return the terms by their logged names, without a penalty on steps that have none."""
     values = {"train/loss": terms.loss, "train/total": terms.total}
     if terms.penalty is not None:
         values["train/penalty"] = terms.penalty

@@ -1,4 +1,4 @@
-"""The network's output of the very pass that the loss comes from."""
+"""The network's output in the pass from which the loss was computed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.autograd.graph import Node
 class Predictions:
     """The outputs of a network in the passes of one step.
 
-    A penalized step may run its network several times: once to find out how to penalize it, and,
-    with a part of the batch, once more after the layer.
+    A penalized step may run its network several times: once to determine how to penalize it and, if
+    a part of the batch is used, again after the layer.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Predictions:
 
     @contextmanager
     def of(self, model: nn.Module) -> Iterator[None]:
-        """Collect the outputs of a network in the body."""
+        """Collect the outputs of a network inside the context."""
 
         def keep(module: nn.Module, args: object, output: object) -> None:
             self._outputs.append(output)
@@ -33,7 +33,7 @@ class Predictions:
             handle.remove()
 
     def behind(self, loss: Tensor) -> object:
-        """Return the first output that a loss depends on, nearest to the loss."""
+        """Return the output on which a loss depends that is closest to it in the graph."""
         if len(self._outputs) == 1:
             return self._outputs[0]
         owners: dict[Node, object] = {}
@@ -42,7 +42,7 @@ class Predictions:
                 if tensor.grad_fn is not None:
                     owners.setdefault(tensor.grad_fn, output)
         level, seen = [loss.grad_fn], set()
-        while level:  # breadth first: the way from a loss to the network's output is short
+        while level:  # breadth first, since the path from a loss to the network's output is short
             following = []
             for node in level:
                 if node is None or node in seen:

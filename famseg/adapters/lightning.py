@@ -153,7 +153,7 @@ class FAMModule(FAMMixin, LightningModule):  # type: ignore[misc]
 
 
 def _size(inputs: Any) -> int:  # noqa: ANN401
-    """Number of samples: what Lightning weighs a logged mean by."""
+    """Return the number of samples, by which Lightning weights logged means."""
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.ndim else 1
     items = inputs.values() if isinstance(inputs, Mapping) else inputs

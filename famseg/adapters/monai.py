@@ -192,9 +192,9 @@ def train_terms(output: Any) -> dict[str, float]:  # noqa: ANN401
 
 
 def _position(engine: SupervisedTrainer) -> tuple[int, int, int, bool]:
-    """Return number of the optimizer step, of the pass in it, divisor, and whether it is the last.
+    """Return the number of the step, of the pass in it, the divisor, and whether it is the last.
 
-    As `SupervisedTrainer` counts: a window ends with its epoch.
+    They are counted as in `SupervisedTrainer`, where a window ends with its epoch.
     """
     size, length = engine.accumulation_steps, engine.state.epoch_length
     iteration = engine.state.iteration - 1
@@ -210,7 +210,7 @@ def _position(engine: SupervisedTrainer) -> tuple[int, int, int, bool]:
 def _prepared(
     engine: SupervisedTrainer, model: nn.Module, batch: object
 ) -> tuple[Any, Any, tuple[Any, ...] | dict[str, Any]]:
-    """Return image and label as they are put out, and the model's arguments."""
+    """Return image and label for the output, and the model's arguments."""
     if batch is None:
         raise ValueError("Must provide batch data for current iteration.")
     prepared = engine.prepare_batch(
@@ -226,7 +226,7 @@ def _prepared(
 def _by_name(
     model: nn.Module, positional: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all arguments by name, since an objective takes positions or names, not both."""
+    """Return all arguments by name, since an objective accepts positions or names, but not both."""
     signature = inspect.signature(model.forward)
     bound = signature.bind(*positional, **{key: _plain(value) for key, value in kwargs.items()})
     names: dict[str, Any] = {}

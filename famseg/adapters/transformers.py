@@ -101,7 +101,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
             outputs = model(**arguments)
             loss = self.objective.loss(_select(outputs, self.objective.output), targets)
             loss = share.of(loss)
-            # `Trainer` takes the first of a tuple for the loss.
+            # `Trainer` uses the first element of a tuple as the loss.
             rest = (loss, *outputs) if isinstance(outputs, tuple) else outputs
             return (loss, rest) if return_outputs else loss
         self._seek()
@@ -151,8 +151,8 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         network: Any = self.objective.model
-        self.create_optimizer()  # before the parameters change their names
-        # An evaluation before training leaves a cast of its own around the model.
+        self.create_optimizer()  # before the names of parameters change
+        # An evaluation before training leaves its own cast around the model.
         self.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
         self.model, self.model_wrapped = self.objective, self._wrapped
         try:
@@ -188,7 +188,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
             return _Share(1, 1)  # `Trainer` divides by the number of parts
         labels = inputs["labels"]
         own = (labels[..., 1:] if self._loss_shifts_labels else labels).ne(-100).sum()
-        # DDP takes the mean over processes.
+        # DDP averages over processes.
         world = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return _Share(own * world, items)
 
@@ -202,7 +202,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
             self._penalized.add(self.state.global_step)
 
     def _means(self, total: float) -> dict[str, float]:
-        """Return the means over the steps since the last call; the penalty's, over its steps."""
+        """Return the means over steps since the last call; the penalty's, over steps with one."""
         means = {"loss": self._reduced("loss") / len(self._steps)}
         if self._penalized:
             means["penalty"] = self._reduced("penalty") / len(self._penalized)
@@ -230,18 +230,18 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Share(NamedTuple):
-    """A fraction, kept as one: a quotient in single precision would round double ones."""
+    """A fraction stored as numerator and denominator, since a float32 quotient would round."""
 
     own: Tensor | int
     items: Tensor | int
 
     @property
     def whole(self) -> bool:
-        """Whether `Trainer` still divides by the number of parts."""
+        """Whether `Trainer` divides by the number of parts."""
         return isinstance(self.own, int)
 
     def of(self, value: Tensor) -> Tensor:
-        """Return the share of a value."""
+        """Return this share of a value."""
         return value * self.own / self.items
 
 

@@ -3,9 +3,9 @@
 from famseg import _libraries
 from famseg.cli._main import app, main
 
-# This applies only to the command and the processes that it starts; importing famseg as a library
-# leaves Python's imports unchanged. It must come before the import of MONAI, which then takes a
-# third of the time.
+# This affects only the command and its child processes; importing famseg as a library does not
+# change Python's imports. It must precede the import of MONAI, which then takes a third of the
+# time.
 _libraries.install()
 
 __all__ = ["app", "main"]

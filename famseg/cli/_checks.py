@@ -41,15 +41,15 @@ _PACKAGES = {
 }
 # Training with the embedded defaults needs less than 3 GB.
 _LEAST_MEMORY_GIB = 3.0
-# Workers hand whole batches over through /dev/shm; docker gives it 64 MB.
+# Workers transfer batches through /dev/shm, which has 64 MB in docker by default.
 _LEAST_SHARED_GIB = 1.0
 _LITTLE_DISK_GIB = 5.0
 _NO_DISK_GIB = 0.5
 _LEAST_FILES = 1024
-# The least driver by the major version of CUDA: NVIDIA's tables of minor version compatibility.
+# Minimum driver by major version of CUDA, from NVIDIA's tables of minor version compatibility.
 _LEAST_DRIVERS = {12: 525, 13: 580}
 _CUDA12 = "pip install torch==2.10.0, or the image built with --build-arg VARIANT=cuda12"
-# The files that the container toolkit passes in; the second one is that of WSL.
+# Device files provided by the container toolkit; the second one is for WSL.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _SHOW_GPUS = (
     "Start the container with --gpus all (docker), --device nvidia.com/gpu=all (podman), --nv "
@@ -111,7 +111,7 @@ def graphics() -> Iterator[Check]:
     try:
         import torch
     except ImportError:
-        return  # said above
+        return  # reported above
     driver = _driver_version()
     if not torch.cuda.is_available():
         yield _no_graphics(torch.version.cuda, driver)
@@ -182,7 +182,7 @@ def memory() -> Iterator[Check]:
         yield Check("ok", "memory", text)
 
 
-def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Check]:  # noqa: S108 - looked at
+def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Check]:  # noqa: S108 - size only
     """Check the size of ``/dev/shm``, through which workers pass batches.
 
     Args:
@@ -289,7 +289,7 @@ def open_files() -> Check:
 
 
 def _writable(folder: Path) -> str | None:
-    """Return why a folder cannot be written to; None if it can. Only trying to tells."""
+    """Return why a folder is not writable; None if it is. This requires a trial."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None

@@ -40,7 +40,7 @@ Examples:
 
 
 class ByName(StrEnum):
-    """What is paired."""
+    """Units of the pairs."""
 
     seed = "seed"
     case = "case"

@@ -139,7 +139,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     logging.getLogger("famseg").setLevel(logging.INFO if _speaks() else logging.ERROR)
     if not debug:
-        warnings.simplefilter("ignore")  # of libraries: a user of the command cannot fix them
+        warnings.simplefilter("ignore")  # from libraries: users of the command cannot fix them
     try:
         app()
     except InputError as error:
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process prints for the user: only rank 0 of those that torchrun started does."""
+    """Return whether this process prints messages: with torchrun, only rank 0 does."""
     return os.environ.get("RANK", "0") == "0"
 
 

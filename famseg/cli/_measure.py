@@ -179,7 +179,7 @@ def _sample(
         data = experiment.train
     elif split != "validation":
         name, data = _test_set(opened, split)
-    cases = len(data)  # type: ignore[arg-type]  # a map-style set has a length
+    cases = len(data)  # type: ignore[arg-type]  # map-style data sets have a length
     generator = torch.Generator().manual_seed(seed)
     drawn = sorted(torch.randperm(cases, generator=generator)[:samples].tolist())
     size = batch_size or opened.config.training.batch_size

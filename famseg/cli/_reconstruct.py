@@ -268,7 +268,7 @@ def _progress(found: Inputs) -> Iterator[dict[str, Any]]:
             count.rename(f"{name}: {stage}")
 
         def told(done: Done, number: int, of: int) -> None:
-            if done.case is not None or of > 1:  # for a single input, the error says it
+            if done.case is not None or of > 1:  # a single input is covered by the error
                 place = "" if count.drawn else f"{number}/{of}  "
                 count.tell(f"{place}{done.name}  {_said(done)}")
             if count.drawn:

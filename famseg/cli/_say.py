@@ -1,4 +1,4 @@
-"""Printing of text and JSON; text from files cannot control a terminal or break a script."""
+"""Safe printing of text and JSON, even if it contains control characters from files."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ Examples:
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
-# Users list other host names in it that MLflow's server shall accept, such as that of a proxy.
+# Users list other host names here that MLflow's server must accept, such as that of a proxy.
 _HOSTS_VARIABLE = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
 
@@ -163,7 +163,7 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
         command += ["--allowed-hosts", ",".join(_names(host, port))]
     database = sqlite_path(uri)
     if database is not None:
-        # Artifacts go beside the database; the default would be the current working folder.
+        # Artifacts are stored next to the database instead of the working folder.
         command += ["--artifacts-destination", (database.parent / "mlartifacts").as_uri()]
     environment = {
         **os.environ,
@@ -178,17 +178,17 @@ def _start(uri: str, host: str, port: int, log: IO[bytes]) -> subprocess.Popen[b
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C in the terminal reaches only us, and we end the group
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the group
     )
 
 
 def _names(host: str, port: int) -> list[str]:
     """Return the accepted values of the header ``Host`` as patterns for MLflow.
 
-    A foreign web page can point a name of its own to this machine and then read the responses of
-    the server under it (DNS rebinding). MLflow's default accepts all names that begin like private
-    addresses, such as 10.evil.example. Here names are exact. Any port is accepted, since tunnels
-    change it and the part after the colon does not belong to the name.
+    A malicious web page can resolve its own host name to this machine and then read the server's
+    responses (DNS rebinding). MLflow's default accepts all names that begin like private addresses,
+    such as 10.evil.example. Here names must match exactly. Any port is accepted, since tunnels
+    change it and it is not part of the name.
     """
     names = {"localhost", "127.0.0.1", "::1"}
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
@@ -202,8 +202,8 @@ def _names(host: str, port: int) -> list[str]:
         names.add(host)
     patterns: list[str] = []
     for name in sorted(name.lower() for name in names if not set(name) & set("*?[],")):
-        # Brackets are a choice of letters in a pattern, so IPv6 addresses are listed with their
-        # port and not with a wildcard.
+        # Brackets are a character class in a pattern, so IPv6 addresses are listed with their port
+        # instead of a wildcard.
         ipv6 = ":" in name
         patterns += [f"[{name}]", f"[{name}]:{port}"] if ipv6 else [name, f"{name}:*"]
     return patterns

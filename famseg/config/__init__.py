@@ -1,4 +1,4 @@
-"""Configuration: YAML files read into strict sections (pydantic); imports no torch."""
+"""Configuration: YAML files validated as strict sections (pydantic), without importing torch."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Validation of values against sections, with pydantic's errors in plain words."""
+"""Validation of values against sections, with readable versions of pydantic's errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check(values: Mapping[str, object], config: type[T]) -> tuple[T | None, list
     """
     try:
         # As JSON, because pydantic's strict mode then accepts lists for tuples and texts for paths;
-        # only by alias, since `weight` is not a name that files use.
+        # only by alias, since `weight` is not a key in files.
         return config.model_validate_json(json.dumps(values), by_alias=True, by_name=False), []
     except InputError as error:  # raised by a validator that uses an invalid value
         return None, [((), fault) for fault in error.faults]
@@ -112,12 +112,12 @@ def _translate(
 def _message_of_choice(
     key: Key, members: list[tuple[Spot, ErrorDetails]], config: type[Strict]
 ) -> list[tuple[Key, str]]:
-    """Return one message for a value that fits none of several plain types."""
+    """Return one message for a value that matches none of several plain types."""
     inside: dict[str, list[tuple[Spot, ErrorDetails]]] = {}
     for spot, error in members:
         if len(spot.key) > len(key):
             inside.setdefault(spot.branch, []).append((spot, error))
-    if inside:  # it has the shape of one of them: report the errors of the one that fits best
+    if inside:  # it has the shape of one of them: report the errors for the best match
         best = min(inside.values(), key=len)
         return [_message(spot, error, config) for spot, error in best]
     expected = dict.fromkeys(_expected(error) or error["msg"] for _, error in members)
@@ -156,7 +156,7 @@ def _message(spot: Spot, error: ErrorDetails, config: type[Strict]) -> tuple[Key
 
 
 def _expected(error: ErrorDetails) -> str | None:
-    """Return what was expected, or None if that takes a whole sentence."""
+    """Return what was expected, or None if that needs a whole sentence."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         return _BOUNDS[kind].format(**{k: str(v).removesuffix(".0") for k, v in context.items()})
@@ -223,7 +223,7 @@ def _unknown_key(spot: Spot, config: type[Strict]) -> str:
         return f"unknown key (did you mean {meant}?)"
     if "." in name:
         return "unknown key (dotted keys are for the command line: nest the sections in a file)"
-    # Python's names too: someone who mistypes `weight` means `lambda`.
+    # Including Python names, since a mistyped `weight` means `lambda`.
     known = {
         alias: shown_name(field_name, field)
         for section in own

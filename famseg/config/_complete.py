@@ -10,7 +10,7 @@ from famseg.config._sections import allows_none, alternatives, kinds, names, onl
 
 
 def complete(entry: Entry, config: type[BaseModel]) -> Entry:
-    """Return ``entry`` merged into the defaults of the sections that it gives only in part.
+    """Return ``entry`` merged into the defaults of the sections that it specifies partially.
 
     Pydantic replaces a default section as a whole. Here ``optimizer: {lr: 0.01}`` changes the rate
     of the default optimizer and keeps its kind and other keys; another ``kind`` discards the
@@ -41,7 +41,7 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
 
 
 def _expects_text(field: FieldInfo, given: Entry) -> bool:
-    """Whether a key accepts only text (or null, unless it was typed on the command line)."""
+    """Return whether a key accepts only text (or null, unless it is from the command line)."""
     if given.value is None and allows_none(field.annotation):
         return False
     return only_text(field.annotation)

@@ -1,4 +1,4 @@
-"""A configuration as it was written: the files that extend each other, and the overrides."""
+"""A configuration as written: the files that extend each other, and the overrides."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Document:
     """A configuration before it is checked against the sections of a pipeline.
 
     Args:
-        name: The file as the user knows it, for messages.
+        name: The name of the file known to the user, for messages.
         files: The file, followed by those it extends.
-        root: All values, each with the place where it was written.
-        faults: The errors found so far; :meth:`validate` reports them with its own.
+        root: All values, each with its place in a file.
+        faults: The errors found so far, which :meth:`validate` reports together with its own.
     """
 
     name: str
@@ -45,14 +45,13 @@ class Document:
         return {key: entry.plain() for key, entry in self.root.keys.items()}
 
     def where(self, *key: str | int) -> Place:
-        """Return where ``key`` was written, or else where its section was."""
+        """Return the place of ``key``, or else that of its section."""
         return list(self.root.walk(key))[-1].place
 
     def validate(self, config: type[T]) -> T:
         """Return the checked configuration.
 
-        A section that is given only in part is completed from the default of its field in
-        ``config``.
+        A partial section is completed from the default of its field in ``config``.
 
         Args:
             config: The section that describes a whole document.
@@ -120,7 +119,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Document:
 
 
 def _read_chain(path: Path, files: list[Path], faults: list[Fault]) -> Entry:
-    """Return the file at ``path`` merged into what it extends; note the files read."""
+    """Return the file at ``path`` merged into the files it extends, and record the files read."""
     files.append(path)
     name = _files.shown(path)
     root, found = parse(_files.read_text(path), name)
@@ -194,7 +193,7 @@ def _expand_lambda(root: Entry, faults: list[Fault]) -> None:
         return
     penalty = root.keys.setdefault("penalty", Entry({}, weight.place))
     if not isinstance(penalty.value, dict):
-        return  # validation will say that the penalty is not a section
+        return  # validation will report that the penalty is not a section
     if "lambda" in penalty.value:
         message = "is short for penalty.lambda, which is given as well. Keep one of them."
         faults.append(Fault(weight.place, ("lambda",), message))

@@ -1,4 +1,4 @@
-"""Values that remember where they were written, and the merging of a file into its base."""
+"""Values with their place in a file, and the merging of a file into its base."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from famseg.messages import one_line
 
 Key = tuple[str | int, ...]
-"""The way from the top of a document to a value: keys of mappings and positions in lists."""
+"""The path from the top of a document to a value: keys of mappings and positions in lists."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Place:
     """The place where a value is written.
 
     Args:
-        source: The file as the user knows it, or ``command line``.
+        source: The name of the file known to the user, or ``command line``.
         line: The line, counted from 1; None on the command line.
     """
 
@@ -29,13 +29,13 @@ class Place:
 
 @dataclass
 class Entry:
-    """A value and its place; list items and values of mappings are entries as well.
+    """A value with its place; list items and values of mappings are entries, too.
 
     Args:
         value: The value, read as YAML.
         place: Where it was written.
-        typed: Its characters on the command line; None if it is from a file.
-        found: Why they are not YAML, which matters unless the key expects a text.
+        typed: Its text on the command line; None if it is from a file.
+        found: Why the text is not valid YAML, which matters unless the key expects a text.
     """
 
     value: dict[str, Entry] | list[Entry] | str | int | float | bool | None
@@ -57,7 +57,7 @@ class Entry:
         return self.value
 
     def as_text(self) -> Entry:
-        """Return the typed characters without quotes around the whole."""
+        """Return the typed text without enclosing quotes."""
         text = self.typed
         if text is None:
             return self

@@ -1,4 +1,4 @@
-"""Finding configuration files and reading their text."""
+"""Search for configuration files, and reading of their text."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def not_found(name: str) -> str:
 
 
 def _shortened(known: Sequence[str]) -> list[str]:
-    """Return names for a message; of many, those in folders by folder and number."""
+    """Return names for a message; if there are many, folders are summarized by their number."""
     if len(known) <= _MANY:
         return list(known)
     folders = Counter(name.partition("/")[0] for name in known if "/" in name)
@@ -119,14 +119,14 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if len(data) > 4 * MAX_CHARACTERS:  # cut within a character
+        if len(data) > 4 * MAX_CHARACTERS:  # truncated within a character
             return data.decode("utf-8-sig", errors="replace")
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: not UTF-8 text. Save the file as UTF-8.") from error
 
 
 def shown(path: Path) -> str:
-    """Return ``path`` as users know it: as given, or relative to the working folder."""
+    """Return ``path`` in the form known to users: as given, or relative to the working folder."""
     if path.is_absolute():
         try:
             return str(path.relative_to(Path.cwd()))
@@ -136,7 +136,7 @@ def shown(path: Path) -> str:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Return whether both paths lead to the same file."""
+    """Return whether both paths refer to the same file."""
     try:
         return one.samefile(other)
     except OSError:
@@ -153,7 +153,7 @@ def _known() -> list[str]:
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.exists() and not path.is_dir()  # reading refuses pipes and devices
+        return path.exists() and not path.is_dir()  # pipes and devices are refused when reading
     except (OSError, ValueError):  # no permission, a name too long, a NUL in it
         return False
 

@@ -35,10 +35,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> tuple[ModuleType, Strict]:
 
 
 def pipeline_of(document: Document) -> str:
-    """Return the name of a document's pipeline: its top-level key ``pipeline``.
+    """Return the name of a document's pipeline from its top-level key ``pipeline``.
 
     Raises:
-        InputError: If it names none.
+        InputError: If the key is missing.
     """
     name = document.values.get("pipeline")
     if name is None:

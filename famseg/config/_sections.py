@@ -1,4 +1,4 @@
-"""The types, descriptions and kinds that the sections of a configuration declare for a key."""
+"""The types, descriptions and kinds of keys in the sections of a configuration."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic.fields import FieldInfo
 
 from famseg.config._entry import Key
 
-# Types of fields are values of many classes (unions, aliases, generics): typing has no name for all
+# Types of fields are instances of many classes (unions, aliases, generics) without a common type
 Types = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place in a document and what the sections allow there.
+    """A position in a document with the types that the sections allow there.
 
     Args:
         key: The path to it, without pydantic's tags for members of unions.
         types: The types allowed, without None.
         owner: The types of the section that contains it; one if the kind of the section is known.
         rivals: The same before selection by kind.
-        choice: Where pydantic chose between plain types on the path; None if it did not.
+        choice: Position on the path where pydantic chose between plain types; None if it did not.
         branch: Pydantic's label of the type that was tried there.
     """
 

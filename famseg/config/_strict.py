@@ -9,7 +9,8 @@ class Strict(BaseModel):
     """A configuration section: frozen, unknown keys are errors, no silent conversion of types.
 
     A field whose YAML name is not a valid Python name has an alias (``lambda``). Users write and
-    read only the alias: files accept no other name, and dumps use it. Python code may use either.
+    read only the alias: files accept no other name, and output uses it. Python code may use either
+    name.
 
     Example:
         >>> from pydantic import Field

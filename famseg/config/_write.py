@@ -13,11 +13,11 @@ from famseg.config._yaml import FLOAT
 
 
 def to_yaml(config: Strict, header: str = "") -> str:
-    """Return a configuration as YAML, from which an equal one can be read.
+    """Return a configuration as YAML from which an equal one can be read.
 
-    Keys keep the order of the fields, ``kind`` in front, under the names users write (``lambda``).
-    Texts that a reader of YAML 1.1 or 1.2 would not read as text are quoted, and floats are written
-    so that both read them as floats.
+    Keys have the order of the fields, with ``kind`` first, and the names that users write
+    (``lambda``). Texts that a YAML 1.1 or 1.2 reader would not read as text are quoted, and floats
+    are written such that both read them as floats.
 
     Args:
         config: The configuration.
@@ -56,11 +56,11 @@ def flatten(config: Strict) -> dict[str, object]:
 
 
 def differences(a: Strict, b: Strict) -> list[str]:
-    """Return how two configurations differ, one line per key: ``optimizer.lr: 0.001 -> 0.01``.
+    """Return the differences of two configurations, one line per key: ``lr: 0.001 -> 0.01``.
 
     Args:
-        a: The one before.
-        b: The one after.
+        a: The old configuration.
+        b: The new configuration.
 
     Example:
         >>> class Train(Strict):
@@ -77,7 +77,7 @@ def differences(a: Strict, b: Strict) -> list[str]:
 
 
 def schema(config: type[Strict]) -> dict[str, object]:
-    """Return the JSON schema of a pipeline's files, by which editors complete and check them.
+    """Return the JSON schema of a pipeline's files, with which editors complete and check them.
 
     It has the names that users write, all descriptions, and the keys that a file may have besides
     the sections: ``extends`` (required keys may then come from the other file) and the short
@@ -119,7 +119,7 @@ def _leaves(value: object, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def _value(values: Mapping[str, object], key: str) -> str:
-    """Return a value as a file shows it, or ``absent``."""
+    """Return a value in file notation, or ``absent``."""
     if key not in values:
         return "absent"
     text = yaml.dump(values[key], Dumper=_Dumper, default_flow_style=True, width=10_000)
@@ -127,7 +127,7 @@ def _value(values: Mapping[str, object], key: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer, with output for readers of YAML 1.1 and 1.2."""
+    """PyYAML's dumper, with output for readers of YAML 1.1 and 1.2."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -147,7 +147,7 @@ def _represent_list(dumper: yaml.SafeDumper, value: list[object]) -> yaml.Node:
 
 _Dumper.add_representer(float, _represent_float)
 _Dumper.add_representer(list, _represent_list)
-# The numbers of YAML 1.2, so that a text like 1e-4 is written with quotes.
+# Numbers of YAML 1.2, so that a text like 1e-4 is written with quotes.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(rf"(?:{FLOAT.pattern}|0o[0-7]+|0x[0-9a-fA-F]+)$"),

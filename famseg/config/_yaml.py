@@ -22,9 +22,9 @@ from famseg.config._entry import Entry, Fault, Key, Place
 from famseg.messages import InputError
 
 MAX_CHARACTERS = 256 * 1024
-_MAX_VALUES = 20_000  # after aliases are expanded: a few lines of them can mean billions
+_MAX_VALUES = 20_000  # after aliases are expanded, since a few lines of them can mean billions
 _MAX_DEPTH = 32
-_MAX_DIGITS = 400  # more than any float has; far more digits are slow to convert
+_MAX_DIGITS = 400  # more than in any float; very long numbers are slow to convert
 
 _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -53,7 +53,7 @@ _HINTS = {
 
 
 class UnreadableError(InputError):
-    """Text that is not YAML as configurations use it."""
+    """A text is not YAML in the form used by configurations."""
 
     def __init__(self, *found: Fault) -> None:
         super().__init__(*map(str, found))
@@ -68,7 +68,7 @@ def parse(text: str, source: str) -> tuple[Entry, list[Fault]]:
         source: The name of the file, for messages.
 
     Returns:
-        The document and the faults that leave the rest of it readable (repeated keys).
+        The document, and the errors that leave the rest of it readable (repeated keys).
 
     Raises:
         UnreadableError: If the text is not one safe YAML document of moderate size.
@@ -86,10 +86,10 @@ def parse(text: str, source: str) -> tuple[Entry, list[Fault]]:
 
 
 def parse_value(text: str, key: Key) -> Entry:
-    """Read a value of the command line by the rules of files, and keep the typed characters.
+    """Read a value of the command line by the rules of files, and keep the typed text.
 
-    The type of the key decides later which of the two is used. A text that starts with an indicator
-    of YAML that has no meaning here (``*.nii.gz``, ``&``, ``!``, ``%``, ``@``, a backtick) is taken
+    The type of the key later determines which of the two is used. A text that starts with a YAML
+    indicator without meaning here (``*.nii.gz``, ``&``, ``!``, ``%``, ``@``, a backtick) is taken
     literally.
 
     Raises:
@@ -121,7 +121,7 @@ def _yaml_value(text: str, key: Key) -> Entry:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Valid YAML that a configuration does not allow."""
+    """Valid YAML that is not allowed in a configuration."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -150,7 +150,7 @@ class _Loader(yaml.SafeLoader):
 
 @contextmanager
 def _faults_of(place: Place, text: str, key: Key = ()) -> Iterator[None]:
-    """Turn an error of PyYAML into one line with the line number."""
+    """Convert an error of PyYAML to one line with the line number."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
@@ -188,7 +188,7 @@ class _Builder:
         self._source = source
         self._lines = lines
         self._values = 0
-        self._open: set[int] = set()  # containers being built: an alias to one never ends
+        self._open: set[int] = set()  # containers being built; an alias to one would never end
 
     def build(self, node: yaml.Node, key: Key) -> Entry:
         place = self._place(node)
@@ -230,7 +230,7 @@ class _Builder:
                 also = "" if first is None else f" (first on line {first})"
                 self.faults.append(Fault(place, inner, f"given twice{also}. Keep one."))
                 continue
-            # The line of the key: a value may start on a later one.
+            # The line of the key, since its value may start on a later one.
             entries[name] = Entry(entry.value, place)
         return entries
 

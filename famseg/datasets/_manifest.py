@@ -18,11 +18,11 @@ from famseg.volumes import data_file
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 EXCLUDED = "excluded"
-"""In the column split: the subject is not used."""
+"""Value of the column split for subjects that are not used."""
 MANIFEST_NAME = "manifest.csv"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _COLUMNS = ("subject", "file", "sha256", "split")
-_OPTIONAL = ("group", "flags")  # written where a subject has a value
+_OPTIONAL = ("group", "flags")  # written if any subject has a value
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _check_file(
 
 
 def _data_file(header: Path) -> list[Path]:
-    """Return the file that a detached header names, if it is there."""
+    """Return the file that a detached header references, if it exists."""
     file = data_file(header)
     return [file] if file is not None and file.is_file() else []
 

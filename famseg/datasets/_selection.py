@@ -25,13 +25,13 @@ Flag = Literal[
     "implausible",
 ]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
-"""What ``famseg prepare`` finds in subjects; ``docs/prepare.md`` says what each means."""
+"""Flags that ``famseg prepare`` assigns to subjects; ``docs/prepare.md`` explains them."""
 
 NOT_TARGETS: tuple[Flag, ...] = ("cut_vault", "existing_defect")
-"""Skulls with these are not complete: they are no targets, unless they are asked for."""
+"""Skulls with these flags are incomplete and not used as targets, unless they are included."""
 
 Prefix = Literal["--", "data."]
-"""How the choices are spelled: as options of the command, or as keys of a configuration."""
+"""Notation in messages: options of the command, or keys of a configuration."""
 
 _EXCLUDED = "excluded in the manifest"
 _LISTED = "on the list"
@@ -170,7 +170,7 @@ def _why(subject: SkullSubject, reasons: Collection[str], unwanted: Collection[s
 
 
 def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
-    """Return how many are left out for each reason; one subject may have several."""
+    """Return the number of subjects left out for each reason; one subject may have several."""
     # Most subjects that the manifest excludes also have a flag, and are counted only once.
     reasons = ([r for r in why if r != _EXCLUDED] or why for why in left_out.values())
     counts = Counter(reason for why in reasons for reason in why)
@@ -190,6 +190,6 @@ def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix, included: Seq
         steps.append("famseg split --force" + (f" --include {wanted}" if wanted else ""))
     if flags:
         steps.append(f"--include {flags}" if prefix == "--" else f"data.include=[{flags}]")
-    others = reasons - {*NOT_TARGETS, _EXCLUDED}  # the user who named them knows how to undo it
+    others = reasons - {*NOT_TARGETS, _EXCLUDED}  # the user chose the others by name
     who = "them" if not others else f"those with {flags.replace(',', ' or ')}" if flags else "those"
     return f" To use {who}: {', then '.join(steps)}." if steps else ""

@@ -13,10 +13,10 @@ import numpy as np
 from famseg.datasets._manifest import SkullSubject, Split
 from famseg.messages import InputError
 
-_MOST_CATEGORIES = 4  # numbers with more values than quartiles are put into quartiles
+_MOST_CATEGORIES = 4  # numbers with more distinct values are grouped by quartiles
 
 
-# Long because of its docstring: the code itself is a page.
+# Long because of its docstring.
 def split_subjects(
     subjects: Sequence[SkullSubject],
     validation: float,
@@ -114,9 +114,9 @@ def strata_of(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _key(subject: SkullSubject) -> str:
-    """Return the key of a subject in the draw: its group, or else itself."""
-    # A group must not collide with a subject of the same name; ids are used as they are, so that
-    # splits without groups stay what they were.
+    """Return the key of a subject in the draw: its group, or else its id."""
+    # The prefix avoids collisions with subjects of the same name. Ids have none, so that splits
+    # without groups do not change.
     return f"group\0{subject.group}" if subject.group else subject.id
 
 
@@ -129,7 +129,7 @@ def _groups(subjects: Sequence[SkullSubject]) -> dict[str, list[str]]:
 
 
 def _commonest(ids: Sequence[str], strata: Mapping[str, str]) -> str | None:
-    """Return the most frequent stratum, or the first by name of several."""
+    """Return the most frequent stratum; the first by name in case of a tie."""
     counts = Counter(strata[i] for i in ids if i in strata)
     return min(counts, key=lambda name: (-counts[name], name)) if counts else None
 

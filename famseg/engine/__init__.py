@@ -1,4 +1,4 @@
-"""Training on MONAI's engines: exact resume, atomic checkpoints, several processes."""
+"""Training with MONAI's engines: exact resume, atomic checkpoints, several processes."""
 
 import lazy_loader
 

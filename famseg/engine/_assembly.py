@@ -1,4 +1,4 @@
-"""The training step of an experiment, put together as its configuration says."""
+"""Assembly of the training step of an experiment according to its configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Assembly:
-    """What runs in every step of a training.
+    """The parts that run in every training step.
 
     Attributes:
         step: The step.
@@ -42,7 +42,7 @@ class Assembly:
 
     @property
     def average(self) -> AveragedModel | None:
-        """The average of the weights that is taken, over steps or epochs."""
+        """The average of the weights in use, over steps or epochs."""
         return self.moving if self.swa is None else self.swa.network
 
 
@@ -74,7 +74,7 @@ def assemble(
     epochs_mean = None if swa is None else swa.build(objective.model, epochs=training.epochs)
     moving = None if training.ema is None else moving_average(objective.model, training.ema)
     norms = batch_norms(objective.model)
-    # The averages stay as they are: each process renews their statistics on whole batches.
+    # The averages keep their layers: each process recomputes their statistics on whole batches.
     synced = bool(norms) and training.sync_batchnorm and processes.world > 1
     share = synchronize(objective, processes) if synced else None
     if training.compile:
@@ -106,7 +106,7 @@ def _batches(
     experiment: Experiment, training: TrainingConfig, processes: Processes, seed: int
 ) -> Batches:
     return Batches(
-        len(experiment.train),  # type: ignore[arg-type]  # a map-style set has a length
+        len(experiment.train),  # type: ignore[arg-type]  # map-style data sets have a length
         training.batch_size,
         epochs=training.epochs,
         seed=seed,
@@ -132,5 +132,5 @@ def _scheduler(
     if training.swa is not None:
         base = float(optimizer.param_groups[0]["lr"])
         schedule = training.swa.schedule(schedule, epochs=training.epochs, base=base)
-    # Half a step in: neither the first step of a warm-up nor the last of a cosine is wasted.
+    # At half a step, so that neither the first step of a warm-up nor the last of a cosine is 0.
     return LambdaLR(optimizer, lambda step: schedule((step + 0.5) / steps_per_epoch))

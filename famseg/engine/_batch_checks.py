@@ -1,4 +1,4 @@
-"""Batches that cannot be trained on are refused before the first step, with a size that can."""
+"""Checks that refuse unusable batch sizes before the first step, and suggest a usable one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_shares(batch_size: int, world: int) -> None:
     """Refuse batches that have fewer samples than there are processes.
 
     Raises:
-        InputError: If they have.
+        InputError: If there are such batches.
     """
     if batch_size < world:
         raise InputError(
@@ -26,12 +26,12 @@ def check_shares(batch_size: int, world: int) -> None:
 
 
 def check_norms(experiment: Experiment, step: TrainStep, *, world: int) -> None:
-    """Refuse batches that leave batch normalization one value of a channel.
+    """Refuse batches that give batch normalization a single value per channel.
 
     Args:
-        experiment: The task, whose first batch is looked at if a process gets a single sample.
+        experiment: The task, whose first batch is examined if a process gets a single sample.
         step: The training step.
-        world: Among how many processes the statistics of a batch are split.
+        world: Number of processes that compute statistics of a batch separately.
 
     Raises:
         InputError: If a layer would have a single value, which has no variance.
@@ -43,7 +43,7 @@ def check_norms(experiment: Experiment, step: TrainStep, *, world: int) -> None:
     loader = training_loader(experiment, [number], workers=0, pin_memory=False)
     single = single_values(step.objective, step.on_device(next(iter(loader))))
     if not single:
-        return  # each sample has several places, as in the middle of a convolutional network
+        return  # each sample has several positions, as inside a convolutional network
     nearest = _nearest(range(2, samples + 1), size, lambda each: _least(samples, each, world) > 1)
     advice = "Train on more samples."
     if nearest is not None:
@@ -57,10 +57,10 @@ def check_norms(experiment: Experiment, step: TrainStep, *, world: int) -> None:
 
 
 def check_single_samples(batches: Batches) -> None:
-    """Refuse batches of which some processes have one sample, and others several.
+    """Refuse batches of which some processes get one sample and others several.
 
-    The penalty inspects a network once more, in a forward pass of its own, on its first batch of
-    one sample. Such a pass in one process only would wait for the statistics of the others.
+    On its first batch of one sample, the penalty inspects the network in an additional forward
+    pass. If only one process ran this pass, it would wait forever for the statistics of the others.
 
     Raises:
         InputError: If there is such a batch.
@@ -80,17 +80,17 @@ def check_single_samples(batches: Batches) -> None:
 
 
 def _nearest(sizes: range, size: int, fits: Callable[[int], bool]) -> int | None:
-    """Return the batch size that fits and is nearest to the given one, the smaller of two."""
+    """Return the usable batch size closest to the given one; the smaller one in case of a tie."""
     return min(filter(fits, sizes), key=lambda each: (abs(each - size), each), default=None)
 
 
 def _least(samples: int, batch_size: int, world: int) -> int:
-    """Return the fewest samples that a process has of any batch; one that has none runs one."""
+    """Return the smallest number of samples of a process in any batch; none counts as one."""
     return max(1, min(_sizes(samples, batch_size)) // world)
 
 
 def _uneven(samples: int, batch_size: int, world: int) -> bool:
-    """Return whether there is a batch of which a process has one sample and another one two."""
+    """Return whether there is a batch with one sample for one process and two for another."""
     return any(world < size < 2 * world for size in _sizes(samples, batch_size))
 
 

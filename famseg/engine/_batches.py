@@ -7,27 +7,26 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DistributedSampler, Sampler
 
-# Samples of similar length are taken from pools of this many batches.
+# Number of batches in a pool from which samples of similar length are selected.
 _POOL = 50
 
 
 class Batches(Sampler[list[int]]):
     """Batches of all epochs, one after the other, for one rank.
 
-    An index is ``epoch * n + sample``, so that a data set draws its randomness (defects,
-    augmentation) from seed, epoch and sample without being told about epochs. The order is that of
-    torch's ``DistributedSampler``. One iterator serves the whole run: workers continue across
-    epochs, and a resumed run starts at any step without loading what came before.
+    An index is ``epoch * n + sample``, so that a data set can derive its randomness (defects,
+    augmentation) from seed, epoch and sample. The order is that of torch's ``DistributedSampler``.
+    One iterator serves the whole run: workers continue across epochs, and a resumed run starts at
+    any step without loading earlier batches.
 
-    ``batch_size`` counts over all ranks: a run on N ranks takes the same batches as one process.
-    The samples of a batch are dealt out to the ranks in turn. If they do not divide evenly,
-    :meth:`share` is the factor that makes DDP's average over ranks the mean over the batch; a rank
-    without a sample repeats one with factor 0. ``DistributedSampler`` itself would fill the last
-    batch with repeated samples instead, which changes the gradient.
+    ``batch_size`` is the total over all ranks: a run on N ranks uses the same batches as a single
+    process. The samples of a batch are distributed round-robin to the ranks. If they do not divide
+    evenly, :meth:`share` is the factor that makes DDP's average over ranks the mean over the batch;
+    a rank without a sample repeats one with factor 0. ``DistributedSampler`` itself would fill the
+    last batch with repeated samples instead, which changes the gradient.
 
-    With ``lengths`` a batch holds samples of similar length, so that it has little padding: pools
-    of 50 batches of the random order are sorted by length, cut into batches, and these are
-    shuffled.
+    With ``lengths``, samples in a batch have similar lengths, which reduces padding: pools of 50
+    batches in random order are sorted by length, divided into batches, and these are shuffled.
 
     Args:
         samples: Size of the data set.
@@ -72,7 +71,7 @@ class Batches(Sampler[list[int]]):
         self.start = start
         self.seed = seed
         self.lengths = lengths
-        # All it asks of a data set is its length.
+        # It only needs the length of a data set.
         self._order: DistributedSampler[int] = DistributedSampler(
             range(samples),  # type: ignore[arg-type]
             num_replicas=1,
@@ -96,7 +95,7 @@ class Batches(Sampler[list[int]]):
         return own * self.world / self.size(step)
 
     def dealt(self, epoch: int) -> list[list[int]]:
-        """Return this process's share of an epoch's batches, each one whole; epochs from 0."""
+        """Return this rank's share of an epoch's batches, as whole batches; epochs start at 0."""
         whole = Batches(
             self.samples,
             self.batch_size,
@@ -121,7 +120,7 @@ class Batches(Sampler[list[int]]):
                 yield batch[self.rank :: self.world] or batch[-1:]
 
     def _of_like_length(self, epoch: int) -> list[int]:
-        """Return an epoch's samples; each batch of similar length where lengths are known."""
+        """Return an epoch's samples, with batches of similar length if lengths are known."""
         order = list(self._order)
         lengths, batch = self.lengths, self.batch_size
         if lengths is None:
@@ -133,6 +132,6 @@ class Batches(Sampler[list[int]]):
             full = len(pool) // batch
             for number in torch.randperm(full, generator=generator).tolist():
                 grouped += pool[number * batch : (number + 1) * batch]
-            # A batch that is not full is the epoch's last, as without lengths.
+            # An incomplete batch is the last of the epoch, as without lengths.
             grouped += pool[full * batch :]
         return grouped

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code."""
+"""Checkpoints: written atomically, and read without executing code."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _EPOCH = re.compile(r"epoch-(\d{5,9})\.pt")
 
 
 class DamagedCheckpointError(InputError):
-    """A checkpoint that cannot be read, though one was written: bytes are missing or changed."""
+    """A checkpoint cannot be read because bytes are missing or changed."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old one or the new one.
+    """Write a checkpoint atomically: a kill at any moment leaves the old or the new one.
 
     Args:
-        path: Where to write; the folder is created.
-        state: Tensors, numbers, strings and containers of them, so that it loads with
+        path: The file to write; its folder is created.
+        state: Tensors, numbers, strings and containers of these, which can be loaded with
             ``weights_only=True``.
 
     Raises:
         OSError: If the disk is full or the folder is not writable, with the path; the old file
             stays.
     """
-    # Through memory: writing to a full disk, torch hides the system's error behind one of its own.
+    # Through memory, because on a full disk torch replaces the system's error by its own.
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_parts(path)  # as large as a checkpoint each
+        remove_parts(path)  # each is as large as a checkpoint
         write_atomically(path, content.getbuffer())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -53,8 +53,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the state that :func:`save_checkpoint` wrote, on the CPU; its checksums are compared.
 
     Raises:
-        DamagedCheckpointError: If it is damaged or holds more than plain data.
-        InputError: If it is missing, of a newer format, or says what cannot be.
+        DamagedCheckpointError: If it is damaged or contains more than plain data.
+        InputError: If it is missing, has a newer format, or contains impossible values.
     """
     try:
         state = load_plain(path, checksums=True)
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(
             f"{path}: not a readable checkpoint ({error}). {_instead(path)}"
         ) from error
-    # A tensor compared with a number would be one again.
+    # Comparing a tensor with a number would give a tensor.
     if (
         not isinstance(state, dict)
         or not isinstance(state.get("format"), int | None)
@@ -81,12 +81,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def keep_previous(path: Path) -> None:
-    """Keep a checkpoint that is about to be replaced as ``previous.pt`` beside it.
+    """Keep a checkpoint that is about to be replaced as ``previous.pt`` next to it.
 
-    Nothing is copied, and ``path`` itself stays until it is replaced.
+    Nothing is copied, and ``path`` itself exists until it is replaced.
 
     Args:
-        path: The checkpoint; nothing is done where there is none.
+        path: The checkpoint; nothing is done if it does not exist.
 
     Raises:
         OSError: If the folder cannot be written to.
@@ -96,20 +96,20 @@ def keep_previous(path: Path) -> None:
     previous = path.with_name(PREVIOUS)
     try:
         _link(path, previous)
-    except OSError:  # a disk without hard links; a kill right now leaves only the previous one
+    except OSError:  # a file system without hard links; a kill here leaves only the previous one
         path.replace(previous)
 
 
 def keep_epoch(path: Path, epoch: int, *, last: int, every: int | None) -> None:
-    """Keep an epoch's checkpoint as ``epoch-00012.pt`` next to it, and remove those no longer kept.
+    """Keep an epoch's checkpoint as ``epoch-00012.pt`` next to it, and remove expired ones.
 
-    It takes no room before the next checkpoint is written, on disks with hard links.
+    With hard links it takes no space until the next checkpoint is written.
 
     Args:
         path: The checkpoint at the end of the epoch.
-        epoch: The epoch, from 1.
-        last: Of how many of the last epochs it is kept; with 1 that is ``path`` itself.
-        every: Of each so many epochs it is kept for good, or None.
+        epoch: The epoch, starting at 1.
+        last: Number of most recent epochs to keep; with 1, only ``path`` itself.
+        every: Interval of epochs whose checkpoints are kept permanently, or None.
 
     Raises:
         OSError: If the folder cannot be written to, with the path.
@@ -122,7 +122,7 @@ def keep_epoch(path: Path, epoch: int, *, last: int, every: int | None) -> None:
         kept = path.with_name(f"epoch-{epoch:05d}.pt")
         try:
             _link(path, kept)
-        except OSError:  # a disk without hard links
+        except OSError:  # a file system without hard links
             try:
                 with fresh_part(kept) as part:
                     shutil.copyfile(path, part)
@@ -135,17 +135,17 @@ def keep_epoch(path: Path, epoch: int, *, last: int, every: int | None) -> None:
 
 
 def _link(path: Path, other: Path) -> None:
-    """Give a file a second name, in place of what has it."""
+    """Give a file a second name, replacing any file of that name."""
     part = other.with_name(f".{other.name}.{secrets.token_hex(8)}.part")
     try:
         os.link(path, part)
         part.replace(other)
     finally:
-        part.unlink(missing_ok=True)  # replace does nothing where both are one file already
+        part.unlink(missing_ok=True)  # replace does nothing if both are the same file
 
 
 def _instead(path: Path) -> str:
-    """Return what to do about a damaged checkpoint."""
+    """Return advice on what to do about a damaged checkpoint."""
     if path.name == LAST and path.with_name(PREVIOUS).exists():
         return f"{PREVIOUS} beside it is the one before: --resume takes it, or copy it to {LAST}."
     if path.name == BEST and path.with_name(LAST).exists():

@@ -1,4 +1,4 @@
-"""The folder of a run, chosen and owned: a new one, or that of a run to resume."""
+"""Choice and ownership of a run folder: a new one, or that of a run to resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from famseg.runs import (
 )
 
 _logger = logging.getLogger(__name__)
-# Of a folder's name: so many differences from the run that has the plain name, and so long each.
+# Largest number of differences in a folder's name, and their largest length.
 _MOST, _LONGEST = 3, 24
 
 
@@ -38,8 +38,8 @@ class Claim:
 
     Attributes:
         folder: The folder.
-        begun: Whether it holds a run that is resumed.
-        lease: What owns it; None in all ranks but the first.
+        begun: Whether it contains a run that is resumed.
+        lease: The lease on it; None except in rank 0.
     """
 
     folder: RunFolder
@@ -89,12 +89,12 @@ def claimed(
     finally:
         for each in held:
             each.release()
-            with suppress(OSError):  # a folder with files in it
+            with suppress(OSError):  # a folder that is not empty
                 each.folder.rmdir()
 
 
 def folder_name(config: RunConfig) -> str:
-    """Return the name of a run's folder, without what tells it from others of this name."""
+    """Return the name of a run's folder, without the part that makes it unique."""
     return f"{config.name}-lambda{config.penalty.weight:g}{config.method}-seed{config.seed}"
 
 
@@ -117,10 +117,10 @@ def _folder(config: RunConfig, resume: bool | Path) -> tuple[RunFolder, Lease]:
 
 
 def _distinction(plain: RunFolder, config: RunConfig) -> str:
-    """Return the part of a new run's name that says how it differs from an older run."""
+    """Return the part of a new run's name that states how it differs from an older run."""
     try:
         changed = _changed(plain, config)
-    except InputError:  # of another version, or damaged; a number tells them apart
+    except InputError:  # of another version, or damaged; a number makes the name unique
         return ""
     parts = []
     for line in changed[:_MOST]:
@@ -132,7 +132,7 @@ def _distinction(plain: RunFolder, config: RunConfig) -> str:
 
 
 def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
-    """Return the newest run of this configuration; log it if all runs have another one."""
+    """Return the newest run with this configuration; log if all runs have different ones."""
     changed = {folder.path: _changed(folder, config) for folder in folders}
     for folder in folders:
         if not changed[folder.path]:
@@ -149,8 +149,8 @@ def _same_run(folders: list[RunFolder], config: RunConfig) -> RunFolder | None:
 
 
 def _changed(folder: RunFolder, config: RunConfig) -> list[str]:
-    """Return the keys that a run cannot change and that differ from its configuration."""
-    if not folder.config.is_file():  # killed before it began: it starts again
+    """Return the keys that differ from the run's configuration and cannot be changed."""
+    if not folder.config.is_file():  # killed before it began, so it starts again
         return []
     old = read(str(folder.config)).validate(type(config))
     return [
@@ -171,7 +171,7 @@ def _check_unchanged(folder: RunFolder, config: RunConfig) -> None:
 
 
 def _longer(difference: str, config: RunConfig) -> bool:
-    # The cosine's course depends on the number of epochs, and so does the beginning of an
-    # average over epochs; a constant rate does not.
+    # A cosine schedule and the start of an average over epochs depend on the number of epochs; a
+    # constant rate does not.
     constant = config.schedule.kind == "constant" and config.training.swa is None
     return constant and difference.startswith("training.epochs")

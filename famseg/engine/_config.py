@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Optimizers = Callable[[Iterable[nn.Parameter]], Optimizer]
 
-# Keys that may differ when a run is resumed: they change where it runs, how fast, and what it
+# Keys that may differ when a run is resumed: they affect where and how fast it runs and what it
 # keeps, but not its result.
 FREE_ON_RESUME = (
     "output",
@@ -51,7 +51,7 @@ class AdamConfig(_Optimizer):
     kind: Literal["adam"] = "adam"
 
     def build(self) -> Optimizers:
-        """Return what makes the optimizer of given parameters."""
+        """Return the function that creates the optimizer for given parameters."""
         from torch.optim import Adam
 
         return lambda parameters: Adam(
@@ -65,7 +65,7 @@ class AdamWConfig(_Optimizer):
     kind: Literal["adamw"]
 
     def build(self) -> Optimizers:
-        """Return what makes the optimizer of given parameters."""
+        """Return the function that creates the optimizer for given parameters."""
         from torch.optim import AdamW
 
         return lambda parameters: AdamW(
@@ -81,7 +81,7 @@ class SGDConfig(_Optimizer):
     nesterov: bool = Field(False, description="Nesterov's momentum")
 
     def build(self) -> Optimizers:
-        """Return what makes the optimizer of given parameters."""
+        """Return the function that creates the optimizer for given parameters."""
         from torch.optim import SGD
 
         return lambda parameters: SGD(
@@ -120,7 +120,7 @@ class ScheduleConfig(Strict):
         return self
 
     def build(self, epochs: int) -> Callable[[float], float]:
-        """Return what maps a moment in epochs to the factor of the base learning rate."""
+        """Return the function from a time in epochs to the factor of the base learning rate."""
         from famseg.engine._schedule import learning_rate_factor
 
         return partial(

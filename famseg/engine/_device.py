@@ -1,4 +1,4 @@
-"""Where a command computes, in words."""
+"""Description of the device on which a command computes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _logger = logging.getLogger(__name__)
 
 
 def place_of(device: str, threads: str | None, processes: Processes) -> torch.device:
-    """Return where a command without a configuration computes, set the threads, and log it.
+    """Return the device of a command without a configuration, set the threads, and log it.
 
     Args:
         device: As ``training.device``.
-        threads: As ``training.threads``, as it was typed; None for torch's default.
+        threads: As ``training.threads``, in the form typed by the user; None for torch's default.
         processes: The ranks of the command.
 
     Raises:
@@ -41,7 +41,7 @@ def place_of(device: str, threads: str | None, processes: Processes) -> torch.de
 
 
 def say_device(device: torch.device) -> None:
-    """Log where a command computes; for a CPU with its number of threads.
+    """Log the device of a command; for a CPU with the number of threads.
 
     Example:
         >>> say_device(torch.device("cpu"))
@@ -50,7 +50,7 @@ def say_device(device: torch.device) -> None:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return a device in words.
+    """Return a description of a device.
 
     Example:
         >>> describe_device(torch.device("cpu")).startswith("device: cpu (")

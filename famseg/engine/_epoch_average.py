@@ -19,21 +19,21 @@ from famseg.flatness import call_model
 
 
 class EpochAverage:
-    r"""A network that follows another one until averaging begins, and is a mean of it from then on.
+    r"""A copy of another network until averaging begins, and the running mean of it afterwards.
 
     .. math:: \bar w \leftarrow \frac{n \bar w + w}{n + 1}
 
     at the end of every ``every``-th epoch (SWA: Izmailov et al. 2018, algorithm 1). Its buffers are
-    those of the network followed; the statistics of batch normalization do not fit averaged weights
-    and must be recomputed after each update, see :func:`renew_statistics`.
+    those of the original network. The statistics of batch normalization are not valid for averaged
+    weights and must be recomputed after each update, see :func:`renew_statistics`.
 
     Args:
         model: The network that is trained.
-        first: The first epoch, from 1, at whose end the weights are part of the mean.
-        every: Epochs from one part of the mean to the next.
+        first: The first epoch, starting at 1, whose final weights are part of the mean.
+        every: Interval in epochs between the parts of the mean.
 
     Attributes:
-        network: The mean, with the number of its parts; 0 until averaging begins.
+        network: The mean, with the number of its parts, which is 0 until averaging begins.
     """
 
     def __init__(self, model: nn.Module, *, first: int, every: int = 1) -> None:
@@ -42,10 +42,10 @@ class EpochAverage:
         self.network = AveragedModel(model)
 
     def follow(self, epoch: int, model: nn.Module) -> bool:
-        """Update the mean at the end of an epoch, from 1; return whether it changed as a mean."""
+        """Update the mean at the end of an epoch (from 1); return whether a part was added."""
         if epoch < self.first:
             self.network.update_parameters(model)
-            self.network.n_averaged.zero_()  # the next update is a copy again
+            self.network.n_averaged.zero_()  # the next update is again a copy
             return False
         if (epoch - self.first) % self.every:
             return False
@@ -58,14 +58,14 @@ def renew_statistics(
 ) -> None:
     """Recompute the statistics of batch normalization: their mean over batches.
 
-    Costs a forward pass over the batches, in training mode; none without batch normalization. Every
-    process must call.
+    It costs a forward pass over the batches in training mode, or nothing without batch
+    normalization. Every process must call.
 
     Args:
         model: The network.
-        batches: The batches of this process; one process may have none.
+        batches: The batches of this rank, which may be empty.
         inputs: Key of the network's input in a batch.
-        processes: The processes of the run, whose batches count alike.
+        processes: The ranks of the run, whose batches have equal weight.
     """
     norms = [
         each
@@ -81,7 +81,7 @@ def renew_statistics(
 
 
 def _share(norm: _BatchNorm, processes: Processes) -> None:
-    """Replace the means of one layer by those over the batches of all processes."""
+    """Replace the statistics of one layer by the means over the batches of all ranks."""
     seen = norm.num_batches_tracked
     buffers = [each for each in (norm.running_mean, norm.running_var) if each is not None]
     if seen is None or not buffers:
@@ -97,14 +97,14 @@ def _share(norm: _BatchNorm, processes: Processes) -> None:
 def whole_batches(
     experiment: Experiment, step: TrainStep, epoch: int, *, workers: int
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield this process's share of an epoch's batches, as the network is trained on them.
+    """Yield this rank's share of an epoch's batches, augmented as in training.
 
-    Each is whole: statistics of parts of a batch would depend on the number of processes.
+    Batches are whole, since statistics of parts of a batch would depend on the number of ranks.
 
     Args:
         experiment: The task.
         step: The training step.
-        epoch: The epoch, from 0.
+        epoch: The epoch, starting at 0.
         workers: Worker processes that load data.
     """
     rank, world = step.processes.rank, step.processes.world
@@ -121,7 +121,7 @@ def whole_batches(
 
 
 class _OfBatch(nn.Module):
-    """A network that takes whole batches: `update_bn` hands on what it is given."""
+    """A network that takes whole batches, since `update_bn` passes its items on unchanged."""
 
     def __init__(self, model: nn.Module, inputs: str) -> None:
         super().__init__()
@@ -129,6 +129,6 @@ class _OfBatch(nn.Module):
         self.inputs = inputs
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return what the network makes of the batch's input."""
+        """Return the output of the network for the batch's input."""
         outputs: Tensor = call_model(self.model, batch[self.inputs])  # type: ignore[assignment]
         return outputs

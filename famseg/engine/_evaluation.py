@@ -1,4 +1,4 @@
-"""The final evaluation of a run, with its numbers in one flat file."""
+"""The final evaluation of a run, whose numbers are written to one flat file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from famseg.runs import RunFolder
 
 _BEST = "best"
 _METRICS_FILE = "metrics.json"
-_CHECKPOINT_FILE = "checkpoint.json"  # what was evaluated
+_CHECKPOINT_FILE = "checkpoint.json"  # states what was evaluated
 
 
 def evaluate_run(
@@ -69,13 +69,13 @@ def evaluate_run(
 
 
 def is_evaluated(folder: RunFolder) -> bool:
-    """Return whether the best checkpoint, as it is now, was evaluated to the end.
+    """Return whether the current best checkpoint was evaluated completely.
 
-    Reads the checkpoint once. Where it is not noted what was evaluated, as in older runs, the
-    evaluation is believed.
+    This reads the checkpoint once. If it is not recorded what was evaluated, as in older runs, the
+    evaluation is assumed to be valid.
 
     Raises:
-        InputError: If the note is damaged.
+        InputError: If the record is damaged.
     """
     if not folder.metrics.is_file():
         return False
@@ -87,7 +87,7 @@ def is_evaluated(folder: RunFolder) -> bool:
 
 
 def _hash(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None if it is not there: the network was given otherwise."""
+    """Return the SHA-256 of a file; None if it does not exist, as for a network from elsewhere."""
     try:
         with open_to_read(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

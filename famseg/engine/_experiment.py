@@ -1,4 +1,4 @@
-"""What a pipeline hands to the engine: data as attributes, the task's own steps as methods."""
+"""The interface of a pipeline to the engine: data as attributes, task-specific steps as methods."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-# Pipelines derive their classes when a configuration is read, which must not wait for torch:
-# everything heavy is imported where it is used.
+# Pipelines derive their classes when a configuration is read, which must not import torch: slow
+# imports are therefore inside the functions that use them.
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -26,7 +26,7 @@ Batch = Mapping[str, Any]
 History = Sequence[Mapping[str, float | None]]
 Saved = Literal["failed", "all"]
 
-# Cases per forward pass: an evaluation keeps nothing for a backward pass.
+# Cases per forward pass; an evaluation saves nothing for a backward pass.
 _BATCH = 64
 
 

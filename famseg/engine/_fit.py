@@ -109,12 +109,12 @@ class Fit:
 
     @property
     def average(self) -> AveragedModel | None:
-        """The average of the weights that is taken, over steps or epochs."""
+        """The average of the weights in use, over steps or epochs."""
         return self.assembly.average
 
     @property
     def model(self) -> nn.Module:
-        """The network that the training is for: the average where one is taken."""
+        """The resulting network: the average, if there is one."""
         return self.state.model
 
     def restore(self) -> int:
@@ -216,19 +216,19 @@ class Fit:
         penalty = None if math.isnan(output["penalty"]) else output["penalty"]
         for observer in self.observers:
             observer.stepped(iteration, loss=output["loss"], penalty=penalty)
-        # Not between the forward passes of one optimizer step, whose gradients are not saved; the
-        # last step of an epoch is followed by validation and a checkpoint first.
+        # Not between the forward passes of one optimizer step, since gradients are not saved. After
+        # the last step of an epoch, validation and a checkpoint come first.
         if iteration - 1 == self.step.window(iteration - 1)[1]:
             if self.assembly.moving is not None:
                 self.assembly.moving.update_parameters(self.experiment.objective.model)
             if iteration % self.batches.per_epoch:
-                # Several processes agreed on the signals within the step, with what else they
-                # exchange: one that comes afterwards ends the training after the next step.
+                # Ranks agree on signals within the step, together with their other exchanges, so a
+                # later signal ends the training after the next step.
                 asked = self.step.agreed if self.processes.world > 1 else stop.flags()
                 self._stop_if_asked(iteration, asked)
 
     def _stop_if_asked(self, iteration: int, asked: Sequence[float]) -> None:
-        """Save and end if a signal came: ``asked`` counts the processes that know of each."""
+        """Save and stop if there was a signal; ``asked`` counts the ranks that received each."""
         if any(asked):
             self._save(LAST, iteration)
             raise Interrupted([number for number, n in zip(SIGNALS, asked, strict=True) if n][-1])
@@ -241,8 +241,8 @@ class Fit:
         metrics, improved = self._measure_epoch(engine)
         self.state.note(epoch, metrics)
         self._draw(epoch)
-        # In this order: after a kill between the two the epoch is run again to the same best.pt,
-        # whereas a last.pt by itself would know of a best epoch that was never saved.
+        # In this order: after a kill between the two, the epoch is rerun with the same best.pt. In
+        # the other order, last.pt could refer to a best epoch that was never saved.
         if improved:
             self._save(BEST, engine.state.iteration)
         self._save(LAST, engine.state.iteration)
@@ -280,12 +280,12 @@ class Fit:
         return metrics, improved
 
     def _pause(self, epoch: int) -> None:
-        """End an unfinished training that has come to the epoch at which it pauses."""
+        """Stop an unfinished training that has reached the epoch at which it pauses."""
         if self._until <= epoch < self.training.epochs:
             raise Paused(epoch, self.training.epochs)
 
     def _draw(self, epoch: int) -> None:
-        """Draw the network before its checkpoint: a resumed run does not come back for this."""
+        """Draw the image before the checkpoint, since a resumed run would not repeat it."""
         due = epoch % self.training.picture_every == 0 or epoch == self.training.epochs
         if not (self.observers and due):
             return
@@ -304,7 +304,7 @@ class Fit:
                 processes=self.processes,
             )
         if epoch == swa.first:
-            self.state.best = Best()  # only means are chosen from, however good an epoch before was
+            self.state.best = Best()  # only averaged networks are candidates for the best epoch
 
     def _exhausted(self) -> bool:
         early = self.training.early_stopping
@@ -320,7 +320,7 @@ class Fit:
 
 @contextmanager
 def _quiet(engine: Engine) -> Iterator[None]:
-    """Silence the engine's own log: every exception is reported once, by whoever called."""
+    """Silence the engine's own log, since the caller reports every exception."""
     level = engine.logger.level
     engine.logger.setLevel(logging.CRITICAL)
     try:

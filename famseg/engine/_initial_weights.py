@@ -1,4 +1,4 @@
-"""A new run from the weights of an old one: found, checked, loaded and recorded."""
+"""Initial weights from an old run: search, checks, loading and recording."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from famseg.messages import DAMAGED, InputError, visible
 from famseg.runs import RunFolder, open_run_folder
 
 KEY = "started_from"
-_SHOWN = 4  # differences of two networks that are listed
+_SHOWN = 4  # number of listed differences between two networks
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first weights of a run are from.
+    """Origin of the initial weights of a run.
 
     Attributes:
         path: The checkpoint; the home folder is written ``~``.
-        sha256: Hash of the weights, as of ``weights_hash`` in a provenance.
+        sha256: Hash of the weights, like ``weights_hash`` in a provenance.
         epoch: The epoch of the old run after which they were saved.
     """
 
@@ -36,16 +36,16 @@ class Origin:
     epoch: int
 
     def as_dict(self) -> dict[str, object]:
-        """Return what JSON can hold."""
+        """Return the origin as JSON types."""
         return asdict(self)
 
 
 def find_weights(place: Path) -> Path:
-    """Return the checkpoint that ``RUN``, ``RUN/best``, ``RUN/last`` or a file names.
+    """Return the checkpoint denoted by ``RUN``, ``RUN/best``, ``RUN/last`` or a file.
 
     Args:
-        place: A run folder, for its best epoch; one with the name of a checkpoint behind it,
-            ``epoch-00010`` too; or a checkpoint file.
+        place: A run folder, for its best epoch; a run folder followed by the name of a checkpoint,
+            including ``epoch-00010``; or a checkpoint file.
 
     Raises:
         InputError: If there is no such run or checkpoint.
@@ -77,7 +77,7 @@ def load_origin(model: nn.Module, path: Path, processes: Processes) -> Origin:
         processes: The ranks of the run.
 
     Raises:
-        InputError: If they cannot be read or do not fit; one line says in what.
+        InputError: If they cannot be read or do not fit; one line states the differences.
     """
     state = load_checkpoint(path)
     weights = state.get("model", {})
@@ -101,18 +101,18 @@ def load_origin(model: nn.Module, path: Path, processes: Processes) -> Origin:
 
 
 def note_origin(folder: RunFolder, origin: Origin) -> None:
-    """Note where a run begins before anything else of it is written.
+    """Record the initial weights of a run before anything else is written.
 
-    Otherwise a run that is killed early would be resumed from other weights.
+    Otherwise, a run that is killed early would be resumed with other weights.
     """
     write_json(folder.provenance, {KEY: origin.as_dict()})
 
 
 def recorded_origin(folder: RunFolder) -> Origin | None:
-    """Return where a run's first weights are from, as its provenance says; None if random.
+    """Return the origin of a run's initial weights according to its provenance; None if random.
 
     Raises:
-        InputError: If it says what cannot be.
+        InputError: If the provenance is invalid.
     """
     if not folder.provenance.exists():
         return None
@@ -128,12 +128,12 @@ def recorded_origin(folder: RunFolder) -> Origin | None:
 
 
 def load_again(model: nn.Module, folder: RunFolder, processes: Processes) -> Origin | None:
-    """Return where a run began; load these weights if it has no checkpoint yet.
+    """Return the origin of a run, and load its weights if the run has no checkpoint yet.
 
     Every rank must call.
 
     Raises:
-        InputError: If the weights are no longer what they were.
+        InputError: If the weights have changed.
     """
     recorded = on_main(processes, lambda: recorded_origin(folder))
     if recorded is None:

@@ -1,4 +1,4 @@
-"""Loaders of batches, also where ``/dev/shm`` is too small for its processes."""
+"""Loaders of batches, which also work if ``/dev/shm`` is too small for their workers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from famseg.engine._batches import Batches
 from famseg.engine._experiment import Experiment
 from famseg.engine._signals import calm_worker
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
-# Torch's default: batches that each worker has ready.
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
+# Torch's default number of batches that each worker prefetches.
 _PREFETCH = 2
 
 _logger = logging.getLogger("famseg")
@@ -38,9 +38,9 @@ def training_loader(
 
     Args:
         experiment: The task.
-        batches: Which samples make which batch.
+        batches: The samples of each batch.
         workers: Worker processes that load data; 0 for this one.
-        pin_memory: Whether batches are put into memory that a GPU copies from quickly.
+        pin_memory: Whether batches are put into pinned memory, from which a GPU copies faster.
     """
     return batch_loader(
         experiment.train,
@@ -63,24 +63,24 @@ def batch_loader(
 ) -> DataLoader[Any]:
     """Return a loader of batches.
 
-    Workers hand batches over in ``/dev/shm``, of which docker gives a container 64 MB; a
-    process that finds it full ends the training, whatever torch's sharing strategy. Where it is
-    too small for the batches under way they go through pipes, and a warning says so.
+    Workers transfer batches in ``/dev/shm``, of which docker gives a container 64 MB. If it is
+    full, the training crashes, regardless of torch's sharing strategy. If it is too small for all
+    prefetched batches, they are transferred through pipes, with a warning.
 
     Args:
         data: The samples.
         batches: Which samples make which batch.
-        collate: Makes a batch of samples; None for torch's own way.
+        collate: Combines samples into a batch; None for torch's default.
         workers: Worker processes that load data; 0 for this one.
         pin_memory: Whether batches are put into memory that a GPU copies from quickly.
-        speaks: Whether a small ``/dev/shm`` is warned of.
+        speaks: Whether to warn about a small ``/dev/shm``.
     """
     options: dict[str, Any] = {
         "batch_sampler": batches,
         "collate_fn": collate,
         "num_workers": workers,
         "pin_memory": pin_memory,
-        # A generator of its own: the loader then does not draw from the global one.
+        # A separate generator, so that the loader does not use the global one.
         "generator": torch.Generator(),
         "worker_init_fn": calm_worker,
     }
@@ -103,15 +103,15 @@ def batch_loader(
 
 
 class PipedLoader(DataLoader[Any]):
-    """A loader whose processes send samples as bytes through pipes, not as shared memory.
+    """A loader whose workers send samples as bytes through pipes instead of shared memory.
 
-    Batches are made of them in this process: torch's own collation puts a batch that it makes in a
-    worker into shared memory.
+    Batches are collated in this process, because torch's collation in a worker puts the batch into
+    shared memory.
 
     Args:
         dataset: The samples.
-        collate_fn: Makes a batch of samples; None for torch's own way.
-        options: As of :class:`torch.utils.data.DataLoader`; batches are not pinned.
+        collate_fn: Combines samples into a batch; None for torch's default.
+        options: Options of :class:`torch.utils.data.DataLoader`; batches are not pinned.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class PipedLoader(DataLoader[Any]):
         options["pin_memory"] = False
         super().__init__(dataset, collate_fn=_to_bytes, **options)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # what is asked of it is next()
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # only next() is used
         pieces = super().__iter__()
         return (self._collate(pickle.loads(piece)) for piece in pieces)  # noqa: S301 - our own
 
@@ -133,13 +133,13 @@ class PipedLoader(DataLoader[Any]):
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:  # noqa: ANN401  # as the base class has it
         if isinstance(value, Tensor):
-            # By itself a tensor takes along all of the memory that it is a view of.
+            # By default, pickling a view includes all of its memory.
             return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]
         return NotImplemented
 
 
 def _to_bytes(samples: object) -> bytes:
-    """Pickle samples with their numbers; the queue would pickle names in ``/dev/shm``.
+    """Pickle samples with their values, since the queue would pickle references to ``/dev/shm``.
 
     Example:
         >>> many = torch.zeros(10_000)
@@ -157,7 +157,7 @@ def _needed(
     collate: Callable[[Any], Any] | None,
     workers: int,
 ) -> int:
-    """Return the bytes of all batches that are under way at a time on this machine."""
+    """Return the bytes of all batches that are prefetched at a time on this machine."""
     first = next(iter(batches), None)
     if first is None:
         return 0
@@ -168,7 +168,7 @@ def _needed(
         generator=torch.Generator(),
     )
     size = sum(map(_bytes, islice(sample, 1))) * len(first)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     return size * (_PREFETCH * workers + 1) * processes
 
 

@@ -1,4 +1,4 @@
-"""Means over an epoch, over all processes, that a checkpoint can hold."""
+"""Means over an epoch and all ranks, with sums that a checkpoint can store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUMS = (
     "penalised_seconds",
     "seconds",
 )
-# What is a mean over processes, not over samples.
+# Quantities that are means over ranks instead of samples.
 _PER_PROCESS = (
     "plain_steps",
     "plain_seconds",
@@ -32,7 +32,7 @@ _PER_PROCESS = (
 
 
 class Meter:
-    """Sums of one epoch, from which its means and standard deviations come.
+    """Sums of one epoch, from which its means and standard deviations are computed.
 
     Example:
         >>> meter = Meter()
@@ -49,7 +49,7 @@ class Meter:
     def add(self, output: Mapping[str, float]) -> None:
         """Add the output of a training step."""
         sums, samples = self.sums, output["samples"]
-        weight = output.get("weight", samples)  # of a loss that is not a mean over samples
+        weight = output.get("weight", samples)  # for a loss that is not a mean over samples
         sums["samples"] += samples
         sums["weight"] += weight
         sums["loss"] += weight * output["loss"]
@@ -65,17 +65,18 @@ class Meter:
             sums["penalty_squared"] += samples * penalty**2
 
     def state(self, processes: Processes) -> dict[str, float]:
-        """Return the sums over all processes for a checkpoint; every rank must call.
+        """Return the sums over all ranks for a checkpoint; every rank must call.
 
-        Numbers of steps and seconds are their means over processes, so that they fit any number.
+        Numbers of steps and seconds are means over ranks, so that they are valid for any number of
+        ranks.
         """
         total = dict(zip(SUMS, processes.sum(list(self.sums.values())), strict=True))
         return total | {name: total[name] / processes.world for name in _PER_PROCESS}
 
     def load_state(self, state: Mapping[str, float], processes: Processes) -> None:
-        """Load the sums of a checkpoint: the first process has them, the others start at 0."""
+        """Load the sums of a checkpoint into rank 0; the others start at 0."""
         if processes.main:
-            # Checkpoints from before there were weights have sums over samples.
+            # Older checkpoints without weights have sums over samples.
             self.sums = dict.fromkeys(SUMS, 0.0) | {"weight": state["samples"], **state}
             self.sums |= {name: self.sums[name] * processes.world for name in _PER_PROCESS}
 
@@ -112,4 +113,4 @@ class Meter:
 
 def _std(squares: float, values: float, count: float) -> float:
     mean = values / count
-    return math.sqrt(max(0.0, squares / count - mean * mean))  # a power would raise beyond 1e154
+    return math.sqrt(max(0.0, squares / count - mean * mean))  # ** would raise beyond 1e154

@@ -36,7 +36,7 @@ class SAMConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"{'asam' if self.adaptive else 'sam'}{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
@@ -74,7 +74,7 @@ class GSAMConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"gsam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
@@ -114,7 +114,7 @@ class WSAMConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"wsam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
@@ -151,7 +151,7 @@ class LookSAMConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"looksam{self.rho:g}"
 
     def build(self, parameters: Parameters) -> Sharpness:
@@ -190,7 +190,7 @@ class NSOConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"nso{self.sigma:g}"
 
     def build(self, parameters: Parameters, *, seed: int) -> WeightNoise:
@@ -221,20 +221,20 @@ class SWAConfig(Strict):
 
     @property
     def tag(self) -> str:
-        """The part of a run folder's name that says the method."""
+        """The part of a run folder's name that states the method."""
         return f"swa{self.start:g}"
 
     def first(self, epochs: int) -> int:
-        """Return the first epoch, from 1, at whose end the weights are part of the mean."""
-        return math.ceil(round(self.start * epochs, 6))  # 0.7 * 10 is a little above 7
+        """Return the first epoch, starting at 1, whose final weights are part of the mean."""
+        return math.ceil(round(self.start * epochs, 6))  # 0.7 * 10 is slightly above 7
 
     def schedule(
         self, schedule: Callable[[float], float], *, epochs: int, base: float
     ) -> Callable[[float], float]:
-        """Return a schedule with the constant learning rate of the averaging, if there is one.
+        """Return a schedule with the constant learning rate during averaging, if there is one.
 
         Args:
-            schedule: Maps a moment in epochs to the factor of the base learning rate.
+            schedule: Maps a time in epochs to the factor of the base learning rate.
             epochs: Length of the training.
             base: The base learning rate.
         """

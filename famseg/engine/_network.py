@@ -1,4 +1,4 @@
-"""What may be done to a network before it is trained: hash, memory order, average, compilation."""
+"""Preparation of a network for training: hash, memory format, average, compilation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
 def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 of a network's parameters and buffers with their names.
 
-    Two runs with the same one began from the same weights, drawn or pretrained. Takes about a
+    Runs with the same hash started from the same weights, random or pretrained. Takes about a
     second for 100 million parameters.
 
     Example:
@@ -34,17 +34,17 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def order_channels_last(module: nn.Module) -> torch.memory_format:
-    """Keep the weights of images, or volumes, with channels innermost; return that order."""
+    """Convert the weights to the channels-last format of images or volumes; return the format."""
     volumes = any(parameter.ndim == 5 for parameter in module.parameters())
     memory_format = torch.channels_last_3d if volumes else torch.channels_last
-    module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's stub
     return memory_format
 
 
 def in_memory_format(
     batch: Mapping[str, Any], memory_format: torch.memory_format
 ) -> Mapping[str, Any]:
-    """Return the batch with its images (4 dimensions) or volumes (5) in a memory order."""
+    """Return the batch with its images (4 dimensions) or volumes (5) in a memory format."""
     dimensions = _DIMENSIONS.get(memory_format)
     if dimensions is None:
         return batch
@@ -57,21 +57,21 @@ def in_memory_format(
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of a network that follows its weights and buffers at ``1 - decay`` a step."""
+    """Return a copy of a network that follows its weights and buffers by ``1 - decay`` per step."""
     mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
 
 
 def compile_part(part: nn.Module | None, penalized: Mapping[str, nn.Module]) -> None:
-    """Compile a part of a network in place; its names stay.
+    """Compile a part of a network in place, keeping its names.
 
     Args:
-        part: The part; None where there is none.
-        penalized: Layers by name that the penalty must be able to look into: it records their
-            inputs and changes their weights, which compiled code would not notice.
+        part: The part; None if there is none.
+        penalized: Layers by name that must not be compiled, because the penalty records their
+            inputs and changes their weights, which compiled code would ignore.
 
     Raises:
-        InputError: If there is no such part, or a penalized layer lies in it.
+        InputError: If there is no such part, or it contains a penalized layer.
     """
     if part is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What watches a training: the recorder, the command's progress bar, a test."""
+"""Observers of a training: the recorder, the command's progress bar, a test."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ RGBImage = npt.NDArray[np.uint8]
 
 
 class Observer(Protocol):
-    """Sees the progress of a training; called in the main process only."""
+    """Receives the progress of a training; called only in rank 0."""
 
     def started(self, *, epochs: int, steps: int, step: int) -> None:
-        """Training begins at ``step`` of ``steps`` forward passes in ``epochs`` epochs."""
+        """Handle the start of the training at ``step`` of ``steps`` passes in ``epochs`` epochs."""
         ...
 
     def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
-        """A forward pass ended; ``penalty`` is None where none was computed."""
+        """Handle the end of a forward pass; ``penalty`` is None if none was computed."""
         ...
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch ended."""
+        """Handle the end of an epoch."""
         ...
 
     def image(self, epoch: int, image: RGBImage) -> None:
-        """An image of the network's present state was drawn."""
+        """Handle an image of the network's current state."""
         ...

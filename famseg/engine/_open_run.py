@@ -1,4 +1,4 @@
-"""A run folder opened for use: its experiment with the weights of a checkpoint."""
+"""Opening of a run folder: its experiment with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Opened:
 
     Attributes:
         folder: Its folder.
-        checkpoint: The file that the weights are from.
+        checkpoint: The file that contains the weights.
         epoch: The epoch of the weights.
         config: The configuration.
         experiment: What the pipeline built.
         model: The trained network, on the device.
-        device: Where it computes.
+        device: The device of the network.
     """
 
     folder: RunFolder
@@ -97,7 +97,7 @@ def open_run(
     device = config.training.choose_device(processes)
     say_device(device)
     exact_float32()
-    torch.manual_seed(config.seed)  # of what a pipeline may draw: those of famseg draw nothing here
+    torch.manual_seed(config.seed)  # for pipelines that draw random numbers, unlike those of famseg
     experiment = pipeline.build(config, device)
     model = experiment.objective.to(device).model
     try:

@@ -1,8 +1,8 @@
 """The ranks of one run: a single process, or several started by torchrun.
 
-Every collective of famseg goes through this module. What is summed or sent here are numbers and
-objects in the memory of the host, and NCCL has no backend for those: a collective without a group
-that has one would end every training on several GPUs.
+All collectives of famseg are in this module. They mostly sum and send numbers and objects in host
+memory, which NCCL does not support; without a group that does, every training on several GPUs would
+fail.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from famseg.messages import InputError, RunError
 
-# The others wait while the first process draws, writes tables and feeds MLflow. A process that
-# died is noticed at once, by its connection; this limit is for one that hangs.
+# The other ranks wait while rank 0 draws, writes tables and logs to MLflow. A dead process is
+# detected immediately by its connection; this limit is for one that hangs.
 _LONGEST_WAIT = timedelta(hours=2)
 
-# Gloo and NCCL have no exception of their own for it.
+# Gloo and NCCL have no specific exception for this.
 _LOST = (
     "Broken pipe",
     "Connection closed by",
@@ -44,7 +44,7 @@ _LOST = (
 class LostProcessError(RunError):
     """Another rank of the run ended or cannot be reached.
 
-    Every rank reports it: the one that usually writes messages may be the one that is lost.
+    Every rank reports it, because rank 0, which usually writes messages, may be the lost one.
     """
 
     everyone = True
@@ -64,9 +64,9 @@ class Processes:
     of them does not answer.
 
     Args:
-        rank: Number of this process, from 0.
-        world: How many there are.
-        local_rank: Number of this process on its machine: its GPU.
+        rank: Number of this process, starting at 0.
+        world: Number of ranks.
+        local_rank: Number of this process on its machine, which is also its GPU.
 
     Example:
         >>> alone = Processes()
@@ -94,7 +94,7 @@ class Processes:
         return values
 
     def from_main(self, value: Any) -> Any:  # noqa: ANN401  # any picklable object
-        """Return the value that rank 0 holds."""
+        """Return the value of rank 0."""
         if self.world == 1:
             return value
         box = [value]
@@ -103,7 +103,7 @@ class Processes:
         return box[0]
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the element-wise sums over all ranks, computed in float64 on the host."""
+        """Return elementwise sums over all ranks, computed in float64 on the host."""
         if self.world == 1:
             return list(values)
         return [float(value) for value in self.add(torch.tensor(values, dtype=torch.float64))]
@@ -112,7 +112,7 @@ class Processes:
         """Return the sum of a tensor over all ranks; the tensor itself may be changed.
 
         Args:
-            tensor: Of the same shape in all ranks, on the CPU or on this rank's GPU.
+            tensor: Tensor with the same shape in all ranks, on the CPU or on this rank's GPU.
         """
         if self.world == 1:
             return tensor
@@ -121,7 +121,7 @@ class Processes:
         return tensor
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of rank 0, which has as many of the same shapes."""
+        """Overwrite tensors with those of rank 0, which must have the same number and shapes."""
         if self.world == 1:
             return
         with lost_named():
@@ -129,20 +129,21 @@ class Processes:
                 dist.broadcast(tensor, src=0, group=group_for(tensor.device.type))
 
 
-# The default group, and one for the CPU beside it where it has no backend for that.
+# The default group and, if it has no backend for the CPU, an additional group for it.
 _beside: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
 
 def group_for(device: str) -> dist.ProcessGroup:
-    """Return a group of all ranks that can send tensors of a kind of device.
+    """Return a group of all ranks that can send tensors on a type of device.
 
-    That is the default group if it can. Otherwise, as when another program has made its default
-    group with ``nccl`` only, a second group is made for the CPU; all ranks must then call.
+    This is the default group, if possible. Otherwise, for example if another program has created
+    its default group only with ``nccl``, a second group is created for the CPU, and all ranks must
+    call this.
 
     Args:
         device: ``cpu`` or ``cuda``.
     """
-    global _beside  # as the default group is one of torch's module
+    global _beside  # like the default group, which is a global of torch
     default = dist.distributed_c10d._get_default_group()
     known = [pair.partition(":")[0] for pair in dist.get_backend_config(default).split(",")]
     if device in known or device != "cpu":
@@ -154,7 +155,7 @@ def group_for(device: str) -> dist.ProcessGroup:
 
 @contextmanager
 def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[Processes]:
-    """Join the processes that torchrun started; without torchrun there is only this one.
+    """Join the processes started by torchrun; without torchrun there is only this one.
 
     Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``.
 
@@ -183,11 +184,11 @@ def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[P
         with lost_named():
             yield Processes(rank=dist.get_rank(), world=world, local_rank=local_rank)
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # what they hold may be DDP's, see below
+        traceback.clear_frames(error.__traceback__)  # frames may hold a DDP module, see below
         raise
     finally:
-        # A DDP module that outlives the group holds its last reference. It is then taken down under
-        # Python's lock, for which the group's threads may be waiting: the process hangs.
+        # A DDP module that outlives the group holds its last reference. The group is then destroyed
+        # while holding the GIL, for which its threads may be waiting, and the process hangs.
         gc.collect()
         _beside = None
         dist.destroy_process_group()
@@ -196,7 +197,8 @@ def processes(device: str = "auto", *, backend: str | None = None) -> Iterator[P
 def _own_gpu(local_rank: int, started: int) -> torch.device:
     """Make the GPU of this rank the current one and return it."""
     found = torch.cuda.device_count()
-    # All processes of the machine refuse, not only those without a GPU: the first one speaks.
+    # All processes on the machine raise the error, not only those without a GPU, so that rank 0
+    # reports it.
     if max(started, local_rank + 1) > found:
         raise InputError(
             f"training.device: {max(started, local_rank + 1)} processes were started on a machine "
@@ -210,7 +212,7 @@ def _own_gpu(local_rank: int, started: int) -> torch.device:
 
 @contextmanager
 def lost_named() -> Iterator[None]:
-    """Raise `LostProcessError` in place of what torch raises when a rank does not answer."""
+    """Raise `LostProcessError` instead of torch's errors when a rank does not answer."""
     try:
         yield
     except RuntimeError as error:

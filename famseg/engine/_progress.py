@@ -12,7 +12,7 @@ _logger = logging.getLogger("famseg")
 def log_progress(what: str, *, every_s: float = 10.0) -> Callable[[int, int], None]:
     """Return a function that takes (done, of) and logs it, at most every few seconds.
 
-    Short tasks log nothing; the end is logged only if something was logged before.
+    Short tasks log nothing; the end is logged only if there was an earlier line.
 
     Args:
         what: The work, such as ``preparing skulls``.

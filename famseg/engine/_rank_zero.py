@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_main(processes: Processes, choose: Callable[[], T]) -> T:
-    """Let rank 0 choose; every rank gets the choice, or the error.
+    """Let rank 0 decide; every rank gets the decision, or the error.
 
     Every rank must call.
 
@@ -23,7 +23,7 @@ def on_main(processes: Processes, choose: Callable[[], T]) -> T:
         choose: Called in rank 0 only; what it returns is pickled.
 
     Raises:
-        InputError: In every process, if `choose` raises it.
+        InputError: In every rank, if `choose` raises it.
     """
     chosen: T | InputError | None = None
     if processes.main:
@@ -39,14 +39,14 @@ def on_main(processes: Processes, choose: Callable[[], T]) -> T:
 
 @contextmanager
 def leased(folder: RunFolder, processes: Processes, *, purpose: str) -> Iterator[None]:
-    """Own a run folder with all processes of a command: rank 0 holds the lease.
+    """Own a run folder with all ranks of a command; rank 0 holds the lease.
 
     A folder that cannot be written to is used without one. Every rank must call.
 
     Args:
         folder: The run folder.
         processes: The ranks of the command.
-        purpose: What it is for, as the name of the command.
+        purpose: Purpose of the lease, such as the name of the command.
 
     Raises:
         BusyError: In rank 0, and an InputError in the others, if another process owns the folder.

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: its folder, and MLflow's store."""
+"""Recording of a training in its run folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 class Recorder:
-    """The observer that writes the run folder and feeds MLflow.
+    """The observer that writes the run folder and logs to MLflow.
 
     Args:
         folder: The run folder.
-        record: Its table of epochs; None in all ranks but the first.
+        record: Its table of epochs; None except in rank 0.
         tracker: MLflow.
     """
 
@@ -50,10 +50,10 @@ class Recorder:
         self.tracker = tracker
 
     def started(self, *, epochs: int, steps: int, step: int) -> None:
-        """Do nothing: the folder was begun with the recorder."""
+        """Do nothing, since the folder was set up with the recorder."""
 
     def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
-        """Do nothing: epochs are recorded."""
+        """Do nothing, since only epochs are recorded."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record an epoch."""
@@ -71,7 +71,7 @@ class Recorder:
         self.tracker.log_image(path, "validation", epoch)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Track the result of the evaluation."""
+        """Log the result of the evaluation."""
         self.tracker.log_results(metrics)
         self.tracker.log_artifact(self.folder.evaluation, "evaluation")
         self.tracker.log_model(self.folder.checkpoint("best"))
@@ -87,22 +87,23 @@ def recorder_of(
     epochs: int | None,
     started_from: Mapping[str, object] | None = None,
 ) -> Recorder:
-    """Write what is known of a run before it is trained, and return its recorder.
+    """Write the facts about a run before it is trained, and return its recorder.
 
     Args:
         folder: The run folder.
-        experiment: What is trained.
+        experiment: The experiment to train.
         config: The resolved configuration.
-        device: Where the run computes.
+        device: The device of the run.
         weights: Hash of the weights that the training starts from.
-        epochs: How many were trained before, if the run is resumed; None for a new one.
-        started_from: The checkpoint that the weights are from, for the provenance, or None.
+        epochs: Number of epochs trained before, if the run is resumed; None for a new run.
+        started_from: The checkpoint that contained the initial weights, for the provenance, or
+            None.
 
     Raises:
         InputError: If ``tracking.json`` is damaged or the address of the store is invalid; nothing
             was written then. Or if the record of the epochs cannot be used.
     """
-    # What can be refused comes first: nothing was changed then.
+    # Checks come first, so that nothing has changed if one fails.
     run_id, start = _tracked_run(folder)
     uri = without_password(resolve_uri(config.tracking.uri)) if config.tracking.enabled else None
     origin = _describe(folder, experiment, config, device, weights, started_from)
@@ -114,11 +115,11 @@ def recorder_of(
     method = method_label(parameters)
     identity = {"run_id": run_id, "uri": uri, "start": start}
     if config.tracking.enabled:
-        # Before there is a run in the store: after a kill at any moment the mark finds it.
+        # Before the run exists in the store, so that the mark finds it after a kill at any moment.
         write_json(folder.tracking, identity)
 
     def note(found: str) -> None:
-        with suppress(OSError):  # a full disk: the mark finds the run as well
+        with suppress(OSError):  # if the disk is full, the mark also finds the run
             write_json(folder.tracking, identity | {"run_id": found})
 
     tracker = config.tracking.build(
@@ -165,19 +166,19 @@ def _describe(
 
 
 def distinction(folder: RunFolder, config: RunConfig) -> str:
-    """Return what the folder's name says beyond the plain one: differences, or a number.
+    """Return the part of the folder's name after the plain name: differences, or a number.
 
-    Of a folder that was named otherwise, as a trial of a sweep, it is the whole name.
+    For a folder with another name, such as a trial of a sweep, it is the whole name.
     """
     plain, name = folder_name(config), folder.path.name
     return name.removeprefix(plain).replace("-", " ").strip() if name.startswith(plain) else name
 
 
 def _tracked_run(folder: RunFolder) -> tuple[str | None, str]:
-    """Return the MLflow run that a run folder belongs to, and the mark that the run carries.
+    """Return the MLflow run of a run folder, and the mark of the run.
 
-    The id is None where the run is still to be made, or was made by a process that was killed
-    before it noted the id. The mark is a new one where there is none.
+    The id is None if the run does not exist yet, or if its process was killed before it recorded
+    the id. If there is no mark, a new one is created.
     """
     if not folder.tracking.is_file():
         return None, uuid.uuid4().hex

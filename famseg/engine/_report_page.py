@@ -1,4 +1,4 @@
-"""The page about a run, written by a function that is passed in: the engine knows no reports."""
+"""Writing of the page about a run by a given function, since the engine must not import reports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def page_of(folder: RunFolder, write: WritePage | None) -> Path | None:
 
     Args:
         folder: The run folder, whose evaluation is complete.
-        write: What writes; None for no page.
+        write: Writes the page; None for no page.
 
     Returns:
-        The file; None if it was not written, which is logged.
+        The file; None if it was not written, with the reason in the log.
     """
     if write is None:
         return None

@@ -1,4 +1,4 @@
-"""How a training stands and how it ended."""
+"""The state and the result of a training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Best:
     """The best validation so far.
 
     Attributes:
-        epoch: Its epoch, from 1; 0 before the first validation.
+        epoch: Its epoch, starting at 1; 0 before the first validation.
         value: Its key metric.
-        waited: Validations since then without a rise.
+        waited: Number of validations since then without an improvement.
     """
 
     epoch: int = 0
@@ -22,12 +22,12 @@ class Best:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a training ended.
+    """The result of a training.
 
     Attributes:
-        epochs: Epochs that were trained, in all sessions of the run.
+        epochs: Number of epochs trained in all sessions of the run.
         best: The best validation.
-        stopped_early: Whether the validation metric had stopped rising.
+        stopped_early: Whether it ended because the validation metric stopped improving.
         seconds: Wall time of this session, in seconds.
     """
 

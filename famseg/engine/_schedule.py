@@ -17,15 +17,15 @@ def learning_rate_factor(
     gamma: float = 0.1,
     floor: float = 0.0,
 ) -> float:
-    """Return the factor of the base learning rate at a moment of the training.
+    """Return the factor of the base learning rate at a point in the training.
 
     Args:
-        epoch: The moment in epochs, with fraction.
+        epoch: The time in epochs, which may be fractional.
         epochs: Length of the training in epochs.
         kind: ``constant``; ``cosine`` and ``linear`` from 1 after the warm-up down to ``floor`` at
             the end; ``step``: times ``gamma`` at each milestone.
         warmup: Epochs in which the factor grows linearly from 0 to its value.
-        milestones: Moments of the steps, as fractions of the training in (0, 1).
+        milestones: Times of the steps, as fractions of the training in (0, 1).
         gamma: Factor of each step.
         floor: Lowest factor of ``cosine`` and ``linear``.
 

@@ -17,14 +17,14 @@ Figures = dict[str, float | int | None]
 
 
 def write_scores(rows: Mapping[str, Sequence[Row]], folder: Path) -> dict[str, Any]:
-    """Write one line per case to ``cases.csv`` and, last, the aggregates to ``summary.json``.
+    """Write one line per case to ``cases.csv`` and finally the aggregates to ``summary.json``.
 
     Args:
         rows: The score rows of each test set.
-        folder: Where to write; made if it is missing.
+        folder: Output folder, which is created if it does not exist.
 
     Returns:
-        ``{set: {metric: {mean, std, min, max, n, failed}}}`` of every column of floats. A case
+        ``{set: {metric: {mean, std, min, max, n, failed}}}`` for every column of floats. A case
         whose score is not finite has failed: it is counted, and the metric then has no mean.
 
     Raises:
@@ -75,13 +75,13 @@ def scores_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """
     flat: dict[str, float] = {}
     for name, metrics in summary.items():
-        # The set is called test as a rule: then it is not said twice.
+        # The set is usually called "test", which is then not repeated.
         flat |= flat_figures("test" if name == "test" else f"test/{name}", metrics)
     return flat
 
 
 def scores_table(summary: Mapping[str, Any]) -> str:
-    """Return the aggregates as text, one line a set and metric.
+    """Return the aggregates as text, one line per set and metric.
 
     Example:
         >>> figures = {"mean": 0.5, "std": 0.1, "min": 0.4, "max": 0.6, "n": 2, "failed": 0}

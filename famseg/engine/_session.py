@@ -1,4 +1,4 @@
-"""One run from configuration to evaluated result, and again after an interruption."""
+"""One run from configuration to evaluated result, including resuming it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Session:
     """Trains, evaluates, records and tracks one run.
 
     Args:
-        build: Makes the experiment of a configuration on a device.
+        build: Creates the experiment of a configuration on a device.
         config: The resolved configuration.
         processes: The ranks of the run.
         stop: Whether a signal asked to end.
@@ -136,7 +136,7 @@ class Session:
         """
         if resume and weights is not None:
             raise ValueError("weights are for a new run. Leave out resume.")
-        # Before the data are prepared, which can take long; as is the run folder.
+        # Before the data are prepared, which may take long, like the choice of the run folder.
         place = None if weights is None else on_main(self.processes, lambda: find_weights(weights))
         with claimed(self.config, self.processes, resume=resume, into=into) as claim:
             try:
@@ -157,7 +157,7 @@ class Session:
         write_page: WritePage | None,
     ) -> RunReport:
         folder = claim.folder
-        say_device(self.device)  # before the data are prepared, which can take long
+        say_device(self.device)  # before the data are prepared, which may take long
         torch.manual_seed(self.config.seed)  # the initial weights
         experiment = self._build(self.config, self.device)
         origin = self._origin(experiment, claim, weights)
@@ -174,7 +174,7 @@ class Session:
         if claim.lease is not None:
             fit.before_save = claim.lease.check
         completed = fit.restore() if claim.begun else 0
-        # A finished run is only reported: what it has to say must be whole before it is touched.
+        # A finished run is only reported; its results must be complete before anything changes.
         known = (
             self._known(experiment, folder) if completed >= self.config.training.epochs else None
         )
@@ -183,10 +183,10 @@ class Session:
             with self._status(folder):
                 result = fit.run(observers=[recorder, *observers], stop=self.stop, until=until)
                 if claim.lease is not None:
-                    claim.lease.check()  # the last checkpoint may be long ago
+                    claim.lease.check()  # the last checkpoint may be old
                 summary = known if known is not None else self._evaluate(experiment, folder)
                 recorder.evaluated(experiment.test_metrics(summary))
-            # The page says that the run is finished: its status comes first.
+            # The page states that the run is finished, so the status is set first.
             page = page_of(folder, write_page) if self.processes.main else None
             if page is not None:
                 recorder.tracker.log_artifact(page)
@@ -204,9 +204,9 @@ class Session:
         )
 
     def _origin(self, experiment: Experiment, claim: Claim, weights: Path | None) -> Origin | None:
-        """Load the weights that a run begins from, if they are those of another run."""
+        """Load the initial weights of a run if they are from another run."""
         model = experiment.objective.model
-        if weights is None:  # also of a start that was killed before it had a configuration
+        if weights is None:  # including a start that was killed before it had a configuration
             return load_again(model, claim.folder, self.processes)
         origin = load_origin(model, weights, self.processes)
         if self.processes.main:
@@ -222,7 +222,7 @@ class Session:
         weights: str,
         origin: Origin | None,
     ) -> Recorder:
-        """Write what is known of the run, now that it can start; an error reaches all ranks."""
+        """Write the facts about the run before it starts; all ranks get an error."""
         recorders = [Recorder(claim.folder, None, Tracker.null())]
 
         def begin() -> None:
@@ -249,12 +249,12 @@ class Session:
         return status_kept(folder.path) if self.processes.main else nullcontext()
 
     def _known(self, experiment: Experiment, folder: RunFolder) -> Mapping[str, Any] | None:
-        """Return the summary of a finished run; None if it is still to be evaluated."""
+        """Return the summary of a finished run; None if it must still be evaluated."""
         if not on_main(self.processes, lambda: is_evaluated(folder)):
             self._load_best(experiment, folder)
             return None
         found = self._summary(folder)
-        try:  # of an earlier session, or from elsewhere
+        try:  # from an earlier session, or from elsewhere
             experiment.test_metrics(found)
             experiment.table(found)
         except DAMAGED as error:

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the gradient at the worst weights nearby."""
+"""Sharpness-aware minimization: the gradient at perturbed weights with a higher loss."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Gradients = Sequence[Tensor | None]
 
 
 class Sharpness:
-    r"""Moves the weights to the worst place within a distance, and back.
+    r"""Perturbs the weights to the (approximate) maximum of the loss within a distance, and back.
 
     .. math:: \hat w = w + \rho\, g / \lVert g\rVert, \qquad
               \hat w = w + \rho\, w^2 g / \lVert w g\rVert \text{ (adaptive)}
 
     with :math:`g` the gradient in the weights (SAM: Foret et al. 2021, equation 2; ASAM: Kwon et
-    al. 2021, equation 8). The move does not depend on the size of the gradient, so that a loss
-    scaled for fp16 needs no unscaling before it. ``pytorch_optimizer`` computes the perturbation;
-    the engine takes the step that follows, with its scaling, clipping and schedule. A variant
-    overrides on which steps the weights move, how far, and how both gradients are combined.
+    al. 2021, equation 8). The perturbation does not depend on the norm of the gradient, so a loss
+    scaled for fp16 need not be unscaled first. ``pytorch_optimizer`` computes the perturbation; the
+    engine performs the following step, with its scaling, clipping and schedule. Variants override
+    at which steps the weights are perturbed, how far, and how both gradients are combined.
 
     Args:
         parameters: The weights.
         rho: The distance.
-        adaptive: Measure distances in units of each weight's own size.
+        adaptive: Measure distances in units of each weight's magnitude.
 
     Example:
         >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -50,7 +50,7 @@ class Sharpness:
         self._sam = SAM(self.parameters, _Still, rho=rho, adaptive=adaptive)
 
     def due(self, step: int) -> bool:
-        """Return whether an optimizer step, from 0, takes the gradient at the worst place."""
+        """Return whether an optimizer step (from 0) uses the gradient at the perturbed weights."""
         return True
 
     def distance(self, rate: float) -> float:
@@ -59,7 +59,7 @@ class Sharpness:
 
     @contextmanager
     def away(self, rate: float = 1.0) -> Iterator[None]:
-        """Hold the weights at the worst place, without a gradient; restore them exactly afterwards.
+        """Perturb the weights, with gradients cleared, and restore them exactly on exit.
 
         Args:
             rate: The learning rate as a share of the base learning rate.
@@ -77,18 +77,18 @@ class Sharpness:
         return [parameter.grad for parameter in self.parameters]
 
     def mix(self, step: int, plain: Gradients) -> None:
-        """Replace the gradient that the weights hold by the one for the optimizer.
+        """Replace the gradient of the weights by the one for the optimizer.
 
-        They hold the gradient at the worst place on steps that are due, and the plain one on other
-        steps. Both have the scale of the loss, which the result must keep.
+        It is the gradient at the perturbed weights on steps that are due, and the plain one on
+        other steps. Both are scaled like the loss, and the result must be, too.
 
         Args:
-            step: Number of the optimizer step, from 0.
-            plain: The gradient at the weights themselves.
+            step: Number of the optimizer step, starting at 0.
+            plain: The gradient at the unperturbed weights.
         """
 
     def after_step(self, optimizer: Optimizer, *, scale: float) -> None:
-        """Change the weights once more after the optimizer step.
+        """Change the weights again after the optimizer step.
 
         Args:
             optimizer: The optimizer, at the learning rate of the step.
@@ -96,17 +96,17 @@ class Sharpness:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later steps need to know of earlier ones."""
+        """Return the state that later steps need."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore a state returned by :meth:`state_dict`."""
 
 
 class _Still(Optimizer):
-    """The base optimizer that SAM asks for; its step does nothing, the engine takes the step."""
+    """The base optimizer that SAM requires, whose step does nothing since the engine steps."""
 
-    def __init__(self, parameters: Any) -> None:  # noqa: ANN401  # whatever torch takes
+    def __init__(self, parameters: Any) -> None:  # noqa: ANN401  # as for torch's optimizers
         super().__init__(parameters, {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ANN401
@@ -115,7 +115,7 @@ class _Still(Optimizer):
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restore all buffers on leaving, so that running statistics count each batch once."""
+    """Restore all buffers on exit, so that running statistics count each batch once."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

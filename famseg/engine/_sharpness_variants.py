@@ -1,8 +1,8 @@
-"""What GSAM, WSAM and LookSAM make of the gradients at the weights and at the worst ones nearby.
+"""GSAM, WSAM and LookSAM: combinations of the gradients at the weights and at perturbed weights.
 
-``pytorch_optimizer`` has the three as optimizers that run the network themselves. Here the engine
-runs it, with accumulation, several processes, scaling and clipping, and the weights come back to
-the bit: hence only the formulas.
+In ``pytorch_optimizer`` the three are optimizers that run the network themselves. Here the engine
+runs it, with accumulation, several processes, scaling and clipping, and restores the weights
+exactly, so this module contains only the formulas.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from famseg.engine._sharpness import Gradients, Sharpness
 
 
 class SurrogateGap(Sharpness):
-    r"""GSAM: SAM's gradient minus a part of the plain one that is orthogonal to it.
+    r"""GSAM: SAM's gradient minus a multiple of the component of the plain one orthogonal to it.
 
     .. math:: \hat g - \alpha \left(g - \frac{\langle g, \hat g\rangle}{\lVert\hat g\rVert^2}
               \hat g\right), \qquad \rho_t = \rho_{\min} + (\rho - \rho_{\min})\,
               \frac{\text{learning rate}_t}{\text{base learning rate}}
 
-    with :math:`g` the gradient at the weights and :math:`\hat g` that at the worst ones nearby
+    with :math:`g` the gradient at the weights and :math:`\hat g` that at the perturbed weights
     (Zhuang et al. 2022, "Surrogate Gap Minimization Improves Sharpness-Aware Training", algorithm
-    1). The second term raises the plain loss while SAM's stays, which narrows the gap between them.
-    The distance follows the learning rate, whose lowest value counts as 0. Costs two passes per
-    step.
+    1). The second term increases the plain loss without changing SAM's, which narrows the gap
+    between them. The distance follows the learning rate, whose lowest value is taken as 0. Costs
+    two passes per step.
 
     Args:
         parameters: The weights.
         rho: The distance at the base learning rate.
         rho_min: The distance at learning rate 0.
         alpha: Factor of the orthogonal part.
-        adaptive: Measure distances in units of each weight's own size.
+        adaptive: Measure distances in units of each weight's magnitude.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SurrogateGap(Sharpness):
 
     @torch.no_grad()
     def mix(self, step: int, plain: Gradients) -> None:
-        """Subtract the orthogonal part from the gradient; arguments as those of `Sharpness.mix`."""
+        """Subtract the orthogonal part from the gradient; arguments as in `Sharpness.mix`."""
         triples = list(_triples(self.parameters, plain))
         along = _ratio(
             _dot((g, sharp) for _, g, sharp in triples),
@@ -72,18 +72,18 @@ class WeightedSharpness(Sharpness):
 
     .. math:: g + \frac{\gamma}{1 - \gamma} (\hat g - g)
 
-    with :math:`g` the gradient at the weights and :math:`\hat g` that at the worst ones nearby (Yue
+    with :math:`g` the gradient at the weights and :math:`\hat g` that at the perturbed weights (Yue
     et al. 2023, "Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization
-    Term"). Decoupled, as its authors have it, the optimizer sees :math:`g` only; the second term,
-    times the learning rate, is taken off the weights afterwards, so that momentum and scaling do
-    not mix in the sharpness of earlier steps. Costs two passes per step.
+    Term"). In the decoupled form of its authors, the optimizer gets only :math:`g`; the second term
+    times the learning rate is subtracted from the weights afterwards, so that momentum and scaling
+    do not include the sharpness of earlier steps. Costs two passes per step.
 
     Args:
         parameters: The weights.
         rho: The distance.
         gamma: :math:`\gamma`, from 0 (the plain gradient) to below 1; 0.5 is SAM.
-        decoupled: Whether the sharpness goes past the optimizer.
-        adaptive: Measure distances in units of each weight's own size.
+        decoupled: Whether the sharpness bypasses the optimizer.
+        adaptive: Measure distances in units of each weight's magnitude.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class WeightedSharpness(Sharpness):
 
     @torch.no_grad()
     def mix(self, step: int, plain: Gradients) -> None:
-        """Add the sharpness, or keep it for later; arguments as those of `Sharpness.mix`."""
+        """Add the sharpness, or store it for later; arguments as in `Sharpness.mix`."""
         for parameter, g, sharp in _triples(self.parameters, plain):
             if self.decoupled:
                 self._sharpness[parameter] = sharp - g
@@ -112,35 +112,36 @@ class WeightedSharpness(Sharpness):
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, *, scale: float) -> None:
-        """Subtract the kept sharpness from the weights; see `Sharpness.after_step`."""
+        """Subtract the stored sharpness from the weights; see `Sharpness.after_step`."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter in self._sharpness:
                     length = float(group["lr"]) * self.factor / scale
                     parameter.sub_(self._sharpness[parameter], alpha=length)
-        # A step that the scaler skips computes none: that of an older one must not stay.
+        # A step that the scaler skips computes none, so that of an earlier step must be deleted.
         self._sharpness.clear()
 
 
 class ReusedSharpness(Sharpness):
-    r"""LookSAM: SAM on every k-th step, whose direction the steps in between reuse.
+    r"""LookSAM: SAM on every k-th step, whose direction is reused by the steps in between.
 
     .. math:: v = \hat g - \frac{\langle \hat g, g\rangle}{\lVert g\rVert^2} g, \qquad
               g + \alpha \frac{\lVert g\rVert}{\lVert v\rVert} v
 
-    with :math:`g` the gradient at the weights and :math:`\hat g` that at the worst ones nearby: a
-    step of SAM takes :math:`\hat g` and keeps :math:`v`, the steps that follow take the sum on the
+    with :math:`g` the gradient at the weights and :math:`\hat g` that at the perturbed weights: a
+    step of SAM uses :math:`\hat g` and stores :math:`v`, the following steps use the sum on the
     right (Liu et al. 2022, "Towards Efficient and Scalable Sharpness-Aware Minimization", algorithm
-    1). Lengths and angles are those of all weights together, as in the paper; ``pytorch_optimizer``
-    takes them tensor by tensor. Costs one pass per step and another one on every k-th. The step
-    numbered 0 is one of SAM; :math:`v` is part of the state that a checkpoint must hold.
+    1). Norms and inner products are over all weights together, as in the paper;
+    ``pytorch_optimizer`` computes them per tensor. Costs one pass per step and a second one on
+    every k-th. Step 0 is a step of SAM; :math:`v` is part of the state that a checkpoint must
+    contain.
 
     Args:
         parameters: The weights.
         rho: The distance.
         every: :math:`k`.
-        alpha: Length of the reused part, in lengths of the plain gradient.
-        adaptive: Measure distances in units of each weight's own size.
+        alpha: Norm of the reused part, relative to that of the plain gradient.
+        adaptive: Measure distances in units of each weight's magnitude.
     """
 
     def __init__(
@@ -155,16 +156,16 @@ class ReusedSharpness(Sharpness):
         super().__init__(parameters, rho=rho, adaptive=adaptive)
         self.every = every
         self.alpha = alpha
-        # Of any length: only its direction is used, so that the scale of the loss may change.
+        # Only its direction is used, so that the scale of the loss may change.
         self._direction: list[Tensor | None] = [None] * len(self.parameters)
 
     def due(self, step: int) -> bool:
-        """Return whether an optimizer step, numbered from 0, is one of SAM."""
+        """Return whether an optimizer step (from 0) is a step of SAM."""
         return step % self.every == 0
 
     @torch.no_grad()
     def mix(self, step: int, plain: Gradients) -> None:
-        """Keep the new part or add the kept one; arguments as those of `Sharpness.mix`."""
+        """Store the new part or add the stored one; arguments as in `Sharpness.mix`."""
         if self.due(step):
             self._keep(plain)
             return
@@ -187,11 +188,11 @@ class ReusedSharpness(Sharpness):
         self._direction = [new.get(parameter) for parameter in self.parameters]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the kept part of SAM's gradient."""
+        """Return the stored part of SAM's gradient."""
         return {"direction": self._direction}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore a state returned by :meth:`state_dict`."""
         for parameter, v in zip(self.parameters, state["direction"], strict=True):
             if v is not None and v.shape != parameter.shape:
                 raise ValueError(f"a direction has the shape {tuple(v.shape)}")
@@ -204,7 +205,7 @@ class ReusedSharpness(Sharpness):
 def _triples(
     parameters: Iterable[nn.Parameter], plain: Gradients
 ) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-    """Yield each weight that has a gradient with the plain and the present one; 0 for a missing."""
+    """Yield each weight with a gradient, with its plain and current gradients (0 if missing)."""
     for parameter, g in zip(parameters, plain, strict=True):
         sharp = parameter.grad
         if g is not None or sharp is not None:
@@ -219,5 +220,5 @@ def _dot(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, and 0 where b is 0: a vector without length has no part along another."""
+    """Return a / b, or 0 if b is 0, since the projection onto a zero vector is zero."""
     return torch.where(b > 0, a / b, 0.0)

@@ -1,4 +1,4 @@
-"""Signals that end a run: finish the step, save, end."""
+"""Signals that end a run after finishing the step and saving."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-# Of several that came the last in this order says how a run ended. Ctrl-C; a closed terminal; the
-# warnings of schedulers before the time is up; the end that they ask for.
+# If several signals were received, the last in this order determines how a run ended: Ctrl-C, a
+# closed terminal, warnings of schedulers before the time limit, and their request to end.
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end; not an error, hence not a subclass of Exception.
+    """A signal requested the end of the run; not an error, hence not a subclass of Exception.
 
     Args:
         signum: The signal's number.
@@ -34,13 +34,13 @@ class Interrupted(BaseException):
 
 
 class Paused(BaseException):
-    """The training paused at the epoch it was asked to; the state was saved.
+    """The training paused at the requested epoch, after saving its state.
 
     Not an error, hence not a subclass of Exception.
 
     Args:
         epoch: The epoch that was completed.
-        epochs: How many there are in total.
+        epochs: Total number of epochs.
 
     Attributes:
         folder: The run folder with which the training is resumed; None if it is not known.
@@ -52,11 +52,11 @@ class Paused(BaseException):
 
 
 class StopRequest:
-    """Whether a signal asked the run to end.
+    """Whether a signal requested the end of the run.
 
-    While :meth:`deferred` is active the first signal is only noted, so that the training loop can
-    end between two steps; at any other time, and from the second signal on, it raises
-    :class:`Interrupted` at once.
+    While :meth:`deferred` is active, the first signal is only recorded, so that the training loop
+    can end between two steps. At any other time, and for every further signal, :class:`Interrupted`
+    is raised immediately.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class StopRequest:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if os.getpid() != self._pid:
-            return  # a forked worker: it ends when this one does
+            return  # a forked worker, which ends together with its parent
         if signum == signal.SIGHUP:
             _leave_lost_terminal()
         repeated = self.signum is not None
@@ -76,12 +76,12 @@ class StopRequest:
             raise Interrupted(signum)
 
     def flags(self) -> list[float]:
-        """Return for each of `SIGNALS` whether it was the last to ask, as 1 or 0."""
+        """Return for each of `SIGNALS` 1 if it was the last one received, else 0."""
         return [float(self.signum == number) for number in SIGNALS]
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Note the first signal instead of raising."""
+        """Record the first signal instead of raising an exception."""
         self._deferring = True
         try:
             yield
@@ -91,13 +91,13 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn signals that end a run into a :class:`StopRequest` within the context.
+    """Convert signals that end a run to a :class:`StopRequest` within the context.
 
-    SIGHUP stays ignored where it is, as under ``nohup``.
+    SIGHUP stays ignored if it was before, as under ``nohup``.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # signals reach the main thread only
+        yield request  # signals are handled only in the main thread
         return
     taken = [number for number in SIGNALS if not _nohup(number)]
     before = {number: signal.signal(number, request) for number in taken}
@@ -109,7 +109,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def _leave_lost_terminal() -> None:
-    """Discard output to a terminal that was closed: each line would raise an error."""
+    """Discard output to a closed terminal, since each line would raise an error."""
     for stream in (1, 2):
         try:
             termios.tcgetattr(stream)
@@ -121,18 +121,18 @@ def _leave_lost_terminal() -> None:
 
 
 def calm_worker(number: int) -> None:
-    """Make a worker ignore signals: the training process ends it.
+    """Make a worker ignore signals, since the training process ends it.
 
-    Schedulers and terminals send a signal to every process of a job. A worker would end at once and
-    with it the training, before it has saved.
+    Schedulers and terminals send a signal to every process of a job. A worker would end
+    immediately, and with it the training, before saving.
 
     Args:
-        number: Number of the worker, as torch passes it.
+        number: Number of the worker, passed by torch.
     """
     for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(each, signal.SIG_IGN)
 
-    # The training process also sends SIGTERM to a worker that hangs: the second one is obeyed.
+    # The training process also sends SIGTERM to a hanging worker, so the second one is obeyed.
     def first(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

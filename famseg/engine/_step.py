@@ -32,12 +32,12 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RunError):
-    """The total or its gradient is not finite; raised before the optimizer moves.
+    """The total or its gradient is not finite; raised before the optimizer step.
 
     Args:
-        step: Number of the optimizer step, from 1.
+        step: Number of the optimizer step, starting at 1.
         terms: The terms of the batch.
-        norm: Norm of the gradient, where that is what is not finite.
+        norm: Norm of the gradient, if this is not finite.
     """
 
     def __init__(self, step: int, terms: Terms, *, norm: float | None = None) -> None:
@@ -55,46 +55,46 @@ class TrainStep:
 
     MONAI's own step has no penalty, no clipping and no autocast on a CPU. A step is a pure function
     of weights, optimizer state, batch and step number: torch's global generator is seeded in every
-    step from seed, step and rank, so that dropout needs no saved state to resume exactly.
+    step from seed, step and rank, so that dropout needs no saved state for exact resuming.
 
-    With ``sharpness`` the batches of an optimizer step are run a second time at the perturbed
+    With ``sharpness``, the batches of an optimizer step are run a second time at the perturbed
     weights, with the same dropout, probes and augmentation, and both gradients are combined. With
-    ``noise`` each batch is run at several perturbed weights and never at the weights themselves. In
-    both, running statistics count each batch once, and the reported numbers are those of the first
-    pass.
+    ``noise``, each batch is run at several perturbed weights, but not at the weights themselves. In
+    both cases, running statistics count each batch once, and the reported numbers are those of the
+    first pass.
 
     If the loss is not a mean over samples, as with class weights, the gradient of each part of a
     step is weighted with the divisor of its loss, and their sum is divided by the sum of these
     divisors over the parts and ranks of the step: the result is the gradient of the whole batch.
 
     Args:
-        objective: Batch to terms, wrapped in DDP where there are several processes.
-        training: Says the precision, how many forward passes make an optimizer step, and how large
-            a gradient may be.
-        optimizer: Optimizer of its parameters.
-        scheduler: Learning-rate schedule, moved once an optimizer step.
+        objective: Maps a batch to terms; wrapped in DDP if there are several ranks.
+        training: Contains the precision, the number of forward passes per optimizer step, and the
+            largest norm of the gradient.
+        optimizer: Optimizer of the parameters.
+        scheduler: Learning-rate schedule, advanced once per optimizer step.
         batches: Order and sizes of the batches.
         processes: The ranks of the run.
-        device: Where to compute.
+        device: The device of the computation.
         seed: Seed of dropout and the like.
-        sharpness: Where to take a second gradient and what to make of both (SAM), or None.
+        sharpness: Computes a second gradient at perturbed weights and combines both (SAM), or None.
         noise: Noise around the weights, over which the gradient is averaged (NSO), or None.
         augment: Changes a batch on the device before it is used.
-        memory_format: Memory order of a batch's images.
-        norm_share: Where batch normalization is over all processes, what says whether this one's
+        memory_format: Memory format of a batch's images.
+        norm_share: With synchronized batch normalization, the switch for whether this rank's
             samples count.
 
     Attributes:
-        asked: Returns what this rank adds to `agreed`.
-        agreed: Sums over the ranks of what `asked` returned in the last pass, without an exchange
-            of their own.
+        asked: Returns the numbers that this rank contributes to `agreed`.
+        agreed: Sums over the ranks of the results of `asked` in the last pass, which need no
+            separate exchange.
 
     Raises:
         InputError: If batches are split into parts that do not determine the loss or penalty of
             the whole.
     """
 
-    # Many arguments: the parts that `assemble` makes once, each from others of them.
+    # Many arguments: parts that `assemble` creates once and that depend on each other.
     def __init__(
         self,
         objective: Objective | DistributedDataParallel,
@@ -138,12 +138,12 @@ class TrainStep:
         if processes.world > 1 or self.accumulate > 1:
             _check_parts(self.objective)
         self._window_batches: list[tuple[int, Mapping[str, Any]]] = []
-        self._window_weight = 0.0  # of the parts of this process until now
-        self._total_weight = 0.0  # of all processes, known from the last pass on
+        self._window_weight = 0.0  # of this rank's parts so far
+        self._total_weight = 0.0  # of all ranks, known after the last pass
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def __call__(self, engine: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Run one iteration; leave only numbers in ``engine.state.output``."""
+        """Run one iteration, leaving only numbers in ``engine.state.output``."""
         began = time.perf_counter()
         iteration = engine.state.iteration - 1
         first, last = self.window(iteration)
@@ -164,7 +164,7 @@ class TrainStep:
             self._move(iteration, terms)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         if self.device.type == "cuda" and self.objective.weight != 0:
-            torch.cuda.synchronize(self.device)  # the time of this step is compared with others'
+            torch.cuda.synchronize(self.device)  # since times of steps are compared
         return {
             "samples": self._samples(iteration),
             "weight": weight,
@@ -175,10 +175,10 @@ class TrainStep:
         }
 
     def plain_seconds(self, batch: Mapping[str, Any], *, repeats: int = 3) -> float:
-        """Return the seconds of a forward and backward pass without penalty, the least of a few.
+        """Return the minimum time in seconds of several passes without penalty, with backward.
 
-        Taken in evaluation mode, where an objective computes no penalty and no running statistics
-        move; gradients are dropped.
+        Measured in evaluation mode, in which an objective computes no penalty and running
+        statistics do not change; gradients are discarded.
         """
         moved = self.on_device(batch)
         self.objective.eval()
@@ -195,16 +195,16 @@ class TrainStep:
         return least
 
     def on_device(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a training batch as the network sees it: on the device, augmented."""
+        """Return a training batch as the input of the network: on the device and augmented."""
         moved = self.augment(to_device(batch, self.device))
         return in_memory_format(moved, self.memory_format)
 
     def unwrap(self) -> None:
-        """Release DDP: it must not outlive the process group."""
+        """Release DDP, which must not outlive the process group."""
         self.wrapped = self.objective
 
     def window(self, iteration: int) -> tuple[int, int]:
-        """Return first and last iteration of the optimizer step that holds an iteration."""
+        """Return the first and last iteration of the optimizer step that contains an iteration."""
         per_epoch = self.batches.per_epoch
         epoch, inside = divmod(iteration, per_epoch)
         first = inside // self.accumulate * self.accumulate
@@ -212,7 +212,7 @@ class TrainStep:
         return epoch * per_epoch + first, epoch * per_epoch + last
 
     def optimizer_step(self, iteration: int) -> int:
-        """Return the number of the optimizer step that holds an iteration, from 0."""
+        """Return the number of the optimizer step that contains an iteration, starting at 0."""
         epoch, inside = divmod(iteration, self.batches.per_epoch)
         return epoch * self.steps_per_epoch + inside // self.accumulate
 
@@ -222,7 +222,7 @@ class TrainStep:
         return -(-self.batches.per_epoch // self.accumulate)
 
     def _passes(self, iteration: int, batch: Mapping[str, Any]) -> Terms:
-        """Run one batch wherever its gradient is taken; return the terms of the first pass."""
+        """Run one batch at each of its perturbed weights; return the terms of the first pass."""
         if self.noise is None:
             return self._pass(iteration, batch)
         places = self.noise.places
@@ -242,16 +242,16 @@ class TrainStep:
         part: float = 1.0,
         complete: bool = True,
     ) -> Terms:
-        """Run one batch forward and backward; its share of the step's gradient is added up.
+        """Run one batch forward and backward, adding its share to the step's gradient.
 
         Args:
-            iteration: Number of the batch, from 0.
+            iteration: Number of the batch, starting at 0.
             batch: The batch.
             part: Factor of its gradient.
-            complete: Whether no other pass over the same batch follows.
+            complete: Whether this is the last pass over the batch.
         """
         first, last = self.window(iteration)
-        # DDP takes the mean over processes, hence their number.
+        # DDP averages over ranks, hence the factor.
         weight = self._weight(iteration, batch) * self.processes.world
         with self._synchronized(complete and iteration == last):
             terms = self._forward(iteration, first, batch)
@@ -262,24 +262,24 @@ class TrainStep:
         return terms
 
     def _samples(self, iteration: int) -> float:
-        """Return this process's samples in a batch."""
+        """Return the number of this rank's samples in a batch."""
         batches = self.batches
         return batches.size(iteration) * batches.share(iteration) / self.processes.world
 
     def _window_samples(self, iteration: int) -> int:
-        """Return the samples of an optimizer step, of all processes."""
+        """Return the number of samples in an optimizer step over all ranks."""
         first, last = self.window(iteration)
         return sum(self.batches.size(index) for index in range(first, last + 1))
 
     def _weight(self, iteration: int, batch: Mapping[str, Any]) -> float:
-        """Return what this process's loss of a batch counts: its samples, or what it divides by."""
+        """Return the weight of this rank's loss of a batch: samples, or the loss's divisor."""
         samples = self._samples(iteration)
         if self._divisor is None or not samples:
             return samples
         return float(self._divisor(batch[self.objective.targets]))
 
     def _normalize(self, iteration: int) -> None:
-        """Divide the step's gradient by the total weight, where that is not known beforehand."""
+        """Divide the step's gradient by the total weight, if it is not known beforehand."""
         if self._divisor is None:
             return
         factor = self._window_samples(iteration) / self._total_weight
@@ -287,7 +287,7 @@ class TrainStep:
             gradient.mul_(factor)
 
     def _sharpen(self, iteration: int, terms: Terms) -> None:
-        """Compute the gradient of the step's batches again, at the worst weights nearby."""
+        """Compute the gradient of the step's batches again, at the perturbed weights."""
         sharpness, step = self.sharpness, self.optimizer_step(iteration)
         if sharpness is None or not self._finite_gradient(iteration, terms):
             return
@@ -308,7 +308,7 @@ class TrainStep:
         return float(group["lr"]) / float(group["initial_lr"])
 
     def _finite_gradient(self, iteration: int, terms: Terms) -> bool:
-        """Return whether the gradient is finite; only fp16 may overflow now and then."""
+        """Return whether the gradient is finite; only with fp16 may it occasionally overflow."""
         norm = nn.utils.get_total_norm(self._gradients())
         finite = bool(torch.isfinite(norm))
         if not finite and not self.scaler.is_enabled():
@@ -337,15 +337,15 @@ class TrainStep:
         return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
 
     def _exchange(self, iteration: int, terms: Terms) -> None:
-        """Exchange with the other ranks what a pass needs; stop if a total is not finite."""
+        """Exchange the numbers of a pass with the other ranks; stop if a total is not finite."""
         finite = bool(torch.isfinite(terms.total.detach()))
         own = [float(not finite), self._window_weight, *self.asked()]
-        # All processes stop together: one that waits in an all-reduce for a stopped one hangs.
+        # All ranks stop together, because one that waits in an all-reduce for a stopped one hangs.
         bad, self._total_weight, *self.agreed = self.processes.sum(own)
         if bad:
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms)
 
-    def _synchronized(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch's
+    def _synchronized(self, last: bool) -> Any:  # noqa: ANN401  # a context manager of torch
         if last or not isinstance(self.wrapped, DistributedDataParallel):
             return nullcontext()
         return self.wrapped.no_sync()
@@ -354,7 +354,7 @@ class TrainStep:
         parameters = list(self.objective.parameters())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self._gradients())
-        # With fp16 an overflow is expected now and then: the scaler skips such a step.
+        # With fp16 occasional overflows are expected; the scaler skips such steps.
         if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
             raise NonFiniteError(self.optimizer_step(iteration) + 1, terms, norm=float(norm))
         if self.clip_norm is not None:
@@ -368,7 +368,7 @@ class TrainStep:
 
 @contextmanager
 def _sync_refused(objective: Objective) -> Iterator[None]:
-    """Name both keys where a penalized layer lies before synchronized batch normalization."""
+    """Name both keys in the error if a penalized layer precedes synchronized batch norm."""
     try:
         yield
     except UnsupportedTailError as error:
@@ -383,7 +383,7 @@ def _sync_refused(objective: Objective) -> Iterator[None]:
 
 
 def _check_parts(objective: Objective) -> None:
-    """Refuse losses and penalties that the parts of a batch do not determine."""
+    """Refuse losses and penalties that are not determined by the parts of a batch."""
     check_parts(objective.terms.loss)
     if isinstance(objective.terms, JacobianNorm) and divisor_of(objective.terms.loss) is not None:
         raise InputError(
@@ -394,11 +394,11 @@ def _check_parts(objective: Objective) -> None:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the batch with its tensors on a device, those of mappings in it too."""
+    """Return the batch with its tensors on a device, including those in nested mappings."""
     return {key: _on(value, device) for key, value in batch.items()}
 
 
-def _on(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # a batch holds anything
+def _on(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # a batch may contain anything
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     return to_device(value, device) if isinstance(value, Mapping) else value

@@ -13,7 +13,7 @@ from famseg.engine._processes import Processes
 
 
 class Share:
-    """Whether this rank's samples count in a pass; shared by all layers of a network.
+    """Switch, shared by all layers of a network, for whether this rank's samples count in a pass.
 
     A rank without a sample in a batch runs another sample, whose loss is weighted with 0.
     """
@@ -22,10 +22,11 @@ class Share:
 
 
 class SyncBatchNormSum(torch.autograd.Function):
-    """The sum of a tensor over all ranks, and of its gradient, differentiable any number of times.
+    """The sum of a tensor over all ranks, and of its gradient; differentiable to any order.
 
-    `famseg.flatness` recognizes synchronized batch normalization in the graph by this name: it
-    refuses a penalty on a layer before it, whose curvature depends on the other ranks as well.
+    `famseg.flatness` recognizes synchronized batch normalization in the graph by this name. It
+    refuses a penalty on a layer before it, because the curvature then also depends on the other
+    ranks.
     """
 
     @staticmethod
@@ -35,7 +36,7 @@ class SyncBatchNormSum(torch.autograd.Function):
         return processes.add(value.clone())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401  # as torch has it
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401  # as in torch
         """Return the sum of the gradients."""
         return _sum(gradient.contiguous(), ctx.processes), None
 
@@ -52,8 +53,8 @@ class SyncedBatchNorm(_BatchNorm):
               \sigma^2 = \tfrac1N \sum_r n_r \big(\sigma_r^2 + (\mu_r - \mu)^2\big)
 
     with count, mean and variance of each rank :math:`r`: one exchange per layer and pass, and one
-    more for the gradient. torch's ``SyncBatchNorm`` computes the same but only on GPUs, and it
-    counts every rank, even one that runs a sample that is not in the batch.
+    more for the gradient. torch's ``SyncBatchNorm`` computes the same, but only on GPUs, and it
+    includes every rank, even one that runs a sample that is not in the batch.
 
     Args:
         norm: The layer that it replaces; parameters and buffers are shared.
@@ -78,16 +79,16 @@ class SyncedBatchNorm(_BatchNorm):
             setattr(self, name, buffer)
         self.train(norm.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:  # torch's name
+    def _check_input_dim(self, input: Tensor) -> None:  # name given by torch
         if input.dim() < 2:
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
-    def forward(self, input: Tensor) -> Tensor:  # torch's name
-        """Return the normalized input, of the same shape ``(n, channels, ...)`` and type."""
+    def forward(self, input: Tensor) -> Tensor:  # name given by torch
+        """Return the normalized input with the same shape ``(n, channels, ...)`` and type."""
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
-        # As in torch: statistics are at least float32, also under autocast.
+        # As in torch, statistics are at least float32, also under autocast.
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count, mean, variance = self._statistics(values)
         self._follow(count, mean, variance)
@@ -104,7 +105,8 @@ class SyncedBatchNorm(_BatchNorm):
         own_variance, own_mean = torch.var_mean(values, over, correction=0)
         number = values.numel() // values.shape[1] if self.share.counts else 0
         own = torch.cat([own_mean.new_full((1,), number), own_mean, own_variance])
-        # One row per rank, not sums of squares: these lose precision if the mean is far from 0.
+        # One row per rank instead of sums of squares, which lose precision if the mean is far from
+        # 0.
         rows = own.new_zeros(self.processes.world, len(own))
         rows = rows.index_put((torch.tensor([self.processes.rank], device=own.device),), own)
         total = _sum(rows, self.processes)
@@ -142,7 +144,7 @@ def synchronize(model: nn.Module, processes: Processes) -> Share:
         processes: The ranks of the run.
 
     Returns:
-        The switch that says whether this rank's samples count in the next pass.
+        The switch for whether this rank's samples count in the next pass.
     """
     share = Share()
     for parent in list(model.modules()):
@@ -153,7 +155,7 @@ def synchronize(model: nn.Module, processes: Processes) -> Share:
 
 
 def single_values(objective: nn.Module, batch: Mapping[str, Any]) -> list[str]:
-    """Return the batch normalization layers to which one sample gives one value per channel.
+    """Return the batch normalization layers that get a single value per channel from one sample.
 
     Costs a forward pass in evaluation mode.
 

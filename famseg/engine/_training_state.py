@@ -1,4 +1,4 @@
-"""What of a training survives a kill: written to a checkpoint, read back by a resumed run."""
+"""The state of a training that survives a kill, stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _logger = logging.getLogger("famseg")
 
 
 class TrainingState:
-    """Weights, optimizer and course of a training, as a checkpoint holds them.
+    """Weights, optimizer and history of a training, as stored in a checkpoint.
 
-    Checkpoints fit any number of processes: order, defects, dropout and probes are functions of
-    seed and step and need none; sums over an epoch are kept as sums over all processes.
+    Checkpoints are valid for any number of ranks: order, defects, dropout and probes are functions
+    of seed and step and need no state, and sums over an epoch are stored as sums over all ranks.
 
     Args:
-        assembly: What is trained.
+        assembly: The parts of the training step.
         processes: The ranks of the run.
 
     Attributes:
         best: The best validation so far.
         meter: The sums of the current epoch.
-        history: The metrics of each epoch, as a line of ``metrics.jsonl`` is.
+        history: The metrics of each epoch, as in a line of ``metrics.jsonl``.
     """
 
     def __init__(self, assembly: Assembly, processes: Processes) -> None:
@@ -62,11 +62,11 @@ class TrainingState:
 
     @property
     def model(self) -> nn.Module:
-        """The network that the training is for: the average where one is taken."""
+        """The resulting network: the average, if there is one."""
         return self.objective.model if self.average is None else self.average.module
 
     def compare(self, epoch: int, value: float, *, min_delta: float) -> bool:
-        """Take note of a validation's key metric; return whether it is the best so far."""
+        """Record a validation's key metric; return whether it is the best so far."""
         if value > self.best.value + min_delta or self.best.epoch == 0:
             self.best = Best(epoch=epoch, value=value)
             return True
@@ -74,7 +74,7 @@ class TrainingState:
         return False
 
     def note(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Note an epoch for its checkpoint, from which a record is completed after a kill."""
+        """Record an epoch for the checkpoint, from which the table is completed after a kill."""
         row: dict[str, float | None] = {"epoch": epoch, "time": round(time.time(), 3)}
         values = {name: float(value) for name, value in metrics.items()}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -101,11 +101,11 @@ class TrainingState:
         return state | {"meter": sums, "objective": learned, "history": self.history}
 
     def load(self, path: Path) -> None:
-        """Take up the state of a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            InputError: If it cannot be read, belongs to another network or is longer trained than
-                the configuration says.
+            InputError: If it cannot be read, belongs to another network, or has more epochs than
+                configured.
         """
         state, step = load_checkpoint(path), self.step
         try:
@@ -138,11 +138,11 @@ class TrainingState:
 
 
 class CheckpointFolder:
-    """The folder ``checkpoints`` of a run, as its training writes it and resumes from it.
+    """The folder ``checkpoints`` of a run, for writing and resuming.
 
     Args:
         path: The folder.
-        keep: Which checkpoints of epochs stay.
+        keep: Which checkpoints of epochs are kept.
     """
 
     def __init__(self, path: Path, keep: KeepConfig) -> None:
@@ -151,7 +151,7 @@ class CheckpointFolder:
         self._last_is_whole = True
 
     def newest(self, processes: Processes) -> Path | None:
-        """Return the newest checkpoint that is whole, which the first process chooses; or None.
+        """Return the newest intact checkpoint, chosen by rank 0, or None.
 
         Raises:
             InputError: If there are checkpoints and none can be used.
@@ -161,21 +161,21 @@ class CheckpointFolder:
         return found
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint; in place of a ``last.pt`` that is whole, which becomes previous."""
+        """Write ``last.pt``; an intact existing one becomes ``previous.pt``."""
         if name == LAST and self._last_is_whole:
             keep_previous(self.path / LAST)
         save_checkpoint(self.path / name, state)
         self._last_is_whole = self._last_is_whole or name == LAST
 
     def keep_epoch(self, epoch: int) -> None:
-        """Keep ``last.pt`` as the checkpoint of an epoch, if that is to stay; remove older ones."""
+        """Keep ``last.pt`` as the checkpoint of an epoch if configured, and remove expired ones."""
         keep_epoch(self.path / LAST, epoch, last=self.keep.last, every=self.keep.every)
 
     def _newest_whole(self) -> Path | None:
         last, previous = (self.path / name for name in (LAST, PREVIOUS))
         if not last.exists():
             return previous if previous.exists() else None
-        if not last.is_file():  # a folder could not be replaced at the end of the epoch
+        if not last.is_file():  # it could not be replaced at the end of the epoch
             raise InputError(f"{last}: is not a file. Remove it to resume from {PREVIOUS}.")
         try:
             load_checkpoint(last)
@@ -196,9 +196,9 @@ class CheckpointFolder:
 
 
 def _own(learned: Sequence[Mapping[str, Any]], processes: Processes) -> Mapping[str, Any]:
-    """Return what a process has learned; of another number of them what the most careful has.
+    """Return the objective's state of this rank; if their number differs, the most cautious one.
 
-    Each process takes the penalty as often as its strength on the process's own samples asks for.
+    Each rank applies the penalty as often as its strength on the rank's own samples requires.
     """
     if len(learned) == processes.world:
         return learned[processes.rank]

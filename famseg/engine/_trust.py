@@ -1,4 +1,4 @@
-"""Checks of a checkpoint before a training uses it: it may come from someone else."""
+"""Checks of a checkpoint before a training uses it, since it may be untrusted."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch.optim.lr_scheduler import LRScheduler
 from famseg.engine._meter import SUMS
 from famseg.engine._result import Best
 
-_MOST = 2**53  # steps: beyond it the steps of a schedule, which are floats, are not told apart
-_FASTEST = 1e30  # a learning rate that is still a float32
+_MOST = 2**53  # steps; beyond it, the steps of a schedule, which are floats, are not distinct
+_FASTEST = 1e30  # largest learning rate, within float32
 _COUNTS = ("iteration", "epoch", "averaged")
 _MAPPINGS = ("model", "trained", "optimizer", "scheduler", "scaler", "sharpness", "best", "meter")
 _SIGNED = ("loss", "penalty")  # the other sums of an epoch are of counts, times and squares
-# What optimizers keep for each weight, in its shape.
+# Values that optimizers store for each weight, in its shape.
 _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
 def check_state(state: Mapping[Any, Any]) -> None:
-    """Check the types of what a checkpoint holds, if it is there.
+    """Check the types of the content of a checkpoint, as far as it is present.
 
     Args:
-        state: What was loaded.
+        state: The loaded content.
 
     Raises:
-        ValueError: If something is of another kind, or a number that cannot be; says which.
+        ValueError: If a value has another type, or a number is impossible; the message says which.
     """
     for name in _COUNTS:
         if name in state and not _is_count(state[name]):
@@ -56,7 +56,7 @@ def check_state(state: Mapping[Any, Any]) -> None:
 
 
 def _check_objective(learned: object) -> None:
-    """Check what the objective of each process has learned."""
+    """Check the state of the objective of each rank."""
     if not isinstance(learned, list) or not all(isinstance(one, Mapping) for one in learned):
         raise ValueError(f"objective is {_shown(learned)}, not a mapping for each process")
     for pace in (one.get("pace", (0, 0)) for one in learned):
@@ -83,8 +83,7 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Check that this optimizer can continue from a saved state.
 
     Raises:
-        ValueError: If it is of another kind of optimizer or one with other options, or has values
-            of other kinds or shapes.
+        ValueError: If it is from another optimizer or has other options, types or shapes.
     """
     own = optimizer.state_dict()
     groups, kept = state["param_groups"], state["state"]
@@ -94,7 +93,7 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     for group, ours, live in zip(groups, own["param_groups"], optimizer.param_groups, strict=True):
         for name, value in ours.items():
             same = name in group and _alike(group[name], value)
-            if same and name == "lr":  # which the schedule changes
+            if same and name == "lr":  # changed by the schedule
                 same = abs(group[name]) <= _FASTEST
             elif same:
                 same = group[name] == value
@@ -114,7 +113,7 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def _kept(optimizer: Optimizer, group: Mapping[str, Any]) -> Mapping[str, object] | None:
-    """Return what an optimizer keeps for a weight of a group; None if it cannot be found out."""
+    """Return what an optimizer stores for a weight of a group; None if it cannot be determined."""
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight)
     tried = copy.copy(optimizer)
@@ -122,13 +121,13 @@ def _kept(optimizer: Optimizer, group: Mapping[str, Any]) -> Mapping[str, object
     tried.param_groups = [{**group, "params": [weight]}]
     try:
         tried.step()
-    except (RuntimeError, TypeError):  # one that computes the loss again, such as L-BFGS
+    except (RuntimeError, TypeError):  # an optimizer that recomputes the loss, such as L-BFGS
         return None
     return dict(tried.state[weight])
 
 
 def _check_kept(name: str, value: object, weight: Tensor, own: object) -> None:
-    """Check one of the values that an optimizer keeps for a weight; ours is None if unknown."""
+    """Check a value that an optimizer stores for a weight; ``own`` is None if unknown."""
     if isinstance(value, Tensor):
         if name in _LIKE_WEIGHTS and value.shape != weight.shape:
             raise ValueError(f"the optimizer's {name} has the shape {tuple(value.shape)}")
@@ -144,7 +143,7 @@ def _check_kept(name: str, value: object, weight: Tensor, own: object) -> None:
 
 
 def _is_dense(value: Tensor) -> bool:
-    """Whether each element has its own place in memory, as in-place changes require."""
+    """Return whether each element has its own memory, as in-place changes require."""
     if value.layout != torch.strided:
         return False
     sizes = [pair for pair in zip(value.stride(), value.shape, strict=True) if pair[1] > 1]
@@ -160,7 +159,7 @@ def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
     """Check that a saved state belongs to this scheduler: torch overwrites its attributes.
 
     Raises:
-        ValueError: If it has other entries, or values of other kinds.
+        ValueError: If it has other entries, or values of other types.
     """
     own = scheduler.state_dict()
     for name, value in state.items():
@@ -173,8 +172,8 @@ def check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
 
 
 def _alike(value: object, own: object) -> bool:
-    """Whether a value has the type of ours; numbers must be finite."""
-    if own is None:  # a choice that is torch's, until it has chosen
+    """Return whether a value has the same type as the expected one; numbers must be finite."""
+    if own is None:  # chosen by torch later
         return value is None or isinstance(value, bool)
     if isinstance(own, bool):
         return isinstance(value, bool)
@@ -202,7 +201,7 @@ def _is_count(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Return a value on one short line; of what can be anything, only its type."""
+    """Return a value as one short line; for arbitrary objects only the type."""
     if isinstance(value, str | float | bool) or value is None:
         return f"{value!r:.40}"
     if isinstance(value, int):

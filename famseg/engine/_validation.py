@@ -1,4 +1,4 @@
-"""Validation on MONAI's evaluator, with the cases dealt out to the ranks."""
+"""Validation with MONAI's evaluator, with the cases distributed to the ranks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from famseg.flatness import call_model
 
 
 class Validator:
-    """Scores the validation cases; each process takes every ``world``-th.
+    """Scores the validation cases; each rank processes every ``world``-th case.
 
     Args:
         experiment: Data and scores.
         model: The network, not wrapped.
         processes: The ranks of the run.
-        device: Where to compute.
+        device: The device of the computation.
         batch_size: Cases per forward pass.
-        memory_format: Memory order of a batch's images.
-        data: The cases; those of the validation unless given.
+        memory_format: Memory format of a batch's images.
+        data: The cases; by default those of the validation.
         workers: Worker processes that load data, started for each validation; 0 for this process.
     """
 
@@ -57,7 +57,7 @@ class Validator:
         self.processes = processes
         self.device = device
         self.workers = workers
-        cases = list(range(processes.rank, len(self.data), processes.world))  # type: ignore[arg-type]  # a map-style set has a length
+        cases = list(range(processes.rank, len(self.data), processes.world))  # type: ignore[arg-type]  # map-style data sets have a length
         self._batches = [cases[at : at + batch_size] for at in range(0, len(cases), batch_size)]
         self._rows: list[Row] = []
         self._evaluator: SupervisedEvaluator | None = None
@@ -66,14 +66,14 @@ class Validator:
         """Return mean and standard deviation of each score, and the count; every rank must call.
 
         Names are ``val/<metric>``, ``val/<metric>_std`` and ``val/n``. A metric that is not finite
-        in every case is NaN.
+        in all cases is NaN.
         """
         rows = self.rows()
         metrics = {"val/n": float(len(rows))}
         for name in (key for key, value in rows[0].items() if isinstance(value, float)):
-            # fmean of sorted values: the sum does not depend on how the cases were dealt out.
+            # fmean of sorted values, so that the sum does not depend on the distribution of cases.
             values = sorted(row[name] for row in rows)
-            finite = all(map(math.isfinite, values))  # of others there is no deviation
+            finite = all(map(math.isfinite, values))  # otherwise there is no standard deviation
             metrics[f"val/{name}"] = statistics.fmean(values) if finite else math.nan
             metrics[f"val/{name}_std"] = statistics.pstdev(values) if finite else math.nan
         return metrics
@@ -81,23 +81,23 @@ class Validator:
     def rows(self) -> list[Row]:
         """Return the score rows of all cases, in their order; every rank must call."""
         self._rows = []
-        # MONAI's own metric handlers gather in a way that hangs when a process has no case.
+        # MONAI's metric handlers hang if a rank has no case.
         if self._batches:
             self._evaluator = self._evaluator or self._assemble()
             self._evaluator.run()
         parts = self.processes.gather(self._rows)
-        # Dealt out in turn, and put together in the same order.
+        # Distributed round-robin, and merged in the same order.
         return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
 
     def _assemble(self) -> SupervisedEvaluator:
-        # Not before the first validation: only then is it known what training occupies in /dev/shm.
+        # Created at the first validation, when it is known how much of /dev/shm training uses.
         loader = batch_loader(
             self.data,
             self._batches,
             collate=self.experiment.collate,
             workers=min(self.workers, len(self._batches)),
             pin_memory=self.device.type == "cuda",
-            speaks=False,  # training has warned, with more batches
+            speaks=False,  # training has already warned, with more batches
         )
         return SupervisedEvaluator(
             device=self.device,

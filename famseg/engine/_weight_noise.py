@@ -1,4 +1,4 @@
-"""Noise stability optimization: the mean gradient at weights plus and minus noise."""
+"""Noise stability optimization: the mean gradient at the weights plus and minus noise."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from famseg.objectives import generator_at
 
 
 class WeightNoise:
-    r"""Moves the weights by plus and minus normal noise, and back.
+    r"""Perturbs the weights by plus and minus normal noise, and restores them.
 
     .. math:: g = \frac{1}{2k} \sum_{j=1}^{k} \left(\nabla L(w + u_j) + \nabla L(w - u_j)\right),
               \qquad u_j \sim N(0, \sigma^2 I)
 
     (NSO: Zhang, Li and Ju 2024, arXiv 2306.08553, algorithm 1). It is an unbiased gradient of
-    :math:`E\, L(w + u) = L(w) + \frac{\sigma^2}{2} \operatorname{tr} H + O(\sigma^4)`; the term
-    of first order cancels between the two sides: it would only add variance. Costs :math:`2k`
+    :math:`E\, L(w + u) = L(w) + \frac{\sigma^2}{2} \operatorname{tr} H + O(\sigma^4)`; the
+    first-order term, which would only add variance, cancels between the two signs. Costs :math:`2k`
     forward and backward passes and memory for two copies of the weights.
 
     The noise is a function of seed and step, the same in all ranks and in all forward passes of a
     step, whose gradients are therefore those of one large batch.
 
     Args:
-        parameters: The weights; frozen ones stay where they are.
-        sigma: Standard deviation of the noise on every weight.
+        parameters: The weights; frozen ones are not perturbed.
+        sigma: Standard deviation of the noise in every weight.
         pairs: :math:`k`.
         seed: Seed of the noise.
 
@@ -49,14 +49,14 @@ class WeightNoise:
 
     @property
     def places(self) -> int:
-        """Number of places at which a step takes gradients."""
+        """Number of perturbed weights at which a step computes gradients."""
         return 2 * self.pairs
 
     @contextmanager
     def around(self, step: int) -> Iterator[Iterator[int]]:
-        """Yield the places of a step, numbered from 0, moving the weights to each.
+        """Yield the numbers of the perturbations of a step from 0, applying each to the weights.
 
-        The weights are restored exactly on leaving, also after an error.
+        The weights are restored exactly on exit, also after an error.
         """
         kept = [each.detach().clone() for each in self.parameters]
         try:
@@ -78,7 +78,7 @@ class WeightNoise:
     def _noise(self, step: int, pair: int) -> list[Tensor]:
         device = self.parameters[0].device
         generator = generator_at(self.seed, "weight noise", step, pair, device=device)
-        # Drawn in one precision, so that a float64 check sees the noise of a float32 run.
+        # Always drawn in float32, so that a float64 check uses the same noise as a float32 run.
         return [
             self.sigma * torch.randn(each.shape, generator=generator, device=device).to(each.dtype)
             for each in self.parameters

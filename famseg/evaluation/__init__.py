@@ -1,4 +1,4 @@
-"""Evaluation: metrics with units, case by case, against baselines; tables and images of them."""
+"""Evaluation: metrics with units per case, against baselines, with tables and images."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Export: trained networks that run without famseg."""
+"""Export of trained networks that run without famseg."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The configuration files of a MONAI bundle, which runs with MONAI only."""
+"""The configuration files of a MONAI bundle, which needs only MONAI to run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-_ABOVE = 0.095  # of the height of the grid: free above the head, as in training on average
+_ABOVE = 0.095  # free share of the grid above the head, as in training on average
 
 
 def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
-    """Return ``configs/metadata.json``, as MONAI's schema wants it.
+    """Return ``configs/metadata.json`` according to MONAI's schema.
 
     Args:
         source: A network that predicts implants.
@@ -59,10 +59,10 @@ def metadata(source: Source, license_text: str | None) -> dict[str, Any]:
 
 
 def inference(source: Source) -> dict[str, Any]:
-    """Return ``configs/inference.json``: one NIfTI file of a skull in, its implant out.
+    """Return ``configs/inference.json``, which maps a NIfTI file of a skull to its implant.
 
-    The input is oriented, resampled, cropped to its bone and put into the frame; the result is
-    written in that frame, in mm of the input's world, beside the skull as the network saw it.
+    The input is oriented, resampled, cropped to its bone and placed in the frame. The result is
+    written in that frame, in mm of the input's world, together with the network's input.
 
     Args:
         source: A network that predicts implants.
@@ -85,7 +85,7 @@ def inference(source: Source) -> dict[str, Any]:
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
-        # One window is the whole grid: it is what hands the input's position in space on.
+        # One window covers the whole grid; it passes on the input's position in space.
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": source.preprocessing["grid"],
@@ -106,7 +106,7 @@ def inference(source: Source) -> dict[str, Any]:
 
 
 def at_least(threshold: float) -> float:
-    """Return the smallest float32 above a threshold: famseg's rule is ``>``, MONAI's is ``>=``.
+    """Return the smallest float32 above a threshold, since famseg uses ``>`` and MONAI ``>=``.
 
     Example:
         >>> at_least(0.5) > 0.5
@@ -127,7 +127,7 @@ def _before(source: Source) -> list[dict[str, Any]]:
         {"_target_": "Spacingd", "pixdim": [facts["spacing_mm"]] * 3, "mode": "bilinear"},
         {"_target_": "AsDiscreted", "threshold": facts["bone_share"]},
         {"_target_": "CropForegroundd", "source_key": "image", "allow_smaller": True},
-        # The frame is counted from the top of the head, and a crop only from the first voxel.
+        # The frame is relative to the top of the head, but a crop is relative to the first voxel.
         upside_down,
         {"_target_": "BorderPadd", "spatial_border": [0, 0, 0, 0, above, size]},
         {"_target_": "SpatialCropd", "roi_start": [0, 0, 0], "roi_end": [10**6, 10**6, size]},
@@ -153,7 +153,7 @@ def _after(source: Source) -> list[dict[str, Any]]:
     ]
 
 
-def _metrics(stated: Any) -> dict[str, Any]:  # noqa: ANN401  # of a card
+def _metrics(stated: Any) -> dict[str, Any]:  # noqa: ANN401  # from a card
     if isinstance(stated, list):
         return {row["metric"]: row for row in stated}
     return stated if isinstance(stated, dict) else {"stated": stated}

@@ -1,4 +1,4 @@
-"""The model card of an export, for people who did not train the model, as JSON and Markdown."""
+"""The model card of an export, for users who did not train the model, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _metrics(rows: Any) -> Iterator[str]:  # noqa: ANN401  # JSON
-    """Yield a table of means with spread and n, or what a packaged model states."""
+    """Yield a table of means with spread and n, or the metrics stated in a packaged model."""
     if not isinstance(rows, list):
         yield from _listed(rows)
         return
@@ -100,7 +100,7 @@ def _listed(value: Any, depth: int = 0) -> Iterator[str]:  # noqa: ANN401  # JSO
 
 
 def _plain(value: object) -> str:
-    """Return text of others without what Markdown or HTML would make of it."""
+    """Return untrusted text escaped for Markdown and HTML."""
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = " ".join(text.split())
     for sign in "\\`*<>[]|":

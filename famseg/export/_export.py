@@ -1,4 +1,4 @@
-"""Writes an export completely or not at all; it is checked before it gets its name."""
+"""Atomic writing of an export, which is verified before it gets its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 CARD = "model_card.json"
 
 _OPSET = 17
-_TOLERANCE = 1e-4  # of a probability
+_TOLERANCE = 1e-4  # tolerance for probabilities
 _OUTPUT = "probability"
 
 
@@ -70,7 +70,7 @@ def export_network(
         part.mkdir(parents=True)
         _WRITERS[export_format](source, part, title)
         written = _describe(source, export_format, part, text, title)
-        check_out(out)  # it can have come while we computed
+        check_out(out)  # it may have been created meanwhile
         if out.exists():
             shutil.rmtree(out)
         part.rename(out)
@@ -86,11 +86,11 @@ def export_network(
 def check_out(out: Path) -> None:
     """Refuse a folder that an export may not replace.
 
-    An export is ours if its ``model_card.json`` says so and lists the SHA-256 of every other file
-    in it: one that a user has changed or added to is kept.
+    An export may be replaced if its ``model_card.json`` lists the SHA-256 of every other file in
+    it; one in which a user has changed or added files is kept.
 
     Raises:
-        InputError: If it may not.
+        InputError: If it must not be replaced.
     """
     if not (out.exists() or out.is_symlink()):
         return
@@ -141,7 +141,7 @@ def _write_bundle(source: Source, folder: Path, title: str | None) -> None:
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; MONAI's bundles are made of it
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but MONAI's bundles use it
         whole = LargePieces(source.module, at_least(source.preprocessing["threshold"])).eval()
     _save_traced(source, whole, folder / "models" / "model.ts")
     state = {k.removeprefix("network."): v for k, v in source.module.state_dict().items()}
@@ -164,7 +164,7 @@ def _write_onnx(source: Source, folder: Path, _: str | None) -> None:
         ) from error
     path, names = folder / "model.onnx", (source.input_name, _OUTPUT)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes, which are fixed here
+        warnings.simplefilter("ignore")  # warnings of the tracer about sizes, which are fixed here
         torch.onnx.export(
             source.module,
             (source.example(1),),
@@ -173,7 +173,7 @@ def _write_onnx(source: Source, folder: Path, _: str | None) -> None:
             output_names=[names[1]],
             dynamic_axes={name: {0: "batch"} for name in names},
             opset_version=_OPSET,
-            dynamo=False,  # the other exporter needs one package more
+            dynamo=False,  # the other exporter needs an additional package
         )
     model = onnx.load(path)
     facts = {"preprocessing": json.dumps(dict(source.preprocessing)), "name": source.name}
@@ -196,10 +196,10 @@ _WRITERS: dict[str, Callable[[Source, Path, str | None], None]] = {
 
 
 def _save_traced(source: Source, module: nn.Module, path: Path) -> None:
-    """Trace a module into a file that also holds the preprocessing, and compare the two."""
+    """Trace a module into a file with the preprocessing, and compare it with the module."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        jit: Any = torch.jit  # whose functions have no types
+        jit: Any = torch.jit  # has no type annotations
         traced = jit.trace(module, source.example(1), check_trace=False)
         facts = {"preprocessing.json": json.dumps(dict(source.preprocessing))}
         jit.save(traced, str(path), _extra_files=facts)
@@ -210,7 +210,7 @@ def _save_traced(source: Source, module: nn.Module, path: Path) -> None:
 def _compare(
     source: Source, module: nn.Module, other: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Raise if an export gives other numbers than famseg, for a batch of one or of three."""
+    """Raise an error if an export differs from famseg, for batches of one or three."""
     with torch.no_grad():
         for count in (1, 3):
             inputs = source.example(count)
@@ -223,7 +223,7 @@ def _compare(
 
 
 def _license(source: Source, path: Path | None) -> tuple[str, str | None]:
-    """Return the text of the license, and what it is called if a file was given."""
+    """Return the text of the license, and its name if a file was given."""
     if path is not None:
         try:
             return path.read_text(encoding="utf-8"), f"{path.name}, see the file LICENSE"
@@ -236,7 +236,7 @@ def _license(source: Source, path: Path | None) -> tuple[str, str | None]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the card, by its path in the folder."""
+    """Return the SHA-256 of every file except the card, by its path in the folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

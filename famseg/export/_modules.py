@@ -1,4 +1,4 @@
-"""The exported module: from the input to probabilities, without any code of famseg."""
+"""The exported modules, from the input to probabilities, without any code of famseg."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from famseg.reconstruction import NEVER, SHIFTS, SMALLEST_PIECE
 class ImplantProbability(nn.Module):
     """`famseg.reconstruction.CoarseNetwork.predict` as a module that can be traced.
 
-    The mean of eight predictions: of the skull and its mirror image, each unshifted and shifted by
-    a voxel along two axes in three ways. Its numbers are those of ``predict``, but for rounding.
+    It is the mean of eight predictions: of the skull and its mirror image, each unshifted and with
+    three shifts of one voxel along two axes. Its numbers equal those of ``predict`` up to rounding.
 
     Args:
         network: Maps a defective skull to logits of the same shape.
@@ -41,26 +41,26 @@ class ImplantProbability(nn.Module):
 
 
 class LargePieces(nn.Module):
-    """A network whose implant has lost its small pieces, as `CoarseNetwork.implant_of` leaves them.
+    """A network whose implants have no small pieces, as in `CoarseNetwork.implant_of`.
 
-    MONAI's transforms know pieces smaller than a number of voxels, not than a share of the largest;
-    a bundle, which holds no code, has the rule in its network. Pieces are told apart by spreading
-    the highest number of their voxels to all neighbors until nothing changes, which takes as many
-    steps as the longest piece has voxels: some 0.3 s of one core on a grid of 64.
+    MONAI's transforms can remove pieces below a number of voxels, but not below a share of the
+    largest. A bundle contains no code, so the rule is part of the network. Pieces are labeled by
+    spreading the highest index of their voxels to all neighbors until nothing changes. This takes
+    as many steps as the longest piece has voxels, about 0.3 s of one core on a grid of 64.
 
     Args:
-        network: Gives probabilities.
-        threshold: A voxel belongs to the implant from this probability on.
+        network: Returns probabilities.
+        threshold: Probability above which a voxel belongs to the implant.
 
     Shape:
-        As of the network; the probability of small pieces becomes 0.
+        As for the network; the probability in small pieces becomes 0.
     """
 
     def __init__(self, network: nn.Module, threshold: float) -> None:
         super().__init__()
         self.network = network
         self.threshold = threshold
-        # Scripted, since tracing would keep the number of steps of the example.
+        # Scripted, since tracing would fix the number of steps to that of the example.
         self._kept = torch.jit.script(_kept)
 
     def forward(self, skull: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ClassProbability(nn.Module):
     Args:
         network: Maps normalized images to logits.
         mean: Mean of each channel, which is subtracted.
-        std: Standard deviation of each channel, which is divided by.
+        std: Standard deviation of each channel, by which values are divided.
 
     Shape:
         Input ``(n, channels, height, width)``, 0 to 1; output ``(n, classes)``, which sums to 1.
@@ -98,16 +98,16 @@ class ClassProbability(nn.Module):
 
 
 def _kept(mask: Tensor, share: float) -> Tensor:
-    """Return all but the pieces of masks, ``(n, 1, X, Y, Z)``, that are small beside the largest.
+    """Return masks, ``(n, 1, X, Y, Z)``, without pieces that are small relative to the largest.
 
     Args:
-        mask: True in the pieces, which hang together by faces, edges and corners.
+        mask: True in the pieces, which are 26-connected.
         share: The share of the largest piece's voxels.
     """
     count = mask[0].numel()
     numbers = torch.arange(1, count + 1, device=mask.device).reshape(mask.shape[1:])
     inside = mask.to(torch.float32)
-    # float32 holds whole numbers up to 2^24, the voxels of a grid of 256.
+    # float32 represents integers up to 2^24, the number of voxels in a grid of 256.
     labels = numbers.to(torch.float32) * inside
     changed = True
     while changed:
@@ -122,10 +122,10 @@ def _kept(mask: Tensor, share: float) -> Tensor:
 
 
 def _moved(volume: Tensor, shift: Sequence[int], fill: float) -> Tensor:
-    """Move a volume by whole voxels; what comes in from outside is ``fill``.
+    """Shift a volume by whole voxels, filling the border with ``fill``.
 
-    Slices and padding, which ONNX has, in place of a write into a part of a tensor, which it has
-    only by detours.
+    It uses slices and padding, which ONNX supports directly, unlike writing into a part of a
+    tensor.
     """
     kept = [slice(max(-step, 0), -step if step > 0 else None) for step in shift]
     around = [edge for step in reversed(shift) for edge in (max(step, 0), max(-step, 0))]

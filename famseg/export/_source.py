@@ -1,4 +1,4 @@
-"""A trained network opened for an export: the module and the content of its card."""
+"""Opening of a trained network for an export: the module and the content of its card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from famseg.reconstruction import BONE_SHARE, SMALLEST_PIECE, CoarseNetwork, loa
 from famseg.runs import RunFolder
 
 _BUILTIN = "builtin"
-# Of a card, what a network is built and filled from: its readers have the network itself.
+# Entries of a card about building a network, which readers of an export do not need.
 _OF_THE_NETWORK = ("format", "name", "size", "spacing_mm", "layer", "threshold", "sha256")
 _LIMITS = {
     "implant": (
@@ -146,7 +146,7 @@ def _implants(run: str | Path, network: CoarseNetwork) -> Source:
 def _classifier(folder: RunFolder) -> Source:
     with processes("cpu") as group:
         opened = open_run(folder, Which.best, group, overrides=["training.device=cpu"])
-    # The evaluated set knows the normalization; only the pipeline can make it.
+    # Only the pipeline can create the evaluated set, which contains the normalization.
     tests: Any = opened.experiment.tests["test"]
     mean, std = ((each.flatten() / 255).tolist() for each in (tests._mean, tests._std))
     channels, size = tests[0]["image"].shape[:2]
@@ -180,12 +180,12 @@ def _classifier(folder: RunFolder) -> Source:
     )
 
 
-def _mapping(stated: Any) -> Mapping[str, Any]:  # noqa: ANN401  # of a card
+def _mapping(stated: Any) -> Mapping[str, Any]:  # noqa: ANN401  # from a card
     return stated if isinstance(stated, Mapping) else {"stated": stated}
 
 
 def _data(folder: RunFolder) -> dict[str, Any]:
-    """Return what a run says of its data: no paths, which are nobody's business."""
+    """Return the facts about a run's data, without paths, which are private."""
     data: dict[str, Any] = {}
     section = read(str(folder.config)).values.get("data")
     if isinstance(section, Mapping):
@@ -201,7 +201,7 @@ def _data(folder: RunFolder) -> dict[str, Any]:
 
 
 def _classes(folder: RunFolder) -> list[str]:
-    """Return the names of the classes in the order of the outputs, as the manifest has them."""
+    """Return the names of the classes in the order of the outputs, from the manifest."""
     if not folder.manifest.is_file():
         return []
     with folder.manifest.open(encoding="utf-8", newline="") as file:
@@ -210,7 +210,7 @@ def _classes(folder: RunFolder) -> list[str]:
 
 
 def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the means of the final evaluation, each with its spread and n."""
+    """Return the means of the final evaluation with spread and n."""
     if not folder.metrics.is_file():
         return []
     values = read_json(folder.metrics, "Evaluate the run again.")
@@ -226,7 +226,7 @@ def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
             for count in ("n", "failed")
             if f"{place}/{count}" in values
         }
-        # What has no spread or no n is not a mean over cases.
+        # Numbers without a spread or n are not means over cases.
         if "n" in row and row.keys() & {"std", "low"}:
             rows.append(row)
     return rows

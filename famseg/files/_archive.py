@@ -15,7 +15,7 @@ from famseg.files._tar import TAR_DAMAGED, open_tar, unsafe_name
 from famseg.messages import InputError
 
 MAX_MEMBER_BYTES = 4 * 2**30
-"""Members that are larger than this, as announced or when unpacked, are refused."""
+"""Members that are larger than this, as stated or when unpacked, are refused."""
 
 ZIP_DAMAGED = (
     zipfile.BadZipFile,
@@ -27,10 +27,10 @@ ZIP_DAMAGED = (
     ValueError,
     struct.error,
 )
-"""What is raised while a damaged archive is read, beside OSError of the disk."""
+"""Exceptions raised when a damaged archive is read, in addition to OSError of the disk."""
 
 MAX_RATIO = 500
-"""Members above 256 MiB that shrank by more than this are refused. Masks reach 200."""
+"""Members above 256 MiB with a larger compression ratio are refused. Masks reach 200."""
 
 _RATIO_FROM_BYTES = 2**28
 _CHUNK = 2**20
@@ -53,7 +53,7 @@ def safe_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         _check_size(info)
         if info.flag_bits & 1:
             raise InputError("the archive is encrypted: unpack it first")
-    # Members may overlap in the file; each one by itself then looks correct.
+    # Members may overlap in the file, although each of them looks correct.
     _check_ratio(sum(i.file_size for i in members), archive.start_dir, "its members unpack")
     return members
 
@@ -88,7 +88,7 @@ def extract_members(wanted: Sequence[tuple[Path, str | None]], folder: Path) -> 
                 _copy(source, target, MAX_MEMBER_BYTES)
             paths.append(target)
     except (OSError, *ZIP_DAMAGED) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # an offset below 0
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset
             raise
         raise InputError("the archive is damaged: copy it again") from error
     finally:
@@ -101,7 +101,7 @@ def extract_tar(path: Path, folder: Path, endings: Iterable[str]) -> dict[str, P
     """Unpack the files of a tar archive that have certain endings.
 
     Args:
-        path: A tar archive, packed with gzip or plain.
+        path: A tar archive, plain or compressed with gzip.
         folder: The folder to write to. The folders within the archive are ignored.
         endings: The suffixes of the files to unpack, which may have 4 GiB in total.
 
@@ -149,7 +149,7 @@ def _too_large(size: int, limit: int) -> str:
 
 
 def _copy(source: IO[bytes], target: Path, limit: int) -> int:
-    """Copy at most ``limit`` bytes, whatever size is announced, and return how many were copied."""
+    """Copy at most ``limit`` bytes, regardless of the stated size, and return their number."""
     size = 0
     try:
         with target.open("wb") as stream:

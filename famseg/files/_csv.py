@@ -18,11 +18,11 @@ def csv_text(columns: Sequence[str], rows: Iterable[Row], *, for_people: bool = 
     ``\n`` on every system, so that the same table has the same bytes and the same hash everywhere.
 
     Args:
-        columns: The header, and the keys that are taken from a mapping; its other keys are left
-            out.
-        rows: One mapping for each row, or its cells in the order of ``columns``.
-        for_people: The table is opened in spreadsheets: a text that they would compute as a formula
-            gets a leading ``'``. Not for tables that are read again, whose texts must not change.
+        columns: The header, and the keys taken from a mapping; other keys are ignored.
+        rows: For each row a mapping, or its cells in the order of ``columns``.
+        for_people: Whether the table is opened in spreadsheets. Texts that they would evaluate as a
+            formula then get a leading ``'``. Not for tables that are read again, whose texts must
+            not change.
 
     Example:
         >>> print(csv_text(["case", "dsc"], [{"case": "=a", "dsc": 0.5}, ["b", None]]), end="")

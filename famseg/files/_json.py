@@ -11,7 +11,7 @@ from famseg.files._atomic import open_to_read, write_atomically
 from famseg.messages import InputError, visible
 
 MAX_BYTES = 64 * 2**20
-"""Of a file that famseg reads back: the largest, a summary of cases, has some hundred KiB."""
+"""Largest size of a file; the largest one in use, a summary of cases, has some hundred KiB."""
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:

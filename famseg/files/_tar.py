@@ -12,9 +12,9 @@ from typing import IO, cast
 from famseg.messages import DAMAGED, InputError
 
 TAR_DAMAGED = (tarfile.TarError, gzip.BadGzipFile, *DAMAGED)
-"""What is raised while a damaged archive is read, beside OSError of the disk."""
+"""Exceptions raised when a damaged archive is read, in addition to OSError of the disk."""
 
-_LARGEST_READ = 2**24  # tarfile reads a long name in one piece, whatever its length
+_LARGEST_READ = 2**24  # tarfile reads a long name at once, regardless of its length
 _MOST_MEMBERS = 10_000
 _GZIP = b"\x1f\x8b"
 
@@ -23,7 +23,7 @@ class _Bounded:
     """A stream that raises an error when it exceeds a limit.
 
     Args:
-        stream: The archive, unpacked.
+        stream: The decompressed archive.
         limit: Bytes.
     """
 
@@ -31,7 +31,7 @@ class _Bounded:
         self._stream, self._limit = stream, limit
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most ``size`` bytes, which must be given."""
+        """Read at most ``size`` bytes; the size is required."""
         if not 0 <= size <= _LARGEST_READ:
             raise tarfile.ReadError(f"{size} bytes at once")
         self._check(self.tell() + size)
@@ -56,14 +56,14 @@ class _Bounded:
 
 @contextmanager
 def open_tar(path: Path, limit: int) -> Iterator[Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]]:
-    """Open an archive, packed with gzip or plain.
+    """Open an archive, plain or compressed with gzip.
 
     Args:
         path: The archive.
         limit: Maximum size after unpacking, in bytes.
 
     Yields:
-        Its members in order, each with the archive that it is read from.
+        Its members in order, each with the archive from which it is read.
 
     Raises:
         InputError: If it is larger, or a member is unsafe; the message does not name the file.
@@ -75,12 +75,12 @@ def open_tar(path: Path, limit: int) -> Iterator[Iterator[tuple[tarfile.TarInfo,
         bounded = cast("IO[bytes]", _Bounded(cast("IO[bytes]", stream), limit))
         with tarfile.open(fileobj=bounded, mode="r:") as archive:
             yield _members(archive)
-            while bounded.read(2**20):  # to its end, where the checksum is
+            while bounded.read(2**20):  # to the end, where the checksum is verified
                 pass
 
 
 def unsafe_name(name: str) -> str | None:
-    """Return what is wrong with the name of a member of an archive, or None.
+    """Return what is wrong with a member's name, or None.
 
     Example:
         >>> unsafe_name("A0001/A0001.nrrd"), unsafe_name("../../etc/passwd")
@@ -102,7 +102,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, tarfil
             fault = "a member is a link or a device"
         if fault is not None:
             raise InputError(f"the archive is not safe to unpack: {fault}; do not use it")
-        # A negative size leads backwards, into an endless loop.
+        # A negative size would seek backwards and cause an endless loop.
         if member.offset <= last or member.size < 0:
             raise tarfile.ReadError("one member is inside another")
         if count > _MOST_MEMBERS:

@@ -14,10 +14,10 @@ _MAX_BYTES = 2**30
 
 
 def unpack_files(archive: Path, names: Sequence[str], folder: Path) -> None:
-    """Unpack some files, each one completely or not at all.
+    """Unpack files, each atomically.
 
-    A file may be at the top of the archive or in one folder there. Only its name decides where it
-    is written, so that no path in the archive can lead elsewhere.
+    A file may be at the top level of the archive or in a folder there. Its destination depends only
+    on its name, so that no path in the archive can lead elsewhere.
 
     Args:
         archive: The archive.

@@ -1,4 +1,4 @@
-"""Checks of arguments and surroundings."""
+"""Checks of arguments and of wrappers around the model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from famseg.flatness._errors import FlatnessError
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Refuse a value that is not among the choices."""
+    """Raise an error if a value is not among the choices."""
     if value not in choices:
         listed = ", ".join(map(repr, choices))
         raise FlatnessError(f"{name} must be one of {listed}, got {value!r}.")
 
 
 def check_count(name: str, value: object, *words: str) -> None:
-    """Refuse what is neither a whole number of at least 1 nor one of some words."""
+    """Raise an error unless a value is a positive integer or one of the given words."""
     if isinstance(value, str) and value in words:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -25,9 +25,9 @@ def check_count(name: str, value: object, *words: str) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse wrappers that must lie around the objective, and sharded parameters."""
+    """Refuse sharded parameters, and wrappers that must enclose the objective, not the model."""
     for name, module in model.named_modules():
-        # By name: importing some takes a second, and whoever uses one has imported it.
+        # Compared by name, since importing some of them takes a second.
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if kinds & {"DistributedDataParallel", "DataParallel"}:
             what = f"module {name!r} is a" if name else "the model is a"
@@ -44,7 +44,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_ddp() -> None:
-    """Refuse a DistributedDataParallel around the objective that is known to train wrongly."""
+    """Refuse settings of DistributedDataParallel around the objective that train wrongly."""
     wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
     if wrapper is not None and wrapper.static_graph:
         raise FlatnessError(

@@ -1,7 +1,7 @@
 """A step of an objective inside ``torch.compile``: model, loss and penalty in one graph.
 
-What a step is (its position, its plan, whether a check is due) is Python that changes at every
-step: traced, it would be compiled anew each time. It runs as written, before and after the graph.
+The position, the plan and whether a check is due are Python state that changes at every step, so
+tracing it would recompile every time. That code runs uncompiled, before and after the graph.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _Step:
     """A step that can be traced.
 
     Attributes:
-        task: What to run.
-        rule: What to compute.
-        head: Watches the layer on a step with a penalty.
-        strength: What the penalty is multiplied by.
+        task: The model and loss to run.
+        rule: The quantity to compute.
+        head: Records the layer on a step with a penalty.
+        strength: Factor of the penalty.
     """
 
     task: Task
@@ -49,7 +49,7 @@ class _Step:
 
 
 class _Head(TorchFunctionMode):
-    """Keeps the calls of a linear layer: hooks cannot be registered in code that is traced."""
+    """Records the calls of a linear layer, since hooks cannot be registered in traced code."""
 
     def __init__(self, weight: Tensor, operator: Operator) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ class _Head(TorchFunctionMode):
 
 
 def traceable(run: Pass, noting: Noting) -> Operator | None:
-    """Return what a head does whose closed form can be traced; ``None`` for any other.
+    """Return the operator of a head whose closed form can be traced; ``None`` for other layers.
 
-    That is a plain linear layer whose output, one vector a sample, itself is what one of torch's
-    own losses gets. Whether a tensor is a view of the output is not to be seen in traced code.
+    It must be a plain linear layer whose output, one vector per sample, is itself the argument of
+    one of torch's losses, because traced code cannot tell whether a tensor is a view of the output.
 
     Args:
         run: A pass with a closed form.
-        noting: Where the call of its loss function was found.
+        noting: How the call of its loss function was found.
     """
     (use,) = run.uses
     simple = noting == "plain" and run.call is not None and run.call.input is use.output
@@ -85,15 +85,15 @@ def traceable(run: Pass, noting: Noting) -> Operator | None:
 
 
 def compiled_step(fam: FAM, inputs: Inputs, targets: object) -> Terms:
-    """Return the terms of a step from code that ``torch.compile`` traces.
+    """Return the terms of a step in code that ``torch.compile`` traces.
 
-    Plain steps, and those whose penalty is the closed form of a head, are one graph. All others
-    run as written, and so does what such a step rests on where it is to be found out or checked.
+    Plain steps, and steps whose penalty is the closed form of a head, are one graph. All other
+    steps run uncompiled, and so do the analysis and the checks on which such a step depends.
 
     Args:
         fam: The objective.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
     """
     step = cast("_Step | None", eagerly(_begun, fam))
     if step is None:
@@ -110,7 +110,7 @@ def compiled_step(fam: FAM, inputs: Inputs, targets: object) -> Terms:
 
 
 def _begun(fam: FAM) -> _Step | None:
-    """Return what the next step is, if it can be traced."""
+    """Return the next step if it can be traced."""
     task, options = fam._task(), fam.options
     rare = options.every != "auto" and fam._position % options.every
     if not _training(fam) or fam.weight == 0 or rare:
@@ -128,13 +128,13 @@ def _begun(fam: FAM) -> _Step | None:
     ):
         return None
     (layer,) = task.layers.values()
-    if type(layer) is not nn.Linear or "forward" in vars(layer):  # it may call anything
+    if type(layer) is not nn.Linear or "forward" in vars(layer):  # may run any code
         return None
     return _Step(task, fam._rule, _Head(layer.weight, free.head), fam.weight * fam.period)
 
 
 def _penalized(step: _Step, inputs: Inputs, targets: object) -> tuple[Terms, object]:
-    """Return terms and prediction; terms without a penalty where there is no closed form."""
+    """Return terms and prediction; the terms have no penalty if there is no closed form."""
     head, rule = step.head, step.rule
     assert head is not None  # noqa: S101 - asked before
     ((name, layer),) = step.task.layers.items()
@@ -157,7 +157,7 @@ def _penalized(step: _Step, inputs: Inputs, targets: object) -> tuple[Terms, obj
         penalty = penalty_of(closed(rule, use, call), rule.options)
     except NotApplicableError:  # on this batch: its targets are broadcast
         return Terms(loss, loss, None), prediction
-    head.calls.clear()  # or the graph would have to return them
+    head.calls.clear()  # otherwise the graph would have to return them
     return Terms(loss + step.strength * penalty, loss, penalty), prediction
 
 
@@ -169,18 +169,18 @@ def _ended(fam: FAM) -> None:
 def _otherwise(
     fam: FAM, step: _Step, terms: Terms, prediction: object, inputs: Inputs, targets: object
 ) -> Terms:
-    """Go on as an eager step does on which the closed form does not hold any more."""
+    """Continue like an eager step for which the closed form no longer holds."""
     seen = Seen()
     assert step.head is not None  # noqa: S101 - asked before
     for features, output in step.head.calls:
         seen(step.task.model, (features,), {}, output)
     fam._free = None
-    if not seen.calls:  # either it had nothing to do, or it runs where it is not seen
+    if not seen.calls:  # it was not called, or its call was not recorded
         return fam.forward(inputs, targets)
     found = FreeStep(step.task, terms.loss, prediction, seen, None)
     terms = fam._otherwise(found, inputs, targets, fam._position)
     found_again = cast("_Free | None", fam._free)
-    if found_again is not None:  # there is a closed form, but it cannot be traced
+    if found_again is not None:  # the closed form exists, but cannot be traced
         fam._free = found_again._replace(head=None)
     fam._position += 1
     return terms

@@ -1,4 +1,4 @@
-"""Lambda from one convention of the penalty to another."""
+"""Conversion of lambda between conventions of the penalty."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def convert_weight(
 
     if source == target:
         return value
-    # To the lambda of kappa or of the simplified measure, across, and out again.
+    # Convert to the lambda of kappa or of the simplified measure, between these, then to the
+    # target.
     if source == "per_feature":
         value = value / needed(features, "features")
     elif source == "noise":

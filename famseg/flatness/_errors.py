@@ -1,10 +1,10 @@
-"""Faults that a user of the library can cause; every message says where, what and what to do."""
+"""Errors that users can cause; every message states where and what is wrong, and what to do."""
 
 from __future__ import annotations
 
 
 class FlatnessError(ValueError):
-    """Base of all faults that `famseg.flatness` reports."""
+    """Base class of all errors raised by `famseg.flatness`."""
 
 
 class LayerNotFoundError(FlatnessError):

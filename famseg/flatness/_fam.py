@@ -1,4 +1,4 @@
-"""The FAM objective as one module: loss plus weighted relative flatness of its layers."""
+"""The FAM objective as a module: the loss plus the weighted relative flatness of layers."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from famseg.flatness._upkeep import Upkeep
 
 _logger = logging.getLogger("famseg.flatness")
 
-_UNUSED = 20  # penalized steps without a call after which a layer counts as one that never is
+_UNUSED = 20  # penalized steps without a call after which a layer counts as unused
 
 
 class _Free(NamedTuple):
-    """What a closed form was found to hold for, and when to check that again."""
+    """The conditions under which a closed form holds, and when to check them again."""
 
     loss: Loss
     generation: int
     noting: Noting
     upkeep: Upkeep
-    head: Operator | None  # what can be traced, see `traceable`
+    head: Operator | None  # the operator if it can be traced, see `traceable`
 
 
 class FAM(nn.Module):
@@ -210,7 +210,7 @@ class FAM(nn.Module):
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
                 random state, Python state, generator and position are then what they were before.
         """
-        if torch.compiler.is_compiling():  # the objective itself
+        if torch.compiler.is_compiling():  # the objective itself is compiled
             return compiled_step(self, inputs, targets)
         task = self._task()
         if not (self.training and torch.is_grad_enabled()):
@@ -315,16 +315,16 @@ class FAM(nn.Module):
         return "\n".join(lines)
 
     def _bound_in_words(self, plan: Plan) -> str:
-        if plan.curvature == "noise":  # it knows no value
+        if plan.curvature == "noise":  # it has no value
             return ""
         ceiling = self.options.ceiling
         above = "" if ceiling is None else f"; values above {ceiling:g} count as {ceiling:g}"
-        if plan.is_free or self.options.bound == "none":  # a closed form is never negative
+        if plan.is_free or self.options.bound == "none":  # closed forms are never negative
             return above
         return f"; {BOUNDS[self.options.bound]}{above}"
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the position, the pace, and the state of a generator that was passed in."""
+        """Return the position, the pace, and the state of a user-supplied generator."""
         state = None if self._generator is None else self._generator.get_state()
         return {
             "position": self._position,
@@ -335,7 +335,7 @@ class FAM(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up a position that `get_extra_state` returned."""
+        """Restore the state returned by `get_extra_state`."""
         self.seek(state["position"], stream=state["stream"])
         self._pace = Pace(*state.get("pace", (0, 0)))
         self._used = set(state.get("used", ()))
@@ -350,14 +350,14 @@ class FAM(nn.Module):
         return Task(self.model, self._cache.layers(self.model), self.loss, self.output)
 
     def _check_wrapping(self) -> None:
-        """Refuse a model, or an objective, that has been wrapped since."""
+        """Refuse a model or objective that has been wrapped since it was created."""
         now = type(self), self._cache.generation  # sharding changes the class
         if now != self._wrapping_checked:
             check_model(self)
             self._wrapping_checked = now
 
     def _free_step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
-        """A step that costs a handful of operations, as long as its closed form holds."""
+        """Run a step in closed form, at the cost of a few operations, while the form holds."""
         free = self._free
         if free is None or free.loss is not self.loss or free.generation != self._cache.generation:
             self._free = None
@@ -374,7 +374,7 @@ class FAM(nn.Module):
         return Terms(found.loss + strength * penalty, found.loss, penalty)
 
     def _otherwise(self, found: FreeStep, inputs: Inputs, targets: object, step: int) -> Terms:
-        """A step on which the closed form does not hold: its pass is there, and is not repeated."""
+        """Complete a step for which the closed form does not hold, without repeating its pass."""
         if found.seen.calls == 0 or len(found.seen.features) == 0:
             return Terms(found.loss, found.loss, torch.zeros_like(found.loss.detach()))
         if self.options.estimator == "closed_form":
@@ -390,7 +390,7 @@ class FAM(nn.Module):
         return self._penalized(found.task, inputs, targets, step, recorded=recorded)
 
     def _step(self, task: Task, inputs: Inputs, targets: object, step: int) -> Terms:
-        """A step of training without the layers that this batch does not use."""
+        """Run a training step without the layers that this batch does not use."""
         idle: set[str] = set()
         planned_anew = False
         while len(idle) < len(self.layers):
@@ -405,7 +405,7 @@ class FAM(nn.Module):
                 if self._planner.samples == 0 or self._never_runs(found.uncalled):
                     raise
                 idle |= found.names
-            except NotApplicableError:  # what held on earlier batches, and does not on this one
+            except NotApplicableError:  # the plan held for earlier batches, but not for this one
                 if planned_anew or self.options.estimator != "auto":
                     raise
                 planned_anew = True
@@ -417,7 +417,7 @@ class FAM(nn.Module):
         return Terms(terms.total, terms.loss, torch.zeros_like(terms.loss.detach()))
 
     def _never_runs(self, names: set[str]) -> bool:
-        """Whether layers are such that they will not be called, told from a few batches at most."""
+        """Return whether layers will never be called, judged by the batches so far."""
         unknown = names - self._used
         inside = [self.model.get_submodule(name.rpartition(".")[0]) for name in unknown if name]
         if any(isinstance(module, nn.MultiheadAttention) for module in inside):
@@ -491,7 +491,7 @@ class FAM(nn.Module):
         step: int,
         recorded: Recorded | None,
     ) -> tuple[Penalized, Tensor]:
-        """The penalty of a step at a degree of thinning, and what it was taken from."""
+        """Return the penalty of a step at a degree of thinning, and the pass that gave it."""
         sizes = {self._planner.samples}
 
         def choose(n: int) -> Tensor:
@@ -518,7 +518,7 @@ class FAM(nn.Module):
         return found, bounded(found.found.values, options.bound, ceiling=options.ceiling)
 
     def _check_rows(self, plan: Plan, rows: Mapping[str, int], sizes: Container[int]) -> None:
-        """Refuse rows that are not samples to a plan that takes them one by one."""
+        """Refuse rows that are not samples if the plan treats samples separately."""
         other = {name: count for name, count in rows.items() if count not in sizes}
         if not other or not self._planner.samples or plan.interact or plan.is_free:
             return
@@ -549,7 +549,7 @@ class FAM(nn.Module):
         )
 
     def _chosen(self, n: int, *, level: Level, step: int) -> Tensor:
-        """The samples that the penalty looks at."""
+        """Return the samples used for the penalty."""
         asked = self.options.samples
         size = math.ceil(n * level.share) if isinstance(asked, str) else min(asked, n)
         return part_of(n, size, self._source("part", step))
@@ -570,9 +570,9 @@ class FAM(nn.Module):
     def _pushed_ahead(
         self, task: Task, plan: Plan, level: Level, inputs: Inputs, targets: object, step: int
     ) -> float | None:
-        """How hard the penalty of a step would push, from passes on parts that leave no trace.
+        """Return the ratio of the gradients of penalty and loss, from passes without side effects.
 
-        ``None`` where the part cannot replace the batch, or the model needs gradients to run.
+        ``None`` if the part cannot replace the batch, or the model needs gradients to run.
         """
         if autocast_on(task.device.type):
             return None
@@ -614,7 +614,7 @@ class FAM(nn.Module):
     def _known(
         self, task: Task, inputs: Inputs, targets: object, *, step: int | None = None
     ) -> Known:
-        """The plan of a batch, checked if a step of training is due for it."""
+        """Return the plan for a batch, checked if a check is due at this training step."""
 
         def penalized(plan: Plan) -> bool:
             return step is not None and step % self._level(plan).every == 0
@@ -645,7 +645,7 @@ def _plain(task: Task, inputs: Inputs, targets: object) -> Terms:
 
 
 def _signature() -> inspect.Signature:
-    """The signature that `help` shows: the options by name, with their defaults."""
+    """Return the signature shown by `help`, with the options and their defaults."""
     own = inspect.signature(FAM.__init__)
     kept = [p for name, p in own.parameters.items() if name not in ("self", "options")]
     listed = [

@@ -1,4 +1,4 @@
-"""How a penalty is computed: every option of `FAM`, stated once."""
+"""The options of `FAM`, which determine how a penalty is computed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Options:
 
     @property
     def weights_only(self) -> bool:
-        """Whether the gradient is that of term I, in the layer's own weight."""
+        """Whether the gradient is only term I, in the layer's own weight."""
         return self.as_released or self.gradient == "weights_only"
 
     @property
@@ -118,7 +118,7 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
-        """Return options from arguments, and refuse names that are none.
+        """Return options from arguments, and refuse unknown names.
 
         Raises:
             TypeError: If there is no such option; the message lists near names.
@@ -134,7 +134,7 @@ class Options:
         return cls(**given)
 
     def with_(self, **changes: Any) -> Options:  # noqa: ANN401
-        """Return the same options but for some."""
+        """Return a copy with some options replaced."""
         return replace(self, **changes)
 
     def _check_samples_in(self) -> None:
@@ -147,7 +147,7 @@ class Options:
                 )
 
     def _check_together(self) -> None:
-        """Refuse options that do not go together."""
+        """Refuse incompatible options."""
         if self.antithetic and self.estimator != "noise":
             raise FlatnessError(f'antithetic=True needs estimator="noise", got {self.estimator!r}.')
         if self.quantity == "max_eigenvalue":

@@ -1,4 +1,4 @@
-"""The plans of one objective: made on the batches it sees, kept, and checked again."""
+"""The plans of one objective, which are made on its batches, cached and checked again."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Known:
 
 
 class Planner:
-    """Makes a plan for each state of a model that it meets, and checks it again in time.
+    """Makes a plan for each state of a model, and checks it at intervals.
 
-    A state is which layers are used, the training flags of all modules, and what of a batch is as
-    long as the batch. Other options, or another loss, begin anew.
+    A state consists of the layers used, the training flags of all modules, and the tensors of a
+    batch that are as long as the batch. Changing options or the loss discards all plans.
 
     Args:
-        explain: Says in words how the current plan works, for the log.
+        explain: Describes the current plan for the log.
 
     Attributes:
         plan: The plan of the last batch; ``None`` before the first.
-        samples: Number of samples of the last batch; 0 if nothing counts them.
+        samples: Number of samples in the last batch; 0 if it is unknown.
     """
 
     plan: Plan | None
@@ -63,26 +63,26 @@ class Planner:
         *,
         penalized: Callable[[Plan], bool],
     ) -> Known:
-        """Return the plan of a batch: made on the first that can tell, for each state of the model.
+        """Return the plan for a batch, made on the first suitable batch in each state of the model.
 
         Args:
-            task: What is run.
-            options: What was asked for.
-            modules: Those whose training flags matter.
+            task: The model and loss to run.
+            options: The options of the objective.
+            modules: Modules whose training flags belong to the state.
             inputs: The model's arguments.
-            targets: Those of the loss.
-            penalized: Whether the step is penalized under a plan, which is checked then if that is
-                due.
+            targets: The targets of the loss.
+            penalized: Returns whether the step is penalized under a plan, which is then checked if
+                a check is due.
 
         Raises:
-            FlatnessError: If the penalty cannot be computed as asked.
+            FlatnessError: If the penalty cannot be computed with these options.
         """
         if options != self._options or task.loss is not self._loss:
             self._begin_anew(options.samples_in)
             self._options, self._loss = options, task.loss
         n, layout = self._lengths.layout(inputs, targets)
         self.samples = n
-        # Batch norm in evaluation mode is another tail than in training.
+        # Batch norm in evaluation mode is a different tail than in training.
         flags = tuple([module.training for module in modules])
         key = (tuple(task.layers), flags, n > 1, layout)
         known = self._plans.get(key)
@@ -95,7 +95,7 @@ class Planner:
                 chosen = chosen.unless_thinner_than(known.plan)
                 known.upkeep.checked(same=chosen == known.plan)
                 known.plan = chosen
-            if not final:  # a batch that could not tell
+            if not final:  # this batch did not suffice for a final plan
                 known.upkeep.try_again()
         if known.plan != self.plan:
             self.plan = known.plan
@@ -103,15 +103,15 @@ class Planner:
         return known
 
     def loose(self, rows: Mapping[str, int]) -> bool:
-        """Return whether layers have other rows than samples, in this batch or an earlier one.
+        """Return whether layers have rows that are not samples, in this batch or an earlier one.
 
         Args:
-            rows: How many rows each layer sees, by its name.
+            rows: Number of rows in the input of each layer, by name.
         """
         return self._lengths.loose(rows, self.samples)
 
     def forget(self) -> None:
-        """Let every state be planned anew."""
+        """Discard all plans."""
         self._plans.clear()
 
     def _begin_anew(self, samples_in: tuple[str, ...] | None) -> None:
@@ -121,8 +121,8 @@ class Planner:
         self._lengths = Lengths(samples_in)
 
     def _say(self, plan: Plan) -> None:
-        # Batches of different states may take turns, and one that is smaller is not thinned out:
-        # each way of computing is told once, however often and on how much of the batch it runs.
+        # Batches of different states may alternate, and smaller batches are not thinned. Each
+        # method is logged only once, regardless of interval and part of the batch.
         if plan.layers not in self._said:
             self._said.add(plan.layers)
             _logger.info("%s", self._explain())

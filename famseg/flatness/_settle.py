@@ -1,4 +1,4 @@
-"""Find out, once and without a trace, how a model can be penalized."""
+"""Determine once, without side effects, how a model can be penalized."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from famseg.flatness._tracing._uses import Pass, Use
 from famseg.flatness._tracing._watch import compiled_noted, without_autocast
 
 
-# Long because each decision frees what the one before needed: the graph of the first pass is
-# deleted before the model runs again, which decides how much memory the first step takes.
+# Long because each decision frees the memory of the previous one: the graph of the first pass is
+# deleted before the model runs again, which limits the peak memory of the first step.
 def settle(
     task: Task,
     options: Options,
@@ -38,23 +38,23 @@ def settle(
     held: frozenset[str],
     loose: Callable[[Mapping[str, int]], bool],
 ) -> tuple[Plan, bool]:
-    """Choose a plan by a pass on a batch that leaves no trace, and say whether it can be kept.
+    """Choose a plan by a pass on a batch without side effects, and return whether to keep it.
 
     Args:
-        task: What to run.
-        options: What was asked for.
+        task: The model and loss to run.
+        options: The options of the objective.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         n: Number of samples of the batch.
         held: Paths of the tensors that may hold samples.
-        loose: Takes the numbers of rows of the layers, and returns whether these are other than
-            samples, now or in an earlier batch.
+        loose: Takes the number of rows of each layer, and returns whether rows differ from samples,
+            in this or an earlier batch.
 
     Returns:
-        The plan, and whether later batches need no new one.
+        The plan, and whether it can be used for later batches.
 
     Raises:
-        FlatnessError: If the penalty cannot be computed as asked.
+        FlatnessError: If the penalty cannot be computed with these options.
     """
     estimator = options.estimator
     rough = estimator in ("noise", "finite_difference")
@@ -63,8 +63,8 @@ def settle(
         given = copied(inputs), copied(targets)
         before = versions(given)
         run = checked(looking, *given, derivatives=not rough)
-    # Compiled code has no second derivative and hides the layers in it; what only runs before them
-    # may stay compiled.
+    # Compiled code has no second derivatives and hides the layers inside it. Code that runs only
+    # before the layers may stay compiled.
     task = replace(task, eager=bool(behind), copies=versions(given) != before)
     layers = {
         use.name: LayerFacts(
@@ -80,13 +80,13 @@ def settle(
     if _by_layer_alone(options, facts):
         return plan(options, facts, eager=task.eager, copies=task.copies), True
     samples, finite = run.samples, bool(run.loss.isfinite())
-    # Rows that are not samples, an expert's tokens say, may belong to one sample another time.
+    # Rows that are not samples, such as an expert's tokens, may later belong to the same sample.
     other = estimator == "auto" and loose({use.name: len(use.features) for use in run.uses})
     whole = ("all",) if estimator == "auto" else ("all", "auto")
     wanted = finite and not other and options.samples not in whole
     parts, twice = Found(None, ()), True
     if wanted and not rough:
-        del run  # what follows runs the model again, and needs the memory
+        del run  # frees memory, because the model runs again
         parts = find_parts(task, inputs, targets, n, held, wanted=True)
         interact = _interact_in_parts(task, inputs, targets, n, parts.cut)
     else:
@@ -97,7 +97,7 @@ def settle(
         interact = False
     if other:
         interact = True
-    if not finite:  # such a batch shows nothing, and the training will say so
+    if not finite:  # such a batch reveals nothing, and the training reports it
         options = options.with_(samples="all")
         facts = replace(facts, interact=interact, twice=twice)
         return plan(options, facts, eager=task.eager, copies=task.copies), False
@@ -121,7 +121,7 @@ def settle(
 
 
 def _obstacle(options: Options, run: Pass, use: Use) -> str | None:
-    """Return the reason why a layer has no closed form, in words."""
+    """Return the reason why a layer has no closed form."""
     if options.as_released:
         return "the closed form does not have the norms of the released code"
     if run.call is None:
@@ -133,7 +133,7 @@ def _obstacle(options: Options, run: Pass, use: Use) -> str | None:
 
 
 def _noting(task: Task, run: Pass) -> Noting:
-    """Where the call of the loss function was found, and will be looked for from now on."""
+    """Return where the call of the loss function was found, to search there from now on."""
     call = run.call
     if call is None:
         return "nowhere"
@@ -143,7 +143,7 @@ def _noting(task: Task, run: Pass) -> Noting:
 
 
 def _by_layer_alone(options: Options, facts: Facts) -> bool:
-    """Whether nothing but the layers themselves decides on the plan."""
+    """Return whether the plan depends only on the layers themselves."""
     if options.estimator in ("exact", "closed_form"):
         return options.quantity != "max_eigenvalue"
     return (
@@ -154,7 +154,7 @@ def _by_layer_alone(options: Options, facts: Facts) -> bool:
 
 
 def _interact(run: Pass, *, rough: bool) -> tuple[bool | None, bool]:
-    """Whether samples interact, and whether there are second derivatives to tell it from."""
+    """Return whether samples interact, and whether second derivatives exist to determine it."""
     try:
         if rough:
             check_slopes(run)
@@ -162,17 +162,17 @@ def _interact(run: Pass, *, rough: bool) -> tuple[bool | None, bool]:
     except UnsupportedTailError:
         if not rough:
             raise
-        return True, False  # nothing is known: what holds in any case
+        return True, False  # unknown, so the result that is always valid
 
 
 def _interact_in_parts(
     task: Task, inputs: Inputs, targets: object, n: int, cut: Cut | None
 ) -> bool | None:
-    """Whether samples interact, found out on half of the batch at a time if that is enough.
+    """Return whether samples interact, tested on half of the batch at a time if that suffices.
 
-    Where the loss of the batch is the mean of the losses of its parts, two samples of different
-    parts do not interact. Every two others are in the same half, and half of the batch takes half
-    of the memory.
+    If the loss of the batch is the mean of the losses of its parts, samples of different parts do
+    not interact. Any other two samples are in the same half, and half of the batch needs half of
+    the memory.
     """
 
     def told(rows: Tensor | None) -> bool | None:

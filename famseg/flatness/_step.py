@@ -1,4 +1,4 @@
-"""One penalized step, as a plan says."""
+"""Execution of one penalized step according to its plan."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from famseg.flatness._tracing._watch import (
 )
 
 Choose = Callable[[int], Tensor]
-"""Returns some of the numbers below one, or all."""
+"""Returns some or all of the numbers below the given one."""
 
 
 class Penalized(NamedTuple):
-    """What a penalized step found.
+    """The result of a penalized step.
 
     Attributes:
         loss: The loss of the whole batch.
-        found: The flatness of all of it, or of a part.
-        run: The pass that the flatness was taken from.
+        found: The flatness of the whole batch, or of a part.
+        run: The pass from which the flatness was computed.
         recorded: The plain pass before it, if there was one.
-        doubtful: Whether the part was not what the plan says, so that the batch was taken whole.
+        doubtful: Whether the part did not satisfy the plan, so that the whole batch was used.
     """
 
     loss: Tensor
@@ -59,7 +59,7 @@ class Penalized(NamedTuple):
     doubtful: bool = False
 
 
-# Many arguments: the state of a step, which FAM has in separate attributes.
+# Many arguments: the state of a step, which FAM holds in separate attributes.
 def penalized_step(
     task: Task,
     rule: Rule,
@@ -72,19 +72,19 @@ def penalized_step(
     create_graph: bool,
     recorded: Recorded | None = None,
 ) -> Penalized:
-    """Return the loss of a batch and the flatness of all of it, or of a part.
+    """Return the loss of a batch and the flatness of the whole batch or of a part.
 
     Args:
-        task: What to run.
-        rule: What to compute.
-        plan: How.
+        task: The model and loss to run.
+        rule: The quantity to compute.
+        plan: The plan of the step.
         inputs: The model's arguments.
-        targets: Those of the loss.
-        draws: Returns what draws the probes of this step, the same each time.
-        choose: Chooses a part; ``None`` for the whole batch. A batch whose loss is not the mean of
-            the part's and the rest's is taken whole.
+        targets: The targets of the loss.
+        draws: Returns a function that draws the probes of this step, the same at each call.
+        choose: Chooses a part; ``None`` for the whole batch. The whole batch is also used if its
+            loss is not the mean of the losses of the part and the rest.
         create_graph: Whether the flatness can be differentiated.
-        recorded: A pass on the batch that there is already.
+        recorded: An existing pass on the batch.
     """
     options, device = rule.options, task.device.type
     if plan.jets and create_graph and recorded is None and not autocast_on(device):
@@ -128,7 +128,7 @@ def penalized_step(
 
 
 class _Tried(NamedTuple):
-    """A part of a batch that was run again; nothing where the batch is taken whole."""
+    """A part of a batch that was rerun; empty if the whole batch is used."""
 
     part: Tensor | None = None
     run: Pass | None = None
@@ -138,7 +138,7 @@ class _Tried(NamedTuple):
 def _part_of(
     task: Task, rule: Rule, plan: Plan, recorded: Recorded, choose: Choose | None
 ) -> _Tried:
-    """Return a part that can replace a recorded batch, if one is wanted and exists."""
+    """Return a part that can replace a recorded batch, if requested and possible."""
     n = len(recorded.first.features)
     if choose is None or plan.cut is None:
         return _Tried()
@@ -174,18 +174,18 @@ def noise_step(
     expected loss is the objective up to the last term, a bias of the order of lambda relative to
     the penalty (Camuto et al., *Explicit Regularization in Gaussian Noise Injections*, NeurIPS
     2020). The gradient of one step has noise of first order in ``s``, which ``antithetic``, the
-    mean of both signs, cancels. Costs a plain step and the direction; ``antithetic`` another run of
-    the network after the layers.
+    mean of both signs, cancels. The cost is a plain step and the direction; ``antithetic`` adds
+    another run of the network after the layers.
 
     Args:
-        task: What to run.
-        rule: What to compute.
-        plan: How.
+        task: The model and loss to run.
+        rule: The quantity to compute.
+        plan: The plan of the step.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         draw: Draws the noise.
         size: ``s``.
-        antithetic: Whether to take the noise both ways.
+        antithetic: Whether to average over both signs of the noise.
     """
     noise = _Noise(rule, plan, draw)
     body = plan.body if antithetic else ()
@@ -207,20 +207,20 @@ def noise_measured(
     draw: Draw,
     size: float,
 ) -> tuple[Tensor, Estimate]:
-    r"""Return loss and flatness as noise of a given size shows them, from forward passes only.
+    r"""Return loss and flatness estimated by noise of a given size, from forward passes only.
 
     .. math:: \frac{L(z + s v) + L(z - s v) - 2 L(z)}{s^2}
         = v^\top H v + \frac{s^2}{12} D^4 L[v, v, v, v] + O(s^4)
 
-    so that the mean over probes is the flatness with a bias of the order of :math:`s^2`. Costs two
-    runs of the network after the layers a probe, without any derivative.
+    so that the mean over probes is the flatness with a bias of the order of :math:`s^2`. The cost
+    is two runs of the network after the layers per probe, without derivatives.
 
     Args:
-        task: What to run.
-        rule: What to compute.
-        plan: How.
+        task: The model and loss to run.
+        rule: The quantity to compute.
+        plan: The plan of the step.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         draw: Draws the noise.
         size: ``s``.
 
@@ -242,7 +242,7 @@ def noise_measured(
 
 
 class _Noise:
-    """Directions of the layers, drawn at the first call and the same at the next."""
+    """Directions of the layers, drawn at the first call and reused at the next."""
 
     def __init__(self, rule: Rule, plan: Plan, draw: Draw) -> None:
         self._rule, self._draw = rule, draw
@@ -269,7 +269,7 @@ class _Noise:
 
 
 def _both(edit: Edit) -> Edit:
-    """An edit for a replay, whose passes carry a shift."""
+    """Return an edit for a replay, whose passes contain a shift."""
 
     def shifted(site: Site) -> Tensor:
         add_shift(site)

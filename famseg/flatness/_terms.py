@@ -1,4 +1,4 @@
-"""What an objective and a measurement return."""
+"""The results of an objective and of a measurement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Terms(NamedTuple):
     """The parts of one training objective.
 
     Attributes:
-        total: What to call ``backward()`` on, once: the loss, plus the weighted penalty on the
-            steps that carry one. A scalar.
-        loss: The loss alone (with ``estimator="noise"`` that of the noisy network, which is all
-            that such a step computes). A scalar.
+        total: The scalar to call ``backward()`` on, once: the loss, plus the weighted penalty on
+            steps that have one.
+        loss: The loss without the penalty, a scalar. With ``estimator="noise"`` it is the loss of
+            the noisy network, the only one that such a step computes.
         penalty: The penalty before it is weighted (for FAM the bounded relative flatness), a
-            scalar; ``None`` on a step that carries none.
+            scalar; ``None`` on a step without a penalty.
     """
 
     total: Tensor
@@ -26,7 +26,7 @@ class Terms(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value as an estimator found it.
+    """A value computed by an estimator.
 
     Attributes:
         values: The samples' values, shape ``(n,)``, whose mean is the batch's value, or only

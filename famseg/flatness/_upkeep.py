@@ -1,4 +1,4 @@
-"""When to look again at a model and a loss that a plan was made for."""
+"""When to check a plan again for its model and loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from torch import Tensor, nn
 
 LONGEST = 128
-"""Penalized steps after which a plan is checked again at the latest: it is never wrong for more."""
+"""Largest number of penalized steps between two checks of a plan."""
 _FIRST = 8
 
 _OWN = frozenset(nn.Module().__dict__)
@@ -17,16 +17,17 @@ Marks = dict[tuple[int, str], Hashable]
 
 
 class Upkeep:
-    """Says when the facts that a plan rests on are to be found out anew.
+    """Decides when to check the facts on which a plan is based.
 
-    That is after 8 penalized steps, then after 16 more, and so on, at most `LONGEST` apart; and at
-    the next one after an attribute of the model, of one of its modules or of the loss was changed
-    between two steps, as a schedule or a user does. What changes in every pass (counters, lists,
-    tensors that are kept) does not count as such a change, nor what changed before and left the
-    plan as it was: whatever these do to the loss is found at the intervals.
+    A check is due after 8 penalized steps, then after 16 more, and so on, at intervals of at most
+    `LONGEST`. It is also due at the next step after an attribute of the model, of one of its
+    modules or of the loss was changed between two steps, such as by a schedule or a user.
+    Attributes that change in every pass (counters, lists, stored tensors) do not count, nor do
+    those whose earlier changes did not affect the plan; their effects are found at the regular
+    checks.
 
     Args:
-        parts: The model and the loss, as they are when the plan is made.
+        parts: The model and the loss at the time the plan is made.
     """
 
     def __init__(self, parts: Sequence[object] = ()) -> None:
@@ -49,35 +50,35 @@ class Upkeep:
         return bool(self._changed) or self._steps >= self._due_at
 
     def checked(self, *, same: bool) -> None:
-        """Note that the facts were found out anew, and whether the plan stays the same."""
+        """Record that the facts were checked, and whether the plan is unchanged."""
         if same:
             self._idle |= self._changed
         self._gap = min(2 * self._gap, LONGEST)
         self._due_at = self._steps + self._gap
 
     def stepped(self, parts: Sequence[object]) -> None:
-        """Note a penalized step."""
+        """Record a penalized step."""
         self._steps += 1
         self._marks = marks(parts)
         self._idle |= _differing(self._before, self._marks)
 
     def counted(self) -> bool:
-        """Note a penalized step that needs no look at attributes; return whether a check is due."""
+        """Record a penalized step without comparing attributes; return whether a check is due."""
         self._steps += 1
         return self._steps >= self._due_at
 
     def try_again(self) -> None:
-        """Let a plan that a batch could not settle be checked soon, and ever more rarely."""
+        """Schedule another check, at growing intervals, if a batch did not suffice for a plan."""
         self._tries += 1
         self._due_at = self._steps + min(2 ** (self._tries - 1), LONGEST)
 
     def doubt(self) -> None:
-        """Let the plan be checked before the next penalized step."""
+        """Schedule a check before the next penalized step."""
         self._due_at = self._steps
 
 
 def marks(parts: Iterable[object]) -> Marks:
-    """Return what shows that a model or a loss was changed: attributes by value or by identity."""
+    """Return attributes, by value or identity, whose changes reveal a changed model or loss."""
     found: Marks = {}
     for part in parts:
         modules = part.modules() if isinstance(part, nn.Module) else (part,)
@@ -97,9 +98,9 @@ def _differing(one: Marks, other: Marks) -> set[tuple[int, str]]:
 
 def _mark(value: object) -> Hashable:
     if isinstance(value, _PLAIN):
-        return value if value == value else "nan"  # NaN differs from itself
+        return value if value == value else "nan"  # NaN is not equal to itself
     if isinstance(value, tuple) and all(isinstance(item, _PLAIN) for item in value):
         return value
-    if isinstance(value, Tensor):  # comparing its numbers would wait for the device
+    if isinstance(value, Tensor):  # comparing values would synchronize with the device
         return id(value)
     return id(value), len(value) if isinstance(value, list | dict | set) else 0

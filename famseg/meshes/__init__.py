@@ -1,4 +1,4 @@
-"""Surface meshes in mm: made from masks and files, measured, combined, fitted and written."""
+"""Surface meshes in mm: creation from masks and files, measurement, booleans and export."""
 
 import lazy_loader
 

@@ -1,13 +1,13 @@
-r"""Removes rims that are too thin to be made.
+r"""Removal of rims that are too thin to be manufactured.
 
 The opening of a solid by a ball is the union of all balls of that size inside it. Where a ball
-touches the surface, the way straight inwards goes through it: no part of an opened solid is
-thinner than the ball is wide. It is computed from the balls themselves: around each voxel's middle
-:math:`c` that is :math:`d_c \ge r` deep, a ball of the radius :math:`d_c` fits in, and
+touches the surface, the ray straight inwards passes through the ball, so no part of an opened solid
+is thinner than the diameter of the ball. It is computed from the balls: around each voxel center
+:math:`c` at a depth of :math:`d_c \ge r`, a ball of radius :math:`d_c` fits in, and
 
 .. math:: f(x) = \min_c |x - c| - d_c
 
-is above 0 where none of them reaches.
+is positive where no ball reaches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from famseg.meshes._solid import largest_pieces, subtract
 from famseg.meshes._surface import surface_mesh_of_field
 
 _FINE_MM = (0.4, 0.6)  # edge of the voxels at a rim: a third of the thickness, within these limits
-_SLACK = 0.25  # of a voxel: balls are centered on voxels, between two of them is a little less
+_SLACK = 0.25  # of a voxel, because balls are centered only on voxels
 _NEIGHBORS = 12
 _SLIVER = 0.01
 
@@ -88,12 +88,12 @@ def _beyond_balls(
     near = np.argwhere(inside & zone)
     if not len(near):
         return None
-    # To points of the surface, not to its triangles: of a depth of a millimeter, 2 % too much.
+    # Distances to surface points instead of triangles, which at a depth of 1 mm are 2 % larger.
     surface = cKDTree(lattice(mesh, spacing), balanced_tree=False)
     away, _ = surface.query(_mm(near, affine), distance_upper_bound=deep_mm)
     depth[tuple(near.T)] = np.minimum(away, deep_mm)
     core = depth >= radius_mm
-    # Larger balls lie within those around the middles next to the surface of the core.
+    # Larger balls lie within those around the outermost voxels of the core.
     steps = int(np.ceil(deep_mm / spacing))
     core &= ndimage.maximum_filter(zone.view(np.uint8), 2 * steps + 1) > 0
     core &= ~ndimage.binary_erosion(core, iterations=2)

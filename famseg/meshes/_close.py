@@ -1,4 +1,4 @@
-"""Closes the openings of a mesh."""
+"""Closing of the openings in a mesh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_OPENING_MM = 10.0
 """Openings up to this width are closed with any shape; wider ones only if they are flat."""
 
 MOST_OPENINGS = 20_000
-"""Triangles with more openings are not a surface."""
+"""A mesh with more openings is not the surface of a solid."""
 
 FLAT_MM = 1.0
 """How far a flat opening's rim may be from a plane: a cut through the neck, a scan's border."""
@@ -30,7 +30,7 @@ def open_edges(faces: Faces) -> NDArray[np.int64]:
     """
     many = int(faces.max()) + 1
     low, high = np.minimum(faces, faces[:, [1, 2, 0]]), np.maximum(faces, faces[:, [1, 2, 0]])
-    # One number an edge: sorting numbers is many times faster than sorting pairs.
+    # One number per edge, since sorting numbers is much faster than sorting pairs.
     each, counts = np.unique((low * many + high).ravel(), return_counts=True)
     odd = each[counts % 2 == 1]
     return np.column_stack([odd // many, odd % many])
@@ -90,6 +90,6 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
 
 
 def _parted(owner: NDArray[np.integer], count: int) -> list[NDArray[np.intp]]:
-    """Return the places of 0, those of 1 and so on, in the time that one sorting takes."""
+    """Return the indices of 0, those of 1 and so on, at the cost of one sort."""
     order = np.argsort(owner, kind="stable")
     return np.split(order, np.searchsorted(owner[order], np.arange(1, count)))

@@ -13,13 +13,13 @@ from famseg.meshes._mesh import Mesh
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_NEIGHBORS = 8  # triangles that are looked at first
+_NEIGHBORS = 8  # number of triangles examined first
 _PAIRS_AT_ONCE = 100_000
 _TIE_MM = 1e-9
 
 
 class Closest(NamedTuple):
-    """What is known of the nearest point of a mesh.
+    """Distance and side of the nearest point of a mesh.
 
     Attributes:
         away_mm: Distances, infinite beyond the bound of the search, shape ``(n,)``.
@@ -74,12 +74,12 @@ def closest(points: ArrayLike, mesh: Mesh, *, max_mm: float = np.inf) -> Closest
     corners = mesh.vertices[mesh.faces]
     middles = corners.mean(axis=1)
     radii = np.linalg.norm(corners - middles[:, None], axis=2).max(axis=1)
-    # With triangles of very different sizes, the largest would decide how far to look for all.
+    # Grouped by size, because the largest triangle determines the search radius of its group.
     sizes = np.maximum(np.ceil(np.log2(np.maximum(radii, 1e-300) / np.median(radii))), 0)
     for size in np.unique(sizes):
         group = np.flatnonzero(sizes == size)
         _improve(places, corners[group], middles[group], radii[group], best, straight, side)
-    best[straight < 0] = np.inf  # nothing was found within the bound
+    best[straight < 0] = np.inf  # no triangle within the bound
     return Closest(best, side)
 
 
@@ -92,14 +92,14 @@ def _improve(
     straight: Floats,
     side: Floats,
 ) -> None:
-    """Update the nearest so far by triangles of about one size, in place."""
+    """Update the nearest triangles so far by triangles of similar size, in place."""
     tree = cKDTree(middles)
     radius = float(radii.max())
     left = np.arange(len(places))
-    seen, count = 0, 1  # the nearest middle's triangle bounds what else is looked at
+    seen, count = 0, 1  # the triangle with the nearest center bounds the search
     while len(left):
         unsettled = []
-        left = left[np.argsort(best[left], kind="stable")]  # parts with one bound for all of it
+        left = left[np.argsort(best[left], kind="stable")]  # chunks that share a bound
         for part in np.array_split(left, 1 + len(left) * count // _PAIRS_AT_ONCE):
             bound = float(best[part].max()) + radius
             away, which = tree.query(
@@ -115,7 +115,7 @@ def _improve(
 
 
 def _repeated(values: Floats, where: NDArray[np.bool_]) -> Floats:
-    """Return a value of each row for each place of it."""
+    """Return the value of each row repeated for each of its entries."""
     return np.asarray(np.broadcast_to(values[:, None], where.shape)[where])
 
 
@@ -132,7 +132,7 @@ def _compare(
         return
     away, height = _point_triangle(places[owner], corners)
     cosine = np.abs(height) / np.maximum(away, 1e-300)
-    # Each point's nearest triangle, and of the equally near ones that in front of it.
+    # Each point's nearest triangle, and among equally near ones the one facing it.
     order = np.lexsort((-cosine, np.round(away / _TIE_MM), owner))
     first = order[np.r_[True, np.diff(owner[order]) != 0]]
     who = owner[first]
@@ -152,7 +152,7 @@ def _point_triangle(points: Floats, corners: Floats) -> tuple[Floats, Floats]:
     unit = normal / np.maximum(size, 1e-300)[:, None]
     height = np.einsum("ij,ij->i", points - a, unit)
     squared = np.full(len(points), np.inf)
-    over = size > 0  # a triangle without an area is its edges
+    over = size > 0  # a degenerate triangle consists of its edges
     for start, end in ((a, b), (b, c), (c, a)):
         edge, off = end - start, points - start
         over &= np.einsum("ij,ij->i", np.cross(edge, off), unit) >= 0
@@ -174,7 +174,7 @@ def samples_of(mesh: Mesh, count: int) -> tuple[Floats, Indices]:
     reached = np.cumsum(area)
     steps = (np.arange(count) + 0.5) / count
     faces = np.minimum(np.searchsorted(reached, steps * reached[-1]), len(area) - 1)
-    # The R2 sequence fills the unit square evenly; folded, it fills a triangle.
+    # The R2 sequence (Roberts, 2018) fills the unit square evenly; folded, it fills a triangle.
     number = np.arange(1, count + 1)
     u, v = (number * 0.7548776662466927) % 1, (number * 0.5698402909980532) % 1
     fold = u + v > 1

@@ -18,13 +18,13 @@ RIM_MM = 3.0
 """Points of an implant that are nearer to bone than this belong to its rim."""
 
 _SAMPLES_PER_MM2 = 4.0
-_TRIAL_PER_MM2 = 1.0  # while the gap is cut
+_TRIAL_PER_MM2 = 1.0  # sampling density while the gap is cut
 _MOST_SAMPLES = 200_000
-_AROUND_VOXELS = 8  # and the gap: bone so far around an implant is looked at
-_FINE_MM = (0.3, 0.5)  # voxels on which a gap is made: as those of the masks, within these
-_CHORDS = 0.08  # of a voxel: so much nearer to bone than its corners lies the surface of a gap
+_AROUND_VOXELS = 8  # margin beyond the gap within which bone is considered
+_FINE_MM = (0.3, 0.5)  # voxels on which a gap is cut: as in the masks, within these limits
+_CHORDS = 0.08  # of a voxel by which faces of a cut surface are closer to bone than vertices
 _MOST_TRIES = 4
-_SLIVER = 0.01  # pieces of an implant smaller than this share of the largest are left out
+_SLIVER = 0.01  # pieces of an implant smaller than this share of the largest are removed
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def gap_mm(implant: Mesh, bone: Mesh, *, rim_mm: float = RIM_MM) -> Gap:
 
 
 def _measured(implant: Mesh, bone: Mesh, rim_mm: float, per_mm2: float) -> Gap:
-    """Return the gap at so many points per square mm."""
+    """Return the gap measured at the given number of points per square mm."""
     count = int(np.clip(implant.area_mm2 * per_mm2, 1000, _MOST_SAMPLES))
     points, _ = samples_of(implant, count)
     near = _faces_near(bone, implant.bounds_mm, rim_mm)
@@ -182,7 +182,7 @@ def cut_gap(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
 
 
 def _grown(walls: Mesh, solid: Mesh, wide_mm: float, spacing_mm: float) -> Mesh | None:
-    """Return bone and the gap around it, where an implant is; None if it does not reach there."""
+    """Return bone plus gap in the region of an implant; None if the gap does not reach it."""
     margin = 3 * spacing_mm
     affine, shape = grid_around(solid.bounds_mm, margin, spacing_mm)
     wanted = ndimage.binary_dilation(voxelize(solid, shape, affine), iterations=2)
@@ -195,11 +195,11 @@ def _grown(walls: Mesh, solid: Mesh, wide_mm: float, spacing_mm: float) -> Mesh 
 def _signed_mm(
     mesh: Mesh, wanted: NDArray[np.bool_], affine: Floats, level_mm: float
 ) -> NDArray[np.float32]:
-    """Return distances to a surface at cubic voxels, negative inside, exact near a level of them.
+    """Return signed distances to a surface at cubic voxels, negative inside, exact near a level.
 
-    A surface at the level passes between neighbors, of which none is farther from it than an edge:
-    only those are computed. All others are on the right side of it. Voxels that are not wanted
-    count as far outside.
+    The level surface passes between adjacent voxels, which are at most one edge away from it, so
+    only these are computed. All others are on the correct side. Unrequested voxels count as far
+    outside.
     """
     edge = float(np.linalg.norm(affine[:3, 0]))
     inside = voxelize(mesh, wanted.shape, affine) & wanted
@@ -220,15 +220,15 @@ def _signed_mm(
 def within(
     mesh: Mesh, shape: tuple[int, ...], affine: Floats, reach_mm: float
 ) -> NDArray[np.bool_]:
-    """Return all cubic voxels whose middles lie within a distance of a surface, and some more."""
+    """Return at least all cubic voxels whose centers lie within a distance of a surface."""
     edge = float(np.linalg.norm(affine[:3, 0]))
     to_index = np.linalg.inv(affine)
     apart = max(edge, reach_mm / 5)
     points = lattice(mesh, apart)
     index = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(np.int64)
-    # None of the surface is farther from the nearest point; half a voxel by rounding.
+    # Largest distance from the surface to the nearest point, plus half a voxel for rounding.
     steps = int(np.ceil((reach_mm + apart) / edge + 0.5))
-    index += steps  # a surface outside of the grid may still be near voxels in it
+    index += steps  # a surface outside the grid may still be close to voxels in it
     found = np.zeros([n + 2 * steps for n in shape], dtype=np.uint8)
     held = ((index >= 0) & (index < found.shape)).all(axis=1)
     found[tuple(index[held].T)] = 1
@@ -237,7 +237,7 @@ def within(
 
 
 def lattice(mesh: Mesh, edge_mm: float) -> Floats:
-    """Return points on all triangles, corners among them, no farther apart than a length."""
+    """Return points on all triangles, including corners, at most a given length apart."""
     corners = mesh.vertices[mesh.faces]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
     parts = np.maximum(np.ceil(longest / edge_mm), 1).astype(int)
@@ -253,7 +253,7 @@ def lattice(mesh: Mesh, edge_mm: float) -> Floats:
 def grid_around(
     bounds: Floats, margin_mm: float, spacing_mm: float
 ) -> tuple[Floats, tuple[int, int, int]]:
-    """Return cubic voxels around a box."""
+    """Return a grid of cubic voxels that contains a box."""
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = bounds[0] - margin_mm
     x, y, z = (np.ceil((np.ptp(bounds, axis=0) + 2 * margin_mm) / spacing_mm) + 1).astype(int)
@@ -263,9 +263,9 @@ def grid_around(
 def _around(
     implant: NDArray[np.bool_], bone: NDArray[np.bool_], place: Floats, margin_mm: float
 ) -> NDArray[np.bool_]:
-    """Return the bone within the box around an implant and a margin."""
+    """Return the bone within the bounding box of an implant and a margin."""
     steps = np.ceil(margin_mm / np.linalg.norm(place[:3, :3], axis=0)).astype(int)
-    steps += _AROUND_VOXELS  # where bone is cut off must not change its surface near the implant
+    steps += _AROUND_VOXELS  # cutting the bone must not change its surface near the implant
     kept = np.zeros(bone.shape, dtype=np.bool_)
     places = np.argwhere(implant)
     low = np.maximum(places.min(axis=0) - steps, 0)
@@ -276,7 +276,7 @@ def _around(
 
 
 def _faces_near(mesh: Mesh, bounds: Floats, margin_mm: float) -> Mesh:
-    """Return the faces of which a part may lie within a box and a margin."""
+    """Return the faces that may extend into a box and its margin."""
     corners = mesh.vertices[mesh.faces]
     kept = (corners.max(axis=1) >= bounds[0] - margin_mm).all(axis=1)
     kept &= (corners.min(axis=1) <= bounds[1] + margin_mm).all(axis=1)

@@ -1,4 +1,4 @@
-"""Makes an implant insertable along a line: the part that bone blocks is cut off."""
+"""Removal of the part of an implant that bone blocks during insertion along a line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
     blocked = shadow & voxelize(implant, shadow.shape, place)
     if not blocked.any():
         return implant
-    # The rest of the shadow meets nothing of the implant, and a smaller solid takes less time.
+    # The rest of the shadow does not touch the implant, and a smaller solid is faster.
     near = ndimage.maximum_filter(blocked.view(np.uint8), 2 * _AROUND_VOXELS + 1) > 0
     shadow = near & ndimage.binary_dilation(shadow, iterations=_CLEAR_VOXELS)
     rest = subtract(implant, surface_mesh(shadow, place, smoothing_mm=_SMOOTHING_MM))

@@ -1,4 +1,4 @@
-"""Finds the voxels that a closed surface encloses."""
+"""Voxels enclosed by a closed surface."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 
-# Rays pass through the centers of voxels, moved by irrational shares of a voxel: without that they
-# would meet the vertices and edges of meshes made from voxels, which belong to several triangles.
+# Rays pass through the centers of voxels, shifted by irrational fractions of a voxel. Otherwise
+# they would hit vertices and edges of meshes made from voxels, which belong to several triangles.
 _ASIDE = (np.sqrt(2) - 1.4140, np.sqrt(3) - 1.7318)
 _AT_ONCE = 500_000
 
 MOST_COLUMNS = 200_000_000
-"""The most columns below all triangles: they take half a minute; 700 layers on the finest grid."""
+"""Largest number of columns below all triangles, which take half a minute."""
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def inside(
     crossings = np.zeros((*shape[:2], shape[2] + 1), dtype=np.uint8)
     flat = crossings.reshape(-1)
     for column, height, _ in _crossings(points[faces], shape):
-        # The first voxel whose center is above the crossing, at most the end of the column.
+        # The first voxel whose center is above the crossing, or the end of the column.
         level = np.clip(np.floor(height) + 1, 0, shape[2]).astype(np.int64)
         np.add.at(flat, column * (shape[2] + 1) + level, np.uint8(1))
     np.cumsum(crossings, axis=2, dtype=np.uint8, out=crossings)
@@ -98,7 +98,7 @@ def crossings(
 def _crossings(
     triangles: Floats, shape: tuple[int, ...]
 ) -> Iterator[tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]]:
-    """Yield columns of voxels (as one number), where triangles cross them, and whether outwards."""
+    """Yield columns of voxels (as one number), where triangles cross them, and the direction."""
     flat = triangles[:, :, :2]
     low = np.maximum(np.ceil(flat.min(axis=1)), 0).astype(np.int64)
     high = np.minimum(np.floor(flat.max(axis=1)), np.array(shape[:2]) - 1).astype(np.int64)
@@ -128,7 +128,7 @@ def _crossings(
 def _met(
     triangles: Floats, x: NDArray[np.int64], y: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-    """Return which of the columns pass through their triangles, at which heights, and outwards."""
+    """Return which columns pass through their triangles, at which heights, and whether outwards."""
     a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     along = np.stack([_side(b, c, x, y), _side(c, a, x, y), _side(a, b, x, y)])
     hit = (along > 0).all(axis=0) | (along < 0).all(axis=0)
@@ -140,8 +140,7 @@ def _met(
 def _side(p: Floats, q: Floats, x: NDArray[np.int64], y: NDArray[np.int64]) -> Floats:
     """Return on which side of the edge from p to q a point lies, as an area.
 
-    The two triangles of an edge must come to opposite answers to the last bit: the ends are put
-    into one order first.
+    The two triangles of an edge must get exactly opposite results, so the ends are sorted first.
     """
     swap = (p[:, 0] > q[:, 0]) | ((p[:, 0] == q[:, 0]) & (p[:, 1] > q[:, 1]))
     first = np.where(swap[:, None], q, p)
@@ -153,7 +152,7 @@ def _side(p: Floats, q: Floats, x: NDArray[np.int64], y: NDArray[np.int64]) -> F
 
 
 def _settle(mask: NDArray[np.uint8], odd: NDArray[np.bool_]) -> None:
-    """Set columns that cannot be trusted to the majority of those around them, in place."""
+    """Set unreliable columns to the majority of their neighbors, in place."""
     for x, y in np.argwhere(odd):
         xs = slice(max(x - 1, 0), x + 2)
         ys = slice(max(y - 1, 0), y + 2)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from famseg.messages import DAMAGED, InputError
 
-_BYTES_IN_MEMORY = 12  # for each byte of a file, while it is read
+_BYTES_IN_MEMORY = 12  # per byte of a file while it is read
 
 Vertices = NDArray[np.float64]
 Faces = NDArray[np.int64]
@@ -25,8 +25,8 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
     """Return vertices in RAS+ (in the unit of the file), triangles, and the space of the file.
 
     Returns:
-        Vertices ``(V, 3)``, faces ``(F, 3)``, and ``LPS`` or ``RAS`` where the file says so, else
-        an empty text: then LPS was assumed.
+        Vertices ``(V, 3)``, faces ``(F, 3)``, and ``LPS`` or ``RAS`` if the file states it.
+        Otherwise it is an empty text, and LPS was assumed.
 
     Raises:
         InputError: If the file is not a mesh; the message does not begin with its path.
@@ -45,7 +45,7 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
 
             mesh = trimesh.load_mesh(path, process=True)
     except MemoryError:
-        raise  # has a line of its own
+        raise  # has its own message
     except DAMAGED as error:
         raise InputError("not readable as a mesh: it is damaged; copy it again") from error
     vertices = np.asarray(getattr(mesh, "vertices", ()), dtype=np.float64)
@@ -61,7 +61,7 @@ def load_mesh(path: Path) -> tuple[Vertices, Faces, str]:
 
 
 def space_note(space: str) -> str:
-    """Return what is to be said about the axes of a mesh file."""
+    """Return a note about the axes of a mesh file."""
     if space:
         return ""
     return (
@@ -71,7 +71,7 @@ def space_note(space: str) -> str:
 
 
 def _check_stl(path: Path, size: int) -> None:
-    """Refuse a binary STL that announces more triangles than it holds."""
+    """Refuse a binary STL that states more triangles than it contains."""
     if path.suffix.lower() != ".stl":
         return
     if size == 0:

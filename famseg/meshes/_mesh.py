@@ -92,7 +92,7 @@ class Mesh:
         volume = self._tetrahedra
         if volume.sum() == 0:
             return np.asarray(middle)
-        # A tetrahedron's center is the mean of its corners, the fourth being the middle.
+        # A tetrahedron's center is the mean of its corners, the fourth of which is `middle`.
         corners = sum((corner - middle for corner in self._corners), np.zeros(3)) / 4
         return np.asarray(middle + (volume @ corners) / volume.sum())
 
@@ -119,7 +119,7 @@ class Mesh:
 
     @property
     def _tetrahedra(self) -> Floats:
-        """Signed volumes between each face and one point; one amid them keeps the digits."""
+        """Return signed volumes between each face and a point, best a central one."""
         if len(self.faces) == 0:
             return np.zeros(0)
         middle = self.bounds_mm.mean(axis=0)

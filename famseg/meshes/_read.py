@@ -1,4 +1,4 @@
-"""Mesh files and masks: reading a solid, and its voxels."""
+"""Reading of solids from mesh files, and their voxels."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def read_mesh(path: Path | str) -> Mesh:
 
 
 def _facing_as(faces: NDArray[np.int64], lids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return triangles over openings turned so that they look as the faces at the rim do."""
+    """Return triangles over openings oriented consistently with the faces at the rim."""
     many = int(max(faces.max(), lids.max(initial=0))) + 1
     edges = (faces * many + faces[:, [1, 2, 0]]).ravel()
-    same_way = np.isin(lids[:, 0] * many + lids[:, 1], edges)  # both would run along the edge
+    same_way = np.isin(lids[:, 0] * many + lids[:, 1], edges)  # same direction along the edge
     return np.where(same_way[:, None], lids[:, [1, 0, 2]], lids)
 
 
 def voxelize(mesh: Mesh, shape: Sequence[int], affine: ArrayLike) -> NDArray[np.bool_]:
-    """Return the voxels of a grid whose middles a mesh encloses.
+    """Return the voxels of a grid whose centers a mesh encloses.
 
     Args:
         mesh: A closed surface in world mm.

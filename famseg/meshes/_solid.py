@@ -1,4 +1,4 @@
-"""Solids: simplification, booleans, pieces and validity, all by manifold3d."""
+"""Operations on solids by manifold3d: simplification, booleans, pieces and validity."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def pieces_of(mesh: Mesh) -> list[Mesh]:
     solids = sorted((p for p in parts if p.volume_mm3 > 0), key=lambda p: -p.volume_mm3)
     owned: list[list[Mesh]] = [[solid] for solid in solids]
     for cavity in (part for part in parts if part.volume_mm3 <= 0):
-        # The smallest piece around it: a piece within a cavity of another may have some of its own.
+        # The smallest enclosing piece, since a piece in a cavity of another may itself have
+        # cavities.
         around = [k for k, solid in enumerate(solids) if _holds(solid, cavity)]
         if around:
             owned[around[-1]].append(cavity)
@@ -161,12 +162,12 @@ def pieces_of(mesh: Mesh) -> list[Mesh]:
 
 
 def _holds(outer: Mesh, inner: Mesh) -> bool:
-    """Return whether a surface lies inside another: a ray from it crosses that an odd number."""
+    """Return whether a surface is inside another, by the parity of crossings along a ray."""
     (low, high), (inner_low, inner_high) = outer.bounds_mm, inner.bounds_mm
     if not ((low <= inner_low).all() and (inner_high <= high).all()):
         return False
     start = inner.vertices[inner.faces[0]].mean(axis=0)
-    end = high + np.array([1.0, 2.0, 3.0])  # outside, and along no axis
+    end = high + np.array([1.0, 2.0, 3.0])  # outside, and not parallel to an axis
     return len(as_manifold(outer).ray_cast(tuple(start), tuple(end))) % 2 == 1
 
 
@@ -207,7 +208,7 @@ def box_mm(low: NDArray[np.float64], high: NDArray[np.float64]) -> Mesh:
 def _raw(mesh: Mesh) -> manifold3d.Manifold:
     return manifold3d.Manifold(
         manifold3d.Mesh64(
-            vert_properties=mesh.vertices.copy(),  # manifold3d refuses what is read-only
+            vert_properties=mesh.vertices.copy(),  # manifold3d refuses read-only arrays
             tri_verts=mesh.faces.astype(np.uint64, order="C"),
         )
     )

@@ -1,13 +1,13 @@
-r"""Surfaces of masks without a staircase, and of scalar fields.
+r"""Smooth surfaces of masks, without steps, and of scalar fields.
 
-A mask :math:`m` is smoothed to :math:`F = G_\sigma * m`. No single level of it is right: where a
-wall is as thin as the kernel is wide, :math:`F` stays below 0.5 inside it, and a level that keeps
-such a wall makes thick parts grow. The level is therefore local: with :math:`B` the voxels on both
-sides of the mask's border,
+A mask :math:`m` is smoothed to :math:`F = G_\sigma * m`. No single level of it is correct: in a
+wall as thin as the kernel, :math:`F` stays below 0.5, and a level that keeps such a wall would make
+thick parts grow. The level is therefore local. With :math:`B` the voxels on both sides of the
+mask's border,
 
 .. math:: L = \frac{G_\tau * (F B)}{G_\tau * B}, \qquad \tau = 1.5 \sigma,
 
-is what :math:`F` is at the border thereabouts. The surface is :math:`F - L = c`, with one small
+is the mean of :math:`F` at the border nearby. The surface is :math:`F - L = c`, with one small
 constant :math:`c` that makes the volume that of the mask.
 """
 
@@ -25,10 +25,10 @@ SMOOTHING_VOXELS = 1.5
 """The default standard deviation of the smoothing, in units of the longest edge of a voxel."""
 
 VOLUME_TOLERANCE = 5e-4
-"""How far the volume of a surface may be from that of its mask, as a share of it."""
+"""Largest relative difference between the volumes of a surface and its mask."""
 
-_LEVEL_WIDTH = 1.5  # standard deviation of the local level's mean, in units of the smoothing's
-_PAD = 3  # voxels around the mask: the surface goes beyond it by less than one
+_LEVEL_WIDTH = 1.5  # standard deviation of the local mean, in units of that of the smoothing
+_PAD = 3  # voxels around the mask, which the surface exceeds by less than one
 _MOST_STEPS = 12
 _TRUNCATE = 3.0
 
@@ -111,7 +111,7 @@ def surface_mesh_of_field(field: ArrayLike, affine: ArrayLike, level: float) -> 
     inside, place = _checked(values > level, affine)
     box, place = _box(inside, place, margin=1)
     values = values[box]
-    # Half a voxel beyond the border, where the field is as high there as anywhere.
+    # If the field is maximal at the border, the surface lies half a voxel outside.
     low = min(float(values.min()), 2 * level - float(values.max()))
     return _marched(np.pad(values, 1, constant_values=low), _moved(place, [-1, -1, -1]), level)
 
@@ -130,7 +130,7 @@ def _checked(inside: Mask, affine: ArrayLike) -> tuple[Mask, NDArray[np.float64]
 
 
 def _moved(place: NDArray[np.float64], steps: ArrayLike) -> NDArray[np.float64]:
-    """Return an affine whose voxel 0 is some steps further."""
+    """Return an affine whose origin is shifted by some voxels."""
     moved = place.copy()
     moved[:3, 3] += place[:3, :3] @ np.asarray(steps, dtype=np.float64)
     return moved
@@ -139,7 +139,7 @@ def _moved(place: NDArray[np.float64], steps: ArrayLike) -> NDArray[np.float64]:
 def _box(
     inside: Mask, place: NDArray[np.float64], margin: int
 ) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
-    """Return the box around a mask, where it is wider than that only within the grid."""
+    """Return the bounding box of a mask with a margin, clipped to the grid."""
     low, high = [], []
     for axis, count in enumerate(inside.shape):
         seen = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
@@ -154,7 +154,7 @@ def _cropped(inside: Mask, place: NDArray[np.float64]) -> tuple[Mask, NDArray[np
 
 
 def _anti_aliased(inside: Mask, sigma_voxels: NDArray[np.float64]) -> Field:
-    """Return a smooth field that is positive inside, see the head of this module."""
+    """Return a smooth field that is positive inside, see the module docstring."""
 
     def smoothed(values: Field, sigma: NDArray[np.float64]) -> Field:
         return np.asarray(
@@ -162,11 +162,11 @@ def _anti_aliased(inside: Mask, sigma_voxels: NDArray[np.float64]) -> Field:
         )
 
     field = smoothed(inside.astype(np.float32), sigma_voxels)
-    around = np.maximum(_LEVEL_WIDTH * sigma_voxels, 1.0)  # both sides of the border take part
+    around = np.maximum(_LEVEL_WIDTH * sigma_voxels, 1.0)  # includes both sides of the border
     border = _border(inside)
     weight = smoothed(border.astype(np.float32), around)
     level = smoothed(np.where(border, field, np.float32(0)), around)
-    near = weight > 1e-4  # elsewhere the field is 0 or 1, and any level between them will do
+    near = weight > 1e-4  # elsewhere the field is 0 or 1, and any level in between is valid
     np.divide(level, weight, out=level, where=near)
     level[~near] = 0.5
     field -= level
@@ -174,7 +174,7 @@ def _anti_aliased(inside: Mask, sigma_voxels: NDArray[np.float64]) -> Field:
 
 
 def _border(inside: Mask) -> Mask:
-    """Return the voxels on both sides of a mask's border: with a neighbor that is different."""
+    """Return the voxels on both sides of a mask's border, which have a different neighbor."""
     border = np.zeros(inside.shape, dtype=np.bool_)
     for axis in range(3):
         change = np.diff(inside, axis=axis)
@@ -190,10 +190,10 @@ def _of_volume(field: Field, place: NDArray[np.float64], inside: Mask) -> Mesh:
     voxels = int(inside.sum())
     voxel_mm3 = abs(float(np.linalg.det(place[:3, :3])))
     outer = float(field.min()) - 1.0
-    for axis in range(3):  # closed, and one piece of surface less far from the mask
+    for axis in range(3):  # closes the surface at the border
         for end in (0, -1):
             np.moveaxis(field, axis, 0)[end] = outer
-    # As many voxels as the mask has are above this level: its volume, but for what is curved.
+    # The number of voxels above this level is that in the mask, a first estimate of its volume.
     ranked = np.partition(field.ravel(), field.size - voxels - 1)
     level = float(ranked[field.size - voxels - 1 :][:2].mean())
     low, high = outer + 1.0, float(field.max())
@@ -206,26 +206,26 @@ def _of_volume(field: Field, place: NDArray[np.float64], inside: Mask) -> Mesh:
         low, high = (level, high) if excess > 0 else (low, level)
         seen.append((level, excess))
         level += _step(field, seen)
-        if not low < level < high:  # where few voxels have values between, a secant goes astray
+        if not low < level < high:  # the secant method fails if few voxels have values in between
             level = (low + high) / 2
     return mesh
 
 
 def _step(field: Field, seen: list[tuple[float, float]]) -> float:
-    """Return how far to move the level, from how the volume followed it so far."""
+    """Return the change of the level, by the secant method from the previous volumes."""
     level, excess = seen[-1]
     if len(seen) > 1:
         before, more = seen[-2]
         if more != excess:
             return -excess * (before - level) / (more - excess)
-    # The first time: from how many voxels lie within a little of the level.
+    # In the first iteration, from the number of voxels close to the level.
     band = 0.05
     count = int(np.count_nonzero(np.abs(field - np.float32(level)) < band))
     return excess * 2 * band / max(count, 1)
 
 
 def _marched(field: Field, place: NDArray[np.float64], level: float) -> Mesh:
-    """Return the surface of a field that is lower all around its border than the level."""
+    """Return the surface of a field whose border is below the level (marching cubes)."""
     level = _off_values(field, level)
     vertices, faces, _, _ = marching_cubes(field, level, gradient_direction="ascent")
     if np.linalg.det(place[:3, :3]) < 0:
@@ -238,5 +238,5 @@ def _off_values(field: Field, level: float) -> float:
     step = 1e-6 * max(float(np.ptp(field)), float(np.finfo(np.float32).tiny))
     while (field == np.float32(level)).any():
         level += step
-        step *= 2  # a step below the precision of a large value changes nothing
+        step *= 2  # a step below the precision of the value has no effect
     return float(np.float32(level))

@@ -11,8 +11,8 @@ from famseg.meshes._mesh import Mesh
 from famseg.meshes._solid import as_manifold
 from famseg.meshes._surface import surface_mesh
 
-_SHORT_MM = 25.0  # rays are followed so far first: manifold3d looks at all faces of a ray's box
-_BEHIND_MM = 1e-3  # a ray meets the face that it starts on, and neighbors of it by rounding
+_SHORT_MM = 25.0  # first length of rays: manifold3d examines all faces in a ray's box
+_BEHIND_MM = 1e-3  # a ray hits the face that it starts on and, by rounding, adjacent faces
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def thickness_mm(
 
 
 def _way_out_mm(body: manifold3d.Manifold, start: Floats, way: Floats, reach_mm: float) -> float:
-    """Return how far a ray goes before it leaves a solid; hits come in their order."""
+    """Return the distance at which a ray leaves a solid; hits are sorted."""
     for length in (min(_SHORT_MM, reach_mm), reach_mm):
         for hit in body.ray_cast(tuple(start), tuple(start + length * way)):
             away = hit.distance * length

@@ -1,4 +1,4 @@
-"""3MF: a zip archive of XML, by the 3MF core specification 1.3."""
+"""Writing of 3MF files, ZIP archives of XML, according to the 3MF core specification 1.3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from famseg.meshes._mesh import Mesh
 
-_DIGITS = 4  # of a coordinate in mm: 0.1 micrometers
+_DIGITS = 4  # decimal places of a coordinate in mm: 0.1 micrometers
 _TYPES = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">\
@@ -29,7 +29,7 @@ Type="http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"/>\
 </Relationships>
 """
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can state: the bytes stay the same
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date in a ZIP archive, for reproducible bytes
 
 
 def three_mf(parts: Mapping[str, Mesh], *, description: str) -> bytes:
@@ -85,7 +85,7 @@ def _triangles(mesh: Mesh) -> Iterable[str]:
     rounded = np.round(mesh.vertices, _DIGITS) + 0.0  # no -0.0000
     yield "".join([line % (x, y, z) for x, y, z in rounded.tolist()])
     yield "</vertices>\n<triangles>\n"
-    # The specification forbids triangles that name a vertex twice.
+    # The specification forbids triangles that use a vertex twice.
     a, b, c = mesh.faces.T
     faces = mesh.faces[(a != b) & (b != c) & (a != c)]
     line = '<triangle v1="%d" v2="%d" v3="%d"/>\n'

@@ -1,9 +1,9 @@
-"""Whether an implant can be inserted, and the best direction for it.
+"""Undercut of an implant, and the best direction of insertion.
 
-An implant that moves along a straight line meets bone with each part of it that has bone further
-back on its way. The volume of these parts is the undercut: what would have to be cut off the
-implant. Many lines that way are followed through both solids, at exact heights: all of the implant
-that is further along a line than the first bone on it is blocked.
+When an implant moves along a straight line, each part of it that has bone behind it, against the
+direction of movement, collides with that bone. The volume of these parts is the undercut, which
+would have to be cut off. It is measured along many parallel lines through both solids, with exact
+intersections: every part of the implant farther along a line than the first bone is blocked.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from famseg.meshes._solid import box_mm, intersect, simplify
 
 _SPACING_MM = 0.5
 _SEARCH_SPACING_MM = 1.5
-_SEARCH_ERROR_MM = 0.25  # by which meshes are simplified while directions are compared
-_CONE_DEG = 45.0  # candidates lie this far around the mean normal
-_STEP_DEG = (15.0, 7.5, 4.0)  # between candidates, then between those around the best so far
-_ABOVE_MM = 30.0  # bone so far beyond an implant can be in its way
+_SEARCH_ERROR_MM = 0.25  # tolerance of simplified meshes while directions are compared
+_CONE_DEG = 45.0  # largest angle of candidates from the mean normal
+_STEP_DEG = (15.0, 7.5, 4.0)  # between candidates, then around the best so far
+_ABOVE_MM = 30.0  # height above an implant within which bone can block it
 _BESIDE_MM = 5.0
-_MIDDLE_MM = 0.5  # the middles of implant and bone are this far apart if they tell in from out
-_EQUAL = 0.02  # undercuts that differ by less than this share of the implant are taken as equal
+_MIDDLE_MM = 0.5  # if the centers of implant and bone are closer, the outside is not defined
+_EQUAL = 0.02  # undercuts that differ by less than this share of the implant count as equal
 
 Floats = NDArray[np.float64]
 
@@ -85,9 +85,10 @@ def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
     for step in _STEP_DEG:
         for way in _around(best, wide, step):
             angle = float(np.degrees(np.arccos(np.clip(way @ center, -1, 1))))
-            # A tie, but for what lines miss, goes to the direction that is nearer to the normal.
+            # If undercuts are equal within the sampling error, the direction closer to the normal
+            # wins.
             tilted = _EQUAL * angle / _CONE_DEG
-            if angle > _CONE_DEG + 1e-6 or tilted >= least:  # not even without any undercut
+            if angle > _CONE_DEG + 1e-6 or tilted >= least:  # cannot win even with an undercut of 0
                 continue
             if (value := blocked(way) + tilted) < least:
                 best, least = way, value
@@ -103,9 +104,9 @@ def unit(direction: ArrayLike) -> Floats:
 
 
 def _outwards(implant: Mesh, bone: Mesh) -> Floats:
-    """Return the implant's mean normal, away from the middle of the bone.
+    """Return the implant's mean normal, pointing away from the center of the bone.
 
-    Two walls look along it, one this way and one that: most of the faces' area.
+    It is the direction that the two opposite walls, most of the surface, face.
     """
     vectors = implant.area_vectors_mm2
     area = np.linalg.norm(vectors, axis=1)
@@ -113,13 +114,13 @@ def _outwards(implant: Mesh, bone: Mesh) -> Floats:
     spread = (vectors[seen].T / area[seen]) @ vectors[seen]
     axis = np.linalg.eigh(spread)[1][:, -1]
     away = float((implant.centroid_mm - bone.centroid_mm) @ axis)
-    if abs(away) < _MIDDLE_MM:  # a plate in a flat piece of bone: nothing says where outside is
+    if abs(away) < _MIDDLE_MM:  # a plate in a flat piece of bone: the outside is not defined
         away = float(axis[np.argmax(np.abs(axis))])
     return np.asarray(axis if away > 0 else -axis)
 
 
 def _around(center: Floats, wide_deg: float, step_deg: float) -> list[Floats]:
-    """Return unit vectors on rings around one."""
+    """Return unit vectors on rings around a given one."""
     u, v = _across(center)
     ways = []
     for ring in range(1, int(np.ceil(wide_deg / step_deg - 1e-9)) + 1):
@@ -131,7 +132,7 @@ def _around(center: Floats, wide_deg: float, step_deg: float) -> list[Floats]:
 
 
 def _across(way: Floats) -> tuple[Floats, Floats]:
-    """Return two unit vectors that are perpendicular to one and to each other."""
+    """Return two unit vectors that are perpendicular to a given one and to each other."""
     other = np.eye(3)[np.argmin(np.abs(way))]
     u = np.cross(way, other)
     u /= np.linalg.norm(u)
@@ -139,7 +140,7 @@ def _across(way: Floats) -> tuple[Floats, Floats]:
 
 
 def bone_around(implant: Mesh, bone: Mesh) -> Mesh:
-    """Return the bone in reach of an implant on its way in from any side."""
+    """Return the bone that an implant can touch on its way in from any direction."""
     low, high = implant.bounds_mm
     margin = _BESIDE_MM + _ABOVE_MM
     if (bone.bounds_mm[0] >= low - margin).all() and (bone.bounds_mm[1] <= high + margin).all():
@@ -148,7 +149,7 @@ def bone_around(implant: Mesh, bone: Mesh) -> Mesh:
 
 
 def _blocked_mm3(implant: Mesh, bone: Mesh, way: Floats, spacing_mm: float) -> float:
-    """Return the volume of the implant behind which, against the way, there is bone."""
+    """Return the volume of the implant with bone behind it, against the direction of movement."""
     affine, shape = layer(implant, way, spacing_mm)
     start = first_bone_mm(bone, affine, shape)
     column, height, leaving = crossings(implant.vertices, implant.faces, affine, shape)
@@ -156,17 +157,17 @@ def _blocked_mm3(implant: Mesh, bone: Mesh, way: Floats, spacing_mm: float) -> f
     met = np.isfinite(beyond)
     column, signs = column[met], np.where(leaving[met], 1.0, -1.0)
     lengths = np.bincount(column, signs * beyond[met], minlength=start.size)
-    odd = np.bincount(column, signs, minlength=start.size) != 0  # a crossing is lost by rounding
+    odd = np.bincount(column, signs, minlength=start.size) != 0  # a crossing was lost by rounding
     return float(lengths[~odd].sum()) * spacing_mm**2
 
 
 def layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[int, int]]:
-    """Return lines along the way through an implant: 0 mm is where bone begins to matter.
+    """Return lines through an implant along the direction; 0 mm is where bone becomes relevant.
 
     The affine maps a line's two indices and the height in mm along it to mm of the world.
     """
     u, v = _across(way)
-    axes = np.stack([u, v, way], axis=1)  # columns: right-handed, the third is the way
+    axes = np.stack([u, v, way], axis=1)  # columns; right-handed, the third is the direction
     here = implant.vertices[np.unique(implant.faces)] @ axes
     low, high = here.min(axis=0) - spacing_mm, here.max(axis=0) + spacing_mm
     low[2] -= _ABOVE_MM
@@ -178,7 +179,7 @@ def layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[
 
 
 def first_bone_mm(bone: Mesh, affine: Floats, shape: tuple[int, int]) -> Floats:
-    """Return the height at which each line first is in bone, from 0 on; infinite if it never is."""
+    """Return the height at which each line first enters bone, at least 0; infinity if never."""
     column, height, leaving = crossings(bone.vertices, bone.faces, affine, shape)
     before = height < 0
     depth = np.bincount(column[before], np.where(leaving[before], -1, 1), minlength=np.prod(shape))

@@ -1,4 +1,4 @@
-"""Writes meshes as STL, PLY, 3MF and MZ3, completely or not at all, with reproducible bytes."""
+"""Atomic writing of meshes as STL, PLY, 3MF and MZ3, with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_mesh(path: Path | str, mesh: Mesh | Parts, *, space: Space = "RAS") ->
 
 
 def _turned(mesh: Mesh) -> Mesh:
-    """Return a mesh from RAS to LPS: half a turn about the vertical, which keeps its handedness."""
+    """Return a mesh converted from RAS to LPS, by a rotation that keeps its handedness."""
     return Mesh(mesh.vertices * [-1, -1, 1], mesh.faces)
 
 
@@ -93,7 +93,7 @@ def _ply(parts: Parts, space: Space) -> bytes:
 
 
 def _mz3(parts: Parts, space: Space) -> bytes:
-    """See https://github.com/neurolabusc/surf-ice/tree/master/mz3 for the format."""
+    """Return an MZ3 file, see https://github.com/neurolabusc/surf-ice/tree/master/mz3."""
     if space != "RAS":
         raise ValueError("MZ3 files are in RAS: write them with space='RAS'")
     mesh = joined(parts.values())

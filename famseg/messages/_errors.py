@@ -28,8 +28,7 @@ class InputError(Exception):
         super().__init__("\n".join(self.faults))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
-        # Between processes an exception is rebuilt from its text, which would join the errors into
-        # one.
+        # Between processes, an exception is recreated from its text, which would join the errors.
         return InputError, self.faults
 
 
@@ -55,7 +54,7 @@ DAMAGED = (
     struct.error,
     zlib.error,
 )
-"""What damaged or hostile bytes make of parsers that have no error of their own for them.
+"""Exceptions of third-party parsers for damaged or malicious bytes, without a specific type.
 
-For calls of other people's parsers alone: around our own code it would hide defects.
+Use it only around calls of third-party parsers: around our own code it would hide bugs.
 """

@@ -13,8 +13,8 @@ def text_table(
 ) -> str:
     """Return rows as aligned columns, two spaces apart, without a frame.
 
-    Columns are aligned by the width of their characters in a terminal. Characters that are not
-    seen are written out, see `visible`: cells may be names that anybody chose.
+    Columns are aligned by the width of their characters in a terminal. Invisible characters are
+    escaped, see `visible`, since cells may contain untrusted names.
 
     Args:
         header: The title of each column.
@@ -40,7 +40,7 @@ def text_table(
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     printed = io.StringIO()
-    # As wide as needed: a terminal wraps lines, and a file has no width. In a notebook, rich would
-    # display the table instead of writing it to the file.
+    # As wide as needed, since a terminal wraps lines and a file has no width. In a notebook, rich
+    # would display the table instead of writing it to the file.
     Console(file=printed, width=10_000, color_system=None, force_jupyter=False).print(table)
     return "\n".join(line.rstrip() for line in printed.getvalue().splitlines())

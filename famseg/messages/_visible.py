@@ -5,11 +5,11 @@ from __future__ import annotations
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 NO_TEXT = "its name or that of a folder is not UTF-8 text: rename it"
-"""The message for a file name that some libraries answer by ending the whole process."""
+"""The message for a file name with which some libraries abort the whole process."""
 
 
 def is_text(name: str) -> bool:
-    r"""Whether a file name is valid text.
+    r"""Return whether a file name is valid text.
 
     Example:
         >>> is_text("head.nii"), is_text("\udcff.nii")
@@ -41,7 +41,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def cell(value: object) -> object:
-    """Return a table cell for people: text that a spreadsheet would evaluate gets a leading ``'``.
+    """Return a table cell for spreadsheets, with ``'`` before text that they would evaluate.
 
     Example:
         >>> cell("=1+1"), cell("head"), cell(-1.5)
@@ -51,7 +51,7 @@ def cell(value: object) -> object:
 
 
 def one_line(text: str, longest: int = 200) -> str:
-    r"""Return ``text`` for a message: printable, on one line, of limited length.
+    r"""Return ``text`` for a message: printable, in one line, with limited length.
 
     Example:
         >>> print(one_line("a\tb"), one_line("abcdef", 3))

@@ -52,7 +52,7 @@ def area_table(spacing: Spacing) -> Floats:
     one_reading = np.bincount(codes, weights=areas, minlength=_CODES)
     # The complement's code is 255 - code; its foreground corners are this code's background.
     table: Floats = (one_reading + one_reading[::-1]) / 2
-    table.setflags(write=False)  # it is cached
+    table.setflags(write=False)  # since it is cached
     return table
 
 

@@ -29,7 +29,7 @@ class Metric:
 
     Attributes:
         name: Its key in tables, files and MLflow; distances and volumes end with their unit.
-        label: Its name in text for people.
+        label: Its displayed name.
         unit: ``mm``, ``ml`` or voxels, the range ``0 to 1``, or empty for a count.
         digits: Decimals of a mean in tables.
         better: Which values are better: larger or smaller ones, or those near zero.
@@ -189,7 +189,7 @@ SCORES = tuple(metric.name for metric in METRICS if metric.in_scores)
 def measure(pair: Pair, names: Collection[str]) -> dict[str, Value]:
     """Return the metrics with these names for a pair of masks; no other is computed."""
     if any(name.endswith("_voxels") for name in names):
-        _ = pair.surface_in_both_units  # cached: one pass over the surfaces gives both units
+        _ = pair.surface_in_both_units  # caches both units in one pass over the surfaces
     return {metric.name: metric.compute(pair) for metric in METRICS if metric.name in names}
 
 

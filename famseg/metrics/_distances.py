@@ -144,7 +144,7 @@ class Field:
             if self._current == len(self._reaches):
                 image, self.gaps = points_image(self.gaps == 0, self._spacing), None
                 self._map = Map(image)
-        assert self._map is not None  # noqa: S101 - it has replaced the gaps
+        assert self._map is not None  # noqa: S101 - the map has replaced the gaps
         return self._map.squares(slab, places)
 
 
@@ -165,17 +165,17 @@ class Map:
     _signed: npt.NDArray[np.float32]
 
     def __init__(self, points: sitk.Image) -> None:
-        if sitk.GetArrayViewFromImage(points).all():  # for which the transform is undefined
+        if sitk.GetArrayViewFromImage(points).all():  # then the transform is undefined
             self._signed = np.zeros(points.GetSize()[::-1], dtype=np.float32)
             return
         transform = sitk.SignedMaurerDistanceMapImageFilter()
-        # Cases are already distributed to processes: threads on top nearly double the time.
+        # Cases are already distributed to processes; additional threads nearly double the time.
         transform.SetNumberOfThreads(1)
         transform.InsideIsPositiveOff()
         transform.SquaredDistanceOn()
         transform.UseImageSpacingOn()
-        # The array is a view of the image's memory, so the image must be kept: a copy would add to
-        # the eight bytes per voxel that the transform needs.
+        # The array is a view of the image's memory, so the image must be kept; a copy would need
+        # memory in addition to the eight bytes per voxel of the transform.
         self._image = transform.Execute(points)
         self._signed = sitk.GetArrayViewFromImage(self._image)
 

@@ -1,4 +1,4 @@
-"""Checks of what metrics take: masks, spacings, tolerances and the rule for empty masks."""
+"""Checks of the arguments of metrics: masks, spacings, tolerances and the rule for empty masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def as_mask(values: npt.ArrayLike, name: str) -> Mask:
     Raises:
         ValueError: If a value is neither 0 nor 1.
     """
-    tensor = hasattr(values, "detach")  # of torch, which is not imported for an array
+    tensor = hasattr(values, "detach")  # a torch tensor; torch is not imported for arrays
     array: Any = values.detach() if tensor else np.asarray(values)  # type: ignore[union-attr]
     if str(array.dtype) not in ("bool", "torch.bool"):
         mask = array == 1
@@ -41,7 +41,7 @@ def as_mask(values: npt.ArrayLike, name: str) -> Mask:
 
 
 def values_of(array: npt.NDArray[Any]) -> str:
-    """Return the values of an array as text for messages: each if they are few, else their range.
+    """Return the values of an array for messages: each if there are few, else their range.
 
     Example:
         >>> values_of(np.array([0, 255, 0])), values_of(np.arange(9))

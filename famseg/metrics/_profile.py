@@ -1,4 +1,4 @@
-"""Distances from one surface to another: distinct values with weights, without places."""
+"""Distances from one surface to another: distinct values with weights, without positions."""
 
 from __future__ import annotations
 

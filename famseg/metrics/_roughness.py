@@ -1,4 +1,4 @@
-r"""How rough a surface is: its deviation from a smooth surface fitted to each neighborhood.
+r"""Roughness of a surface: its deviation from a smooth surface fitted to each neighborhood.
 
 The surface of a mask consists of the faces between foreground and background voxels. For each face
 of an evenly drawn sample, take the faces within a ball of radius r that have about the same
@@ -127,7 +127,7 @@ def _slope(
 def _mean_squares(
     points: Floats, normals: Floats, areas: Floats, centres: npt.NDArray[np.int_]
 ) -> tuple[Floats, npt.NDArray[np.int_]]:
-    """Return each center's mean squared residual, in squared radii, and number of faces."""
+    """Return each center's mean squared residual in squared radii, and its number of faces."""
     from scipy.spatial import KDTree
 
     # Faces are spread evenly: an unbalanced tree is as fast to search and faster to build.
@@ -148,7 +148,7 @@ def _mean_squares(
 
 
 def _frames(normals: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the normals and, for each, two tangents at right angles."""
+    """Return the normals and, for each, two orthogonal tangents."""
     flattest = np.eye(3)[np.argmin(np.abs(normals), axis=1)]
     first = np.cross(normals, flattest)
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)

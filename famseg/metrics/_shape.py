@@ -12,7 +12,7 @@ from famseg.metrics._overlap_and_surface import dice
 from famseg.metrics._surface import Mask, Spacing, bounding_box, distances_at
 
 BORDER_MM = 10.0
-# The transform holds squared distances in single precision: 10 mm must count as 10 mm.
+# Tolerance for squared distances in single precision, so that 10 mm counts as 10 mm.
 _SLACK = 1 + 1e-5
 
 

@@ -147,7 +147,7 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
 
 
 def border(mask: Mask) -> Mask:
-    """Return the foreground voxels with a background voxel beside a face, or at the grid's edge."""
+    """Return the foreground voxels with a background voxel at a face, or at the grid's border."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         lower = (slice(None),) * axis + (slice(None, -1),)
@@ -261,7 +261,7 @@ class _Elements:
 def _measured(prediction: Mask, truth: Mask, spacings: Sequence[Spacing]) -> list[Distances]:
     flat = flat_axis(
         prediction.shape
-    )  # of the whole image: the box around a thin plate in a volume is not a slice
+    )  # of the whole image, since the box around a thin plate in a volume is not a slice
     box = bounding_box(prediction | truth)
     prediction, truth = prediction[box], truth[box]
     found: list[list[Profile]] = [[] for _ in spacings]
@@ -277,8 +277,8 @@ def _profiles(start: _Surface, end: _Surface, spacings: Sequence[Spacing]) -> li
     """Return the distances from the points of one surface to the other's, for each spacing."""
     profiles = []
     gaps: Bytes | None = None
-    # The steps are computed once and handed from field to field. A field that needs a map of the
-    # whole grid drops them to save memory; then the next one computes them again.
+    # The steps are computed once and passed from field to field. A field that needs a map of the
+    # whole grid drops them to save memory; the next one then computes them again.
     for spacing in spacings:
         field = Field(_gaps(end) if gaps is None else gaps, spacing)
         gaps = None

@@ -1,4 +1,4 @@
-"""Networks; MONAI's where it has them."""
+"""Networks, which are MONAI's where possible."""
 
 import lazy_loader
 

@@ -78,7 +78,7 @@ class ShapeAutoencoder(AutoEncoder):  # type: ignore[misc]  # MONAI ships no typ
 def _code_grid(
     grid: Sequence[int], channels: Sequence[int], strides: Sequence[int]
 ) -> tuple[int, ...]:
-    """Return the grid after the last convolution, refusing sizes that do not come back."""
+    """Return the grid after the last convolution, refusing sizes that cannot be restored."""
     if len(channels) != len(strides):
         raise ValueError(
             f"channels and strides must have the same length, got {len(channels)} and "
@@ -92,7 +92,7 @@ def _code_grid(
         )
     code = tuple(edge // factor for edge in grid)
     if math.prod(code) == 1:
-        # Normalizing one voxel gives zero whatever the input: nothing would reach the code.
+        # Normalizing a single voxel always gives zero, so the code would not depend on the input.
         raise ValueError(
             f"strides {list(strides)} shrink size {grid[0]} to a single voxel, which instance "
             "normalization turns into zero. Choose a larger size or fewer strides."

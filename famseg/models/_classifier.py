@@ -1,4 +1,4 @@
-"""A classifier in three parts, so that the layer to penalize always has the same name."""
+"""A classifier with three parts, in which the layer to penalize always has the same name."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Classifier(nn.Module):
 def initialize(body: nn.Module) -> None:
     """Initialize a body as the residual networks were: He normal, norms 1 and 0, biases 0.
 
-    The standard deviation of a convolution is ``sqrt(2 / fan_out)``, ``fan_out`` being output
-    channels times kernel size (He et al. 2015; the one of Zagoruyko & Komodakis 2016).
+    The standard deviation of a convolution is ``sqrt(2 / fan_out)``, where ``fan_out`` is output
+    channels times kernel size (He et al. 2015; used by Zagoruyko and Komodakis 2016).
 
     Args:
         body: The network, changed in place; its linear layers keep their weights.
@@ -81,11 +81,11 @@ def initialize(body: nn.Module) -> None:
 
 
 def out_of_place(body: nn.Module) -> nn.Module:
-    """Let every activation of a network return a new tensor, and return the network.
+    """Make every activation of a network return a new tensor, and return the network.
 
-    An activation in place overwrites what a watched layer gave or saw, which
-    :class:`famseg.flatness.FAM` then refuses; after a norm it saves no memory either, since the
-    norm keeps its own input for the backward pass.
+    An in-place activation overwrites the input or output of an observed layer, which
+    :class:`famseg.flatness.FAM` refuses. After a norm it does not save memory, since the norm keeps
+    its own input for the backward pass.
     """
     for module in body.modules():
         if getattr(module, "inplace", False):

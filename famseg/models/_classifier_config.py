@@ -13,7 +13,7 @@ from famseg.messages import InputError
 if TYPE_CHECKING:
     from famseg.models._classifier import Classifier
 
-_LARGE = 64  # pixels: from here on a stem that keeps the edge is too dear
+_LARGE = 64  # pixels; for larger images, a stem with full resolution is too expensive
 
 
 class _Classifier(Strict):

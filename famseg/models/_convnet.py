@@ -7,7 +7,7 @@ from torch import nn
 from famseg.models._classifier import Classifier, initialize
 
 _STRIDES = (1, 2, 2, 2)
-_FACTORS = (1, 2, 4, 4)  # channels, times the width
+_FACTORS = (1, 2, 4, 4)  # channels, multiplied by the width
 
 
 def convnet(

@@ -17,7 +17,7 @@ from famseg.models._pretrained import load_weights, read_weights
 Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"]
 
 # Repeats, kernel, stride, expansion, input and output channels, squeeze ratio of the seven stages
-# of B0 (Tan & Le 2019, table 1), as MONAI's class reads them.
+# of B0 (Tan and Le 2019, table 1), in the notation of MONAI's class.
 _STAGES = (
     "r1_k3_s11_e1_i32_o16_se0.25",
     "r2_k3_s22_e6_i16_o24_se0.25",
@@ -27,7 +27,7 @@ _STAGES = (
     "r4_k5_s22_e6_i112_o192_se0.25",
     "r1_k3_s11_e6_i192_o320_se0.25",
 )
-# MONAI numbers stages and blocks, others blocks alone.
+# MONAI numbers stages and blocks, others only blocks.
 _BLOCK = re.compile(r"^_blocks\.\d+\.(\d+)\.")
 
 
@@ -63,7 +63,7 @@ def efficientnet(
         >>> efficientnet(classes=10, size=32, variant="b0").head
         Linear(in_features=1280, out_features=10, bias=True)
     """
-    trained = None if weights is None else read_weights(weights)  # first: its faults are fast
+    trained = None if weights is None else read_weights(weights)  # first, for early errors
     name = f"efficientnet-{variant}"
     wider, deeper, _, dropout, drop_connect = efficientnet_params[name]
     body = EfficientNet(
@@ -86,7 +86,7 @@ def efficientnet(
 
 
 def _named_as(model: Classifier) -> Mapping[str, str]:
-    """Map the names that weights have elsewhere to their names in a network."""
+    """Map names of weights in other implementations to their names in a network."""
     names = {}
     for own in model.state_dict():
         part, _, inner = own.partition(".")

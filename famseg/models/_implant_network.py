@@ -1,4 +1,4 @@
-"""The network that predicts the implant of a defective skull: an encoder and decoder of MONAI's."""
+"""The network that predicts the implant of a defective skull: a MONAI encoder and decoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from famseg.models._norms import replace_instance_norm
 
 Kind = Literal["unet", "segresnet"]
 
-_RARE = -4.0  # first logit: an implant takes about a hundredth of the voxels
-_GROUPS = 8  # of GroupNorm in the SegResNet, whose channels are multiples of it
+_RARE = -4.0  # initial logit, since an implant has about a hundredth of the voxels
+_GROUPS = 8  # groups of GroupNorm in the SegResNet, which divide its channels
 
 
 class ImplantNetwork(nn.Module):
@@ -75,7 +75,7 @@ class ImplantNetwork(nn.Module):
         inputs = (2 if mirror else 1) * fold**3
         self.body = _BODIES[kind](inputs, tuple(channels), units)
         self.head = nn.Conv3d(channels[0], fold**3, 1)
-        nn.init.constant_(self.head.bias, _RARE)  # type: ignore[arg-type]  # it has one
+        nn.init.constant_(self.head.bias, _RARE)  # type: ignore[arg-type]  # it exists
 
     def forward(self, skull: Tensor) -> Tensor:
         """Return the logits of the implant, of the same shape as ``skull``."""
@@ -139,14 +139,14 @@ def _check(kind: str, size: int, channels: Sequence[int], fold: int) -> None:
 
 
 def _fold(volume: Tensor, fold: int) -> Tensor:
-    """Turn blocks of voxels into channels: ``(n, c, X, ...)`` to ``(n, c f^3, X / f, ...)``."""
+    """Convert blocks of voxels to channels: ``(n, c, X, ...)`` to ``(n, c f^3, X / f, ...)``."""
     n, c, x, y, z = volume.shape
     blocks = volume.reshape(n, c, x // fold, fold, y // fold, fold, z // fold, fold)
     return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 def _unfold(channels: Tensor, fold: int) -> Tensor:
-    """Turn ``f^3`` channels into blocks of voxels, the inverse of `_fold` of one channel."""
+    """Convert ``f^3`` channels to blocks of voxels, the inverse of `_fold` for one channel."""
     n, _, x, y, z = channels.shape
     blocks = channels.reshape(n, fold, fold, fold, x, y, z)
     volume = blocks.permute(0, 4, 1, 5, 2, 6, 3)

@@ -1,4 +1,4 @@
-"""Any two-dimensional classifier of MONAI by the name of its class."""
+"""Any two-dimensional MONAI classifier by the name of its class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from famseg.messages import near
 from famseg.models._classifier import Classifier, out_of_place
 
-# What a constructor may raise on arguments that it does not take, or that do not go together.
+# Exceptions of a constructor for unknown or incompatible arguments.
 _REFUSALS = (
     TypeError,
     ValueError,
@@ -78,7 +78,7 @@ def monai_network(
 
 
 class _Body(nn.Module):
-    """A network without its last linear layer; of several outputs the first."""
+    """A network without its last linear layer, and with only the first of several outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _first(output: Tensor | tuple[Any, ...] | list[Any]) -> Tensor:
 def _built(
     name: str, classes: int, channels: int, size: int, arguments: dict[str, Any]
 ) -> nn.Module:
-    """Return the network, refusing names and arguments in one line."""
+    """Return the network, with one-line errors for invalid names and arguments."""
     known = {
         key: value
         for key, value in vars(nets).items()
@@ -129,7 +129,7 @@ def _built(
 
 
 def _parameters(kind: type[nn.Module]) -> list[str]:
-    """Return the names of what a class takes, those of its base where it passes them on."""
+    """Return the parameter names of a class, including those of its base if it passes them on."""
     names: dict[str, None] = {}
     for each in kind.__mro__:
         if "__init__" not in vars(each) or each is nn.Module:
@@ -171,11 +171,11 @@ def _last_linear(network: nn.Module, image: Tensor, name: str) -> tuple[str, Ten
 
 
 def _gives(body: nn.Module, image: Tensor, features: Tensor) -> bool:
-    """Return whether a body makes just these features of an image."""
+    """Return whether a body returns exactly these features for an image."""
     try:
         with eval_mode(body):
             return torch.equal(body(image), features)
-    except _REFUSALS:  # something after the layer wants as many numbers as there are classes
+    except _REFUSALS:  # an operation after the layer requires the number of classes
         return False
 
 

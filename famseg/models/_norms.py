@@ -1,4 +1,4 @@
-"""Normalization layers whose third derivatives are right."""
+"""Normalization layers with correct third derivatives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def replace_instance_norm(module: nn.Module) -> nn.Module:
-    """Replace every InstanceNorm in a network by the GroupNorm that is the same function.
+    """Replace every InstanceNorm in a network by the equivalent GroupNorm.
 
     ``GroupNorm(C, C)`` normalizes each channel of each sample over space, which is InstanceNorm
     without running statistics; parameters keep their names and values. The gradient of a curvature
-    penalty needs third derivatives: torch's native InstanceNorm returns wrong ones without a
-    warning, GroupNorm's are right (``gradcheck`` in the tests of ``ShapeAutoencoder``).
+    penalty needs third derivatives, which torch's native InstanceNorm computes incorrectly without
+    a warning, but GroupNorm correctly (``gradcheck`` in the tests of ``ShapeAutoencoder``).
 
     Args:
         module: The network, changed in place.
@@ -21,7 +21,7 @@ def replace_instance_norm(module: nn.Module) -> nn.Module:
         The same network.
 
     Raises:
-        ValueError: If an InstanceNorm keeps running statistics, which GroupNorm cannot.
+        ValueError: If an InstanceNorm has running statistics, which GroupNorm does not support.
 
     Example:
         >>> net = replace_instance_norm(nn.Sequential(nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4)))

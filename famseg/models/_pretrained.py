@@ -1,4 +1,4 @@
-"""Trained weights from a local file into a classifier."""
+"""Loading of trained weights from a local file into a classifier."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from famseg.messages import InputError
 from famseg.models._classifier import Classifier
 
 _logger = logging.getLogger("famseg")
-# Under these keys checkpoints keep their state dict; the last is that of a famseg run.
+# Keys of the state dict in checkpoints; the last is that of a famseg run.
 _NESTED = ("state_dict", "model_state_dict", "model")
 _NEW = ("features.", "head.")
 _SHOWN = 3
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return trained weights by name; nothing in the file is run as code.
+    """Return trained weights by name, without executing code in the file.
 
     Args:
         path: ``torch.save`` of a state dict, plain or under ``state_dict``, ``model_state_dict`` or
-            ``model``; or, by the suffix ``.safetensors``, a file of that format. The ``module.``
-            of DataParallel in front of the names is taken off.
+            ``model``; or, by the suffix ``.safetensors``, a file of that format. The prefix
+            ``module.`` of DataParallel is removed from names.
 
     Raises:
-        InputError: If the file is missing, unreadable or holds something else.
+        InputError: If the file is missing, unreadable or contains something else.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of weights. Check model.weights.")
@@ -53,20 +53,20 @@ def load_weights(
     network: str,
     rename: Mapping[str, str] | None = None,
 ) -> None:
-    """Load trained weights; everything but the head must be there and fit.
+    """Load trained weights; everything except the head must exist and fit.
 
-    A head of another shape, or none, leaves the new head as it is, together with the layer of
-    features before it; a line of the log says so.
+    If the head has another shape or is missing, the new head and the layer of features before it
+    are kept, with a line in the log.
 
     Args:
         model: The classifier, changed in place.
-        weights: What `read_weights` returns.
-        path: Where they come from, for messages.
-        network: What the network is called, for messages.
-        rename: Maps names of the weights to names in the model; others stay.
+        weights: Weights from `read_weights`.
+        path: The file of the weights, for messages.
+        network: Name of the network, for messages.
+        rename: Maps names of the weights to names in the model; others are unchanged.
 
     Raises:
-        InputError: If they are the weights of another network.
+        InputError: If they are weights of another network.
     """
     found = {(rename or {}).get(name, name): tensor for name, tensor in weights.items()}
     own = model.state_dict()
@@ -120,8 +120,8 @@ def _check(
     path: Path,
     network: str,
 ) -> None:
-    """Refuse weights of another network in one line."""
-    # Old files do not count batches; the count means nothing with a momentum.
+    """Refuse weights of another network with a one-line error."""
+    # Old files lack the count of batches, which has no effect with a momentum.
     missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
     unknown = [key for key in found if key not in own]
     other = [

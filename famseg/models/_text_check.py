@@ -1,4 +1,4 @@
-"""Whether a network for texts and a tokenizer go together."""
+"""Compatibility check of a network for texts and a tokenizer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from famseg.models._text_tokens import ByteTokenizer, PretrainedTokenizer
 
 _logger = logging.getLogger("famseg")
 
-_PROBED = 8  # tokens of the sample that padding is tried on
-_SAME_FEATURES = 1e-3  # of their norm: rounding is far below it
+_PROBED = 8  # number of tokens of the sample for testing padding
+_SAME_FEATURES = 1e-3  # relative to their norm; rounding is far below
 
 
 def check_tokens(
@@ -25,19 +25,19 @@ def check_tokens(
     max_length: int,
     multiple: int = 1,
 ) -> None:
-    """Check that a network can take the tokens of a tokenizer, in batches as well as one by one.
+    """Check that a network is compatible with a tokenizer, for single samples and batches.
 
     Runs the network on a few tokens, with and without padding.
 
     Args:
         network: The network.
         tokenizer: The tokenizer.
-        max_length: Most tokens of a sample.
-        multiple: What the length of a batch is rounded up to a multiple of.
+        max_length: Largest number of tokens per sample.
+        multiple: The length of a batch is rounded up to a multiple of this.
 
     Raises:
-        InputError: If samples may be too long, tokens unknown, or if tokenizer and network do not
-            pad with the same token and the network tells these tokens apart.
+        InputError: If samples may be too long, tokens are unknown, or the tokenizer and the network
+            use different padding tokens and the network distinguishes them.
     """
     body: Any = network.body
     limits = (tokenizer.longest, _positions(body))
@@ -48,7 +48,7 @@ def check_tokens(
             f"accepts. Give at most {longest}."
         )
     padded = -(-max_length // multiple) * multiple
-    # RoBERTa's own padding takes no position; a padding that it does not know does.
+    # RoBERTa's own padding token does not use up a position, but any other token does.
     stated = getattr(body.config, "max_position_embeddings", None)
     alike = body.config.pad_token_id == tokenizer.padding["input_ids"]
     positions = stated if alike else _positions(body)
@@ -74,9 +74,10 @@ def check_tokens(
 
 
 def _positions(body: Any) -> int | None:  # noqa: ANN401
-    """Return the most tokens that there are positions for; None if the network sets no limit.
+    """Return the largest number of tokens with positions; None if the network has no limit.
 
-    RoBERTa and its relatives count positions from after that of the padding: two of 514 are lost.
+    RoBERTa and similar networks number positions starting after the padding index, so that only 512
+    of 514 are usable.
     """
     stated: int | None = getattr(body.config, "max_position_embeddings", None)
     limits = [stated] if stated is not None else []
@@ -90,9 +91,10 @@ def _positions(body: Any) -> int | None:  # noqa: ANN401
 def _check_padding(
     network: TextClassifier, tokenizer: ByteTokenizer | PretrainedTokenizer, length: int
 ) -> None:
-    """Refuse a network whose features depend on the tokenizer's padding because it has another.
+    """Refuse a network whose features depend on the tokenizer's padding, since it has another.
 
-    One that pads alike but is moved by padding (a convolution reaches into it) is warned of.
+    If the padding is the same, but features still depend on it (through a convolution), there is a
+    warning.
     """
     tokens = tokenizer.encode([("a b",)], max_length=length)[0]
     apart = _moved_by_padding(network, tokens, tokenizer.padding)
@@ -116,7 +118,7 @@ def _check_padding(
 def _moved_by_padding(
     network: TextClassifier, tokens: Mapping[str, Sequence[int]], padding: Mapping[str, int]
 ) -> float:
-    """Return by which part of their norm a sample's features change when it is padded."""
+    """Return the relative change of a sample's features when it is padded."""
     device = next(network.parameters()).device
     count = len(tokens["input_ids"])
     training = network.training

@@ -39,17 +39,17 @@ class TextClassifier(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._place, head = last_linear(network)
-        # Some tokenizers state which sentence a token is of, to networks that do not ask.
+        # Some tokenizers return token types that the network does not use.
         self._takes_types = "token_type_ids" in signature(network.forward).parameters
         self.body = network
         self.head = head
         network.set_submodule(self._place, nn.Identity())
 
     def features(self, **tokens: Tensor) -> Tensor:
-        """Return what ``head`` gets, shape ``(n, m)``; in training with dropout.
+        """Return the input of ``head``, shape ``(n, m)``; with dropout in training.
 
         Args:
-            tokens: ``input_ids``, ``attention_mask`` and what else the network takes, ``(n, t)``.
+            tokens: ``input_ids``, ``attention_mask`` and other inputs of the network, ``(n, t)``.
         """
         if not self._takes_types:
             tokens = {name: each for name, each in tokens.items() if name != "token_type_ids"}
@@ -57,7 +57,7 @@ class TextClassifier(nn.Module):
         return features
 
     def forward(self, **tokens: Tensor) -> Tensor:
-        """Return the logits, shape ``(n, classes)``; arguments as those of `features`."""
+        """Return the logits, shape ``(n, classes)``; arguments as in `features`."""
         logits: Tensor = self.head(self.features(**tokens))
         return logits
 
@@ -73,7 +73,7 @@ class TextClassifier(nn.Module):
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Put the head into its old place in the body."""
+        """Put the head back into its original position in the body."""
         self.body.set_submodule(self._place, self.head)
         try:
             yield
@@ -85,10 +85,10 @@ def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
     """Return the last linear layer of a classifier, with its name.
 
     Raises:
-        ValueError: If its output is not one number a class.
+        ValueError: If its output does not have one number per class.
     """
     inside = f"{network.base_model_prefix}."
-    # Outside the encoder: some networks name their classifier before it.
+    # Outside the encoder, since some networks define their classifier before it.
     found = [
         (name, module)
         for name, module in network.named_modules()

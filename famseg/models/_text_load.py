@@ -1,4 +1,4 @@
-"""Networks and tokenizers of transformers: from a folder, from the hub, or drawn at random."""
+"""Networks and tokenizers of transformers: from a folder, from the hub, or random."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def tiny_bert(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=2 * hidden,
-        initializer_range=hidden**-0.5,  # BERT's own 0.02 suits a width of 2,500
+        initializer_range=hidden**-0.5,  # BERT's default 0.02 suits a width of 2,500
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         pad_token_id=PAD,
@@ -160,16 +160,16 @@ def _from(path: str, revision: str | None, load: Callable[..., T]) -> T:
         raise InputError(f"model.path: {path}: there is no such folder. Give {_FOLDER}.")
     try:
         return load(path, revision=revision, local_files_only=True)
-    except _faults():  # not, or not wholly, in the cache
+    except _faults():  # not, or not completely, in the cache
         _ask_hub(path, revision)
     return _loaded(path, lambda: load(path, revision=revision))
 
 
 def _ask_hub(name: str, revision: str | None) -> None:
-    """Say at once when a name cannot be fetched; transformers tries for most of a minute."""
+    """Raise an error at once if a name cannot be fetched; transformers would retry for a minute."""
     from huggingface_hub import HfApi
 
-    # That of the client below it, whose package is another in another version of the hub's.
+    # The error of the HTTP client below it, which depends on the version of huggingface_hub.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
@@ -182,7 +182,7 @@ def _ask_hub(name: str, revision: str | None) -> None:
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """Return what transformers raises on files that are missing, broken or of another kind."""
+    """Return the exceptions of transformers for missing, damaged or other files."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -216,7 +216,7 @@ def _classifier(network: nn.Module, path: str) -> TextClassifier:
 
 
 def _report_new(network: Any, info: Mapping[str, Any], path: str, seed: int) -> None:  # noqa: ANN401
-    """Log which weights were drawn anew; refuse where that is the encoder."""
+    """Log which weights were initialized randomly; refuse if these include the encoder."""
     mismatched = [each if isinstance(each, str) else each[0] for each in info["mismatched_keys"]]
     new = sorted({*info["missing_keys"], *mismatched})
     inside = f"{network.base_model_prefix}."
@@ -237,7 +237,7 @@ def _named(names: Sequence[str]) -> str:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed what torch's global generator draws; it is left as it was."""
+    """Seed torch's global generator inside the context, and restore its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -245,7 +245,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _silent(transformers: ModuleType) -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal."""
+    """Suppress reports and progress bars of transformers."""
     settings = transformers.utils.logging
     level, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
     settings.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What a folder of a network asks for, before anything is made of it."""
+"""Check of the size of a network in a folder before it is built."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from famseg.files import NotPlainError, check_file
 from famseg.messages import InputError
 
 _MOST_LAYERS = 1_000
-# Of float32; what a checkpoint may lack: a pooler and a head, of a width of up to 4,096.
+# Bytes in float32 that a checkpoint may lack: a pooler and a head with a width of up to 4,096.
 _MOST_NEW = 2**25
 
 
 def check_size(transformers: ModuleType, config: Any, path: str, folder: Path | None) -> None:  # noqa: ANN401
-    """Refuse a network whose configuration its weights cannot fill, or whose weights are packed.
+    """Refuse a network whose weights do not match its configuration in size, or are packed.
 
-    A network is built before its weights are read: a wrong number in config.json would take all
-    memory, or build layers for hours. Costs as much as the layers do without their weights.
+    A network is built before its weights are read, so a wrong number in config.json could exhaust
+    memory or build layers for hours. This check costs as much as building the layers without
+    weights.
 
     Args:
         transformers: The package.
-        config: The configuration, of this package.
-        path: Named in messages.
-        folder: Where the weights are; None for those on the hub, which must fit into memory.
+        config: The configuration, an object of this package.
+        path: Name in messages.
+        folder: Folder of the weights; None for weights on the hub, which must fit into memory.
 
     Raises:
-        InputError: If there are too many layers, more weights than the files can hold, or more in
-            the files than their sizes.
+        InputError: If there are too many layers, more weights than fit into the files, or
+            compressed files.
     """
     for name, value in _numbers(config.to_dict()):
         if "layer" in name and value > _MOST_LAYERS:
@@ -54,8 +55,8 @@ def check_size(transformers: ModuleType, config: Any, path: str, folder: Path | 
                 raise InputError(f"model.path: {file}: {error}. Copy it again.") from error
         files = [*folder.glob("*.safetensors"), *saved]
         if not files:
-            return  # transformers names the files that it looked for, and builds nothing
-        # A weight takes a byte or more.
+            return  # transformers lists the files that it searched, and builds nothing
+        # A weight takes at least one byte.
         room, place = sum(each.stat().st_size for each in files), "the files of weights"
     if asked > room + _MOST_NEW:
         raise InputError(

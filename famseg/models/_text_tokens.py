@@ -1,4 +1,4 @@
-"""From sentences to the numbers that a network of transformers takes."""
+"""Tokenizers: from sentences to the input of a network of transformers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ByteTokenizer:
     def encode(
         self, sentences: Sequence[tuple[str, ...]], *, max_length: int
     ) -> list[dict[str, list[int]]]:
-        """Return the tokens of each sample, of a pair the longer sentence cut first.
+        """Return the tokens of each sample; the longer sentence of a pair is truncated first.
 
         Args:
-            sentences: One sentence or two, by sample.
-            max_length: Most tokens of a sample.
+            sentences: One or two sentences per sample.
+            max_length: Largest number of tokens per sample.
         """
         return [_bytes(each, max_length) for each in sentences]
 
@@ -44,20 +44,20 @@ class PretrainedTokenizer:
 
     Args:
         tokenizer: A tokenizer of transformers.
-        source: Where it is from, for messages.
+        source: Its origin, for messages.
 
     Attributes:
         vocabulary: One more than the largest token.
-        longest: Most tokens of a sample that it was made for, or None.
-        padding: The value of padding, by kind of token.
+        longest: Largest number of tokens it supports, or None.
+        padding: The padding value of each tensor.
 
     Raises:
-        InputError: If it has no token for padding, or none for words.
+        InputError: If it has no padding token, or no tokens for words.
     """
 
     def __init__(self, tokenizer: Any, source: str) -> None:  # noqa: ANN401  # transformers ships no types
         if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # What transformers makes of a folder without the files of a tokenizer, without a word.
+            # The tokenizer that transformers silently creates for a folder without tokenizer files.
             raise InputError(
                 f"model.path: {source}: its tokenizer has no vocabulary. Put the tokenizer's files "
                 "there (tokenizer.json, vocab.txt or similar)."
@@ -69,7 +69,7 @@ class PretrainedTokenizer:
             )
         self._tokenizer = tokenizer
         self.vocabulary = len(tokenizer)
-        # Tokenizers that know no limit state a huge number.
+        # Tokenizers without a limit state a huge number.
         self.longest = tokenizer.model_max_length if tokenizer.model_max_length < 2**20 else None
         self.padding = {
             "input_ids": int(tokenizer.pad_token_id),
@@ -79,11 +79,11 @@ class PretrainedTokenizer:
     def encode(
         self, sentences: Sequence[tuple[str, ...]], *, max_length: int
     ) -> list[dict[str, list[int]]]:
-        """Return the tokens of each sample, of a pair the longer sentence cut first.
+        """Return the tokens of each sample; the longer sentence of a pair is truncated first.
 
         Args:
-            sentences: One sentence or two, by sample.
-            max_length: Most tokens of a sample.
+            sentences: One or two sentences per sample.
+            max_length: Largest number of tokens per sample.
         """
         columns = [list(column) for column in zip(*sentences, strict=True)]
         encoded = self._tokenizer(
@@ -105,7 +105,7 @@ def _bytes(sentences: Sequence[str], max_length: int) -> dict[str, list[int]]:
     if len(parts) == 1:
         kept = [room]
     else:
-        # As if one token after the other were taken from the longer one.
+        # As if tokens were removed one at a time from the longer sentence.
         first, second = map(len, parts)
         half = room // 2
         kept = [max(room - second, room - half), max(room - first, half)]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from famseg.models._classifier import Classifier, initialize
 
 _STEM = 16
-_GROUPS = (16, 32, 64)  # channels of the three groups, times the width
+_GROUPS = (16, 32, 64)  # channels of the three groups, multiplied by the width
 
 
 def wide_resnet(
@@ -103,10 +103,10 @@ class WideResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Norm, ReLU, convolution, twice, beside a shortcut.
+    """Twice norm, ReLU and convolution, with a parallel shortcut.
 
-    Where channels or edge change, the shortcut is a convolution of kernel 1 and starts after the
-    first ReLU; else it is the input itself.
+    If the channels or the resolution change, the shortcut is a 1 x 1 convolution after the first
+    ReLU; otherwise it is the input itself.
     """
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float) -> None:

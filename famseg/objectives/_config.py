@@ -147,7 +147,7 @@ class CrossEntropyConfig(Strict):
         )
 
 
-# The losses of pipelines with classes; another one is one more member.
+# The losses of pipelines with classes; add a new one as a member.
 ClassLossConfig = CrossEntropyConfig
 
 
@@ -179,7 +179,7 @@ class RelativeFlatnessConfig(Strict):
         description="dotted name, as in model.named_modules(), of a linear or convolution layer; "
         "or a list of them, whose kappas are added up"
     )
-    # In front of lambda, whose check needs it.
+    # Before lambda, whose check needs it.
     ceiling: float | None = Field(
         None,
         gt=0,
@@ -329,7 +329,7 @@ def penalized_layer(penalty: object, default: str) -> str:
 
 
 def _naming_the_key(make: Callable[..., Terms], *args: object, **options: object) -> Terms:
-    """Call a constructor and say under which key a fault that it finds was written."""
+    """Call a constructor, and prefix its errors with the key of the configuration."""
     from famseg.flatness import FlatnessError, LayerError, LayerNotFoundError
 
     try:

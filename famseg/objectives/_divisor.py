@@ -1,4 +1,4 @@
-"""What a loss divides its sum over a batch by, so that batches can be put together of parts."""
+"""The divisor of a loss over a batch, for combining the parts of a batch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ _NO_CLASS = -100  # torch's default of ignore_index
 
 
 def divisor_of(loss: object) -> Divisor | None:
-    r"""Return what maps a batch's targets to the number that its loss is a sum over; or None.
+    r"""Return the function from a batch's targets to the divisor of its loss, or None.
 
-    Cross-entropy with class weights is :math:`\sum_i w_{y_i} \ell_i / \sum_i w_{y_i}`, and one that
-    ignores some targets is divided by the number of the others. The loss of a batch is then not
-    the mean of those of its parts, over samples, but their mean with these divisors as weights.
-
-    A loss of your own says so by a method ``divisor(targets)``, which returns a scalar tensor.
+    Cross-entropy with class weights is :math:`\sum_i w_{y_i} \ell_i / \sum_i w_{y_i}`, and if some
+    targets are ignored, it is divided by the number of the others. The loss of a batch is then not
+    the mean of the losses of its parts weighted by samples, but weighted by these divisors. Your
+    own loss can declare this by a method ``divisor(targets)`` that returns a scalar tensor.
 
     Args:
-        loss: The loss, as the objective calls it.
+        loss: The loss called by the objective.
 
     Returns:
-        The divisor, or None where a loss is a mean over samples, or nothing else is known of it.
+        The function, or None if the loss is a mean over samples or unknown.
 
     Example:
         >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
@@ -51,7 +50,7 @@ def divisor_of(loss: object) -> Divisor | None:
 
 
 def _of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> Tensor:
-    if targets.is_floating_point():  # probabilities of the classes: torch takes the mean
+    if targets.is_floating_point():  # with class probabilities, torch averages over samples
         return torch.tensor(float(targets.numel() // targets.shape[1]), dtype=torch.float64)
     counted = targets[targets != loss.ignore_index]
     if loss.weight is None:
@@ -60,13 +59,13 @@ def _of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> Tens
 
 
 def check_parts(loss: object) -> None:
-    """Refuse a loss over the whole batch, which the losses of its parts do not determine.
+    """Refuse a loss over the whole batch that is not determined by the losses of its parts.
 
     Args:
-        loss: The loss, as the objective calls it.
+        loss: The loss called by the objective.
 
     Raises:
-        InputError: If it is one of those that are known.
+        InputError: If it is a known loss of this type.
     """
     if callable(getattr(loss, "divisor", None)) or not isinstance(loss, nn.Module):
         return
@@ -81,5 +80,5 @@ def check_parts(loss: object) -> None:
             )
 
 
-def _whole_batch(part: Any) -> bool:  # noqa: ANN401  # an attribute of MONAI's losses is looked for
+def _whole_batch(part: Any) -> bool:  # noqa: ANN401  # looks up an attribute of MONAI's losses
     return getattr(part, "batch", False) is True

@@ -29,10 +29,9 @@ def squared_jacobian_norm(
               \Big\rVert^2 = C\, E_v \Big\lVert \frac{\partial \langle v, z\rangle}{\partial x}
               \Big\rVert^2, \qquad v \text{ uniform on the unit sphere}
 
-    (Hoffman, Roberts and Yaida 2019, arXiv 1908.02729, algorithm 1). Unbiased with any number of
-    projections. Each costs a backward pass that can be differentiated itself. Where samples
-    interact, as in batch normalization, the derivatives of a sample's outputs in other samples'
-    inputs count too.
+    (Hoffman, Roberts and Yaida 2019, arXiv 1908.02729, algorithm 1). It is unbiased for any number
+    of projections. Each costs a differentiable backward pass. If samples interact, as in batch
+    normalization, derivatives of a sample's outputs in other samples' inputs are included.
 
     Args:
         outputs: The network's outputs :math:`z`, shape ``(n, ...)``.
@@ -48,7 +47,7 @@ def squared_jacobian_norm(
         >>> squared_jacobian_norm(x[:, :2] * 2.0, x, projections="all")
         tensor(8.)
     """
-    # In float32 under autocast too; float64 stays.
+    # In float32, also under autocast; float64 is kept.
     flat = outputs.flatten(1).to(torch.promote_types(outputs.dtype, torch.float32))
     samples, size = flat.shape
     norms = []
@@ -58,7 +57,7 @@ def squared_jacobian_norm(
             direction[:, number] = 1
         else:
             drawn = torch.randn(flat.shape, generator=generator, device=flat.device)
-            # Of length sqrt(C) instead of a factor C: fp16 loses less of what it goes through.
+            # Norm sqrt(C) instead of a factor C, which loses less precision in fp16.
             direction = nn.functional.normalize(drawn, dim=1).to(flat.dtype) * size**0.5
         (gradient,) = torch.autograd.grad((flat * direction).sum(), inputs, create_graph=True)
         norms.append(gradient.to(flat.dtype).square().sum())
@@ -100,7 +99,7 @@ class JacobianNorm(nn.Module):
         self._position = (0, 0)
 
     def seek(self, step: int, *, stream: int = 0) -> None:
-        """Go to an optimizer step: the projections are a function of seed, step and stream."""
+        """Set the optimizer step; the projections are a function of seed, step and stream."""
         self._position = (step, stream)
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Terms:
@@ -113,7 +112,7 @@ class JacobianNorm(nn.Module):
             loss = self.loss(call_model(self.model, inputs), targets)  # type: ignore[arg-type]
             return Terms(total=loss, loss=loss, penalty=None)
         variable = _real(inputs, "input").detach().requires_grad_()
-        with sdpa_kernel(SDPBackend.MATH):  # the fast kernels of attention have one derivative only
+        with sdpa_kernel(SDPBackend.MATH):  # the fast attention kernels have only first derivatives
             outputs = _real(call_model(self.model, variable), "output")
         loss = self.loss(outputs, targets)
         generator = generator_at(self.seed, "jacobian norm", *self._position, device=outputs.device)
@@ -124,7 +123,7 @@ class JacobianNorm(nn.Module):
 
 
 def _real(value: object, name: str) -> Tensor:
-    """Return what derivatives can be taken of, or in."""
+    """Return a tensor that can be differentiated, or raise an error."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value
     found = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

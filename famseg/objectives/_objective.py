@@ -29,12 +29,12 @@ class PlainLoss(nn.Module):
         self.loss = loss
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Terms:
-        """Return the loss as total, without a penalty.
+        """Return the loss as the total, without a penalty.
 
         Args:
             inputs: The network's input: a tensor, a tuple or list of arguments, or a mapping of
                 keywords, as `FAM` takes it.
-            targets: What the loss takes beside the network's output.
+            targets: The targets of the loss.
         """
         loss = _plain(self.model, self.loss, inputs, targets)
         return Terms(total=loss, loss=loss, penalty=None)
@@ -43,9 +43,9 @@ class PlainLoss(nn.Module):
 class LayerDecay(nn.Module):
     """Loss plus lambda times the squared Frobenius norm of one layer's weight.
 
-    The control for relative flatness: the released code of the FAM paper lets no gradient pass
-    through the curvature, which makes its penalty an adaptive weight decay on that layer. A gain
-    of FAM counts only beyond this one.
+    The control for relative flatness: in the released code of the FAM paper, no gradient passes
+    through the curvature, which makes its penalty an adaptive weight decay on that layer. Only a
+    gain of FAM beyond this control counts.
 
     Args:
         model: The network.
@@ -62,20 +62,20 @@ class LayerDecay(nn.Module):
         self._layer = find_layer(model, layer)
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Terms:
-        """Return total, loss and ``||W||^2``; arguments as those of `PlainLoss`."""
+        """Return total, loss and ``||W||^2``; arguments as in `PlainLoss`."""
         loss = _plain(self.model, self.loss, inputs, targets)
         penalty = self._layer.weight.square().sum()
         return Terms(total=loss + self.weight * penalty, loss=loss, penalty=penalty)
 
 
 class Objective(nn.Module):
-    """What a training step minimizes: a batch in, ``Terms(total, loss, penalty)`` out.
+    """The objective of a training step, which maps a batch to ``Terms(total, loss, penalty)``.
 
-    Wrap this module in ``DistributedDataParallel``, not the network: loss and penalty then come
-    out of one forward pass and need one backward pass, which is what DDP gets right.
+    Wrap this module in ``DistributedDataParallel`` instead of the network: loss and penalty are
+    then computed in one forward pass and need one backward pass, as DDP requires.
 
     Args:
-        terms: Maps (inputs, targets) to terms and holds the network as ``model``.
+        terms: Maps (inputs, targets) to terms, with the network as attribute ``model``.
         inputs: Key of the network's input in a batch: a tensor, a tuple or list of arguments, or a
             mapping of keywords.
         targets: Key of the target in a batch.
@@ -108,7 +108,7 @@ class Objective(nn.Module):
 
     @property
     def weight(self) -> float:
-        """Lambda, the factor of the penalty in the total; 0 where there is none."""
+        """Lambda, the factor of the penalty in the total; 0 if there is none."""
         return 0.0 if isinstance(self.terms, PlainLoss) else self.terms.weight
 
     @property
@@ -124,25 +124,24 @@ class Objective(nn.Module):
         return self.terms.period if isinstance(self.terms, FAM) else 1
 
     def seek(self, step: int, *, stream: int = 0) -> None:
-        """Go to an optimizer step, which alone decides about penalty and probes.
+        """Set the optimizer step, which alone determines penalty and probes.
 
         Args:
-            step: Number of the optimizer step, from 0.
-            stream: Number of the batch part within the step (process, accumulation).
+            step: Number of the optimizer step, starting at 0.
+            stream: Number of the part of the batch within the step (rank, accumulation).
         """
         if not isinstance(self.terms, PlainLoss | LayerDecay):
             self.terms.seek(step, stream=stream)
 
     def learned(self) -> dict[str, Any]:
-        """Return what the terms have learned from earlier steps, as plain data for a checkpoint.
+        """Return the state of the terms from earlier steps, as plain data for a checkpoint.
 
-        `FAM` takes its penalty on more steps where it is strong: a run that is resumed must
-        continue with those.
+        `FAM` computes a strong penalty on more steps, which a resumed run must continue.
         """
         return self.terms.get_extra_state() if isinstance(self.terms, FAM) else {}
 
     def recall(self, learned: Mapping[str, Any]) -> None:
-        """Take up what `learned` returned; nothing of an older checkpoint, which has nothing."""
+        """Restore a state from `learned`; older checkpoints contain none."""
         if isinstance(self.terms, FAM) and learned:
             self.terms.set_extra_state(dict(learned))
 
@@ -172,5 +171,5 @@ class Scaled(nn.Module):
 
 
 def _plain(model: nn.Module, loss: Loss, inputs: Inputs, targets: Tensor) -> Tensor:
-    # A loss takes what its network returns, whatever that is.
+    # A loss accepts whatever its network returns.
     return loss(call_model(model, inputs), targets)  # type: ignore[arg-type]

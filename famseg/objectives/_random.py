@@ -10,17 +10,17 @@ import torch
 def generator_at(
     seed: int, *position: int | str, device: torch.device | None = None
 ) -> torch.Generator:
-    """Return a generator that depends only on seed, position and kind of device.
+    """Return a generator that depends only on seed, position and type of device.
 
-    A resumed run draws at a step what the uninterrupted one draws there. Seed and position are
-    mixed by a hash: torch's generator on the CPU looks at the lower 32 bits of a seed only, so that
-    numbers put side by side in 64 bits would not tell runs apart.
+    A resumed run thus draws the same numbers at a step as an uninterrupted one. Seed and position
+    are mixed by a hash, because torch's CPU generator uses only the lower 32 bits of a seed, so
+    that concatenating the numbers would not distinguish runs.
 
     Args:
         seed: The run's seed.
-        *position: What tells one draw from another: a purpose, a step, a process.
-        device: Where the numbers are drawn; the CPU unless given. Another kind of device draws
-            other numbers.
+        *position: Values that distinguish draws: a purpose, a step, a rank.
+        device: Device of the generator, by default the CPU. Other types of devices draw different
+            numbers.
 
     Example:
         >>> first, again = (torch.rand(1, generator=generator_at(0, "noise", 3)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Numbers in headers: one value, several, or none."""
+"""Reading of numbers from headers, which hold one value, several, or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydicom.multival import MultiValue
 
 
 def numbers(value: object, count: int) -> tuple[float, ...] | None:
-    """Return the numbers of a header, or None if their count differs."""
+    """Return the numbers in a header value, or None if there are not as many as expected."""
     try:
         found = tuple(float(x) for x in as_list(value))
     except (TypeError, ValueError):

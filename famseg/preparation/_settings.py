@@ -1,4 +1,4 @@
-"""The settings of a preparation, which are the same for every subject of a data set."""
+"""The settings of the preparation, which are the same for every subject of a data set."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ class Settings:
     """Choices of `prepare_scan`.
 
     Why 226 HU: brain lies at 20 to 45 HU, fresh blood below 100, cortical bone above 700. Thin
-    walls lose density to what surrounds them within a voxel, so a bound near soft tissue keeps
-    orbits and temples closed; 226 HU is where planning software for skulls has its preset for bone.
-    Between 180 and 300 HU a vault changes by a fraction of a millimeter. Thinner slices and less
-    noise allow lower bounds, contrast agent in vessels asks for higher ones.
+    walls appear less dense because of the partial volume effect, so a threshold close to soft
+    tissue keeps orbits and temples closed; 226 HU is the bone preset of software for cranial
+    planning. Between 180 and 300 HU the surface of a vault moves by a fraction of a millimeter.
+    Thinner slices and less noise allow a lower threshold; contrast agent in vessels requires a
+    higher one.
 
-    Why cavities are filled by default (``holes="enclosed"``): a cavity with no way out, such as
-    marrow between the tables or a closed air cell, has no part in the surface that is fitted,
-    printed or measured, and whether it shows depends on slice thickness and kernel more than on the
-    head.
+    Why cavities are filled by default (``holes="enclosed"``): an enclosed cavity, such as marrow
+    between the tables or a closed air cell, is not part of the surface that is fitted, printed or
+    measured, and whether it is visible depends more on slice thickness and kernel than on the head.
 
     Args:
         size: Voxels along each edge of the grid; None fits the grid around each skull.
         spacing_mm: Edge of a voxel in mm; None keeps each scan's own spacing and needs ``size``
             None.
-        threshold_hu: Bone is what lies above it, for scans in Hounsfield units.
-        threshold: The same for scans whose values have another scale; None finds it by Otsu's
-            method among the values of the head.
-        crop: ``vault`` cuts the neck and all else that lies ``below_vertex_mm`` below the highest
-            bone; ``none`` keeps what hangs together with the skull.
-        below_vertex_mm: Height of what is kept of a head, in mm.
+        threshold_hu: Threshold of bone for scans in Hounsfield units.
+        threshold: Threshold of bone for scans with another scale; None determines it by Otsu's
+            method from the values of the head.
+        crop: ``vault`` cuts off the neck and everything else that lies more than
+            ``below_vertex_mm`` below the highest bone; ``none`` keeps everything that is connected
+            to the skull.
+        below_vertex_mm: Height of the part of the head that is kept, in mm.
         holes: ``keep``: bone as scanned. ``enclosed``: cavities of up to 20 ml that bone encloses
             on all sides are filled. ``close``: before that, gaps up to ``close_mm`` wide are closed
             (marrow with openings, sutures, pores, small foramina).
         close_mm: Widest gap that ``close`` bridges, in mm.
-        residual_limit_mm: A surface that lies farther than this from the template's after
-            alignment, or from its own mirror image (root mean square), gets a warning.
-        defect_limit_cm2: A hole in the vault is reported as a defect from this area on.
-        align: Of heads without a template: ``none`` leaves their attitude as it is, ``symmetry``
-            puts them upright by their plane of symmetry and the base of the skull.
-        label: Of label maps, which labels are the skull: numbers or names, separated by commas;
-            None takes the only one, or the one that the file calls skull.
+        residual_limit_mm: A surface whose root mean square distance to the template after
+            alignment, or to its own mirror image, exceeds this gets a warning.
+        defect_limit_cm2: A hole in the vault of at least this area is reported as a defect.
+        align: Alignment without a template: ``none`` leaves the pose as it is, ``symmetry`` turns
+            the head upright by its plane of symmetry and the base of the skull.
+        label: The labels of a label map that are the skull: numbers or names, separated by commas;
+            None takes the only label, or the one that the file calls skull.
 
     Raises:
-        InputError: If numbers are out of range or contradict each other; one line each.
+        InputError: If numbers are out of range or contradict each other; one line for each problem.
 
     Example:
         >>> Settings(size=64, spacing_mm=3.5).below_vertex_mm

@@ -14,7 +14,7 @@ from famseg.datasets import Flag
 from famseg.volumes import Volume
 
 Kind = Literal["hounsfield", "intensity", "mask"]
-"""What values are: CT numbers, intensities without a scale, or 0 and something else."""
+"""The kind of values: CT numbers, intensities without a unit, or 0 and another value."""
 
 Role = Literal["defective", "implant"]
 Split = Literal["train", "validation", "test"]
@@ -22,18 +22,18 @@ Split = Literal["train", "validation", "test"]
 View = Literal["axial", "coronal", "sagittal"]
 
 Identity = tuple[tuple[str, str], ...]
-"""Kind and value of what tells whose scan it is: ``patient``, ``study``, ``frame``. Personal."""
+"""Kinds (``patient``, ``study``, ``frame``) and values that identify a person. Personal data."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A volume as it was read, its geometry corrected.
+    """A volume as it was read, with corrected geometry.
 
     Args:
-        volume: Values on a grid at right angles, never sheared; RAS+ affine.
-        kind: What the values are.
+        volume: Values on a rectangular grid, never sheared, with a RAS+ affine.
+        kind: The kind of the values.
         notes: Corrections and oddities, one sentence each, without personal data.
-        segments: Names of labels, as the file states them.
+        segments: Names of the labels as stated in the file.
     """
 
     volume: Volume
@@ -47,9 +47,9 @@ class Companion:
     """A second volume of a subject on the grid of its first: a defective skull or an implant.
 
     Args:
-        role: What it is.
-        defect: Class of the defect, as ``bilateral``; empty where there is but one.
-        read: Reads it; can be sent to another process.
+        role: Whether it is a defective skull or an implant.
+        defect: Class of the defect, such as ``bilateral``; empty if there is only one.
+        read: Function that reads the companion; it can be sent to another process.
     """
 
     role: Role
@@ -62,13 +62,13 @@ class Source:
     """One subject to prepare.
 
     Args:
-        subject: Name, unique among the sources, fit for a file name, nothing personal.
-        origin: Where it is below the folder that was searched, for readers; nothing personal.
-        files: The files that it is read from: their bytes decide whether it must be done again.
-        read: Reads it; can be sent to another process. Raises InputError.
+        subject: Name, unique among the sources and valid as a file name; contains no personal data.
+        origin: Its path below the folder that was searched, for readers; contains no personal data.
+        files: The files it is read from; if their content changes, the subject is prepared again.
+        read: Function that reads the scan; it can be sent to another process and raises InputError.
         companions: Further volumes of the subject.
-        split: What the layout of its collection says.
-        identity: What its headers say of whose scan it is. Personal: it is only ever written as a
+        split: The split that the layout of its collection defines.
+        identity: What its headers say about the person. Personal data: it is only written as a
             keyed hash.
     """
 
@@ -86,11 +86,11 @@ class Refused:
     """A file or series that cannot be used.
 
     Args:
-        subject: Name as of a source.
-        origin: Where it is.
-        reason: What is wrong and what to do, one line; nothing personal.
-        left_out: It is not a skull and was not meant as one (a localizer, a report): nothing is
-            wrong with the rest.
+        subject: Name, as for a source.
+        origin: Its path below the folder that was searched.
+        reason: What is wrong and what to do, in one line without personal data.
+        left_out: Whether it is not meant to be a scan of a skull (a localizer, a report), so that
+            nothing is wrong.
     """
 
     subject: str
@@ -104,9 +104,9 @@ class Found:
     """What a folder or file contains.
 
     Args:
-        layout: The layout that was recognized or named.
-        sources: Subjects that can be tried.
-        refused: Those that cannot.
+        layout: The layout that was recognized or specified.
+        sources: Subjects that can be prepared.
+        refused: Files and series that cannot be used.
     """
 
     layout: str
@@ -123,10 +123,10 @@ class Finding:
     """A finding about a prepared skull, for the user and for training.
 
     Args:
-        kind: What it is; the kinds of a subject are its flags.
-        severity: ``note``: for information. ``look``: a person should look. ``unusable``: no skull;
-            it does not come into the manifest.
-        text: One sentence; nothing personal.
+        kind: Kind of the finding; the kinds found for a subject are its flags.
+        severity: ``note``: for information only. ``look``: a person should check it. ``unusable``:
+            not a skull, and not listed in the manifest.
+        text: One sentence without personal data.
     """
 
     kind: FindingKind
@@ -139,24 +139,27 @@ class Quality:
     """Measurements and findings of a prepared skull.
 
     Args:
-        volume_ml: Bone on the final grid, millilitres.
-        box_mm: Edges of the box around it along right, front and top, in mm.
-        components: Pieces of bone of at least 0.1 ml before all but the largest were removed.
-        removed_ml: Bone that was removed, by reason (``"table and holder"``, ``"neck"``).
-        truncated_vault: The bone reaches the top of the scan: the vault may be cut off.
-        existing_defect: The vault has a hole that no anatomy explains.
-        hole_cm2: Area of the largest hole in the vault, whether it counts as a defect or not.
-        findings: What was found, by kind and severity; their texts are among the warnings.
-        threshold: Bone is what lies above it, in the unit of the scan; None for masks.
-        source_spacing_mm: Of the scan.
-        spacing_mm: Of the result.
+        volume_ml: Volume of the bone on the final grid in milliliters.
+        box_mm: Extent of its bounding box to the right, front and top, in mm.
+        components: Number of pieces of bone of at least 0.1 ml before all but the largest were
+            removed.
+        removed_ml: Volume of the bone that was removed, by reason (``"table and holder"``,
+            ``"neck"``).
+        truncated_vault: Whether the bone reaches the top of the scan, so that the vault may be cut
+            off.
+        existing_defect: Whether the vault has a hole that anatomy does not explain.
+        hole_cm2: Area of the largest hole in the vault, even if it does not count as a defect.
+        findings: Findings with kind and severity; their texts are also among the warnings.
+        threshold: Threshold of bone in the unit of the scan; None for masks.
+        source_spacing_mm: Spacing of the scan.
+        spacing_mm: Spacing of the result.
         alignment_residual_mm: Root mean square distance of the skull's surface to the template's
             after alignment; None without a template.
-        asymmetry_mm: Root mean square distance of the skull's mirror image to the skull, where its
-            plane of symmetry was looked for; None elsewhere.
-        turned_deg: By how much the head was turned to stand upright, or as the template stands;
-            None where it was left as it was.
-        warnings: What to look at, one sentence each; nothing personal.
+        asymmetry_mm: Root mean square distance of the skull's mirror image to the skull; None if no
+            plane of symmetry was determined.
+        turned_deg: Angle by which the head was turned to be upright or aligned to the template;
+            None if it was not turned.
+        warnings: Warnings, one sentence each, without personal data.
     """
 
     volume_ml: float
@@ -177,17 +180,17 @@ class Quality:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The kinds of what was found, notes left out, in alphabetical order."""
+        """The kinds of the findings except notes, in alphabetical order."""
         return tuple(sorted({f.kind for f in self.findings if f.severity != "note"}))
 
     @property
     def usable(self) -> bool:
-        """Whether it is plausibly a skull."""
+        """Whether the result is plausibly a skull."""
         return all(f.severity != "unusable" for f in self.findings)
 
 
 class Slices(NamedTuple):
-    """Slices of one view, in the order of the reader: top, front or right first.
+    """Slices of one view in reading order: from the top, the front or the right.
 
     Args:
         gray: The scan, shape ``(N, rows, columns)``.
@@ -200,15 +203,15 @@ class Slices(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A skull that is ready, with its companions on the same grid.
+    """A prepared skull, with its companions on the same grid.
 
     Args:
-        skull: 0 and 1 as uint8, RAS+.
-        quality: What is known of it.
+        skull: Mask of 0 and 1 as uint8, RAS+.
+        quality: Its measurements and findings.
         companions: Masks by role and class of defect.
         to_source: Maps mm of the skull's world to mm of the scan's: a rigid motion, shape
-            ``(4, 4)``. Takes an implant back to its patient.
-        slices: What the report shows of the scan, by view; empty where it shows nothing.
+            ``(4, 4)``. It maps an implant back to the patient.
+        slices: Slices of the scan for the report, by view; empty if the report shows none.
     """
 
     skull: Volume

@@ -1,4 +1,4 @@
-"""From a defective skull to its implant: coarse network, native refinement, confidence."""
+"""Design of the implant for a defective skull: coarse network, refinement, confidence."""
 
 import lazy_loader
 

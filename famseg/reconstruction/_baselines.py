@@ -1,4 +1,4 @@
-"""Implants without a network: from the mean skull, the nearest skull or the other side."""
+"""Implants without a network: from the mean skull, the most similar skull or the other side."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def standard_baselines(skulls: Sequence[npt.ArrayLike], mean_skull: npt.ArrayLik
 def thin_plate(skull: Mask, outline: Mask, affine: Affine) -> Mask:
     """Return a smoothed thin plate through the walls around the outline, as `plate` does.
 
-    Without any skull or bone to use there is no implant: a failed case.
+    Without a skull, or without bone around the outline, there is no implant, which is a failed
+    case.
     """
     try:
         return plate(skull, affine, outline)

@@ -1,4 +1,4 @@
-"""Reconstructs many skulls one after the other; finished cases are kept whatever happens."""
+"""Reconstruction of many skulls in turn; finished cases are kept even if others fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from famseg.reconstruction._reconstruct import Options, network_sha256, reconstr
 from famseg.reconstruction._save import CASE, Outputs, Result, save_case
 
 CASE_VERSION = 2
-"""Part of every key: raised when the same input and options give other files."""
+"""Part of every key; increased when the same input and options give different files."""
 
 STATE = "reconstruct.json"
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "manifold3d")
@@ -36,12 +36,12 @@ Begun = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an input.
+    """The result for an input.
 
     Args:
         name: Its name.
         status: ``done``, ``unchanged`` (was done before) or ``failed``.
-        reason: Why it failed, one line.
+        reason: Why it failed, in one line.
         case: The content of its ``case.json``; None if it failed.
     """
 
@@ -86,7 +86,7 @@ def reconstruct_all(
         InputError: If another reconstruction is writing to the folder.
         OSError: If the disk is full or read-only.
     """
-    # Nine parameters: four are keyword options of one call; an object for them would be used once.
+    # Nine parameters; an object for the four keyword options would be used only once.
     results = []
     model = network_sha256(network)
     with _alone(out):
@@ -151,7 +151,7 @@ def _one(job: _Job, begun: Begun) -> Done:
 
 
 def _dicom_seg(job: _Job, result: Result, warnings: list[str]) -> dict[str, bytes]:
-    """Return the DICOM segmentation of a case by name, if there is to be one; or warn why not."""
+    """Return the DICOM segmentation of a case by name, if requested, or warn why there is none."""
     plan = plan_of(job.input.source)
     if not job.outputs.dicom_seg or plan is None:
         return {}
@@ -166,7 +166,7 @@ def _dicom_seg(job: _Job, result: Result, warnings: list[str]) -> dict[str, byte
 
 
 def _key(job: _Job, content: str) -> str:
-    """Return the hash of all that decides what a case's files hold."""
+    """Return the hash of everything that determines a case's files."""
     what = {
         "case": CASE_VERSION,
         "famseg": famseg.__version__,
@@ -181,7 +181,7 @@ def _key(job: _Job, content: str) -> str:
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a case that is there whole, with this key."""
+    """Return the record of a case if it is complete and has this key."""
     try:
         case = read_json(folder / CASE, "")
         if case.get("key") != key:
@@ -191,7 +191,7 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                     return None
     except (InputError, OSError, AttributeError, KeyError, TypeError):
-        return None  # missing or damaged: it is done again
+        return None  # missing or damaged: the case is reconstructed again
     return case
 
 
@@ -223,7 +223,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other reconstructions out of the folder, and sweep up what killed ones left."""
+    """Lock the folder against other reconstructions, and remove temporary files of killed ones."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = open_to_update(out / ".lock")

@@ -1,4 +1,4 @@
-"""Threshold and confidence of a coarse network, chosen on validation cases."""
+"""Calibration of the threshold and the confidence of a coarse network on validation cases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def calibrate(
         ValueError: If there is no case.
     """
     processes = processes or Processes()
-    count = len(cases)  # type: ignore[arg-type]  # a map-style set has a length
+    count = len(cases)  # type: ignore[arg-type]  # map-style data sets have a length
     if not count:
         raise ValueError("a calibration needs validation cases: this split is empty.")
     share = range(processes.rank, count, processes.world)
@@ -70,7 +70,7 @@ def calibrate(
 def confidence_rows(
     network: CoarseNetwork, cases: Cases, *, processes: Processes | None = None
 ) -> list[dict[str, Any]]:
-    """Return subject, confidence and unmasked implant DSC of each case; every process must call."""
+    """Return subject, confidence and unmasked implant DSC of each case; every rank must call."""
     processes = processes or Processes()
     share = range(processes.rank, len(cases), processes.world)  # type: ignore[arg-type]
     rows = []
@@ -101,7 +101,7 @@ def _masks(case: Mapping[str, Any]) -> tuple[Mask, Mask]:
 
 
 def _gathered(rows: list[Any], processes: Processes) -> list[Any]:
-    """Return the rows of all processes in the order of their cases."""
+    """Return the rows of all ranks in the order of their cases."""
     return sorted(
         (row for part in processes.gather(rows) for row in part), key=lambda row: int(row[0])
     )

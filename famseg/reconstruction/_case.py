@@ -1,4 +1,4 @@
-"""The measures of a reconstruction: shape of the implant, symmetry of the result, and text."""
+"""Measures of a reconstruction: symmetry of the result, and confidence in words."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Floats = NDArray[np.float64]
 LOW_CONFIDENCE, FAIR_CONFIDENCE = 0.6, 0.75
 """Implant DSC to be expected below which a case is called low, and below which fair."""
 
-_AT_ORBIT = 0.53  # most confidence there
-_SYMMETRY_RAYS = 4  # every fourth ray of the vault's check: 1,500
+_AT_ORBIT = 0.53  # highest confidence at an orbit
+_SYMMETRY_RAYS = 4  # every fourth ray of the check of the vault, 1,500 in total
 _ABOVE_DEG = 0.0  # orbits, face and base are not part of the symmetry
-_NEIGHBORS = 12  # that a normal is fitted to
+_NEIGHBORS = 12  # number of points for fitting a normal
 _ROUNDS = 20
-_TRIMMED = 0.9  # the nearest pairs that pull: an injury of the other side does not
+_TRIMMED = 0.9  # share of the nearest pairs used, which excludes injuries of the other side
 
 
 class Asymmetry(NamedTuple):
-    """How far a vault is from its own mirror image.
+    """Distance of a vault from its own mirror image.
 
     Args:
-        mean_mm: Mean distance of its inner surface from that of the mirror image.
+        mean_mm: Mean distance between its inner surface and that of the mirror image.
         p95_mm: The 95th percentile.
     """
 
@@ -40,12 +40,12 @@ class Asymmetry(NamedTuple):
 
 
 def asymmetry(completed: Mask, affine: Floats, vault: Vault) -> Asymmetry:
-    """Measure how far the inner surface of a vault is from its own mirror image.
+    """Measure the distance of the inner surface of a vault from its own mirror image.
 
-    The surface is where 1,500 rays from the middle of the vault, above the horizontal, meet bone.
-    It is mirrored left to right, laid onto itself by rigid motion (iterated closest points and
-    tangent planes, the nearest 90 % of the pairs), and distances are taken along the surface's
-    normals. Whole heads have 0.7 to 2 mm.
+    The surface consists of the points where 1,500 rays from the center of the vault, above the
+    horizontal, meet bone. It is mirrored left to right, aligned to itself by a rigid motion
+    (point-to-plane ICP with the nearest 90 % of the pairs), and distances are measured along the
+    surface's normals. Intact heads have 0.7 to 2 mm.
 
     Args:
         completed: The completed skull, axes roughly to the right, front and top.
@@ -78,7 +78,7 @@ def _normals(points: Floats, tree: KDTree) -> Floats:
 
 
 def _towards(moved: Floats, source: Floats, target: Floats, normals: Floats) -> Floats:
-    """Return points after the small rigid motion that lays ``source`` onto tangent planes best."""
+    """Return points after the small rigid motion that best aligns ``source`` to tangent planes."""
     middle = source.mean(axis=0)
     off = np.einsum("ij,ij->i", target - source, normals)
     rows = np.concatenate([np.cross(source - middle, normals), normals], axis=1)
@@ -88,7 +88,7 @@ def _towards(moved: Floats, source: Floats, target: Floats, normals: Floats) -> 
 
 
 def confidence_level(confidence: float) -> str:
-    """Return a word for a confidence.
+    """Return a confidence in words.
 
     Example:
         >>> [confidence_level(value) for value in (0.3, 0.7, 0.9)]
@@ -102,9 +102,9 @@ def confidence_level(confidence: float) -> str:
 def held_at_orbit(confidence: float, methods: Sequence[str]) -> float:
     """Return a confidence that is low if a piece has a wall that is not a single layer.
 
-    How well the network agrees with itself says little there: implants at the orbits of the real
-    heads that settings were chosen on have a DSC of 0.62 ± 0.09 (n = 4), whatever it says. The
-    bound is one standard deviation less.
+    The agreement of predictions means little there: implants at the orbits of the real heads on
+    which settings were chosen have a DSC of 0.62 ± 0.09 (n = 4), regardless of the agreement. The
+    bound is one standard deviation below this mean.
 
     Example:
         >>> held_at_orbit(0.8, ["residual thin plate"]), held_at_orbit(0.8, ["vote"])
@@ -115,7 +115,7 @@ def held_at_orbit(confidence: float, methods: Sequence[str]) -> float:
 
 
 def rounded(value: Any, digits: int = 4) -> Any:  # noqa: ANN401 - JSON types
-    """Return JSON types with numbers rounded; what is not finite becomes None.
+    """Return JSON types with rounded numbers, in which values that are not finite become None.
 
     Example:
         >>> rounded({"a": 0.123456, "b": [float("nan"), np.float32(2)]})

@@ -1,7 +1,8 @@
-"""A map of the wall around a defect: how far its two surfaces lie from a point inside the vault.
+"""A map of the wall around a defect: distances of its two surfaces from a point in the vault.
 
 All lengths are mm in the scanner's space (RAS+), so that a rotated, anisotropic or flipped grid
-gives the same map. The projection is Lambert's: every pixel covers the same solid angle.
+gives the same map. The projection is Lambert's azimuthal equal-area projection, in which every
+pixel covers the same solid angle.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from famseg.datasets.defects import Frame
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_BELOW_VERTEX = 0.45  # of the vault's width: where rays start from
+_BELOW_VERTEX = 0.45  # origin of the rays, as a share of the vault's width
 _SUBSAMPLED_MM = 2.0
 _RAYS_AT_ONCE = 2048
-_MARROW_MM = 6.0  # a gap up to this length lies within one wall
-_BEYOND_MM = 20.0  # bone so far behind it may be its other table, behind a sinus, or an arch
-_MOST_WALL_MM = 20.0  # a longer way through bone is the base or the face, not the vault's wall
-_WINDOW_MM = 20.0  # of rays, before and behind the outline
+_MARROW_MM = 6.0  # largest gap within one wall
+_BEYOND_MM = 20.0  # bone this close behind it may be the outer table of a sinus, or an arch
+_MOST_WALL_MM = 20.0  # a longer path through bone is the base or the face, not the vault
+_WINDOW_MM = 20.0  # range of rays in front of and behind the outline
 _FINEST_STEP_MM = 0.5
 _NEAREST_MM = 15.0
-_WIDEST = 1.9  # of 2, which is the opposite pole
+_WIDEST = 1.9  # largest radius; at 2 lies the opposite pole
 
 
 def vault_middle_mm(skull: Mask, affine: Array) -> Array:
-    """Return the point that rays start from, RAS+ mm, shape ``(3,)``.
+    """Return the origin of the rays in RAS+ mm, shape ``(3,)``.
 
-    It lies in the middle of the vault's width and length, half a width below its vertex.
+    It lies in the center of the vault's width and length, about half a width below its vertex.
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.maximum(np.round(_SUBSAMPLED_MM / edges), 1).astype(int)
@@ -49,11 +50,11 @@ def vault_middle_mm(skull: Mask, affine: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layer:
-    """A field whose surface lies at a level.
+    """A field with the level of its surface.
 
     Args:
         values: Shape ``(X, Y, Z)``, uint8 or float32.
-        level: Of its surface.
+        level: Level of its surface.
     """
 
     values: NDArray[np.uint8] | NDArray[np.float32]
@@ -61,23 +62,23 @@ class Layer:
 
     @classmethod
     def of(cls, mask: Mask) -> Layer:
-        """Return a mask as a field; nothing is copied."""
+        """Return a mask as a field, without copying it."""
         return cls(mask.view(np.uint8), 0.5)
 
     def above(self, places: Array) -> NDArray[np.float32]:
-        """Return how far the field lies above its level at voxel positions, ``(3, ...)``."""
+        """Return the field minus its level at voxel positions, ``(3, ...)``."""
         values = ndimage.map_coordinates(self.values, places, output=np.float32, order=1, cval=0.0)
         return np.asarray(values - self.level, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Wall:
-    """Both surfaces of the wall on a map, mm from the middle; NaN where a ray meets no wall.
+    """Both surfaces of the wall on a map, in mm from the origin; NaN where a ray meets no wall.
 
     Args:
-        inner_mm: Shape ``(N, N)``.
-        outer_mm: The same.
-        doubtful: Pixels where more bone follows: the other side of a sinus, which belongs to the
+        inner_mm: Inner surface, shape ``(N, N)``.
+        outer_mm: Outer surface, same shape.
+        doubtful: Pixels where more bone follows: the outer table of a sinus, which belongs to the
             wall, or the zygomatic arch, which does not.
     """
 
@@ -87,22 +88,22 @@ class Wall:
 
     @property
     def there(self) -> Mask:
-        """Pixels whose ray goes through a wall."""
+        """Pixels whose ray passes through a wall."""
         return np.isfinite(self.inner_mm)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A square of directions around a defect.
+    """A square map of directions around a defect.
 
     Args:
         affine: Maps voxel indices to RAS+ mm.
-        origin: The point that rays start from, RAS+ mm.
+        origin: Origin of the rays in RAS+ mm.
         frame: The projection.
-        count: Pixels on either side of the middle one.
-        pixel: Edge of a pixel in the map's unit, the radius of a unit sphere.
-        radius_mm: Typical distance of the wall: what the map's unit is in mm there.
-        window_mm: Nearest and farthest distance at which rays are sampled.
+        count: Number of pixels on either side of the central one.
+        pixel: Edge of a pixel on the unit sphere.
+        radius_mm: Typical distance of the wall, which converts the map's unit to mm.
+        window_mm: Smallest and largest distance at which rays are sampled.
     """
 
     affine: Array
@@ -117,13 +118,13 @@ class Chart:
     def around(
         cls, outline: Mask, affine: Array, origin: Array, *, margin_mm: float, pixel_mm: float
     ) -> Chart:
-        """Return the chart that shows an outline and a margin around it.
+        """Return the chart that contains an outline and a margin.
 
         Args:
             outline: Voxels of the defect, shape ``(X, Y, Z)``, not empty.
             affine: Maps voxel indices to RAS+ mm.
-            origin: The point that rays start from.
-            margin_mm: How much of the wall to show on every side.
+            origin: Origin of the rays.
+            margin_mm: Width of the wall to include on every side.
             pixel_mm: Edge of a pixel on the wall.
         """
         offsets = np.argwhere(outline) @ affine[:3, :3].T + affine[:3, 3] - origin
@@ -156,11 +157,11 @@ class Chart:
         return np.stack([x, y]) / self.pixel + self.count, away
 
     def walls(self, layers: Sequence[Layer], where: Mask) -> Wall:
-        """Return the wall that some fields show together.
+        """Return the wall in the union of several fields.
 
-        It is the first stretch from inside where one of the fields lies above its level. Gaps as
-        long as marrow belong to it; a stretch longer than a wall can be is none. Takes about 0.1
-        microseconds a sample of each field.
+        It is the first section of a ray, from inside, where any field is above its level. Gaps up
+        to the thickness of marrow belong to it; a section longer than a wall can be is ignored.
+        Takes about 0.1 microseconds per sample of each field.
 
         Args:
             layers: The fields.
@@ -190,7 +191,7 @@ class Chart:
         return np.arange(*self.window_mm, max(step, _FINEST_STEP_MM))
 
     def _samples(self, layers: Sequence[Layer], where: Mask) -> Iterator[NDArray[np.float32]]:
-        """Yield how far fields lie above their levels, ``(rays, radii)``, a few rays at a time."""
+        """Yield the largest field minus level, ``(rays, radii)``, for a few rays at a time."""
         x, y = self.coordinates()
         inverse = np.linalg.inv(self.affine)
         rays = self.frame.directions(x[where], y[where]) @ inverse[:3, :3].T
@@ -204,10 +205,10 @@ class Chart:
 
 
 def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array, Mask]:
-    """Return where rays enter and leave the wall, NaN for those that miss, and which are doubtful.
+    """Return where rays enter and leave the wall (NaN if they miss), and which are doubtful.
 
     Args:
-        above: The field less its level, shape ``(rays, radii)``.
+        above: The field minus its level, shape ``(rays, radii)``.
         radii: Distances of the samples.
     """
     step = radii[1] - radii[0]
@@ -233,6 +234,6 @@ def _stretch(above: NDArray[np.float32], radii: Array) -> tuple[Array, Array, Ma
 
 
 def _part(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> Array:
-    """Return how far from an inner sample to an outer one the field crosses its level, 0 to 1."""
+    """Return where the field crosses its level between an inner and an outer sample, 0 to 1."""
     fall = inside.astype(np.float64) - outside
     return np.clip(inside / np.where(fall > 1e-6, fall, 1.0), 0, 1)

@@ -1,4 +1,4 @@
-"""Checks of a skull, its affine, its posture and the other volumes on its grid."""
+"""Checks of a skull, its affine, its pose and the other volumes on its grid."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from famseg.messages import InputError
 from famseg.preparation.steps import BoneField, dome_rays, first_bone, moved_points
 from famseg.reconstruction._frame import Vault, fit_vault
 
-_TALLEST_MM = 105.0  # half the height of a vault: heads have 60 to 85, upside down 115 or more
+_TALLEST_MM = 105.0  # largest half height of a vault: 60 to 85 in heads, 115 or more upside down
 _FLOOR_DEG = (-50.0, -20.0)  # below the horizontal: orbits in front, the posterior fossa behind
 _FRONT_DEG = 60.0
 _FARTHEST_MM = 130.0
-_REVERSED_MM = 6.0  # heads have their floor 10 to 33 mm farther away behind than in front
+_REVERSED_MM = 6.0  # in heads, the floor is 10 to 33 mm farther away at the back than at the front
 
 Floats = NDArray[np.float64]
 
@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 def check_volumes(
     skull: NDArray[np.bool_], affine: NDArray[np.float64], **others: NDArray[np.generic]
 ) -> None:
-    """Raise an `InputError` for arrays that no implant can be made from.
+    """Raise an `InputError` for arrays from which no implant can be designed.
 
     Args:
         skull: A mask.
         affine: Maps its voxel indices to RAS+ mm.
-        **others: Arrays on the same grid by name; masks, or numbers that must be finite.
+        **others: Arrays on the same grid by name: masks, or values that must be finite.
     """
     if skull.ndim != 3 or skull.dtype != bool:
         raise InputError(f"skull must be a 3D bool mask, got {skull.shape} {skull.dtype}")
@@ -46,12 +46,12 @@ def check_volumes(
 def check_upright(vault: Vault, field: BoneField) -> None:
     """Raise an `InputError` if a head is upside down.
 
-    The vault is a closed dome, the base is not: a dome that closes only seen the other way up is
-    that of a head upside down. Takes about 0.2 s for those that look like it, else nothing.
+    The vault is a closed dome, whereas the base is not. If the dome is closed only when the head is
+    flipped, the head is upside down. Takes about 0.2 s if the head looks suspicious, else no time.
 
     Args:
         vault: From `famseg.reconstruction._frame.fit_vault`.
-        field: What it was fitted to.
+        field: The field it was fitted to.
     """
     if vault.half_axes_mm[2] > _TALLEST_MM and _is_dome(field, np.diag([1.0, -1.0, -1.0, 1.0])):
         raise InputError(
@@ -61,15 +61,15 @@ def check_upright(vault: Vault, field: BoneField) -> None:
 
 
 def back_to_front(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> list[str]:
-    """Return a warning if front and back of a head seem to be exchanged, else nothing.
+    """Return a warning if the front and back of a head seem to be swapped, else nothing.
 
-    The floor of the cranial cavity is near in front, above the orbits, and far away behind. Where
-    both sides of the head say the opposite, the orientation is doubtful. Left and right cannot be
-    told apart.
+    The floor of the cranial cavity is high at the front, above the orbits, and low at the back. If
+    it is the other way round on both sides of the head, the orientation is doubtful. Swapped left
+    and right cannot be detected.
 
     Args:
         vault: From `famseg.reconstruction._frame.fit_vault`.
-        bone: The skull on voxels of some mm, axes to the right, front and top.
+        bone: The skull on voxels of a few mm, axes to the right, front and top.
         affine: Maps its indices to mm of the world.
     """
     if _behind_mm(vault, bone, affine) >= -_REVERSED_MM:
@@ -82,7 +82,7 @@ def back_to_front(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> list
 
 
 def _is_dome(field: BoneField, turn: Floats) -> bool:
-    """Return whether a vault is found in a field that is turned."""
+    """Return whether a vault is found in a rotated field."""
     try:
         found = fit_vault(BoneField(field.values, turn @ field.affine))
     except InputError:
@@ -91,7 +91,7 @@ def _is_dome(field: BoneField, turn: Floats) -> bool:
 
 
 def _behind_mm(vault: Vault, bone: NDArray[np.bool_], affine: Floats) -> float:
-    """Return how much farther away the floor is behind than in front, on the side with more."""
+    """Return how much farther the floor is at the back than at the front, on the clearer side."""
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     to_index: Floats = np.asarray(np.linalg.inv(affine), dtype=np.float64)
     middle = moved_points(vault.middle_mm[None], to_index)[0]

@@ -1,8 +1,8 @@
-"""The coarse network of a reconstruction: opened from a run, a checkpoint or a packaged model.
+"""The coarse network of a reconstruction, from a run, a checkpoint or a packaged model.
 
-It sees a defective skull in a frame of its own: a cube of ``size`` voxels of ``spacing_mm`` whose
-axes run to the right, the front and the top, the head in the middle of it from left to right and
-from front to back, and its topmost bone at 0.82 to 0.97 of the height of the cube.
+Its input is a defective skull in a frame: a cube of ``size`` voxels of ``spacing_mm`` with axes to
+the right, the front and the top. The head is centered from left to right and from front to back,
+with its topmost bone at 0.82 to 0.97 of the height of the cube.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from famseg.reconstruction._confidence import Curve, Probability, agreement_of
 
 SHIFTS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1))
-"""Voxels by which the skull is shifted for one prediction each: all phases of a stride of two."""
+"""Shifts of the skull in voxels, one prediction each; together all phases of a stride of two."""
 
-SMALLEST_PIECE = 0.2  # of the largest piece of an implant
-_NOISY = 4  # predictions with noise on the features
-NEVER = -30.0  # logit of what lies outside the frame
-_NOISE = 0.2  # its standard deviation over the root mean square of the features
+SMALLEST_PIECE = 0.2  # smallest volume of a piece, as a share of the largest piece of an implant
+_NOISY = 4  # number of predictions with noise on the features
+NEVER = -30.0  # logit outside the frame
+_NOISE = 0.2  # standard deviation of the noise relative to the root mean square of the features
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +38,16 @@ class CoarseNetwork:
         model: The network; maps ``(n, 1, S, S, S)``, 0 and 1, to logits of the same shape.
         size: Voxels along each edge of the frame.
         spacing_mm: Edge of a voxel in mm.
-        threshold: From which probability on a voxel belongs to the implant.
+        threshold: Probability above which a voxel belongs to the implant.
         name: The name of the model.
         device: The device of the computation.
         output: The meaning of the logits: the ``implant``, or the completed ``skull``, whose
             bone outside the input is the implant.
         layer: Name of the layer whose input gets noise in `agreement`, the penalized one.
-        curve: From agreement to the implant DSC to be expected.
-        calibrated: Whether threshold and curve come from validation cases.
-        card: What there is to say about the model, in JSON types.
-        seed: Of the noise in `agreement`.
+        curve: Maps the agreement to the expected implant DSC.
+        calibrated: Whether threshold and curve were determined on validation cases.
+        card: The model card, in JSON types.
+        seed: Seed of the noise in `agreement`.
     """
 
     model: nn.Module
@@ -66,8 +66,9 @@ class CoarseNetwork:
     def predict(self, volume: NDArray[np.bool_]) -> Probability:
         """Return the probability that a voxel belongs to the implant.
 
-        The mean of eight predictions: of the skull and its mirror image, each unshifted and shifted
-        by a voxel along two axes in three ways. Takes 0.4 s of one core with the built-in model.
+        It is the mean of eight predictions: of the skull and its mirror image, each unshifted and
+        with three shifts of one voxel along two axes. Takes 0.4 s of one core with the built-in
+        model.
 
         Args:
             volume: The defective skull in the frame, shape ``(S, S, S)``.
@@ -84,15 +85,15 @@ class CoarseNetwork:
     def agreement(self, volume: NDArray[np.bool_]) -> tuple[Probability, Probability, float]:
         """Return probability, agreement map and confidence of an implant.
 
-        Beside the eight predictions of `predict` there are four with noise on the features of the
-        penalized layer, by a fifth of their root mean square: where the loss is flat in that
-        layer's weights they agree. Takes half as long again as `predict`.
+        In addition to the eight predictions of `predict`, there are four with noise on the features
+        of the penalized layer, with a standard deviation of a fifth of their root mean square. They
+        agree where the loss is flat in that layer's weights. Takes 1.5 times as long as `predict`.
 
         Args:
             volume: The defective skull in the frame, shape ``(S, S, S)``.
 
         Returns:
-            Probability as of `predict`; for each voxel the share of the twelve predictions that
+            The probability as in `predict`; for each voxel the share of the twelve predictions that
             agree with it; the confidence, which is the implant DSC that validation cases of this
             agreement had (without a calibration the agreement itself), 0 for an empty implant.
 
@@ -104,7 +105,7 @@ class CoarseNetwork:
         return probability, agree, 0.0 if empty else self.curve(number)
 
     def raw_agreement(self, volume: NDArray[np.bool_]) -> tuple[Probability, float]:
-        """Return probability and agreement, the number that the curve maps to a confidence."""
+        """Return the probability and the agreement, which the curve maps to a confidence."""
         probability, _, number = self._agreement(volume)
         return probability, number
 
@@ -121,9 +122,9 @@ class CoarseNetwork:
     def implant_of(self, probability: Probability, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the implant of a probability: its large pieces.
 
-        A piece smaller than a fifth of the largest is left out: networks also fill natural
-        openings that their training heads did not have, and a defect on both sides has pieces of
-        like size.
+        Pieces smaller than a fifth of the largest are removed, since networks also fill natural
+        foramina that their training heads did not have. The pieces of a bilateral defect are of
+        similar size.
         """
         mask = np.asarray((probability > self.threshold) & ~volume)
         pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
@@ -172,7 +173,7 @@ class CoarseNetwork:
 
 @contextmanager
 def _noise(model: nn.Module, layer: str, seed: int) -> Iterator[None]:
-    """Add the same sequence of noise to the input of a layer in every call."""
+    """Add noise to the input of a layer, with the same sequence in every call."""
     generator = torch.Generator().manual_seed(seed)
 
     def disturb(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -188,7 +189,7 @@ def _noise(model: nn.Module, layer: str, seed: int) -> Iterator[None]:
 
 
 def _shifted(volume: Tensor, shift: tuple[int, ...], fill: float = 0.0) -> Tensor:
-    """Move a volume by whole voxels; what comes in from outside is ``fill``."""
+    """Shift a volume by whole voxels, filling the border with ``fill``."""
     moved = torch.full_like(volume, fill)
     to: Any = [...]
     of: Any = [...]

@@ -13,17 +13,17 @@ Array = NDArray[np.float64]
 Probability = NDArray[np.float32]
 
 THRESHOLDS = tuple(round(0.1 + 0.025 * step, 3) for step in range(35))
-"""Thresholds of the probability, 0.1 to 0.95, that a calibration tries."""
+"""Thresholds of the probability, 0.1 to 0.95, that a calibration compares."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A rising map from an agreement to the implant DSC that validation cases had with it.
+    """An increasing map from agreement to implant DSC, fitted to validation cases.
 
     Args:
-        agreement: Agreements, rising; empty where nothing was calibrated.
-        dsc: The DSC that belongs to each, rising.
-        n: Validation cases that the map was fitted to.
+        agreement: Agreements in increasing order; empty without a calibration.
+        dsc: The DSC of each, in increasing order.
+        n: Number of validation cases that the map was fitted to.
         spearman: Rank correlation of agreement and DSC over these cases.
     """
 
@@ -33,7 +33,7 @@ class Curve:
     spearman: float | None = None
 
     def __call__(self, agreement: float) -> float:
-        """Return the DSC to be expected; the agreement itself where nothing was calibrated."""
+        """Return the expected DSC, or the agreement itself without a calibration."""
         if not self.agreement:
             return float(agreement)
         return float(np.interp(agreement, self.agreement, self.dsc))
@@ -49,10 +49,10 @@ class Curve:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Curve:
-        """Return the curve that `record` wrote.
+        """Return the curve from a result of `record`.
 
         Raises:
-            ValueError: If the record holds something else.
+            ValueError: If it is not such a record.
         """
         try:
             x = tuple(float(value) for value in record["agreement"])
@@ -68,11 +68,11 @@ class Curve:
 
 
 def fit_curve(agreement: Sequence[float], dsc: Sequence[float]) -> Curve:
-    """Fit the rising map from agreement to DSC that is nearest to the cases (least squares).
+    """Fit the increasing map from agreement to DSC that is closest to the cases (least squares).
 
-    Neighbors that fall are pooled until nothing falls any more (isotonic regression by pool
-    adjacent violators); between the means of the pools the map is linear, and it is constant
-    beyond them.
+    Adjacent decreasing values are pooled until the map is increasing (isotonic regression by the
+    pool-adjacent-violators algorithm). The map is linear between the means of the pools and
+    constant beyond them.
 
     Args:
         agreement: Agreement of each validation case.
@@ -91,13 +91,13 @@ def fit_curve(agreement: Sequence[float], dsc: Sequence[float]) -> Curve:
     levels, places = np.unique(np.asarray(agreement, dtype=np.float64), return_inverse=True)
     counts = np.bincount(places)
     sums = np.bincount(places, weights=np.asarray(dsc, dtype=np.float64))
-    pools: list[tuple[float, float, int]] = []  # sums of agreement and DSC, and how many
+    pools: list[tuple[float, float, int]] = []  # sums of agreement and DSC, and their number
     for level, total, count in zip(levels, sums, counts, strict=True):
         pools.append((float(level * count), float(total), int(count)))
         while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
             last, before = pools.pop(), pools.pop()
             pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
-    from scipy.stats import spearmanr  # slow to import, and of no use in a reconstruction
+    from scipy.stats import spearmanr  # slow to import, and not needed for a reconstruction
 
     varied = len(levels) > 1 and len(set(dsc)) > 1
     spearman = float(spearmanr(agreement, dsc).statistic) if varied else None
@@ -116,7 +116,7 @@ def dice_by_threshold(
 
     Args:
         probability: Probability of the implant, shape ``(X, Y, Z)``.
-        skull: The defective skull, where there is no implant.
+        skull: The defective skull, whose voxels are never implant.
         implant: The reference implant.
 
     Example:
@@ -128,7 +128,7 @@ def dice_by_threshold(
     """
     levels = np.array(THRESHOLDS, dtype=np.float32)
     free, true = ~skull, implant[~skull]
-    # One histogram over the levels: the volume is not thresholded at each of them.
+    # One histogram of the levels, instead of thresholding the volume at each level.
     above = np.searchsorted(levels, probability[free], side="left")
     found, both = (
         np.bincount(places, minlength=len(levels) + 1)[::-1].cumsum()[::-1][1:]
@@ -142,14 +142,14 @@ def agreement_of(
 ) -> tuple[Probability, Probability, float]:
     """Return the mean prediction, the map of agreement, and the agreement as one number.
 
-    The number is the mean of two: the mean Dice coefficient of the predictions with the mean one,
-    each thresholded, and the Dice coefficient that the mean prediction expects to reach if its
-    probabilities are right, ``2 sum_M p / (|M| + sum p)``. The first sees what the network says
-    differently about the same head, the second where it hesitates.
+    The number is the mean of two values: the mean Dice coefficient between each thresholded
+    prediction and the mean one, and the expected Dice coefficient of the mean prediction if its
+    probabilities are correct, ``2 sum_M p / (|M| + sum p)``. The first measures the variation of
+    predictions for the same head, the second the uncertainty of each voxel.
 
     Args:
         predictions: Probabilities of the implant, each of shape ``(X, Y, Z)``.
-        skull: The defective skull, where there is no implant.
+        skull: The defective skull, whose voxels are never implant.
         threshold: From which probability on a voxel belongs to the implant.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A demonstration head: a phantom with a defect, made without any data."""
+"""A demonstration head: a phantom with a defect, generated without any data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from famseg.files import fresh_part
 from famseg.volumes import Volume, write_volume
 
 DEMO = "demo"
-"""The name of an input that is made, not read."""
+"""The name of the input that is generated instead of read."""
 
 _SUBJECT, _SIZE, _SPACING_MM = 1, 128, 1.75
 
 
 def write_demo(folder: Path) -> Path:
-    """Write a phantom with a defect at its side; the bytes are always the same.
+    """Write a phantom with a lateral defect, always with the same bytes.
 
     Args:
         folder: Where to; it is made.

@@ -1,4 +1,4 @@
-"""DICOM segmentations of a series, which viewers overlay on its scan."""
+"""DICOM segmentations (PS3.3, A.51) of a series, which viewers overlay on its scan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-# SNOMED CT, as (code, meaning), of the category and the type of each segment.
+# SNOMED CT codes with meanings for the category and the type of each segment.
 _CODES = {
     "skull": (("91723000", "Anatomical Structure"), ("89546000", "Skull")),
     "implant": (("260787004", "Physical object"), ("40388003", "Implant")),
@@ -42,13 +42,13 @@ def check_dicom_seg() -> None:
 
 
 def plan_of(source: Source) -> Plan | None:
-    """Return the plan of a DICOM series; None of any other source."""
+    """Return the plan of a DICOM series; None for other sources."""
     found = getattr(source.read, "args", (None,))[0]
     return found if isinstance(found, Plan) else None
 
 
 def on_slices(plan: Plan) -> bool:
-    """Whether the voxels of a series are its pixels: not moved for a tilt or made even."""
+    """Return whether the voxels of a series are its pixels, without correction of tilt or gaps."""
     whole = bool(np.all(plan.shifts == 0)) and len(plan.levels_mm) == len(plan.slices)
     return whole and all(part.frame is None and part.item.member is None for part in plan.slices)
 
@@ -56,15 +56,15 @@ def on_slices(plan: Plan) -> bool:
 def dicom_seg(plan: Plan, segments: Mapping[str, Mask], affine: NDArray[np.float64]) -> bytes:
     """Return a DICOM segmentation of a series.
 
-    The standard asks for patient and study in it: name, number, birth date and sex of the patient
-    and the study's identifiers are copied from the series. Nothing else that famseg writes holds
-    any of them. UIDs are made from the content, and the date is the study's: the same masks give
-    the same bytes.
+    The standard requires data on patient and study: name, ID, birth date and sex of the patient and
+    the study's identifiers are copied from the series. No other file that famseg writes contains
+    them. UIDs are derived from the content, and the date is that of the study, so that the same
+    masks give the same bytes.
 
     Args:
-        plan: Of the series, whose voxels are its pixels (`on_slices`).
+        plan: Plan of the series, whose voxels must be its pixels (`on_slices`).
         segments: Masks ``(X, Y, Z)`` in the voxels of the series, by name.
-        affine: Of the masks; stands for their place when UIDs are made.
+        affine: Affine of the masks, from which UIDs are derived, too.
 
     Raises:
         InputError: If highdicom is not installed.
@@ -121,7 +121,7 @@ def _described(number: int, name: str) -> Any:  # noqa: ANN401 - highdicom ships
 
 
 def _complete(header: Dataset, step_mm: float) -> None:
-    """Put empty values where a header lacks what every DICOM object of a patient has."""
+    """Add empty values for missing attributes that every DICOM object of a patient must have."""
     for name in _EMPTY:
         if name not in header:
             setattr(header, name, "")
@@ -132,14 +132,14 @@ def _complete(header: Dataset, step_mm: float) -> None:
         header.FrameOfReferenceUID = _uid(own, "frame")
 
 
-def _uid(digest: Any, what: str) -> str:  # noqa: ANN401 - of hashlib
+def _uid(digest: Any, what: str) -> str:  # noqa: ANN401 - a hash of hashlib
     own = digest.copy()
     own.update(what.encode())
     return f"2.25.{int.from_bytes(own.digest()[:15], 'big')}"
 
 
 def _make_repeatable(written: Dataset, header: Dataset, digest: Any) -> None:  # noqa: ANN401
-    """Replace what is drawn or read from the clock."""
+    """Replace values that are random or read from the clock."""
     date, time = str(header.get("StudyDate") or "19000101"), "000000"
     for name, value in (("ContentDate", date), ("ContentTime", time)):
         setattr(written, name, value)

@@ -1,4 +1,4 @@
-"""Fits a smooth surface over a map to data: a thin plate with a little tension."""
+"""Fit of a smooth surface on a map to data: a thin plate with slight tension."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def fill(values: Array, weights: Array, use: Mask, pixel_mm: float, *, tension: 
     bands[0] += weight + 1e-9
     data = np.where(weight > 0, values[..., use], 0.0) * weight
     filled = np.full(values.shape, np.nan)
-    # Numbered row by row, pixels in one term are at most two rows apart, so that the matrix is a
-    # band: LAPACK factors it in a third of the time of a sparse factorization.
+    # With pixels numbered by row, those in one term are at most two rows apart, so the matrix is
+    # banded. LAPACK factors it in a third of the time of a sparse factorization.
     filled[..., use] = linalg.solveh_banded(
         bands, data.T, lower=True, overwrite_ab=True, check_finite=False
     ).T
     return filled
 
 
-# Pixels of a difference with their factors, in the order in which pixels are numbered.
+# Pixels of a finite difference with their factors, in the order of numbering.
 _Stencil = Mapping[tuple[int, int], float]
 
 _BENDING: tuple[tuple[_Stencil, float], ...] = (
@@ -61,13 +61,13 @@ _SLOPE: tuple[_Stencil, ...] = ({(0, 0): -1.0, (1, 0): 1.0}, {(0, 0): -1.0, (0, 
 
 
 def _bands(use: Mask, terms: Iterable[tuple[_Stencil, float]]) -> Array:
-    """Return the matrix of a sum of squared differences: its lower bands, ``(B, pixels in use)``.
+    """Return the lower bands of the matrix of a sum of squares, ``(B, pixels in use)``.
 
-    A difference is used where all pixels of its stencil are in use.
+    A finite difference is included where all pixels of its stencil are in use.
 
     Args:
-        use: Pixels, numbered row by row.
-        terms: Each difference with the factor of its square.
+        use: Pixels in use, numbered by row.
+        terms: Each finite difference with the factor of its square.
     """
     index = np.full(use.shape, -1)
     count = int(use.sum())
@@ -80,12 +80,12 @@ def _bands(use: Mask, terms: Iterable[tuple[_Stencil, float]]) -> Array:
     width = 1 + max((int(below.max(initial=0)) for _, below, _ in entries), default=0)
     bands = np.zeros((count, width))
     for column, below, value in entries:
-        bands[column, below] += value  # each place occurs once
+        bands[column, below] += value  # each index occurs once
     return bands.T
 
 
 def _pixels(index: NDArray[np.int64], stencil: _Stencil) -> NDArray[np.int64]:
-    """Return the numbers of a stencil's pixels, one column for each place where all are in use."""
+    """Return the numbers of a stencil's pixels, one column for each position with all in use."""
     padded = np.pad(index, 1, constant_values=-1)
     rows, columns = index.shape
     found = np.stack(

@@ -1,4 +1,4 @@
-"""From an implant on the scan's grid to one that can be made and put in."""
+"""Conversion of an implant on the scan's grid to one that can be manufactured and inserted."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from famseg.reconstruction._thicken import grown_box, thickened
 
 _AROUND_MM = 12.0
 _OVERLAP_VOXELS = 2.5
-_FLAT_MM = 0.01  # faces that lie in a plane but for this become fewer
-_MOST_BLUNTED = 0.05  # of the volume: a rim is blunted less rather than cut back farther
-_LEAST_BLUNTED = 0.4  # of the thickness that was asked for
+_FLAT_MM = 0.01  # tolerance for merging coplanar faces
+_MOST_BLUNTED = 0.05  # of the volume; a rim is blunted less instead of being cut back farther
+_LEAST_BLUNTED = 0.4  # of the requested thickness
 _THICKNESS_SAMPLES = 2000
 _TOO_THIN_MM = 0.1
-_NO_UNDERCUT = 2e-4  # of the volume: less is a film that no line through the implant sees twice
-_MOST_UNDERCUT = 0.05  # of the volume: an implant that lost more would not fill its defect
+_NO_UNDERCUT = 2e-4  # of the volume; anything less is within the sampling error
+_MOST_UNDERCUT = 0.05  # of the volume; an implant that lost more would not fill its defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +155,9 @@ def fit(
 
 
 def _mesh(own: Mask, bone: Mask, place: Array, walls: Mesh, gap_mm: float) -> Mesh:
-    """Return the surface of an implant with its gap.
+    """Return the surface of an implant with a gap to the bone.
 
-    It is smoothed together with the bone beside it, which is then cut off again.
+    It is smoothed together with the adjacent bone, which is then cut off again.
     """
     edges = np.linalg.norm(place[:3, :3], axis=0)
     reach = _OVERLAP_VOXELS * float(edges.max())
@@ -167,7 +167,7 @@ def _mesh(own: Mask, bone: Mask, place: Array, walls: Mesh, gap_mm: float) -> Me
 
 
 class _Made(NamedTuple):
-    """An implant that can be put in; see `Fitted`."""
+    """An implant that can be inserted; see `Fitted`."""
 
     mesh: Mesh
     direction: Array
@@ -180,7 +180,7 @@ class _Made(NamedTuple):
 def _insertable(
     mesh: Mesh, walls: Mesh, gap_mm: float, least_mm: float, *, remove_undercut: bool
 ) -> _Made:
-    """Return an implant without undercut and thin rim, and what that cost."""
+    """Return an implant without undercut and thin rim, with the removed volumes."""
     direction, blocked = insertion_direction(mesh, walls)
     warnings: list[str] = []
     free = mesh
@@ -215,7 +215,7 @@ def _insertable(
 
 
 def _too_thin(thick: Array, least_mm: float) -> list[str]:
-    """Return a sentence if more than a twentieth of an implant is thinner than asked for."""
+    """Return a sentence if more than a twentieth of an implant is thinner than requested."""
     p5 = float(np.percentile(thick, 5))
     if p5 >= least_mm - _TOO_THIN_MM:
         return []
@@ -227,7 +227,7 @@ def _too_thin(thick: Array, least_mm: float) -> list[str]:
 
 
 def _around(mask: Mask, affine: Array) -> Box:
-    """Return the box around a mask and 12 mm more."""
+    """Return the bounding box of a mask with a margin of 12 mm."""
     if not mask.any():
         raise InputError("the implant is empty: there is nothing to fit")
     return grown_box(mask, np.ceil(_AROUND_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))

@@ -1,4 +1,4 @@
-"""How flush the outer surface of an implant is with the skull around it."""
+"""Flushness of the outer surface of an implant with the skull around it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from famseg.reconstruction._outline import pieces_of
 from famseg.reconstruction._surfaces import across
 
 _MARGIN_MM = 12.0
-_BAND_MM = (1.0, 4.0)  # from the outline inwards: nearer, voxels of both make up the surface
+_BAND_MM = (1.0, 4.0)  # from the outline inwards; closer, voxels of both form the surface
 _FINEST_MM = 0.8
 _LEAST = 20
-# Good implants of phantoms and of real vaults: up to 1.04 and 2.4 mm.
+# Good implants of phantoms and real vaults have up to 1.04 and 2.4 mm.
 _MOST_STEP_MM, _MOST_STEP_VOXELS = 1.5, 0.5  # median
 _MOST_OFF_MM, _MOST_OFF_VOXELS = 3.0, 1.5  # 95th percentile
 

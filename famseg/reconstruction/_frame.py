@@ -1,4 +1,4 @@
-"""Resampling between the voxels of a scan and the cube of voxels of a network."""
+"""Resampling between the voxels of a scan and the cubic frame of a network."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from famseg.preparation.steps import BoneField, Grid, coverage, dome_rays, first
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-# Where the inner surface of a vault is put: its top, as a share of the height of the cube, and its
-# middle behind that of the cube. In a cube of 224 mm the embedded skulls have it at .85 and 5 mm,
-# those of `famseg prepare` at .90 and 8 mm; networks are trained on heads moved by some 10 mm.
+# Position of the inner surface of a vault: its top, as a share of the height of the cube, and its
+# center, in mm behind that of the cube. In a cube of 224 mm, embedded skulls have .85 and 5 mm,
+# those of `famseg prepare` .90 and 8 mm; networks are trained with shifts of about 10 mm.
 _TOP_SHARE = 0.88
 _BEHIND_MM = 6.0
 
-_LOOK_MM = 3.5  # the ellipsoid is fitted to voxels of this edge, independent of those of the input
-_LOWEST_DEG = -10.0  # rays below meet orbits and the base
-_RAYS_STEP = 4  # of the rays of the vault's check: 1,500 are left
-_USUAL_MM = (66.0, 82.0, 68.0)  # half axes of the inner surface to the right, front and top
-_USUAL_WEIGHT = 0.1  # of a residual of all rays: a defect leaves the axis through it undetermined
+_LOOK_MM = 3.5  # size of the voxels for fitting the ellipsoid, independent of the input
+_LOWEST_DEG = -10.0  # lower rays meet orbits and the base
+_RAYS_STEP = 4  # of the rays of the check of the vault, which leaves 1,500
+_USUAL_MM = (66.0, 82.0, 68.0)  # typical semi-axes of the inner surface to the right, front and top
+_USUAL_WEIGHT = 0.1  # relative to all rays; without it a defect leaves an axis undetermined
 _ROBUST_MM = 3.0
 _NEAREST_MM, _FARTHEST_MM = 25.0, 130.0
 _ROUNDS = 3
-_FEWEST = 0.33  # of the rays meet a vault: half of a head has 0.36, the densest noise 0.28
-_NEAR_MM = 12.0  # of the ellipsoid
+_FEWEST = 0.33  # of the rays must meet a vault: half of a head has 0.36, dense noise 0.28
+_NEAR_MM = 12.0  # tolerance around the ellipsoid
 
 
 @dataclass(frozen=True, eq=False)
 class Vault:
-    """The ellipsoid that fits the inner surface of a vault.
+    """The ellipsoid fitted to the inner surface of a vault.
 
     Args:
-        middle_mm: Its middle in mm of the world.
-        half_axes_mm: To the right, front and top.
+        middle_mm: Its center in mm of the world.
+        half_axes_mm: Its semi-axes to the right, front and top.
     """
 
     middle_mm: Floats
@@ -52,7 +52,7 @@ class Vault:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The cube of voxels that a network sees, in the world of the patient.
+    """The cubic voxel grid of a network's input, in the world of the patient.
 
     Args:
         size: Voxels along each edge.
@@ -67,8 +67,8 @@ class Frame:
     def shares(self, field: BoneField) -> NDArray[np.float32]:
         """Return the share of each voxel of the cube that is bone, ``(S, S, S)``, 0 to 1.
 
-        Each voxel is looked at in several places (`famseg.preparation.coverage`), which is the
-        anti-aliasing. A 128^3 cube takes about 3 s, 64^3 about 1 s.
+        Each voxel is supersampled (`famseg.preparation.coverage`) to avoid aliasing. A 128^3 cube
+        takes about 3 s, 64^3 about 1 s.
         """
         grid = Grid((self.size,) * 3, self.affine, self.size - 1)
         return coverage(field, np.eye(4), grid)
@@ -76,15 +76,15 @@ class Frame:
     def to_grid(
         self, values: NDArray[np.float32], affine: Floats, shape: tuple[int, int, int]
     ) -> NDArray[np.float32]:
-        """Return values of the cube in the voxels of another grid, linearly interpolated.
+        """Return values of the cube interpolated linearly to the voxels of another grid.
 
         Args:
             values: One for each voxel of the cube, ``(S, S, S)``.
-            affine: Of the other grid.
-            shape: Of the other grid.
+            affine: Affine of the other grid.
+            shape: Shape of the other grid.
 
         Returns:
-            Values at the middles of its voxels, 0 outside of the cube.
+            Values at the centers of its voxels, 0 outside the cube.
         """
         to_index = np.linalg.inv(self.affine) @ affine
         return np.asarray(
@@ -102,13 +102,12 @@ class Frame:
 
 
 def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:
-    """Place the cube as in training: over the vault, for every missing part of the head.
+    """Place the cube over the vault as in training, regardless of missing parts of the head.
 
-    The middle (x, y) and the top (z) of the ellipsoid in the vault are put where those of the
-    training heads lie. Neither a missing lower face nor a defect of the vault moves the cube by
-    more
-    than a few mm, which the shifts of training cover; and nothing is rounded to voxels, so that
-    grids that are turned or flipped give the same cube.
+    The center (x, y) and the top (z) of the ellipsoid in the vault are placed as in the training
+    heads. A missing lower face or a defect of the vault shifts the cube by at most a few mm, which
+    the shifts in training cover. Nothing is rounded to voxels, so that rotated or flipped grids
+    give the same cube.
 
     Args:
         vault: From `fit_vault`.
@@ -132,15 +131,16 @@ def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:
 def fit_vault(field: BoneField) -> Vault:
     """Fit an ellipsoid to the inner surface of a vault, robust to defects.
 
-    Rays above -10 degrees leave the middle; where they meet bone first is the inner surface. Radial
-    distances are fitted (soft L1 of 3 mm); the half axes are held at those of usual heads by a
-    tenth of the weight. The next round's rays start from the middle that was found.
+    Rays above -10 degrees start at the center; their first bone is the inner surface. Radial
+    distances are fitted (soft L1 loss with a scale of 3 mm), with the semi-axes regularized towards
+    typical heads by a tenth of the weight. In the next round, rays start at the new center.
 
     Args:
         field: Bone, from `famseg.preparation.bone_field`.
 
     Raises:
-        InputError: If too few rays meet bone where a vault has it: there is no skull, or noise.
+        InputError: If too few rays meet bone near the ellipsoid, so that there is no skull, or only
+            noise.
     """
     shares, affine = _look(field)
     mask = (shares > 0.4).astype(np.uint8)
@@ -173,7 +173,7 @@ def _no_vault(share: float) -> str:
 
 
 def _look(field: BoneField) -> tuple[NDArray[np.float32], Floats]:
-    """Return shares of bone on voxels of 3.5 mm around the whole skull, and their affine."""
+    """Return shares of bone on voxels of 3.5 mm around the whole skull, with their affine."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(field.values.shape) - 1)
     world = moved_points(corners, field.affine)
     low, high = world.min(axis=0), world.max(axis=0)
@@ -184,7 +184,7 @@ def _look(field: BoneField) -> tuple[NDArray[np.float32], Floats]:
 
 
 def _start(mask: NDArray[np.uint8]) -> Floats:
-    """Return a voxel in the cranial cavity: 60 mm below the top, in the middle of what is above."""
+    """Return a voxel in the cranial cavity: 60 mm below the top, centered below the bone."""
     top = int(np.flatnonzero(mask.any(axis=(0, 1)))[-1])
     low = max(top - round(60 / _LOOK_MM), 0)
     above = np.asarray(mask[:, :, low:].any(axis=2))
@@ -193,7 +193,7 @@ def _start(mask: NDArray[np.uint8]) -> Floats:
 
 
 def _ellipsoid(points_mm: Floats, start_mm: Floats) -> Floats:
-    """Return middle and half axes of the ellipsoid along the axes that fits points, ``(6,)``."""
+    """Return center and semi-axes of the axis-aligned ellipsoid that fits points, ``(6,)``."""
     usual = np.array(_USUAL_MM)
     weight = _USUAL_WEIGHT * np.sqrt(len(points_mm))
 
@@ -202,7 +202,7 @@ def _ellipsoid(points_mm: Floats, start_mm: Floats) -> Floats:
         return np.concatenate([(scaled - 1) * usual.mean(), weight * (p[3:] - usual)])
 
     start = np.concatenate([start_mm, usual])
-    reach = np.array([60.0] * 3 + [30.0] * 3)  # an ellipsoid farther off is not a vault
+    reach = np.array([60.0] * 3 + [30.0] * 3)  # an ellipsoid outside these bounds is not a vault
     found = optimize.least_squares(
         residuals,
         start,

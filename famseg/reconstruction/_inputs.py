@@ -1,4 +1,4 @@
-"""Finds the skulls to complete: files, folders and DICOM series on a command line."""
+"""Search for the skulls to complete: files, folders and DICOM series on a command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from famseg.volumes import VOLUME_SUFFIXES, volume_suffix
 
 Kind = Literal["volume", "mesh", "dicom"]
 
-# Formats that keep voxels beside their header become the one that holds both.
+# Formats with a detached header are replaced by the format with both in one file.
 _ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 _DEFAULT_ENDING = ".nii.gz"
 _TRACES = ("case.json", "reconstruct.json")
@@ -25,8 +25,8 @@ class Input:
     """A skull to complete.
 
     Args:
-        source: Its name and files, and how it is read.
-        kind: What its files are.
+        source: Its name, files and reader.
+        kind: The kind of its files.
     """
 
     source: Source
@@ -34,23 +34,23 @@ class Input:
 
     @property
     def name(self) -> str:
-        """Its name, fit for a folder, nothing personal."""
+        """Its name, valid as a folder name, without personal data."""
         return self.source.subject
 
     @property
     def ending(self) -> str:
-        """The ending of volumes that are written for it: its own, else that of NIfTI."""
+        """Suffix of the volumes written for it: its own, else that of NIfTI."""
         suffix = volume_suffix(Path(self.source.origin)) if self.kind == "volume" else None
         return _ONE_FILE.get(suffix or "", suffix or _DEFAULT_ENDING)
 
     def space(self) -> Literal["RAS", "LPS"]:
-        """Return the axes of coordinates in its mesh files: those of the input if it is a mesh.
+        """Return the axes of coordinates in its mesh files: those of the input, if it is a mesh.
 
-        Meshes that do not state it are read as LPS, and DICOM means LPS, too.
+        Meshes that do not state them are read as LPS, which DICOM also uses.
         """
         if self.kind != "mesh":
             return "LPS"
-        item = self.source.read.args[0]  # type: ignore[attr-defined]  # a partial of read_any
+        item = self.source.read.args[0]  # type: ignore[attr-defined]  # a functools.partial of read_any
         with Opener() as opener:
             start = opener.start(item, 1024).upper()
         return "RAS" if b"SPACE=RAS" in start else "LPS"
@@ -132,7 +132,7 @@ def check_out(paths: Sequence[Path], out: Path) -> None:
 
 
 def _look_into(path: Path) -> tuple[list[tuple[Source, Kind]], list[Refused]]:
-    """Return what a path holds; collections are not recognized, since any skull will do."""
+    """Return the sources in a path, without recognizing collections: any skull is accepted."""
     found: list[tuple[Source, Kind]] = []
     refused: list[Refused] = []
     nothing: list[str] = []
@@ -165,7 +165,7 @@ def _kind_of(source: Source) -> Kind:
 
 
 def _is_result(root: Path, source: Source) -> bool:
-    """Whether a file lies in a folder that a reconstruction has written."""
+    """Return whether a file is in a folder that a reconstruction has written."""
     if not root.is_dir():
         return False
     folder = source.files[0].parent

@@ -13,12 +13,12 @@ from famseg.reconstruction._outline import Box, Piece, check_border, opened, sha
 from famseg.reconstruction._surfaces import MARGIN_MM, Surfaces, across, between
 
 _FINEST_MM, _COARSEST_MM = 1.0, 3.5
-_FARTHEST = 1.95  # of 2: the opposite pole has no place on the map
+_FARTHEST = 1.95  # of 2, since the opposite pole cannot be mapped
 _WHOLE = 0.9
 _BESIDE = 1.5
 _LEAST_KNOWN = 30
-_MOST_CUT_AROUND, _MOST_CUT = 0.02, 0.1  # of the wall around a defect and across it
-_AROUND_MM = 6.0  # the bone that ought to be around a defect
+_MOST_CUT_AROUND, _MOST_CUT = 0.02, 0.1  # of the wall around and across a defect
+_AROUND_MM = 6.0  # width of the bone expected around a defect
 _SHRUNK = 0.3
 _OUTLINE_MARGIN_MM = 5.0
 _EMPTY_BOX = (slice(0, 0),) * 3
@@ -31,7 +31,7 @@ class Laid:
     Args:
         chart: The map.
         pixels: The defect on the map.
-        use: Pixels that have surfaces.
+        use: Pixels with surfaces.
         wall: The measured wall.
         surfaces: The wall across the defect.
         edge_mm: Longest edge of a voxel.
@@ -45,10 +45,10 @@ class Laid:
     edge_mm: float
 
     def implant(self, skull: Mask) -> tuple[Box, Mask]:
-        """Return a box of the volume and the voxels in it that the wall lacks.
+        """Return a box of the volume and the missing voxels of the wall in it.
 
-        A voxel on the edge may lie over a pixel that is mostly bone. Such a voxel is filled if it
-        lies well within the wall: on sound bone nothing is.
+        A voxel at the edge may lie over a pixel that is mostly bone. It is filled only if it lies
+        well within the wall, so that nothing is added on sound bone.
         """
         if not self.pixels.any():
             return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)
@@ -64,27 +64,27 @@ class Laid:
         return box, mask & ~skull[box]
 
     def outline(self, shape: tuple[int, ...]) -> tuple[Box, Mask]:
-        """Return a box and the region of the defect in it, bone or not, 5 mm beyond the wall."""
+        """Return a box with the region of the defect, bone included, to 5 mm beyond the wall."""
         if not self.pixels.any():
             return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)
         return between(self.chart, self.surfaces, self.pixels, shape, margin_mm=_OUTLINE_MARGIN_MM)
 
 
 def lay(skull: Mask, affine: Array, origin: Array, piece: Piece, *, snap_mm: float) -> Laid:
-    """Lay thin plates across a piece of a defect.
+    """Fit thin plates across a piece of a defect.
 
-    The outline is only trusted to ``snap_mm``. The plates are laid twice: across the outline and
-    all that it may have missed, and then across the pixels where bone is in fact missing.
+    The outline is accurate only to ``snap_mm``. Plates are therefore fitted twice: across the
+    outline with this margin, and then across the pixels where bone is actually missing.
 
     Args:
         skull: The defective skull.
         affine: Maps voxel indices to RAS+ mm.
-        origin: The point that rays start from.
+        origin: Origin of the rays.
         piece: The outline.
-        snap_mm: How far the edge of the bone may lie outside the outline.
+        snap_mm: Largest distance of the edge of the bone outside the outline.
 
     Raises:
-        InputError: If too little of the vault's wall is there around the piece.
+        InputError: If there is too little of the vault's wall around the piece.
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     pixel_mm = float(np.clip(edges.min(), _FINEST_MM, _COARSEST_MM))

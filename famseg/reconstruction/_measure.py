@@ -13,7 +13,7 @@ from famseg.reconstruction._fit import Fitted
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-_FINEST_SKULL_MM = 0.9  # voxels of the mesh of a skull, which nobody needs finer
+_FINEST_SKULL_MM = 0.9  # smallest voxels for the mesh of a skull; finer detail is not needed
 _SKULL_ERROR_MM = 0.05
 _MOST_FACES = 400_000
 
@@ -87,7 +87,7 @@ def skull_surface(bone: Mask, affine: Floats) -> Mesh:
 
 
 def _coarser(bone: Mask, affine: Floats, steps: NDArray[np.int_]) -> tuple[Mask, Floats]:
-    """Return a mask on voxels that hold so many along each axis."""
+    """Return a mask downsampled by an integer factor along each axis."""
     padded = np.pad(bone, [(0, -n % step) for n, step in zip(bone.shape, steps, strict=True)])
     count = padded.astype(np.uint8)
     for axis, step in enumerate(steps.tolist()):

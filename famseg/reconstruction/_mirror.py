@@ -1,4 +1,4 @@
-"""The symmetry of a head: its plane of symmetry and the bone of its mirror image."""
+"""The plane of symmetry of a head, and the bone of its mirror image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from scipy import ndimage
 Mask = npt.NDArray[np.bool_]
 Affine = npt.NDArray[np.float64]
 
-# The masks are smoothed so far that a wall of a few mm is seen from beside it.
+# Smoothing of the masks, wide enough that displaced walls of a few mm still overlap.
 _SMOOTHING_MM = 3.0
 _STEPS = 60
 
 
 def mirror(skull: Mask, affine: Affine) -> Mask:
-    """Return a skull reflected at its plane of symmetry.
+    """Return a skull reflected in its plane of symmetry.
 
-    The image is reflected along its left-right axis and registered rigidly to itself (mean squares
-    of smoothed masks), as a head is never quite straight in a scan. A defect of a tenth of the
-    vault hardly moves the plane. About 0.4 s at 64^3, the same on every machine with the same
-    SimpleITK.
+    The image is reflected along its left-right axis and registered rigidly to itself (mean squared
+    difference of smoothed masks), because a head is never exactly straight in a scan. A defect of a
+    tenth of the vault hardly moves the plane. About 0.4 s at 64^3, the same on every machine with
+    the same SimpleITK.
 
     Args:
         skull: The defective skull, a mask of shape ``(X, Y, Z)``.
         affine: From voxels to mm, ``(4, 4)``, left to right along x.
 
     Returns:
-        Bone of the reflected skull on the same grid; nothing where there is none.
+        Bone of the reflected skull on the same grid.
     """
     if not skull.any():
         return np.zeros_like(skull)
@@ -55,7 +55,7 @@ def reflection(skull: Mask, affine: Affine) -> Affine:
     motion[:3, :3], motion[:3, 3] = (corners[1:] - corners[0]).T, corners[0]
     flip[axis, axis], flip[axis, 3] = -1, skull.shape[axis] - 1
     scale = np.diag([*spacing, 1.0])
-    inside = flip @ np.linalg.inv(scale) @ motion @ scale  # between voxels
+    inside = flip @ np.linalg.inv(scale) @ motion @ scale  # in voxel coordinates
     return np.asarray(affine @ inside @ np.linalg.inv(affine), dtype=np.float64)
 
 
@@ -67,9 +67,9 @@ def mirrored(
     Args:
         skull: The skull.
         affine: Maps its voxels to mm.
-        turn: From `reflection`.
+        turn: Matrix from `reflection`.
         to: Maps voxels of the grid to mm.
-        shape: Of the grid.
+        shape: Shape of the grid.
     """
     place = np.linalg.inv(affine) @ turn @ to
     return np.asarray(
@@ -91,9 +91,9 @@ def _image(array: npt.NDArray[np.generic], spacing: npt.NDArray[np.float64]) -> 
 
 
 def _register(fixed: SimpleITK.Image, moving: SimpleITK.Image) -> SimpleITK.Transform:
-    """Return the rigid motion that brings one image onto the other; it begins with their moments.
+    """Return the rigid motion that aligns one image to the other, initialized by moments.
 
-    One thread: sums over several depend on how many there are.
+    It uses one thread, since sums depend on the number of threads.
     """
     start = SimpleITK.CenteredTransformInitializer(
         fixed,

@@ -1,4 +1,4 @@
-"""Models by name: the built-in model, run folders, checkpoints and packaged models."""
+"""Opening of models: the built-in model, run folders, checkpoints and packaged models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from famseg.reconstruction._confidence import Curve
 
 BUILTIN = "builtin"
 CALIBRATION = "calibration.json"
-"""Threshold and confidence curve of a run, in its folder ``evaluation``."""
+"""File in the folder ``evaluation`` of a run with its threshold and confidence curve."""
 
 _FORMAT = 1
 _OUTPUTS: dict[str, Literal["implant", "skull"]] = {"implant": "implant", "skull": "skull"}
@@ -103,7 +103,7 @@ def save_network(network: CoarseNetwork, folder: Path, card: Mapping[str, Any]) 
 
 
 def _open_saved(folder: Path, device: torch.device) -> CoarseNetwork:
-    """Open what `save_network` wrote."""
+    """Open a folder written by `save_network`."""
     path, weights = folder / _CARD, folder / _WEIGHTS
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def _open_saved(folder: Path, device: torch.device) -> CoarseNetwork:
 
 
 def _open_run(folder: Path, checkpoint: Path, device: torch.device) -> CoarseNetwork:
-    """Open a run folder; its data is not needed."""
+    """Open a run folder, without its data."""
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         raise InputError(
@@ -190,9 +190,9 @@ def write_calibration(folder: Path, threshold: float, dsc: float, curve: Curve) 
 
     Args:
         folder: The folder ``evaluation`` of the run.
-        threshold: What `calibrate_threshold` returned.
+        threshold: The calibrated threshold.
         dsc: Mean implant DSC of the validation cases at it.
-        curve: What `fit_curve` returned.
+        curve: The curve from `fit_curve`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = {"threshold": threshold, "validation_dsc": dsc, "confidence": curve.record()}
@@ -224,7 +224,7 @@ def _plain(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fill(model: nn.Module, state: Any, path: Path) -> None:  # noqa: ANN401 - of a file
+def _fill(model: nn.Module, state: Any, path: Path) -> None:  # noqa: ANN401 - read from a file
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

@@ -1,8 +1,8 @@
-"""Where rays from the middle of a vault leave it without meeting bone: what a defect is for sure.
+"""Openings of a vault: rays from its center that leave it without meeting bone.
 
-A network may take the thin bone of an orbit for a defect, or fill only half of one. Rays know
-nothing of anatomy, but above -15 degrees a whole vault lets none of them out: of ten whole heads
-none has an opening above 2.3 cm2, of some 130 defects none is below 8 cm2.
+A network may mistake the thin bone of an orbit for a defect, or fill only half of a defect. Rays do
+not depend on training: above -15 degrees an intact vault lets hardly any ray out. Of ten intact
+heads none has an opening above 2.3 cm2, and of about 130 defects none is below 8 cm2.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Probability = NDArray[np.float32]
 SMALLEST_CM2 = 3.0
 """Openings of at least this area are defects."""
 
-_BELOW_TOP_MM = 56.0  # of the vault's inner surface: rays start above the orbits
+_BELOW_TOP_MM = 56.0  # below the top of the inner surface, so that rays start above the orbits
 _NEIGHBORS = 8
-_RIM_RAYS = 400  # that the wall across an opening is laid through
+_RIM_RAYS = 400  # number of rays around an opening to which its wall is fitted
 _SMOOTHING = 1.0
 _LEAST_WALL_MM, _MOST_WALL_MM = 3.0, 14.0
-_FILLS_CM2 = 1.0  # of an opening are behind a piece of the prediction that belongs to it
+_FILLS_CM2 = 1.0  # smallest area of an opening behind a piece of the prediction that belongs to it
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -40,13 +40,13 @@ class Openings(NamedTuple):
     """The openings of a vault.
 
     Args:
-        found: Each with area and place, the largest first.
-        middle: Where rays start, in voxels of the frame.
+        found: Openings with area and location, the largest first.
+        middle: Origin of the rays in voxels of the frame.
         rays: Their directions, shape ``(N, 3)``.
         label: For each ray the number of its opening in ``found``; -1 for none.
         area_cm2: The area that each ray represents on the vault.
-        inner_mm: Where each ray meets the wall, continued across openings.
-        outer_mm: Where it leaves the wall.
+        inner_mm: Distance at which each ray enters the wall, continued across openings.
+        outer_mm: Distance at which it leaves the wall.
     """
 
     found: tuple[Hole, ...]
@@ -59,18 +59,18 @@ class Openings(NamedTuple):
 
     @property
     def total_cm2(self) -> float:
-        """Area of all openings that are large enough for a defect."""
+        """Total area of the openings that are large enough to be a defect."""
         return sum(hole.area_cm2 for hole in self.found if hole.area_cm2 >= SMALLEST_CM2)
 
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A prediction that openings were held against.
+    """A prediction made consistent with the openings.
 
     Args:
         probability: The prediction, ``(S, S, S)``.
-        added_cm2: Area of openings that it left open and that is filled now.
-        dropped_ml: Volume of pieces that filled no opening and are gone.
+        added_cm2: Area of openings that it had not filled and that is filled now.
+        dropped_ml: Volume of pieces that did not fill an opening and were removed.
     """
 
     probability: Probability
@@ -84,7 +84,7 @@ def find_openings(seen: Mask, frame: Frame, vault: Vault) -> Openings:
     Args:
         seen: Bone in the frame.
         frame: The frame.
-        vault: What `fit_vault` found.
+        vault: From `fit_vault`.
     """
     start_mm = np.array([*vault.middle_mm[:2], vault.top_mm - _BELOW_TOP_MM])
     to_index: Floats = np.asarray(np.linalg.inv(frame.affine), dtype=np.float64)
@@ -118,17 +118,17 @@ def find_openings(seen: Mask, frame: Frame, vault: Vault) -> Openings:
 def hold_against(
     probability: Probability, openings: Openings, frame: Frame, threshold: float
 ) -> Checked:
-    """Make a prediction agree with the openings of the vault.
+    """Make a prediction consistent with the openings of the vault.
 
-    Pieces of it that are behind no opening go. Where an opening is large enough for a defect and
-    the network predicts nothing along a ray, the wall is continued across from the wall around
-    it: thin plates through the distances of its inner surface and through its thickness.
+    Pieces that do not lie in an opening are removed. If an opening is large enough to be a defect
+    and the network predicts nothing along a ray, the surrounding wall is continued across it by
+    thin plates fitted to the distance of its inner surface and to its thickness.
 
     Args:
-        probability: Of the network, ``(S, S, S)``.
+        probability: Prediction of the network, ``(S, S, S)``.
         openings: From `find_openings`.
         frame: The frame.
-        threshold: From which probability on a voxel belongs to the implant.
+        threshold: Probability above which a voxel belongs to the implant.
     """
     large = [n for n, hole in enumerate(openings.found) if hole.area_cm2 >= SMALLEST_CM2]
     through = np.isin(openings.label, large)
@@ -140,7 +140,7 @@ def hold_against(
     dropped = ~kept[labels]
     result = probability.copy()
     if dropped.any():
-        # What surrounds a dropped piece below the threshold goes with it.
+        # Voxels below the threshold around a dropped piece are removed with it.
         _, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
         result[~kept[labels[tuple(nearest)]]] = 0
     open_rays = np.flatnonzero(through)[~kept[hit] | (hit == 0)]
@@ -162,7 +162,7 @@ def _patches(rays: Floats, reach: float) -> NDArray[np.intp]:
 
 
 def _continued(rays: Floats, met: Mask, inner: Floats, outer: Floats) -> tuple[Floats, Floats]:
-    """Return the distances of both surfaces with the rays that met nothing filled in."""
+    """Return the distances of both surfaces, continued to rays that met no bone."""
     thick = np.clip(outer - inner, _LEAST_WALL_MM, _MOST_WALL_MM)
     away, _ = KDTree(rays[~met]).query(rays[met])
     around = np.flatnonzero(met)[np.argsort(away, kind="stable")[:_RIM_RAYS]]

@@ -12,12 +12,12 @@ from famseg.reconstruction._chart import Array, Mask, Wall
 from famseg.reconstruction._surfaces import Surfaces
 
 Box = tuple[slice, ...]
-"""A part of a volume, one slice an axis."""
+"""A part of a volume, as one slice per axis."""
 
 _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 _SMALLEST_ML = 0.1
 _SMALLEST_SHARE = 0.05
-_OPEN = 0.5  # a ray that meets less of the wall than this goes through the defect
+_OPEN = 0.5  # a ray through less of the wall than this passes through the defect
 _FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     """One connected part of a defect.
 
     Args:
-        box: Where in the volume.
+        box: Its bounding box in the volume.
         mask: The part within its box.
         volume_ml: Its volume.
     """
@@ -42,10 +42,10 @@ class Piece(NamedTuple):
 
 
 def pieces_of(region: Mask, affine: Array) -> tuple[list[Piece], list[Piece]]:
-    """Return the parts of a region that are worth a reconstruction, and the others.
+    """Return the parts of a region that are large enough to reconstruct, and the others.
 
-    A part counts if it has 0.1 ml and a twentieth of the largest part's volume; parts touch by
-    faces, edges or corners. Both lists begin with the largest.
+    A part is large enough if it has 0.1 ml and a twentieth of the largest part's volume. Parts are
+    26-connected. Both lists are sorted by decreasing size.
     """
     box = bounding_box(region)
     if box is None:
@@ -68,7 +68,7 @@ def pieces_of(region: Mask, affine: Array) -> tuple[list[Piece], list[Piece]]:
 
 
 def bounding_box(mask: Mask) -> Box | None:
-    """Return the box around what is true, None if nothing is."""
+    """Return the bounding box of a mask; None if it is empty."""
     box = []
     for axis in range(3):
         hits = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
@@ -79,7 +79,7 @@ def bounding_box(mask: Mask) -> Box | None:
 
 
 def share_there(wall: Wall, surfaces: Surfaces) -> Array:
-    """Return how much of the wall between two surfaces a measured wall fills, 0 to 1."""
+    """Return the share of the wall between two surfaces that a measured wall fills, 0 to 1."""
     overlap = np.minimum(wall.outer_mm, surfaces.outer_mm) - np.maximum(
         wall.inner_mm, surfaces.inner_mm
     )
@@ -88,12 +88,12 @@ def share_there(wall: Wall, surfaces: Surfaces) -> Array:
 
 
 def opened(share: Array, among: Mask, core: Mask) -> Mask:
-    """Return the pixels where the wall is missing, as far as they are connected to a core.
+    """Return the pixels with a missing wall that are connected to a core.
 
     Args:
-        share: How much of the wall is there.
+        share: Share of the wall that is present.
         among: Pixels that may belong to the defect.
-        core: Pixels that the defect is known to be near.
+        core: Pixels that are known to be close to the defect.
     """
     missing = among & (share < _OPEN)
     labels, count = ndimage.label(missing, structure=np.ones((3, 3)))
@@ -104,16 +104,16 @@ def opened(share: Array, among: Mask, core: Mask) -> Mask:
 
 
 def check_border(points: Array, affine: Array, shape: tuple[int, ...], most: float) -> None:
-    """Refuse a defect that the scan cuts off.
+    """Refuse a defect that is cut off by the border of the scan.
 
     Args:
-        points: Places in the middle of the wall, RAS+ mm, shape ``(M, 3)``.
+        points: Points in the middle of the wall in RAS+ mm, shape ``(M, 3)``.
         affine: Maps voxel indices to RAS+ mm.
-        shape: Of the volume.
-        most: Share of the points that may lie outside on one side.
+        shape: Shape of the volume.
+        most: Largest share of the points outside on any side.
 
     Raises:
-        InputError: If more do.
+        InputError: If more points lie outside.
     """
     if not len(points):
         return

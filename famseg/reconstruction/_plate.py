@@ -1,4 +1,4 @@
-"""The implant without learning: thin plates across a given outline."""
+"""An implant without learning, by thin plates across a given outline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one scan to its completed skull and implant."""
+"""Completion of the skull in a scan, with the design of the implant."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def reconstruct(
     Raises:
         InputError: If there is no skull, its vault is cut off, or no defect is found in it.
     """
-    # Long because it is the sequence of all steps: each uses the results of several earlier ones.
+    # Long because it is the sequence of all steps, each of which uses results of earlier ones.
     stage("finding bone")
     skull = read_skull(scan, options.settings())
     vault = fit_vault(skull.field)
@@ -209,7 +209,7 @@ def _warnings(facts: Mapping[str, Any], network: CoarseNetwork, beyond: int) -> 
 
 
 def _facts(scan: Scan, skull: Skull, vault: Vault, frame: Frame) -> dict[str, Any]:
-    """Return what is known of the input and of where the network saw it."""
+    """Return the facts about the input and its position in the frame of the network."""
     return {
         "input": {
             "values": scan.kind,
@@ -248,19 +248,19 @@ def _whole(openings: Openings) -> str:
 
 
 def _percent_in_scan(skull: Skull, frame: Frame, agree: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the agreement in the voxels of the scan; all agree on what they do not look at."""
+    """Return the agreement in the voxels of the scan; outside the frame it is complete."""
     shape = np.array(skull.scan_bone.shape)
     percent = np.full(tuple(shape), 100, dtype=np.uint8)
     differ = np.argwhere(agree < 1)
     if not len(differ):
         return percent
-    ends = np.array([differ.min(axis=0) - 1, differ.max(axis=0) + 1])  # where they fade out
+    ends = np.array([differ.min(axis=0) - 1, differ.max(axis=0) + 1])  # with fading borders
     corners = moved_points(ends[np.indices((2, 2, 2)).reshape(3, -1).T, range(3)], frame.affine)
     to_index: NDArray[np.float64] = np.asarray(np.linalg.inv(skull.scan_affine), dtype=np.float64)
     corners = moved_points(corners, to_index)
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)
-    for start in range(int(low[0]), int(high[0]), _SLAB):  # no second volume in floating point
+    for start in range(int(low[0]), int(high[0]), _SLAB):  # slabs bound the memory
         box = (slice(start, min(start + _SLAB, high[0])), *map(slice, low[1:], high[1:]))
         affine = skull.scan_affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [start, *low[1:]]

@@ -1,4 +1,4 @@
-"""From the coarse prediction of a network to an implant at the scan's own resolution."""
+"""Refinement of the coarse prediction of a network to the resolution of the scan."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from famseg.reconstruction._surfaces import (
 
 Method = Literal["residual thin plate", "vote", "coarse"]
 Other = Callable[[], Array]
-"""Returns the matrix from RAS+ mm to the same place on the head's other side, ``(4, 4)``."""
+"""Returns the matrix from RAS+ mm to the mirrored point in the head, ``(4, 4)``."""
 
-_SNAP_MM = 4.0  # a coarse voxel: how far the edge of the bone may lie outside the prediction
+_SNAP_MM = 4.0  # a coarse voxel: largest distance of the edge of the bone from the prediction
 _DEEP_MM = 5.0
 _LEAST_DEEP = 10
-_NETWORK_SHARE, _HALF_WAY_MM = 0.5, 15.0  # far from the bone, and where it has half of that
-# On real heads: vault 0.93 to 1.00, at an orbit 0.76 to 0.94.
+_NETWORK_SHARE, _HALF_WAY_MM = 0.5, 15.0  # weight far from bone; distance of half of it
+# The agreement in real heads is 0.93 to 1.00 in the vault and 0.76 to 0.94 at an orbit.
 _LEAST_AGREEMENT, _LEAST_ABOVE = 0.955, 0.9
-_LOW_DEG, _LOW_SHARE = -15.0, 0.05  # pieces of vaults have 0.02 below, those at orbits 0.08 or more
+_LOW_DEG, _LOW_SHARE = -15.0, 0.05  # share below: 0.02 in pieces of vaults, 0.08 or more at orbits
 _OTHER_SHARE, _OTHER_HALF_WAY_MM = 0.7, 8.0
-_FADE_MM = 6.0  # from where the other side has no wall
+_FADE_MM = 6.0  # distance from pixels where the other side has no wall
 _CLOSE_MM = 2.0
 _HALF, _VOTES = 0.5, 2
 _INSTEAD: dict[Method, str] = {
@@ -53,9 +53,9 @@ class Refinement:
 
     Args:
         implant: Mask on the scan's grid; it shares no voxel with the skull.
-        outline: The region of the defect that was used, bone or not, same shape.
-        method: How each piece was made, the largest first.
-        warnings: What a reader of the implant should know, one sentence each.
+        outline: The region of the defect that was used, including bone, same shape.
+        method: How each piece was computed, the largest first.
+        warnings: Warnings for users of the implant, one sentence each.
     """
 
     implant: Mask
@@ -74,24 +74,24 @@ def refine(
 ) -> Refinement:
     """Return the implant at the scan's own resolution.
 
-    The network says where the defect is and, roughly, where the wall runs across it. The edge is
-    that of the bone. Both surfaces of the wall are measured around the defect; what they are off
-    the network's is continued across it as a thin plate, so that the implant meets the bone without
-    a step. Where the other side of the head has a wall, that counts in the same way. Where the wall
-    is not seen from the middle of the vault as one layer, as at an orbit, voxels are taken that two
-    of four agree on: the network, the plates with and without it, and the other side of the head;
-    without the other side, the network's surface is kept.
+    The network determines where the defect is and, roughly, where the wall runs across it. The edge
+    is that of the bone. Both surfaces of the wall are measured around the defect. Their offset from
+    the network's surfaces is continued across it as a thin plate, so that the implant meets the
+    bone without a step. If the other side of the head has a wall, it is used in the same way. Where
+    the wall is not a single layer as seen from the center of the vault, as at an orbit, the implant
+    consists of the voxels on which two of four agree: the network, the plates with and without it,
+    and the other side of the head. Without the other side, the network's surface is kept.
 
     Args:
         skull: The skull with the defect, bool, shape ``(X, Y, Z)``; any spacing and orientation.
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
         coarse: Probability of the implant on the same grid.
         threshold: From which probability on a voxel belongs to the implant, between 0 and 1.
-        other: How the head is mirrored; asked for only where it is needed.
+        other: Returns the reflection of the head; called only if it is needed.
 
     Raises:
-        InputError: If the arrays do not fit together, nothing is predicted, or the scan's border
-            cuts the defect off.
+        InputError: If the arrays are inconsistent, nothing is predicted, or the defect is cut off
+            by the border of the scan.
     """
     check_volumes(skull, affine, coarse=coarse)
     if not 0 < threshold < 1:
@@ -139,12 +139,12 @@ def refine(
 def _towards(laid: Laid, predicted: Wall) -> Laid:
     """Return a piece whose surfaces follow the network's within the defect.
 
-    Near the edge, a coarse prediction is rounded: only what lies deep inside is believed. Its bias
-    (too thick, too far out) is what it is off the bone around the defect, in the median; what is
-    left is bent over as a thin plate, with a small pull towards the network's surfaces. The result
-    is averaged with the plate that uses only bone, which errs more the farther the bone is away,
-    while the network errs alike everywhere. It never has more than half: on real heads its shape
-    is no better than that plate in the mean.
+    Near the edge, a coarse prediction is rounded, so only its interior is used. Its bias (too
+    thick, too far out) is estimated as the median offset from the bone around the defect. The
+    remaining offset is continued as a thin plate with a weak attraction to the network's surfaces.
+    The result is averaged with the plate that uses only bone. The error of that plate grows with
+    the distance from bone, whereas the error of the network is similar everywhere. The weight of
+    the network is at most one half: in real heads its shape is no better on average than the plate.
     """
     depth = ndimage.distance_transform_edt(laid.pixels) * laid.chart.pixel_mm
     deep = laid.pixels & (depth > _DEEP_MM) & predicted.there
@@ -158,10 +158,10 @@ def _towards(laid: Laid, predicted: Wall) -> Laid:
 def _towards_other(laid: Laid, skull: Mask, turn: Array) -> Laid:
     """Return a piece whose surfaces follow the other side of the head within the defect.
 
-    The other side has the same thick and thin places; what it is off the bone around the defect is
-    continued across as a thin plate. The share that it gets rises from the edge, where bone says
-    best where the wall lies, and falls to 0 where the other side has no wall, as across the midline
-    of a defect on both sides.
+    The other side is thick and thin in the same regions; its offset from the bone around the defect
+    is continued across it as a thin plate. Its weight increases from the edge, where the bone is
+    the best evidence of the wall, and decreases to 0 where the other side has no wall, as in a
+    defect that crosses the midline.
     """
     turned = replace(laid.chart, affine=np.linalg.inv(turn) @ laid.chart.affine)
     wall = turned.walls([Layer.of(skull)], laid.use)
@@ -177,7 +177,7 @@ def _towards_other(laid: Laid, skull: Mask, turn: Array) -> Laid:
 
 
 def _moved(laid: Laid, towards: Surfaces, share: Array) -> Laid:
-    """Return a piece whose surfaces have gone a share of the way, pixel by pixel, to others."""
+    """Return a piece whose surfaces are interpolated towards others, with a weight per pixel."""
     own = laid.surfaces
     surfaces = replace(
         own,
@@ -188,12 +188,12 @@ def _moved(laid: Laid, towards: Surfaces, share: Array) -> Laid:
 
 
 def _agreement(laid: Laid, predicted: Wall, piece: Piece, skull: Mask) -> float:
-    """Return how well two surfaces on the map represent the network's prediction.
+    """Return how well two surfaces on the map can represent the network's prediction.
 
-    The prediction is made into smooth height fields and back. Returned is the smaller of two
-    shares: of its voxels, those within half a voxel of what comes back, and the other way around.
-    It is near 1 where the wall is a single layer, whether it lies right or not. What the network
-    adds on bone beside the defect does not count.
+    The prediction is converted to smooth height fields and back. The result is the smaller of two
+    shares: of the predicted voxels within half a voxel of the converted ones, and vice versa. It is
+    close to 1 if the wall is a single layer, even if its position is wrong. Predictions on bone
+    beside the defect are ignored.
     """
     seen = laid.pixels & predicted.there & ~predicted.doubtful
     if np.count_nonzero(seen) < _LEAST_DEEP:
@@ -214,7 +214,7 @@ def _agreement(laid: Laid, predicted: Wall, piece: Piece, skull: Mask) -> float:
 def _voted(
     votes: list[tuple[Box, Mask]], other: Other, skull: Mask, affine: Array
 ) -> tuple[Box, Mask]:
-    """Return the voxels that two of several implants and the other side of the head agree on."""
+    """Return the voxels on which two of several implants and the other side of the head agree."""
     boxes = [box for box, _ in votes]
     box = tuple(
         slice(min(b[k].start for b in boxes), max(b[k].stop for b in boxes)) for k in range(3)
@@ -232,7 +232,7 @@ def _voted(
 
 
 def _reaches_low(piece: Piece, affine: Array, origin: Array) -> bool:
-    """Return whether a piece reaches below the vault, seen from its middle: to orbits and base."""
+    """Return whether a piece reaches below the vault, to orbits and base."""
     places = np.argwhere(piece.mask) + [side.start for side in piece.box]
     offsets = places @ affine[:3, :3].T + affine[:3, 3] - origin
     steep = np.tan(np.deg2rad(_LOW_DEG))
@@ -241,7 +241,7 @@ def _reaches_low(piece: Piece, affine: Array, origin: Array) -> bool:
 
 
 def _kept(piece: Piece, skull: Mask, affine: Array) -> tuple[Box, Mask]:
-    """Return the network's own implant, closed up to the bone that it nearly reaches."""
+    """Return the network's implant, extended to the bone that it nearly touches."""
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.ceil(2 * _CLOSE_MM / edges).astype(int) + 1
     box = tuple(
@@ -254,7 +254,7 @@ def _kept(piece: Piece, skull: Mask, affine: Array) -> tuple[Box, Mask]:
     )
     rough[own] = piece.mask
     bone = skull[box]
-    # Boxes, not balls: distances take seconds where voxels are fine.
+    # Boxes instead of balls, since distances take seconds on fine voxels.
     size = 2 * np.round(_CLOSE_MM / edges).astype(int) + 1
     grown = ndimage.maximum_filter((rough | bone).view(np.uint8), size)
     closed = ndimage.minimum_filter(grown, size) > 0

@@ -1,4 +1,4 @@
-"""The files of a reconstruction, each written completely or not at all."""
+"""Atomic writing of the files of a reconstruction."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MeshFormat = Literal["stl", "ply", "3mf"]
 MESH_FORMATS: tuple[MeshFormat, ...] = get_args(MeshFormat)
 
 CASE = "case.json"
-"""Written last: if it exists, the case is complete."""
+"""The file that is written last: if it exists, the case is complete."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which files are written beside the volumes.
+    """Files that are written in addition to the volumes.
 
     Args:
         formats: Formats of the meshes.
-        seg_nrrd: Also a segmentation for 3D Slicer.
-        dicom_seg: Also a DICOM segmentation of inputs that are DICOM series.
+        seg_nrrd: Whether to write a segmentation for 3D Slicer.
+        dicom_seg: Whether to write a DICOM segmentation for inputs that are DICOM series.
 
     Raises:
         InputError: If a format is unknown.
@@ -55,13 +55,13 @@ class Result:
     """A reconstruction in the voxels of its scan.
 
     Args:
-        completed: The completed skull: all bone of the input and the implant.
+        completed: The completed skull: all bone of the input plus the implant.
         implant: The implant; shares no voxel with the input's bone.
-        agreement: How many of the network's answers agree at each voxel, in percent.
+        agreement: Percentage of the network's predictions that agree at each voxel.
         affine: Maps voxel indices of the three to mm in RAS+.
         implant_mesh: Surface of the implant in mm.
         skull_mesh: Surface of the input's bone in mm.
-        case: What is known of it, in JSON types.
+        case: The facts about it, in JSON types.
     """
 
     completed: NDArray[np.bool_]
@@ -83,24 +83,24 @@ def save_case(
     space: Literal["RAS", "LPS"] = "LPS",
     extra: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write a reconstruction; ``case.json`` comes last and names all other files.
+    """Write a reconstruction; ``case.json`` is written last and lists all other files.
 
-    The same result gives the same bytes: no file holds a time or the name of a machine.
+    The same result gives the same bytes: no file contains a time or the name of a machine.
 
     Args:
-        result: What to write.
-        folder: Where to; it is made. What an earlier reconstruction left there is removed.
-        outputs: Which files.
-        facts: What ``case.json`` says, in JSON types.
+        result: The reconstruction.
+        folder: Output folder, which is created; files of an earlier reconstruction are removed.
+        outputs: Which files to write.
+        facts: Content of ``case.json``, in JSON types.
         ending: Format of the volumes.
-        space: Axes of the coordinates in STL, PLY and 3MF files, which say so.
+        space: Axes of the coordinates in STL, PLY and 3MF files, which state them.
         extra: Further files by name.
 
     Returns:
         The content of ``case.json``: the facts, and the SHA-256 of each file.
 
     Raises:
-        OSError: If something cannot be written; then there is no ``case.json``.
+        OSError: If a file cannot be written; there is then no ``case.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CASE).unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def save_case(
     return case
 
 
-# With the report: a page never shows another reconstruction than the one in its folder.
+# Including the report, so that a page never shows an earlier reconstruction.
 _NAMES = ("completed", "implant", "skull", "agreement", "reconstruction", "segmentation", "report")
 
 
@@ -146,7 +146,7 @@ def _write_meshes(
 ) -> Iterator[Path]:
     meshes = {"implant": result.implant_mesh, "skull": result.skull_mesh}
     for kind in dict.fromkeys(outputs.formats):
-        if kind == "3mf":  # one file with parts that have names
+        if kind == "3mf":  # one file with named parts
             write_mesh(folder / "reconstruction.3mf", meshes, space=space)
             yield folder / "reconstruction.3mf"
             continue

@@ -1,4 +1,4 @@
-"""Segmentations as 3D Slicer reads them: one NRRD file whose segments have names and colors."""
+"""Segmentations for 3D Slicer: one NRRD file with named and colored segments."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OTHER = (0.5, 0.8, 0.3)
 
 
 def seg_nrrd(segments: Mapping[str, Mask], affine: Floats) -> bytes:
-    """Return a ``.seg.nrrd`` file: one label map, a segment for each mask.
+    """Return a ``.seg.nrrd`` file: one label map with a segment for each mask.
 
-    The fields are those that 3D Slicer's segmentation storage node writes for segments that do not
-    overlap. The same masks give the same bytes.
+    The fields are those that 3D Slicer's vtkMRMLSegmentationStorageNode writes for segments that do
+    not overlap. The same masks give the same bytes.
 
     Args:
-        segments: Masks on one grid by name, plain text; the later one wins where two overlap.
+        segments: Masks on one grid by name (plain text); where masks overlap, the later one wins.
         affine: Maps voxel indices to mm in RAS+.
     """
     shape = next(iter(segments.values())).shape
@@ -68,7 +68,7 @@ def _fields(number: int, name: str, mask: Mask) -> list[str]:
 
 
 def _extent(mask: Mask) -> list[tuple[int, int]]:
-    """Return the first and last index along each axis, both included."""
+    """Return the first and last index along each axis, inclusive."""
     ends = []
     for axis in range(3):
         seen = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))

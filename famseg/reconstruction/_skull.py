@@ -1,4 +1,4 @@
-"""Extracts the bone to be completed from a scan, and returns to the voxels of the scan."""
+"""Extraction of the skull to be completed from a scan, and mapping back to its voxels."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 MARGIN_MM = 25.0
-"""Room around the skull: an implant at the top may stand higher than all bone that is left."""
+"""Margin around the skull, because an implant may extend beyond all remaining bone."""
 
-# Hard bounds of what is taken for a skull; those of `implausible` are the usual ones and warn.
+# Hard limits for the size of a skull; those of `implausible` are narrower and only warn.
 _BOX_MM, _VOLUME_ML = (70.0, 450.0), (60.0, 3000.0)
-_OPEN_CM2 = 10.0  # of the ring that a scan cuts from a vault lies inside: heads cut open show 100
+_OPEN_CM2 = 10.0  # area inside the ring that a scan cuts from a vault; open heads have 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +43,16 @@ class Skull:
     """The bone of a patient on a grid around the skull, axes to the right, front and top.
 
     Args:
-        bone: All bone of the input on the grid: of a mask all that is set, of a CT the skull.
-        mask: Only the skull, cavities filled, loose pieces left out; shape of ``bone``.
+        bone: All bone of the input on the grid: for a mask everything that is set, for a CT the
+            skull.
+        mask: Only the skull, with cavities filled and without loose pieces; shape of ``bone``.
         affine: Maps indices of both to mm of the world, which is the scan's.
-        field: The surface of ``mask`` below the size of a voxel.
-        box: Where the grid lies in the scan, turned to the right, front and top; it may begin
-            below 0 and end beyond the scan.
+        field: The surface of ``mask`` with subvoxel accuracy.
+        box: Position of the grid in the scan, with axes to the right, front and top; it may extend
+            beyond the scan.
         scan_bone: All bone of the input in the scan's own voxels and order of axes.
-        scan_affine: Of the scan in its own order of axes.
-        notes: What to look at, one sentence each.
+        scan_affine: Affine of the scan in its own order of axes.
+        notes: Warnings, one sentence each.
     """
 
     bone: Mask
@@ -76,7 +77,7 @@ class Skull:
             values: Shape of ``bone``.
 
         Returns:
-            Shape of the scan; 0 where the grid does not reach.
+            Values in the shape of the scan; 0 outside the grid.
         """
         shape = _turned_shape(self.scan_bone.shape, self.scan_affine)
         whole = np.zeros(shape, dtype=values.dtype)
@@ -89,26 +90,27 @@ class Skull:
         return np.ascontiguousarray(_turned_back(whole, self.scan_affine))
 
     def beyond_scan(self, mask: Mask) -> int:
-        """Return how many voxels of a mask of the grid lie beyond the scan."""
+        """Return the number of voxels of a mask on the grid that lie outside the scan."""
         return int(np.count_nonzero(mask)) - int(np.count_nonzero(self.to_scan(mask)))
 
 
 def read_skull(scan: Scan, settings: Settings) -> Skull:
     """Find the skull of a scan and check that it can be completed.
 
-    The steps are those of ``famseg prepare``: bone by its threshold or label, table, holder, neck
-    and loose pieces left out, cavities filled. Nothing is resampled. The bone of a mask stays
-    whole: what is loose takes no part in the reconstruction, but an implant must leave room for it.
+    The steps are those of ``famseg prepare``: bone is segmented by threshold or label; table, head
+    holder, neck and loose pieces are removed, and cavities are filled. Nothing is resampled. The
+    bone of a mask is kept complete: loose pieces are not used for the reconstruction, but an
+    implant must not overlap them.
 
     Args:
-        scan: What was read.
-        settings: Thresholds, the label of the skull, and what to cut off.
+        scan: The scan.
+        settings: Thresholds, the label of the skull, and the cut.
 
     Returns:
         The skull. A CT of 512 x 512 x 250 voxels takes about 20 s and 1.5 GB.
 
     Raises:
-        InputError: If there is no skull, or its vault is cut off by the scan.
+        InputError: If there is no skull, or its vault is cut off by the border of the scan.
     """
     ras = to_ras(scan.volume)
     bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings, scan.segments)
@@ -154,7 +156,7 @@ def _turned_back(values: NDArray[Any], affine: Floats) -> NDArray[Any]:
 
 
 def _check_size(mask: Mask, ras: Volume) -> list[str]:
-    """Return what is unusual about a skull's size; InputError if it cannot be one."""
+    """Return notes on an unusual size of a skull; InputError if it cannot be a skull."""
     box = bounding_box(mask)
     edges = [(s.stop - s.start) * e for s, e in zip(box, ras.spacing_mm, strict=True)]
     volume_ml = float(np.count_nonzero(mask) * np.prod(ras.spacing_mm)) / 1000
@@ -174,10 +176,10 @@ def _check_size(mask: Mask, ras: Volume) -> list[str]:
 
 
 def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
-    """Return a note on a vault that the scan just grazes; InputError if the scan opens it.
+    """Return a note if the border of the scan grazes the vault; InputError if it cuts it open.
 
-    Where a scan ends within the wall, the topmost layer is a cap of bone, and nothing is missing
-    that an implant would have to replace. Where it ends below, the layer is a ring.
+    If a scan ends within the wall, the topmost layer is a cap of bone, and nothing is missing that
+    an implant would have to replace. If it ends lower, the layer is a ring.
     """
     values = ras.array if bone.scale else None
     tissue = bone.scale.tissue if bone.scale else 0.0
@@ -206,7 +208,7 @@ def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
 
 
 def _cropped(mask: Mask, box: Box) -> Mask:
-    """Return the part of a mask in a box that may reach beyond it."""
+    """Return the part of a mask in a box that may extend beyond the mask."""
     out = np.zeros([s.stop - s.start for s in box], dtype=bool)
     kept = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)]
     here = tuple(slice(k.start - s.start, k.stop - s.start) for k, s in zip(kept, box, strict=True))

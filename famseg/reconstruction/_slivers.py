@@ -1,4 +1,4 @@
-"""Removes what no implant should have: films on intact bone and fillings of its pores."""
+"""Removal of slivers from implants: films on intact bone and fillings of its pores."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from scipy import ndimage
 
 from famseg.reconstruction._chart import Mask
 
-_NEAR = 2  # voxels: the largest thickness of a film
+_NEAR = 2  # largest thickness of a film in voxels
 _BALL = ndimage.generate_binary_structure(3, 2)  # 19 voxels
 _BESIDE = np.ones((3, 3, 3), dtype=bool)
 
 
 def without_slivers(implant: Mask, skull: Mask) -> Mask:
-    """Return an implant without its films on bone and fillings of bone.
+    """Return an implant without films on bone and fillings of its pores.
 
     A sliver is thin (a ball of three voxels does not fit into it) and lies within two voxels of
-    bone. The rim of a thin implant does so, too: what is within three voxels of the rest stays.
+    bone. Since this also applies to the rim of a thin implant, voxels within three voxels of the
+    rest are kept.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.

@@ -1,4 +1,4 @@
-"""The inner and outer surface of the wall across a defect, and the voxels between them."""
+"""The inner and outer surface of the wall across a defect, with the voxels between them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from famseg.reconstruction._fill import fill
 MARGIN_MM = 16.0
 """Distance around a defect up to which the wall is measured."""
 
-_SMOOTH_MM = 2.0  # shorter waves of the measured wall are not bone's but the voxels'
+_SMOOTH_MM = 2.0  # shorter waves in the measured wall are due to voxels
 _SMOOTH_VOXELS = 1.1
-_TENSIONS = (1e-3, 1e-2)  # mm^-2, of outer surface and width: at 30 and 10 mm they are drawn tight
-_PULL = 1e-3  # of a prediction, over the weight of measured bone
+_TENSIONS = (1e-3, 1e-2)  # mm^-2, of outer surface and width; effective beyond 30 and 10 mm
+_PULL = 1e-3  # weight of a prediction relative to that of measured bone
 _BIAS_FROM_MM = 15.0
 _OUTLIER_MM = 2.5
 _ROUNDS = 3
 _LEAST_COMMON = 50  # pixels
-_MOST_OFF_MM = 6.0  # one side of a head from the other
-_WIDEST = 2.0  # of the usual width: a wider wall runs into the base, an arch or a rim
+_MOST_OFF_MM = 6.0  # largest offset between the sides of a head
+_WIDEST = 2.0  # times the usual width; a wider wall includes the base, an arch or a rim
 _THINNEST_MM = 1.0
 _VOXELS_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Both surfaces on a map, mm from the middle; NaN outside the map.
+    """Both surfaces on a map, in mm from the origin; NaN outside the map.
 
     Args:
         inner_mm: Shape ``(N, N)``.
         outer_mm: The same.
-        known: Pixels whose measured wall they were tied to.
+        known: Pixels whose measured wall they were fitted to.
     """
 
     inner_mm: Array
@@ -44,16 +44,16 @@ class Surfaces:
 
 
 def across(chart: Chart, wall: Wall, known: Mask, use: Mask) -> Surfaces:
-    """Lay a thin plate through the outer surface of the measured wall, and one through its width.
+    """Fit a thin plate to the outer surface of the measured wall, and one to its width.
 
-    Pixels that lie far off the plate (the edge of another bone, the canal of a vessel) are given up
-    and the plate is laid anew.
+    Pixels far from the plate (the edge of another bone, the canal of a vessel) are discarded as
+    outliers, and the plate is fitted again.
 
     Args:
         chart: The map.
         wall: The measured wall.
-        known: Where to believe it.
-        use: Pixels that the surfaces shall have.
+        known: Pixels where it is reliable.
+        use: Pixels of the resulting surfaces.
     """
     values = _channels(wall)
     known = known & wall.there & ~wall.doubtful
@@ -73,15 +73,15 @@ def across(chart: Chart, wall: Wall, known: Mask, use: Mask) -> Surfaces:
 def across_both(
     chart: Chart, wall: Wall, known: Mask, predicted: Wall, deep: Mask, use: Mask
 ) -> Surfaces:
-    """Lay thin plates through what the measured wall is off a prediction.
+    """Fit thin plates to the offset of the measured wall from a prediction.
 
     Args:
         chart: The map.
         wall: The measured wall.
-        known: Where to believe it.
-        predicted: The wall that a network sees across the defect.
-        deep: Where to believe that, away from the edge.
-        use: Pixels that the surfaces shall have.
+        known: Pixels where it is reliable.
+        predicted: The wall that a network predicts across the defect.
+        deep: Pixels where it is reliable, away from the edge.
+        use: Pixels of the resulting surfaces.
     """
     measured, coarse = _channels(wall), _channels(predicted)
     level = np.asarray(np.median(measured[:, known], axis=1)[:, None, None], dtype=np.float64)
@@ -97,20 +97,20 @@ def across_both(
 
 
 def across_like(chart: Chart, wall: Wall, known: Mask, other: Wall, use: Mask) -> Surfaces | None:
-    """Lay thin plates through what the measured wall is off another one that goes on across.
+    """Fit thin plates to the offset of the measured wall from another one that crosses the defect.
 
-    The other side of a head has the same thick and thin places, but lies elsewhere: it gives the
-    shape, the bone around the defect the place.
+    The other side of a head is thick and thin in the same regions, but slightly displaced: it
+    determines the shape, and the bone around the defect determines the position.
 
     Args:
         chart: The map.
         wall: The measured wall.
-        known: Where to believe it.
-        other: A wall that is there within the defect, too.
-        use: Pixels that the surfaces shall have.
+        known: Pixels where it is reliable.
+        other: A wall that also exists within the defect.
+        use: Pixels of the resulting surfaces.
 
     Returns:
-        The surfaces; None if both walls have hardly any pixel in common.
+        The surfaces; None if the walls have hardly any pixels in common.
     """
     measured, values = _channels(wall), _channels(other)
     there = use & other.there & ~other.doubtful
@@ -138,7 +138,7 @@ def _surfaces(channels: Array, known: Mask) -> Surfaces:
 
 
 def _plates(chart: Chart, data: Array, weights: Array, use: Mask) -> Array:
-    """Return one plate for the outer surface and one, drawn tighter, for the width."""
+    """Return a plate for the outer surface and one, with more tension, for the width."""
     return np.stack(
         [
             fill(one, weights, use, chart.pixel_mm, tension=tension)
@@ -148,7 +148,7 @@ def _plates(chart: Chart, data: Array, weights: Array, use: Mask) -> Array:
 
 
 def _weight(affine: Array) -> float:
-    """Return the weight of measured surfaces in mm^-4, from the length that is smoothed."""
+    """Return the weight of measured surfaces in mm^-4, from the length of smoothing."""
     longest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
     return float(max(_SMOOTH_MM, _SMOOTH_VOXELS * longest) ** -4)
 
@@ -166,9 +166,9 @@ def between(
     Args:
         chart: The map.
         surfaces: The wall.
-        pixels: Which part of the map, not empty.
-        shape: Of the volume.
-        margin_mm: Added on either side of the wall; negative to leave off.
+        pixels: Part of the map, not empty.
+        shape: Shape of the volume.
+        margin_mm: Margin added on either side of the wall; negative to shrink it.
 
     Returns:
         A box of the volume and the mask within it.
@@ -206,7 +206,7 @@ def over_pixels(chart: Chart, pixels: Mask, places: NDArray[np.int64]) -> Mask:
 
 
 def _everywhere(surfaces: Surfaces, margin_mm: float) -> tuple[Array, Array]:
-    """Return both surfaces, moved apart by a margin, on all pixels: the nearest where none is."""
+    """Return both surfaces, moved apart by a margin, extended to all pixels from the nearest."""
     whole = np.isfinite(surfaces.inner_mm)
     nearest = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
     at = tuple(nearest)
@@ -229,7 +229,7 @@ def _between(
 def _box(
     chart: Chart, inner: Array, outer: Array, pixels: Mask, shape: tuple[int, ...]
 ) -> tuple[slice, ...]:
-    """Return the box of voxels around a part of the wall."""
+    """Return the bounding box of a part of the wall in voxels."""
     around = ndimage.binary_dilation(pixels, np.ones((3, 3), dtype=bool))
     x, y = chart.coordinates()
     rays = chart.frame.directions(x[around], y[around])

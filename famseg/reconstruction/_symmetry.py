@@ -1,4 +1,4 @@
-"""Compares what a network adds below the vault with the vault and the head's other side."""
+"""Comparison of predictions below the vault with the vault and the head's other side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Probability = NDArray[np.float32]
 
-_REACH_DEG = 20.0  # of a defect below the part of it that rays see: on real heads up to 17
+_REACH_DEG = 20.0  # largest extent of a defect below its part seen by rays; up to 17 in real heads
 _OWN_REACH_DEG = 10.0
 _HALF = 0.5
 _CROSS = ndimage.generate_binary_structure(3, 1)
@@ -33,22 +33,22 @@ def without_lone(
     threshold: float,
     other: Other,
 ) -> Probability:
-    """Return a prediction without what has no counterpart on the other side of the head.
+    """Return a prediction without parts that have no counterpart on the other side of the head.
 
-    Above -15 degrees rays tell defects from anatomy. Below, orbits have natural openings and bone
-    too thin for a scan to show, which a network may fill. Two things tell them from a defect: what
-    is predicted stays within 20 degrees of an opening of the vault, and where the head's mirror
-    image has bone within a voxel. A defect across the midline is its own counterpart: there, the
-    mirror image of the prediction counts as bone, but only within 10 degrees of an opening, as
-    orbits and the base have openings of their own on both sides. Takes 0.1 s at 64^3 and what
-    ``other`` takes, nothing where nothing is predicted so low.
+    Above -15 degrees, rays distinguish defects from anatomy. Below, orbits have natural foramina
+    and bone too thin to be visible in a scan, which a network may fill. A prediction there is
+    therefore kept only within 20 degrees of an opening of the vault, and only where the head's
+    mirror image has bone within a voxel. A defect across the midline is its own counterpart. There,
+    the mirror image of the prediction counts as bone, but only within 10 degrees of an opening,
+    because orbits and the base have natural openings on both sides. Takes 0.1 s at 64^3 plus the
+    time of ``other``, and no time if nothing is predicted so low.
 
     Args:
-        probability: Of the network, ``(S, S, S)``.
+        probability: Prediction of the network, ``(S, S, S)``.
         seen: Bone in the frame, same shape.
         openings: From `find_openings`.
         frame: The frame.
-        threshold: From which probability on a voxel belongs to the implant.
+        threshold: Probability above which a voxel belongs to the implant.
         other: From `other_side`.
     """
     places = np.indices(seen.shape) - openings.middle[:, None, None, None]
@@ -71,7 +71,7 @@ def without_lone(
 
 
 def other_side(seen: Mask, frame: Frame) -> Other:
-    """Return how a head is mirrored, to be asked for when it is needed; found once.
+    """Return a function that returns the reflection of a head, computed once if needed.
 
     Args:
         seen: Bone in the frame, ``(S, S, S)``.
@@ -81,7 +81,7 @@ def other_side(seen: Mask, frame: Frame) -> Other:
 
 
 def _near_openings(places: Floats, openings: Openings, reach_deg: float) -> Mask:
-    """Return which places, ``(M, 3)`` from the middle of the rays, are near a large opening."""
+    """Return which points, ``(M, 3)`` from the origin of the rays, are near a large opening."""
     large = [n for n, hole in enumerate(openings.found) if hole.area_cm2 >= SMALLEST_CM2]
     rays = openings.rays[np.isin(openings.label, large)]
     if not len(rays):

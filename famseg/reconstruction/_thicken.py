@@ -13,20 +13,20 @@ from famseg.reconstruction._outline import Box, bounding_box
 def thickened(
     implant: Mask, bone: Mask, affine: Array, origin: Array, least_mm: float
 ) -> tuple[Mask, list[str]]:
-    """Return an implant that is nowhere thinner than asked for, but for its rim.
+    """Return an implant that is nowhere thinner than requested, except at its rim.
 
-    It grows inwards: its outer surface does not change. The part that grows is within ``least_mm``
-    of the outer surface on the inner side of it; bone is in the way.
+    It grows inwards, so that its outer surface does not change. The added part lies within
+    ``least_mm`` of the outer surface, on its inner side, and does not overlap bone.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.
         bone: The skull, same shape.
         affine: Maps voxel indices to RAS+ mm.
-        origin: A point inside the vault: what is nearer to it is further in.
-        least_mm: The thickness.
+        origin: A point inside the vault, which defines the inner side.
+        least_mm: The minimum thickness.
 
     Returns:
-        The implant and, if it grew, a sentence that says by how much.
+        The implant and, if it grew, a sentence that states by how much.
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if least_mm <= 0:
@@ -45,7 +45,7 @@ def thickened(
     there = nearest[:, near].T + corner
     step = (here - there) @ affine[:3, :3].T
     place = there @ affine[:3, :3].T + affine[:3, 3] - origin
-    # On the inner side, and mostly below the surface rather than beside it.
+    # On the inner side, and mostly below the surface instead of beside it.
     inwards = -np.einsum("ij,ij->i", step, place) / np.linalg.norm(place, axis=1)
     kept = inwards > 0.7 * np.linalg.norm(step, axis=1)
     added = np.zeros_like(implant)
@@ -61,7 +61,7 @@ def thickened(
 
 
 def _beyond(solid: Mask, places: NDArray[np.int64], affine: Array, origin: Array) -> Mask:
-    """Return for some voxels, ``(M, 3)``, whether the next one away from the origin is solid."""
+    """Return for voxels, ``(M, 3)``, whether the next one away from the origin is solid."""
     inverse = np.linalg.inv(affine)
     middle = inverse[:3, :3] @ origin + inverse[:3, 3]
     edges = np.linalg.norm(affine[:3, :3], axis=0)
@@ -75,7 +75,7 @@ def _beyond(solid: Mask, places: NDArray[np.int64], affine: Array, origin: Array
 
 
 def grown_box(mask: Mask, steps: NDArray[np.int_]) -> Box:
-    """Return the box around a mask and some voxels more."""
+    """Return the bounding box of a mask with a margin in voxels."""
     box = bounding_box(mask) or ()
     return tuple(
         slice(max(side.start - int(k), 0), min(side.stop + int(k), n))

@@ -1,4 +1,4 @@
-"""Reporting: finished runs side by side, with the uncertainty of their differences."""
+"""Reporting: comparison of finished runs, with the uncertainty of their differences."""
 
 import lazy_loader
 

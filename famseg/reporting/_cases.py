@@ -13,10 +13,10 @@ from famseg.messages import InputError
 from famseg.reporting._runs import LARGEST
 
 Case = tuple[str, ...]
-# By case: the score, and whether the case failed.
+# For each case the score, and whether the case failed.
 Scores = dict[Case, tuple[float, bool]]
 
-# Columns that identify the case of a row, and those that show whether it is the same case.
+# Columns that identify the case of a row, and columns that verify that it is the same case.
 _PLACES = ("set", "source", "region")
 _IDENTITY = ("set", "region", "subject", "label", "truth_voxels")
 # Metrics whose column has another name.
@@ -31,7 +31,7 @@ class Cases:
     Attributes:
         path: The file.
         columns: Position of each column.
-        rows: The rows of the trained network's answers, as texts.
+        rows: The rows of the trained network's predictions, as texts.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Cases:
 
     @property
     def identity(self) -> str:
-        """Return a hash that two tables share if they are about the same cases."""
+        """Return a hash that is equal for tables about the same cases."""
         places = [self.columns[name] for name in _IDENTITY if name in self.columns]
         lines = sorted("\t".join(row[place] for place in places) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -52,7 +52,7 @@ class Cases:
             metric: Flat name of a mean over cases: ``test/set1/skull/dsc``, ``test/accuracy``.
 
         Returns:
-            By case; None if the metric is none of single cases.
+            Scores by case; None if the metric is not a metric of single cases.
 
         Raises:
             InputError: If a value is not a finite number.
@@ -73,7 +73,7 @@ class Cases:
         }
 
     def _chosen(self, where: Sequence[str]) -> list[Sequence[str]] | None:
-        """Return the rows that a metric is the mean of; None if its name cannot be followed."""
+        """Return the rows whose mean is the metric; None if its name cannot be interpreted."""
         rows, left = list(self.rows), list(where)
         for name in _PLACES:
             place = self.columns.get(name)
@@ -89,7 +89,7 @@ class Cases:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not abs(value) <= LARGEST:  # so it is of NaN too
+        if not abs(value) <= LARGEST:  # also true for NaN
             raise InputError(
                 f"{self.path}: {text!r} for {metric} is not a number. Evaluate the run again."
             )

@@ -1,4 +1,4 @@
-"""Comparison of runs: statistics over seeds by method, and paired differences to a baseline."""
+"""Comparison of runs: statistics over seeds per method, and paired differences to a baseline."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from famseg.reporting._runs import EPOCHS, SECONDS, Run
 from famseg.tracking import is_score
 
 _MOST_METRICS = 6
-_MOST_NAMED = 8  # metrics in a message
+_MOST_NAMED = 8  # number of metrics listed in a message
 _LEVEL = 0.05
-# The last part of the name, or its end, of what is better where it is smaller.
+# Last parts, or endings, of the names of metrics for which smaller is better.
 _SMALLER = ("loss", "evaluation_loss", "error", "ece", "gap", "gap_loss", SECONDS, EPOCHS)
 _SMALLER_END = "_mm"
 
@@ -29,14 +29,14 @@ class Figures:
 
     Attributes:
         metric: Its flat name.
-        n: Number of runs that have it.
+        n: Number of runs with the metric.
         mean: Their mean.
-        std: Standard deviation, with n - 1; None for one run, as what follows.
+        std: Standard deviation with n - 1; like the following, None for one run.
         standard_error: ``std / sqrt(n)``.
         low: Lower end of the 95 % interval of the mean, Student's t with n - 1 degrees of freedom.
         high: Upper end.
-        best: The best run's; of what is better small, such as losses and distances, the lowest.
-        worst: The worst run's.
+        best: Value of the best run, which for losses and distances is the lowest.
+        worst: Value of the worst run.
     """
 
     metric: str
@@ -56,11 +56,11 @@ class Comparison:
 
     Attributes:
         study: The groups.
-        metrics: Flat names of the metrics, the foremost first.
-        baseline: Name of the group that the others are compared with; None for none.
-        by: The unit of a pair: the seed or the case.
-        figures: By group and metric; a pair that no run has is left out.
-        pairings: By group and metric, of what could be paired.
+        metrics: Flat names of the metrics, the main one first.
+        baseline: Name of the group with which the others are compared; None if there is none.
+        by: The unit of pairs: the seed or the case.
+        figures: Figures by group and metric; combinations without runs are left out.
+        pairings: Pairings by group and metric, if they could be paired.
         differences: The pairs behind each pairing, by group and metric.
         notes: Reservations about the results, one sentence each.
     """
@@ -76,7 +76,7 @@ class Comparison:
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Tell whether a smaller value of a metric is the better one.
+    """Return whether a smaller value of a metric is better.
 
     Example:
         >>> [smaller_is_better(name) for name in ("test/loss", "test/set1/skull/hd95_mm")]
@@ -194,7 +194,7 @@ def _figures(group: Group, metric: str) -> Figures | None:
 
 
 def _scores(study: Study) -> tuple[str, ...]:
-    """Return the metrics to show: those that the pipeline names, else the first of its numbers."""
+    """Return the metrics to show: those declared by the pipeline, else the first of its numbers."""
     present = dict.fromkeys(
         name for group in study.groups for run in group.runs for name in run.metrics
     )
@@ -207,7 +207,7 @@ def _scores(study: Study) -> tuple[str, ...]:
 
 
 def _of_scores(names: Mapping[str, None]) -> Iterator[str]:
-    """Yield the names that are scores: no counts, spreads or times."""
+    """Yield the names of scores, without counts, spreads and times."""
     for name in names:
         if name not in (SECONDS, EPOCHS) and is_score(name, names):
             yield name
@@ -232,7 +232,7 @@ def _check_metrics(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 
 
 def _meant(metric: str, known: Mapping[str, None]) -> list[str]:
-    """Return the scores that end as what was asked for does, or the one whose name is nearest."""
+    """Return the scores whose names end like the requested one, or the most similar name."""
     wanted = PurePosixPath(metric).name
     scores = list(_of_scores(known))
     same = [name for name in scores if PurePosixPath(name).name == wanted]
@@ -266,7 +266,7 @@ def _no_baseline(study: Study) -> str:
 
 
 def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each run and setting that is left out of results or names, or is unknown."""
+    """Yield a line for each run or setting that is omitted from results or names, or is unknown."""
     silent = [str(run.path) for group in study.groups for run in group.runs if not run.noted]
     if silent:
         yield (
@@ -291,7 +291,7 @@ def _counts(study: Study, metrics: Sequence[str]) -> Iterator[str]:
 
 
 def _power(pairings: Iterable[Pairing], by: By) -> Iterator[str]:
-    """Yield the smallest possible p value of each comparison where it is not small."""
+    """Yield the smallest possible p value of each comparison, unless it is small."""
     for n in sorted({each.n for each in pairings if (each.p_smallest or 0) > _LEVEL}):
         yield (
             f"with {counted(n, 'pair')} no p value can be below {2 / 2**n:g} "

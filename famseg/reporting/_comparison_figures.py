@@ -1,4 +1,4 @@
-"""Figures of a comparison: metrics over lambda and by group, paired differences, kappa and gap."""
+"""Figures of a comparison: metrics by lambda and by group, paired differences, kappa and gap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from famseg.reporting._gap import Gaps
 from famseg.reporting._pairs import Difference
 
 _WIDTH, _HEIGHT = 5.4, 3.5  # inches
-_ROW = 0.42  # inches of a group
+_ROW = 0.42  # inches per group
 _LONGEST_NAME = 34
 _MARKERS = "os^DvP*X"
 _TINY = 1e-300
@@ -30,7 +30,7 @@ class Level:
         mean: Their mean.
         low: Lower end of the mean's interval; None for one run.
         high: Upper end.
-        weight: Lambda; None where the group has no place on that axis.
+        weight: Lambda; None if the group has no position on that axis.
     """
 
     values: Sequence[float]
@@ -41,9 +41,9 @@ class Level:
 
 
 def over_lambda(series: Mapping[str, Sequence[Level]], label: str) -> bytes:
-    """Draw a metric against lambda on a logarithmic axis; lambda 0 has a place of its own.
+    """Draw a metric against lambda on a logarithmic axis with a separate position for lambda 0.
 
-    The logarithm of 0 is not a number: left of a break in the axis.
+    Since 0 has no logarithm, it is to the left of a break in the axis.
 
     Args:
         series: Levels by kind of penalty, those with lambda 0 first.
@@ -76,10 +76,10 @@ def over_lambda(series: Mapping[str, Sequence[Level]], label: str) -> bytes:
 
 
 def lambda_places(weights: Sequence[float]) -> dict[float, float]:
-    """Return the place of each lambda: its decimal logarithm, and for 0 a place apart.
+    """Return the position of each lambda: its decimal logarithm, and a separate one for 0.
 
     Args:
-        weights: Lambdas in rising order.
+        weights: Lambdas in increasing order.
 
     Example:
         >>> lambda_places([0.0, 0.01, 1.0])
@@ -94,7 +94,7 @@ def lambda_places(weights: Sequence[float]) -> dict[float, float]:
 
 
 def _runs_at(series: Mapping[str, Sequence[Level]]) -> dict[float, str]:
-    """Return how many runs each lambda has; the baseline is the same group in every series."""
+    """Return the number of runs for each lambda; the baseline is the same group in every series."""
     found: dict[float, set[int]] = {}
     for levels in series.values():
         for each in levels:
@@ -126,7 +126,7 @@ def _draw_levels(
 
 
 def _draw_break(axes: Axes, x: float) -> None:
-    """Mark a break in the axis below."""
+    """Mark a break in the horizontal axis."""
     axes.axvline(x, color=GREY, linewidth=0.8, linestyle=":")
     text = axes.text(x, 0, "//", transform=axes.get_xaxis_transform(), color=BLACK)
     text.set(ha="center", va="center", fontsize=11, backgroundcolor="white", zorder=10)
@@ -137,7 +137,7 @@ def by_group(groups: Mapping[str, Level], label: str) -> bytes:
     """Draw a metric of every group: each run, the mean and its interval.
 
     Args:
-        groups: The levels by name, the first on top.
+        groups: The levels by name, the first at the top.
         label: The name of the metric with its unit.
 
     Returns:
@@ -164,9 +164,9 @@ def pair_differences(
     """Draw the difference to the baseline of every pair, with mean and interval.
 
     Args:
-        groups: By name the pairs, their mean and the ends of its interval.
+        groups: Pairs by name, with their mean and the limits of its interval.
         label: The name of the difference with its unit.
-        pair: The name of a pair's unit, in the singular.
+        pair: Name of the unit of a pair in the singular.
 
     Returns:
         The SVG file.
@@ -209,7 +209,7 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _wrapped(name: str) -> str:
-    """Return a name in two lines where it is long, cut beyond."""
+    """Return a long name in two lines, truncated beyond these."""
     if len(name) <= _LONGEST_NAME:
         return name
     place = name.rfind(" ", 0, _LONGEST_NAME + 1)
@@ -252,7 +252,7 @@ def _cut(name: str) -> str:
 
 
 def _scale_kappa(axes: Axes, values: Sequence[float]) -> None:
-    """Logarithmic where all are positive and more than a factor of 10 apart."""
+    """Use a logarithmic scale if all values are positive and differ by more than a factor of 10."""
     if min(values) > _TINY and max(values) > 10 * min(values):
         axes.set_xscale("log")
 
@@ -262,7 +262,7 @@ def course_figure(found: Gaps, best: str | None) -> bytes:
 
     Args:
         found: The points of one run, in the order of the epochs.
-        best: The epoch whose weights were evaluated; None where it is not known.
+        best: The epoch whose weights were evaluated; None if it is not known.
 
     Returns:
         The SVG file.

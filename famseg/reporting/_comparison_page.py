@@ -1,4 +1,4 @@
-"""The page of several runs: a verdict in words, tables over seeds, plots, differing settings."""
+"""The page about several runs: a verdict, tables over seeds, plots, differing settings."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _warnings(study: BothPairings) -> Iterator[str]:
 
 
 def _of_cases(study: BothPairings) -> Iterator[str]:
-    """Yield what is only said of the pairs of cases."""
+    """Yield notes that apply only to pairs of cases."""
     for note in study.cases.notes:
         if note not in study.seeds.notes and "not paired" in note:
             yield f"over cases: {note}"
@@ -136,7 +136,7 @@ def _images(study: BothPairings, several: bool) -> Iterator[Image]:
 
 
 def _difference_images(study: BothPairings, metric: str, prefix: str) -> Iterator[Image]:
-    """Yield the differences per case; per seed where cases cannot be paired."""
+    """Yield figures of the differences per case, or per seed if cases cannot be paired."""
     label = label_of(metric)
     for comparison, pair, what in ((study.cases, "case", "case"), (study.seeds, "seed", "seed")):
         groups = {
@@ -192,9 +192,9 @@ def _levels_of(study: BothPairings, metric: str) -> dict[str, Level]:
 
 
 def _lambda_series(study: BothPairings, levels: Mapping[str, Level]) -> dict[str, list[Level]]:
-    """Return groups that differ in lambda only, by kind of penalty; lambda 0 belongs to each.
+    """Return groups that differ only in lambda, by kind of penalty; lambda 0 belongs to each.
 
-    Empty where no penalty has two lambdas.
+    It is empty if no penalty has two lambdas.
     """
     series: dict[tuple[tuple[str, str], ...], list[Level]] = {}
     plain: dict[tuple[tuple[str, str], ...], Level] = {}
@@ -240,10 +240,10 @@ def _checkpoints(runs: Sequence[Run]) -> str:
 
 
 def check_comparable(found: Found) -> None:
-    """Refuse what cannot be compared.
+    """Raise an error if runs cannot be compared.
 
     Raises:
-        InputError: If there is one run only.
+        InputError: If there is only one run.
     """
     if len(found.runs) < 2:
         raise InputError(

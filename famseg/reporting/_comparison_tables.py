@@ -13,7 +13,7 @@ from famseg.reporting._power import DEFINITION, powers
 from famseg.reporting._runs import Run
 from famseg.reporting._words import VERDICTS, label_of, verdict
 
-MOST_FIGURES = 4  # metrics that are drawn, and columns of the runs; the other tables have all
+MOST_FIGURES = 4  # metrics in figures and in the table of runs; the other tables have all
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class BothPairings:
 
     Attributes:
         seeds: The comparison by seed.
-        cases: The comparison by case, of the same groups.
+        cases: The comparison of the same groups by case.
     """
 
     seeds: Comparison
@@ -35,11 +35,11 @@ class BothPairings:
 
 
 def comparison_tables(study: BothPairings, several: bool) -> Iterator[Sortable]:
-    """Yield the tables: methods over seeds, differences, runs, settings that differ.
+    """Yield the tables: methods over seeds, differences, runs, differing settings.
 
     Args:
         study: The study in both pairings.
-        several: Whether the page has other studies, so that titles say which one this is.
+        several: Whether the page has several studies, so that titles must name the study.
     """
     prefix = f"{study.seeds.study.name}: " if several else ""
     metrics = study.seeds.metrics
@@ -187,7 +187,7 @@ def _seed(run: Run) -> int:
 
 
 def _settings_table(study: BothPairings, prefix: str) -> Sortable:
-    """Return the settings in which groups differ, a column per group."""
+    """Return the settings in which groups differ, with one column per group."""
     every = [(group.runs or group.unfinished or group.repeated)[0] for group in study.groups]
     keys = dict.fromkeys(key for run in every for key in run.settings)
     differing = [key for key in sorted(keys) if _differs(key, [run.settings for run in every])]
@@ -201,7 +201,7 @@ def _settings_table(study: BothPairings, prefix: str) -> Sortable:
 
 
 def _differs(key: str, settings: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a setting differs where its section is of one kind: no penalty has no layer."""
+    """Return whether a setting differs among groups whose section has the same kind."""
     values: dict[tuple[str | None, ...], set[str | None]] = {}
     for each in settings:
         values.setdefault(kinds_of(key, each), set()).add(each.get(key))

@@ -22,11 +22,11 @@ def curves(history: History, names: Mapping[str, str], label: str) -> bytes | No
 
     Args:
         history: One mapping per epoch, as in ``metrics.jsonl``.
-        names: The series by what the legend calls them; those that no epoch has are left out.
+        names: The series by their names in the legend; those without data are left out.
         label: The label of the vertical axis, with its unit.
 
     Returns:
-        The SVG file; None where there is no series.
+        The SVG file; None if there is no series.
     """
     series = {shown: _points(history, name) for shown, name in names.items()}
     series = {name: points for name, points in series.items() if points}
@@ -43,14 +43,14 @@ def curves(history: History, names: Mapping[str, str], label: str) -> bytes | No
 
 
 def distributions(values: Mapping[str, Sequence[float]], label: str) -> bytes | None:
-    """Draw every case as a point and the quartiles of each group as a box.
+    """Draw every case as a point, and the quartiles of each group as a box.
 
     Args:
         values: Values of the cases by group.
-        label: Their name with the unit.
+        label: Name of the values with their unit.
 
     Returns:
-        The SVG file; None where no group has a value.
+        The SVG file; None if no group has a value.
     """
     groups = {name: list(each) for name, each in values.items() if len(each)}
     if not groups:
@@ -73,14 +73,14 @@ def distributions(values: Mapping[str, Sequence[float]], label: str) -> bytes | 
 
 @contextmanager
 def drawing() -> Iterator[tuple[Figure, Axes]]:
-    """Give a figure in the common style."""
+    """Provide a figure in the common style."""
     with styled():
         figure = new_figure(*_SIZE)
         yield figure, figure.subplots()
 
 
 def series_like(history: History, start: str) -> list[str]:
-    """Return the names of series that begin with a word, without spreads and times, in order."""
+    """Return the sorted names of series that begin with a word, without spreads and times."""
     names = dict.fromkeys(name for row in history for name in row if name.startswith(start))
     return [name for name in names if not name.endswith(_ENDS)]
 

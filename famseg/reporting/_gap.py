@@ -1,4 +1,4 @@
-"""Kappa and the generalization gap of runs, from the files of training, evaluation and measure."""
+"""Kappa and the generalization gap of runs, from files of training, evaluation and `measure`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEST_GAP = "test loss minus training loss, both evaluated"
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the figure: kappa and gap of one network.
+    """A point in a figure: kappa and gap of one network.
 
     Attributes:
         name: The run, or the epoch.
@@ -39,13 +39,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Gaps:
-    """Points that can be compared: all by the same definitions.
+    """Points that are comparable because they share their definitions.
 
     Attributes:
-        points: By group.
-        kappa: The kind of kappa, as the label of an axis.
-        gap: The kind of gap, as the label of an axis.
-        missing: Runs of which one of the two is not known.
+        points: Points by group.
+        kappa: Axis label with the kind of kappa.
+        gap: Axis label with the kind of gap.
+        missing: Runs for which one of the two is not known.
     """
 
     points: Mapping[str, Sequence[Point]]
@@ -55,7 +55,7 @@ class Gaps:
 
 
 def kappa_of(settings: Mapping[str, str], history: History) -> tuple[str, str] | None:
-    """Return the series of kappa in a record of epochs, and what it is; None where there is none.
+    """Return the series of kappa in a record of epochs, and its kind; None if there is none.
 
     Args:
         settings: The configuration by dotted key.
@@ -74,7 +74,7 @@ def _estimated(settings: Mapping[str, str]) -> str:
 
 
 def course(settings: Mapping[str, str], history: History) -> Gaps | None:
-    """Return kappa and gap over the epochs of a run; None where one of the two was not recorded."""
+    """Return kappa and gap over the epochs of a run; None if either was not recorded."""
     found = kappa_of(settings, history)
     if found is None:
         return None
@@ -88,13 +88,13 @@ def course(settings: Mapping[str, str], history: History) -> Gaps | None:
 
 
 def gaps(groups: Mapping[str, Sequence[Run]]) -> Gaps | None:
-    """Return kappa and gap of each run at the epoch that was evaluated.
+    """Return kappa and gap of each run at the evaluated epoch.
 
     Args:
         groups: Finished runs by group.
 
     Returns:
-        The points; None where fewer than two runs have both.
+        The points; None if fewer than two runs have both.
     """
     gap_label, of_gap = gap_values(groups)
     kappa_label, of_kappa = kappa_values(groups, of_gap.keys())
@@ -113,7 +113,7 @@ def gaps(groups: Mapping[str, Sequence[Run]]) -> Gaps | None:
 
 
 def gap_values(groups: Mapping[str, Sequence[Run]]) -> tuple[str, dict[Path, float]]:
-    """Return what the gap of all runs is, and the gap of each that has one, by folder.
+    """Return the kind of gap of all runs, and the gap of each run that has one, by folder.
 
     Args:
         groups: Finished runs by group.
@@ -128,15 +128,15 @@ def gap_values(groups: Mapping[str, Sequence[Run]]) -> tuple[str, dict[Path, flo
 def kappa_values(
     groups: Mapping[str, Sequence[Run]], among: Collection[Path] | None = None
 ) -> tuple[str, dict[Path, float]]:
-    """Return what kappa of all runs is, and the kappa of each that has one, by folder.
+    """Return the kind of kappa of all runs, and the kappa of each run that has one, by folder.
 
-    Every run is measured in the same way: of several ways the one that most runs have, and of those
-    the first: at the end of the epoch by the training itself, by ``famseg measure`` in the layer
-    that is penalized, or as the penalty of the training.
+    All runs use the same kind: the one that most runs have or, in case of a tie, the first of:
+    measured by the training at the end of the epoch, by ``famseg measure`` in the penalized layer,
+    or the penalty of the training.
 
     Args:
         groups: Finished runs by group.
-        among: Folders of the runs that count; None for all.
+        among: Folders of the runs to include; None for all.
     """
     every = [
         (run, evaluated_row(run, read_metrics(run.path)))
@@ -177,7 +177,7 @@ def _layer(runs: Iterator[Run]) -> str:
 
 
 def evaluated_epoch(run: Run) -> str | None:
-    """Return the epoch whose weights were evaluated; None where that is not noted."""
+    """Return the epoch whose weights were evaluated; None if it is not recorded."""
     note = run.evaluation / "checkpoint.json"
     if not note.is_file():
         return None
@@ -189,7 +189,7 @@ def evaluated_epoch(run: Run) -> str | None:
 
 
 def evaluated_row(run: Run, history: History) -> Mapping[str, float | None]:
-    """Return the record of the epoch that was evaluated; of the last one where none is noted."""
+    """Return the record of the evaluated epoch, or of the last one if it is not recorded."""
     epoch = evaluated_epoch(run)
     found = [row for row in history if str(row["epoch"]) == epoch]
     return (found or list(history) or [{}])[-1]

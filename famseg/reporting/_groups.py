@@ -1,4 +1,4 @@
-"""Runs sorted by data and method, and names that tell the methods apart."""
+"""Grouping of runs by data and method, with distinctive names of the methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from famseg.tracking import cut
 Settings = Mapping[str, str]
 
 _LONGEST_VALUE = 40
-# What the label of a method says already.
+# Keys that the label of a method already contains.
 _IN_LABEL = (
     "penalty.kind",
     "penalty.lambda",
@@ -26,15 +26,16 @@ _IN_LABEL = (
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one configuration, which differ in the seed.
+    """The runs with the same configuration, which differ only in the seed.
 
     Attributes:
-        name: The method, and what else sets the group apart from most of the study's others.
-        method: Only the method, see ``famseg.tracking.method_label``.
-        plain: Whether it has neither a penalty nor SAM or another way of finding flat minima.
-        runs: Finished runs, one a seed, by seed.
-        unfinished: Runs that did not finish, by seed.
-        repeated: Finished runs of a seed that a later run has finished as well.
+        name: The method, and other settings that distinguish the group from most others in the
+            study.
+        method: The method alone, see ``famseg.tracking.method_label``.
+        plain: Whether it has neither a penalty nor SAM or another method that finds flat minima.
+        runs: Finished runs, one per seed, sorted by seed.
+        unfinished: Runs that did not finish, sorted by seed.
+        repeated: Finished runs with a seed for which there is a later finished run.
     """
 
     name: str
@@ -52,14 +53,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """Groups that can be compared: of one pipeline on the same data.
+    """Groups that can be compared, because they share the pipeline and the data.
 
     Attributes:
         name: Pipeline, data set and the beginning of the data's fingerprint.
         pipeline: Name of the pipeline.
         data_hash: Fingerprint of the data; None if it is unknown.
         groups: Baselines first, then by method.
-        usual: Settings of all groups whose names say nothing else, such as
+        usual: Settings that hold unless the name of a group states otherwise, such as
             ``training.batch_size=64``.
     """
 
@@ -71,10 +72,10 @@ class Study:
 
 
 def studies(runs: Sequence[Run]) -> list[Study]:
-    """Sort runs: apart by pipeline and data, there by configuration.
+    """Sort runs into studies by pipeline and data, and into groups by configuration.
 
-    Runs of one group have the same configuration but for the seed and what does not bear on the
-    result (names, folders, tracking, device, number of threads and loader processes).
+    Runs of one group have the same configuration except for the seed and keys that do not affect
+    the result (names, folders, tracking, device, number of threads and workers).
 
     Args:
         runs: Runs of any pipelines, finished or not.
@@ -120,9 +121,9 @@ def _group(name: str, runs: Sequence[Run]) -> Group:
 
 
 def _names(runs: Sequence[Run]) -> tuple[list[str], tuple[str, ...]]:
-    """Return a name for each of the runs, which stand for groups, and what the names leave out.
+    """Return a name for each of the runs, which represent groups, and the settings left out.
 
-    A name is the method with every setting that differs. A value that most groups have is left out.
+    A name is the method with every setting that differs, except values that most groups have.
     """
     settings = [run.settings for run in runs]
     parts: list[list[str]] = [[run.method] for run in runs]
@@ -136,7 +137,7 @@ def _names(runs: Sequence[Run]) -> tuple[list[str], tuple[str, ...]]:
         left_out += [usual] if usual else []
     names: list[str] = []
     for name in map(", ".join, parts):
-        # Differences that the words round away.
+        # Differences that are lost by rounding in the label.
         twins = sum(each == name or each.startswith(f"{name} (") for each in names)
         names.append(f"{name} ({twins + 1})" if twins else name)
     return names, tuple(left_out)
@@ -147,10 +148,10 @@ def _labeled(key: str) -> bool:
 
 
 def _told(key: str, settings: Sequence[Settings]) -> tuple[list[str], str]:
-    """Return what the name of each group says of a key, and the value that it is not said of.
+    """Return the text about a key in the name of each group, and the usual value that is omitted.
 
-    Groups are compared where the section of the key is of one kind: the layer of a penalty does not
-    differ from that of no penalty.
+    Only groups with the same kind in the section of the key are compared, because without a penalty
+    there is no layer that could differ.
     """
     kinds = [kinds_of(key, each) for each in settings]
     concerned = {kind for kind, each in zip(kinds, settings, strict=True) if key in each}
@@ -171,7 +172,7 @@ def _told(key: str, settings: Sequence[Settings]) -> tuple[list[str], str]:
 
 
 def kinds_of(key: str, settings: Settings) -> tuple[str | None, ...]:
-    """Return the kinds of the sections that a key is in."""
+    """Return the kinds of the sections that contain a key."""
     parts = key.split(".")
     sections = (".".join(parts[:depth]) for depth in range(1, len(parts)))
     return tuple(settings.get(f"{each}.kind") for each in sections if f"{each}.kind" != key)
@@ -182,7 +183,7 @@ def _text(key: str, settings: Settings) -> str:
 
 
 def _order(name: str) -> list[tuple[str, float]]:
-    """Return what sorts names, their numbers as numbers.
+    """Return a sort key for names, with numbers in numerical order.
 
     Example:
         >>> sorted(["FAM lambda=0.1", "FAM lambda=1e-05", "FAM lambda=10"], key=_order)

@@ -1,4 +1,4 @@
-"""HTML pages in one file: they make no request, and their policy allows two scripts by hash."""
+"""Self-contained HTML pages without requests, whose policy allows two scripts by hash."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Image:
     Args:
         title: The text above it.
         content: The file.
-        alt: A description in words for people who do not see it.
+        alt: A description for people who cannot see it.
         kind: Its format.
         caption: Definitions, units and n.
     """
@@ -44,16 +44,16 @@ class Image:
 
     @property
     def address(self) -> str:
-        """The image as a data address."""
+        """The image as a data URL."""
         return f"data:image/{self.kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A cell of a table that leads to another file.
+    """A table cell that links to another file.
 
     Args:
-        text: The text that is shown and sorted by.
+        text: The text that is displayed and used for sorting.
         address: The target: a path relative to the file of the page.
     """
 
@@ -70,11 +70,11 @@ class Sortable:
 
     Args:
         title: The text above it.
-        columns: Headers, with units.
-        rows: Texts, numbers and links; a number is shown with the digits of its column, None as a
-            dash.
-        digits: Decimals of each column; None for four significant digits, where units differ.
-        marked: Numbers of the rows that failed.
+        columns: Headers with units.
+        rows: Texts, numbers and links; numbers have the digits of their column, None is a dash.
+        digits: Decimals of each column; None for four significant digits, for columns with mixed
+            units.
+        marked: Indices of the rows that failed.
         caption: Definitions.
     """
 
@@ -100,7 +100,7 @@ class Page:
         scenes: Interactive views.
         images: Figures.
         tables: Tables.
-        settings: Names and values in a part that is folded at first.
+        settings: Names and values in a part that is initially collapsed.
         texts: Headings and preformatted texts.
         foot: The origin: versions, date, hashes.
     """
@@ -122,10 +122,10 @@ class Page:
 def render(page: Page) -> str:
     """Return a page as HTML.
 
-    It makes no request: images, data and the viewer are inside, and a strict policy forbids the
-    rest. Everything is escaped. Each scene has its still image and its surfaces from three sides,
-    which are shown in print, and used if the viewer's file is not installed, with a line that says
-    how to get it.
+    It makes no requests: images, data and the viewer are embedded, and a strict policy forbids
+    anything else. Everything is escaped. Each scene has its still image and its surfaces from three
+    sides. They are shown in print, and if the viewer's file is not installed, with a line on how to
+    get it.
 
     Args:
         page: The content.
@@ -149,7 +149,7 @@ def render(page: Page) -> str:
 
 
 def _shown(scene: Scene, *, with_data: bool) -> tuple[Scene, Markup | None, str, str | None]:
-    """Return a scene, its data, and the addresses of its two images."""
+    """Return a scene, its data, and the URLs of its two images."""
     views = scene_views(scene)
     return (
         scene,
@@ -164,7 +164,7 @@ def _png(content: bytes) -> str:
 
 
 def _safe(text: str) -> Markup:
-    """Mark what is ours, or was made safe, as HTML."""
+    """Mark our own or sanitized text as safe HTML."""
     return Markup(text)  # noqa: S704
 
 

@@ -1,4 +1,4 @@
-"""The main metric of a comparison with the controls that tell a gain from a collapse."""
+"""The main metric of a comparison, with controls that distinguish a gain from a collapse."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from famseg.tracking import read_metrics
 
 MEAN_SKULL = "mean skull"
 _RATIO = "variance_ratio"
-_LESS = 0.05  # of the baseline's variance ratio: a smaller loss of it is nothing to warn of
+_LESS = 0.05  # of the baseline's variance ratio; a smaller decrease causes no warning
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the runs of a group that have the number; the standard deviation of several."""
+    """A mean over the runs of a group that have the number; with several, the deviation."""
 
     n: int
     mean: float
@@ -39,11 +39,12 @@ class Line:
     Attributes:
         name: The group.
         score: The metric.
-        validation: The validation's key metric at the epoch that was evaluated.
+        validation: The validation's key metric at the evaluated epoch.
         gap: The generalization gap.
         kappa: Relative flatness.
-        ratio: Variance of the outputs over that of the references; 0 is one output for all.
-        collapsed: Whether its gain comes with a smaller ratio.
+        ratio: Ratio of the variance of outputs to that of references; 0 means the same output for
+            all.
+        collapsed: Whether it has a gain with a smaller ratio.
     """
 
     name: str
@@ -57,16 +58,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Overview:
-    """A metric over seeds with what else is known of the groups.
+    """A metric over seeds with other properties of the groups.
 
     Attributes:
         metric: Its flat name.
-        lines: The baseline first, controls among the groups, the mean skull last.
+        lines: The baseline first, then the groups including controls, the mean skull last.
         validation: Name of the validation's metric.
         gap: The kind of gap.
         kappa: The kind of kappa.
-        warnings: Sentences on gains that are collapses, on what no group beats, and on controls
-            that are missing.
+        warnings: Sentences on gains that are collapses, on baselines that no group exceeds, and on
+            missing controls.
     """
 
     metric: str
@@ -78,7 +79,7 @@ class Overview:
 
 
 def overview(comparison: Comparison, metric: str) -> Overview:
-    """Return a metric over seeds beside validation, gap, kappa and variance ratio.
+    """Return a metric over seeds with validation, gap, kappa and variance ratio.
 
     Args:
         comparison: From ``compare_runs``.
@@ -111,7 +112,7 @@ def overview(comparison: Comparison, metric: str) -> Overview:
 
 
 def definitions(found: Overview) -> str:
-    """Return what the columns of an overview are, as sentences."""
+    """Return the definitions of the columns of an overview as sentences."""
     parts = [f"Validation: {found.validation} at the epoch that was evaluated."]
     if any(line.gap for line in found.lines):
         parts.append(f"Gap: {found.gap}.")
@@ -142,7 +143,7 @@ def _beside(metric: str, name: str) -> str:
 
 
 def _mean_skull(groups: Sequence[Group], metric: str) -> Mean | None:
-    """Return the score of the mean of the training skulls; the same for all runs of a seed."""
+    """Return the score of the mean training skull, which is the same for all runs with a seed."""
     parts = PurePosixPath(metric).parts
     if len(parts) != 4:
         return None
@@ -152,7 +153,7 @@ def _mean_skull(groups: Sequence[Group], metric: str) -> Mean | None:
 
 
 def _validated(pipeline: str, groups: Sequence[Group]) -> tuple[str, Mapping[Path, float]]:
-    """Return the name of the validation's key metric, and its value at the epoch evaluated."""
+    """Return the name of the validation's key metric, and its value at the evaluated epoch."""
     try:
         key = str(getattr(load_pipeline(pipeline), "KEY_METRIC", "loss"))
     except InputError:
@@ -167,10 +168,10 @@ def _validated(pipeline: str, groups: Sequence[Group]) -> tuple[str, Mapping[Pat
 
 
 def _fallen(comparison: Comparison, metric: str, ratio: str) -> Iterator[tuple[str, str]]:
-    """Yield the groups that gain over the baseline while their outputs vary less, with a warning.
+    """Yield the groups that exceed the baseline while their outputs vary less, with a warning.
 
-    The loss of variance counts where it is more than 5 % of the baseline's, and more than chance:
-    below it in every pair, or by Student's interval.
+    The decrease in variance counts if it is more than 5 % of the baseline's and not due to chance:
+    in every pair, or by Student's interval.
     """
     baseline = next((g for g in comparison.study.groups if g.name == comparison.baseline), None)
     if baseline is None:
@@ -205,7 +206,7 @@ def _fallen(comparison: Comparison, metric: str, ratio: str) -> Iterator[tuple[s
 
 
 def _beaten(lines: Sequence[Line], metric: str) -> Iterator[str]:
-    """Yield a warning where no network is better than the mean skull."""
+    """Yield a warning if no network is better than the mean skull."""
     skull = next((line.score for line in lines if line.name == MEAN_SKULL), None)
     scores = [line.score.mean for line in lines if line.score and line.name != MEAN_SKULL]
     if skull is None or not scores:
@@ -219,7 +220,7 @@ def _beaten(lines: Sequence[Line], metric: str) -> Iterator[str]:
 
 
 def _missing(groups: Sequence[Group], baseline: str | None) -> Iterator[str]:
-    """Yield which controls of a flatness penalty are not among the groups."""
+    """Yield the controls of a flatness penalty that are missing in the groups."""
     settings = [group.runs[0].settings for group in groups]
     kinds = [each.get("penalty.kind") for each in settings]
     noise = [each.get("penalty.estimator") == "noise" for each in settings]

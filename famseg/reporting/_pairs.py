@@ -25,33 +25,35 @@ from famseg.statistics import (
 By = Literal["seed", "case"]
 
 CONFIDENCE = 0.95
-# Beyond it resampling takes gigabytes, and the normal limit is as good.
+# Above it, resampling takes gigabytes, and the normal approximation is as good.
 _MOST_RESAMPLED = 1000
 _SIGN_PATTERNS = 9999
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """A metric of a group against the baseline, in pairs.
+    """A paired comparison of a group with the baseline in one metric.
 
     Attributes:
         metric: Flat name of the metric.
-        by: ``seed``: a pair is two runs of one seed; ``case``: the two scores of one case, each the
-            mean over the common seeds.
-        seeds: The seeds that both have finished.
+        by: ``seed``: a pair is two runs with the same seed; ``case``: the two scores of one case,
+            each averaged over the common seeds.
+        seeds: The seeds that both groups have finished.
         n: Number of pairs.
-        failed: Pairs with a case that a run failed; its score is the worst one.
+        failed: Number of pairs with a case that failed in a run; its score is the worst possible.
         difference: Mean of group minus baseline.
-        low: Lower end of its 95 % interval: Student's t over seeds, bootstrap over cases (the
-            normal limit beyond 1000); None for one pair.
+        low: Lower end of its 95 % interval: Student's t over seeds, bootstrap over cases (normal
+            approximation above 1000); None for one pair.
         high: Upper end.
-        p_value: Two-sided permutation test of the mean difference (signs are flipped).
-        p_holm: The same, adjusted by Holm for all groups against the baseline in this metric.
-        p_smallest: The smallest possible ``p_value`` with that many pairs; None for many pairs.
+        p_value: Two-sided permutation test of the mean difference (sign flips).
+        p_holm: The same with Holm's adjustment for all groups compared with the baseline in this
+            metric.
+        p_smallest: The smallest possible ``p_value`` with this number of pairs; None for many
+            pairs.
         p_wilcoxon: Two-sided signed-rank test.
-        cohens_dz: Difference in standard deviations of the differences; infinite where they are all
-            the same, NaN for one pair.
-        rank_biserial: Effect size in ranks, from -1 to 1.
+        cohens_dz: Mean difference divided by the standard deviation of the differences; infinite if
+            they are all equal, NaN for one pair.
+        rank_biserial: Rank-based effect size, from -1 to 1.
     """
 
     metric: str
@@ -77,7 +79,7 @@ class Difference:
     Attributes:
         pair: The seed, or the parts of the case's name.
         value: Group minus baseline.
-        failed: Whether a run failed the case; its score is the worst one.
+        failed: Whether the case failed in a run; its score is the worst possible.
     """
 
     pair: str
@@ -87,19 +89,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Scored:
-    """The table of cases of a run: a hash of the cases, and their values by metric."""
+    """The case table of a run: a hash of the cases, and their values by metric."""
 
     identity: str | None
     scores: Mapping[str, Scores | None]
 
 
 class Pairs:
-    """The pairs that groups form with a baseline; tables of cases are read once.
+    """The pairs of groups with a baseline; case tables are read only once.
 
     Args:
-        baseline: The group that the others are compared with.
-        by: The unit of a pair: the seed or the case.
-        metrics: The metrics that will be asked for.
+        baseline: The group with which the others are compared.
+        by: The unit of pairs: the seed or the case.
+        metrics: The metrics that will be requested.
     """
 
     def __init__(self, baseline: Group, by: By, metrics: Sequence[str]) -> None:
@@ -116,7 +118,7 @@ class Pairs:
         cases = [tuple(self._scored(run).identity for run in pair) for pair in pairs]
         if self.by == "case" and any(None in pair for pair in cases):
             return f"a run has no {self.baseline.runs[0].evaluation.name}/cases.csv"
-        # Two runs without tables can be paired by seed, one with and one without cannot.
+        # Two runs without tables can be paired by seed, but not one with and one without.
         if any(ours != theirs for ours, theirs in cases):
             return "the test cases are not the same"
         if self.by == "case" and len(set(cases)) > 1:
@@ -136,7 +138,7 @@ class Pairs:
         return _by_case(metric, seeds, ours, theirs) if ours and theirs else None
 
     def differences(self, group: Group, metric: str) -> tuple[Difference, ...]:
-        """Return the pairs behind `pairing`, in its order; none where it is None."""
+        """Return the pairs behind `pairing`, in its order; empty if it is None."""
         pairs = self._runs(group)
         if self.by == "seed":
             if any(metric not in run.metrics for pair in pairs for run in pair):
@@ -166,7 +168,7 @@ class Pairs:
         return self._read[run.path]
 
     def _means(self, runs: Sequence[Run], metric: str) -> Scores | None:
-        """Return each case's score, the mean over runs, and whether any run failed it."""
+        """Return each case's mean score over runs, and whether it failed in any run."""
         scores = [of_run for run in runs if (of_run := self._scored(run).scores[metric])]
         if len(scores) < len(runs):
             return None
@@ -180,7 +182,7 @@ class Pairs:
 
 
 def adjusted(pairings: Sequence[Pairing]) -> list[Pairing]:
-    """Return the comparisons of one metric with the p values adjusted for their number."""
+    """Return the comparisons in one metric with p values adjusted by Holm's method."""
     values = holm([pairing.p_value for pairing in pairings])
     return [replace(pairing, p_holm=float(p)) for pairing, p in zip(pairings, values, strict=True)]
 
@@ -265,26 +267,26 @@ def _by_case(
 
 
 def _permutation(one: Sequence[float], two: Sequence[float]) -> float:
-    # Of one pair both signs are as extreme.
+    # With one pair, both signs are equally extreme.
     return permutation_test(one, two).p_value if len(one) > 1 else 1.0
 
 
 def _normal_sign_test(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Return the limit of the two-sided permutation test for many pairs.
+    """Return the normal approximation of the two-sided permutation test for many pairs.
 
-    Under random signs the sum of the differences has mean 0 and the sum of their squares as
-    variance. No pair differs: 1.
+    Under random signs, the sum of the differences has mean 0, and its variance is the sum of their
+    squares. If no pair differs, the p value is 1.
     """
     largest = float(np.abs(differences).max())
     if not largest:
         return 1.0
-    scaled = differences / largest  # squares of very small or large ones would be 0 or infinite
+    scaled = differences / largest  # squares of tiny or huge values would be 0 or infinite
     spread = math.sqrt(float(np.square(scaled).sum()))
     return math.erfc(abs(float(scaled.sum())) / spread / math.sqrt(2))
 
 
 def _smallest(pairs: int) -> float | None:
-    """Return the smallest two-sided p value of an exact test: two of all sign patterns.
+    """Return the smallest two-sided p value of an exact test: two out of all sign patterns.
 
     Example:
         >>> _smallest(1), _smallest(3), _smallest(100)

@@ -1,4 +1,4 @@
-"""The power of a comparison: which difference its seeds can show, and how many seeds one needs."""
+"""The power of a comparison: which difference its seeds can detect, and how many are needed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from famseg.reporting._words import LEVEL, counted_pairs, label_of
 from famseg.statistics import POWER, detectable_difference, fewest_pairs, pairs_needed
 
 _SHARES = (0.005, 0.01, 0.02)
-_PARTS = (0.01, 0.02, 0.05)  # of the baseline's mean, where the metric is not a share
+_PARTS = (0.01, 0.02, 0.05)  # fractions of the baseline's mean, if the metric is not a share
 _SHARE = "0 to 1"
 
 
 @dataclass(frozen=True)
 class Power:
-    """The differences that pairs can show in a metric.
+    """The differences that pairs can detect in a metric.
 
     Attributes:
-        group: The group that is compared with the baseline.
+        group: The group compared with the baseline.
         n: Number of pairs.
         std: Standard deviation of their differences.
-        level: Significance level: 0.05 over the number of groups, as Holm asks of the smallest p.
-        detectable: The difference that is shown with a probability of 0.8; None where the pairs are
-            too few for any.
-        fewest: The smallest number of pairs that can show a difference.
-        needed: How many pairs show a difference with that probability; None beyond 100,000.
+        level: Significance level: 0.05 divided by the number of groups, as in Holm's method for the
+            smallest p.
+        detectable: The difference that is detected with a probability of 0.8; None if there are too
+            few pairs.
+        fewest: The smallest number of pairs that can detect a difference.
+        needed: Number of pairs that detect a difference with this probability; None above 100,000.
     """
 
     group: str
@@ -41,13 +42,13 @@ class Power:
 
 
 def powers(comparison: Comparison, metric: str, wanted: Sequence[float] = ()) -> list[Power]:
-    """Return what the pairs of each group can show in a metric.
+    """Return the power of the pairs of each group in a metric.
 
     Args:
         comparison: From ``compare_runs``.
         metric: The metric.
-        wanted: Differences to ask for; empty for 0.005, 0.01 and 0.02 of a share, and else for 1,
-            2 and 5 % of the baseline's mean.
+        wanted: Differences to detect; empty for 0.005, 0.01 and 0.02 if the metric is a share, else
+            for 1, 2 and 5 % of the baseline's mean.
     """
     groups = [g.name for g in comparison.study.groups if (g.name, metric) in comparison.pairings]
     level = LEVEL / max(1, len(groups))
@@ -81,7 +82,7 @@ def _usual(comparison: Comparison, metric: str) -> tuple[float, ...]:
 
 
 def power_words(power: Power, comparison: Comparison, metric: str) -> str:
-    """Return what the pairs could show, as the end of a sentence."""
+    """Return the detectable difference as the end of a sentence."""
     if power.detectable is None:
         return f"it takes {counted_pairs(comparison.by, power.fewest)} or more"
     pairs = counted_pairs(comparison.by, power.n)
@@ -89,7 +90,7 @@ def power_words(power: Power, comparison: Comparison, metric: str) -> str:
 
 
 def amount(value: float, metric: str) -> str:
-    """Return a difference with two digits at least, and its unit."""
+    """Return a difference with at least two digits, and its unit."""
     label = label_of(metric)
     digits = label.digits if not value else max(label.digits, 1 - math.floor(math.log10(value)))
     unit = f" {label.unit}" if label.unit in ("mm", "s", "cases") else ""

@@ -17,7 +17,7 @@ from famseg.reporting._scene import scene_views
 CASE, STATE = "case.json", "reconstruct.json"
 PAGE, VIEWS = "report.html", "report.png"
 
-_MOST_IMAGES = 60  # about 40 KB each
+_MOST_IMAGES = 60  # of about 40 KB each
 _RESEARCH = "For research only: not a medical device."
 _LOW = "low"
 _AXES = ("RL", "AP", "SI")
@@ -33,7 +33,7 @@ class _Measure:
         unit: Its unit.
         digits: Its decimals.
         meaning: Its definition.
-        in_table: Whether the table of all cases has it.
+        in_table: Whether it is in the table of all cases.
     """
 
     keys: tuple[str, ...]
@@ -87,7 +87,7 @@ _MEASURES = (
 
 
 def is_reconstruction(path: Path) -> bool:
-    """Whether a folder was written by ``famseg reconstruct``: all its cases, or one of them."""
+    """Return whether ``famseg reconstruct`` wrote a folder, for all cases or one of them."""
     return any((path / name).is_file() for name in (STATE, CASE))
 
 
@@ -178,7 +178,7 @@ def cases_page(path: Path, folders: Sequence[Path], place: Path) -> Page:
     Args:
         path: The output folder.
         folders: The folders of its cases.
-        place: The folder in which the page will lie: links are relative to it.
+        place: The folder of the page, to which links are relative.
 
     Raises:
         InputError: If the record of a case is missing or damaged.
@@ -211,7 +211,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _failed(path: Path) -> dict[str, str]:
-    """Return inputs that the last call could not reconstruct, with the reasons."""
+    """Return the inputs that the last call could not reconstruct, with the reasons."""
     if not (path / STATE).is_file():
         return {}
     failed = read_json(path / STATE, ADVICE).get("failed")
@@ -221,7 +221,7 @@ def _failed(path: Path) -> dict[str, str]:
 
 
 def _at(case: Mapping[str, Any], *keys: str) -> object:
-    """Return a value of nested objects; None where there is none."""
+    """Return a value in nested objects; None if it does not exist."""
     value: object = case
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -290,7 +290,7 @@ def _facts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def direction_words(direction: object) -> str:
-    """Return a direction in the letters of the patient, as far as it goes along each.
+    """Return a direction as anatomical letters, with its component along each.
 
     Example:
         >>> direction_words([-0.94, 0.0, -0.34])

@@ -1,4 +1,4 @@
-"""The content of a reconstruction's page: volumes on coarser voxels, surfaces and slices."""
+"""The content of a reconstruction's page: volumes with coarser voxels, surfaces and slices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 
 ADVICE = "Reconstruct the case again with --force."
 
-# Okabe and Ito's colors, from warm to cold; none is that of the implant.
+# Colors by Okabe and Ito, from warm to cold, without that of the implant.
 CONFIDENCE: tuple[tuple[str, Color], ...] = (
     ("below 60 %", (213, 94, 0)),
     ("60 to 70 %", (230, 159, 0)),
@@ -37,31 +37,31 @@ CONFIDENCE: tuple[tuple[str, Color], ...] = (
 )
 _LEVELS = (60, 70, 80, 90)
 
-_VOXEL_MM, _SURFACE_MM = 1.05, 1.8  # finer voxels are put together
+_VOXEL_MM, _SURFACE_MM = 1.05, 1.8  # finer voxels are merged
 _MOST_VOXELS = 10_000_000
 _MARGIN = 3  # voxels around the bone
-_BONE_SHARE = 0.4  # of a larger voxel: thin walls stay closed
+_BONE_SHARE = 0.4  # share of bone in a larger voxel, so that thin walls stay closed
 _BONE_FACES, _IMPLANT_FACES = 50_000, 20_000
 _BONE_ERROR_MM, _IMPLANT_ERROR_MM = 0.2, 0.03
 _PLANES = (("axial", 2, "RLPA"), ("coronal", 1, "RLIS"), ("sagittal", 0, "PAIS"))
 _WAYS = (("right of", "left of"), ("in front of", "behind"), ("above", "below"))
 _DARK = 0.08
 _BAR_MM = 50.0
-_PAINT_MM, _LEAST = 3.0, 1e-3  # the mean that colors a surface, and its least weight
+_PAINT_MM, _LEAST = 3.0, 1e-3  # width of the mean that colors a surface, and its smallest weight
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A reconstruction as a page shows it, axes to the right, front and top.
+    """A reconstruction in the form shown on a page, with axes to the right, front and top.
 
     Args:
         bone: Bone of the input.
         implant: The implant.
-        agreement: Predictions that agree, in percent.
-        affine: Maps the voxels of the three to mm.
-        steps: How many voxels of the output each of them holds, along its axes.
+        agreement: Percentage of predictions that agree.
+        affine: Maps voxels of these volumes to mm.
+        steps: Number of voxels of the output in each of these voxels, along each axis.
         implant_mesh: The surface of the implant in mm.
-        implant_faces: Triangles that the file of the implant has; None without such a file.
+        implant_faces: Number of triangles in the file of the implant; None without such a file.
     """
 
     bone: Mask
@@ -74,16 +74,16 @@ class Shown:
 
 
 def read_shown(folder: Path, files: Mapping[str, Any]) -> Shown:
-    """Read the volumes and the implant's mesh of a case, cropped to the bone and made coarser.
+    """Read the volumes and the implant's mesh of a case, cropped to the bone and downsampled.
 
-    Takes 8 bytes for each voxel of the output while it reads.
+    Takes 8 bytes per voxel of the output while reading.
 
     Args:
         folder: The folder of the case.
-        files: The files that its ``case.json`` names.
+        files: The files listed in its ``case.json``.
 
     Raises:
-        InputError: If a file is missing, damaged or of another grid.
+        InputError: If a file is missing, damaged or has another grid.
     """
     completed, implant, agreement = (
         to_ras(read_volume(_volume_file(folder, files, name)))
@@ -116,12 +116,12 @@ def read_shown(folder: Path, files: Mapping[str, Any]) -> Shown:
 def coarser(
     array: NDArray[Any], affine: Floats, steps: tuple[int, int, int]
 ) -> tuple[NDArray[np.float32], Floats]:
-    """Return means over blocks of voxels, and where they lie; at the far border the last counts on.
+    """Return means over blocks of voxels, and their affine; the border is padded by its value.
 
     Args:
-        array: A mask, or small whole numbers, shape ``(X, Y, Z)``.
+        array: A mask or small integers, shape ``(X, Y, Z)``.
         affine: Maps its indices to mm.
-        steps: Voxels of a block along each axis.
+        steps: Voxels per block along each axis.
 
     Example:
         >>> means, placed = coarser(np.eye(4).reshape(4, 2, 2) > 0, np.eye(4), (2, 1, 2))
@@ -146,7 +146,7 @@ def scene_of(shown: Shown, title: str, name: str) -> Scene:
     Args:
         shown: From `read_shown`.
         title: The text above it.
-        name: A file name without ending, for images that people save.
+        name: A file name without suffix, for images that users save.
     """
     surface = _steps(shown.bone.shape, _spacing(shown.affine), _SURFACE_MM)
     skull = _surface(shown.bone, shown.affine, surface)
@@ -265,7 +265,7 @@ def _doubted(shown: Shown) -> Mask:
 
 
 def _square(image: Bytes, wide_mm: float, high_mm: float, edge_mm: float) -> Bytes:
-    """Return an image on a dark square, so that all planes have one scale."""
+    """Return an image on a dark square, so that all planes have the same scale."""
     rows, columns = (
         max(int(np.ceil(edge_mm / step)) - count, 0)
         for step, count in zip((high_mm, wide_mm), image.shape[:2], strict=True)
@@ -290,7 +290,7 @@ def _bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
 
 
 def _volume_file(folder: Path, files: Mapping[str, Any], name: str) -> Path:
-    """Return the file of a volume; only names that the case states, and none outside its folder."""
+    """Return the file of a volume, which must be listed in the case and inside its folder."""
     for file in files:
         if file == Path(file).name and file == f"{name}{volume_suffix(Path(file))}":
             return folder / file
@@ -300,7 +300,7 @@ def _volume_file(folder: Path, files: Mapping[str, Any], name: str) -> Path:
 def _implant(
     folder: Path, files: Mapping[str, Any], mask: Mask, affine: Floats
 ) -> tuple[Mesh, int | None]:
-    """Return the surface of the implant as its file has it, else that of its voxels."""
+    """Return the surface of the implant from its file, else from its voxels."""
     for name in ("implant.stl", "implant.ply"):
         if name in files:
             mesh = read_mesh(folder / name)
@@ -315,14 +315,14 @@ def _surface(mask: Mask, affine: Floats, steps: tuple[int, int, int]) -> Mesh:
 
 
 def _simpler(mesh: Mesh, error_mm: float, faces: int) -> Mesh:
-    """Return a mesh that is near enough; one with more faces than that is made simpler still."""
+    """Return a simplified mesh within a tolerance, with a maximum number of faces."""
     return simplify(simplify(mesh, max_error_mm=error_mm), max_faces=faces)
 
 
 def _painted(mesh: Mesh, shown: Shown) -> Bytes:
-    """Return the color of the agreement at each vertex: the mean of the implant around it.
+    """Return the color of the agreement at each vertex, averaged over the implant around it.
 
-    At the very surface predictions differ by a voxel everywhere, which says little.
+    Directly at the surface, predictions differ by a voxel everywhere, which is not informative.
     """
     sigma = _PAINT_MM / np.array(_spacing(shown.affine))
     weight = ndimage.gaussian_filter(shown.implant.astype(np.float32), sigma)
@@ -339,7 +339,7 @@ def _level(percent: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _box(mask: Mask, affine: Floats) -> tuple[tuple[slice, ...], Floats]:
-    """Return the box around a mask, a little wider, and the affine of what is in it."""
+    """Return the bounding box of a mask with a margin, and the affine of its content."""
     sides = []
     for axis, count in enumerate(mask.shape):
         seen = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
@@ -352,7 +352,7 @@ def _box(mask: Mask, affine: Floats) -> tuple[tuple[slice, ...], Floats]:
 def _steps(
     shape: tuple[int, ...], spacing_mm: tuple[float, float, float], target_mm: float
 ) -> tuple[int, int, int]:
-    """Return how many voxels are put together along each axis."""
+    """Return the number of voxels merged along each axis."""
     while True:
         steps = np.maximum(np.floor(target_mm / np.array(spacing_mm)), 1).astype(int)
         if np.prod(np.ceil(np.array(shape) / steps)) <= _MOST_VOXELS:
@@ -367,7 +367,7 @@ def _spacing(affine: Floats) -> tuple[float, float, float]:
 
 
 def _middle(mask: Mask) -> tuple[int, int, int]:
-    """Return the voxel of a mask that is nearest to its middle."""
+    """Return the voxel of a mask that is closest to its center."""
     voxels = np.argwhere(mask)
     x, y, z = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()].tolist()
     return x, y, z
@@ -379,7 +379,7 @@ def _world(affine: Floats, voxel: tuple[int, int, int]) -> tuple[float, float, f
 
 
 def _note(shown: Shown, surface: tuple[int, int, int], skull: Mesh) -> str:
-    """Say what was reduced."""
+    """Return a note about what was reduced."""
     _, placed = coarser(np.zeros(surface, dtype=bool), shown.affine, surface)
     edges, coarse = (_times(_spacing(affine), ".3g") for affine in (shown.affine, placed))
     slices_are = f"The slices show the output's own voxels of {edges} mm"

@@ -1,4 +1,4 @@
-"""Comparisons as data: a mapping for scripts and rows for spreadsheets."""
+"""Comparisons as data: a mapping for scripts, and rows for spreadsheets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PAIRING = (
 
 
 def as_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Return comparisons as JSON can hold them; what is not finite or not known is None.
+    """Return comparisons as JSON types, with None for values that are not finite or unknown.
 
     Args:
         comparisons: From ``compare_runs``.
@@ -58,12 +58,12 @@ def as_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _summary(comparison: Comparison) -> dict[str, Any]:
-    """Return the foremost metric beside its controls, and what the pairs can show in it."""
+    """Return the main metric with its controls, and the power of the pairs in it."""
     if not comparison.metrics:
         return {"overview": None, "power": []}
     metric = comparison.metrics[0]
     found = asdict(overview(comparison, metric))
-    found.pop("warnings")  # they are in the verdict
+    found.pop("warnings")  # contained in the verdict
     power = [asdict(each) for each in powers(comparison, metric)]
     return {"overview": found, "power": power}
 
@@ -72,7 +72,7 @@ def rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
     """Yield a row for each group and metric, all with the same columns.
 
     Columns: ``study``, ``pipeline``, ``data_hash``, ``group``, ``method``, ``seeds``,
-    ``unfinished``, ``metric``, the figures over seeds, and where there is a pairing ``baseline``,
+    ``unfinished``, ``metric``, the figures over seeds, and if there is a pairing, ``baseline``,
     ``by``, ``pairs``, ``difference``, ``difference_low``, ``difference_high`` and the tests.
 
     Args:

@@ -1,4 +1,4 @@
-"""The report of a run: its settings, its training and its results, case by case."""
+"""The report of a run: its settings, its training and its results per case."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def report_name(checkpoint: Checkpoint = "best") -> str:
 
 
 def run_page(path: Path, checkpoint: Checkpoint = "best") -> Page:
-    """Return the report of a run folder, whatever its pipeline.
+    """Return the report of a run folder of any pipeline.
 
     Args:
         path: The run folder.
@@ -119,7 +119,7 @@ def _signs(run: Run, history: History) -> list[str]:
         for name, value in run.metrics.items()
         if name.endswith("/variance_ratio")
     }
-    if kind not in get_args(PenaltyKind):  # of another version
+    if kind not in get_args(PenaltyKind):  # from another version
         return [f"Signs of a failed training were not checked: penalty {kind!r} is unknown."]
     weight, known = float(settings.get("penalty.lambda", "0")), cast("PenaltyKind", kind)
     summary = run.evaluation / "summary.json"
@@ -143,7 +143,7 @@ def _signs(run: Run, history: History) -> list[str]:
 
 
 def _key_metric(run: Run) -> str:
-    """Return the validation metric of a run's pipeline; the usual one where it is not installed."""
+    """Return the validation metric of a run's pipeline, or the default if it is not installed."""
     try:
         return str(getattr(load_pipeline(run.pipeline), "KEY_METRIC", "dsc"))
     except InputError:
@@ -156,7 +156,7 @@ def _cases(run: Run) -> list[CaseRow]:
         return []
     try:
         return [row for row in read_cases(path) if row.source == "model"]
-    except InputError:  # of another pipeline, whose cases are not skulls
+    except InputError:  # from another pipeline, whose cases are not skulls
         return []
 
 
@@ -206,17 +206,17 @@ def _curves(run: Run, history: History) -> list[Image]:
 
 
 def _count(history: History) -> str:
-    """Return the number of validation cases in brackets; nothing where it is not known."""
+    """Return the number of validation cases in parentheses; empty if it is not known."""
     counts = [row["val/n"] for row in history if row.get("val/n")]
     return f" (n = {counts[-1]:g})" if counts else ""
 
 
 def _validation(history: History, names: Sequence[str]) -> list[Image]:
-    """Return a figure for each unit: what has different units does not share an axis."""
+    """Return a figure for each unit, since different units must not share an axis."""
     by_unit: dict[str, dict[str, str]] = {}
     for name in names:
         label = label_of(name)
-        # What has no unit is a quantity of its own.
+        # Each quantity without a unit gets its own axis.
         by_unit.setdefault(label.unit or label.name, {})[label.name] = name
     images = []
     for unit, series in by_unit.items():
@@ -278,7 +278,7 @@ def _distributions(cases: Sequence[CaseRow]) -> list[Image]:
 
 
 def _evaluated(run: Run) -> list[Image]:
-    """Return the figure that the evaluation wrote."""
+    """Return the figure written by the evaluation."""
     known = (
         (
             "slices.png",
@@ -303,7 +303,7 @@ def _worst_first(cases: Sequence[ShownCase]) -> list[ShownCase]:
 
 
 def _scene(case: ShownCase) -> Scene:
-    """Return an evaluated case as surfaces, and its errors as colors in the slices."""
+    """Return an evaluated case as surfaces, with its errors as colors in the slices."""
     added = case.prediction & ~case.image
     missing = case.reference & ~case.image
     parts = [

@@ -1,4 +1,4 @@
-"""Runs as read from their folders: settings, progress and results."""
+"""Reading of runs from their folders: settings, progress and results."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from famseg.tracking import flatten, method_label, read_metrics, text_of
 Checkpoint = Literal["best", "last"]
 
 FINISHED = "finished"
-# Numbers that every run has, beside those of its evaluation.
+# Numbers of every run in addition to those of its evaluation.
 SECONDS, EPOCHS = "seconds", "epochs"
 
 _MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
-# Beyond it nothing is measured, and sums of squares would leave the range of float64.
+# Larger numbers are never measured, and their sums of squares would exceed float64.
 LARGEST = 1e100
 
-# What runs of one method may differ in: where, how fast and from which random numbers they go. Data
-# are told apart by their fingerprint, for the same ones can lie in two places.
+# Keys in which runs of one method may differ: location, speed and random numbers. Data are
+# distinguished by their fingerprint, since the same data may be in different folders.
 FREE = (
     "data.root",
     "name",
@@ -44,7 +44,7 @@ FREE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run and what came out of it.
+    """A run and its results.
 
     Attributes:
         path: The run folder.
@@ -53,16 +53,16 @@ class Run:
         method: Label of its method, see ``famseg.tracking.method_label``.
         plain: Whether it was trained with neither a penalty nor SAM or another way of finding flat
             minima.
-        settings: The configuration by dotted key, as texts, without what runs of one method may
-            differ in; what is unset is left out.
+        settings: The configuration by dotted key, as texts, without keys in which runs of one
+            method may differ and without unset keys.
         data_hash: Fingerprint of the data; None if it is unknown.
         created: When it began, ISO 8601 in UTC.
-        state: ``finished``, or how far it came, in words.
+        state: ``finished``, or a description of its progress.
         metrics: The numbers of the final evaluation by flat name; ``seconds``: time of the training
-            without validation, ``epochs``: how many were trained.
+            without validation, ``epochs``: number of epochs trained.
         checkpoint: The checkpoint whose evaluation was read, ``best`` or ``last``.
         evaluation: The folder of that evaluation.
-        noted: Whether the evaluation itself says what it is of; older ones do not.
+        noted: Whether the evaluation states its checkpoint, which older ones do not.
     """
 
     path: Path
@@ -81,17 +81,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it was trained and evaluated to the end."""
+        """Whether it was trained and evaluated completely."""
         return self.state == FINISHED
 
 
 @dataclass(frozen=True)
 class Found:
-    """The runs below some folders.
+    """The runs below the given folders.
 
     Attributes:
-        runs: All runs, also those that did not finish.
-        notes: A line for each folder that could not be read, or not in full.
+        runs: All runs, including unfinished ones.
+        notes: A line for each folder that could not be read completely.
     """
 
     runs: tuple[Run, ...]
@@ -104,7 +104,7 @@ def find_runs(paths: Sequence[Path | str], checkpoint: Checkpoint = "best") -> F
     Args:
         paths: Run folders (with ``config.yaml`` and ``provenance.json``), or folders above them.
         checkpoint: The checkpoint whose evaluations are read: ``best``, which training evaluates,
-            or ``last``, for which see ``famseg evaluate``. Never one for the other.
+            or ``last``, see ``famseg evaluate``. One never replaces the other.
 
     Raises:
         InputError: If a path is not a folder, or there is no run below it that can be read.
@@ -142,7 +142,7 @@ def _folders(path: Path) -> tuple[list[Path], list[Path]]:
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if Path(place).name == "artifacts" and _MLFLOW_RUN.fullmatch(Path(place).parent.name):
-            folders.clear()  # copies of a run's files, not a run
+            folders.clear()  # copies of a run's files instead of a run
             continue
         if {"config.yaml", "provenance.json"} <= set(files):
             runs.append(Path(place))
@@ -170,7 +170,7 @@ def _read(path: Path, checkpoint: Checkpoint) -> tuple[Run, str | None]:
     try:
         return _described(folder, config, checkpoint), note
     except DAMAGED as error:
-        if note is None:  # the configuration was validated: it is not at fault
+        if note is None:  # the configuration was valid and is not the reason
             raise
         raise InputError(
             f"{folder.config}: is not the configuration of a run ({type(error).__name__})"
@@ -209,17 +209,17 @@ def _described(folder: RunFolder, config: Mapping[str, Any], checkpoint: Checkpo
 
 
 def _configuration(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Return a resolved configuration under the names that users write, defaults filled in."""
+    """Return a resolved configuration with the keys that users write, including defaults."""
     try:
         return load(str(path))[1].model_dump(mode="json", by_alias=True), None
     except InputError as error:
-        # Of another version, or of a pipeline that is not installed here: the file has it all.
+        # From another version or a pipeline that is not installed; the file contains all keys.
         values = read(str(path)).values
         return values, f"{error.faults[0]} The run is compared as its configuration was written."
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    if not _weight(config):  # with lambda 0 all else that a penalty can be set to is idle
+    if not _weight(config):  # with lambda 0, the other settings of a penalty have no effect
         config = {**config, "penalty": {"kind": "none"}}
     return {
         key: text_of(value)
@@ -238,7 +238,7 @@ def _finds_flat_minima(config: Mapping[str, Any]) -> bool:
 
 
 def _course(path: Path) -> tuple[int, float | None]:
-    """Return how many epochs were trained, and the seconds that they took together."""
+    """Return the number of epochs trained, and their total time in seconds."""
     history = read_metrics(path)
     times = [row["train/epoch_seconds"] or 0.0 for row in history if "train/epoch_seconds" in row]
     last = max((int(row["epoch"] or 0) for row in history), default=0)
@@ -246,7 +246,7 @@ def _course(path: Path) -> tuple[int, float | None]:
 
 
 def _evaluated(folder: RunFolder, checkpoint: Checkpoint) -> str | None:
-    """Return the checkpoint that an evaluation says it is of; None where it does not say."""
+    """Return the checkpoint stated in an evaluation; None if it is not stated."""
     note = folder.evaluation_of(checkpoint) / "checkpoint.json"
     return str(read_json(note, "Evaluate it again").get("checkpoint")) if note.is_file() else None
 
@@ -258,13 +258,13 @@ def _result(
     epochs: int,
     planned: int | None,
 ) -> tuple[str, dict[str, float]]:
-    """Return how far a run came, and the numbers of its evaluation."""
+    """Return the progress of a run, and the numbers of its evaluation."""
     place, command = folder.evaluation_of(checkpoint), f"famseg evaluate {folder.path}"
     if checkpoint != "best":
         command += f" --checkpoint {checkpoint}"
     metrics = place / folder.metrics.name
     status = read_status(folder.path)
-    # A run that was made longer has the evaluation of the shorter one until its end.
+    # A run that is extended has the evaluation of the shorter one until its end.
     cut = planned is not None and epochs < planned and status not in (None, FINISHED)
     if metrics.is_file() and not cut:
         if evaluated not in (None, checkpoint):

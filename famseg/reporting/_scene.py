@@ -1,4 +1,4 @@
-"""The data of a page's interactive view: surfaces and volumes, as text inside the page."""
+"""The data of a page's interactive view: surfaces and volumes as text inside the page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Bytes = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
 BONE: Color = (222, 212, 192)
-# Okabe and Ito's palette: told apart with any color vision.
+# Palette by Okabe and Ito, distinguishable with any color vision.
 IMPLANT: Color = (0, 114, 178)
 REFERENCE: Color = (230, 159, 0)
 BOTH: Color = (0, 158, 115)
 
 FROM_THE_FRONT = (135.0, 15.0)
-"""Azimuth and elevation in degrees: a little from the left and from above."""
+"""Azimuth and elevation in degrees, slightly from the left and from above."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Part:
     """A surface of a scene.
 
     Args:
-        name: A word for it.
-        label: Its name for people.
+        name: Its identifier.
+        label: Its displayed name.
         color: Red, green and blue, 0 to 255.
         mesh: The surface, in mm.
         opacity: 0 to 1.
-        visible: Whether it is shown at first.
+        visible: Whether it is shown initially.
         painted: A color for each vertex, shape ``(n, 3)``, in place of the one color.
         instead_of: Names of parts that lie in the same place: switching one on switches these off.
     """
@@ -65,12 +65,12 @@ class Layer:
     """A volume of a scene, which its slices show.
 
     Args:
-        name: A word for it.
-        label: Its name for people.
+        name: Its identifier.
+        label: Its displayed name.
         volume: Small whole numbers; it is shown by ``classes`` or in gray.
         classes: Label and color of each value but 0, which is empty.
         opacity: 0 to 1.
-        visible: Whether it is shown at first.
+        visible: Whether it is shown initially.
     """
 
     name: str

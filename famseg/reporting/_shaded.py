@@ -1,4 +1,4 @@
-"""Shaded images of surfaces, made without a graphics card, for pages without the viewer."""
+"""Shaded images of surfaces, rendered on the CPU, for pages without the viewer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PANEL = 380
 
 @dataclass(frozen=True)
 class Side:
-    """From where surfaces are seen.
+    """A viewing direction.
 
     Args:
-        label: Its name for people.
+        label: Its displayed name.
         towards: From the head to the viewer, RAS+.
         up: The direction that is up in the image, RAS+.
         edges: Letters at the left, right, bottom and top edge.
@@ -36,18 +36,18 @@ class Side:
     edges: str
 
 
-# As in radiology, the patient's right is on the left of the image. Only from behind it cannot be.
+# As in radiology, the patient's right is on the left of the image, except from behind.
 FRONT = Side("from the front", (0, 1, 0), (0, 0, 1), "RLIS")
 RIGHT = Side("from the right", (1, 0, 0), (0, 0, 1), "PAIS")
 LEFT = Side("from the left", (-1, 0, 0), (0, 0, 1), "APIS")
 BACK = Side("from behind", (0, -1, 0), (0, 0, 1), "LRIS")
 TOP = Side("from above", (0, 0, 1), (0, -1, 0), "RLAP")
 
-_LIGHT = np.array([-0.35, 0.45, 0.82])  # to the left, up and towards the viewer
+_LIGHT = np.array([-0.35, 0.45, 0.82])  # from the left, from above and from the viewer
 _AMBIENT = 0.25
-_STEP = 0.8  # of a pixel between samples of a triangle, at most
+_STEP = 0.8  # largest distance of samples of a triangle in pixels
 _MOST_STEPS = 64
-_DEPTHS = 1000  # steps of the depth in a pixel's width
+_DEPTHS = 1000  # depth levels per width of a pixel
 _MARGIN = 0.08
 _BACKGROUND, _INK = (250, 250, 248), (60, 60, 60)
 _BAR_MM = 50.0
@@ -55,10 +55,10 @@ _COLORS = 96
 
 
 def three_sides(azimuth: float) -> tuple[Side, Side, Side]:
-    """Return the front, the side that is nearest to a direction, and the top.
+    """Return the front, the side that is closest to a direction, and the top.
 
     Args:
-        azimuth: In degrees: 0 is behind, 90 the left, 180 the front, 270 the right.
+        azimuth: Direction in degrees: 0 is behind, 90 the left, 180 the front, 270 the right.
 
     Example:
         >>> [side.label for side in three_sides(250)]
@@ -73,19 +73,19 @@ def three_sides(azimuth: float) -> tuple[Side, Side, Side]:
 def shaded_views(
     surfaces: Sequence[tuple[Mesh, NDArray[np.uint8]]], sides: Sequence[Side]
 ) -> bytes:
-    """Draw surfaces from several sides, as seen from far away, all on one scale.
+    """Draw surfaces from several sides in orthographic projection, all on the same scale.
 
-    Each triangle is sampled more densely than the pixels lie, and the nearest sample of a pixel is
-    shown, lit from the viewer's upper left. Letters name the directions; a bar is 5 cm long. Takes
-    two seconds for 100,000 triangles.
+    Each triangle is sampled more densely than the pixels, and the closest sample of each pixel is
+    shown (z-buffer), lit from the viewer's upper left. Letters name the directions; a bar is 5 cm
+    long. Takes two seconds for 100,000 triangles.
 
     Args:
         surfaces: Closed surfaces in mm, RAS+, each with one color, shape ``(3,)``, or one for each
             of its vertices, shape ``(n, 3)``.
-        sides: From where they are seen, left to right.
+        sides: The viewing directions, from left to right.
 
     Returns:
-        A PNG file; the same bytes for the same surfaces.
+        A PNG file; the same surfaces give the same bytes.
 
     Raises:
         ValueError: If there is no surface.
@@ -120,10 +120,10 @@ def _triangles(mesh: Mesh, colors: Bytes) -> tuple[Floats, Floats, Floats]:
 
 
 def _view(corners: Floats, normals: Floats, colors: Floats, side: Side) -> Image.Image:
-    """Draw triangles, given in pixels from the middle, as seen from a side."""
+    """Draw triangles, given in pixels relative to the center, as seen from a side."""
     towards, up = np.array(side.towards, dtype=float), np.array(side.up, dtype=float)
     axes = np.stack([np.cross(up, towards), up, towards])
-    facing = np.flatnonzero(normals @ towards > 0)  # the surfaces are closed: others are hidden
+    facing = np.flatnonzero(normals @ towards > 0)  # the surfaces are closed, so others are hidden
     nearest = _nearest(corners[facing] @ axes.T)
     hit = nearest >= 0
     seen = facing[nearest[hit]]
@@ -134,7 +134,7 @@ def _view(corners: Floats, normals: Floats, colors: Floats, side: Side) -> Image
 
 
 def _nearest(corners: Floats) -> NDArray[np.int64]:
-    """Return the number of the nearest triangle at each pixel, -1 where there is none.
+    """Return the number of the closest triangle at each pixel; -1 if there is none.
 
     Args:
         corners: To the right, up and towards the viewer, in pixels, shape ``(m, 3, 3)``.
@@ -146,18 +146,18 @@ def _nearest(corners: Floats) -> NDArray[np.int64]:
         chosen = np.flatnonzero(count == n)
         i, j = np.indices((n + 1, n + 1))
         u, v = (each[i + j <= n] / n for each in (i, j))
-        share = np.stack([1 - u - v, u, v], axis=1)  # (k, 3): of the corners
+        share = np.stack([1 - u - v, u, v], axis=1)  # (k, 3), barycentric coordinates
         x, y, depth = np.einsum("ks,msx->xmk", share, corners[chosen])
         column = np.rint(x + PANEL / 2).astype(np.int64)
         row = np.rint(PANEL / 2 - y).astype(np.int64)
-        # Depth and number in one integer: the largest one is that of the nearest triangle.
+        # Depth and number in one integer, whose maximum is that of the closest triangle.
         key = (np.rint((depth + PANEL) * _DEPTHS).astype(np.int64) << 32) | chosen[:, None]
         np.maximum.at(buffer, (row * PANEL + column).ravel(), key.ravel())
     return np.where(buffer < 0, -1, buffer & 0xFFFFFFFF)
 
 
 def _write(draw: ImageDraw.ImageDraw, left: int, side: Side) -> None:
-    """Write from where a view is seen, and the directions at its edges."""
+    """Write the viewing direction of a view and the directions at its edges."""
     font, middle = ImageFont.load_default(15), PANEL // 2
     if left:
         draw.line((left, 0, left, PANEL), fill=(215, 215, 210))

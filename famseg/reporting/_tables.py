@@ -1,4 +1,4 @@
-"""Comparisons as tables, for the terminal and to paste into documents."""
+"""Comparisons as tables, for the terminal and for pasting into documents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TESTS = (
 )
 _EFFECT = "; d: difference / its standard deviation"
 _IMPLIED = ("s.e.", "Wilcoxon p", "d")
-_NARROWEST = 14  # the first column, where others leave no more
+_NARROWEST = 14  # minimum width of the first column
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Table:
     Attributes:
         title: Its title.
         header: Names of the columns.
-        rows: Cells, as many in each row as there are columns.
+        rows: Cells, one per column in each row.
         notes: Sentences below it.
     """
 
@@ -57,8 +57,8 @@ def tables(comparison: Comparison, *, short: bool = False) -> list[Table]:
 
     Args:
         comparison: From ``compare_runs``.
-        short: Whether columns are left out that others of the same table imply: standard errors,
-            effect sizes and the signed-rank test. Then a table fits 80 columns.
+        short: Whether to omit columns implied by others in the same table (standard errors, effect
+            sizes and the signed-rank test), so that tables fit 80 columns.
     """
     found = [_groups(comparison)]
     for metric in comparison.metrics:
@@ -75,12 +75,12 @@ def tables(comparison: Comparison, *, short: bool = False) -> list[Table]:
 
 
 def summary_tables(comparison: Comparison, wanted: Sequence[float] = ()) -> list[Table]:
-    """Return the foremost metric beside its controls, and what the pairs can show in it.
+    """Return the main metric with its controls, and the power of the pairs in it.
 
     Args:
         comparison: From ``compare_runs``.
-        wanted: Differences of which the second table says how many pairs show them; empty for some
-            that fit the metric.
+        wanted: Differences for which the second table states the required number of pairs; empty
+            for values that suit the metric.
     """
     if not comparison.metrics:
         return []
@@ -143,11 +143,11 @@ def plain(tables: Sequence[Table], *, width: int | None = None) -> str:
 
     Args:
         tables: From `tables` or `summary_tables`.
-        width: Fold names, titles and notes to so many columns; None leaves them whole.
+        width: Width to which names, titles and notes are wrapped; None does not wrap.
     """
     blocks = []
     for table in tables:
-        # Not by text_table: names are folded to a width, and their further lines are indented.
+        # Not with text_table, since names are wrapped to a width with a hanging indent.
         widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
         if width is not None:
             others = sum(widths[1:]) + 2 * len(widths)
@@ -162,7 +162,7 @@ def plain(tables: Sequence[Table], *, width: int | None = None) -> str:
 
 
 def folded(text: str, width: int | None, indent: str = "") -> list[str]:
-    """Return a text in lines of a width, all but the first further to the right."""
+    """Return a text wrapped to a width, with a hanging indent."""
     if width is None:
         return [f"{indent}{text}"]
     more = f"{indent}  "
@@ -255,7 +255,7 @@ def _pairings(comparison: Comparison, metric: str) -> Table:
 
 
 def _digits(values: Sequence[float]) -> int:
-    """Return the decimals at which seeds differ: of shares, of millimeters, of larger numbers."""
+    """Return the decimals at which seeds differ, for shares, millimeters and larger numbers."""
     largest = max(map(abs, values), default=0.0)
     return 4 if largest < 2 else 3 if largest < 20 else 1
 
@@ -271,7 +271,7 @@ def _interval(low: float | None, high: float | None, digits: int, sign: str = ""
 
 
 def _p(value: float) -> str:
-    # NaN is smaller than nothing: it must not be printed as what is beyond the last digit.
+    # NaN compares as false and must not be printed as "smaller than the last digit".
     if math.isnan(value):
         return _ABSENT
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
@@ -297,6 +297,6 @@ def _piped(cells: Sequence[str]) -> str:
 
 
 def _marked(text: str) -> str:
-    """Return a text escaped for Markdown: anybody can choose the names of groups."""
+    """Return a text escaped for Markdown, since names of groups are untrusted."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(text))
     return text.replace("&", "&amp;").replace("<", "&lt;")

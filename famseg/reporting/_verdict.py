@@ -1,4 +1,4 @@
-"""The result of a comparison in sentences, the same on the terminal and on the page."""
+"""The result of a comparison as sentences, the same on the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ POSSIBLE = (
 
 
 def verdict_lines(comparison: Comparison, cases: Comparison | None = None) -> Iterator[str]:
-    """Yield a sentence for each group about the foremost metric, then warnings of collapses.
+    """Yield a sentence for each group about the main metric, then warnings about collapses.
 
     Args:
         comparison: From ``compare_runs``.
-        cases: The same groups, paired by case: what it shows is added to each sentence.
+        cases: The same groups paired by case, whose result is added to each sentence.
     """
     if not comparison.metrics:
         yield "the runs have no metric in common: nothing can be compared."

@@ -1,4 +1,4 @@
-"""Names of metrics on axes and in sentences, and differences in words."""
+"""Names of metrics on axes and in sentences, and differences as text."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ VERDICTS: dict[Verdict, str] = {
 
 
 class Label(NamedTuple):
-    """A metric in words.
+    """The displayed name of a metric.
 
     Attributes:
         name: Its name.
-        unit: Its unit or range; empty where it has none.
-        digits: Decimals that tell runs apart.
+        unit: Its unit or range; empty if it has none.
+        digits: Decimals that distinguish runs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Label(NamedTuple):
 
     @property
     def axis(self) -> str:
-        """The text of an axis."""
+        """The label of an axis."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
@@ -65,7 +65,7 @@ _KNOWN = {
 
 
 def label_of(metric: str) -> Label:
-    """Return what a metric is called, with its unit.
+    """Return the displayed name of a metric with its unit.
 
     Args:
         metric: Its flat name, such as ``test/set1/skull/dsc``.
@@ -86,7 +86,7 @@ def label_of(metric: str) -> Label:
 
 
 def difference_words(pairing: Pairing) -> str:
-    """Return a paired difference with interval and number of pairs, as numbers in a sentence."""
+    """Return a paired difference with interval and number of pairs for a sentence."""
     label = label_of(pairing.metric)
     ends = [end for end in (pairing.low, pairing.high) if end is not None]
     digits = _decimals([pairing.difference, *ends], label.digits)
@@ -99,7 +99,7 @@ def difference_words(pairing: Pairing) -> str:
 
 
 def _decimals(values: Sequence[float], usual: int) -> int:
-    """Return the decimals that show two digits of the largest value; the usual ones at least."""
+    """Return the decimals that show two digits of the largest value, at least the usual ones."""
     largest = max(map(abs, values))
     return usual if not largest else min(_MOST_DIGITS, max(usual, 1 - floor(log10(largest))))
 
@@ -109,7 +109,7 @@ def _signed(value: float, digits: int) -> str:
 
 
 def counted_pairs(by: By, n: int) -> str:
-    """Return a number of pairs in words.
+    """Return a number of pairs as text.
 
     Example:
         >>> counted_pairs("seed", 1), counted_pairs("case", 8)
@@ -119,13 +119,13 @@ def counted_pairs(by: By, n: int) -> str:
 
 
 def verdict(pairing: Pairing, *, smaller_is_better: bool) -> Verdict:
-    """Return what a paired difference shows.
+    """Return the conclusion from a paired difference.
 
-    A difference is shown where both the interval leaves zero out and Holm's p is below 0.05.
+    A difference is shown if its interval excludes zero and Holm's p is below 0.05.
 
     Args:
         pairing: The difference to the baseline.
-        smaller_is_better: Whether a negative difference is the better one.
+        smaller_is_better: Whether a negative difference is better.
     """
     if pairing.low is None or pairing.high is None:
         return "few"
@@ -143,7 +143,7 @@ def conclusion(pairing: Pairing, *, smaller_is_better: bool) -> str:
 
     Args:
         pairing: The difference to the baseline.
-        smaller_is_better: Whether a negative difference is the better one.
+        smaller_is_better: Whether a negative difference is better.
     """
     found = verdict(pairing, smaller_is_better=smaller_is_better)
     if found == "equal":

@@ -1,4 +1,4 @@
-"""A run folder: its files, its owner and the state of its run; does not need torch."""
+"""Run folders: their files, owners and states; does not need torch."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Run folders: the files that are needed to use a run again."""
+"""Run folders, with the files needed to use a run again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunFolder:
     Attributes:
         config: The resolved configuration.
         manifest: Subjects, files, hashes and splits.
-        provenance: Commit, versions, device, seed, hashes of the data and of the first weights.
+        provenance: Commit, versions, device, seed, hashes of the data and of the initial weights.
         tracking: Identity of the MLflow run.
         evaluation: Tables and images of the final evaluation.
         metrics: Its numbers by flat names, such as ``test/accuracy``.
@@ -57,13 +57,13 @@ class RunFolder:
 
 
 def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
-    """Make and own a run folder that was not there: ``name``, else ``name-2`` and so on.
+    """Create and own a new run folder: ``name``, else ``name-2`` and so on.
 
-    What a run left that was killed before it began, a folder without a configuration, is taken
-    before the next number.
+    A folder without a configuration, from a run that was killed before it began, is reused before
+    the next number.
 
     Args:
-        output: The folder of the run folders; made if it is missing.
+        output: The folder of the run folders, which is created if it does not exist.
         name: Name of the run folder.
         purpose: The purpose of the lease, see `lease`.
 
@@ -81,10 +81,10 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
             except PermissionError:
                 if made:
                     raise
-                taken = None  # of another user
+                taken = None  # belongs to another user
             if taken is not None:
                 return RunFolder(path), taken
-            # Otherwise another process has cleared it away, just before we owned it.
+            # Otherwise another process removed it just before it was owned.
             number += path.exists() or path.is_symlink()
     except OSError as error:
         raise InputError(
@@ -94,10 +94,10 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
 
 
 def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
-    """Own the run folder at a path, which is made if it is missing.
+    """Own the run folder at a path, which is created if it does not exist.
 
-    Two processes that ask for one folder at once get it one after the other, so that a run which
-    has a place of its own is never begun twice.
+    If two processes request the same folder simultaneously, they get it one after the other, so
+    that a run with a fixed folder is never started twice.
 
     Args:
         path: The run folder, empty or with a run in it.
@@ -105,7 +105,7 @@ def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
 
     Raises:
         BusyError: If another process owns the folder.
-        InputError: If the folder cannot be made, or holds something else.
+        InputError: If the folder cannot be created, or contains something else.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -125,11 +125,10 @@ def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
 
 
 def run_folders(output: Path, name: str) -> list[RunFolder]:
-    """Return the run folders of that name, the one with the highest number first.
+    """Return the run folders with a name, the highest number first.
 
-    Also those whose names say how they differ, such as ``NAME-epochs6`` and ``NAME-epochs6-2``.
-
-    One that was killed before it began counts: it is a run that was started, too.
+    This includes folders whose names state differences, such as ``NAME-epochs6`` and
+    ``NAME-epochs6-2``, and runs that were killed before they began.
     """
     found = _numbered(output, name)
     begun = [each for each in found if (each[1] / "config.yaml").is_file() or is_leftover(each[1])]
@@ -137,7 +136,7 @@ def run_folders(output: Path, name: str) -> list[RunFolder]:
 
 
 def remove_empty_runs(output: Path, name: str) -> None:
-    """Remove the folders of that name whose runs were killed before they began, if we may."""
+    """Remove folders with a name whose runs were killed before they began, if permitted."""
     for _, path in _numbered(output, name):
         if is_leftover(path):
             with suppress(OSError, InputError):
@@ -153,7 +152,7 @@ def _made(path: Path) -> bool:
 
 
 def _numbered(output: Path, name: str) -> list[tuple[int, Path]]:
-    """Return the folders that have the name of a run, with their numbers."""
+    """Return the folders with the name of a run, with their numbers."""
     if not output.is_dir():
         return []
     pattern = re.compile(re.escape(name) + r"(?:-[A-Za-z][\w.+]*)*(?:-([1-9]\d{0,8}))?")

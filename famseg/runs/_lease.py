@@ -1,11 +1,11 @@
-"""One owner for each run folder: a lease, also among machines that share a disk.
+"""Leases: exclusive ownership of run folders, also across machines with a shared disk.
 
-A lease is the file ``lease-N.json`` in the folder. It is made by a hard link, which succeeds for
-only one process, on NFS too, and has its full content from the first moment. A process that finds a
-lease of a dead owner does not change it but creates the next number, so that again only one process
-succeeds; then it looks once more for a living owner, steps back if there is one, and removes the
-files of the dead only when it owns the folder. Of two processes that both believe to own it the
-one that made its file later would have seen the other's.
+A lease is the file ``lease-N.json`` in the folder. It is created by a hard link, which succeeds for
+only one process, even on NFS, and makes the complete content visible at once. A process that finds
+the lease of a dead owner does not modify it but creates the next number, so that again only one
+process succeeds. It then checks again for a living owner, backs off if there is one, and removes
+the files of dead owners only once it owns the folder. Two processes cannot both own it, because the
+one that created its file later would have seen the other's file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from famseg.runs._owner import Owner
 HEARTBEAT_S = 10.0
 """Seconds between two renewals of a lease."""
 SILENT_S = 60.0
-"""An owner elsewhere (another machine or container) counts as dead after so long without one."""
+"""Seconds without a renewal after which an owner on another machine or in a container is dead."""
 
 _TRIES = 50
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -37,20 +37,20 @@ _logger = logging.getLogger("famseg")
 
 
 class BusyError(InputError):
-    """The run folder belongs to another process, which lives."""
+    """The run folder belongs to another living process."""
 
 
 class LostLeaseError(RunError):
-    """Another process has taken over the run folder, because this one did not renew its lease."""
+    """Another process took over the run folder, because this one did not renew its lease."""
 
 
 class Lease:
-    """The ownership of a run folder; see `lease`, which makes it. Ends with its context.
+    """The ownership of a run folder, created by `lease`, which ends with its context.
 
     Attributes:
         folder: The run folder.
         owner: This process.
-        path: The file; None in a folder that cannot be written to.
+        path: The file; None in a read-only folder.
     """
 
     def __init__(self, folder: Path, owner: Owner, path: Path | None) -> None:
@@ -59,7 +59,7 @@ class Lease:
         self.path = path
         self._ended = threading.Event()
         if path is not None:
-            # A daemon: it ends with the process, and does not keep it.
+            # A daemon thread does not keep the process alive.
             threading.Thread(target=self._beat, name="famseg-lease", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -74,16 +74,17 @@ class Lease:
         self.release()
 
     def check(self) -> None:
-        """Make sure that the folder still belongs to this process, before writing to it.
+        """Check that the folder still belongs to this process, before writing to it.
 
         Raises:
-            LostLeaseError: If another process has taken it over, as after a suspended night.
+            LostLeaseError: If another process has taken it over, for example while this one was
+                suspended.
         """
-        if self.path is None or not self.folder.is_dir():  # a disk that is away for a while
+        if self.path is None or not self.folder.is_dir():  # a disk that is temporarily unavailable
             return
         try:
             found = look(self.path)
-        except InputError:  # it is there and cannot be read
+        except InputError:  # it exists but cannot be read
             return
         if found is None or found.owner != self.owner:
             raise LostLeaseError(
@@ -92,21 +93,21 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the folder back; a second time does nothing."""
-        # A forked child has a copy of this object, and not the lease.
+        """Release the folder; a second call has no effect."""
+        # A forked child has a copy of this object, but does not own the lease.
         if self._ended.is_set() or self.owner.pid != os.getpid():
             return
         self._ended.set()
         if self.path is None:
             return
-        with suppress(OSError, InputError):  # a disk that is gone: others see that we are, too
+        with suppress(OSError, InputError):  # if the disk is gone, the lease will expire
             found = look(self.path)
             if found is not None and found.owner == self.owner:
                 self.path.unlink()
 
     def _beat(self) -> None:
         while self.path is not None and not self._ended.wait(HEARTBEAT_S):
-            # The server sets its own time. A disk that is away may come back.
+            # The file server sets its own time. An unavailable disk may come back.
             with suppress(OSError):
                 os.utime(self.path, follow_symlinks=False)
 
@@ -153,10 +154,10 @@ def lease(folder: Path, *, purpose: str = "use", read_only: bool = False) -> Lea
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Return the living owner of a folder; writes nothing and does not wait.
+    """Return the living owner of a folder, without writing or waiting.
 
     An owner on another machine or in another container is alive if its last renewal is at most 60 s
-    old by the clock of this machine: good enough to tell people, but not to take over a folder.
+    old by the clock of this machine: this suffices for messages, but not for taking over a folder.
 
     Args:
         folder: A run folder.
@@ -174,7 +175,7 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def was_killed(folder: Path) -> bool:
-    """Return whether the last owner of a folder ended without giving it back: it was killed.
+    """Return whether the last owner of a folder was killed, that is, did not release it.
 
     Args:
         folder: A run folder.
@@ -201,15 +202,15 @@ def _acquire(folder: Path, owner: Owner) -> Path:
                 each.path.unlink(missing_ok=True)
             return path
         path.unlink(missing_ok=True)
-        time.sleep(random.uniform(0.0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311 - no secret
+        time.sleep(random.uniform(0.0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311 - not for cryptography
     raise BusyError(f"{folder}: too many processes try to use it at once. Start only one.")
 
 
 def _require_dead(found: LeaseFile, folder: Path, dead: set[str]) -> None:
-    """Note that the owner of a lease is dead.
+    """Record that the owner of a lease is dead.
 
     Raises:
-        BusyError: If it lives.
+        BusyError: If it is alive.
     """
     if found.key in dead or (found.gone if found.near else _stays_silent(found)):
         dead.add(found.key)
@@ -224,19 +225,19 @@ def _require_dead(found: LeaseFile, folder: Path, dead: set[str]) -> None:
 
 
 def _stays_silent(found: LeaseFile) -> bool:
-    """Watch a lease of another machine until it is renewed or has been silent for long enough."""
+    """Watch the lease of another machine until it is renewed or has expired."""
     began, said = time.monotonic(), False
     while True:
         now = look(found.path)
         if now is None or now.key != found.key:
-            return True  # released, or another's: the next look tells
+            return True  # released or replaced, which the next check handles
         if now.beat != found.beat:
             return False
         watched = time.monotonic() - began
         silent = watched
-        with suppress(OSError):  # a folder that cannot be written to
+        with suppress(OSError):  # a read-only folder
             silent = max(watched, time_of(found.path.parent) - found.beat)
-        # By the clock a machine that slept a while ago is silent, too: it gets time to wake.
+        # A machine that was suspended also looks expired, so it gets time to renew its lease.
         if silent >= SILENT_S and watched >= 1.5 * HEARTBEAT_S:
             return True
         if not said:

@@ -1,4 +1,4 @@
-"""The files of leases: each is created by one process only and has the time of its last renewal."""
+"""Lease files, each created by only one process and with the time of its last renewal."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from famseg.messages import InputError
 from famseg.runs._owner import Owner
 
 _NAME = re.compile(r"lease-([1-9][0-9]{0,8})\.json")
-_LONGEST = 10_000  # bytes; ours have some hundred
+_LONGEST = 10_000  # bytes; leases have some hundred
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @dataclass(frozen=True)
 class LeaseFile:
-    """A lease that lies in a folder.
+    """A lease in a folder.
 
     Attributes:
         path: The file.
         number: The number in its name.
         key: A unique value that identifies it.
         beat: Time of the last renewal, by the clock of the file system, in seconds.
-        owner: Who made it; None where the file is not readable as one of ours.
+        owner: The process that created it; None if the file is not a valid lease.
     """
 
     path: Path
@@ -38,17 +38,17 @@ class LeaseFile:
 
     @property
     def near(self) -> bool:
-        """Whether its owner is of this machine and container."""
+        """Whether its owner is on this machine and in this container."""
         return self.owner is not None and self.owner.near
 
     @property
     def gone(self) -> bool:
-        """Whether its owner is near and has ended."""
+        """Whether its owner was on this machine and has ended."""
         return self.owner is not None and self.owner.near and not self.owner.exists
 
 
 def is_lease(name: str) -> bool:
-    """Return whether a file's name is one of a lease."""
+    """Return whether a file has the name of a lease."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -56,7 +56,7 @@ def leases(folder: Path) -> list[LeaseFile]:
     """Return the leases in a folder.
 
     Raises:
-        InputError: If a link or something else than a file has the name of one.
+        InputError: If something other than a regular file has the name of one.
         OSError: If the folder is missing or cannot be read.
     """
     with os.scandir(folder) as entries:
@@ -65,7 +65,7 @@ def leases(folder: Path) -> list[LeaseFile]:
 
 
 def look(path: Path) -> LeaseFile | None:
-    """Return the lease that a file is; None if it is not there, or no longer.
+    """Return the lease in a file; None if it does not or no longer exist.
 
     Raises:
         InputError: If it is a link, or cannot be read.
@@ -93,17 +93,17 @@ def look(path: Path) -> LeaseFile | None:
 
 
 def create(folder: Path, number: int, owner: Owner) -> Path | None:
-    """Make a lease that was not there, with its content from the first moment.
+    """Create a new lease with its complete content.
 
     Returns:
-        The file; None if there is one of this number.
+        The lease; None if one with this number exists.
 
     Raises:
-        InputError: If the number is one that no lease has.
+        InputError: If the number is not valid for a lease.
         OSError: If the folder is missing or cannot be written to.
     """
     path = folder / f"lease-{number}.json"
-    if not is_lease(path.name):  # others would not see it
+    if not is_lease(path.name):  # others would ignore it
         raise InputError(f"{folder}: lease-{number - 1}.json was not written by famseg. Remove it.")
     content = json.dumps(owner.as_dict(), indent=2).encode() + b"\n"
     part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
@@ -112,12 +112,13 @@ def create(folder: Path, number: int, owner: Owner) -> Path | None:
         try:
             os.link(part, path)
         except FileExistsError:
-            # A server may have linked, lost its answer on the way, and been asked again.
+            # A file server may have created the link, but its reply was lost and the request
+            # repeated.
             return path if part.stat().st_nlink == 2 else None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            # A disk without hard links. Until it is written the file counts as one of elsewhere.
+            # A disk without hard links. Until it is written, the file counts as one from elsewhere.
             _write_new(path, content)
     except FileExistsError:
         return None
@@ -127,7 +128,7 @@ def create(folder: Path, number: int, owner: Owner) -> Path | None:
 
 
 def time_of(folder: Path) -> float:
-    """Return the time by the clock of a folder's file system, in seconds."""
+    """Return the time in seconds by the clock of a folder's file system."""
     part = folder / f".lease.{os.urandom(8).hex()}.part"
     try:
         part.touch(exist_ok=False)

@@ -1,4 +1,4 @@
-"""What killed processes leave behind: partial files and folders of runs that never started."""
+"""Cleanup after killed processes: partial files and folders of runs that never started."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PROVENANCE = "provenance.json"
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what is half written in a run folder and below, through no links.
+    """Remove partial files in a run folder and below, without following links.
 
     Args:
-        folder: The run folder, which this process owns: nobody else is writing there.
+        folder: The run folder, which this process owns, so that no other process is writing there.
     """
     for place, _, names in os.walk(folder):
         for name in filter(is_part, names):
@@ -26,7 +26,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(folder: Path) -> bool:
-    """Return whether a folder holds nothing but leases, what is half written, and a provenance.
+    """Return whether a folder contains only leases, partial files and a provenance.
 
     A run writes its configuration next, before anything that is worth keeping.
     """
@@ -34,7 +34,7 @@ def is_leftover(folder: Path) -> bool:
         return False
     try:
         names = [path.name for path in folder.iterdir()]
-    except OSError:  # gone, no folder, or not to be read
+    except OSError:  # missing, not a folder, or not readable
         return False
     return all(name == PROVENANCE or is_lease(name) or is_part(name) for name in names)
 
@@ -42,10 +42,10 @@ def is_leftover(folder: Path) -> bool:
 def claim_leftover(folder: Path, *, purpose: str) -> Lease | None:
     """Own the folder of a run that never began, and empty it.
 
-    Waits for 15 s if its last owner was on another machine; it does not wait for a living one.
+    This waits for 15 s if its last owner was on another machine, but not for a living owner.
 
     Returns:
-        The lease; None if it holds a run, is gone, or belongs to a living process.
+        The lease; None if the folder contains a run, is gone, or belongs to a living process.
     """
     if not is_leftover(folder) or owner_of(folder) is not None:
         return None
@@ -53,7 +53,7 @@ def claim_leftover(folder: Path, *, purpose: str) -> Lease | None:
         taken = lease(folder, purpose=purpose)
     except (BusyError, FileNotFoundError):
         return None
-    if not is_leftover(folder):  # begun, and ended, since we looked
+    if not is_leftover(folder):  # a run has begun and ended since the check
         taken.release()
         return None
     remove_leftovers(folder)

@@ -1,4 +1,4 @@
-"""The process that owns a run folder, and whether it still exists."""
+"""The process that owns a run folder, with a check of whether it still exists."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 import psutil
 
-_GONE = frozenset("ZX")  # states of a process that has ended and is not yet waited for
+_GONE = frozenset("ZX")  # states of an ended process whose parent has not waited for it yet
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from all others of all machines.
+    """A process, identified uniquely across machines.
 
     Attributes:
-        token: Drawn for this ownership.
+        token: Random token of this ownership.
         pid: Number of the process in its namespace.
-        started: When the process began, in ticks since the boot: numbers are given anew.
-        boot: The boot of the machine.
-        namespace: The namespace of process numbers: a container has its own.
+        started: Start of the process in ticks since the boot, since process numbers are reused.
+        boot: Identifier of the boot of the machine.
+        namespace: The namespace of process numbers, since a container has its own.
         host: Name of the machine or container.
-        purpose: The name of the command that it runs.
+        purpose: The name of its command.
         since: When it began to own the folder, ISO 8601 in UTC.
     """
 
@@ -57,7 +57,7 @@ class Owner:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Owner | None:
-        """Return what a file says; None if it is none of ours."""
+        """Return the owner stated in a file; None if the file is not valid."""
         kinds = {"pid": int, "started": int | float}
         values = {field.name: content.get(field.name) for field in fields(cls)}
         for name, value in values.items():
@@ -66,23 +66,23 @@ class Owner:
         return cls(**values) if 0 < values["pid"] < 2**31 else None  # type: ignore[arg-type, operator]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the owner as JSON types."""
         return asdict(self)
 
     @property
     def near(self) -> bool:
-        """Whether it is of this boot and namespace, so that its number means something here."""
+        """Whether it has the same boot and namespace, so that its number is valid here."""
         return (self.boot, self.namespace) == (_boot(), _namespace())
 
     @property
     def exists(self) -> bool:
-        """Whether the process exists; of one that is not near nothing can be said."""
+        """Whether the process exists; valid only if it is near."""
         began = _started(self.pid)
         return began is not None and 0.0 in (began - self.started, began, self.started)
 
     @property
     def where(self) -> str:
-        """Words that follow its number: the host of a process that is not near."""
+        """Text after its number in messages: the host of a process that is not near."""
         return "" if self.near else f" on {self.host}"
 
     def __str__(self) -> str:
@@ -90,9 +90,9 @@ class Owner:
 
 
 def _started(pid: int) -> float | None:
-    """Return when a process began; None if there is none, 0 if that is hidden."""
+    """Return the start of a process; None if it does not exist, 0 if it is hidden."""
     try:
-        # Behind the name, which may hold anything: the third field and what follows.
+        # After the name, which may contain anything: the third and the following fields.
         after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return None if after[0] in _GONE else float(after[19])
     except (OSError, IndexError, ValueError):
@@ -100,7 +100,7 @@ def _started(pid: int) -> float | None:
     try:
         if not Path("/proc/self/stat").exists():
             return psutil.Process(pid).create_time()
-        os.kill(pid, 0)  # /proc may hide the processes of other users
+        os.kill(pid, 0)  # /proc may hide processes of other users
     except (psutil.NoSuchProcess, ProcessLookupError, OverflowError):
         return None
     except (psutil.Error, OSError):

@@ -14,9 +14,9 @@ Row = dict[str, float | None]
 
 
 def complete_record(folder: Path, rows: Sequence[Mapping[str, float | None]]) -> list[Row]:
-    """Put the rows that a checkpoint has and ``metrics.jsonl`` lacks there, and return all.
+    """Add rows of a checkpoint that ``metrics.jsonl`` lacks, and return all rows.
 
-    A process that is killed between its checkpoint and its record leaves an epoch unrecorded.
+    If a process is killed between its checkpoint and its record, an epoch is missing in the record.
 
     Args:
         folder: The run folder.

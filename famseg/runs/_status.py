@@ -15,15 +15,15 @@ NAME = "status.json"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 KILLED = "killed"
 TRAIN = "train"
-"""The purpose of a lease under which a run is trained."""
+"""The purpose of the lease during training."""
 
 
 @contextmanager
 def status_kept(folder: Path) -> Iterator[None]:
-    """Write the state of a run when it starts and when it ends, also by an exception.
+    """Write the state of a run when it starts and when it ends, also after an exception.
 
-    A process that is killed leaves the entry of a running one; its lease tells `read_status` so.
-    Where the disk is full, or another process has taken the folder over, the file stays as it was.
+    A killed process leaves the entry of a running one, which `read_status` detects by its lease. If
+    the disk is full, or another process has taken over the folder, the file is not changed.
 
     Args:
         folder: The run folder, which this process owns.
@@ -35,7 +35,7 @@ def status_kept(folder: Path) -> Iterator[None]:
         raise  # the file belongs to the new owner
     except BaseException as error:
         lines = str(error).splitlines()
-        # A signal is not an Exception.
+        # Signals are not subclasses of Exception.
         state = FAILED if isinstance(error, Exception) else INTERRUPTED
         _write(folder, state, lines[0] if lines else type(error).__name__)
         raise
@@ -43,10 +43,10 @@ def status_kept(folder: Path) -> Iterator[None]:
 
 
 def read_status(folder: Path) -> str | None:
-    """Return the state of a run in words; None if there is no file.
+    """Return the state of a run as text; None if there is no file.
 
-    ``running`` or ``running on HOST``, ``finished``, ``interrupted (why)``, ``failed (why)``; of a
-    process that no longer exists, or whose lease on another machine is long expired, ``killed``.
+    ``running`` or ``running on HOST``, ``finished``, ``interrupted (why)``, ``failed (why)``;
+    ``killed`` if the process no longer exists, or its lease on another machine has long expired.
 
     Args:
         folder: The run folder.

@@ -139,10 +139,10 @@ def bootstrap_interval(
     estimate = float(function(scores))
     low, high = (math.nan, math.nan) if len(scores) == 1 else (estimate, estimate)
     if np.ptp(scores) > 0:
-        from scipy import stats  # takes half a second
+        from scipy import stats  # the import takes half a second
 
         rng = np.random.default_rng(generator)
-        # The median of few cases can leave BCa without an acceleration; percentiles remain.
+        # For the median of few cases BCa may have no acceleration, so percentiles are used.
         for method in ("BCa", "percentile"):
             with np.errstate(all="ignore"):
                 found = stats.bootstrap(
@@ -162,7 +162,7 @@ def bootstrap_interval(
 
 
 def batch_of(cases: int) -> int:
-    """Return how many resamples of so many cases are held at a time: 80 MB of numbers."""
+    """Return the number of resamples held at a time for a number of cases: 80 MB of numbers."""
     return max(1, 10_000_000 // cases)
 
 
@@ -194,7 +194,7 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
     share, shrink = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At the ends of the scale rounding would leave 1e-17 of what is 0.
+    # At the ends of the scale, rounding would leave 1e-17 instead of 0.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return Interval(share, low, high, confidence, n, 0)

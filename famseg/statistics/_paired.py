@@ -20,9 +20,10 @@ from famseg.statistics._intervals import (
 
 Alternative = Literal["two-sided", "less", "greater"]
 
-# Differences that agree to this many digits of the largest score are ties: 0.9 - 0.8 and 0.8 - 0.7.
+# Differences equal to this many digits of the largest score are ties, such as 0.9 - 0.8 and 0.8 -
+# 0.7.
 _DIGITS = 12
-# Decimals beyond it are not rounded to: numpy multiplies by 10 to that power, which must be finite.
+# Maximum number of decimals, since numpy multiplies by 10 to that power, which must be finite.
 _MOST_DECIMALS = 300
 
 
@@ -151,7 +152,7 @@ def permutation_test(
     differences, lost = paired_differences(first, second, failed_first, failed_second, worst)
     if not differences.any():  # every sign pattern gives the observed mean
         return PairedTest(0.0, 1.0, len(differences), int(lost.sum()))
-    if len(differences) == 1:  # scipy wants two cases; one has two patterns of equal weight
+    if len(differences) == 1:  # scipy requires two cases; one has two equally likely patterns
         mean = float(differences[0])
         favoured = mean > 0 if alternative == "greater" else mean < 0
         p_value = 0.5 if favoured and alternative != "two-sided" else 1.0
@@ -210,7 +211,7 @@ def effect_size(
     rank_biserial, mean = float((up - down) / (up + down)), float(differences.mean())
     if alone:
         return EffectSize(rank_biserial, math.nan)
-    if not np.ptp(differences):  # std would leave the rounding error of the mean, 1e-17 of it
+    if not np.ptp(differences):  # std would be the rounding error of the mean
         return EffectSize(rank_biserial, math.copysign(math.inf, mean))
     return EffectSize(rank_biserial, mean / float(differences.std(ddof=1)))
 
@@ -285,7 +286,7 @@ def paired_differences(
     if not np.isfinite(differences).all():
         raise ValueError("the scores are too large to be subtracted. Give them in a larger unit.")
     largest = max(float(np.abs(one).max()), float(np.abs(two).max()))
-    if largest > 0:  # rounding zeros to 300 digits makes NaN of them
+    if largest > 0:  # rounding zeros to 300 digits gives NaN
         digits = _DIGITS - math.ceil(math.log10(largest))
         if digits <= _MOST_DECIMALS:
             differences = np.round(differences, digits)

@@ -1,4 +1,4 @@
-"""Power analysis: which difference a number of pairs can show, and how many pairs one needs."""
+"""Power analysis: the difference that pairs can detect, and the number of pairs needed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def pairs_needed(
 
 
 def fewest_pairs(level: float) -> int:
-    """Return how many pairs an exact two-sided permutation test needs for a p value of the level.
+    """Return the number of pairs at which an exact two-sided permutation test can reach the level.
 
     Example:
         >>> fewest_pairs(0.05), fewest_pairs(0.05 / 6)
@@ -93,14 +93,14 @@ def fewest_pairs(level: float) -> int:
 
 @lru_cache(maxsize=4096)
 def _effect(n: int, level: float, power: float) -> float:
-    """Return the mean, in standard deviations, that the t test of n pairs shows."""
+    """Return the mean, in standard deviations, that the t test of n pairs detects."""
     from scipy import optimize, stats
 
     freedom = n - 1
     critical = float(stats.t.ppf(1 - level / 2, freedom))
 
     def lacks(shift: float) -> float:
-        # The other tail is below 1e-6 where the power is large, and scipy's is NaN far out.
+        # The other tail is below 1e-6 if the power is large, and scipy's is NaN far out.
         return float(stats.nct.sf(critical, freedom, shift)) - power
 
     high = critical

@@ -1,4 +1,4 @@
-"""Sweeps: many runs from one configuration, where they run, and their progress."""
+"""Sweeps: many runs of one configuration, with their scheduling and progress."""
 
 import lazy_loader
 

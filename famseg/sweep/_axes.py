@@ -1,4 +1,4 @@
-"""The axes of a sweep as the user types them: ``lambda=0,0.002 seed=1..5``."""
+"""The axes of a sweep as typed by the user: ``lambda=0,0.002 seed=1..5``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Kind = Literal["uniform", "loguniform", "randint"]
 
 @dataclass(frozen=True)
 class Distribution:
-    """A range that values are drawn from.
+    """A range from which values are drawn.
 
     Args:
-        kind: ``uniform`` (all values alike), ``loguniform`` (all orders of magnitude alike) or
-            ``randint`` (whole numbers, both ends included).
+        kind: ``uniform``, ``loguniform`` (uniform in the logarithm) or ``randint`` (integers
+            including both limits).
         low: The smallest value.
         high: The largest value.
     """
@@ -35,7 +35,7 @@ class Distribution:
     high: float
 
     def draw(self, generator: random.Random) -> str:
-        """Return a value as it would be typed, with four significant digits."""
+        """Return a drawn value as text with four significant digits."""
         if self.kind == "randint":
             return str(generator.randint(round(self.low), round(self.high)))
         if self.kind == "uniform":
@@ -46,11 +46,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Axis:
-    """A key of the configuration with the values that it takes.
+    """A key of the configuration with its values.
 
     Args:
         key: Dotted key, such as ``optimizer.learning_rate``.
-        values: The values as typed, in their order; empty if they are drawn.
+        values: The values as typed, in order; empty if they are drawn.
         distribution: The distribution of drawn values, or None.
     """
 
@@ -60,12 +60,12 @@ class Axis:
 
     @property
     def varies(self) -> bool:
-        """Whether it takes more than one value."""
+        """Whether it has more than one value."""
         return self.distribution is not None or len(self.values) > 1
 
 
 def parse_axes(words: Sequence[str]) -> list[Axis]:
-    """Read what a sweep varies and sets.
+    """Parse the keys that a sweep varies and sets.
 
     Args:
         words: Texts ``key=value`` (set for all trials), ``key=a,b,c`` (values), ``key=1..5``
@@ -77,7 +77,7 @@ def parse_axes(words: Sequence[str]) -> list[Axis]:
         An axis for each word, in their order.
 
     Raises:
-        InputError: With a line for each word that is not understood, or a key that comes twice.
+        InputError: With a line for each text that is invalid, or key that is repeated.
 
     Example:
         >>> [(axis.key, axis.values) for axis in parse_axes(["lambda=0,0.002", "seed=1..3"])]
@@ -129,7 +129,7 @@ def _distribution(word: str, kind: str, low: str, high: str) -> Distribution:
         raise ValueError(f"{word}: needs {rule}, such as loguniform(1e-4,0.1)")
     if kind == "randint" and any(bound != round(bound) for bound in bounds):
         raise ValueError(f"{word}: the bounds must be whole numbers")
-    return Distribution(kind, *bounds)  # type: ignore[arg-type]  # the pattern knows three
+    return Distribution(kind, *bounds)  # type: ignore[arg-type]  # the pattern allows only three kinds
 
 
 def _range(word: str, first: str, last: str, step: str | None) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _range(word: str, first: str, last: str, step: str | None) -> tuple[str, ...
 
 
 def _split(text: str) -> list[str]:
-    """Return the parts between commas that are in no brackets and no quotes."""
+    """Return the parts between commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -157,10 +157,10 @@ def _split(text: str) -> list[str]:
 
 
 def grid(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Return all combinations, the axis ``seed`` slowest: every setting has a result early.
+    """Return all combinations, with ``seed`` varying slowest, for early results of each setting.
 
     Args:
-        axes: The axes; none of them is drawn.
+        axes: The axes, without drawn ones.
 
     Raises:
         InputError: If one of them is drawn from a range.
@@ -177,18 +177,18 @@ def grid(axes: Sequence[Axis]) -> list[dict[str, str]]:
 
 
 def draws(axes: Sequence[Axis], number: int, *, seed: int) -> list[dict[str, str]]:
-    """Return random settings, each with all seeds; more of them begin with the same ones.
+    """Return random settings, each with all seeds; a larger number begins with the same ones.
 
     Args:
         axes: The axes; one value of each is drawn, but all values of ``seed`` are used.
-        number: How many settings.
+        number: Number of settings.
         seed: The seed of the draws.
     """
     seeds = [axis for axis in axes if axis.key == "seed" and axis.distribution is None]
     rest = [axis for axis in axes if axis not in seeds]
     points = []
     for index in range(number):
-        generator = random.Random(f"{seed} {index}")  # noqa: S311  # a search, not a secret
+        generator = random.Random(f"{seed} {index}")  # noqa: S311  # not for cryptography
         points.append({axis.key: _draw(axis, generator) for axis in rest})
     repeated: Sequence[Mapping[str, str]] = grid(seeds)
     return [_ordered({**point, **each}, axes) for each in repeated for point in points]

@@ -31,7 +31,7 @@ class SweepFolder:
 
     @property
     def record(self) -> Path:
-        """The request of the sweep: ``sweep.json``."""
+        """The file with the request of the sweep: ``sweep.json``."""
         return self.path / RECORD
 
     @property
@@ -48,11 +48,11 @@ class SweepFolder:
         return self.path / "configs" / f"{trial.name}.yaml"
 
     def log(self, trial: Trial) -> Path:
-        """Return the file of what a trial printed, in all its sessions."""
+        """Return the log file of a trial, for all its sessions."""
         return self.path / "logs" / f"{trial.name}.log"
 
     def write_trials(self, trials: Sequence[Trial]) -> None:
-        """Write the configurations that are not there, each as a whole."""
+        """Write the missing configurations, each atomically."""
         for name in ("trials", "configs", "logs"):
             (self.path / name).mkdir(exist_ok=True)
         for trial in trials:
@@ -61,7 +61,7 @@ class SweepFolder:
                 write_atomically(path, trial.config.encode())
 
     def note(self, request: Mapping[str, Any]) -> None:
-        """Record what was asked for; each request once."""
+        """Record a request; each only once."""
         content = read_json(self.record, _ADVICE) if self.record.is_file() else {}
         requests = content.get("requests", [])
         if request not in requests:
@@ -69,15 +69,16 @@ class SweepFolder:
 
 
 def open_sweep(path: Path) -> SweepFolder:
-    """Return a sweep's folder, made if it is missing.
+    """Return a sweep's folder, which is created if it does not exist.
 
-    Of two starts at once one makes the record, and the other reads it: both get the same tag.
+    If two processes start simultaneously, one writes the record and the other reads it, so both get
+    the same tag.
 
     Args:
         path: The folder.
 
     Raises:
-        InputError: If it holds something else, or cannot be made.
+        InputError: If it contains something else, or cannot be created.
     """
     found = find_sweep(path)
     if found is not None:
@@ -91,7 +92,7 @@ def open_sweep(path: Path) -> SweepFolder:
         sweep_id = f"{path.resolve().name}-{secrets.token_hex(4)}"
         part = path / f".part-{secrets.token_hex(8)}"
         write_json(part, {"sweep_id": sweep_id, "requests": []})
-        # Only one process can create the link, and it has its content from the first moment.
+        # Only one process can create the link, and its content is complete from the beginning.
         with suppress(FileExistsError):
             (path / RECORD).hardlink_to(part)
         part.unlink()
@@ -118,7 +119,7 @@ def find_sweep(path: Path) -> SweepFolder | None:
 
 
 def _is_new(path: Path) -> bool:
-    """Return whether a folder holds nothing but what a start leaves that was killed."""
+    """Return whether a folder contains at most the remains of a killed start."""
     return path.is_dir() and all(
         each.name.startswith(".") or each.name == RECORD for each in path.iterdir()
     )

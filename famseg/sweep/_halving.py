@@ -1,8 +1,8 @@
-"""Successive halving: many settings for a few epochs, the best of them for more.
+"""Successive halving: many settings for a few epochs, and the best of them for more.
 
 Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
-AISTATS 2016. Every trial keeps the schedule of its whole training, so that the winner is the run
-that it would have been without the sweep.
+AISTATS 2016. Every trial uses the schedule of the complete training, so that the winner is
+identical to a run without the sweep.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Rung:
     """A stage of the search.
 
     Args:
-        epoch: The epoch up to which its trials are trained.
-        settings: How many settings take part.
+        epoch: The epoch at which its trials pause.
+        settings: Number of settings.
     """
 
     epoch: int
@@ -34,20 +34,20 @@ class Rung:
 def rungs(
     epochs: int, settings: int, *, factor: int, first: int | None = None, every: int = 1
 ) -> list[Rung]:
-    """Return the stages: epochs grow by the factor, and settings shrink by it.
+    """Return the stages: epochs are multiplied by the factor, and settings divided by it.
 
     Args:
-        epochs: The epochs of the whole training.
-        settings: How many there are.
-        factor: Of ``factor`` settings one is trained further; 2 or more.
-        first: Epochs of the first stage; None for as many stages as settings or epochs allow.
-        every: Epochs between validations: a stage ends with one.
+        epochs: The epochs of the complete training.
+        settings: Number of settings.
+        factor: One out of ``factor`` settings is trained further; at least 2.
+        first: Epochs of the first stage; None for as many stages as settings and epochs allow.
+        every: Epochs between validations, since a stage ends with a validation.
 
     Returns:
         At least one, the last with all epochs.
 
     Raises:
-        InputError: If the first stage would be the whole training.
+        InputError: If the first stage would be the complete training.
 
     Example:
         >>> [(rung.epoch, rung.settings) for rung in rungs(27, 9, factor=3)]
@@ -74,14 +74,13 @@ def survivors(
 ) -> list[Trial]:
     """Return the trials of the best settings, in their order.
 
-    A setting is as good as the mean over its seeds; one of which a seed has no value (it failed) is
-    worse than all that have.
+    A setting is ranked by the mean over its seeds; settings with a failed seed come last.
 
     Args:
         trials: The trials of a stage.
-        values: Best validation metric of each trial by name, the higher the better; None where
-            there is none.
-        number: How many settings are trained further.
+        values: Best validation metric of each trial by name, higher is better; None if there is
+            none.
+        number: Number of settings that are trained further.
     """
     groups: dict[Setting, list[float | None]] = {}
     for trial in trials:

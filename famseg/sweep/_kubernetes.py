@@ -1,4 +1,4 @@
-"""Trials as an Indexed Job of Kubernetes: a manifest, to be applied by kubectl."""
+"""Trials as an Indexed Job of Kubernetes: a manifest for kubectl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from famseg.messages import InputError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._trials import Trial
 
-_LARGEST_BYTES = 900_000  # of the configurations: a ConfigMap holds at most 1 MiB
+_LARGEST_BYTES = 900_000  # of all configurations, since a ConfigMap contains at most 1 MiB
 _RETRIES = 6
 _GRACE_S = 120
 _COMMAND = (
@@ -53,15 +53,15 @@ def manifest(
 ) -> str:
     """Return a ConfigMap with the configurations and an Indexed Job that trains them.
 
-    A pod that is evicted or killed is started again, up to six times for each trial, and resumes;
-    run folders are in ``/runs/SWEEP`` of the claim.
+    A pod that is evicted or killed is restarted up to six times per trial, and resumes; run folders
+    are in ``/runs/SWEEP`` of the claim.
 
     Args:
         folder: The sweep, whose name is that of the job.
-        trials: One index each, in their order.
+        trials: The trials, in the order of their indices.
         cluster: The settings of the cluster.
-        jobs: At most so many pods at once; None for all.
-        extra: Overrides of what may change when a run is resumed.
+        jobs: Largest number of simultaneous pods; None for all.
+        extra: Overrides of keys that may change when a run is resumed.
 
     Raises:
         InputError: If the configurations together are too long for a ConfigMap.
@@ -110,7 +110,7 @@ def _pod(name: str, cluster: Cluster, extra: Sequence[str]) -> dict[str, Any]:
         ("sweep", "/sweep", True),
         ("runs", "/runs", False),
         ("home", "/home/famseg", False),
-        ("tmp", "/tmp", False),  # noqa: S108  # of the container
+        ("tmp", "/tmp", False),  # noqa: S108  # inside the container
         ("shm", "/dev/shm", False),  # noqa: S108
     ]
     volumes: list[dict[str, Any]] = [
@@ -118,7 +118,7 @@ def _pod(name: str, cluster: Cluster, extra: Sequence[str]) -> dict[str, Any]:
         {"name": "runs", "persistentVolumeClaim": {"claimName": cluster.claim}},
         {"name": "home", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
-        # Loader processes hand batches over in here; Kubernetes gives 64 MB by itself.
+        # Workers transfer batches here; the default of Kubernetes is 64 MB.
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
     ]
     if cluster.data is not None:
@@ -130,9 +130,9 @@ def _pod(name: str, cluster: Cluster, extra: Sequence[str]) -> dict[str, Any]:
         limits["nvidia.com/gpu"] = str(cluster.gpus)
     command = _COMMAND.format(runs=f"/runs/{name}", extra=" ".join(extra)).strip()
     return {
-        "restartPolicy": "Never",  # a retry is a new pod, on another node if need be
+        "restartPolicy": "Never",  # a retry is a new pod, possibly on another node
         "automountServiceAccountToken": False,
-        # A training that is told to stop ends its step and saves.
+        # A training that is told to stop finishes its step and saves.
         "terminationGracePeriodSeconds": _GRACE_S,
         "securityContext": {
             "runAsNonRoot": True,

@@ -1,4 +1,4 @@
-"""Trials as processes of this machine."""
+"""Trials as processes on this machine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from famseg.tracking import free_memory, usable_cores
 _logger = logging.getLogger("famseg")
 
 _POLL_S = 0.25
-_LOOK_S = 2.0  # between two looks at the folders
-_UNKNOWN_BYTES = 2 * 2**30  # of a trial, before one was seen
-_RESERVE = 1.15  # a trial's peak comes later than what was seen of it
+_LOOK_S = 2.0  # interval between two checks of the folders
+_UNKNOWN_BYTES = 2 * 2**30  # memory of a trial before one was observed
+_RESERVE = 1.15  # factor for a peak after the observed memory
 _MOST_KILLS = 3
 _KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}
 Device = Literal["auto", "cpu", "cuda"]
@@ -34,11 +34,11 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Workers:
-    """How many trials run at once, and with what.
+    """The number of simultaneous trials and their resources.
 
     Args:
-        jobs: At most so many trials at once.
-        threads: Threads of each.
+        jobs: Largest number of simultaneous trials.
+        threads: Threads per trial.
         devices: GPUs, one for each trial; empty on the CPU.
     """
 
@@ -49,7 +49,7 @@ class Workers:
 
 @dataclass
 class Running:
-    """A trial that a process of ours trains."""
+    """A trial that is trained by a child process."""
 
     trial: Trial
     process: subprocess.Popen[bytes]
@@ -62,7 +62,7 @@ class Outcome:
     """The results of the trials.
 
     Attributes:
-        states: The final states by the name of the trial.
+        states: The final states by name of the trial.
         failed: Names of trials that failed, with the reason.
     """
 
@@ -71,17 +71,17 @@ class Outcome:
 
 
 def plan_workers(device: str, threads: int | None, jobs: int | None, trials: int) -> Workers:
-    """Choose how many trials run at once.
+    """Choose the number of simultaneous trials.
 
-    One for each GPU, else one for each core with one thread: several small trainings side by side
-    finish sooner than one after the other with all threads. Memory limits them further while they
-    run.
+    It is one per GPU, or one per core with one thread each, because several small trainings in
+    parallel finish sooner than one at a time with all threads. While they run, memory limits them
+    further.
 
     Args:
         device: ``training.device`` of the trials.
         threads: ``training.threads`` of the trials, or None.
-        jobs: As asked for, or None.
-        trials: How many there are to be run.
+        jobs: The requested number, or None.
+        trials: Number of trials to run.
     """
     found = () if device == "cpu" else tuple(gpus())
     usable = usable_cores()
@@ -94,17 +94,17 @@ def plan_workers(device: str, threads: int | None, jobs: int | None, trials: int
 
 
 class LocalRunner:
-    """Runs trials as processes until nothing is left to be done.
+    """Runs trials as processes until all are done.
 
     Each is ``famseg train --into``, whose run folder has one owner: a sweep that is started twice
-    shares the trials, and waits for those of the other. A trial that is killed is resumed, up to
-    three times; where memory may be the reason, fewer run at once.
+    shares the trials, and waits for those of the other process. A killed trial is resumed up to
+    three times; if memory may be the reason, fewer run at once.
 
     Args:
         folder: The sweep.
         metric: Name of the validation's key metric.
-        workers: How many trials run at once.
-        stop: Whether a signal asked to end.
+        workers: The number of simultaneous trials and their resources.
+        stop: Whether a signal requested the end.
         show: Called about every two seconds with the states of all trials.
     """
 
@@ -124,17 +124,17 @@ class LocalRunner:
         self._show = show
         self._running: list[Running] = []
         self._kills: dict[str, int] = {}
-        self._most = 0  # bytes that a trial was seen to hold
+        self._most = 0  # largest memory of a trial in bytes observed so far
 
     def run(
         self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
     ) -> Outcome:
-        """Run trials to their end, or up to an epoch.
+        """Run trials to the end, or up to an epoch.
 
         Args:
-            trials: In the order in which they start.
+            trials: The trials, in the order in which they start.
             until: The epoch at which they pause; None for the end.
-            extra: Further overrides of what may change when a run is resumed.
+            extra: Further overrides of keys that may change when a run is resumed.
 
         Returns:
             Their states; after a signal, as soon as the running trials have saved.
@@ -166,7 +166,7 @@ class LocalRunner:
         return outcome
 
     def _elsewhere(self, outcome: Outcome) -> bool:
-        """Return whether another sweep, or an orphan of a killed one, is at work on a trial."""
+        """Return whether another sweep, or an orphan of a killed one, is running a trial."""
         return any(
             state.kind == "running" and name not in outcome.failed
             for name, state in outcome.states.items()
@@ -186,7 +186,7 @@ class LocalRunner:
         return True
 
     def _fits(self) -> bool:
-        """Return whether there is memory for one more, and for those that run to grow."""
+        """Return whether there is memory for another trial and for growth of the running ones."""
         if not self._running:
             return True
         need = self._most or _UNKNOWN_BYTES
@@ -201,7 +201,7 @@ class LocalRunner:
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         with open_to_append(self.folder.log(trial)) as log:
-            return subprocess.Popen(  # noqa: S603  # ourselves
+            return subprocess.Popen(  # noqa: S603  # runs famseg
                 [*command, *extra],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -211,7 +211,7 @@ class LocalRunner:
             )
 
     def _collect(self, outcome: Outcome) -> None:
-        """Take note of the processes that have ended."""
+        """Handle processes that have ended."""
         for each in list(self._running):
             each.peak = max(each.peak, memory_of(each.process.pid))
             self._most = max(self._most, each.peak)
@@ -232,7 +232,7 @@ class LocalRunner:
                 )
 
     def _was_taken(self, trial: Trial, state: State) -> bool:
-        """Return whether another process had the run folder, or was done with it before us."""
+        """Return whether another process owned the run folder, or had already finished the run."""
         return state.kind in ("running", "finished") or "is in use by" in last_line(
             self.folder.log(trial)
         )
@@ -250,7 +250,7 @@ class LocalRunner:
             outcome.failed[trial.name] = f"was killed {kills} times, the last with status {status}"
 
     def _end(self) -> None:
-        """Tell what runs to save and end, and wait for it."""
+        """Tell running trials to save and end, and wait for them."""
         for each in self._running:
             with suppress(ProcessLookupError):
                 each.process.send_signal(signal.SIGTERM)
@@ -261,7 +261,7 @@ class LocalRunner:
 def trial_command(
     folder: SweepFolder, trial: Trial, *, threads: int | None = None, until: int | None = None
 ) -> list[str]:
-    """Return the command that trains a trial: begins, resumes or only reports it.
+    """Return the command that starts, resumes or only reports a trial.
 
     Args:
         folder: The sweep.
@@ -278,19 +278,19 @@ def trial_command(
 def track_finished(
     folder: SweepFolder, trials: Sequence[Trial], metric: str, *, stop: Callable[[], bool]
 ) -> None:
-    """Let finished trials report once more, one after the other: they are tracked in MLflow then.
+    """Let finished trials report again one at a time, which tracks them in MLflow.
 
     Args:
         folder: The sweep.
-        trials: The trials; those that are not finished are left out.
+        trials: The trials; unfinished ones are skipped.
         metric: Name of the validation's key metric.
-        stop: Whether a signal asked to end.
+        stop: Whether a signal requested the end.
     """
     for trial in trials:
         if stop() or read_state(folder.run_folder(trial), metric).kind != "finished":
             continue
         with open_to_append(folder.log(trial)) as log:
-            ended = subprocess.run(  # noqa: S603  # ourselves
+            ended = subprocess.run(  # noqa: S603  # runs famseg
                 trial_command(folder, trial), stdout=log, stderr=log, check=False
             )
         if ended.returncode:
@@ -299,7 +299,7 @@ def track_finished(
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a trial printed: the reason, where it failed."""
+    """Return the last line printed by a trial, which is the reason if it failed."""
     with suppress(OSError):
         lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
         return (lines or [""])[-1].removeprefix("famseg: ")

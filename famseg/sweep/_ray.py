@@ -25,28 +25,28 @@ _POLL_S = 2.0
 _GRACE_S = 60.0
 _CONNECT_S = 10.0
 _MOST_TRIES = 6
-_RETRY_S = 20.0  # the lease of a lost node is free after a minute of silence
+_RETRY_S = 20.0  # the lease of a lost node expires after a minute
 
 
 class RayRunner:
-    """Runs trials as tasks of an existing Ray cluster until nothing is left to be done.
+    """Runs trials as tasks of an existing Ray cluster until all are done.
 
-    All nodes see the sweep's folder under one path, and have famseg. Each task starts
-    ``famseg train --into`` as a process and waits for it. A task whose node is lost is run again on
-    another, where the trial resumes from its checkpoint; so is one that is killed, five times.
+    All nodes must have famseg and the sweep's folder at the same path. Each task starts ``famseg
+    train --into`` as a process and waits for it. A task whose node is lost is rerun on another
+    node, where the trial resumes from its checkpoint; so is a killed task, up to five times.
 
     Args:
-        folder: The sweep, on a file system that all nodes share.
+        folder: The sweep, on a shared file system.
         metric: Name of the validation's key metric.
         address: The address of the cluster, such as ``HOST:6379`` or ``auto``.
-        jobs: At most so many trials at once; None for as many as the cluster has room for.
-        threads: Threads, and with them cores, of each trial.
-        gpus: GPUs of each trial.
-        stop: Whether a signal asked to end.
+        jobs: Largest number of simultaneous trials; None for as many as fit into the cluster.
+        threads: Threads, and thus cores, per trial.
+        gpus: GPUs per trial.
+        stop: Whether a signal requested the end.
         show: Called with the states of all trials.
 
     Raises:
-        InputError: If Ray is not installed or there is no such cluster.
+        InputError: If Ray is not installed or the cluster does not exist.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RayRunner:
     def run(
         self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
     ) -> Outcome:
-        """Run trials to their end, or up to an epoch; arguments as for `LocalRunner.run`."""
+        """Run trials to the end, or up to an epoch; arguments as for `LocalRunner.run`."""
         outcome = Outcome()
         running: dict[str, Any] = {}
         tries: dict[str, int] = {}
@@ -106,13 +106,13 @@ class RayRunner:
                 )
             time.sleep(_POLL_S)
         for task in running.values():
-            self._ray.cancel(task)  # it tells its process to save and end
+            self._ray.cancel(task)  # the task tells its process to save and end
         if running:
             self._ray.wait(list(running.values()), num_returns=len(running), timeout=_GRACE_S)
         return outcome
 
     def _ended(self, running: dict[str, Any], outcome: Outcome) -> list[str]:
-        """Take note of the tasks that have ended; return the names of their trials."""
+        """Handle tasks that have ended; return the names of their trials."""
         if not running:
             return []
         ready, _ = self._ray.wait(list(running.values()), num_returns=len(running), timeout=0)
@@ -129,9 +129,9 @@ class RayRunner:
 
 
 def run_trial(command: Sequence[str], log: str, folder: str) -> tuple[int, str]:
-    """Run a trial as a process of this node; return its exit status and the last line it printed.
+    """Run a trial as a process on this node; return its exit status and last line of output.
 
-    When the task is cancelled the process is told to save and end.
+    If the task is canceled, the process is told to save and end.
 
     Args:
         command: The arguments of ``python``.
@@ -139,7 +139,7 @@ def run_trial(command: Sequence[str], log: str, folder: str) -> tuple[int, str]:
         folder: Its working folder.
     """
     with open_to_append(Path(log)) as file:
-        process = subprocess.Popen(  # noqa: S603  # ourselves
+        process = subprocess.Popen(  # noqa: S603  # runs famseg
             [sys.executable, *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -162,7 +162,7 @@ def _connect(address: str) -> Any:  # noqa: ANN401  # Ray is a module without ty
     except ImportError as error:
         raise InputError("--backend ray: Ray is not installed: pip install famseg[ray]") from error
     try:
-        _check_open(address)  # Ray itself tries for minutes
+        _check_open(address)  # Ray itself would retry for minutes
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
@@ -174,10 +174,10 @@ def _connect(address: str) -> Any:  # noqa: ANN401  # Ray is a module without ty
 
 
 def _check_open(address: str) -> None:
-    """Make sure that something listens at HOST:PORT; other forms of an address are left to Ray.
+    """Check that a server listens at HOST:PORT; Ray checks other forms of addresses.
 
     Raises:
-        OSError: If nothing does.
+        OSError: If there is none.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():

@@ -1,4 +1,4 @@
-"""The resources that trials use, and the GPUs of the machine."""
+"""The memory used by trials, and the GPUs of the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def memory_of(pid: int) -> int:
-    """Return the bytes that a process and those it started hold; 0 if it is gone."""
+    """Return the memory in bytes of a process and its children; 0 if it no longer exists."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -24,7 +24,7 @@ def memory_of(pid: int) -> int:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs that this process may use, in the form of ``CUDA_VISIBLE_DEVICES``."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]

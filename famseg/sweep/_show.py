@@ -1,4 +1,4 @@
-"""A sweep for people: a table of all trials that fits 80 columns, and the time that is left."""
+"""Display of a sweep: a table of trials in 80 columns, and the remaining time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def table(
         trials: The trials.
         states: The states of the trials by name.
         metric: Name of the validation's key metric.
-        limit: At most so many rows: those that run or failed come first; None for all, in order.
+        limit: Largest number of rows, with running and failed trials first; None for all, in order.
     """
     keys = _varied(trials)
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -53,7 +53,7 @@ def table(
 
 
 def counts(states: Mapping[str, State]) -> str:
-    """Return how many trials are in which state, in words.
+    """Return the number of trials in each state as text.
 
     Example:
         >>> counts({"a": State("finished"), "b": State("waiting"), "c": State("finished")})
@@ -65,15 +65,15 @@ def counts(states: Mapping[str, State]) -> str:
 
 
 def seconds_left(trials: Sequence[Trial], states: Mapping[str, State], jobs: int) -> float | None:
-    """Return the time to the end, from the epochs that were trained; None before the first.
+    """Return the remaining time, estimated from the trained epochs; None before the first.
 
-    Every epoch is taken to be as long as those of trials of the same setting, or of any where none
-    was trained; the evaluation at the end is left out.
+    An epoch is assumed to take as long as those of trials with the same setting or, without any, of
+    all trials; the final evaluation is not included.
 
     Args:
         trials: The trials.
         states: The states of the trials by name.
-        jobs: How many run at once.
+        jobs: Number of simultaneous trials.
     """
     paces: dict[tuple[tuple[str, str], ...], list[float]] = {}
     for trial in trials:

@@ -1,4 +1,4 @@
-"""Trials as a job array of Slurm: a script that a person can read, submitted and followed."""
+"""Trials as a Slurm job array: a readable script, which is submitted and monitored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _logger = logging.getLogger("famseg")
 
 _POLL_S = 5.0
 _MOST_SUBMISSIONS = 10
-# A job in one of these states will write to its run folder, or does.
+# A job in one of these states writes to its run folder, or will do so.
 _ALIVE = (
     "PENDING",
     "RUNNING",
@@ -64,12 +64,12 @@ exec srun {python} -m famseg train \\
 
 
 def write_array(folder: SweepFolder, trials: Sequence[Trial], *, extra: Sequence[str] = ()) -> Path:
-    """Write the batch script with its list of trials, and return it. Slurm keeps a copy of its own.
+    """Write the batch script with its list of trials, and return it. Slurm keeps its own copy.
 
     Args:
-        folder: The sweep, on a file system that all nodes share.
-        trials: One task each, in their order.
-        extra: Overrides of what may change when a run is resumed.
+        folder: The sweep, on a shared file system.
+        trials: The trials, in the order of their tasks.
+        extra: Overrides of keys that may change when a run is resumed.
     """
     sweep = folder.path.resolve()
     text = _SCRIPT.format(
@@ -87,18 +87,18 @@ def write_array(folder: SweepFolder, trials: Sequence[Trial], *, extra: Sequence
 
 
 class SlurmRunner:
-    """Submits the trials that are not done as a job array, and follows it.
+    """Submits unfinished trials as a job array, and monitors it.
 
-    A task that is killed, or whose time is over, is submitted again until its trial is done; ten
-    times at most. After an interruption of the sweep its jobs continue, and a sweep that is started
-    again follows them.
+    A task that is killed or reaches its time limit is submitted again until its trial is done, at
+    most ten times. If the sweep is interrupted, its jobs continue, and a restarted sweep monitors
+    them.
 
     Args:
         folder: The sweep.
         metric: Name of the validation's key metric.
-        jobs: At most so many tasks at once; None for as many as Slurm allows.
+        jobs: Largest number of simultaneous tasks; None for as many as Slurm allows.
         options: Further options of ``sbatch``, such as ``--gpus=1 --time=4:00:00``.
-        stop: Whether a signal asked to end.
+        stop: Whether a signal requested the end.
         show: Called with the states of all trials.
     """
 
@@ -126,7 +126,7 @@ class SlurmRunner:
     def run(
         self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
     ) -> Outcome:
-        """Run trials to their end, or up to an epoch; arguments as for `LocalRunner.run`."""
+        """Run trials to the end, or up to an epoch; arguments as for `LocalRunner.run`."""
         outcome = Outcome()
         words = [*extra, *([] if until is None else ["--until", str(until)])]
         submissions = 0
@@ -135,7 +135,8 @@ class SlurmRunner:
             alive = self._tasks()
             outcome.states = read_states(self.folder, trials, self.metric)
             self._show(outcome.states)
-            # One that failed in an earlier sweep is tried once more: its reason may be gone.
+            # A trial that failed in an earlier sweep is retried, since the reason may no longer
+            # exist.
             failed = {n for n in tried if outcome.states[n].kind == "failed"}
             waiting = unfinished(trials, outcome.states, until=until, without=failed)
             running = any(state.kind == "running" for state in outcome.states.values())
@@ -163,7 +164,7 @@ class SlurmRunner:
         _logger.info("submitted job %s with %d tasks", text.strip(), len(trials))
 
     def _tasks(self) -> int:
-        """Return how many tasks of this sweep wait or run, of any submission."""
+        """Return the number of waiting and running tasks of this sweep, in all submissions."""
         text = _slurm(
             "squeue",
             "--noheader",
@@ -176,12 +177,12 @@ class SlurmRunner:
 
 
 def _slurm(*command: str) -> str:
-    """Run a command of Slurm and return what it prints.
+    """Run a Slurm command and return its output.
 
     Raises:
         RunError: If it fails.
     """
-    ended = subprocess.run(  # noqa: S603  # our own words, no shell
+    ended = subprocess.run(  # noqa: S603  # our own arguments, no shell
         command, capture_output=True, text=True, check=False
     )
     if ended.returncode:

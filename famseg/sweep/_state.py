@@ -1,4 +1,4 @@
-"""The state of a trial, read from its run folder and stored nowhere else."""
+"""The state of a trial, which is derived only from its run folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class State:
     """The state of a trial.
 
     Attributes:
-        kind: ``waiting`` (not begun), ``running`` (a living process owns it), ``paused`` (at the
-            epoch where it was to), ``interrupted`` (by a signal or a kill, to be resumed),
-            ``failed``, ``finished`` (trained, evaluated and reported).
-        epoch: Epochs that were completed.
-        best: Best value of the validation's key metric so far, None before the first.
+        kind: ``waiting`` (not started), ``running`` (owned by a living process), ``paused`` (at the
+            requested epoch), ``interrupted`` (by a signal or a kill, to be resumed), ``failed``,
+            ``finished`` (trained, evaluated and reported).
+        epoch: Number of completed epochs.
+        best: Best value of the validation's key metric so far; None before the first.
         seconds: Time of the completed epochs.
-        where: Host of the owner of a running trial that is not of this machine; else empty.
+        where: Host of a trial that runs on another machine; else empty.
         reason: Why it failed or was interrupted; else empty.
     """
 
@@ -40,7 +40,7 @@ class State:
 
 
 def read_state(path: Path, metric: str) -> State:
-    """Return the state of the trial in a run folder; reads two small files.
+    """Return the state of the trial in a run folder, which requires reading two small files.
 
     Args:
         path: The run folder, which need not exist.
@@ -61,7 +61,7 @@ def read_state(path: Path, metric: str) -> State:
     status = read_status(path) or "killed"
     kind, _, reason = status.partition(" (")
     reason = reason.removesuffix(")")
-    # One that was killed after its evaluation has neither its report nor its end in MLflow.
+    # A trial killed after its evaluation has neither a report nor an end in MLflow.
     if kind == "finished" and folder.metrics.is_file() and not was_killed(path):
         return State("finished", epoch, best, seconds)
     if kind == "failed":
@@ -83,13 +83,13 @@ def unfinished(
     until: int | None,
     without: Collection[str] = (),
 ) -> list[Trial]:
-    """Return the trials that nobody works on and for which something is left to be done.
+    """Return the trials that are not done and that no process is running.
 
     Args:
         trials: The trials, in the order in which they start.
         states: The states of the trials by name.
-        until: The epoch up to which they are wanted; None for the end.
-        without: Names of trials that are left out: started just now, or failed.
+        until: The epoch up to which they are trained; None for the end.
+        without: Names of trials to skip because they were just started or failed.
     """
     return [
         trial
@@ -101,19 +101,19 @@ def unfinished(
 
 
 def best_until(path: Path, metric: str, epoch: int) -> float | None:
-    """Return the best validation up to an epoch; None where there was none.
+    """Return the best validation up to an epoch; None if there was none.
 
     Args:
         path: The run folder.
         metric: Name of the validation's key metric.
-        epoch: The last epoch that counts: two trials are compared after equally many.
+        epoch: The last epoch to include, so that trials are compared after the same number.
     """
     rows = read_metrics(path) if RunFolder(path).config.is_file() else []
     return _course([row for row in rows if (row["epoch"] or 0) <= epoch], f"val/{metric}")[1]
 
 
 def done(trial: Trial, state: State, until: int | None = None) -> bool:
-    """Return whether nothing is left to be done for a trial, or for its part up to an epoch."""
+    """Return whether a trial is done completely or up to an epoch."""
     if state.kind == "finished":
         return True
     return until is not None and state.kind != "running" and until <= state.epoch < trial.epochs

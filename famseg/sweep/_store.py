@@ -1,4 +1,4 @@
-"""The MLflow store of a sweep, made once before its trials write to it."""
+"""The MLflow store of a sweep, which is created before its trials write to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 from famseg.tracking import prepare_store, resolve_uri, sqlite_path
 
-# Their locks hold on one machine, or not at all: SQLite asks not to be used there by several.
+# Their locks are local or missing, so SQLite must not be used there by several machines.
 _NETWORK = {
     "nfs",
     "nfs4",
@@ -33,16 +33,16 @@ _NETWORK = {
 
 
 def ready_store(uri: str | None, *, several_machines: bool) -> bool:
-    """Make the store before the trials start, if they may write to it all at once.
+    """Create the store before the trials start, if they may write to it simultaneously.
 
     Args:
         uri: ``tracking.uri`` of the trials.
         several_machines: Whether trials run on other machines.
 
     Returns:
-        Whether trials track themselves. Otherwise it is a SQLite file on a network file system, or
-        one for several machines: then trials keep their record in their run folders, and are
-        imported one after the other.
+        Whether trials write to the store themselves. They do not if it is a SQLite file on a
+        network file system or for several machines; their records are then kept in their run
+        folders and imported one at a time.
 
     Raises:
         InputError: If the store cannot be opened or does not answer.
@@ -56,7 +56,7 @@ def ready_store(uri: str | None, *, several_machines: bool) -> bool:
 
 
 def on_network(path: Path) -> bool:
-    """Return whether a file lies, or would lie, on a network file system."""
+    """Return whether a file is, or would be, on a network file system."""
     folder = path.absolute()
     mounts = {each.mountpoint: each.fstype for each in psutil.disk_partitions(all=True)}
     for place in (folder, *folder.parents):

@@ -1,4 +1,4 @@
-"""A sweep from the command line to its finished trials."""
+"""Planning and execution of a sweep."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Request:
     Args:
         config: A path or the name of a shipped configuration.
         words: The axes and the fixed settings, see `parse_axes`.
-        trials: How many random settings; None for all combinations.
+        trials: Number of random settings; None for all combinations.
         draw_seed: Seed of the random settings.
-        halving: One in this many settings is trained further at each stage; None to train all.
+        halving: One out of this many settings is trained further at each stage; None to train all.
         first_epochs: Epochs of the first stage; None to choose.
-        limit: At most so many trials are run this time; None for all.
+        limit: Largest number of trials to run this time; None for all.
     """
 
     config: str
@@ -57,8 +57,8 @@ class Sweep:
     Attributes:
         request: The request of the user.
         folder: Its folder.
-        trials: In the order in which they start.
-        metric: Name of the validation's key metric, the higher the better.
+        trials: The trials, in the order in which they start.
+        metric: Name of the validation's key metric, for which higher is better.
         config: The configuration of the first trial.
         stages: The stages of the search; a single one without halving.
     """
@@ -72,7 +72,7 @@ class Sweep:
 
     @property
     def limited(self) -> tuple[Trial, ...]:
-        """The trials that are run this time."""
+        """The trials to run this time."""
         return self.trials[: self.request.limit]
 
     def states(self) -> dict[str, State]:
@@ -85,12 +85,12 @@ def plan_sweep(request: Request, out: Path, *, dry: bool = False) -> Sweep:
 
     Args:
         request: The request of the user.
-        out: Folder of the sweep; new, or that of a sweep: then finished trials are not run again,
+        out: Folder of the sweep. If it already contains the sweep, finished trials are not rerun,
             and interrupted ones are resumed.
-        dry: Whether nothing is written.
+        dry: Whether to write nothing.
 
     Raises:
-        InputError: If a word, a configuration or the folder is wrong.
+        InputError: If an axis, a configuration or the folder is invalid.
     """
     axes = parse_axes(request.words)
     if request.trials is None:
@@ -121,12 +121,12 @@ def plan_sweep(request: Request, out: Path, *, dry: bool = False) -> Sweep:
 
 
 class Runner(Protocol):
-    """The backend that runs trials: processes of this machine, Slurm or Ray."""
+    """The backend that runs trials: processes on this machine, Slurm or Ray."""
 
     def run(
         self, trials: Sequence[Trial], *, until: int | None = None, extra: Sequence[str] = ()
     ) -> Outcome:
-        """Run trials to their end, or up to an epoch."""
+        """Run trials to the end, or up to an epoch."""
 
 
 MakeRunner = Callable[[Callable[[Mapping[str, State]], None]], Runner]
@@ -135,12 +135,12 @@ MakeRunner = Callable[[Callable[[Mapping[str, State]], None]], Runner]
 def local_runner(
     sweep: Sweep, show: Callable[[Mapping[str, State]], None], *, jobs: int | None, stop: Stop
 ) -> LocalRunner:
-    """Return what runs the trials of a sweep as processes of this machine.
+    """Return the runner of a sweep's trials as processes on this machine.
 
     Args:
         sweep: The sweep.
         show: Called with the states of the trials.
-        jobs: At most so many trials at once; None to choose.
+        jobs: Largest number of simultaneous trials; None to choose it.
         stop: Whether a signal asked to end.
     """
     training = sweep.config.training
@@ -163,7 +163,7 @@ def run_sweep(
 
     Args:
         sweep: The sweep.
-        make_runner: Makes what runs the trials, such as `local_runner`.
+        make_runner: Creates the runner of the trials, such as `local_runner`.
         stop: Whether a signal asked to end.
         show: Called about every two seconds with the trials of the stage and their states.
         several_machines: Whether trials run on other machines.
@@ -194,7 +194,7 @@ def run_sweep(
 
 
 def _of_stage(sweep: Sweep, trials: Sequence[Trial], stage: Rung) -> list[Trial]:
-    """Return the trials of a stage: the best of those of the stage before."""
+    """Return the trials of a stage, which are the best of the previous stage."""
     index = sweep.stages.index(stage)
     if index == 0:
         return list(trials)

@@ -1,4 +1,4 @@
-"""Trials: resolved configurations with a unique name each."""
+"""Trials: resolved configurations with unique names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from famseg.engine import RunConfig
 
-_DIGITS = (
-    10  # of the hash: two of a million trials are alike with a chance of one half in a million
-)
+_DIGITS = 10  # of the hash: among a thousand trials a collision has a probability of 5e-7
 _LONGEST = 80
 _UNFIT = re.compile(r"[^A-Za-z0-9.+-]+")
 
@@ -30,10 +28,10 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        name: Name of its folder: what sets it apart, and the hash of its configuration.
-        point: The values of what varies, by key, as they were typed.
+        name: Name of its folder: its distinctive settings and the hash of its configuration.
+        point: The values of varying keys, as typed.
         config: The resolved configuration as YAML.
-        epochs: How many epochs it trains in all.
+        epochs: Total number of epochs.
         seed: Its seed.
     """
 
@@ -45,7 +43,7 @@ class Trial:
 
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
-        """The point without the seed: trials of the same setting are repeats."""
+        """The point without the seed; trials with the same setting are repetitions."""
         return tuple((key, value) for key, value in self.point.items() if key != "seed")
 
 
@@ -56,19 +54,19 @@ def make_trials(
     *,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[ModuleType, list[Trial]]:
-    """Resolve the configuration of each point; of two that are alike one is left.
+    """Resolve the configuration of each point, without duplicates.
 
     Args:
         base: A path or the name of a shipped configuration.
         fixed: Overrides of all trials, ``key=value``.
         points: The points of the sweep.
-        tags: Tags of all runs in MLflow; they make no difference between trials.
+        tags: Tags of all runs in MLflow, which do not distinguish trials.
 
     Returns:
         The pipeline's module and the trials in the order of the points.
 
     Raises:
-        InputError: With the faults of the first point that has any.
+        InputError: With the errors of the first invalid point.
     """
     trials: dict[str, Trial] = {}
     pipeline = None
@@ -94,7 +92,7 @@ def make_trials(
 
 
 def trial_hash(config: RunConfig) -> str:
-    """Return a hash of what bears on the result: not where, how fast or tracked in which place."""
+    """Return a hash of the keys that affect the result, without location, speed and tracking."""
     kept = {
         key: value for key, value in flatten(config).items() if not key.startswith(FREE_ON_RESUME)
     }
@@ -103,13 +101,13 @@ def trial_hash(config: RunConfig) -> str:
 
 
 def _label(point: Mapping[str, str]) -> str:
-    """Return the point in letters that fit a file name and an MLflow name."""
+    """Return the point as text that is valid in file names and MLflow names."""
     parts = [f"{key.rpartition('.')[2]}{_canonical(value)}" for key, value in point.items()]
     return _UNFIT.sub("_", "-".join(parts))[:_LONGEST].strip("-_.") or "trial"
 
 
 def _canonical(value: str) -> str:
-    """Return a number in one way of writing it: 2e-3 is 0.002, in the name of one folder."""
+    """Return a number in canonical form, so that 2e-3 and 0.002 have the same folder name."""
     try:
         return f"{float(value):g}"
     except ValueError:

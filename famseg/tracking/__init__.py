@@ -1,7 +1,7 @@
 """Tracking: MLflow, the local record of a run and its provenance.
 
-MLflow is imported when a run starts, not with this package. A store that fails never stops a
-training: what could not be sent is kept and sent later, and the run folder has it anyway.
+MLflow is imported when a run starts, not with this package. A failing store never stops a training:
+unsent entries are kept and sent later, and the run folder contains them anyway.
 """
 
 import lazy_loader

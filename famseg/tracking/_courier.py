@@ -1,4 +1,4 @@
-"""The thread that sends entries to the store, so that a training never waits for it."""
+"""The thread that sends entries to the store, so that a training never waits for the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from famseg.tracking._quiet import quiet
 
 
 class Courier:
-    """A thread that empties outboxes, the most urgent first.
+    """A thread that empties outboxes in order of urgency.
 
     It is a daemon thread: if it hangs, the interpreter can still exit. Unless it is killed, a
     program waits for the thread in :meth:`flush`, at the latest when the interpreter exits. A
@@ -27,8 +27,8 @@ class Courier:
     def __init__(self, boxes: Sequence[Outbox]) -> None:
         self._boxes = boxes
         self._changed = threading.Condition()
-        self._news = False  # an entry was added or hurried since the thread last looked
-        self._idle = True  # nothing can be done right now
+        self._news = False  # an entry was added or hurried since the last check of the thread
+        self._idle = True  # there is nothing to do at the moment
         self._steps = 0
         self._ends = False
         self._working = boxes[0]
@@ -37,11 +37,11 @@ class Courier:
 
     @property
     def foreign(self) -> bool:
-        """Whether this is a process that was forked from the one that tracks the run."""
+        """Whether this process was forked from the one that tracks the run."""
         return os.getpid() != self._owner
 
     def wake(self) -> None:
-        """Tell the thread that an entry was added; starts it if necessary."""
+        """Notify the thread of a new entry, and start it if necessary."""
         if self.foreign:
             return
         with self._changed:
@@ -54,14 +54,14 @@ class Courier:
                 atexit.register(self.flush)
 
     def flush(self, limit_s: float | None = None) -> bool:
-        """Try all waiting entries at once, and wait until each was tried.
+        """Try all waiting entries immediately, and wait until each was tried.
 
         Args:
             limit_s: Seconds that this may take in total; by default each entry may take as long as
                 its box allows.
 
         Returns:
-            Whether nothing is left.
+            Whether no entries are left.
         """
         if self.foreign or self._thread is None:
             return not any(map(len, self._boxes))
@@ -81,7 +81,7 @@ class Courier:
         return not any(map(len, self._boxes))
 
     def end(self) -> None:
-        """Let the thread end after what it is doing; what still waits is not sent any more."""
+        """Let the thread end after its current entry, without sending the waiting ones."""
         if self.foreign:
             return
         with self._changed:
@@ -97,7 +97,7 @@ class Courier:
         while not self._ends:
             with self._changed:
                 self._news = False
-            with quiet():  # around all: raising the levels of loggers takes longer than an entry
+            with quiet():  # changing levels of loggers takes longer than an entry
                 while not self._ends and self._step():
                     pass
             with self._changed:
@@ -110,7 +110,7 @@ class Courier:
                 self._changed.wait_for(lambda: self._news or self._ends, until)
 
     def _step(self) -> bool:
-        """Run one entry of the first box that has one; return whether there was any."""
+        """Run one entry of the first nonempty box; return whether there was one."""
         for box in self._boxes:
             self._working = box
             if box.step():

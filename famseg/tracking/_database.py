@@ -1,4 +1,4 @@
-"""The SQLite file of an MLflow store: made whole or not at all, and looked at before it is used."""
+"""The SQLite file of an MLflow store, which is created atomically and checked before use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from famseg.files import fresh_part, open_to_update, remove_parts
 from famseg.tracking._uri import escaped, sqlite_path
 
 _LOCK_SECONDS = 60.0
-# What SQLite keeps beside a database while it writes.
+# Suffixes of the files that SQLite creates next to a database while writing.
 _COMPANIONS = ("-journal", "-wal", "-shm")
-# What SQLite says to a migration that was begun before.
+# Messages of SQLite when a migration was started before.
 _BEGUN_BEFORE = ("already exists", "duplicate column", "no such index", "no such column")
 _OLD_SCHEMA = "out-of-date database schema"
 
 
 class StoreFaultError(Exception):
-    """A store that cannot be used until somebody does something about it.
+    """A store cannot be used without action by the user.
 
     Args:
-        what: What is wrong, in a few words.
+        what: Short description of the problem.
         advice: What to do, as a sentence.
     """
 
@@ -35,20 +35,20 @@ class StoreFaultError(Exception):
 
 @contextlib.contextmanager
 def creation_lock(uri: str) -> Iterator[bool]:
-    """Hold the lock under which a SQLite store is opened; several first writers race otherwise.
+    """Hold the lock for opening a SQLite store, to avoid races between first writers.
 
-    The lock is the file ``<database>.lock``. Stores of other kinds, and platforms without
-    ``fcntl``, need or have none.
+    The lock is the file ``<database>.lock``. Other types of stores do not need a lock; platforms
+    without ``fcntl`` have none.
 
     Args:
         uri: Address of the store.
 
     Yields:
-        Whether nobody else can be in here: False where there is no lock.
+        Whether access is exclusive; False if there is no lock.
 
     Raises:
-        OSError: If the lock is not free within a minute, its file cannot be made, or a link is
-            in its place.
+        OSError: If the lock is not free within a minute, or its file cannot be created or is a
+            link.
     """
     path = sqlite_path(uri)
     if path is None:
@@ -84,22 +84,21 @@ def _lock(descriptor: int, path: Path) -> bool:
 
 
 def _unlock(descriptor: int) -> None:
-    """Release the lock; closing the file is not enough where a process was forked meanwhile."""
+    """Release the lock; closing the file is not sufficient if a process was forked meanwhile."""
     import fcntl
 
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def make_database(path: Path, *, alone: bool) -> None:
-    """Make the database of a store with all its tables, unless there is one.
+    """Create the database of a store with all its tables, unless it exists.
 
-    MLflow makes the tables by some hundred migrations, which are not a single transaction: a
-    database whose making was killed can never be used. Hence it is made under another name and
-    renamed.
+    MLflow creates the tables by about a hundred migrations, which are not a single transaction, so
+    an incomplete database is unusable. It is therefore created under another name and renamed.
 
     Args:
         path: The file.
-        alone: Whether the lock is held: then what killed processes left is removed.
+        alone: Whether the lock is held, so that remains of killed processes can be removed.
 
     Raises:
         OSError: If it cannot be written.
@@ -111,14 +110,14 @@ def make_database(path: Path, *, alone: bool) -> None:
         return
     with contextlib.suppress(FileExistsError), fresh_part(path) as part:
         _make_tables(part)
-        if _has_content(path):  # by a program that knows of no lock, such as mlflow ui
+        if _has_content(path):  # created by a program that does not use the lock, such as mlflow ui
             raise FileExistsError(path)
         for companion in _COMPANIONS:  # SQLite would apply those of an older file to the new one
             path.with_name(path.name + companion).unlink(missing_ok=True)
 
 
 def _has_content(path: Path) -> bool:
-    """Whether there is a database; SQLite makes an empty file before the first table."""
+    """Return whether there is a database, since SQLite creates an empty file first."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:
@@ -137,7 +136,7 @@ def _make_tables(path: Path) -> None:
 
 
 def close_connections(uri: str) -> None:
-    """Close the connections that MLflow keeps to a database: they would follow a moved file.
+    """Close MLflow's connections to a database, which would follow a moved file.
 
     Args:
         uri: Address of the database.
@@ -150,7 +149,7 @@ def close_connections(uri: str) -> None:
 
 
 def check_tables(path: Path) -> None:
-    """Find tables that a killed migration left behind; takes no time.
+    """Find tables of a killed migration, in negligible time.
 
     Args:
         path: The database.
@@ -163,17 +162,17 @@ def check_tables(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=1)) as base:
             rows = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error:
-        return  # locked, or no database: MLflow will say so
+        return  # locked, or not a database, which MLflow reports
     if any(name.startswith("_alembic_tmp_") for (name,) in rows):
         raise _half_made(path)
 
 
 def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
-    """Return what an error of MLflow says about the tables of a database; None for other errors.
+    """Return the problem with a database's tables in an MLflow error; None for other errors.
 
     Args:
         path: The database.
-        error: What opening it raised.
+        error: The error when opening it.
     """
     text = str(error)
     if _OLD_SCHEMA in text:
@@ -181,7 +180,7 @@ def opening_fault(path: Path, error: Exception) -> StoreFaultError | None:
             "its tables are from another version of MLflow, or incomplete",
             f"Run: mlflow db upgrade sqlite:///{escaped(path)}. If that fails: {_way_out(path)}",
         )
-    cause = getattr(error, "orig", None)  # by which SQLAlchemy names the error of the database
+    cause = getattr(error, "orig", None)  # the error of the database in SQLAlchemy
     if isinstance(cause, sqlite3.OperationalError) and any(
         words in str(cause) for words in _BEGUN_BEFORE
     ):

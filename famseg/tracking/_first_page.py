@@ -1,4 +1,4 @@
-"""The first page of a run in the MLflow UI: description, data, foremost results, load."""
+"""The first page of a run in the MLflow UI: description, data, main results, load."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 import psutil
 
 DESCRIPTION_TAG = "mlflow.note.content"
-_SYSTEM = "system/"  # the UI shows metrics of this prefix on a tab of their own
+_SYSTEM = "system/"  # the UI shows metrics with this prefix on a separate tab
 _MEGABYTE = 1e6
-_FEW = 30  # as many results still fit on the first page
-_BESIDE = ("n", "failed")  # counts that belong to every mean of their group
+_FEW = 30  # number of results that fit on the first page
+_BESIDE = ("n", "failed")  # counts that apply to every mean of their group
 _LONGEST_DIGEST = 16  # characters; MLflow allows 36
 
 
 class Dataset(NamedTuple):
-    """The data of a run: a name, the beginning of its hash, and where it is from, as JSON."""
+    """The data of a run: its name, the beginning of its hash, and its source as JSON."""
 
     name: str
     digest: str
@@ -27,11 +27,11 @@ class Dataset(NamedTuple):
 
 
 def foremost(results: Mapping[str, float], scores: Sequence[str]) -> dict[str, float]:
-    """Return those results of an evaluation that a run's first page should show.
+    """Return the results of an evaluation to show on a run's first page.
 
     An evaluation of skulls gives hundreds of numbers: each region of each test set, and the same
-    for baselines. The page of a run lists all metrics in one table, in which nobody finds the
-    main ones.
+    for baselines. The page of a run lists all metrics in one table, in which the main ones are hard
+    to find.
 
     Args:
         results: Names, whose groups are separated by ``/``, and values.
@@ -63,7 +63,7 @@ def foremost(results: Mapping[str, float], scores: Sequence[str]) -> dict[str, f
 
 
 def description(method: str | None, parameters: Mapping[str, object]) -> str:
-    """Return what a run is, in Markdown, for the field "Description" of its page.
+    """Return the description of a run in Markdown, for the field "Description" of its page.
 
     Args:
         method: The method's label, see :func:`famseg.tracking.method_label`.
@@ -119,9 +119,9 @@ def dataset_of(parameters: Mapping[str, object], data_hash: str | None) -> Datas
 def system_metrics() -> dict[str, float]:
     """Return the load of the machine under the names of MLflow's system metrics.
 
-    Processor use is the mean since the last call. Of GPUs there is the memory that this process
-    has reserved, if it uses torch with CUDA. One call takes less than a millisecond, for which
-    reason there is no thread that samples. Empty if the user has turned system metrics off
+    Processor utilization is the mean since the last call. For GPUs it is the memory reserved by
+    this process, if it uses torch with CUDA. A call takes less than a millisecond, so there is no
+    sampling thread. Empty if the user has disabled system metrics
     (``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false``).
     """
     if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("false", "0"):
@@ -133,7 +133,7 @@ def system_metrics() -> dict[str, float]:
         "system_memory_usage_percentage": memory.percent,
         "process_memory_usage_megabytes": psutil.Process().memory_info().rss / _MEGABYTE,
     }
-    torch = sys.modules.get("torch")  # never imported for this
+    torch = sys.modules.get("torch")  # not imported just for this
     if torch is not None and torch.cuda.is_initialized():
         for index in range(torch.cuda.device_count()):
             reserved = torch.cuda.memory_reserved(index) / _MEGABYTE

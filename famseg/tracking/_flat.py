@@ -1,4 +1,4 @@
-"""The numbers of an evaluation under flat names, with one schema for all evaluations."""
+"""The numbers of an evaluation with flat names, in one schema for all evaluations."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 N, FAILED = "n", "failed"
-# Ends of the names of a score's spread and interval.
+# Suffixes of the names of a score's spread and interval.
 _STD = "_std"
 _SPREADS = (_STD, "_low", "_high")
-# Runs of before the counts had names of their own hold them for each score, always both.
+# Older runs have both counts for each score, instead of separate names.
 _OLD_COUNTS = ("_n", "_failed")
 
 
 def flat_figures(place: str, metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Return the figures of some cases as flat numbers for a tracker or a script.
+    """Return the statistics of a set of cases as flat numbers for a tracker or a script.
 
     Args:
-        place: What the names begin with, such as ``test/set1/skull``.
-        metrics: By metric ``mean``, ``std``, ``n`` and ``failed``; a mean or deviation that is None
-            is left out.
+        place: Prefix of the names, such as ``test/set1/skull``.
+        metrics: ``mean``, ``std``, ``n`` and ``failed`` by metric; means and deviations that are
+            None are left out.
 
     Returns:
         ``PLACE/METRIC`` (the mean) and ``PLACE/METRIC_std`` of each metric; ``PLACE/n`` and
-        ``PLACE/failed`` once, of the metric with the most.
+        ``PLACE/failed`` once, for the metric with the most cases.
 
     Raises:
-        ValueError: If a metric is called like a count.
+        ValueError: If a metric has the name of a count.
 
     Example:
         >>> flat_figures("test", {"r2": {"mean": 0.5, "std": 0.1, "n": 2, "failed": 0}})
@@ -47,12 +47,12 @@ def flat_figures(place: str, metrics: Mapping[str, Mapping[str, float | None]]) 
 
 
 def is_score(name: str, names: Collection[str]) -> bool:
-    """Whether a flat number of an evaluation is a score: no count, and no spread of a score.
+    """Return whether a flat number of an evaluation is a score, not a count or spread.
 
     Args:
         name: Its flat name.
-        names: All names of the evaluation, by which the counts in older runs are told from a
-            score that is called like one.
+        names: All names of the evaluation, which distinguish counts in older runs from scores with
+            the same name.
 
     Example:
         >>> names = ("test/r2", "test/r2_std", "test/n", "test/top_n", "test/a_n", "test/a_failed")

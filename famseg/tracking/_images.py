@@ -1,4 +1,4 @@
-"""Images and table cells in the form that MLflow's UI can show."""
+"""Images and table cells in a form that MLflow's UI can display."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def to_image(source: Path | str | np.ndarray[Any, Any]) -> Image:
             or of floats in [0, 1] (others are clipped).
 
     Returns:
-        The image, grey or RGB.
+        The image, gray or RGB.
 
     Raises:
-        RefusedError: If there is no image in it.
+        RefusedError: If it does not contain an image.
     """
     import numpy as np
     from PIL import Image
@@ -42,13 +42,13 @@ def to_image(source: Path | str | np.ndarray[Any, Any]) -> Image:
 
 
 def cell(value: object) -> object:
-    """Return a value as a table's JSON can hold it; what is not finite is empty.
+    """Return a value as JSON for a table; values that are not finite are empty.
 
     Example:
         >>> cell("a"), cell(3), cell(float("nan")), cell(Path("b"))
         ('a', 3, None, 'b')
     """
-    if hasattr(value, "item"):  # a number of NumPy or torch
+    if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -41,7 +41,7 @@ def delete_run(
             client = _store.open_store(address, timeout_s)
             client.delete_run(run_id)
     except Exception as error:
-        # Only MLflow's own code counts: other servers say "not found" about any address.
+        # Only MLflow's error code counts, since other servers reply "not found" to any address.
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise InputError(
@@ -52,7 +52,7 @@ def delete_run(
 
 
 def _address(identity: Mapping[str, object], uri: str | None) -> str | None:
-    """Return the address of the store that a run was sent to, with its password if known."""
+    """Return the address of the store to which a run was sent, with its password if known."""
     noted = identity.get("uri")
     if not isinstance(noted, str):
         return None
@@ -63,16 +63,16 @@ def _address(identity: Mapping[str, object], uri: str | None) -> str | None:
 def add_artifact(
     identity: Mapping[str, object], path: Path, *, uri: str | None = None, timeout_s: int = 10
 ) -> bool:
-    """Copy a file to a run that was tracked; its state, metrics and other files stay.
+    """Copy a file to a tracked run without changing its state, metrics and other files.
 
     Args:
         identity: The content of ``tracking.json``: ``run_id`` and ``uri``.
-        path: The file. It replaces one of the same name.
+        path: The file, which replaces an existing one with the same name.
         uri: Address of the store in the configuration, which may contain a password.
         timeout_s: Seconds to wait for the reply of a server.
 
     Returns:
-        Whether the store took it. Where it did not, one warning tells why.
+        Whether the store accepted it. If not, a warning states the reason.
     """
     run_id, address = identity.get("run_id"), _address(identity, uri)
     if not isinstance(run_id, str) or address is None:

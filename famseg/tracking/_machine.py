@@ -1,4 +1,4 @@
-"""What a container leaves a process of its machine: cores and memory."""
+"""Cores and memory that a container allows a process to use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import psutil
 
 from famseg.tracking._provenance import cores
 
-_NO_LIMIT = 1 << 60  # a control group without a limit reports a number beyond all memory
+_NO_LIMIT = 1 << 60  # a control group without a limit reports a huge number
 
 
 def processor_quota() -> float | None:
-    """Return how many cores a container may use, if its control group says so."""
+    """Return the number of cores that a container may use, if its control group limits them."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
@@ -22,7 +22,7 @@ def processor_quota() -> float | None:
 
 
 def memory_limit() -> tuple[int, int] | None:
-    """Return limit and use of a container's memory in bytes, of version 2 or 1 of the groups."""
+    """Return limit and usage of a container's memory in bytes, for cgroups version 2 or 1."""
     pairs = (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         (
@@ -39,12 +39,12 @@ def memory_limit() -> tuple[int, int] | None:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity and the container's quota."""
+    """Return the number of cores this process may use, by affinity and the container's quota."""
     quota = processor_quota()
     return cores() if quota is None else max(1, min(cores(), round(quota)))
 
 
 def free_memory() -> int:
-    """Return the bytes that are free, on the machine and within the container's limit."""
+    """Return the free memory in bytes on the machine and within the container's limit."""
     free, limit = psutil.virtual_memory().available, memory_limit()
     return free if limit is None else min(free, max(0, limit[0] - limit[1]))

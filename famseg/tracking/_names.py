@@ -1,4 +1,4 @@
-"""How a run is written down in MLflow: names, texts, colors."""
+"""Representation of a run in MLflow: names, texts, colors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# From dark to bright, also told apart in grey: small lambdas to large ones.
+# From dark (small lambda) to bright (large lambda), distinguishable in gray, too.
 _COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 190, 37))
 _NO_PENALTY = "#7f7f7f"
-# Methods that the scale of lambda says nothing of, by the beginning of their label.
+# Colors of methods without a lambda, by the beginning of their label.
 _OTHERS = {
     "SAM": "#d1495b",
     "ASAM": "#8f2d56",
@@ -30,14 +30,13 @@ _SMALLEST_LOG10, _LARGEST_LOG10 = -4.0, 0.0
 def run_name(
     penalty_weight: float, seed: int, method: str | None = None, distinction: str = ""
 ) -> str:
-    """Return the name of a run: what tells it from its neighbors in a comparison.
+    """Return the name of a run, which distinguishes it from others in a comparison.
 
     Args:
         penalty_weight: Lambda.
         seed: The seed.
-        method: The method's label, see :func:`method_label`; None where all runs are told apart by
-            lambda.
-        distinction: What else tells it from others.
+        method: The method's label, see :func:`method_label`; None if lambda distinguishes all runs.
+        distinction: Any other distinction.
 
     Example:
         >>> run_name(0.002, 0)
@@ -51,17 +50,17 @@ def run_name(
 
 
 def method_label(config: Mapping[str, Any]) -> str:
-    """Return what a run does against overfitting, in words: its method.
+    """Return the label of a run's method, that is, its regularization.
 
     Args:
-        config: The resolved configuration under the names that users write, as in ``config.yaml``.
+        config: The resolved configuration with the keys that users write, as in ``config.yaml``.
 
     Returns:
         ``baseline``, or the parts joined by `` + ``: ``FAM lambda=0.1``, ``weight decay of head
         lambda=0.01``, ``Jacobian norm lambda=0.01``, ``SAM rho=0.05``, ``ASAM rho=0.5``, ``GSAM
         rho=0.05 alpha=0.4``, ``WSAM rho=0.05 gamma=0.9``, ``LookSAM rho=0.1 every=10 alpha=0.7``,
         ``NSO sigma=0.01 pairs=1``, ``SWA start=0.75 every=1``, ``label smoothing 0.1``. A penalty
-        with lambda 0 is none.
+        with lambda 0 does not count.
 
     Example:
         >>> method_label({"penalty": {"kind": "none"}, "sam": {"rho": 0.05, "adaptive": False}})
@@ -94,8 +93,8 @@ def method_label(config: Mapping[str, Any]) -> str:
 
 
 def _sam_label(sam: Mapping[str, Any]) -> str:
-    """Return the label of SAM or a variant, with what its papers vary."""
-    kind = sam.get("kind", "sam")  # configurations were without one
+    """Return the label of SAM or a variant, with the parameters varied in the papers."""
+    kind = sam.get("kind", "sam")  # older configurations have no kind
     if kind == "sam":
         return f"{'ASAM' if sam.get('adaptive') else 'SAM'} rho={sam['rho']:g}"
     names = {"gsam": "GSAM", "wsam": "WSAM", "looksam": "LookSAM"}
@@ -105,13 +104,13 @@ def _sam_label(sam: Mapping[str, Any]) -> str:
 
 
 def _with_values(name: str, values: Mapping[str, float | None]) -> str:
-    """Return a name with the values that are given: ``NSO sigma=0.01 pairs=1``."""
+    """Return a name with the given values: ``NSO sigma=0.01 pairs=1``."""
     given = [f"{key}={value:g}" for key, value in values.items() if value is not None]
     return " ".join([name, *given])
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return a nested mapping as one of dotted names.
+    """Return a nested mapping as a flat one with dotted names.
 
     Example:
         >>> flatten({"seed": 0, "penalty": {"lambda": 0.1, "every": 2}})
@@ -128,7 +127,7 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def text_of(value: object) -> str:
-    """Return a parameter as a YAML file has it.
+    """Return a parameter in YAML notation.
 
     Example:
         >>> text_of("cpu"), text_of(None), text_of([8, 16]), text_of(True)
@@ -138,11 +137,11 @@ def text_of(value: object) -> str:
 
 
 def valid_name(name: str, *, ascii_only: bool = False) -> str:
-    """Return a name that MLflow takes: characters that it refuses become ``_``.
+    """Return a valid MLflow name, with invalid characters replaced by ``_``.
 
     Args:
         name: The name of a metric, a parameter or a series of images.
-        ascii_only: Whether letters of other alphabets are refused too, as for images.
+        ascii_only: Whether non-ASCII letters are also invalid, as for images.
 
     Example:
         >>> valid_name("val/dsc"), valid_name("val/dsc (mean)")
@@ -154,7 +153,7 @@ def valid_name(name: str, *, ascii_only: bool = False) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """Return a text that fits, marked where it was cut.
+    """Return a text truncated to a length, with a mark if it was truncated.
 
     Example:
         >>> cut("abcdefgh", 6)
@@ -169,10 +168,10 @@ def milliseconds(time_s: float) -> int:
 
 
 def color(penalty_weight: float, method: str | None = None) -> str:
-    """Return the color of a run in charts: grey for a baseline, with FAM brighter with lambda.
+    """Return the color of a run in charts: gray for a baseline, brighter with lambda for FAM.
 
-    Runs that differ only in the seed share it, so that their curves read as one group. Other
-    methods have colors of their own.
+    Runs that differ only in the seed have the same color, so that their curves form a group. Other
+    methods have their own colors.
 
     Args:
         penalty_weight: Lambda.

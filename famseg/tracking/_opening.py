@@ -1,4 +1,4 @@
-"""Opens a run in the store: finds it by its id or its mark, or creates it."""
+"""Opening of a run in the store: it is found by its id or its mark, or created."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _logger = logging.getLogger("famseg")
 # Limits of MLflow for one request and for one value.
 _MOST_TAGS = 100
 _LONGEST_TAG = 8000
-# The mark by which a run is found.
+# Tag with the mark by which a run is found.
 _START_TAG = "famseg.start"
-# How MLflow's names of half copied artifacts begin.
+# Prefix of MLflow's names for incompletely copied artifacts.
 _STAGED = ".artifact.uploading."
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the store has of a metric: its steps, and the last point of step 0."""
+    """The content of the store for a metric: its steps, and the last point of step 0."""
 
     steps: frozenset[int]
     value: float | None
@@ -41,7 +41,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run that exists in the store, with what it had before it was resumed."""
+    """A run that exists in the store, with its content before it was resumed."""
 
     client: MlflowClient
     experiment_id: str
@@ -51,7 +51,7 @@ class Opened:
 
 
 class Opening:
-    """Opens a run; called again after a failure, it never creates a second one.
+    """Opens a run; repeated calls after a failure never create a second one.
 
     Args:
         uri: Address of the store.
@@ -110,7 +110,7 @@ class Opening:
         stored = None if self.resumed is None else _stored(client, self.resumed)
         if stored is not None:
             return stored
-        # One whose creation was answered too late to be heard, or killed before it was noted.
+        # A run whose creation timed out, or was killed before it was recorded.
         mine = f"tags.`{_START_TAG}` = '{self._start}'"
         found = client.search_runs([experiment_id], mine, max_results=1)
         if found:
@@ -135,7 +135,7 @@ class Opening:
             results = [(point.timestamp, point.value) for point in history if point.step == 0]
             timestamp, value = max(results, default=(0, None))
             known[key] = Known(frozenset(point.step for point in history), value, timestamp)
-        # Somebody may have rewritten the description in the UI: it stays.
+        # The description is kept, since it may have been edited in the UI.
         kept = {DESCRIPTION_TAG} & stored.data.tags.keys()
         set_tags(client, run_id, {k: text for k, text in self._tags.items() if k not in kept})
         remove_staged(stored.info.artifact_uri)
@@ -145,13 +145,13 @@ class Opening:
 
 
 def remove_staged(artifact_uri: str) -> None:
-    """Remove artifacts of a run on this disk that a killed process copied only in part.
+    """Remove artifacts of a run on this disk that a killed process copied incompletely.
 
-    MLflow copies under a hidden name of its own and renames. Nobody else writes to the run: its
-    folder has one owner.
+    MLflow copies to a hidden name and renames. No other process writes to the run, since its folder
+    has one owner.
 
     Args:
-        artifact_uri: Where the artifacts are; nothing is done if that is not a folder of this
+        artifact_uri: Location of the artifacts; nothing is done unless it is a folder on this
             machine.
     """
     address = urlsplit(artifact_uri)
@@ -164,7 +164,7 @@ def remove_staged(artifact_uri: str) -> None:
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run, in as many requests as MLflow's limit needs."""
+    """Set tags of a run, in as many requests as MLflow's limit requires."""
     from mlflow.entities import RunTag
 
     items = [RunTag(key, cut(text, _LONGEST_TAG)) for key, text in tags.items()]
@@ -173,7 +173,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def _stored(client: MlflowClient, run_id: str) -> StoredRun | None:
-    """Return a run of the store; None if it has none of that id any more."""
+    """Return a run in the store; None if there is no longer one with this id."""
     from mlflow.exceptions import MlflowException
 
     try:

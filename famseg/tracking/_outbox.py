@@ -1,4 +1,4 @@
-"""Entries that wait to be sent to MLflow: kept in order during an outage, sent after it."""
+"""Entries waiting to be sent to MLflow, which are kept in order during an outage."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _logger = logging.getLogger("famseg")
 
 _FIRST_WAIT_S = 15.0
 _LONGEST_WAIT_S = 600.0
-# A run of 10,000 epochs fits; beyond it the oldest entries go, but not those that open the run.
+# Enough for 10,000 epochs; beyond it the oldest entries are dropped, except those that open the
+# run.
 _MOST_ENTRIES = 20_000
 
 Action = Callable[[], None]
 
 
 class RefusedError(Exception):
-    """The entry itself is wrong, for example a missing file: it is not tried again."""
+    """The entry itself is invalid, such as a missing file, and is not retried."""
 
 
 class _Entry(NamedTuple):
@@ -36,17 +37,17 @@ class _Entry(NamedTuple):
 
 
 class Outbox:
-    """A queue of actions on the store that survives an outage of the store.
+    """A queue of actions on the store that survives outages of the store.
 
-    One thread adds entries and another runs them, see :class:`famseg.tracking._courier`; it
-    has no lock while an action runs. At the first failure it warns in one line and stops; it
-    tries again after 15 s, then after twice as long and so on up to 10 minutes. An entry that
-    the store rejects permanently (a name that is not allowed) is dropped with a warning.
+    One thread adds entries and another runs them, see :class:`famseg.tracking._courier`; no lock is
+    held while an action runs. At the first failure it warns in one line and pauses. It retries
+    after 15 s, then after twice as long and so on, up to 10 minutes. An entry that the store
+    rejects permanently (such as an invalid name) is dropped with a warning.
 
     Args:
-        name: What the entries go to, in messages.
-        patience_s: Seconds that an entry may take while a program waits for the end.
-        ready: Tells whether to try at all; entries wait silently until it does.
+        name: Name of the destination in messages.
+        patience_s: Seconds that an entry may take while a program waits at its end.
+        ready: Returns whether to try; entries wait silently until it returns True.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Outbox:
         self._refused: set[str] = set()
         self.closed = False
         self.problem: str | None = None
-        # A fault of the user's that the first try found, while somebody waits to raise it.
+        # A user error in the first try, which the waiting thread will raise.
         self.fault: InputError | None = None
         self.fault_is_awaited = False
 
@@ -74,14 +75,14 @@ class Outbox:
     def put(
         self, what: str, action: Action, *, essential: bool = False, opening: bool = False
     ) -> None:
-        """Queue an action; takes no time.
+        """Queue an action without waiting.
 
         Args:
             what: What it sends, for messages.
-            action: Sends it; raises if it cannot. It runs again after a failure, so it must be
+            action: Sends it, or raises an error. It is retried after a failure, so it must be
                 repeatable.
             essential: Whether all later entries are useless without it.
-            opening: Whether it is kept, however many entries wait.
+            opening: Whether it is kept regardless of the number of waiting entries.
         """
         with self._lock:
             if self.closed:
@@ -89,7 +90,7 @@ class Outbox:
             self._entries.append(_Entry(what, action, essential, opening))
             if len(self._entries) <= _MOST_ENTRIES:
                 return
-            # The first is perhaps being run right now.
+            # The first one may be running at the moment.
             place = next(i for i, each in enumerate(self._entries) if i and not each.opening)
             del self._entries[place]
             first, self._overflowed = not self._overflowed, True
@@ -102,22 +103,22 @@ class Outbox:
             )
 
     def hurry(self) -> None:
-        """Let the next step try even if the waiting time is not over."""
+        """Let the next step try before the waiting time is over."""
         with self._lock:
             self._next_try = 0.0
 
     def seconds_to_next_try(self) -> float | None:
-        """Return how long it waits after a failure; None where nothing waits for time to pass."""
+        """Return the remaining waiting time after a failure; None if it does not wait."""
         with self._lock:
             if not self._entries or not self._next_try:
                 return None
             return max(0.0, self._next_try - time.monotonic())
 
     def step(self) -> bool:
-        """Run the first entry, if there is one and it is time to try.
+        """Run the first entry, if there is one and the waiting time is over.
 
         Returns:
-            Whether there may be more to do: False if nothing is left, or the entry failed.
+            Whether there may be more entries: False if none is left, or the entry failed.
         """
         with self._lock:
             if not self._entries or time.monotonic() < self._next_try or not self._ready():
@@ -129,7 +130,7 @@ class Outbox:
         except InputError as error:
             if not self._hand_over(error):
                 self._refuse(entry, error)
-        except Exception as error:  # a store may fail in any way; the run continues
+        except Exception as error:  # a store may raise any error, and the run continues
             if not _is_final(error):
                 self._fail(error)
                 return False
@@ -145,7 +146,7 @@ class Outbox:
         return True
 
     def _hand_over(self, error: InputError) -> bool:
-        """Keep an error of the user's to raise it while the program waits; nothing is sent then."""
+        """Store a user error to raise it in the waiting program, after which nothing is sent."""
         with self._lock:
             if not self.fault_is_awaited or self.problem is not None:
                 return False
@@ -203,7 +204,7 @@ class Outbox:
 
 
 def _is_final(error: Exception) -> bool:
-    """Tell whether trying again is useless because the request is wrong and not the store."""
+    """Return whether a retry is useless because the request is invalid."""
     if isinstance(error, RefusedError):
         return True
     return getattr(error, "error_code", None) in (

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine, data, seed."""
+"""Provenance of a result: code, versions, machine, data, seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import famseg
 from famseg.tracking._uri import without_password
 
 _PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "SimpleITK")
-# Set by images that hold the code without its repository.
+# Set by container images that contain the code without its repository.
 _COMMIT_VARIABLE = "FAMSEG_COMMIT"
 
 
@@ -30,23 +30,22 @@ def provenance(
     weights_hash: str | None = None,
     command: Sequence[str] | None = None,
 ) -> dict[str, object]:
-    """Collect what is needed to run the same again and to explain a difference.
+    """Collect the facts needed to reproduce a run or to explain a difference.
 
-    No personal data: neither user nor host name, no password of an address, and the home folder is
-    written ``~``. Takes about
-    10 ms for git, and imports torch.
+    They contain no personal data: no user or host name, no password of an address, and ``~``
+    instead of the home folder. This takes about 10 ms for git, and imports torch.
 
     Args:
         config_text: The resolved configuration.
         seed: The seed of the run.
         device: The torch device, such as ``cpu`` or ``cuda:0``.
         data_hash: Hash of the data's manifest.
-        weights_hash: Hash of the weights that the training begins from.
+        weights_hash: Hash of the initial weights of the training.
         command: The command line; None takes this process's.
 
     Returns:
-        A mapping that JSON can hold. ``commit`` is None if the code is not in its git repository,
-        ``dirty`` tells whether files differ from the commit.
+        A mapping of JSON types. ``commit`` is None if the code is not in its git repository;
+        ``dirty`` states whether files differ from the commit.
     """
     commit, dirty = _commit(Path(famseg.__file__).resolve().parent)
     return {
@@ -64,7 +63,7 @@ def provenance(
 
 
 def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
-    """Return what of a provenance helps to filter and group runs, as tags of an MLflow run.
+    """Return the entries of a provenance that help to filter and group runs, as MLflow tags.
 
     Args:
         record: The result of :func:`provenance`.
@@ -76,7 +75,7 @@ def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
     versions_ = record.get("versions")
     tags: dict[str, object] = {
         "commit": record.get("commit"),
-        # This one fills the UI's column "Version".
+        # This tag fills the UI's column "Version".
         "mlflow.source.git.commit": record.get("commit"),
         "mlflow.source.name": "famseg",
         "dirty": record.get("dirty"),
@@ -100,7 +99,7 @@ def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
 def versions() -> dict[str, str | None]:
     """Return the versions of famseg, Python and the packages that results depend on.
 
-    Read from the installed metadata: imports none of them.
+    They are read from the installed metadata, without importing the packages.
 
     Example:
         >>> versions()["famseg"] == famseg.__version__
@@ -119,9 +118,9 @@ def versions() -> dict[str, str | None]:
 
 
 def _commit(package: Path) -> tuple[str | None, bool | None]:
-    """Return commit and dirty flag, only if this very package is tracked by the repository.
+    """Return commit and dirty flag, but only if the repository tracks this package.
 
-    An installed copy may lie inside somebody else's repository (``.venv`` in a project).
+    An installed copy may be inside another repository (``.venv`` in a project).
     """
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return os.environ.get(_COMMIT_VARIABLE) or None, None
@@ -133,7 +132,7 @@ def _commit(package: Path) -> tuple[str | None, bool | None]:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
-            # A repository may name a program that watches its files: it is not asked.
+            # A repository may configure a program that monitors its files, which must not be run.
             ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments],  # noqa: S607 - PATH
             capture_output=True,
             text=True,
@@ -163,7 +162,7 @@ def _machine(device: str) -> dict[str, object]:
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Silences the log messages and warnings of MLflow and its libraries in chosen threads."""
+"""Suppression of log messages and warnings of MLflow and its libraries in selected threads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-# These log whole tracebacks or every retry of a connection; one line of ours replaces them. The
-# last one has a level of its own.
+# These log whole tracebacks or every retry of a connection, which one line of famseg replaces. The
+# last one has its own level.
 _NOISY = ("mlflow", "alembic", "urllib3", "mlflow.store.db.utils")
 
 
 class _Asked(threading.local):
-    """How often this thread has asked for silence."""
+    """Nesting depth of `quiet` in this thread."""
 
     times = 0
 
@@ -29,17 +29,18 @@ class _ByThread(type):
 
 
 class _WarningOfQuietThread(Warning, metaclass=_ByThread):
-    """Matches every warning in a thread that asked for silence.
+    """Matches every warning in a thread inside `quiet`.
 
-    ``warnings.catch_warnings`` changes the filters of all threads, and restores what another
-    thread may have changed since. A filter of this class can stay: it is for some threads only.
+    ``warnings.catch_warnings`` changes the filters of all threads, and may overwrite later changes
+    of other threads. A filter of this class can stay installed, since it affects only selected
+    threads.
     """
 
 
 class _Levels:
-    """The levels of the loggers, which all threads share.
+    """The levels of the loggers, which are shared by all threads.
 
-    The first thread that asks raises them, the last one restores them.
+    The first thread inside `quiet` raises them, and the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class _Levels:
                 self._restore()
 
     def begin_anew(self) -> None:
-        """Forget the threads of the parent, which a forked process does not have."""
+        """Forget the threads of the parent, which do not exist in a forked process."""
         self._lock = threading.Lock()
         self._restore()
         self._users = _asked.times
@@ -82,11 +83,11 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence MLflow and what it uses: loggers, and warnings that speak to its developers.
+    """Suppress loggers of MLflow and its libraries, and warnings meant for their developers.
 
-    A user can do nothing about a deprecation between MLflow and SQLAlchemy, and a program that
-    turns warnings into errors would lose its store by one. Warnings of other threads are shown.
-    Their loggers of these libraries are silent too, as long as any thread is in here.
+    Users cannot fix a deprecation between MLflow and SQLAlchemy, and in a program that turns
+    warnings into errors it would make the store unusable. Warnings in other threads are shown, but
+    loggers of these libraries are silent in all threads as long as any thread is inside.
     """
     first = warnings.filters[0] if warnings.filters else None
     if first is None or first[2] is not _WarningOfQuietThread:

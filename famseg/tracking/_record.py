@@ -18,17 +18,17 @@ _logger = logging.getLogger("famseg")
 
 METRICS_FILE = "metrics.jsonl"
 _RESERVED = ("epoch", "time")
-_LARGEST = 1e308  # whole numbers have no bound in JSON, those of a float have
+_LARGEST = 1e308  # JSON integers are unbounded, floats are not
 
 Record = dict[str, float | None]
 
 
 class LocalRecord:
-    """The metrics of a run in ``metrics.jsonl``, one line per epoch, on disk before the next one.
+    """The metrics of a run in ``metrics.jsonl``, with one line per epoch, written immediately.
 
-    A line is flushed and synchronized when :meth:`append` returns: a killed process loses at most
-    the line it was writing. A value that is not finite is written as ``null`` (JSON has no NaN).
-    A full disk does not stop the run: lines are kept in memory and written once there is room.
+    A line is flushed and synced when :meth:`append` returns, so a killed process loses at most the
+    current line. A value that is not finite is written as ``null`` (JSON has no NaN). A full disk
+    does not stop the run: lines are kept in memory and written once there is space.
 
     Use :meth:`create` for a new run and :meth:`resume` to continue one.
 
@@ -52,7 +52,7 @@ class LocalRecord:
         """Start the record of a new run.
 
         Args:
-            folder: The run folder; made if it is missing.
+            folder: The run folder, which is created if it does not exist.
 
         Returns:
             The empty record.
@@ -80,11 +80,11 @@ class LocalRecord:
     def resume(cls, folder: Path, last_epoch: int) -> LocalRecord:
         """Continue the record of a run that was stopped.
 
-        Lines of epochs after the checkpoint are removed, for these epochs will be run again.
+        Lines of epochs after the checkpoint are removed, since these epochs will be rerun.
 
         Args:
             folder: The run folder.
-            last_epoch: Last epoch that the checkpoint holds.
+            last_epoch: Last epoch in the checkpoint.
 
         Returns:
             The record with the epochs up to ``last_epoch``.
@@ -105,14 +105,15 @@ class LocalRecord:
         return cls(path, len(text))
 
     def append(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of an epoch; several calls for one epoch are fine.
+        """Write the metrics of an epoch; several calls for one epoch are allowed.
 
         Args:
-            epoch: The epoch, counted as the training does.
-            metrics: Names and values; numbers of any kind, zero-dimensional tensors too.
+            epoch: The epoch, numbered as in the training.
+            metrics: Names and values, which may be numbers of any type, including zero-dimensional
+                tensors.
 
         Raises:
-            ValueError: If a metric is called ``epoch`` or ``time``.
+            ValueError: If a metric is named ``epoch`` or ``time``.
         """
         taken = sorted(set(metrics) & set(_RESERVED))
         if taken:
@@ -135,9 +136,9 @@ class LocalRecord:
             self._warned = True
 
     def _write(self) -> None:
-        # Reopened at every call: a folder that was away for a while is found again.
+        # Reopened at every call, in case the folder was temporarily unavailable.
         with open_to_update(self.path) as file:
-            # What an interrupted write left behind would spoil the next line.
+            # The rest of an interrupted write would corrupt the next line.
             self._size = min(self._size, file.seek(0, os.SEEK_END))
             file.truncate(self._size)
             file.seek(self._size)
@@ -150,17 +151,17 @@ class LocalRecord:
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """Read the record of a run; a broken last line, which a kill can leave, is left out.
+    """Read the record of a run; an incomplete last line, which a kill can leave, is ignored.
 
     Args:
         folder: The run folder.
 
     Returns:
-        One mapping a line: ``epoch``, ``time`` (seconds since 1970) and the metrics, None where a
+        One mapping per line: ``epoch``, ``time`` (seconds since 1970) and the metrics, None if a
         value was not finite. Empty if there is no record.
 
     Raises:
-        InputError: If a line other than the last is broken, or it cannot be read.
+        InputError: If a line other than the last is damaged, or the file cannot be read.
     """
     path = Path(folder) / METRICS_FILE
     try:
@@ -190,7 +191,7 @@ def _parse(line: bytes) -> Record | None:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
         return None
-    for value in row.values():  # None where it was not finite
+    for value in row.values():  # None if it was not finite
         if value is not None and (not isinstance(value, int | float) or abs(value) > _LARGEST):
             return None
     return row if row["epoch"] >= 0 else None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("famseg")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-# Metrics of an epoch: the epoch, names and values, and when they were measured.
+# Metrics of an epoch: the epoch, names and values, and the time of measurement.
 Points = tuple[int, Mapping[str, float], float]
 
 # Limits of MLflow for one request and for one value.
@@ -34,17 +34,17 @@ _MOST_PARAMETERS = 100
 _LONGEST_PARAMETER = 6000
 
 
-# A training waits that long for its run to be opened before it goes on without: for a server, which
-# can hang; for a file, whose tables may have to be made.
+# How long a training waits for its run to be opened before it continues without: for a server,
+# which may hang, and for a file, whose tables may have to be created.
 _SERVER_WAIT_S, _FILE_WAIT_S = 5.0, 60.0
 _PATIENCE_S, _PATIENCE_WITH_FILES_S = 60.0, 600.0
 
 
 class Run:
-    """A run in the store, or still to be created there; sends for :class:`famseg.tracking.Tracker`.
+    """A run in the store, created if necessary; sends for :class:`famseg.tracking.Tracker`.
 
-    Everything, including the opening of the run, goes through an outbox that a thread empties: the
-    caller's thread prepares what is sent, and only the other thread uses the client.
+    Everything, including the opening of the run, goes through an outbox that a thread empties. The
+    caller's thread prepares entries, and only the other thread uses the client.
 
     Args:
         uri: Address of the store.
@@ -53,10 +53,10 @@ class Run:
         name: Name of the run.
         tags: Its tags.
         run_id: The run to resume, or None.
-        start: Mark of the run in the store, by which it is found where its id is not known.
+        start: Mark of the run in the store, by which it is found if its id is not known.
         scores: Names of the metrics that the comparison view charts.
-        opened: Called in the thread with the run's id, once it is known.
-        dataset: What it is trained on, or None.
+        opened: Called in the thread with the run's id once it is known.
+        dataset: The training data, or None.
     """
 
     # Many arguments: those of Tracker.start, with names and defaults resolved.
@@ -77,7 +77,7 @@ class Run:
         self.uri = without_password(uri)
         self._uri = uri
         self._box = Outbox(f"MLflow store {self.uri}", patience_s=_PATIENCE_S)
-        # Files may go to another machine than the rest; if that is down, metrics still arrive.
+        # Files may be sent to another machine than metrics; if it is down, metrics still arrive.
         self._files = Outbox(
             f"Artifact store of MLflow {self.uri}",
             patience_s=_PATIENCE_WITH_FILES_S,
@@ -95,7 +95,7 @@ class Run:
         )
         self._on_opened = opened
         self._opened: Opened | None = None
-        # Last step of each series of images; the view opens at it.
+        # Last step of each series of images, at which the view opens.
         self._images: dict[str, int] = {}
         self._scores = [valid_name(name) for name in scores]
         self._dataset = dataset
@@ -120,12 +120,12 @@ class Run:
         return None if self._opened is None else self._opened.experiment_id
 
     def open(self, parameters: Mapping[str, str]) -> None:
-        """Create the run, or reopen it, and send its parameters; waits for the first try.
+        """Create or reopen the run and send its parameters; waits for the first try.
 
         Raises:
-            InputError: If an error of the user's is found while it waits.
+            InputError: If a user error is found while it waits.
         """
-        with quiet():  # in this thread, which imports other things later: two at once can fail
+        with quiet():  # in this thread, since simultaneous imports in two can fail
             import mlflow  # noqa: F401
         self._box.fault_is_awaited = True
         self._box.put("the run", self._open, essential=True, opening=True)
@@ -160,7 +160,7 @@ class Run:
         opening: bool = False,
     ) -> None:
         def act() -> None:
-            # The entry that opens the run stays first in the queue until it has succeeded.
+            # The entry that opens the run stays first in the queue until it succeeds.
             if self._opened is None:
                 raise RuntimeError("the run is not open")
             action(self._opened)
@@ -188,7 +188,7 @@ class Run:
             return
         name, digest, source = self._dataset
         entity = Entity(name, digest, source_type="famseg", source=source)
-        # MLflow keeps one input per run, name and digest: a resumed run has it once.
+        # MLflow stores one input per run, name and digest, so a resumed run has it only once.
         context = InputTag("mlflow.data.context", "training")
         run.client.log_inputs(run.run_id, [DatasetInput(entity, [context])])
 
@@ -196,7 +196,7 @@ class Run:
         share_comparison(run.client, run.experiment_id, self._images, self._scores)
 
     def send_metrics(self, points: Sequence[Points]) -> None:
-        """Send metrics of epochs, except points that the run already has."""
+        """Send metrics of epochs, except points that the run already contains."""
 
         def send(run: Opened) -> None:
             self._send(
@@ -212,14 +212,14 @@ class Run:
         self._put("metrics", send)
 
     def send_results(self, metrics: Mapping[str, float], time_s: float) -> None:
-        """Send the numbers of an evaluation at step 0; those that have changed replace the old."""
+        """Send the numbers of an evaluation at step 0, replacing those that have changed."""
 
         def send(run: Opened) -> None:
             points = []
             for key, value in metrics.items():
                 known = run.metrics.get(valid_name(key))
                 if known is None or known.value != value:
-                    # Of several points at a step MLflow shows the latest.
+                    # If a step has several points, MLflow shows the latest.
                     last_ms = 0 if known is None else known.timestamp_ms + 1
                     points.append((valid_name(key), value, max(milliseconds(time_s), last_ms), 0))
             self._send(run, points)
@@ -250,7 +250,7 @@ class Run:
         """Send an image of a series."""
         time_ms = milliseconds(time.time())
         name = valid_name(key, ascii_only=True)
-        # A new mapping: the thread may be reading the old one.
+        # A new mapping, since the thread may be reading the old one.
         self._images = {**self._images, name: max(epoch, self._images.get(name, 0))}
         source = image if isinstance(image, Path | str) else image.copy()
 
@@ -263,7 +263,7 @@ class Run:
         self._put(f"the image {key}", send, box=self._files)
 
     def send_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
-        """Send a table, and name it in the tag by which the UI finds tables."""
+        """Send a table, and add it to the tag by which the UI finds tables."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[cell(row.get(key)) for key in columns] for row in rows]
         table = {"columns": columns, "data": data}
@@ -288,7 +288,7 @@ class Run:
 
             stored = run.client.get_run(run.run_id)
             if stored.outputs is not None and stored.outputs.model_outputs:
-                return  # a resumed run, or a second try
+                return  # a resumed run, or a retry
             try:
                 model = run.client.create_logged_model(
                     run.experiment_id,
@@ -317,14 +317,14 @@ class Run:
         self._put("the tags", lambda run: set_tags(run.client, run.run_id, given))
 
     def close(self, status: Status) -> None:
-        """End the run, and warn if the store still lacks a part of it."""
+        """End the run, with a warning if the store lacks a part of it."""
         if self._courier.foreign:
             return
         time_ms = milliseconds(time.time())
         if self._images:
             self._put("the comparison view", lambda run: self._share(run))
         self._put("the end", lambda run: run.client.set_terminated(run.run_id, status, time_ms))
-        sent = self._courier.flush() or self._box.closed  # refused for good: nothing can be sent
+        sent = self._courier.flush() or self._box.closed  # closed: nothing can be sent
         self._courier.end()
         if not sent:
             _logger.warning(
@@ -337,6 +337,6 @@ class Run:
 
 
 def _steps(run: Opened, name: str) -> frozenset[int]:
-    """Return the steps at which a run had a metric when it was opened."""
+    """Return the steps of a metric in a run at the time it was opened."""
     known = run.metrics.get(name)
     return frozenset() if known is None else known.steps

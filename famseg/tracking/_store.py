@@ -1,4 +1,4 @@
-"""The MLflow store: a client with bounded waiting times, and a safe first creation."""
+"""The MLflow store: a client with bounded waiting times, and safe creation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def client(uri: str, timeout_s: int) -> MlflowClient:
-    """Return a client of its own: no active run, no address for other code in this process.
+    """Return a separate client that does not affect the active run or address of other code.
 
     Args:
         uri: Address of the store, from :func:`famseg.tracking.resolve_uri`.
@@ -33,20 +33,20 @@ def client(uri: str, timeout_s: int) -> MlflowClient:
         The client. Creating a client for a database creates missing tables, which a kill can
         interrupt: see :func:`open_store`.
     """
-    # MLflow reads these at each request; a user's own values win. Its defaults, 7 retries of up
-    # to 120 s, would hold up a training for a quarter of an hour.
+    # MLflow reads these at each request; values set by the user take precedence. Its defaults, 7
+    # retries of up to 120 s, would delay a training by a quarter of an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    # MLflow would print addresses between a program's own output.
+    # MLflow would print addresses in the output of a program.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
-    # The registry would default to MLFLOW_TRACKING_URI, which may name another store.
+    # The registry would default to MLFLOW_TRACKING_URI, which may be another store.
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def open_store(uri: str, timeout_s: int) -> MlflowClient:
-    """Return a client of a store, whose database is made if it is missing.
+    """Return a client of a store, whose database is created if it does not exist.
 
     Args:
         uri: Address of the store.
@@ -54,7 +54,7 @@ def open_store(uri: str, timeout_s: int) -> MlflowClient:
 
     Raises:
         StoreFaultError: If the tables of a SQLite database are incomplete or from another version.
-        OSError: If a SQLite database cannot be made.
+        OSError: If a SQLite database cannot be created.
         Exception: Whatever MLflow and SQLAlchemy raise.
     """
     path = sqlite_path(uri)
@@ -74,7 +74,7 @@ def open_store(uri: str, timeout_s: int) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, made if it is missing.
+    """Return the id of an experiment, which is created if it does not exist.
 
     Args:
         client: The client of the store.
@@ -94,7 +94,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         try:
             return str(client.create_experiment(name, artifact_location=_artifacts(uri, name)))
         except MlflowException:
-            # Another process was first; anything else shows in the second look.
+            # Another process created it first; any other error is raised by the second lookup.
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
@@ -145,7 +145,7 @@ def prepare_store(
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong in a few words: the innermost cause, on one line.
+    """Return the innermost cause of an error in one line.
 
     Example:
         >>> reason(OSError(28, "No space left on device"))
@@ -158,14 +158,14 @@ def reason(error: BaseException) -> str:
         seen.add(id(cause))
         error = cause
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if "failed with error code 401" in text:  # MLflow's words, which go on with HTML
+    if "failed with error code 401" in text:  # MLflow's message, which continues with HTML
         return "it rejects the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     line = without_password(" ".join(text.split()))
     return line if len(line) <= 120 else f"{line[:117]}..."
 
 
 def _artifacts(uri: str, name: str) -> str | None:
-    """Put artifacts beside a SQLite file; MLflow would use the current working folder."""
+    """Return the folder of artifacts next to a SQLite file instead of the working folder."""
     path = sqlite_path(uri)
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""One MLflow run: started, fed once per epoch, ended; it never stops or delays a training."""
+"""One MLflow run with metrics per epoch, which never stops or delays a training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tracker:
         """Return a tracker that does nothing: ranks other than 0, or tracking turned off."""
         return cls(None)
 
-    # Many arguments: what a run is made of, each given once by the caller.
+    # Many arguments: the properties of a run, each passed once by the caller.
     @classmethod
     def start(
         cls,
@@ -310,7 +310,7 @@ class Tracker:
             self.finish("KILLED")
 
     def _finite(self, epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return what is finite, and how many values were not so far; warn once per metric."""
+        """Return the finite values, and the number of other values so far; warn once per metric."""
         finite: dict[str, float] = {}
         for name, value in metrics.items():
             number = float(value)

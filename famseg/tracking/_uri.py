@@ -16,13 +16,13 @@ _SQLITE = "sqlite:///"
 
 
 def uri_fault(uri: str) -> str | None:
-    """Say what is wrong with the address of an MLflow store and what to write instead.
+    """Return what is wrong with the address of an MLflow store, and what to write instead.
 
     Args:
         uri: The address as a user wrote it.
 
     Returns:
-        The error in words, or None if the address is well formed.
+        The error message, or None if the address is valid.
 
     Example:
         >>> uri_fault("sqlite:///mlflow.db") is None
@@ -92,7 +92,7 @@ def resolve_uri(uri: str | None = None) -> str:
     """
     where = "tracking.uri"
     if uri is None:
-        # MLflow itself takes an empty variable for an unset one.
+        # MLflow itself treats an empty variable as unset.
         uri = os.environ.get(VARIABLE) or DEFAULT_URI
         where = VARIABLE
     fault = uri_fault(uri)
@@ -106,9 +106,9 @@ def resolve_uri(uri: str | None = None) -> str:
 
 
 def escaped(path: Path) -> str:
-    """Return a path as the address of a store holds it.
+    """Return a path escaped for the address of a store.
 
-    SQLAlchemy decodes what follows a ``%`` and reads what follows a ``?`` as options.
+    SQLAlchemy decodes ``%`` escapes and interprets text after ``?`` as options.
 
     Example:
         >>> escaped(Path("/data/50%/why?/mlflow.db"))
@@ -136,7 +136,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def without_password(text: str) -> str:
-    """Return a text in which the password of an address is not shown.
+    """Return a text in which the password of an address is masked.
 
     Example:
         >>> without_password("postgresql://ann:secret@host/db")

@@ -1,10 +1,10 @@
 """A ready-made comparison of methods and lambdas in the MLflow UI.
 
 The UI keeps a shared view as JSON in a tag of the experiment and opens it by its key. The fields
-are those of its ``ExperimentPageUIState``; charts of metrics that no run has are hidden by the UI,
-and it appends a chart for each metric and image series that the view does not name.
+are those of its ``ExperimentPageUIState``. The UI hides charts of metrics that no run has, and
+appends a chart for each metric and image series that the view does not contain.
 
-Which scores are charted is up to the pipeline: its runs bring their names along.
+The pipeline determines which scores are charted; its runs contain their names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _RESULTS = "Results"
 _CURVES = "Curves"
 _IMAGES = "Images"
 _VALIDATION = "val/"
-# The UI's three columns cut the titles of charts off on a screen of 1400 pixels.
+# Three columns of the UI truncate the titles of charts on a screen of 1400 pixels.
 _COLUMNS = 2
-# More charts over lambda than this push the bars off the first screen.
+# With more charts over lambda than this, the bars are not on the first screen.
 _MOST_OVER_LAMBDA = 3
 
 
@@ -50,7 +50,7 @@ def comparison_url(server: str, experiment_id: str) -> str:
 &compareRunsMode=CHART&workflowType=machine_learning
     """
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    # Without the work flow the UI shows its side for language models.
+    # Without the workflow type the UI shows its pages for language models.
     view = f"viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
     return f"{page}?{view}&workflowType=machine_learning"
 
@@ -61,15 +61,14 @@ def share_comparison(
     images: Mapping[str, int] | None = None,
     scores: Sequence[str] = (),
 ) -> None:
-    """Store the view behind :func:`comparison_url` in the experiment, if it is not there already.
+    """Store the view behind :func:`comparison_url` in the experiment, unless it exists.
 
     Args:
         client: The client of the store.
         experiment_id: Id of the experiment.
-        images: Series of images and the step at which each shall open; those that the stored
-            view has are kept.
-        scores: Names of the metrics to chart, the foremost first; those that the stored view has
-            are kept behind them.
+        images: Series of images and the initial step of each; those in the stored view are kept.
+        scores: Names of the metrics to chart, the main one first; those in the stored view are kept
+            after them.
     """
     tags = client.get_experiment(experiment_id).tags
     known, before = _stored(tags.get(VIEW_TAG))
@@ -77,14 +76,14 @@ def share_comparison(
     view = json.dumps(content, separators=(",", ":"))
     if tags.get(VIEW_TAG) != view:
         client.set_experiment_tag(experiment_id, VIEW_TAG, view)
-    # Without it the UI guesses, and opens runs in its side for language models. A kind that the
-    # user has chosen stays.
+    # Without it the UI guesses, and opens runs in its pages for language models. A kind chosen by
+    # the user is kept.
     if _KIND_TAG not in tags:
         client.set_experiment_tag(experiment_id, _KIND_TAG, _TRAINING)
 
 
 def _stored(view: str | None) -> tuple[dict[str, int], list[str]]:
-    """Return the images with their steps, and the scores, of a view that is there."""
+    """Return the images with their steps and the scores of an existing view."""
     try:
         charts = json.loads(view or "{}").get("compareRunCharts", [])
         images = {
@@ -94,22 +93,22 @@ def _stored(view: str | None) -> tuple[dict[str, int], list[str]]:
         }
         return images, [str(chart["metricKey"]) for chart in charts if chart["type"] == "BAR"]
     except (ValueError, KeyError, AttributeError, IndexError, TypeError):
-        return {}, []  # written by hand or by another version: it is replaced
+        return {}, []  # written manually or by another version; it is replaced
 
 
 def comparison_view(
     images: Mapping[str, int] | None = None, scores: Sequence[str] = ()
 ) -> dict[str, object]:
-    """Return the view: columns of the list of runs, its order, and the charts beside it.
+    """Return the view: columns and order of the list of runs, and the charts next to it.
 
     Args:
-        images: Series of images and the step at which each opens. A series that the UI adds by
-            itself opens at step 0, where there is none.
+        images: Series of images and the initial step of each. A series added by the UI itself opens
+            at step 0, which has no image.
         scores: Names of the metrics to chart, the foremost first: the validation metric, whose name
             begins with ``val/``, and those of the final evaluation.
 
     Returns:
-        What the UI reads from JSON.
+        The content that the UI reads from JSON.
     """
     images = dict(sorted((images or {}).items()))
     scores = list(dict.fromkeys(scores))
@@ -118,7 +117,7 @@ def comparison_view(
         *_over_lambda(scores, validated),
         *(_chart("BAR", _RESULTS, name, metricKey=name) for name in scores),
         *(
-            # Raw curves: the UI smooths a chart that does not say so.
+            # Raw curves, since the UI smooths charts by default.
             _chart(
                 "LINE",
                 _CURVES,
@@ -155,7 +154,7 @@ def comparison_view(
         "compareRunSections": [
             _section(name) for name in (_OVER_LAMBDA, _RESULTS, _CURVES, _IMAGES)
         ],
-        # Keeps this order, and what the UI appends after it.
+        # Keeps this order, with charts appended by the UI after it.
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
     }
@@ -166,7 +165,7 @@ def _over_lambda(scores: Sequence[str], validated: Sequence[str]) -> list[Chart]
         "PARALLEL",
         _OVER_LAMBDA,
         "method, lambda, loss and validation",
-        # A run that lacks one of these is left out: only what every run has.
+        # Only properties that every run has, since the chart omits runs without one of them.
         selectedParams=["method"],
         selectedMetrics=["lambda", "train/loss", *validated[:1]],
         showAllRuns=True,
@@ -180,7 +179,7 @@ def _over_lambda(scores: Sequence[str], validated: Sequence[str]) -> list[Chart]
             yaxis={"key": name, "type": "METRIC"},
             runsCountToCompare=100,
         )
-        # Lambda 0 shows in the first kind alone, small lambdas are told apart in the second.
+        # Lambda 0 is visible only in the first kind; small lambdas are distinct in the second.
         for over in ("lambda", "log10_lambda")
         for name in scores[:_MOST_OVER_LAMBDA]
     ]

@@ -1,4 +1,4 @@
-"""NIfTI files: checks that ITK does not make, and reading of variants that ITK cannot read.
+"""NIfTI files: checks that ITK lacks, and reading of variants that ITK does not support.
 
 ITK reads missing voxels and NaN as 0, and a spacing of 0 or NaN as 1 mm. It cannot read NIfTI-2 and
 sheared axes, which nibabel can.
@@ -26,20 +26,20 @@ _HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _LONGEST_HEADER = 540
 _CHUNK = 2**22
 _RATIO_FROM_BYTES = 2**30
-_MOST_RATIO = 500  # masks reach 200
+_MOST_RATIO = 500  # largest compression ratio; masks reach 200
 _MOST_EXTENSIONS = 2**26  # bytes between the header and the voxels
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # meter, millimeter, micrometer
 _TRAILING = 2**20  # extra bytes that some programs write after the voxels
 
 
 def check_nifti(path: Path, max_voxels: int) -> None:
-    """Raise InputError unless the header is usable and all voxels are there.
+    """Raise InputError unless the header is usable and all voxels exist.
 
-    The file is read once, in pieces, and no further than its header announces.
+    The file is read once, in pieces, up to the length that its header states.
 
     Args:
-        path: A file ending in .nii or .nii.gz, or in .hdr with its voxels in an .img next to it.
-        max_voxels: Bound for the number of voxels.
+        path: A .nii or .nii.gz file, or a .hdr file with its voxels in an .img file next to it.
+        max_voxels: Largest number of voxels.
     """
     try:
         header = nifti_header(path)
@@ -69,10 +69,10 @@ def nifti_header(path: Path) -> nibabel.Nifti1Header:
     """Return the header of a NIfTI file.
 
     Args:
-        path: A file ending in .nii, .nii.gz or .hdr.
+        path: A .nii, .nii.gz or .hdr file.
 
     Raises:
-        InputError: If it is not NIfTI, or its suffix does not match where the voxels are.
+        InputError: If it is not NIfTI, or its suffix does not match the location of the voxels.
     """
     with _opened(path) as stream:
         head = stream.read(_LONGEST_HEADER)
@@ -99,7 +99,7 @@ def _check_magic(path: Path, magic: bytes) -> None:
 
 
 def is_pair(path: Path) -> bool:
-    """Return whether a name is that of a header whose voxels are in a separate file.
+    """Return whether a name is that of a header with voxels in a separate file.
 
     Example:
         >>> is_pair(Path("head.hdr")), is_pair(Path("head.nii.gz"))
@@ -109,7 +109,7 @@ def is_pair(path: Path) -> bool:
 
 
 def voxel_file(path: Path) -> Path:
-    """Return the file that holds the voxels: the file itself, or the one next to a header.
+    """Return the file with the voxels: the file itself, or the one next to a header.
 
     Raises:
         InputError: If it is missing, or is a symbolic link that leads elsewhere.
@@ -135,7 +135,7 @@ def nifti_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64]:
     This is the rule of nibabel and most programs; ITK prefers the qform.
 
     Args:
-        header: A header with a code that is not 0.
+        header: A header with a nonzero sform or qform code.
     """
     forms = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
     usable = [
@@ -160,14 +160,14 @@ def forms_disagree(header: nibabel.Nifti1Header) -> bool:
 
 
 def nifti_array(path: Path, *, flat: bool = False) -> NDArray[Any]:
-    """Return the voxels of a checked file, scaled as its header says, shape ``(X, Y, Z)``.
+    """Return the voxels of a checked file, scaled according to its header, shape ``(X, Y, Z)``.
 
     Args:
         path: The file.
-        flat: Also accept slices; two axes become ``(X, Y, 1)``.
+        flat: Whether to accept slices, which get the shape ``(X, Y, 1)``.
 
     Raises:
-        InputError: If they cannot be read, or have more than one value each.
+        InputError: If they cannot be read, or have more than one component.
     """
     try:
         image = nibabel.load(path)
@@ -214,7 +214,7 @@ def check_room(path: Path, need: int) -> None:
         need: Bytes of the voxels.
 
     Raises:
-        InputError: If more would be needed than is free.
+        InputError: If more memory is needed than is free.
     """
     free = psutil.virtual_memory().available
     if 2 * need > free:
@@ -225,15 +225,15 @@ def check_room(path: Path, need: int) -> None:
 
 
 def check_ratio(path: Path, need: int, has: int) -> None:
-    """Refuse voxels with an impossible compression ratio: they were made to fill the memory.
+    """Refuse voxels with an impossible compression ratio, which are meant to exhaust memory.
 
     Args:
-        path: What the message begins with.
+        path: Beginning of the message.
         need: Bytes of the voxels.
-        has: Bytes of the file that they are in.
+        has: Bytes of the file that contains them.
 
     Raises:
-        InputError: If there is more than a GiB of them, and 500 times as much as the file has.
+        InputError: If there is more than 1 GiB, and more than 500 times the size of the file.
     """
     if need > _RATIO_FROM_BYTES and need > _MOST_RATIO * has:
         raise InputError(
@@ -307,7 +307,7 @@ def _check_geometry(path: Path, header: nibabel.Nifti1Header) -> None:
 
 
 def too_many_voxels(path: Path, shape: list[int], max_voxels: int) -> str:
-    """Return the message for a header that announces too many voxels."""
+    """Return the message for a header that states too many voxels."""
     return (
         f"{path}: the header announces {'x'.join(map(str, shape))} voxels, more than {max_voxels}: "
         "it is damaged, or the volume must be resampled first"

@@ -1,7 +1,7 @@
 """Checks of NRRD and MetaImage headers before a library reads them.
 
-Both name the file of their voxels, which may be any file of this machine, and the library that
-reads NRRD ends the whole process on some headers, or takes memory for voxels that are not there.
+Both formats reference the file of their voxels, which may be any file on this machine. The library
+that reads NRRD aborts the whole process on some headers, or allocates memory for missing voxels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from famseg.volumes._nifti_header import check_ratio, too_many_voxels
 
 _HEADER_BYTES = 2**20
 _MOST_DIMENSIONS = 16
-# The libraries copy lines and paths into buffers of fixed size without checking their length.
+# The libraries copy lines and paths into fixed-size buffers without checking their length.
 _LONGEST_LINE = {"nrrd": 400, "meta": 240}
 _LONGEST_NOTE = 10_000
 _LONGEST_PATH = 900  # bytes
@@ -78,8 +78,7 @@ def check_text_header(path: Path, max_voxels: int) -> None:
         max_voxels: Larger images are refused.
 
     Raises:
-        InputError: If announced voxels are missing or in another folder; one line that begins with
-            the path.
+        InputError: If voxels are missing or in another folder; one line that begins with the path.
     """
     suffix = path.suffix.lower()
     if len(os.fsencode(path)) > _LONGEST_PATH:
@@ -93,14 +92,14 @@ def check_text_header(path: Path, max_voxels: int) -> None:
 
 
 def data_file(path: Path) -> Path | None:
-    """Return the voxel file that a separate header (.mhd, .nhdr) names.
+    """Return the voxel file that a detached header (.mhd, .nhdr) references.
 
     Returns:
-        The file, beside the header; None if the voxels are in the header's file or no file is
+        The file, next to the header; None if the voxels are in the header's file or no file is
         named.
 
     Raises:
-        InputError: If it names several files, or one in another folder.
+        InputError: If it references several files, or one in another folder.
     """
     suffix = path.suffix.lower()
     if suffix == ".nhdr":
@@ -110,13 +109,13 @@ def data_file(path: Path) -> Path | None:
 
 
 def unit_mm(path: Path) -> float:
-    """Return the unit of length of a header, in mm; 1 if it names none or an unknown one.
+    """Return the unit of length of a header in mm; 1 if it is missing or unknown.
 
     Args:
         path: A file that passed `check_text_header`.
 
     Raises:
-        InputError: If its axes have several units.
+        InputError: If its axes have different units.
     """
     if path.suffix.lower() in (".mha", ".mhd"):
         return _UNITS_MM.get(_meta(path).keys.get("distanceunits", "").strip('"').lower(), 1.0)
@@ -196,7 +195,7 @@ def _nrrd(path: Path) -> _Header:
 
 
 def _meta(path: Path) -> _Header:
-    """Return the header of a MetaImage file, which ends with the line that names the voxels."""
+    """Return the header of a MetaImage file, which ends with the reference to the voxels."""
     content = _start(path)
     lines: list[bytes] = []
     place = 0
@@ -224,7 +223,7 @@ def _start(path: Path) -> bytes:
 
 
 def _pairs(path: Path, lines: Sequence[bytes], mark: bytes) -> dict[str, str]:
-    """Return the fields of a header; refuse those that programs read in different ways."""
+    """Return the fields of a header; refuse those that programs interpret differently."""
     keys: dict[str, str] = {}
     for line in lines:
         key, found, value = (part.strip() for part in line.removesuffix(b"\r").partition(mark))
@@ -252,7 +251,7 @@ def _shape(path: Path, dimensions: str | None, sizes: str | None, max_voxels: in
 
 
 def _beside(path: Path, named: str | None) -> Path | None:
-    """Return the file that a header names, which must be beside it."""
+    """Return the file that a header references, which must be next to it."""
     if named is None or named.upper() == "LOCAL":
         return None
     if named.upper().startswith("LIST") or "%" in named:
@@ -271,7 +270,7 @@ def _beside(path: Path, named: str | None) -> Path | None:
 
 
 def _check_size(path: Path, file: Path | None, header: _Header, need: int, least: float) -> None:
-    """Refuse a file that is too small for its announced voxels, before memory is allocated."""
+    """Refuse a file that is too small for the stated voxels, before memory is allocated."""
     if file is not None and not file.is_file():
         return  # the library reports it
     has = path.stat().st_size - header.length if file is None else file.stat().st_size

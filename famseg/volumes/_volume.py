@@ -29,12 +29,12 @@ from famseg.volumes._nifti_header import (
 from famseg.volumes._nrrd_header import check_text_header, unit_mm
 
 MAX_VOXELS = 2**30
-"""Headers that announce more voxels than this (1024^3) are refused before anything is allocated."""
+"""Headers with more voxels than this (1024^3) are refused before memory is allocated."""
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Endings of the files that `read_volume` reads and `write_volume` writes."""
+"""Suffixes of the files that `read_volume` reads and `write_volume` writes."""
 
-_PAIR = ".hdr"  # NIfTI with its voxels in an .img beside it: read, never written
+_PAIR = ".hdr"  # NIfTI with its voxels in a separate .img: read, but never written
 _NIFTI = (".nii", ".nii.gz", _PAIR)
 _RIGHT_ANGLES = 1e-3  # cosines up to this are rounding errors
 
@@ -58,7 +58,7 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between voxel centres along each axis of the array, in mm."""
+        """Distance between voxel centers along each axis of the array, in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
@@ -142,7 +142,7 @@ def _finite(array: NDArray[Any], path: Path) -> NDArray[Any]:
 def _itk_reads(path: Path, sheared: Literal["refuse", "keep"]) -> bool:
     """Return whether ITK can read a NIfTI file: not version 2, pairs, slices or sheared axes.
 
-    ITK refuses sheared axes if there is no qform to use instead, and of a slice it keeps only two
+    ITK refuses sheared axes if there is no qform to use instead, and for a slice it keeps only two
     of the three axes in space.
     """
     header = nifti_header(path)
@@ -188,7 +188,7 @@ def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
         max_voxels: Larger images are refused.
 
     Raises:
-        InputError: If it announces missing voxels or too many, or names files in other folders.
+        InputError: If voxels are missing or too many, or it references files in other folders.
     """
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
@@ -199,14 +199,14 @@ def check_header(path: Path, max_voxels: int = MAX_VOXELS) -> None:
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write a volume so that `read_volume` gives back the same values and geometry.
+    """Write a volume such that `read_volume` returns the same values and geometry.
 
     Args:
-        volume: What to write; a boolean array is written as uint8.
+        volume: The volume; a boolean array is written as uint8.
         path: The file to write, in an existing folder; its suffix decides the format.
 
     Raises:
-        InputError: If the ending is unknown, the affine is sheared (files store a spacing and a
+        InputError: If the suffix is unknown, the affine is sheared (files store a spacing and a
             rotation), or the file cannot be written.
     """
     path = Path(path)
@@ -232,7 +232,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
 
 def _read_information(path: Path) -> SimpleITK.ImageFileReader:
-    """Return SimpleITK's reader after it has read the header; errors become one line."""
+    """Return SimpleITK's reader after it has read the header, with errors in one line."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -246,7 +246,7 @@ def _read_information(path: Path) -> SimpleITK.ImageFileReader:
 def read_header(
     path: Path, max_voxels: int, flat: Literal["refuse", "keep"] = "refuse"
 ) -> NDArray[np.float64]:
-    """Return the RAS+ affine, or raise for a header that cannot be used."""
+    """Return the RAS+ affine, or raise an error if the header is unusable."""
     if volume_suffix(path) in _NIFTI and not _itk_reads(path, "refuse"):
         return _nibabel_affine(path, "refuse")
     reader = _read_information(path)
@@ -284,7 +284,7 @@ def read_header(
     if volume_suffix(path) in _NIFTI:
         stated = nifti_affine(
             nifti_header(path)
-        )  # ITK prefers the qform, and it rounds differently
+        )  # ITK prefers the qform and also rounds differently
         other = np.abs(stated - affine).max() > 1e-2 * spacing.min() and not _sheared(stated)
         return stated if other else affine
     affine[:3] *= unit_mm(path)
@@ -293,16 +293,16 @@ def read_header(
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Suppress what ITK and its libraries print to the stderr of the process.
+    """Suppress output of ITK and its libraries to the stderr of the process.
 
-    From C++, past `sys.stderr`, they print errors that are raised anyway.
+    Bypassing `sys.stderr`, their C++ code prints errors that are raised anyway.
     """
     sys.stderr.flush()
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         kept = os.dup(2)
-    except OSError:  # no stderr at all
+    except OSError:  # there is no stderr
         yield
         return
     with Path(os.devnull).open("wb") as nowhere:
@@ -316,7 +316,7 @@ def quiet_itk() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the meaning of an ITK message, on one line."""
+    """Return the meaning of an ITK message in one line."""
     text = str(error)
     if "Unable to determine ImageIO reader" in text:
         return "its content does not have the format of its file name"

@@ -1,4 +1,4 @@
-"""Defects to cut into complete skulls: drawn at random, or fixed sets of files."""
+"""Defects to cut into complete skulls: random ones, or fixed sets of files."""
 
 import lazy_loader
 

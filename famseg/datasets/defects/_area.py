@@ -12,15 +12,16 @@ from famseg.messages import InputError
 def opening_area_cm2(
     skull: NDArray[np.uint8], region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> float:
-    """Return the area that a defect takes from the outer surface of the vault.
+    """Return the area that a defect removes from the outer surface of the vault.
 
-    The surface is seen from the middle of the vault: the distance of the outermost bone of the wall
-    as a function of direction, smoothed over 5 mm so that voxels leave no steps. Bone that does not
-    belong to the vault's wall (base, face) has no area.
+    The surface is a height field from the center of the vault: the distance of the outermost bone
+    of the wall as a function of direction, smoothed over 5 mm to remove the steps of voxels. Bone
+    outside the wall of the vault (base, face) has no area.
 
     Args:
-        skull: The complete skull, 0 and 1, shape ``(X, Y, Z)``, axes to the right, front and top.
-        region: What was removed, bone or not, same shape.
+        skull: The complete skull, a mask of 0 and 1, shape ``(X, Y, Z)``, axes to the right, front
+            and top.
+        region: The removed region, including voxels without bone, same shape.
         spacing_mm: Edge of a voxel along each axis in mm.
 
     Returns:
@@ -55,7 +56,7 @@ def opening_area_cm2(
     width = min(2 * np.sin(min(angle + 0.2, np.pi) / 2), WHOLE_SPHERE)
     chart = make_chart(skull, spacing, middle, ahead, width)
     rays = chart.frame.directions(chart.x[chart.wall], chart.y[chart.wall])
-    # The bone of the surface is half a voxel below it.
+    # The outermost bone voxels are half a voxel below the surface.
     depth = chart.outer_mm[chart.wall] - float(spacing.min()) / 2
     index = np.rint(rays * depth[:, None] / spacing + middle).astype(np.intp)
     i, j, k = np.clip(index, 0, np.array(skull.shape) - 1).T

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from famseg.datasets.defects._shapes import Defect
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
-"""Two rising numbers, written as a YAML list."""
+"""Two increasing numbers, written as a YAML list."""
 
 
 class _Rising(Strict):
-    """A section whose pairs of numbers must rise."""
+    """A section whose pairs of numbers must be increasing."""
 
     @model_validator(mode="after")
-    def _rising(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
+    def _rising(self) -> Any:  # noqa: ANN401 - Self, which mypy rejects without pydantic's plugin
         for name, value in self:
             if name != "classes" and isinstance(value, tuple) and value[0] > value[1]:
                 raise ValueError(

@@ -16,9 +16,9 @@ from famseg.volumes import Volume, read_volume
 
 Mask = NDArray[np.bool_]
 
-_SAME_SPACING = 1e-3  # in voxels per voxel: axes closer than this are equal
+_SAME_SPACING = 1e-3  # tolerance for equal axes, in voxels per voxel
 _SAME_PLACE = 1e-2  # voxels
-# Share of a resampled skull's bone at bone of its source: below this it is another skull.
+# If less of a resampled skull's bone coincides with bone of its source, it is another skull.
 _OWN_BONE = 0.95
 
 
@@ -28,7 +28,7 @@ class PlacedHole(NamedTuple):
     Args:
         skull: Index of the skull.
         name: Name of the case.
-        bits: The region that was removed, packed by `numpy.packbits`: a set stays in memory.
+        bits: The removed region, packed by `numpy.packbits` because a whole set is kept in memory.
     """
 
     skull: int
@@ -44,8 +44,9 @@ class PlacedHole(NamedTuple):
 def place(fixed: FixedSet, skulls: Sequence[PreparedSkull]) -> list[PlacedHole]:
     """Place the defects of the skulls on their grids.
 
-    On a grid that differs only by whole voxels, the defects are copied voxel by voxel, and the
-    skull must be exactly that of the set. Otherwise the region is resampled by nearest neighbor.
+    If the grid differs only by a shift of whole voxels, the defects are copied voxel by voxel, and
+    the skull must be identical to that of the set. Otherwise the region is resampled by nearest
+    neighbor.
 
     Args:
         fixed: The set.
@@ -124,7 +125,7 @@ def _check_skull(complete: Volume, skull: PreparedSkull, path: object) -> None:
 
 
 def _shift(volume: Volume, skull: PreparedSkull) -> NDArray[np.int64] | None:
-    """Return the voxel of a volume at the first voxel of the grid; None if the grids differ."""
+    """Return the voxel of a volume at the first voxel of the grid; None if the voxels differ."""
     step = np.linalg.solve(volume.affine, skull.affine)
     offset = np.rint(step[:3, 3])
     same = np.allclose(step[:3, :3], np.eye(3), atol=_SAME_SPACING)

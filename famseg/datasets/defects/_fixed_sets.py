@@ -1,4 +1,4 @@
-"""Fixed sets of defects as files, and the table with their hashes."""
+"""Fixed sets of defects as files, with the table of their hashes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class FixedCase:
 
     Args:
         subject: The subject.
-        where: The class.
-        number: Which of the subject's defects of this class, from 1.
-        seed: The seed; together with skull and settings it determines the defect.
+        where: Class of the defect.
+        number: Number of the defect among those of the subject in this class, starting at 1.
+        seed: Seed of the defect, which together with skull and settings determines it.
         area_target_cm2: Area that was drawn.
         area_cm2: Area that was measured, see `opening_area_cm2`.
-        volume_ml: Bone that was removed, millilitres.
+        volume_ml: Volume of the removed bone in milliliters.
         source_sha256: Hash of the file that the complete skull came from.
-        complete: The complete skull, 0 and 1, right-anterior-superior like all files of the set.
+        complete: The complete skull, a mask of 0 and 1, RAS+ like all files of the set.
         complete_sha256: Hash of the file.
         defective: The skull with the defect.
         defective_sha256: Hash of the file.
         implant: The bone that was removed.
         implant_sha256: Hash of the file.
-        region: What was removed, bone or not.
+        region: The removed region, including voxels without bone.
         region_sha256: Hash of the file.
     """
 
@@ -212,4 +212,4 @@ def _case(line: dict[str | None, str | None]) -> FixedCase:
             values[name] = {"int": int, "float": float, "str": str}[kind](text)
         except ValueError:
             raise ValueError(f"{column} is {text!r}, not a number: write the set again") from None
-    return FixedCase(**values)  # type: ignore[arg-type]  # each is of the kind of its field
+    return FixedCase(**values)  # type: ignore[arg-type]  # each value has the type of its field

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 class Failure(NamedTuple):
-    """A defect, or all defects of a subject, that could not be made."""
+    """A defect, or all defects of a subject, that could not be created."""
 
     subject: str
     where: str
@@ -37,13 +37,13 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class FixedSetReport:
-    """What was written.
+    """The result of writing a set.
 
     Args:
         root: The folder.
         cases: All defects of the set.
-        kept: How many of them existed already.
-        failed: What could not be made, with the reason.
+        kept: Number of defects that existed already.
+        failed: Defects that could not be created, with the reason.
         sha256: Hash of the table, which names the set.
     """
 
@@ -54,7 +54,7 @@ class FixedSetReport:
     sha256: str
 
 
-# Many parameters: the settings that a set is made with, each documented in one place.
+# Many parameters: the settings of a set, each documented only here.
 def write_fixed_set(
     subjects: Sequence[SkullSubject],
     root: Path,
@@ -89,7 +89,7 @@ def write_fixed_set(
         progress: Called with the number of finished subjects and their total.
 
     Returns:
-        What was written, and what failed: that does not stop the rest.
+        The written defects and the failures, which do not stop the rest.
 
     Raises:
         InputError: If an argument is out of range, the folder cannot be written to, or it contains
@@ -146,7 +146,7 @@ class _Writer:
                         self._save(skull.array, skull, complete)
                     self.cases.append(self._write(subject, skull, where, number))
                 except InputError as error:
-                    if skull is None:  # unreadable: no class of it can be cut
+                    if skull is None:  # unreadable, so no class can be cut
                         self.failed.append(Failure(subject.id, "", str(error.faults[0])))
                         return
                     self.failed.append(Failure(subject.id, where, str(error.faults[0])))
@@ -227,7 +227,7 @@ def load_skull(subject: SkullSubject) -> Volume:
 
 @cache
 def _transform() -> Compose:
-    # MONAI takes seconds to import: only when something has to be read.
+    # Imported here because MONAI takes seconds to import.
     from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 
     from famseg.datasets.skulls import BinarizeBoned, LoadVolumed

@@ -1,7 +1,7 @@
 """Cutting of a defect through the vault of a skull.
 
-A defect is a pure function of its random generator. A body is evaluated only in its own box of
-voxels, which takes 2 to 4 ms at 64^3.
+A defect is a pure function of the state of its random generator. A body is evaluated only in its
+bounding box, which takes 2 to 4 ms at 64^3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from famseg.messages import InputError
 _MAX_ATTEMPTS = 32
 _RAYS_PER_ATTEMPT = 16
 _MAX_WALL_MM = 20.0  # a longer path through bone is the base or the face, not the wall of the vault
-_MARROW_MM = 5.0  # a gap up to this length lies between the two tables of one wall
+_MARROW_MM = 5.0  # largest gap between the two tables of one wall
 _MIN_BONE_VOXELS = 8
 _MAX_BONE_SHARE = 0.5
 
@@ -28,14 +28,14 @@ _MAX_BONE_SHARE = 0.5
 class _Wall(NamedTuple):
     surface: NDArray[np.float64]  # voxel coordinates of the outermost bone on the ray
     outwards: NDArray[np.float64]  # unit vector of the ray
-    depth_mm: float  # of bone along the ray
+    depth_mm: float  # bone along the ray
 
 
 class _Hole(NamedTuple):
     box: tuple[slice, ...]
     inside: NDArray[np.bool_]
-    removed: int  # voxels of bone
-    through: bool  # the body covers the whole wall
+    removed: int  # number of voxels of bone
+    through: bool  # whether the body covers the whole wall
 
 
 def inject(
@@ -46,15 +46,15 @@ def inject(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Cut one defect through the vault.
 
-    The defect is centred where a random ray from the middle of the vault leaves the bone, at an
-    elevation that the defect allows (heads whose top is cut off have no bone there: such rays are
-    drawn again). A draw counts if the body covers the whole wall along that ray, removes at least
-    8 voxels of bone and no more than half of it. Up to 32 draws are made; then the draw that
-    removed most bone without removing more than half is taken.
+    The defect is centered where a random ray from the center of the vault leaves the bone, at an
+    elevation that the defect allows. Rays without bone, as in a truncated vault, are drawn again. A
+    draw is valid if the body covers the whole wall along that ray and removes at least 8 voxels but
+    at most half of the bone. After 32 invalid draws, the one that removed most bone without
+    removing more than half is used.
 
-    A `RegionDefect` or `SkullBreakDefect` has a stated area instead: it takes the whole wall, the
-    bone that it takes is one piece (two if there are two openings), and no bone is left loose. Up
-    to 32 draws are made, after every 8 with another area.
+    A `RegionDefect` or `SkullBreakDefect` has a given area instead: it removes the whole wall, the
+    removed bone is one piece (two for two openings), and no loose bone remains. Up to 32 draws are
+    made, with another area after every 8.
 
     Args:
         skull: Complete skull, 0 and 1, shape ``(X, Y, Z)``, axes to the right, front and top.
@@ -63,12 +63,12 @@ def inject(
         rng: Random generator; the same state gives the same defect.
 
     Returns:
-        The skull with the defect (uint8) and the region that was removed (bool), bone or not; the
-        implant is ``skull & region``.
+        The skull with the defect (uint8) and the removed region (bool), including voxels without
+        bone; the implant is ``skull & region``.
 
     Raises:
-        InputError: If no draw met the vault, e.g. as the mask contains no skull or its top is cut
-            off.
+        InputError: If no draw met the vault, for example because the mask contains no skull or its
+            top is missing.
 
     Example:
         >>> from famseg.datasets import SphereDefect, phantom
@@ -114,7 +114,7 @@ def _draw(
     spacing: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> _Hole:
-    """Return the first defect that counts, or the best of all draws."""
+    """Return the first valid defect, or the best of all draws."""
     middle = vault_middle(skull)
     bone = int(np.count_nonzero(skull))
     best: _Hole | None = None
@@ -144,7 +144,7 @@ def _find_wall(
     elevation_deg: tuple[float, float],
     rng: np.random.Generator,
 ) -> _Wall | None:
-    """Find the wall on a random ray, None if all of a handful miss.
+    """Find the wall on a random ray; None if several rays miss it.
 
     Directions are uniform on the band of the sphere between the two elevations.
     """
@@ -171,7 +171,7 @@ def _find_wall(
 
 
 def _cut(skull: NDArray[np.uint8], wall: _Wall, body: Body, spacing: NDArray[np.float64]) -> _Hole:
-    """Return the defect of a body that is centred on the outer surface."""
+    """Return the defect of a body centered on the outer surface."""
     reach = body.reach_mm / spacing
     low = np.clip(np.floor(wall.surface - reach).astype(int), 0, skull.shape)
     high = np.clip(np.ceil(wall.surface + reach).astype(int) + 1, 0, skull.shape)

@@ -18,32 +18,32 @@ from famseg.datasets.defects._vault import Array, Chart, Mask, make_chart, vault
 from famseg.messages import InputError
 
 OPENING_VERSION = 1
-"""Part of the settings of every fixed set: raised when the same seed gives another opening."""
+"""Part of the settings of every fixed set; increased when the same seed gives another opening."""
 
 AREA_TOLERANCE = 0.1
-"""How far the measured area of an opening may lie off the one drawn, over the latter."""
+"""Largest relative difference between the measured and the drawn area of an opening."""
 
 _ATTEMPTS = 32
 _SAME_AREA = 8  # attempts before the area is drawn again
-_TYPICAL_MM = 80.0  # from the middle of the vault to its wall
-_ROOM = 1.5  # of the map, relative to the expected outline
-_WIDEST = 1.41  # of the map: a half sphere
-_MOST_OPEN = 0.08  # share of an outline without bone: natural gaps, not a vault that is cut off
-_MOST_OTHER = 0.3  # share of an outline that is not wall of the vault
+_TYPICAL_MM = 80.0  # from the center of the vault to its wall
+_ROOM = 1.5  # size of the map relative to the expected outline
+_WIDEST = 1.41  # largest radius of the map, a hemisphere
+_MOST_OPEN = 0.08  # of an outline may have no bone: natural gaps, but not a truncated vault
+_MOST_OTHER = 0.3  # largest share of an outline outside the wall of the vault
 _MARGIN_MM = 5.0  # of the region on either side of the wall
-_MOST_CHIPS = 0.3  # bone that an opening disconnects, relative to the bone that it removes
+_MOST_CHIPS = 0.3  # largest share of disconnected bone, relative to the removed bone
 _MOST_BONE = 0.5
 _MIN_BONE_VOXELS = 8
 _CONNECTED = np.ones((3, 3, 3), dtype=bool)
 
 
 class Opening(NamedTuple):
-    """The region that an opening removes.
+    """The region removed by an opening.
 
     Args:
-        region: What is removed, bone or not.
+        region: The removed region, including voxels without bone.
         target_cm2: Area that was drawn.
-        area_cm2: Area that the region has, as `opening_area_cm2` measures it.
+        area_cm2: Area of the region, as measured by `opening_area_cm2`.
     """
 
     region: Mask
@@ -57,12 +57,12 @@ class _Cut(NamedTuple):
 
 
 class _Grown(NamedTuple):
-    """An outline grown to its area, on the map."""
+    """An outline on the map, scaled to its area."""
 
     chart: Chart
     outline: Outline
     scale_mm: float
-    unit_mm: float  # the map's unit at the wall
+    unit_mm: float  # mm per unit of the map at the wall
     floor: float  # sine of the lowest elevation
     inside: Mask
 
@@ -70,16 +70,16 @@ class _Grown(NamedTuple):
 def open_region(
     skull: NDArray[np.uint8], defect: RegionDefect, spacing: Array, rng: np.random.Generator
 ) -> Opening:
-    """Cut an opening.
+    """Draw an opening and return its region.
 
     Args:
         skull: Complete skull.
-        defect: What to draw.
+        defect: Family of defects to draw from.
         spacing: Edge of a voxel in mm.
         rng: Random generator.
 
     Raises:
-        InputError: If the skull has no such region.
+        InputError: If no such opening fits the skull.
     """
     middle = vault_middle(skull)
     spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
@@ -109,7 +109,7 @@ def _open_all(
     middle: Array,
     rng: np.random.Generator,
 ) -> Mask | None:
-    """Draw the openings, one or two; None if the wall is not whole at one of them."""
+    """Draw one or two openings; None if the wall is incomplete at one of them."""
     region = np.zeros(skull.shape, dtype=bool)
     places = defect.draw_places(rng)
     for place in places:
@@ -131,7 +131,7 @@ def _grow(
     middle: Array,
     rng: np.random.Generator,
 ) -> _Grown | None:
-    """Draw a centre and an outline and grow it to the area; None if the wall is not whole there."""
+    """Draw a center and an outline, and scale it to the area; None if the wall is incomplete."""
     azimuth, elevation = place.draw(rng)
     outline = draw_outline(rng, area_cm2, roughness_mm, across=place.across)
     flat = np.cos(elevation)
@@ -164,25 +164,25 @@ def _grow(
 def _above(
     up: Array, floor: float, unit: float, outline: Outline, x_mm: Array, y_mm: Array
 ) -> Mask:
-    """Return which directions are above the floor; the lower edge is as rough as the others."""
+    """Return which directions are above the floor, whose edge is as rough as the outline."""
     return np.asarray((up - floor) * unit > -outline.displacement_mm(x_mm, y_mm))
 
 
 def _solve(scales: Array, areas_cm2: Array, area_cm2: float) -> float | None:
-    """Return the scale at which the pixels inside have the area; None if all are too few."""
+    """Return the scale at which the pixels inside have the area; None if all pixels have less."""
     order = np.argsort(scales, axis=None, kind="stable")
     order = order[: int(np.count_nonzero(np.isfinite(scales)))]
     total = np.cumsum(areas_cm2.ravel()[order])
     if not total.size or total[-1] < area_cm2:
         return None
-    # Half of the last pixel is counted, since the outline runs through it.
+    # Half of the last pixel is counted, since the outline passes through it.
     return float(np.interp(area_cm2, total, scales.ravel()[order]))
 
 
 def _voxels(skull: NDArray[np.uint8], grown: _Grown, spacing: Array, middle: Array) -> _Cut | None:
     """Return the voxels of an opening: all within the outline, through the whole wall.
 
-    Separate smaller pieces of bone are not removed: an opening removes one piece.
+    Smaller separate pieces of bone are kept, so that an opening removes one piece.
     """
     chart = grown.chart
     taken = chart.wall & ndimage.binary_dilation(grown.inside)
@@ -218,7 +218,7 @@ def _box(
     spacing: Array,
     middle: Array,
 ) -> tuple[tuple[slice, ...], Array]:
-    """Return the box around an opening, and its voxels relative to the middle in mm."""
+    """Return the bounding box of an opening, and its voxels relative to the center in mm."""
     rays = chart.frame.directions(chart.x[taken], chart.y[taken])
     ends = np.concatenate([rays * low[taken][:, None], rays * high[taken][:, None]])
     ends = ends / spacing + middle
@@ -235,10 +235,10 @@ def _box(
 def _take_chips(skull: NDArray[np.uint8], region: Mask) -> bool:
     """Add disconnected bone to the region; return whether the opening is valid.
 
-    Bone that the opening separates from the skull becomes part of the implant, as a surgeon removes
-    loose chips. Pieces that were separate before are kept.
+    Bone that the opening separates from the skull becomes part of the implant, because a surgeon
+    would remove loose chips. Pieces that were separate before are kept.
     """
-    (box,) = ndimage.find_objects(skull != 0, 1)  # labeling a volume is the slowest step
+    (box,) = ndimage.find_objects(skull != 0, 1)  # smaller, since labeling is the slowest step
     bone, inside = skull[box] != 0, region[box]
     implant = bone & inside
     taken = int(np.count_nonzero(implant))
@@ -254,5 +254,5 @@ def _take_chips(skull: NDArray[np.uint8], region: Mask) -> bool:
     if int(sizes[loose].sum()) > _MOST_CHIPS * taken:
         return False
     if loose:
-        inside |= np.isin(pieces, loose)  # a view: the region grows
+        inside |= np.isin(pieces, loose)  # `inside` is a view of the region
     return True

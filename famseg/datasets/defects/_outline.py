@@ -9,24 +9,25 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_BINS = 720  # of the tables over the angle
-_WAVES_MM = (6.0, 25.0)  # shortest and longest waves of the rough edge
-_LOWEST, _HIGHEST = 3, 5  # waves around that make a smooth outline lopsided
+_BINS = 720  # number of entries in tables over the angle
+_WAVES_MM = (6.0, 25.0)  # shortest and longest wave of the rough edge
+_LOWEST, _HIGHEST = 3, 5  # frequencies that make a smooth outline irregular
 _LOPSIDED = 0.05
-_STRETCH = (0.0, 0.25)  # logarithm of the root of length over width
+_STRETCH = (0.0, 0.25)  # logarithm of the square root of length over width
 _STRETCH_ACROSS = (0.2, 0.4)
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A family of outlines that grow with one number, the scale in mm.
+    """A family of outlines with one parameter, the scale in mm.
 
-    A point at the angle ``a`` and the distance ``d`` mm from the centre lies inside the outline of
-    a scale of ``(d - rough(a)) / shape(a)`` or more. So outlines of rising scales are nested, every
-    one is star-shaped, and the rough edge has the same height in mm at any scale.
+    A point at the angle ``a`` and the distance ``d`` mm from the center lies inside outlines with a
+    scale of at least ``(d - rough(a)) / shape(a)``. Outlines of increasing scale are therefore
+    nested, each is star-shaped, and the roughness of the edge in mm does not depend on the scale.
 
     Args:
-        shape: Distance of the smooth outline over the scale, one value per angle from -pi to pi.
+        shape: Distance of the smooth outline relative to the scale, one value per angle from -pi to
+            pi.
         rough_mm: Displacement of the edge.
     """
 
@@ -41,7 +42,7 @@ class Outline:
         return np.asarray((distance - self.rough_mm[index]) / self.shape[index])
 
     def displacement_mm(self, across_mm: Array, up_mm: Array) -> Array:
-        """Return the displacement of the edge in the direction of points, mm."""
+        """Return the displacement of the edge in the direction of points, in mm."""
         angle = (np.arctan2(up_mm, across_mm) / (2 * np.pi) + 0.5) * _BINS
         return np.asarray(self.rough_mm[angle.astype(np.intp) % _BINS])
 
@@ -51,14 +52,14 @@ def draw_outline(
 ) -> Outline:
     """Draw the outline of an opening.
 
-    The edge is a sum of waves of 6 to 25 mm with random heights and phases, scaled so that its root
-    mean square is ``roughness_mm``. The area determines their number.
+    The edge is a sum of waves of 6 to 25 mm with random heights and phases, scaled to a root mean
+    square of ``roughness_mm``. The area determines the number of waves.
 
     Args:
         rng: Random generator.
-        area_cm2: Area that the outline will be grown to.
+        area_cm2: Area to which the outline will be scaled.
         roughness_mm: Root mean square of the displacement.
-        across: The long axis lies along the first axis of the map.
+        across: Whether the long axis is parallel to the first axis of the map.
     """
     angle = -np.pi + (np.arange(_BINS) + 0.5) * 2 * np.pi / _BINS
     stretch = rng.uniform(*(_STRETCH_ACROSS if across else _STRETCH))

@@ -1,4 +1,4 @@
-"""Defects like those of surgery: by region of the vault, with an area in cm2."""
+"""Surgical defects, defined by a region of the vault and an area in cm2."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ AREAS_CM2: dict[Where, Pair] = {
     "random_1": (10.0, 100.0),
     "random_2": (10.0, 100.0),
 }
-"""Smallest and largest area of each class where none is given; the page on defects has sources."""
+"""Default smallest and largest area of each class; see docs/defects.md for sources."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Ranges for the centre of an opening, and its lower limit.
+    """Ranges for the center of an opening, and its lower limit.
 
     Args:
         azimuth_deg: Range of the angle around the vertical: 0 is the front, 90 the right.
         elevation_deg: Range of the angle above the horizontal.
         floor_deg: No part of the opening lies below this elevation.
-        across: The long axis of the opening runs from left to right.
+        across: Whether the long axis of the opening runs from left to right.
     """
 
     azimuth_deg: Pair

@@ -1,6 +1,6 @@
 """Defects with the shape of a body: balls, boxes and deformed unions of balls.
 
-Defects by region and area are in other modules.
+Defects defined by region and area are in other modules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Body:
     """A drawn shape around the origin.
 
     Args:
-        inside: Maps points in mm, shape ``(..., 3)``, to whether they are in the body.
+        inside: Returns whether points in mm, shape ``(..., 3)``, are in the body.
         reach_mm: No point of the body is farther from the origin than this.
     """
 
@@ -38,7 +38,7 @@ class BodyDefect(Protocol):
 
     @property
     def elevation_deg(self) -> tuple[float, float]:
-        """Angle of the defect's centre above the horizontal, seen from the middle of the vault."""
+        """Angle of the defect's center above the horizontal, seen from the center of the vault."""
 
     def draw(self, rng: np.random.Generator, normal: NDArray[np.float64]) -> Body:
         """Draw a body; ``normal`` points outwards through the wall."""
@@ -86,10 +86,10 @@ class BoxDefect:
         _check_ranges("box", self.size_mm, self.elevation_deg)
 
     def draw(self, rng: np.random.Generator, normal: NDArray[np.float64]) -> Body:
-        """Draw a box around the origin in a uniformly random attitude."""
+        """Draw a box around the origin with a uniformly random orientation."""
         del normal
         half = rng.uniform(*self.size_mm, size=3) / 2
-        axes = Rotation.from_quat(rng.normal(size=4)).as_matrix()  # uniform over all attitudes
+        axes = Rotation.from_quat(rng.normal(size=4)).as_matrix()  # uniform over all orientations
         return Body(
             lambda points: (np.abs(points @ axes) <= half).all(-1), float(np.linalg.norm(half))
         )
@@ -126,12 +126,12 @@ class SpheresDefect:
             raise InputError(f"defect spheres: deformation {self.deformation} must be 0 to 0.3")
 
     def draw(self, rng: np.random.Generator, normal: NDArray[np.float64]) -> Body:
-        """Draw a union of balls around the origin, spread at right angles to ``normal``."""
+        """Draw a union of balls around the origin, spread perpendicular to ``normal``."""
         radius = rng.uniform(*self.size_mm) / 2
         count = int(rng.integers(self.spheres[0], self.spheres[1] + 1))
         radii = np.concatenate([[0.6], rng.uniform(0.35, 0.6, size=count - 1)]) * radius
         spread = rng.normal(size=(count, 3))
-        spread -= 0.7 * (spread @ normal)[:, None] * normal  # mostly along the wall
+        spread -= 0.7 * (spread @ normal)[:, None] * normal  # mostly parallel to the wall
         spread *= ((radius - radii) / np.maximum(np.linalg.norm(spread, axis=1), 1e-9))[:, None]
         spread[0] = 0
         bend = _elastic(rng, self.deformation * radius, wave_length_mm=2.0 * radius)

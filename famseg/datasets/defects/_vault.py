@@ -1,7 +1,7 @@
-"""A map of the wall of the vault: the distance of its two surfaces from the middle, by direction.
+"""A map of the wall of the vault: the distance of its surfaces from the center, by direction.
 
-The map is Lambert's: every pixel covers the same solid angle. So the area of any part of the outer
-surface is a sum over pixels.
+The map is Lambert's azimuthal equal-area projection, in which every pixel covers the same solid
+angle. The area of any part of the outer surface is therefore a sum over pixels.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from famseg.messages import InputError
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_VAULT_FROM = 0.6  # of the height of all bone, from below
+_VAULT_FROM = 0.6  # height of the center, as a share of the height of all bone
 
-WHOLE_SPHERE = 1.9  # of 2: the part left out is opposite, 36 degrees around the foramen magnum
+WHOLE_SPHERE = 1.9  # of 2; omits the opposite 36 degrees around the foramen magnum
 _PIXEL_VOXELS = 1.2  # edge of a pixel on the wall
 _FINEST_PIXEL_MM = 2.5
-_STEP_VOXELS = 0.75  # along a ray
-_NEAREST_MM = 20.0  # bone closer to the middle than this does not belong to the vault
+_STEP_VOXELS = 0.75  # step along a ray
+_NEAREST_MM = 20.0  # bone closer to the center does not belong to the vault
 _FARTHEST_MM = 150.0
-_NOT_DEEPER = 0.65  # of the usual distance of the inner surface: the wing of the sphenoid
-_SINUS_MM = 20.0  # a gap up to this length lies within one wall: marrow, or the frontal sinus
+_NOT_DEEPER = 0.65  # of the usual distance of the inner surface; closer is the wing of the sphenoid
+_SINUS_MM = 20.0  # largest gap within one wall: marrow, or the frontal sinus
 _MAX_WALL_MM = 30.0  # a longer path through bone is the base or the face, not the wall of the vault
 _SMOOTH_MM = 5.0
-_STEEPEST = 1.2  # slope of the outer surface against the ray's right angle: at a rim it jumps
+_STEEPEST = 1.2  # largest slope of the outer surface; at a rim it jumps
 
 
 def vault_middle(skull: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the voxel that rays start from: the middle of the vault.
+    """Return the origin of the rays as a voxel: the center of the vault.
 
-    It lies at 0.6 of the height of all bone (above the orbits with a face or a jaw in the volume),
-    in the middle of what is above it.
+    It lies at 0.6 of the height of all bone (above the orbits, with or without face and jaw), in
+    the center of the bone above it.
     """
     heights = np.flatnonzero(skull.any(axis=(0, 1)))
     if heights.size == 0:
@@ -55,8 +55,8 @@ class Frame:
     """Directions around ``ahead`` as points of a plane, by Lambert's equal-area projection.
 
     Args:
-        axes: Unit vectors to the right and upwards on the map, and ahead, one per row, shape
-            ``(3, 3)``.
+        axes: Unit vectors to the right and upwards on the map and ahead, one per row, shape ``(3,
+            3)``.
     """
 
     axes: Array
@@ -76,10 +76,10 @@ class Frame:
         return np.asarray(np.stack([x * scale, y * scale, 1 - square / 2], axis=-1) @ self.axes)
 
     def project(self, points: Array) -> tuple[Array, Array, Array]:
-        """Return map coordinates and distance of points relative to the middle, ``(..., 3)``."""
+        """Return map coordinates and distance of points relative to the center, ``(..., 3)``."""
         distance = np.sqrt(np.einsum("...i,...i->...", points, points))
         along = points @ self.axes.T
-        # k = sqrt(2 / (1 + cos)) / distance; the opposite pole has no place on the map
+        # k = sqrt(2 / (1 + cos)) / distance; the opposite pole cannot be mapped
         scale = np.sqrt(2 / np.maximum(distance * (distance + along[..., 2]), 1e-12))
         return along[..., 0] * scale, along[..., 1] * scale, distance
 
@@ -90,15 +90,15 @@ class Chart:
 
     Args:
         frame: The projection.
-        pixel: Edge of a pixel in the map's unit, which is the radius of a unit sphere.
+        pixel: Edge of a pixel on the unit sphere.
         x: First coordinate of each pixel, shape ``(N, N)``.
         y: Second coordinate.
-        looked: Pixels within the map's rim: rays were cast there.
+        looked: Pixels within the map's rim, for which rays were cast.
         open: Pixels whose ray meets no bone.
-        wall: Pixels whose ray goes through the vault's wall.
-        inner_mm: Distance of the inner surface to the middle; of use where ``wall`` is true.
+        wall: Pixels whose ray passes through the vault's wall.
+        inner_mm: Distance of the inner surface from the center; valid where ``wall`` is true.
         outer_mm: Distance of the outer surface.
-        area_cm2: Outer surface that each pixel stands for; 0 where there is no wall.
+        area_cm2: Area of the outer surface in each pixel; 0 where there is no wall.
     """
 
     frame: Frame
@@ -113,7 +113,7 @@ class Chart:
     area_cm2: Array
 
     def nearest(self, x: Array, y: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the indices of the pixels that points of the map lie in."""
+        """Return the indices of the pixels that contain points of the map."""
         last = self.x.shape[0] - 1
         i, j = (np.rint(c / self.pixel + last / 2).astype(np.intp) for c in (x, y))
         return np.clip(i, 0, last), np.clip(j, 0, last)
@@ -127,8 +127,8 @@ def make_chart(
     Args:
         skull: The mask, shape ``(X, Y, Z)``.
         spacing: Edge of a voxel in mm.
-        middle: Voxel that rays start from, inside the vault.
-        ahead: Unit vector to the middle of the map.
+        middle: Origin of the rays as a voxel inside the vault.
+        ahead: Unit vector to the center of the map.
         half_width: Radius of the map, below 2.
     """
     reach = _reach(skull.shape, spacing, middle, ahead)
@@ -149,7 +149,7 @@ def make_chart(
 
 
 def _reach(shape: tuple[int, ...], spacing: Array, middle: Array, ahead: Array) -> float:
-    """Return how far a ray goes until it leaves the volume, mm."""
+    """Return the length of a ray within the volume in mm."""
     room = np.where(ahead > 0, np.array(shape) - middle, middle) * spacing
     return float(np.min(room / np.maximum(np.abs(ahead), 1e-6)))
 
@@ -157,9 +157,9 @@ def _reach(shape: tuple[int, ...], spacing: Array, middle: Array, ahead: Array) 
 def cast_rays(
     skull: NDArray[np.uint8], spacing: Array, middle: Array, rays: Array
 ) -> tuple[Array, Array]:
-    """Return the distances at which rays enter and leave the wall in mm; 0 for a ray that misses.
+    """Return the distances at which rays enter and leave the wall in mm; 0 for rays that miss.
 
-    The wall is the first bone from inside; gaps as long as a sinus belong to it.
+    The wall is the first bone from inside; gaps up to the width of a sinus belong to it.
     """
     step = float(spacing.min()) * _STEP_VOXELS
     extent = float(np.linalg.norm(np.array(skull.shape) * spacing))
@@ -167,7 +167,7 @@ def cast_rays(
     flat = np.zeros((len(rays), len(radii)), dtype=np.intp)
     valid = np.ones(flat.shape, dtype=bool)
     strides = skull.shape[1] * skull.shape[2], skull.shape[2], 1
-    # Axis by axis: an array of points takes three times as long.
+    # Axis by axis, since an array of points takes three times as long.
     for ray, edge, start, count, stride in zip(
         rays.T, spacing, middle, skull.shape, strides, strict=True
     ):
@@ -187,10 +187,10 @@ def cast_rays(
 
 
 def _areas(x: Array, y: Array, pixel: float, wall: Mask, outer_mm: Array) -> Array:
-    """Return the outer surface of each pixel in cm2.
+    """Return the area of the outer surface in each pixel in cm2.
 
     A surface at the distance r has the area r^2 sqrt(1 + |grad log r|^2) per solid angle. The
-    distance is smoothed first, since the steps of voxels would add to the area.
+    distance is smoothed first, since the steps of voxels would increase the area.
     """
     if not wall.any():
         return np.zeros_like(x)
@@ -200,7 +200,7 @@ def _areas(x: Array, y: Array, pixel: float, wall: Mask, outer_mm: Array) -> Arr
     log = log / np.maximum(weight, 1e-6)
     by_x, by_y = np.gradient(log, pixel)
     square = x**2 + y**2
-    shrink = np.maximum(1 - square / 4, 1e-6)  # cos^2 of half the angle off the middle
+    shrink = np.maximum(1 - square / 4, 1e-6)  # cos^2 of half the angle from the center of the map
     radial = (x * by_x + y * by_y) ** 2 / np.maximum(square, 1e-12)
     across = by_x**2 + by_y**2 - radial
     slope = np.minimum(radial * shrink + across / shrink, _STEEPEST**2)

@@ -1,4 +1,4 @@
-"""Public data sets that can be downloaded: their catalogue, and downloads that resume."""
+"""Public data sets: the catalogue, and resumable downloads."""
 
 import lazy_loader
 

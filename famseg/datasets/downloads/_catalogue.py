@@ -51,7 +51,7 @@ class Download:
     config: str
 
 
-# The first address redirects to the second, and may cease to exist.
+# The first address redirects to the second, but may disappear.
 _KRIZ = ("https://www.cs.toronto.edu/~kriz", "https://cave.cs.toronto.edu/kriz")
 _HOUSE_NUMBERS = ("http://ufldl.stanford.edu/housenumbers",)
 
@@ -136,7 +136,7 @@ DOWNLOADS: Mapping[str, Download] = {
         "language/rte_baseline.yaml",
     ),
 }
-"""By the name that ``famseg prepare`` takes."""
+"""Downloads by their names in ``famseg prepare``."""
 
 
 def checksum_of(path: Path, kind: str) -> str:

@@ -25,7 +25,7 @@ from famseg.files import open_to_update, write_atomically
 from famseg.messages import InputError, RunError
 
 Progress = Callable[[int, int | None], None]
-"""Called with how many bytes are there, and of how many; None if the server does not say."""
+"""Called with the bytes received and the total; None if the server does not state it."""
 
 _CHUNK = 2**17
 _LONGEST_WAIT_S = 30.0
@@ -33,7 +33,7 @@ _WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TryAgainError(Exception):
-    """The transfer failed in a way that may be temporary."""
+    """The transfer failed, possibly only temporarily."""
 
 
 class _GoneError(Exception):
@@ -50,13 +50,13 @@ class _Origin:
     total: int | None
 
     def validator(self, address: str) -> str | None:
-        """Return what identifies the version of the part for a server; weak tags do not."""
+        """Return the validator for If-Range: a date or a strong ETag; weak ones do not qualify."""
         if address != self.address:
             return None
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
     def continued_by(self, sent: str | None, begin: int) -> bool:
-        """Whether a ``Content-Range`` is the rest of the same file."""
+        """Return whether a ``Content-Range`` is the rest of the same file."""
         place, _, total = (sent or "").removeprefix("bytes ").partition("/")
         return place.startswith(f"{begin}-") and (self.total is None or total == str(self.total))
 
@@ -122,7 +122,7 @@ def _fetch_from(
     timeout_s: float,
     backoff_s: float,
 ) -> None:
-    """Complete the part, and retry as long as it grows."""
+    """Complete the partial download, retrying as long as it grows."""
     left = attempts
     while True:
         before = part.size
@@ -134,7 +134,7 @@ def _fetch_from(
             part.remove()
             if not resumed:
                 raise _GoneError(f"sends another file (checksum {found}, published {checksum})")
-            left -= 1  # the part may have had another version: start again
+            left -= 1  # the partial file may be of another version: start again
         except _TryAgainError:
             left = attempts if part.size > before else left - 1
             if left <= 0:
@@ -143,7 +143,7 @@ def _fetch_from(
 
 
 def _transfer(address: str, part: _Part, progress: Progress, timeout_s: float) -> bool:
-    """Fetch the missing bytes; return whether they completed an earlier part."""
+    """Fetch the missing bytes; return whether they continued an earlier download."""
     origin = part.origin()
     begin = 0 if origin is None else part.size
     if origin is not None and begin == origin.total:
@@ -208,7 +208,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Part:
-    """A partial download, and beside it a note of its origin.
+    """A partial download, with a file next to it that records its origin.
 
     Args:
         path: The file.
@@ -220,11 +220,11 @@ class _Part:
 
     @property
     def size(self) -> int:
-        """Bytes that have arrived."""
+        """Number of bytes received."""
         return self.path.stat().st_size if self._is_ours() else 0
 
     def origin(self) -> _Origin | None:
-        """Return where the part is from, None if it cannot be resumed."""
+        """Return the origin of the partial download; None if it cannot be resumed."""
         try:
             origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
@@ -232,15 +232,15 @@ class _Part:
         return origin if self._is_ours() else None
 
     def open(self) -> IO[bytes]:
-        """Open the part for writing, at its start.
+        """Open the partial download for writing, at its start.
 
         Raises:
-            OSError: If a symbolic link is in its place, which is not followed.
+            OSError: If it is a symbolic link, which is not followed.
         """
         return open_to_update(self.path)
 
     def begin(self, origin: _Origin, size: int) -> None:
-        """Truncate the part to a size and note its origin, the note last."""
+        """Truncate the partial download to a size, then record its origin."""
         self._note.unlink(missing_ok=True)
         if not self._is_ours():
             self.path.unlink(missing_ok=True)
@@ -249,17 +249,17 @@ class _Part:
         write_atomically(self._note, json.dumps(asdict(origin)).encode())
 
     def finish(self, target: Path) -> None:
-        """Rename the part to its final name."""
+        """Rename the partial download to its final name."""
         self.path.replace(target)
         self._note.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the part."""
+        """Remove the partial download."""
         self._note.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
-        """Whether a file is there, and not a link to one or a second name of one."""
+        """Return whether a file exists and is neither a symbolic nor a hard link."""
         try:
             found = self.path.lstat()
         except OSError:

@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from famseg.datasets.images._augment_policy import POLICY_NUMBERS, AutoAugment, Policy
 from famseg.datasets.images._augment_random import below, random_bits
 
-# The purpose of each random number of an image: fixed, so that options do not affect each other.
+# Index of each random number of an image: fixed, so that options do not affect each other.
 _DOWN, _RIGHT, _FLIP, _CUT_ROW, _CUT_COLUMN, _POLICY = range(6)
 
 
 class Augmentation:
-    """Bytes to normalized floats, changed at random, a whole batch at a time.
+    """Converts bytes to normalized floats with random changes, a whole batch at a time.
 
-    In this order: AutoAugment; a crop of the image's own size out of the image padded with
-    zeros (black); a flip of left and right in half of the draws; normalization; cutout, a square of
-    zeros, which are the mean color (DeVries & Taylor 2017: its centre lies anywhere, so that a
-    part may lie outside). The result for an image is a pure function of (seed, index); it does not
-    depend on the batch, the device or the number of processes.
+    The steps are, in this order: AutoAugment; a crop of the image's own size from the image padded
+    with zeros (black); a horizontal flip in half of the draws; normalization; cutout, a square of
+    zeros, which are the mean color (DeVries and Taylor, 2017, where its center is anywhere in the
+    image, so that it may be partly outside). The result for an image is a pure function of (seed,
+    index); it does not depend on the batch, the device or the number of processes.
 
     Args:
         mean: Mean of each channel on the scale 0 to 1.
@@ -100,7 +100,7 @@ class Augmentation:
         return {**batch, "image": result}
 
     def _cropped(self, pictures: Tensor, bits: Tensor) -> Tensor:
-        """Return crops out of the padded images, some of them flipped."""
+        """Return crops of the padded images, some of them flipped."""
         n, c, h, w = pictures.shape
         device = pictures.device
         padded = F.pad(pictures, [self.crop] * 4)
@@ -112,13 +112,12 @@ class Augmentation:
             flipped = below(bits[:, _FLIP, None, None], 2)
             starts += flipped * padded.numel()
             padded = torch.stack((padded, padded.flip(3)))
-        # A row of the result is a run of bytes, and copying runs is much faster than copying
-        # pixels.
+        # A row of the result is contiguous, and copying rows is much faster than copying pixels.
         runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))
         return runs.index_select(0, starts.flatten()).view(n, c, h, w)
 
     def _kept(self, pictures: Tensor, bits: Tensor) -> Tensor:
-        """Return 0 in the square and 1 around it, float32, shape ``(n, 1, h, w)``."""
+        """Return a mask with 0 in the square and 1 around it, float32, shape ``(n, 1, h, w)``."""
         n, _, h, w = pictures.shape
         inside = []
         for edge, number in ((h, _CUT_ROW), (w, _CUT_COLUMN)):

@@ -1,4 +1,4 @@
-"""Operations on batches of images that equal those of Pillow byte for byte.
+"""Operations on batches of images with the same results as Pillow, byte for byte.
 
 Images are uint8 of shape ``(n, c, h, w)`` throughout; a parameter is a tensor of shape ``(n,)``.
 """
@@ -15,17 +15,17 @@ Geometric = Literal["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"]
 Matrix = tuple[float, float, float, float, float, float]
 
 _LEVELS = 256
-# Luma of ITU-R 601-2 in units of 2**-16, as Pillow's conversion to "L" has it.
+# Luma of ITU-R 601-2 in units of 2**-16, as in Pillow's conversion to "L".
 _LUMA = (19595, 38470, 7471)
-_FIXED = 16  # bits behind the point of Pillow's coordinates
+_FIXED = 16  # fractional bits of Pillow's coordinates
 
 
 def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix:
-    """Return the map from a pixel of the result to one of the image, as Pillow takes it.
+    """Return the map from a pixel of the result to one of the image, in Pillow's form.
 
     Args:
-        operation: Shears turn on the upper left corner, rotations on the centre.
-        amount: Shear as a share, translation in pixels, rotation in degrees counterclockwise.
+        operation: Shears are relative to the upper left corner, rotations to the center.
+        amount: Shear as a factor, translation in pixels, rotation in degrees counterclockwise.
         size: Height and width of the images.
 
     Returns:
@@ -47,10 +47,10 @@ def matrix(operation: Geometric, amount: float, size: tuple[int, int]) -> Matrix
 def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
     """Return the nearest pixel of the image for each pixel of the result.
 
-    The coordinates are Pillow's, rounded to 16 bits behind the point, so that ties fall alike.
+    Coordinates are rounded to 16 fractional bits like Pillow's, so that ties are resolved equally.
 
     Args:
-        affine: What `matrix` returns.
+        affine: A map from `matrix`.
         size: Height and width.
 
     Returns:
@@ -66,11 +66,11 @@ def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
 
 
 def moved(images: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
-    """Return images with their pixels moved.
+    """Return images with rearranged pixels.
 
     Args:
         images: The images.
-        sources: What `source_pixels` returns, for each image, shape ``(n, h * w)``.
+        sources: Result of `source_pixels` for each image, shape ``(n, h * w)``.
         fill: Color outside the image, uint8, shape ``(c,)``.
     """
     n, c, h, w = images.shape
@@ -79,15 +79,15 @@ def moved(images: Tensor, sources: Tensor, fill: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert all values from a threshold on, uint8; with 0 the whole image."""
-    # 255 where the value reaches the threshold, else 0. On bytes torch has fast code for maximum
-    # and equality, not for ">=" and where.
+    """Invert all values at or above a threshold, uint8; 0 inverts the whole image."""
+    # 255 where the value reaches the threshold, else 0. On bytes, torch has fast code for maximum
+    # and equality, but not for ">=" and where.
     reached = (torch.maximum(images, _each(threshold)) == images).view(torch.uint8).neg()
     return images ^ reached
 
 
 def posterize(images: Tensor, mask: Tensor) -> Tensor:
-    """Keep the bits of a mask, uint8."""
+    """Keep the bits set in a mask, uint8."""
     return images & _each(mask)
 
 
@@ -97,28 +97,28 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey: 0 gives grey, 1 the image."""
+    """Blend with the mean gray: 0 gives gray, 1 the image."""
     grey = _grey(images).flatten(1)
     n = grey.shape[1]
-    mean = (2 * grey.sum(1) + n) // (2 * n)  # in whole numbers, so that halves go up anywhere
+    mean = (2 * grey.sum(1) + n) // (2 * n)  # halves are rounded up on every device
     return _blend(_each(mean), images, factor)
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image: 0 gives grey values, 1 the image."""
+    """Blend with the gray image: 0 gives the gray image, 1 the image."""
     return _blend(_grey(images)[:, None], images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a smoothed image: 0 gives that, 1 the image, 2 a sharper one.
+    """Blend with a smoothed image: 0 gives the smoothed image, 1 the image, 2 a sharper one.
 
-    The outermost pixels have no smoothed value and stay.
+    The outermost pixels have no smoothed value and are unchanged.
     """
     wide = images.short()
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     smooth = images.clone()
-    # The kernel has 5 in the middle, 1 around it, and is divided by 13.
+    # The kernel is 5 at the center and 1 around it, divided by 13.
     mean = box.add_(wide[:, :, 1:-1, 1:-1], alpha=4).float().div_(13)
     smooth[:, :, 1:-1, 1:-1] = _bytes(mean.add_(0.5))
     return _blend(smooth, images, factor)
@@ -128,7 +128,7 @@ def autocontrast(images: Tensor) -> Tensor:
     """Stretch the values of each channel to 0 to 255."""
     planes = images.flatten(2)
     low, high = planes.amin(2, keepdim=True).double(), planes.amax(2, keepdim=True).double()
-    # 255.0 as a number would be multiplied by a rounded inverse, which Pillow does not do.
+    # With a Python number, torch would multiply by a rounded inverse, unlike Pillow.
     scale = high.new_tensor(255.0) / (high - low).clamp(min=1)
     values = torch.arange(_LEVELS, device=images.device) * scale
     table = (values + -low * scale).clamp(0, 255).to(torch.uint8)
@@ -136,31 +136,31 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Map the values of each channel so that they are spread evenly."""
+    """Equalize the histogram of each channel."""
     planes = images.flatten(2).long()
     n, c, _ = planes.shape
     shifts = torch.arange(n * c, device=images.device).view(n, c, 1) * _LEVELS
     counts = torch.bincount((planes + shifts).flatten(), minlength=n * c * _LEVELS)
     counts = counts.view(n, c, _LEVELS)
     sums = counts.cumsum(2)
-    # The pixels with the highest value are not counted: the others are divided into 255 steps.
+    # Pixels with the highest value are not counted; the others are divided into 255 steps.
     last = counts.gather(2, planes.amax(2, keepdim=True))
     step = (sums[..., -1:] - last) // 255
     change = step > 0
     step = step.clamp(min=1)
-    # A quotient of doubles never rounds up to the next whole number, and is faster than "//".
+    # A quotient of doubles never rounds up to the next integer here, and is faster than "//".
     table = ((sums - counts + step // 2).double() / step).int().clamp_(max=255).to(torch.uint8)
     return _looked_up(images, table, change=change)
 
 
 def _at_centres(affine: Matrix) -> Matrix:
-    """Let a map start at the centre of the first pixel in place of its corner."""
+    """Shift the origin of a map from the corner to the center of the first pixel."""
     a, b, c, d, e, f = affine
     return (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Return the luma, uint8, shape ``(n, h, w)``; of one channel that channel."""
+    """Return the luma, uint8, shape ``(n, h, w)``; for one channel, the channel itself."""
     if images.shape[1] == 1:
         return images[:, 0]
     red, green, blue = images.int().unbind(1)
@@ -176,12 +176,12 @@ def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
 
 
 def _bytes(values: Tensor) -> Tensor:
-    """Cut off the fractions of values of 0 to 255."""
-    return values.int().to(torch.uint8)  # in two steps, for each of which torch has fast code
+    """Truncate values from 0 to 255 to integers."""
+    return values.int().to(torch.uint8)  # in two steps, which are both fast in torch
 
 
 def _looked_up(images: Tensor, table: Tensor, *, change: Tensor) -> Tensor:
-    """Map the values of each channel by a table ``(n, c, 256)``, in the selected channels."""
+    """Map the values of each channel with a lookup table of shape ``(n, c, 256)``."""
     same = torch.arange(_LEVELS, device=table.device, dtype=torch.uint8)
     table = torch.where(change, table, same)
     return table.gather(2, images.flatten(2).long()).view(images.shape)

@@ -26,10 +26,10 @@ Operation = Literal[
     "Equalize",
 ]
 Step = tuple[Operation, float, int]
-"""An operation, its probability, and its level of 0 to 9 (0 where it has none)."""
+"""An operation, its probability, and its level from 0 to 9 (0 if it has none)."""
 
 POLICY_NUMBERS = 5
-"""How many random numbers an image needs: which two steps, and for each whether and which sign."""
+"""Random numbers per image: one for the sub-policy, and for each step whether and which sign."""
 
 # The two steps of each sub-policy, from the paper's appendix.
 POLICIES: dict[Policy, tuple[tuple[Step, Step], ...]] = {
@@ -91,7 +91,7 @@ POLICIES: dict[Policy, tuple[tuple[Step, Step], ...]] = {
 
 _GEOMETRIC: tuple[Geometric, ...] = get_args(Geometric)
 _NOTHING, _MOVED = 0, 1
-# Operations that are applied together, numbered from 2; an inversion is a solarization from 0.
+# Families of operations, numbered from 2; an inversion is a solarization with threshold 0.
 _FAMILIES = (
     "Solarize",
     "Posterize",
@@ -106,14 +106,14 @@ _SHEAR, _TRANSLATION, _ROTATION = 0.3, 10 / 32, 30.0
 
 
 class _Tables(NamedTuple):
-    """The steps of a policy, by (sub-policy, step), on one device for one size.
+    """The steps of a policy by (sub-policy, step), for one device and one image size.
 
     Attributes:
-        family: The kind of operation, int64.
-        probability: float64.
-        number: The parameter, float32.
-        place: Which row of ``sources`` is that of a positive amount; the negative one follows.
-        sources: Pixels to take, int64, shape ``(places, h * w)``.
+        family: Family of the operation, int64.
+        probability: Its probability, float64.
+        number: Its parameter, float32.
+        place: Row of ``sources`` for a positive amount; the next row is for the negative one.
+        sources: Indices of source pixels, int64, shape ``(places, h * w)``.
     """
 
     family: Tensor
@@ -151,10 +151,10 @@ class AutoAugment:
         self._tables: dict[tuple[int, int, torch.device], _Tables] = {}
 
     def __call__(self, pictures: Tensor, bits: Tensor) -> Tensor:
-        """Return changed images.
+        """Return augmented images.
 
         Args:
-            pictures: uint8, shape ``(n, c, h, w)``; they stay as they are.
+            pictures: Images, uint8, shape ``(n, c, h, w)``; they are not modified.
             bits: Random bits, shape ``(n, 5)``.
         """
         tables = self._tables_for(pictures)
@@ -165,7 +165,7 @@ class AutoAugment:
         place = tables.place[chosen] + (bits[:, 2::2] >> BITS - 1)
         now_at = torch.arange(len(pictures), device=pictures.device)
         for step in range(2):
-            # Images with the same operation are sorted side by side, so that they form a slice.
+            # Images are sorted by operation, so that those with the same operation form a slice.
             order = family[:, step].argsort(stable=True)
             pictures = pictures.index_select(0, now_at[order])
             now_at = order.argsort()
@@ -184,11 +184,11 @@ class AutoAugment:
         """Change images in place.
 
         Args:
-            pictures: The images, sorted by what is done.
-            counts: How many there are of each family.
+            pictures: The images, sorted by operation.
+            counts: Number of images in each family.
             number: Parameters.
-            sources: Rows of pixels to take.
-            place: Which row is whose, for those that are moved.
+            sources: Rows of source pixels.
+            place: Row of each image with a geometric operation.
         """
         start = 0
         for what, count in enumerate(counts):
@@ -214,7 +214,7 @@ class AutoAugment:
 
 
 def amount(operation: Geometric, level: int, size: tuple[int, int]) -> float:
-    """Return the extent of a geometric operation: a share, pixels or degrees.
+    """Return the magnitude of a geometric operation: a factor, pixels or degrees.
 
     Args:
         operation: Which one.
@@ -234,7 +234,7 @@ def amount(operation: Geometric, level: int, size: tuple[int, int]) -> float:
 
 
 def parameter(operation: Operation, level: int) -> float:
-    """Return the number that another operation takes; 0 where it takes none.
+    """Return the parameter of any other operation; 0 if it has none.
 
     Example:
         >>> parameter("Solarize", 5), parameter("Posterize", 7), parameter("Color", 9)

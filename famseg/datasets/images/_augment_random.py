@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 BITS = 32
-"""Each number is a whole number of that many bits."""
+"""Number of bits of each random integer."""
 
 _MASK = (1 << 64) - 1
-# The step of a Weyl sequence and the finalizer of SplitMix64 (Steele, Lea & Flood 2014).
+# The increment of the Weyl sequence and the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
 _STEP = 0x9E3779B97F4A7C15
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST = 31
@@ -52,19 +52,19 @@ def below(bits: Tensor, bound: int) -> Tensor:
 
 
 def happens(bits: Tensor, probability: Tensor) -> Tensor:
-    """Return where an event of a probability, float64, happens."""
+    """Return whether an event with a given probability, float64, happens."""
     return bits < (probability * 2.0**BITS).long()
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """Return the finalizer of int64 numbers; products wrap around as those of uint64 do."""
+    """Return the finalizer of int64 numbers, whose products wrap around like those of uint64."""
     for shift, factor in _ROUNDS:
         x = (x ^ _shifted(x, shift)) * _signed(factor)
     return x ^ _shifted(x, _LAST)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shift to the right without the sign, which ``>>`` of int64 would fill in."""
+    """Shift to the right logically, since ``>>`` of int64 would extend the sign."""
     return x >> bits & ((1 << (64 - bits)) - 1)
 
 
@@ -76,6 +76,6 @@ def _mixed_int(x: int) -> int:
 
 
 def _signed(x: int) -> int:
-    """Return the int64 of the same bits."""
+    """Return the int64 with the same bits."""
     x &= _MASK
     return x - (1 << 64) if x >> 63 else x

@@ -21,7 +21,7 @@ from famseg.datasets.images._split import (
 from famseg.datasets.images._synthetic import synthetic_images
 from famseg.messages import InputError
 
-# Part of every fingerprint: raised when the same images and settings are split in another way.
+# Part of every fingerprint; increased when the same images and settings give another split.
 _SPLIT_VERSION = 1
 
 

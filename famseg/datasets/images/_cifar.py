@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their python and binary versions."""
+"""Reading of CIFAR-10 and CIFAR-100 in their Python and binary versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 _EDGE = 32
-_BYTES = 3 * _EDGE * _EDGE  # of an image: all of red, then green, then blue, row by row
+_BYTES = 3 * _EDGE * _EDGE  # per image: red, then green, then blue, each by row
 
 _TEN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _CIFAR10 = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from famseg.datasets.images._images import ImageSplits, ReadImages
 
 Progress = Callable[[int, int], None]
-"""Called with how many files are read, and of how many."""
+"""Called with the number of files read and their total."""
 
 _EMBEDDED_KEYS = ("kind", "like", "train", "test")
 
@@ -196,7 +196,7 @@ class SyntheticImageData(_ImageData):
         )
 
 
-def _root_means_files(data: Any) -> Any:  # noqa: ANN401 - whatever the document holds
+def _root_means_files(data: Any) -> Any:  # noqa: ANN401 - any value in a document
     """Let ``data.root=FOLDER`` replace synthetic images by real ones."""
     if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
         return data

@@ -1,4 +1,4 @@
-"""Finding the original files of a data set: in a folder, its usual sub-folder or its archive."""
+"""Search for the original files of a data set: in a folder, its usual subfolder or its archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from famseg.files import TAR_DAMAGED, open_tar
 from famseg.messages import InputError
 
 MAX_FILE_BYTES = 2 * 2**30
-"""Files that are larger than this, as announced or when unpacked, are refused."""
+"""Files that are larger than this, as stated or when unpacked, are refused."""
 
 AGAIN = "copy or download it again"
 
@@ -26,7 +26,7 @@ class Layout:
     """One form in which a data set is distributed.
 
     Args:
-        folder: The sub-folder that its archive unpacks to.
+        folder: The subfolder that its archive unpacks to.
         archive: Name of the archive.
         files: Names of the files in it.
     """
@@ -38,7 +38,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layout was found.
+    """Location of a layout that was found.
 
     Args:
         layout: The layout that was found.
@@ -53,10 +53,10 @@ class Place:
         return str(self.path / name) if self.path.is_dir() else f"{self.path}: {name}"
 
     def contents(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of each file; an archive is read once, nothing is unpacked.
+        """Yield name and content of each file; an archive is read once, without unpacking to disk.
 
         Raises:
-            InputError: If a file is missing or the archive is faulty.
+            InputError: If a file is missing or the archive is damaged.
         """
         if not self.path.is_dir():
             yield from _members(self.path, self.layout.files)
@@ -66,16 +66,16 @@ class Place:
 
 
 def find_layout(root: Path, layouts: Sequence[Layout], *, what: str, command: str) -> Place:
-    """Find the files of a data set; the first layout of which anything is there is taken.
+    """Find the files of a data set in the first layout of which any file exists.
 
     Args:
         root: Folder of the files, of their sub-folder or of the archive; or the archive.
-        layouts: The forms in which the set may be, the preferred one first.
+        layouts: The possible layouts, the preferred one first.
         what: Name of the set for messages.
         command: Its name for ``famseg prepare``.
 
     Raises:
-        InputError: If there is nothing, or some of the files are missing.
+        InputError: If no file exists, or some are missing.
     """
     for layout in layouts:
         for folder in (root, root / layout.folder):
@@ -105,7 +105,7 @@ def nothing_there(root: Path, looked: Sequence[str], *, what: str, command: str)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file, unpacked where its name ends in ``.gz``.
+    """Return the content of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
         InputError: If it cannot be read, is damaged or too large.
@@ -133,12 +133,12 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str, *, first: 
 
     Args:
         labels: The class of each image.
-        classes: How many there are.
+        classes: Number of classes.
         where: Name of the file, for the message.
         first: Number of the first class.
 
     Raises:
-        InputError: Naming the first wrong label.
+        InputError: Stating the first wrong label.
     """
     wrong = np.flatnonzero((labels < first) | (labels >= first + classes))
     if len(wrong):
@@ -152,7 +152,7 @@ _TOO_LARGE = f"has more than {MAX_FILE_BYTES // 2**30} GiB: it is not a file of 
 
 
 def _members(path: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the wanted members of a ``.tar.gz``, in its order, from any folder."""
+    """Yield the requested members of a ``.tar.gz``, in its order, from any folder."""
     missing = set(names)
     try:
         with open_tar(path, 2 * MAX_FILE_BYTES) as members:

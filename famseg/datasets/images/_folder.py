@@ -20,7 +20,7 @@ File = tuple[Path, int]
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _VALIDATION_NAMES = ("val", "valid", "validation")
-_DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would clip them at 255
+_DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would clip these at 255
 _MOST_FAULTS = 20
 
 
@@ -156,7 +156,7 @@ def _read_all(
 
 
 def _is_cut(image: Image.Image) -> bool:
-    """Return whether Pillow would give 8 of the 16 bits of several channels, silently."""
+    """Return whether Pillow would silently reduce several channels from 16 to 8 bits."""
     return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -164,7 +164,7 @@ def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]
     if not is_text(str(path)):
         raise InputError(f"{visible(str(path))}: {NO_TEXT}")
     try:
-        # Pillow only warns of images of 90 to 180 million pixels.
+        # Pillow only warns about images of 90 to 180 million pixels.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(path, formats=("JPEG", "PNG"))
@@ -172,7 +172,7 @@ def _read_file(path: Path, channels: int, size: int | None) -> NDArray[np.uint8]
             if opened.mode in _DEEP_MODES or _is_cut(opened):
                 raise InputError(f"{path}: more than 8 bits per channel: convert it to 8 bits")
             image = ImageOps.exif_transpose(opened)
-            if "transparency" in image.info:  # of a palette: colors first, then their opacity
+            if "transparency" in image.info:  # for palettes: colors first, then their opacity
                 image = image.convert("RGBA")
             image = image.convert("RGB" if channels == 3 else "L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

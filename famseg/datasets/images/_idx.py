@@ -1,4 +1,4 @@
-"""FashionMNIST: IDX files, packed with gzip or plain."""
+"""Reading of FashionMNIST: IDX files, plain or compressed with gzip."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CLASSES = (
     "ankle_boot",
 )
 _EDGE = 28
-_PAD = 2  # to 32 x 32, as networks of CIFAR's images want
+_PAD = 2  # to 32 x 32, the size that networks for CIFAR require
 _FOLDER = "FashionMNIST/raw"
-_UNSIGNED_BYTES = 8  # code of the type in an IDX file
+_UNSIGNED_BYTES = 8  # type code in an IDX file
 
 
 def read_fashionmnist(root: Path, *, channels: Literal[1, 3], progress: Progress) -> ReadImages:

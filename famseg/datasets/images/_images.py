@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from famseg.datasets._manifest import SPLITS, Split
 from famseg.files import csv_text, write_atomically
 
-_CHUNK = 1024  # images at a time where a sum over all of them needs wider numbers
+_CHUNK = 1024  # images at a time in sums that need wider numbers
 _COLUMNS = ("split", "subject", "label", "class", "source")
 
 
@@ -95,7 +95,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ReadImages:
-    """What the files of a data set hold.
+    """Content of the files of a data set.
 
     Args:
         train: The training images, validation not yet held out.

@@ -19,11 +19,11 @@ from famseg.datasets.images._files import AGAIN, MAX_FILE_BYTES
 from famseg.messages import InputError
 
 _HEADER_BYTES = 128
-_CHUNK_BYTES = 2**16  # small, since deflate may expand it a thousand times
+_CHUNK_BYTES = 2**16  # small, since deflate may expand it a thousandfold
 _MATRIX, _COMPRESSED = 14, 15
 _FLAGS, _DIMENSIONS, _NAME = 6, 5, 1
 _COMPLEX = 0x800
-# Codes of what is stored, and of what it stands for in MATLAB where that is a number.
+# Codes of storage types, and of MATLAB classes that are numbers.
 _STORED = {
     1: "i1",
     2: "u1",
@@ -83,7 +83,7 @@ def _byte_order(path: Path, header: bytes) -> str:
 
 
 def _body(stream: IO[bytes], tag: bytes, order: str) -> memoryview:
-    """Return the unpacked content of a variable."""
+    """Return the decompressed content of a variable."""
     kind, size = struct.unpack(f"{order}II", tag)
     if kind == _COMPRESSED:
         return _inflated(stream, size, order)
@@ -131,7 +131,7 @@ def _matrix(body: memoryview, order: str) -> tuple[str, NDArray[Any] | None]:
 
 
 def _parts(body: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Yield kind and content of each part of a variable; small ones share a tag with theirs."""
+    """Yield type and content of each element of a variable; small ones are within their tag."""
     place = 0
     while place < len(body):
         kind, size = struct.unpack_from(f"{order}II", body, place)

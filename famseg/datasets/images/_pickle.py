@@ -1,9 +1,9 @@
 """Safe reading of pickles of arrays and plain containers.
 
-A pickle is a program: it may call any function of any module. Here each of the few names that an
-array needs is replaced by a class of this module that only stores its arguments. Every other name
-is refused before anything is imported or called, and so is everything that could take unbounded
-memory or time. numpy's own unpickling is not used either.
+A pickle is a program: it may call any function of any module. Here the few names that an array
+needs are replaced by classes of this module that only store their arguments. Every other name is
+refused before anything is imported or called, and so is anything that could take unbounded memory
+or time. numpy's own unpickling is not used either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Type:
         self.order = _text(state[1]).strip("|")
 
     def build(self) -> np.dtype[Any]:
-        """Return the type, which must be a whole number."""
+        """Return the type, which must be an integer type."""
         if self.code not in {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}:
             raise ValueError(f"type {self.code!r}")
         return np.dtype(self.order + self.code)
@@ -56,7 +56,7 @@ class _Array:
         _, shape, kind, fortran, raw = self.state
         if not isinstance(raw, str | bytes | bytearray) or not isinstance(kind, _Type):
             raise TypeError("no array of numbers")
-        # Checked one by one, since comparing a value nested in itself never ends.
+        # Checked separately, since comparing a value that contains itself never ends.
         if not all(type(n) is int and n >= 0 for n in shape):
             raise TypeError("no shape")
         content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
@@ -67,7 +67,7 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """Represents what numpy calls to make an array from protocol 5."""
+    """Represents the function that numpy calls to create an array with protocol 5."""
 
     def __init__(self, raw: object, kind: object, shape: object, order: object) -> None:
         self.state = (1, shape, kind, _text(order) == "F", raw)
@@ -77,13 +77,13 @@ class _Number(_Array):
     """Represents a numpy scalar."""
 
     def __init__(self, kind: object, raw: bytes | str) -> None:
-        if len(raw) > _LARGEST_NUMBER:  # a list may refer to one a million times
+        if len(raw) > _LARGEST_NUMBER:  # a list may contain the same one a million times
             raise ValueError(f"a number of {len(raw)} bytes")
         self.state = (1, (), kind, False, raw)
 
 
 class _Latin1(bytes):
-    """Stands for the call by which old protocols keep bytes."""
+    """Represents the call by which old protocols encode bytes."""
 
     def __new__(cls, text: str, encoding: str) -> _Latin1:
         if encoding != "latin1":
@@ -109,8 +109,8 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-# The operations in a pickle of arrays and plain containers. There is nothing to make objects other
-# than by the names above, nothing that is kept elsewhere, and no way to double what is there.
+# Opcodes in a pickle of arrays and plain containers. None of them creates objects other than by the
+# names above, refers to external data, or duplicates values.
 _ALLOWED = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT, pickle.BININT1),
@@ -131,7 +131,7 @@ class _NameRefusedError(Exception):
 
 
 class _Unpickler(pickle._Unpickler):
-    """The unpickler in Python: four bytes make the one in C take 64 GiB for its memo."""
+    """The unpickler in Python; four bytes can make the one in C allocate 64 GiB for its memo."""
 
     if TYPE_CHECKING:
         stack: list[Any]
@@ -155,7 +155,7 @@ class _Unpickler(pickle._Unpickler):
         _put(self.stack[-1], items)
 
     def _bytes(self) -> None:
-        # Python's own makes room for all that is announced, and fills it, before it reads.
+        # Python's version allocates and fills the stated size before it reads.
         (size,) = struct.unpack("<Q", self.read(8))
         content = self.read(min(size, sys.maxsize))
         if len(content) != size:
@@ -178,8 +178,8 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _put(mapping: object, items: Sequence[object]) -> None:
-    """Put keys and values, one after the other, into a mapping."""
-    # Hashing deeply nested tuples with shared items takes practically forever.
+    """Insert alternating keys and values into a mapping."""
+    # Hashing deeply nested tuples with shared items takes exponential time.
     if type(mapping) is not dict or not all(isinstance(key, str | bytes) for key in items[::2]):
         raise TypeError("no mapping of texts")
     mapping.update(zip(items[::2], items[1::2], strict=True))

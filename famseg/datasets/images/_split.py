@@ -11,22 +11,22 @@ from famseg.datasets.images._images import Images
 from famseg.messages import InputError
 
 TRAIN_LIMIT, TEST_LIMIT, VALIDATION, TEST, SUBSET = range(5)
-"""Streams of randomness: draws of one seed that have nothing to do with each other."""
+"""Random streams: independent draws with one seed."""
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) -> NDArray[np.int64]:
-    """Draw a stratified sample: every class contributes its share, give or take one.
+    """Draw a stratified sample: every class contributes its share, up to one item.
 
-    The first 100 of a draw of 200 are the draw of 100: a larger subset contains every smaller one.
+    A larger sample contains every smaller one: the first 100 of 200 are the sample of 100.
 
     Args:
         labels: The class of each image.
-        count: How many to draw, 0 to ``len(labels)``.
+        count: Number of items to draw, 0 to ``len(labels)``.
         seed: Random seed of the draw.
         stream: Number of the random stream of the seed.
 
     Returns:
-        Indices of those drawn, rising.
+        Indices of the drawn items, in increasing order.
 
     Example:
         >>> labels = np.array([0] * 80 + [1] * 20)
@@ -34,21 +34,21 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int, stream: int) ->
         [8, 2]
     """
     chance = np.random.default_rng([seed, stream]).random(len(labels))
-    order = np.lexsort((chance, labels))  # class by class, at random within each
+    order = np.lexsort((chance, labels))  # by class, in random order within each
     sizes = np.bincount(labels)
     begins = np.cumsum(sizes) - sizes
     rank = np.arange(len(labels)) - begins[labels[order]]
-    # Ranks spread evenly from 0 to 1 in every class; the lowest of all are drawn.
+    # Ranks are spread evenly from 0 to 1 in every class; the lowest ones are drawn.
     place = (rank + 0.5) / sizes[labels[order]]
     return np.sort(order[np.lexsort((chance[order], place))[:count]])
 
 
 def limited(images: Images, limit: int | None, seed: int, stream: int = SUBSET) -> Images:
-    """Return a stratified subset of at most ``limit`` images, all of them for None.
+    """Return a stratified subset of at most ``limit`` images; all images for None.
 
     Args:
-        images: What to draw from.
-        limit: How many.
+        images: Images to draw from.
+        limit: Largest number of images.
         seed: Random seed of the subset.
         stream: Number of the random stream of the seed.
     """
@@ -63,7 +63,7 @@ def held_out(
     """Hold out a stratified share, and check that every class keeps an image.
 
     Args:
-        images: What to split.
+        images: Images to split.
         share: Share that is held out, 0 to below 1; above 0 at least one image.
         classes: Names of the classes.
         seed: Random seed of the split.

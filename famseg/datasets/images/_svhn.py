@@ -70,9 +70,9 @@ def _read_file(path: Path) -> Images:
 
 
 def _turned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return images first; the file has ``(row, column, channel, image)``, columns adjoining.
+    """Return images with the image as the first axis instead of ``(row, column, channel, image)``.
 
-    Done in place where it can be: with the extra images a second copy would be 2 GB.
+    This is done in place if possible, since a second copy with the extra images would take 2 GB.
     """
     turned = pixels.T  # (image, channel, column, row)
     for begin in range(0, len(turned), _CHUNK):

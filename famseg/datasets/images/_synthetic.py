@@ -1,9 +1,10 @@
-"""The synthetic images: striped patches on a ground, whose classes differ in their stripes.
+"""Synthetic images: striped patches on a background, with classes that differ in their stripes.
 
-Ten patterns of stripes (five directions, two wavelengths) fill a soft patch of random place, size,
-color and contrast. The stripes begin anywhere, so that the mean image of every class is the
-same: a linear classifier gets about a quarter of them right, a small convolutional network nearly
-all. With a hundred classes the ground is striped as well: patch and ground together are the class.
+Ten patterns of stripes (five directions, two wavelengths) fill a soft patch with random position,
+size, color and contrast. The phase of the stripes is random, so that the mean image of every class
+is the same: a linear classifier gets about a quarter of them right, a small convolutional network
+nearly all. With a hundred classes the background is striped as well, and patch and background
+together define the class.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from numpy.typing import NDArray
 from famseg.datasets.images._images import Images
 
 IMAGES_VERSION = 1
-"""Raised when the same arguments give other images."""
+"""Increased when the same arguments give other images."""
 
 EDGE = 32
 """Pixels along an edge."""
 
-_BLOCK = 64  # images drawn from one generator: what makes a thousand of them take milliseconds
+_BLOCK = 64  # images drawn from one generator, so that a thousand take only milliseconds
 _DIRECTIONS = 5
 _WAVELENGTHS_PX = (4.0, 7.5)
 _JITTER_DEG = 7.0  # standard deviation of a direction; neighbors are 36 degrees apart
-_NOISE = 32  # peak of the noise of a pixel, of 255; a power of two
+_NOISE = 32  # peak of the noise of a pixel (of 255); a power of two
 
 Array = NDArray[np.float32]
 
@@ -80,20 +81,20 @@ def _draw(
     if classes == 100:
         ground = ground + contrast[1] * _stripes(labels // 10, rng)[:, None]
     image = ground + inside * (patch - ground)
-    for sign in (1, -1):  # the difference of two uniform numbers: a triangle around 0
+    for sign in (1, -1):  # the difference of two uniform numbers has a triangular distribution
         image += sign * _noise(image.shape, rng)
     return np.asarray(np.clip(image, 0, 255, out=image).astype(np.uint8))
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]:
-    """Return whole numbers from 0 to below ``_NOISE``; raw bytes, as they are ten times cheaper."""
+    """Return integers from 0 to below ``_NOISE``, from raw bytes, which are ten times faster."""
     words = rng.bit_generator.random_raw(math.prod(shape) // 8)
     noise = words.astype("<u8", copy=False).view(np.int8).reshape(shape)
     return np.bitwise_and(noise, np.int8(_NOISE - 1))
 
 
 def _colors(count: int, rng: np.random.Generator, grey: bool) -> tuple[Array, Array]:
-    """Return the colors of patch and ground, shape ``(count, 3, 1, 1)`` each."""
+    """Return the colors of patch and background, shape ``(count, 3, 1, 1)`` each."""
     colors = rng.uniform(60, 196, (2, count, 3, 1, 1)).astype(np.float32)
     if grey:
         colors[:] = colors[:, :, :1]
@@ -101,11 +102,11 @@ def _colors(count: int, rng: np.random.Generator, grey: bool) -> tuple[Array, Ar
 
 
 def _patch(count: int, rng: np.random.Generator) -> Array:
-    """Return how far each pixel belongs to the patch, 0 to 1, shape ``(count, 32, 32)``."""
+    """Return the opacity of the patch at each pixel, 0 to 1, shape ``(count, 32, 32)``."""
     centre = rng.uniform(10, EDGE - 11, (2, count, 1)).astype(np.float32)
     radius = rng.uniform(7, 11, (2, count, 1)).astype(np.float32)
     places = np.arange(EDGE, dtype=np.float32)
-    # The fourth power is flat inside and steep at the edge: a rounded box with a soft rim.
+    # The fourth power is flat inside and steep at the edge: a rounded box with a soft edge.
     across, down = np.exp(-(((places - centre) / radius) ** 4))
     return np.asarray(down[:, :, None] * across[:, None, :])
 
@@ -120,7 +121,7 @@ def _stripes(patterns: NDArray[np.int64], rng: np.random.Generator) -> Array:
     turns = 2 * np.pi / wavelength[:, None] * places
     across = turns * np.cos(np.deg2rad(degrees))[:, None] + phase
     down = turns * np.sin(np.deg2rad(degrees))[:, None]
-    # sin(a + b) by its parts: 128 sines per image in place of 1024.
+    # sin(a + b) by the addition theorem: 128 sines per image instead of 1024.
     parts = np.stack([np.sin(across), np.cos(across), np.cos(down), np.sin(down)])
     sine, cosine, over, under = parts.astype(np.float32)
     return np.asarray(over[:, :, None] * sine[:, None, :] + under[:, :, None] * cosine[:, None, :])

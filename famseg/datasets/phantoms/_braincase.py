@@ -7,21 +7,21 @@ import numpy as np
 from famseg.datasets.phantoms._implicit import Array, Field, smooth_max
 from famseg.datasets.phantoms._scene import MIN_WALL_VOXELS, Scene, smoothstep
 
-_DIPLOE_SPACING_MM = 1.0  # coarser voxels than this do not show the marrow between the tables
+_DIPLOE_SPACING_MM = 1.0  # coarser voxels do not show the marrow between the tables
 
 
 def outer_surface(scene: Scene) -> Array:
     """Return the signed distance to the outer table, base included, in mm.
 
-    A superellipse whose half-axes change along the head: narrower in front, leaning forehead,
-    bulging occiput; cut off below by the fossae of the base.
+    It is a superellipse whose semi-axes vary along the head, with a narrower front, a sloping
+    forehead and a bulging occiput, cut off below by the fossae of the base.
     """
     p, x, y, z = scene.p, scene.x, scene.y, scene.z
     front = np.float32(scene.front)
     v = y / front - np.float32(p.widest_at)
     breadth = 1 - np.float32(p.frontal_narrowing) * smoothstep(v + np.float32(0.1))
     breadth -= np.float32(0.10) * smoothstep(-v - np.float32(0.35))
-    breadth *= 1 - np.float32(0.10) * smoothstep(-z / np.float32(45))  # the squama leans in below
+    breadth *= 1 - np.float32(0.10) * smoothstep(-z / np.float32(45))  # squama slopes inwards
     a = np.abs(x) / (np.float32(scene.side) * breadth)
     lean = np.float32(p.forehead_slope) * np.maximum(z, 0) * smoothstep(v)
     bun = np.exp(-(((z + np.float32(8)) / np.float32(30)) ** 2))
@@ -40,7 +40,7 @@ def outer_surface(scene: Scene) -> Array:
 def wall_thickness(scene: Scene) -> Array:
     """Return the thickness of the wall at each point in mm, never below 1.1 voxels.
 
-    Ripples, a thin temporal squama and a thick occipital protuberance.
+    It has ripples, a thin temporal squama and a thick occipital protuberance.
     """
     p, x, y, z = scene.p, scene.x, scene.y, scene.z
     ripple = np.zeros_like(x)
@@ -56,11 +56,11 @@ def wall_thickness(scene: Scene) -> Array:
 
 
 def carve_diploe(shell: Array, scene: Scene, head: Array, thickness: Array) -> Array:
-    """Return the shell with marrow cells between its tables where the voxels can show them."""
+    """Return the shell with marrow cells between its tables if the voxels are fine enough."""
     if scene.spacing > _DIPLOE_SPACING_MM:
         return shell
     p = scene.p
-    # Only from the anatomy, so that the cells are the same at every resolution.
+    # Depends only on the anatomy, so that the cells are the same at every resolution.
     rng = np.random.default_rng(int(p.length_mm * 1e6))
     cells = np.zeros_like(head)
     for direction in rng.normal(size=(8, 3)):
@@ -91,7 +91,7 @@ def add_base(scene: Scene, field: Field) -> None:
 
 
 def open_foramen(scene: Scene, field: Field) -> None:
-    """Carve the foramen magnum: an oval canal that leans forwards."""
+    """Carve the foramen magnum: an oval canal that is tilted forwards."""
     p, b = scene.p, scene.base_z
     half_x, half_y = np.float32(p.foramen_width_mm / 2), np.float32(p.foramen_length_mm / 2)
     middle = -0.10 * scene.front - p.foramen_length_mm / 2
@@ -113,14 +113,14 @@ def _below_floor(scene: Scene) -> Array:
     heights = np.array([0.60 * b, 0.88 * b, b, b, 0.76 * b, -19, -13, -10]) * d
     slope = np.interp(scene.y, knots, np.gradient(heights, knots)).astype(np.float32)
     floor = np.interp(scene.y, knots, heights).astype(np.float32)
-    # The middle fossae hold the temporal lobes: deeper at the sides than under the pituitary.
+    # The middle fossae contain the temporal lobes: deeper at the sides than below the pituitary.
     lobe = np.exp(-(((np.abs(scene.x) - 36) / 17) ** 2) - ((scene.y - 0.20 * f) / 20) ** 2)
     distance = (floor - np.float32(13 * d) * lobe - scene.z) / np.sqrt(1 + slope**2)
     return np.asarray(distance, dtype=np.float32)
 
 
 def _as_distance(f: Array, spacing: float) -> Array:
-    """Return f divided by the length of its gradient: a distance near its zero."""
+    """Return f divided by the norm of its gradient, approximately a distance near its zero."""
     gx, gy, gz = np.gradient(f, np.float32(spacing))
     slope = np.sqrt(gx * gx + gy * gy + gz * gz)
     return np.asarray(f / np.clip(slope, 0.5, 3.0), dtype=np.float32)

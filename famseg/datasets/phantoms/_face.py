@@ -1,4 +1,4 @@
-"""The face of the phantom: bones as rods and solids, then orbits, nose and sinuses carved out."""
+"""The face of the phantom: bones as rods and solids, with orbits, nose and sinuses carved out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def add_arches(scene: Scene, field: Field) -> None:
 
 
 def _open_nose(scene: Scene, field: Field) -> None:
-    """Carve the airway, pear-shaped in front, and put the septum into it."""
+    """Carve the airway, which is pear-shaped in front, and add the septum."""
     p, f = scene.p, scene.front
     height = np.float32(p.nasal_height_mm)
     low = np.float32(max(scene.teeth_z + 18, -28 - p.nasal_height_mm))
@@ -91,25 +91,25 @@ def _open_nose(scene: Scene, field: Field) -> None:
 
 
 def _open_orbit(scene: Scene, field: Field, s: int) -> None:
-    """Carve one orbit: a cone from its rim to the apex, in a shell of bone; s is 1 on the right."""
+    """Carve one orbit: a cone from its rim to the apex in a shell of bone; s is 1 on the right."""
     p, f = scene.p, scene.front
     radius = p.orbit_height_mm / 2
     stretch = p.orbit_height_mm / p.orbit_width_mm  # the opening is wider than high
     apex = np.array([s * 13.0, 0.36 * f, -20.0])
     rim = np.array([s * (p.interorbital_mm + p.orbit_width_mm) / 2, 0.90 * f, -27.0])
-    beyond = rim + 0.5 * (rim - apex)  # the cone goes on in front of the face
+    beyond = rim + 0.5 * (rim - apex)  # the cone continues in front of the face
     squeeze = np.array([stretch, 1.0, 1.0])
     cone = tapered(apex * squeeze, beyond * squeeze, 3.0, 3.0 + 1.5 * (radius - 3.0))
     medial = np.float32(p.interorbital_mm / 2 - 1)
     wall = np.float32(scene.wall(2.0))
 
     def inside(x: Array, y: Array, z: Array) -> Array:
-        # Never across the nasal bones, however wide the cone is in front of the rim.
+        # Never across the nasal bones, although the cone is wide in front of the rim.
         body = cone(x * np.float32(stretch), y, z)
         return np.asarray(np.maximum(body, medial - s * x), dtype=np.float32)
 
     def socket(x: Array, y: Array, z: Array) -> Array:
-        # The outer rim lies farther back than the inner one.
+        # The lateral rim lies farther back than the medial one.
         edge = np.float32(0.88 * f) - np.maximum(np.abs(x) - 20, 0) * np.float32(0.55)
         return np.asarray(np.maximum(inside(x, y, z) - wall, y - edge), dtype=np.float32)
 

@@ -1,7 +1,7 @@
-"""Signed distances to simple bodies, which are joined and carved on a grid to make the phantom.
+"""Signed distances to simple bodies, which are combined on a grid to form the phantom.
 
-All lengths are in mm; a signed distance is negative inside. Bodies are evaluated in their own box
-of voxels only, which is what makes a phantom take tens of milliseconds.
+All lengths are in mm; a signed distance is negative inside. Bodies are evaluated only in their
+bounding boxes, so that a phantom takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Body = Callable[[Array, Array, Array], Array]
 
 
 def smooth_min(a: Array, b: Array, blend: float) -> Array:
-    """Union of two bodies whose crease is rounded over ``blend`` mm (polynomial smooth minimum)."""
+    """Union of two bodies with a crease rounded over ``blend`` mm (polynomial smooth minimum)."""
     if blend <= 0:
         return np.minimum(a, b)
     h = np.maximum(blend - np.abs(a - b), 0) / np.float32(blend)
@@ -25,7 +25,7 @@ def smooth_min(a: Array, b: Array, blend: float) -> Array:
 
 
 def smooth_max(a: Array, b: Array, blend: float) -> Array:
-    """Intersection of two bodies whose edge is rounded over ``blend`` mm."""
+    """Intersection of two bodies with an edge rounded over ``blend`` mm."""
     return -smooth_min(-a, -b, blend)
 
 
@@ -43,7 +43,7 @@ def ellipsoid(centre: Point, radii: Point) -> Body:
             + (v / np.float32(radii[1])) ** 2
             + (w / np.float32(radii[2])) ** 2
         )
-        # In the very centre both are 0; the limit lies between the smallest and largest radius.
+        # At the exact center both are 0; the limit is between the smallest and largest radius.
         ratio = np.where(slope > 0, value / np.where(slope > 0, slope, 1), np.float32(min(radii)))
         return np.asarray((value - 1) * ratio, dtype=np.float32)
 
@@ -51,7 +51,7 @@ def ellipsoid(centre: Point, radii: Point) -> Body:
 
 
 def tapered(start: Point, end: Point, radius_start: float, radius_end: float) -> Body:
-    """A capsule whose radius goes from ``radius_start`` to ``radius_end`` along its axis."""
+    """A capsule whose radius changes from ``radius_start`` to ``radius_end`` along its axis."""
     a = np.asarray(start, dtype=np.float32)
     axis = np.asarray(end, dtype=np.float32) - a
     length2 = np.float32(axis @ axis)
@@ -68,18 +68,18 @@ def tapered(start: Point, end: Point, radius_start: float, radius_end: float) ->
 
 
 class Field:
-    """A signed distance on a grid of points, changed body by body.
+    """A signed distance on a grid of points, to which bodies are added in turn.
 
     Args:
         x: First coordinate of every grid point in mm, shape ``(X, Y, Z)``.
         y: Second coordinate.
         z: Third coordinate.
-        distance: Signed distance to start from; taken over, not copied.
+        distance: Initial signed distance, which is modified in place.
     """
 
     def __init__(self, x: Array, y: Array, z: Array, distance: Array) -> None:
         self.x, self.y, self.z, self.distance = x, y, z, distance
-        # Axis profiles of the coordinates: a body's box is found without looking at every point.
+        # Ranges of coordinates along each axis, to find a body's box without testing every point.
         self._low, self._high = [], []
         for axis, c in enumerate((x, y, z)):
             others = tuple(i for i in range(3) if i != axis)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from famseg.messages import InputError
 
 HEAD_EXTENT_MM = 216.0
-"""No phantom is longer than this along any axis, whatever is drawn, tilt and offset included."""
+"""Largest possible extent of a phantom along any axis, including tilt and offset."""
 
 _ADULT = "adult craniometric range"
 _CT = "typical values in head CT"

@@ -20,7 +20,7 @@ from famseg.datasets.phantoms._scene import Scene, make_scene
 from famseg.messages import InputError
 
 PHANTOM_VERSION = 1
-"""Part of every cache key: raised when the same arguments give another skull."""
+"""Part of every cache key; increased when the same arguments give another skull."""
 
 _FIELD_OF_VIEW_MM = 224.0
 
@@ -99,11 +99,11 @@ def _bone(scene: Scene) -> Array:
     """Return the signed distance to bone in mm, negative inside."""
     head = outer_surface(scene)
     thickness = wall_thickness(scene)
-    inner = head + thickness  # negative in the cranial cavity
+    inner = head + thickness  # negative inside the cranial cavity
     shell = carve_diploe(np.maximum(head, -inner), scene, head, thickness)
     field = Field(scene.x, scene.y, scene.z, shell)
     add_face(scene, field)
-    # The face stands in front of the cranial cavity and below it, not in it.
+    # The face is in front of and below the cranial cavity, but not inside it.
     field.distance = np.maximum(field.distance, -inner)
     add_base(scene, field)
     open_face(scene, field)

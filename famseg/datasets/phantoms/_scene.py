@@ -1,7 +1,7 @@
 """The coordinate frame of a phantom, and the smallest thickness that its grid can represent.
 
-The head's frame has its origin in the middle of the cranial cavity; x grows to the right, y to the
-front, z upwards, in mm.
+The head's frame has its origin at the center of the cranial cavity; x points to the right, y to the
+front and z upwards, in mm.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from famseg.datasets.phantoms._implicit import Array, Field, ellipsoid, tapered
 from famseg.datasets.phantoms._parameters import PhantomParameters
 
-# A wall of at least max(|n|) voxels, n its unit normal, lets no face-connected path through
-# (arithmetic planes); 1.1 leaves room for its curvature.
+# No face-connected path crosses a wall of at least max(|n|) voxels, with n its unit normal
+# (arithmetic planes); 1.1 leaves a margin for curvature.
 MIN_WALL_VOXELS = 1.1
 _MIN_RADIUS_VOXELS = 0.8
-_HEAD_ABOVE_MIDDLE_MM = 3.0  # centres a mean head with its face in the grid
+_HEAD_ABOVE_MIDDLE_MM = 3.0  # centers an average head with its face in the grid
 
 Point = tuple[float, float, float]
 
@@ -30,7 +30,7 @@ class Scene:
     Args:
         p: The anatomy.
         spacing: Edge of a voxel in mm.
-        x: Place of each voxel in the head, to the right, shape of the grid.
+        x: Coordinate of each voxel in the head, to the right, shape of the grid.
         y: The same to the front.
         z: The same upwards.
     """
@@ -82,7 +82,7 @@ class Scene:
     def capsule(
         self, field: Field, start: Point, end: Point, radii: tuple[float, float], blend: float
     ) -> None:
-        """Add a rod of bone whose radius goes from one to another."""
+        """Add a rod of bone with a linearly changing radius."""
         r0, r1 = (self.tube(r) for r in radii)
         reach = max(r0, r1)
         low = [min(a, b) - reach for a, b in zip(start, end, strict=True)]
@@ -104,7 +104,7 @@ class Scene:
 
 
 def make_scene(p: PhantomParameters, size: int, spacing: float) -> Scene:
-    """Return the scene of one subject: position, tilt, waves and skew undone voxel by voxel."""
+    """Return the scene of one subject, with position, tilt, waves and skew undone per voxel."""
     c = ((np.arange(size) - (size - 1) / 2) * spacing).astype(np.float32)
     turn = _rotation(p.pitch_deg, p.roll_deg, p.yaw_deg)
     shift = (p.offset_x_mm, p.offset_y_mm, p.offset_z_mm + _HEAD_ABOVE_MIDDLE_MM)
@@ -125,7 +125,7 @@ def make_scene(p: PhantomParameters, size: int, spacing: float) -> Scene:
 
 
 def smoothstep(t: Array) -> Array:
-    """Return 0 below 0, 1 above 1, and a smooth rise between."""
+    """Return 0 below 0, 1 above 1, and a smooth transition in between."""
     t = np.clip(t, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
 

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 _logger = logging.getLogger("famseg")
 
-# Part of every cache key: raised when the same arguments give another mask.
+# Part of every cache key; increased when the same arguments give another mask.
 _PREPARATION_VERSION = 1
 
 
@@ -70,7 +70,7 @@ def phantom_skulls(
     return _gather(people, settings, MaskCache(cache / "phantom"), prepare, progress)
 
 
-# Long, and with many parameters: the keys of `FolderData`, as plain arguments for library users.
+# Long, with many parameters, because it offers the keys of `FolderData` to library users.
 def folder_skulls(
     root: Path,
     *,
@@ -129,7 +129,7 @@ def folder_skulls(
     transform = None
 
     def prepare(index: int) -> Prepared:
-        # MONAI takes seconds to import: only when something has to be prepared.
+        # Imported here because MONAI takes seconds to import, and a cached set does not need it.
         from famseg.datasets.skulls import _grid_transforms as _preparation
 
         nonlocal transform

@@ -1,7 +1,8 @@
-"""A cache of prepared masks: packed bits in npz files, read without unpickling anything.
+"""A cache of prepared masks: packed bits in npz files, read without unpickling.
 
-MONAI's PersistentDataset pickles its items; ours hold one mask and one affine, so that a cache
-folder that others can write to cannot run code, and a process that is killed leaves no broken file.
+MONAI's PersistentDataset pickles its items, so that a cache folder writable by others could execute
+code. The files here contain only a mask and an affine, and are written atomically, so that a killed
+process leaves no damaged file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Prepared = tuple[NDArray[np.uint8], NDArray[np.float64]]
 
 
 def default_cache_folder() -> Path:
-    """Return the folder of caches: FAMSEG_CACHE, or famseg below XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder of caches: FAMSEG_CACHE, or famseg in XDG_CACHE_HOME or ~/.cache."""
     if named := os.environ.get("FAMSEG_CACHE"):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -37,8 +38,8 @@ def default_cache_folder() -> Path:
 class MaskCache:
     """A folder of prepared masks.
 
-    Several processes may share it: files are written atomically. If the folder is not writable,
-    there is one warning, and everything is prepared anew.
+    Several processes may share it: files are written atomically. If the folder is not writable, a
+    warning is given once, and everything is prepared again.
 
     Args:
         folder: The folder of the files; created when it is first written to.
@@ -53,7 +54,7 @@ class MaskCache:
 
         Args:
             key: Everything that the result depends on, in JSON types.
-            prepare: Makes the mask (0 and 1) and its affine.
+            prepare: Computes the mask (0 and 1) and its affine.
         """
         text = json.dumps(key, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
@@ -82,15 +83,15 @@ class MaskCache:
 
 
 def _load(path: Path) -> Prepared | None:
-    """Return the stored mask and affine, None if there is none or it is damaged.
+    """Return the stored mask and affine; None if they do not exist or are damaged.
 
-    Memory: at most eight times the size of the file, a byte for each of its bits.
+    Memory is at most eight times the size of the file, one byte per bit.
     """
     try:
-        # Opened here: np.load leaves a file open that turns out to be damaged.
+        # Opened here, because np.load does not close a damaged file.
         with open_to_read(path) as stream, np.load(stream, allow_pickle=False) as stored:
             if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
-                return None  # compressed, which ours never are: it may unpack to any size
+                return None  # compressed, which the cache never writes; it may unpack to any size
             shape, bits, affine = (stored[name] for name in ("shape", "bits", "affine"))
             if bits.dtype != np.uint8 or affine.shape != (4, 4) or not _fits(shape, bits):
                 return None
@@ -102,7 +103,7 @@ def _load(path: Path) -> Prepared | None:
 
 
 def _fits(shape: NDArray[np.generic], bits: NDArray[np.generic]) -> bool:
-    """Whether so many voxels are in the bits: unpacking fills up what is missing with zeros."""
+    """Return whether the bits contain enough voxels, since unpacking pads with zeros."""
     if shape.ndim != 1 or shape.dtype.kind not in "iu" or min(shape, default=1) < 1:
         return False
     return bits.shape == (-(-math.prod(shape.tolist()) // 8),)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from famseg.datasets.skulls._skulls import Skulls
 
 Progress = Callable[[int, int], None]
-"""Called with how many subjects are ready, and of how many."""
+"""Called with the number of finished subjects and their total."""
 
 
 Flags = Annotated[tuple[str, ...], Field(strict=False)]

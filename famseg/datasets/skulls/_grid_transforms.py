@@ -23,14 +23,14 @@ def prepare_transform(
 ) -> Compose:
     """Return the transforms that resample a skull mask to the grid.
 
-    Load (geometry kept), binarize, orient to RAS+, crop to the head, resample once onto an
-    axis-aligned isotropic grid, threshold. Before the linear resampling to coarser voxels the mask
-    is smoothed (Gaussian, sigma = (ratio - 1) / 2 voxels along each axis), so that walls neither
-    alias nor form staircases. A volume that has the grid's spacing already is only moved by whole
-    voxels.
+    The steps are: load with geometry, binarize, orient to RAS+, crop to the head, resample once
+    onto an axis-aligned isotropic grid, and threshold. Before linear resampling to coarser voxels
+    the mask is smoothed (Gaussian, sigma = (ratio - 1) / 2 voxels along each axis) to avoid
+    aliasing and steps in walls. A volume that already has the grid's spacing is only shifted by
+    whole voxels.
 
-    Bone is what is not 0 where all values are whole numbers (0/1, 0/255, labels), and what is above
-    half of the maximum otherwise (probabilities).
+    If all values are whole numbers (0/1, 0/255, labels), bone is everything other than 0; otherwise
+    (probabilities) it is everything above half of the maximum.
 
     Args:
         size: Voxels along each edge of the grid.
@@ -68,7 +68,7 @@ def prepare_transform(
 def prepare_file(path: Path, transform: Compose) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Return the mask ``(S, S, S)`` and the affine that a transform makes of one file.
 
-    MONAI wraps errors; ours come out as they were raised.
+    MONAI wraps errors; those of famseg are unwrapped.
     """
     try:
         image = transform({"image": path})["image"]

@@ -14,7 +14,7 @@ from famseg.messages import InputError
 
 @dataclass(frozen=True, eq=False)
 class PreparedSkull:
-    """One complete skull on the grid that the network sees.
+    """One complete skull on the grid of the network.
 
     Args:
         id: Name of the subject, unique within a data set.

@@ -1,4 +1,4 @@
-"""The MONAI transforms that skull volumes are prepared with."""
+"""MONAI transforms for preparing skull volumes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from famseg.volumes import Volume, read_volume, volume_suffix
 
 Fit = Literal["pad", "resize"]
 Centre = Literal["head", "keep"]
-_BORDER = 1  # voxels left free around a head that is resized to the grid
-_SAME_SPACING = 1e-3  # of the spacing: a volume that is closer than this is already on the grid
+_BORDER = 1  # free voxels around a head that is resized to the grid
+_SAME_SPACING = 1e-3  # relative tolerance below which a volume already has the grid's spacing
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
-    """`read_volume` as a reader of MONAI's; `LoadVolumed` uses it."""
+    """`read_volume` as a MONAI reader, used by `LoadVolumed`."""
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
-        """Return whether every file has an ending that `read_volume` reads."""
+        """Return whether every file has a suffix that `read_volume` supports."""
         names = [filename] if isinstance(filename, (str, Path)) else list(filename)
         return all(volume_suffix(Path(name)) is not None for name in names)
 
@@ -54,8 +54,9 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # MONAI ships no types
 class LoadVolumed(MapTransform):  # type: ignore[misc]
     """Load volumes only with `VolumeReader`.
 
-    MONAI's ``LoadImaged(reader=...)`` tries its own readers if the given one refuses a file, and
-    those read damaged files silently; it also creates all of them, and some print warnings.
+    If the given reader refuses a file, MONAI's ``LoadImaged(reader=...)`` tries its own readers,
+    which read damaged files silently. It also creates all of its readers, some of which print
+    warnings.
 
     Args:
         keys: Keys of the paths.
@@ -126,7 +127,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
         )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Bring each mask onto the grid."""
+        """Resample each mask to the grid."""
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self._to_grid(result[key])
@@ -171,7 +172,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
         elif self.centre == "keep":
             middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
         half = np.maximum(high - middle, middle - low).max()
-        # Half a voxel of play: rounding to whole voxels may move the head by that much.
+        # Half a voxel of tolerance, since rounding to whole voxels may shift the head by as much.
         if 2 * half > (self.size + 1) * spacing:
             raise InputError(self._too_large(extent, half, spacing))
         origin = middle - (self.size - 1) / 2 * spacing
@@ -218,8 +219,8 @@ def _bone(image: Tensor) -> Tensor:
 def _world_box(
     mask: NDArray[np.uint8], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the corners of the box around the bone along the world's axes, in mm."""
-    # Only the outermost bone along the first axis can touch the box: 2 points per column.
+    """Return the corners of the bounding box of the bone along the world's axes, in mm."""
+    # Only the outermost bone along the first axis can touch the box: two points per column.
     column = mask.any(axis=0)
     j, k = np.nonzero(column)
     first = mask.argmax(axis=0)[j, k]
@@ -233,7 +234,7 @@ def _world_box(
 def _crop(
     mask: NDArray[np.uint8], margin: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return the box around the bone with a margin, and its first voxel's index."""
+    """Return the bone cropped to its box with a margin, and the index of its first voxel."""
     low, high = [], []
     for axis in range(3):
         hits = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
@@ -242,7 +243,6 @@ def _crop(
     start = np.maximum(low, 0)
     stop = np.minimum(high, mask.shape)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    # The margin is background where the volume ends, so that smoothing does not continue bone
-    # there.
+    # Outside the volume the margin is background, so that smoothing does not extend bone.
     pad = [(int(s - a), int(b - e)) for a, b, s, e in zip(low, high, start, stop, strict=True)]
     return np.pad(mask[box], pad), np.array(low, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Skull completion as torch data sets: from a defective skull to the complete one."""
+"""Torch data sets for skull completion: from a defective skull to the complete one."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Item(TypedDict):
 
 
 class _Skulls(Dataset[Item]):
-    """Skulls held as bytes and turned into floats item by item.
+    """Skulls stored as bytes and converted to floats per item.
 
-    Worker processes that are forked share the masks: nothing ever writes to them.
+    Forked workers share the memory of the masks, which are never written to.
     """
 
     def __init__(self, skulls: Sequence[PreparedSkull], seed: int) -> None:
@@ -60,7 +60,7 @@ class _Skulls(Dataset[Item]):
         return len(self._skulls)
 
     def __iter__(self) -> Iterator[Item]:
-        # Without this, iteration would continue from epoch to epoch, since indices are unlimited.
+        # Without this, iteration would never end, since indices continue into later epochs.
         return (self[index] for index in range(len(self)))
 
     def _generator(self, index: int, entropy: Sequence[int]) -> np.random.Generator:
@@ -76,7 +76,7 @@ class _Skulls(Dataset[Item]):
         return _item(skull, skull.id, mask, holed, region)
 
     def _check_holes(self, defect: Defect, entropy: Sequence[int]) -> None:
-        """Report every skull that no defect can be cut into before the first epoch."""
+        """Report every skull into which no defect can be cut, before the first epoch."""
         faults = []
         for index, skull in enumerate(self._skulls):
             try:
@@ -127,7 +127,7 @@ class TrainingSet(_Skulls):
         try:
             return self._cut(subject, self._defect, [epoch], flip=flip)
         except InputError:
-            # Rare, on skulls with little wall: a run of hours must not end for one draw.
+            # Rare, for skulls with little wall; one failed draw must not end a run of hours.
             return self._cut(subject, self._defect, [0])
 
 

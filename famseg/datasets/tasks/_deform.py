@@ -1,4 +1,4 @@
-"""Random motion and deformation of heads, for shapes beyond those of the data."""
+"""Random motion and deformation of heads, for shapes that the data do not contain."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from famseg.messages import InputError
 
-_CONTROL = 9  # points along each edge that carry a map; between them it is linear
-_ELASTIC = 5  # of them, the points that are displaced at random
-_BONE = (0.38, 0.52)  # range of the threshold after resampling: thicker and thinner walls
+_CONTROL = 9  # control points of a map along each edge, with linear interpolation
+_ELASTIC = 5  # number of control points along each edge with random displacements
+_BONE = (0.38, 0.52)  # range of the threshold after resampling, for thicker and thinner walls
 
 
 @dataclass(frozen=True)
 class Deformation:
-    """How heads are moved and deformed.
+    """Parameters of the random motion and deformation.
 
     Args:
-        share: Share of the draws that are deformed; the others stay as they are.
+        share: Share of the draws that are deformed; the others are unchanged.
         rotation_deg: Largest rotation. Pitch (nodding) has half of it as standard deviation, roll
             and yaw a quarter.
         scale: Standard deviation of the logarithm of the scale along each axis.
@@ -74,14 +74,14 @@ def deform(
     if rng.random() >= deformation.share:
         return mask
     size = mask.shape[0]
-    half_mm = (size - 1) / 2 * spacing_mm  # the unit of the coordinates, which run from -1 to 1
+    half_mm = (size - 1) / 2 * spacing_mm  # unit of the coordinates, which range from -1 to 1
     grid = _map(deformation, _rise(mask, deformation, rng), half_mm, rng)
     fine = F.interpolate(
         torch.from_numpy(grid)[None], size=mask.shape, mode="trilinear", align_corners=True
     )
     soft = F.grid_sample(
         torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None],
-        fine[0].flip(0).permute(1, 2, 3, 0)[None],  # grid_sample wants the last axis first
+        fine[0].flip(0).permute(1, 2, 3, 0)[None],  # grid_sample expects the last axis first
         align_corners=True,
     )[0, 0]
     moved = soft >= rng.uniform(*_BONE)
@@ -89,7 +89,7 @@ def deform(
 
 
 def _rise(mask: NDArray[np.uint8], deformation: Deformation, rng: np.random.Generator) -> float:
-    """Return the shift upwards that brings the topmost bone to a height drawn at random."""
+    """Return the upwards shift that moves the topmost bone to a random height."""
     heights = np.flatnonzero(mask.any(axis=(0, 1)))
     if deformation.top is None or not heights.size:
         return 0.0
@@ -100,7 +100,7 @@ def _rise(mask: NDArray[np.uint8], deformation: Deformation, rng: np.random.Gene
 def _map(
     deformation: Deformation, rise: float, half_mm: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return where each control point of the result comes from, shape ``(3, C, C, C)``."""
+    """Return the source position of each control point of the result, shape ``(3, C, C, C)``."""
     most = deformation.rotation_deg
     angles = np.clip(rng.normal(0, [most / 2, most / 4, most / 4]), -most, most)
     linear = _rotation(np.deg2rad(angles)) * np.exp(rng.normal(0, deformation.scale, 3))

@@ -1,4 +1,4 @@
-"""Implants as torch data sets: from a defective skull to its missing part."""
+"""Torch data sets for implants: from a defective skull to its missing part."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from famseg.messages import InputError
 _logger = logging.getLogger("famseg")
 
 ANY = "any"
-"""Class of a training case, which is not told."""
+"""Class of training cases, whose class is not determined."""
 
-_ATTEMPTS = 4  # deformed heads that are tried before the head as it is
-_CUT_MM = (95.0, 170.0)  # below the top of the head, where the lower part may be cut off
+_ATTEMPTS = 4  # deformed heads that are tried before the original head
+_CUT_MM = (95.0, 170.0)  # range of the distance from the top at which the lower part may be cut off
 _SMALLEST_VOXELS = 8  # smallest implant that is used for training
-_CHIPS = (1, 8)  # fewest, and one more than most, holes in base and face
-_LOW = 0.53  # of the grid's height: below it lie base and face
+_CHIPS = (1, 8)  # smallest number of holes in base and face, and one above the largest
+_LOW = 0.53  # of the grid's height; base and face lie below
 
 
 class ImplantItem(TypedDict):
@@ -138,13 +138,13 @@ class ImplantTrainingSet(Dataset[ImplantItem]):
             self._spoil(defective, implant, skull.spacing_mm[2], rng)
             if np.count_nonzero(implant) >= _SMALLEST_VOXELS:
                 return _item(skull, skull.id, ANY, defective, implant, region)
-        # Rare, on skulls with little wall; this draw was tried when the set was made.
+        # Rare, for skulls with little wall; this draw was tried when the set was created.
         rng = np.random.default_rng([self._seed, self._keys[number]])
         defective, region = inject(skull.mask, self._defect, skull.spacing_mm, rng)
         return _item(skull, skull.id, ANY, defective, skull.mask * region, region)
 
     def _head(self, skull: PreparedSkull, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return the head as this draw sees it."""
+        """Return the head for this draw, mirrored and deformed if so drawn."""
         flip = self._augmentation.mirror and rng.random() < 0.5
         mask = skull.mask[::-1] if flip else skull.mask
         return np.ascontiguousarray(
@@ -158,7 +158,7 @@ class ImplantTrainingSet(Dataset[ImplantItem]):
         spacing_mm: float,
         rng: np.random.Generator,
     ) -> None:
-        """Cut off the lower part and make small holes below the vault, in place."""
+        """Cut off the lower part and add small holes below the vault, in place."""
         if rng.random() < self._augmentation.cut:
             top = int(np.flatnonzero(defective.any(axis=(0, 1)))[-1])
             floor = max(top - round(rng.uniform(*_CUT_MM) / spacing_mm), 0)
@@ -244,7 +244,7 @@ class ImplantCases(Dataset[ImplantItem]):
 
 
 def subject_key(subject: str) -> int:
-    """Return a number that stands for a name in the seeds of draws."""
+    """Return a number that represents a name in the seeds of draws."""
     return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], "big")
 
 

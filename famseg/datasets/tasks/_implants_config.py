@@ -1,4 +1,4 @@
-"""Configuration sections of the data that implant networks are trained on."""
+"""Configuration sections of the training data for implant networks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImplantAugmentConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _top_rises(self) -> Any:  # noqa: ANN401 - Self, which pydantic's plugin-less typing rejects
+    def _top_rises(self) -> Any:  # noqa: ANN401 - Self, which mypy rejects without pydantic's plugin
         if self.top is not None and not 0 < self.top[0] <= self.top[1] <= 1:
             raise ValueError(
                 f"top: {list(self.top)} must be two shares from 0 to 1 in rising order"

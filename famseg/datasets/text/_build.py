@@ -17,10 +17,10 @@ from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")
 
-_MOST_CLASSES = 1000  # with more different labels than that the column contains no classes
+_MOST_CLASSES = 1000  # a column with more distinct labels does not contain classes
 
 
-# Many parameters: the keys of the configuration, as plain arguments for library users.
+# Many parameters, because it offers the keys of the configuration to library users.
 def text_files(
     train: Path,
     test: Path,
@@ -38,19 +38,19 @@ def text_files(
 
     Args:
         train: The training file.
-        test: The file that is scored at the end; it must have labels.
+        test: The test file; it must have labels.
         form: ``tsv`` or ``jsonl``, see `read_rows`.
         columns: Columns, or keys, of the sentences: one or two.
         label: Column, or key, of the label.
-        classes: The labels in the order of their numbers; None for those of the training file,
-            sorted.
-        validation: Share of the training file that chooses the best epoch, drawn class by class.
-        train_limit: Most samples to take of the training file, drawn class by class.
-        test_limit: The same of the test file.
-        seed: Decides what is drawn.
+        classes: The labels in the order of their numbers; None for the sorted labels of the
+            training file.
+        validation: Share of the training file used to choose the best epoch, stratified by class.
+        train_limit: Largest number of samples from the training file, stratified by class.
+        test_limit: The same for the test file.
+        seed: Seed of the draws.
 
     Raises:
-        InputError: With the errors of both files, a number of each.
+        InputError: With the errors of both files, up to a limit for each.
     """
     rows: dict[Path, list[Row]] = {}
     faults: list[str] = []
@@ -83,10 +83,10 @@ def synthetic_text(*, train: int, test: int, validation: float, seed: int) -> Te
     """Return the embedded task, see `synthetic_samples`.
 
     Args:
-        train: Samples to learn from, those of the validation included.
-        test: Samples that are scored at the end.
-        validation: Share of ``train`` that chooses the best epoch.
-        seed: Decides sentences and splits.
+        train: Training samples, including those for validation.
+        test: Test samples.
+        validation: Share of ``train`` used to choose the best epoch.
+        seed: Seed of sentences and splits.
     """
     texts = TextSplits(
         train=synthetic_samples(train, seed=seed, split="train"),
@@ -98,7 +98,7 @@ def synthetic_text(*, train: int, test: int, validation: float, seed: int) -> Te
 
 
 def _classes(rows: Sequence[Row], path: Path, label: str) -> tuple[str, ...]:
-    """Return the different labels: whole numbers by size, others by the alphabet."""
+    """Return the distinct labels, sorted numerically if they are integers, else alphabetically."""
     found = {row.label for row in rows}
     if not 2 <= len(found) <= _MOST_CLASSES:
         raise InputError(
@@ -136,7 +136,7 @@ def _samples(
 def _drawn(
     samples: Sequence[TextSample], count: int | None, seed: int, stream: int
 ) -> Sequence[TextSample]:
-    """Return ``count`` of the samples, class by class, in the given order; all of them for None."""
+    """Return ``count`` of the samples, stratified by class, in the given order; all for None."""
     if count is None or count >= len(samples):
         return samples
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
@@ -144,7 +144,7 @@ def _drawn(
 
 
 def _held_out(texts: TextSplits, share: float, seed: int) -> TextSplits:
-    """Move a share of the training samples into the validation, drawn class by class."""
+    """Move a share of the training samples to the validation, stratified by class."""
     count = max(round(share * len(texts.train)), 1)
     chosen = _drawn(texts.train, count, seed, VALIDATION)
     names = {sample.name for sample in chosen}

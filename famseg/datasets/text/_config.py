@@ -45,7 +45,7 @@ class _Data(Strict):
 
 
 class SyntheticText(_Data):
-    """Embedded pairs of sentences: does the second one follow from the first?"""
+    """Embedded pairs of sentences: does the first one entail the second?"""
 
     kind: Literal["synthetic"] = "synthetic"
     train: int = Field(1000, ge=8, le=1_000_000, description="samples, validation included")
@@ -55,7 +55,7 @@ class SyntheticText(_Data):
         """Return the sentences.
 
         Args:
-            seed: Decides sentences and splits.
+            seed: Seed of sentences and splits.
         """
         from famseg.datasets.text._build import synthetic_text
 
@@ -123,16 +123,16 @@ class GlueText(_Files):
     )
 
     def build(self, seed: int) -> TextSplits:
-        """Read both files; their faults come in one error.
+        """Read both files; all their errors are reported together.
 
         Args:
-            seed: Decides what is held out.
+            seed: Seed of the held-out samples.
         """
         return self._build(self.train, self.test, seed)
 
 
 class JsonLinesText(_Files):
-    """Files with a JSON object a line."""
+    """Files with one JSON object per line."""
 
     form = "jsonl"
     kind: Literal["jsonl"]
@@ -140,18 +140,18 @@ class JsonLinesText(_Files):
     test: str = Field("dev.jsonl", min_length=1, description="test file")
 
     def build(self, seed: int) -> TextSplits:
-        """Read both files; their faults come in one error.
+        """Read both files; all their errors are reported together.
 
         Args:
-            seed: Decides what is held out.
+            seed: Seed of the held-out samples.
         """
         return self._build(self.train, self.test, seed)
 
 
 def _root_means_folder(data: object) -> object:
-    """Let ``data.root=FOLDER`` alone turn a configuration of embedded sentences into one of files.
+    """Let ``data.root=FOLDER`` alone replace embedded sentences by files in a configuration.
 
-    The counts of embedded samples become limits, so that a short run stays one.
+    The counts of embedded samples become limits, so that a short run stays short.
     """
     if not isinstance(data, dict) or data.get("kind") != "synthetic" or "root" not in data:
         return data

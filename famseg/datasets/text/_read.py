@@ -1,4 +1,4 @@
-"""Files of labeled sentences, line by line: tab-separated as GLUE has them, or JSON lines."""
+"""Reading of labeled sentences, one per line: tab-separated as in GLUE, or JSON lines."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from famseg.messages import InputError, is_text
 
 Format = Literal["tsv", "jsonl"]
 
-_MOST = 20  # a file with more faults than that has another format
+_MOST = 20  # a file with more errors has another format
 
 
 class Row(NamedTuple):
-    """What is taken from one line.
+    """The content of one line.
 
     Attributes:
-        line: Its number, from 1.
-        sentences: One sentence or two.
+        line: Its number, starting at 1.
+        sentences: One or two sentences.
         label: The label's text.
     """
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class FaultList:
-    """The faults of one file, of which the first are kept and the rest counted.
+    """The errors of one file, of which the first are kept and the others counted.
 
     Args:
         path: The file.
@@ -41,7 +41,7 @@ class FaultList:
         self._count = 0
 
     def add(self, line: int, message: str) -> None:
-        """Note what is wrong with a line."""
+        """Add an error for a line."""
         self._count += 1
         if self._count <= _MOST:
             self._kept.append(f"{self.path}:{line}: {message}")
@@ -60,21 +60,22 @@ def read_rows(
 ) -> tuple[list[Row], FaultList]:
     """Read the sentences and labels of a file.
 
-    Lines end with a line feed, with or without a carriage return before it; other characters that
-    Unicode counts as ends of lines belong to the sentence. Empty lines are left out. Quotation
-    marks are text: GLUE's files have single ones.
+    Lines end with a line feed, optionally preceded by a carriage return; other line separators of
+    Unicode are part of the sentence. Empty lines are skipped. Quotation marks are ordinary text,
+    since GLUE's files contain unpaired ones.
 
     Args:
         path: The file, in UTF-8.
-        form: ``tsv``: a header names the columns, tabs separate cells. ``jsonl``: an object a line.
+        form: ``tsv``: a header names the columns, tabs separate cells. ``jsonl``: one object per
+            line.
         columns: Names of the columns, or keys, of the sentences.
         label: Name of the column, or key, of the label.
 
     Returns:
-        The rows that could be read, and what is wrong with the others.
+        The rows that could be read, and the errors of the others.
 
     Raises:
-        InputError: If there is no such file, or its header lacks a column.
+        InputError: If the file does not exist, or its header lacks a column.
     """
     faults = FaultList(path)
     parse = _tsv if form == "tsv" else _jsonl
@@ -140,7 +141,7 @@ def _jsonl(
         except (
             ValueError,
             RecursionError,
-        ):  # a number of thousands of digits; brackets in brackets
+        ):  # numbers with thousands of digits; deeply nested brackets
             faults.add(number, "JSON that is too large to be a sample. Write one object.")
             continue
         fault = _object_fault(found, columns, label)
@@ -164,7 +165,7 @@ def _object_fault(found: object, columns: Sequence[str], label: str) -> str | No
             return f"{name} is {json.dumps(found[name])}, not a text. Put quotes around it."
         if not is_text(found[name]):
             return f"{name} holds half a character (\\ud800 to \\udfff). Remove it."
-    if not isinstance(found[label], str | int):  # true and false are whole numbers to Python
+    if not isinstance(found[label], str | int):  # in Python, true and false are integers
         return f"{label} is {json.dumps(found[label])}, but must be a text or a whole number."
     return None
 

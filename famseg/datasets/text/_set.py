@@ -1,4 +1,4 @@
-"""Texts as a torch data set of tokens, and what makes batches of them."""
+"""Texts as a torch data set of tokens, with padding to batches."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from torch.utils.data import Dataset
 from famseg.datasets.images import stratified
 from famseg.datasets.text._text import TextSample
 
-# Stream of random numbers, none of those that splits are drawn from.
+# Stream of random numbers, different from those of the splits.
 SUBSET = 16
 
 
 class Tokenizer(Protocol):
-    """What turns sentences into numbers."""
+    """Protocol of a tokenizer."""
 
     @property
     def padding(self) -> Mapping[str, int]:
-        """For each kind of number that `encode` returns, the one that stands for nothing."""
+        """The padding value of each tensor returned by `encode`."""
         ...
 
     def encode(
         self, sentences: Sequence[tuple[str, ...]], *, max_length: int
     ) -> list[dict[str, list[int]]]:
-        """Return ``input_ids``, and ``token_type_ids`` where the network has them, by sample.
+        """Return ``input_ids``, and ``token_type_ids`` if the network uses them, per sample.
 
         Args:
-            sentences: One sentence or two, by sample.
-            max_length: Most tokens of a sample; the longer sentence of a pair is cut first.
+            sentences: One or two sentences per sample.
+            max_length: Largest number of tokens per sample; the longer sentence of a pair is
+                truncated first.
         """
         ...
 
@@ -55,15 +56,15 @@ class TextBatch(TypedDict):
 
 
 class TextSet(Dataset[TextItem]):
-    """Samples as tokens, made once.
+    """Samples as tokens, which are computed once.
 
-    An index of ``n`` or more asks for a later epoch, whose samples are the same. Samples differ in
-    length: a loader needs `PadBatch` as its ``collate_fn``.
+    An index of ``n`` or more refers to a later epoch, with the same samples. Samples have different
+    lengths, so a loader needs `PadBatch` as its ``collate_fn``.
 
     Args:
         samples: The samples of a split; at least one.
-        tokenizer: Makes the tokens.
-        max_length: Most tokens of a sample.
+        tokenizer: Converts sentences to tokens.
+        max_length: Largest number of tokens per sample.
 
     Raises:
         ValueError: If there is no sample.
@@ -76,7 +77,7 @@ class TextSet(Dataset[TextItem]):
             raise ValueError("a data set needs at least one sample: this split is empty.")
         self.samples = samples
         sentences = [sample.sentences for sample in samples]
-        # 32 bits: a task may have half a million samples.
+        # 32 bits save memory, since a task may have half a million samples.
         self._tokens = [
             {name: torch.tensor(values, dtype=torch.int32) for name, values in tokens.items()}
             for tokens in tokenizer.encode(sentences, max_length=max_length)
@@ -86,10 +87,10 @@ class TextSet(Dataset[TextItem]):
         return len(self.samples)
 
     def subset(self, count: int, *, seed: int) -> TextSet:
-        """Return at most ``count`` of the samples, drawn class by class, with the same tokens.
+        """Return at most ``count`` of the samples, stratified by class, with the same tokens.
 
         Args:
-            count: How many.
+            count: Largest number of samples.
             seed: Random seed of the draw.
         """
         if count >= len(self):
@@ -117,13 +118,13 @@ class TextSet(Dataset[TextItem]):
 
 
 class PadBatch:
-    """Makes a batch of samples of different length: the ``collate_fn`` of a loader.
+    """Combines samples of different lengths into a batch, as the ``collate_fn`` of a loader.
 
-    Each batch is as long as its longest sample, and ``attention_mask`` says which tokens are real
-    (1) and which padding (0).
+    Each batch is padded to its longest sample; ``attention_mask`` is 1 for tokens and 0 for
+    padding.
 
     Args:
-        padding: As that of `Tokenizer`.
+        padding: As in `Tokenizer`.
         multiple: Lengths are rounded up to a multiple of this; 8 suits the matrix units of GPUs.
 
     Example:

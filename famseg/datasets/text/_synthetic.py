@@ -1,4 +1,4 @@
-"""An embedded task of sentence pairs: does the second sentence follow from the first?"""
+"""An embedded task of sentence pairs: does the first sentence entail the second?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from famseg.datasets.text._text import TextSample
 
 CLASSES = ("entailment", "not_entailment")
 
-# Raised when the same arguments give other sentences.
+# Increased when the same arguments give other sentences.
 _VERSION = 1
 _ENTAILED = (("all", "all"), ("all", "some"), ("some", "some"), ("no", "no"))
 _NOT_ENTAILED = (("some", "all"), ("some", "no"), ("no", "some"), ("no", "all"), ("all", "no"))
@@ -20,16 +20,16 @@ _VERBS = ("sleep", "move", "sing", "fall", "wait", "change", "stop", "return")
 
 
 def synthetic_samples(count: int, *, seed: int, split: str) -> list[TextSample]:
-    """Return samples of a task that a small network learns.
+    """Return samples of a task that a small network can learn.
 
     "all old cats sleep." entails "some old cats sleep." (in a world where there are such cats), not
-    "no old cats sleep.": the two quantifiers decide, and neither does alone. There are as many
-    samples of one class as of the other, give or take one.
+    "no old cats sleep.": the class depends on both quantifiers, but on neither alone. The two
+    classes are equally frequent, up to one sample.
 
     Args:
-        count: How many.
-        seed: Another seed, other sentences.
-        split: Name of the split, which the sentences depend on too.
+        count: Number of samples.
+        seed: Seed of the sentences.
+        split: Name of the split, on which the sentences also depend.
 
     Example:
         >>> for sample in synthetic_samples(2, seed=0, split="train"):

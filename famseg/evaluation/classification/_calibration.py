@@ -1,4 +1,4 @@
-"""Calibration: whether the confidence of predictions equals their accuracy."""
+"""Calibration: agreement of the confidence of predictions with their accuracy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """The samples whose confidence lies in ``(low, high]``.
+    """The samples with a confidence in ``(low, high]``.
 
     Attributes:
-        low: Lower edge, not part of the bin; the first bin holds confidence 0 too.
+        low: Lower edge, not part of the bin, except that the first bin includes confidence 0.
         high: Upper edge.
         n: Number of samples.
         accuracy: Share of correct predictions; None for an empty bin.
@@ -35,7 +35,7 @@ class Calibration:
 
     Attributes:
         ece: Expected calibration error, from 0 to 1.
-        bins: All bins in the order of their confidence, empty ones included.
+        bins: All bins in the order of their confidence, including empty ones.
     """
 
     ece: float

@@ -23,8 +23,8 @@ Predict = Callable[[Any], Tensor]
 Cases = Dataset[Mapping[str, Any]]
 Progress = Callable[[str, int, int], None]
 
-# What a sample without finite logits counts in the mean loss, in nats: the loss of a true class
-# with the smallest probability that is a normal float32.
+# Loss of a sample without finite logits, in nats: that of a true class whose probability is the
+# smallest normal float32.
 FAILED_LOSS = 87.34
 
 _COLUMNS = ("set", "subject", "label", "prediction", "correct", "failed", "confidence", "loss")
@@ -99,9 +99,9 @@ class Logits:
         self.model = model
         self.device = device
 
-    def __call__(self, inputs: Any) -> Tensor:  # noqa: ANN401 - any type that the network takes
+    def __call__(self, inputs: Any) -> Tensor:  # noqa: ANN401 - any type that the network accepts
         """Return the logits of a batch, shape ``(n, classes)``."""
-        # Their import takes seconds, which rows and tables do without.
+        # Imported here because it takes seconds, and rows and tables do not need it.
         from monai.networks.utils import eval_mode
 
         from famseg.engine import to_device
@@ -154,9 +154,9 @@ def evaluate_classification(
         ValueError: If a set is empty, or an output or item does not fit; with the set.
         InputError: If the folder cannot be written to.
     """
-    # Nine parameters: five are keyword options of one call; an object for them would be used once.
+    # Nine parameters; an object for the five keyword options would be used only once.
     processes = processes or Processes()
-    sizes = {name: len(cases) for name, cases in sets.items()}  # type: ignore[arg-type]  # a map-style set has a length
+    sizes = {name: len(cases) for name, cases in sets.items()}  # type: ignore[arg-type]  # map-style data sets have a length
     if not sizes or not all(sizes.values()):
         raise ValueError(f"every evaluation set needs a sample, got sizes {sizes}.")
     if processes.main:
@@ -183,7 +183,7 @@ def evaluate_classification(
 
 
 class _Dealt:
-    """This process's batches of a set: every ``world``-th of all."""
+    """This rank's batches of a set: every ``world``-th batch."""
 
     def __init__(self, samples: int, batch_size: int, processes: Processes) -> None:
         starts = range(0, samples, batch_size)
@@ -202,7 +202,7 @@ class _Dealt:
             cases,
             batch_sampler=list(self.indices.values()),
             collate_fn=collate,
-            generator=torch.Generator(),  # the global one is not used
+            generator=torch.Generator(),  # instead of the global one
         )
         yield from zip(self.indices, loader, strict=True)
 
@@ -222,7 +222,7 @@ def _table(rows: Sequence[Row]) -> bytes:
 
 
 def _make(folder: Path) -> None:
-    """Make the folder and try it before the work is done, not after."""
+    """Create the folder and check that it is writable before the work begins."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)

@@ -18,10 +18,10 @@ from famseg.figures import BLUE, GREY, new_figure, styled
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-_SKY = "#9BCDEB"  # a light sky blue, beside the palette's blue
+_SKY = "#9BCDEB"  # a light sky blue, next to the palette's blue
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
 _INCHES = 4.2
-# With more classes than these, a matrix has no room for names, and none for numbers.
+# With more classes than these, a matrix has no space for names, or for numbers.
 _NAMED, _NUMBERED = 40, 12
 _TILE, _CAPTION = 96, 30
 
@@ -92,7 +92,8 @@ def _draw_reliability(axes: Axes, name: str, part: Mapping[str, Any]) -> None:
 def _draw_confusion(
     axes: Axes, name: str, matrix: npt.NDArray[np.int64], per_class: Mapping[str, Any]
 ) -> None:
-    # Of all samples of a class, failed ones too, so that the diagonal is its accuracy.
+    # Relative to all samples of a class, including failed ones, so that the diagonal is its
+    # accuracy.
     totals = np.array([max(1, each["n"]) for each in per_class.values()])
     percent: Floats = 100 * matrix / totals[:, None]
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""The flatness of a classifier's head while it is trained."""
+"""Monitoring of the flatness of a classifier's head during training."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ class HeadMonitor:
             self.cases,
             batch_size=self.batch_size,
             collate_fn=self.collate,
-            generator=torch.Generator(),  # the global one is not used
+            generator=torch.Generator(),  # instead of the global one
         )

@@ -65,7 +65,7 @@ def summarize_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
         }
     if test:
         seen = (train or test)["per_class"]
-        most = max(seen, key=lambda name: seen[name]["n"])  # the first of equals
+        most = max(seen, key=lambda name: seen[name]["n"])  # the first one in case of a tie
         summary[MAJORITY] = {
             "class": most,
             "accuracy": test["per_class"][most]["n"] / test["n"],
@@ -171,7 +171,7 @@ def _share(values: Sequence[float]) -> Figures:
 
 def _mean(values: Sequence[float]) -> Figures:
     n = len(values)
-    mean = statistics.fmean(values)  # exact summation: the order of samples does not matter
+    mean = statistics.fmean(values)  # exact summation, independent of the order of samples
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else None
     return {
         "mean": mean,
@@ -183,7 +183,7 @@ def _mean(values: Sequence[float]) -> Figures:
 
 
 def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Figures:
-    """Return first minus second; its interval from theirs (Newcombe 1998, Zou & Donner 2008)."""
+    """Return first minus second, with an interval from theirs (Newcombe 1998; Zou, Donner 2008)."""
     difference = first["mean"] - second["mean"]
     if first["low"] is None or second["low"] is None:
         return {"mean": difference, "low": None, "high": None}

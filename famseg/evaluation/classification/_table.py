@@ -15,15 +15,15 @@ from famseg.evaluation.skulls import (
 )
 from famseg.messages import text_table
 
-# A training accuracy that is this much above the test accuracy is called overfitting.
+# Difference of training and test accuracy above which a network is called overfitted.
 GAP_SIGN = 0.1
-# If one class has more than this share of the predictions, the network predicts nothing else.
+# Share of one class in the predictions above which the network is called collapsed.
 ONE_ANSWER = 0.95
-# An expected calibration error of at least this much is reported.
+# Expected calibration error at or above which it is reported.
 ECE_SIGN = 0.1
-# A validation loss that ends at this multiple of its lowest value has risen.
+# Ratio of the last to the lowest validation loss above which it is called rising.
 RISEN = 1.25
-# A penalty above this multiple of the loss outweighs it.
+# Ratio of penalty to loss above which the penalty is called dominant.
 OUTWEIGHS = 1.0
 
 # The rows of the table: header and the text of a cell.
@@ -149,7 +149,7 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
     test = summary.get("test")
     if test is None or test["ece"] < ECE_SIGN:
         return
-    # A small sample has an ECE by chance; then its accuracy is uncertain, too.
+    # A small sample has an ECE above 0 by chance, but its accuracy is then also uncertain.
     if test["accuracy"]["low"] <= test["confidence"] <= test["accuracy"]["high"]:
         return
     accuracy = test["accuracy"]["mean"]

@@ -1,4 +1,4 @@
-"""One row for each case, region and source of the prediction; tables of them as CSV."""
+"""Rows for each case, region and source of the prediction, and their CSV tables."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def case_scores(
     Raises:
         ValueError: As ``surface_scores``, naming set and subject.
     """
-    # Nine parameters: those of CaseScorer and of its `scores`, joined for a single prediction.
+    # Nine parameters: those of CaseScorer and of its `scores`, for a single prediction.
     case = CaseScorer(label, region, spacing_mm, subject=subject, dataset=dataset)
     return case.scores(prediction, source=source, regions=regions, tolerance_mm=tolerance_mm)
 
@@ -225,7 +225,7 @@ class CaseScorer:
 
 
 def _measured(pair: Pair) -> dict[str, Any]:
-    """Return the values of a row but for its names."""
+    """Return the values of a row without its names."""
     return {
         "values": measure(pair, _METRICS),
         "tolerance_mm": pair.tolerance,
@@ -269,7 +269,7 @@ def read_cases(path: Path) -> list[CaseRow]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Give a cases.csv.") from error
     lines = csv.DictReader(io.StringIO(text))
-    # A table of an older version lacks the metrics that have been added since.
+    # A table of an older version lacks metrics that were added later.
     columns = list(lines.fieldnames or [])
     if columns != [name for name in _COLUMNS if name in columns or name not in _METRICS]:
         raise InputError(

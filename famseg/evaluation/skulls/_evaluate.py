@@ -118,7 +118,7 @@ def evaluate(
         ValueError: If a set is empty, or an output or item does not fit; with set and subject.
         InputError: If the folder cannot be written to.
     """
-    # Ten parameters: seven are keyword options of one call; an object for them would be used once.
+    # Ten parameters; an object for the seven keyword options would be used only once.
     processes = processes or Processes()
     answers = [_Answers(predict, name, cases, threshold) for name, cases in sets.items()]
     if not answers or not all(map(len, answers)):
@@ -166,7 +166,7 @@ class _Extras:
 
 @dataclass(frozen=True)
 class _Case:
-    """One case as arrays of shape (X, Y, Z), with the model's answer."""
+    """One case as arrays of shape (X, Y, Z), with the model's prediction."""
 
     subject: str
     spacing_mm: tuple[float, float, float]
@@ -179,7 +179,7 @@ class _Case:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The cases of one set with the model's answers, one at a time."""
+    """The cases of one set with the model's predictions, one at a time."""
 
     predict: Predict
     name: str
@@ -187,7 +187,7 @@ class _Answers:
     threshold: float
 
     def __len__(self) -> int:
-        return len(self.cases)  # type: ignore[arg-type]  # a map-style set has a length
+        return len(self.cases)  # type: ignore[arg-type]  # map-style data sets have a length
 
     def __getitem__(self, index: int) -> _Case:
         item = self.cases[index]
@@ -227,7 +227,7 @@ def _score(
     extras: _Extras,
     progress: Progress | None,
 ) -> tuple[list[tuple[int, list[CaseRow]]], VarianceRatio]:
-    """Return this process's rows by case number, and its sums for the variance ratio."""
+    """Return this rank's rows by case number, and its sums for the variance ratio."""
     share = range(processes.rank, len(answers), processes.world)
     ratio = VarianceRatio()
 
@@ -253,7 +253,7 @@ def _score(
 def _rows(
     case: _Case, dataset: str, mean_skull: npt.ArrayLike | None, extras: _Extras
 ) -> list[CaseRow]:
-    """Score a case by all sources; write its completed skull where that is wanted."""
+    """Score a case for all sources; write its completed skull if requested."""
     candidates: dict[Source, npt.ArrayLike] = {"model": case.output}
     if mean_skull is not None:
         candidates["mean_skull"] = mean_skull
@@ -293,10 +293,10 @@ def _baselines(case: _Case, baselines: Mapping[str, Baseline]) -> dict[Source, n
 
 
 def predicted_outline(output: Mask, image: Mask) -> Mask:
-    """Return the outline of a predicted implant: its large pieces, closed and grown by a voxel.
+    """Return the outline of a predicted implant: its large pieces, closed and dilated by a voxel.
 
-    Small pieces are those of less than a tenth of the largest one. A voxel is added on each side as
-    a method that is given the outline may be thicker than the answer.
+    Pieces smaller than a tenth of the largest one are dropped. A voxel is added on each side
+    because a method that is given the outline may be thicker than the prediction.
 
     Args:
         output: The completed skull, a mask of shape ``(X, Y, Z)``.
@@ -320,7 +320,7 @@ def predicted_outline(output: Mask, image: Mask) -> Mask:
 
 def _save(case: _Case, folder: Path) -> None:
     """Write the completed skull of a case."""
-    # A case of a fixed set is called ID/CLASS; a manifest that somebody wrote may say anything.
+    # Cases of a fixed set are named ID/CLASS; names in a manifest are untrusted.
     parts = [part for part in case.subject.split("/") if part not in ("", ".", "..")]
     path = folder.joinpath(*parts[:-1], f"{parts[-1]}.nii.gz" if parts else "case.nii.gz")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -333,7 +333,7 @@ def _affine(case: _Case) -> npt.NDArray[np.float64]:
 
 
 def _drawn(answers: _Answers, rows: list[CaseRow]) -> list[tuple[str, _Case]]:
-    """Return titles and cases: the best, the median and the worst of a set, predicted once more."""
+    """Return titles and cases: the best, the median and the worst of a set, predicted again."""
     of_model = [row for row in rows if row.set == answers.name and row.source == "model"]
     skulls = [row for row in of_model if row.region == "skull"]
     implants = [row for row in of_model if row.region == "implant"]
@@ -358,7 +358,7 @@ def _slices(title: str, case: _Case) -> SlicesCase:
 
 
 def shown_volumes(shown: Sequence[tuple[str, _Case]]) -> list[tuple[str, Volume]]:
-    """Return the cases of the figure as volumes that hold all of their masks."""
+    """Return the cases of the figure as volumes that combine all of their masks."""
     return [
         (
             title,
@@ -381,11 +381,11 @@ def _scores(row: CaseRow) -> str:
 
 
 def _make(folder: Path) -> None:
-    """Make the folder and try it before the work is done, not after."""
+    """Create the folder and check that it is writable before the work begins."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
-        for older in (folder / PREDICTIONS, folder / SHOWN):  # of what was scored before
+        for older in (folder / PREDICTIONS, folder / SHOWN):  # results of an earlier evaluation
             if older.is_dir() and not older.is_symlink():
                 shutil.rmtree(older)
         write_atomically(folder / "slices.png", b"")

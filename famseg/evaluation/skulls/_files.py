@@ -1,4 +1,4 @@
-"""Metrics of masks in files: pairs of files, their grids and their values."""
+"""Metrics of masks in files: pairing, grids and values."""
 
 from __future__ import annotations
 
@@ -184,8 +184,8 @@ def _name(path: Path, folder: Path) -> str:
 
 def _placed(path: Path, truth: Volume, resample: bool) -> Volume:
     """Read a volume into the voxels of the reference."""
-    # A resampled volume may have axes at any angle; those of the reference must be orthogonal,
-    # because distances are measured on its grid.
+    # A resampled volume may have any axes, but those of the reference must be orthogonal, because
+    # distances are measured on its grid.
     volume = read_volume(path, flat="keep", sheared="keep" if resample else "refuse")
     return Volume(on_grid(volume, truth, resample=resample), truth.affine, path)
 

@@ -1,4 +1,4 @@
-"""Volumes on the grid of another one: compared, reordered exactly, or resampled on request."""
+"""Comparison of grids, with exact reordering of axes, or resampling on request."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")
 
-# Headers are written with few digits: no corner of the image may be farther off than this part of
-# a voxel. Half a voxel is where a voxel would stand for its neighbor.
+# Headers have few digits, so corners of the image may differ by this fraction of a voxel. At half a
+# voxel, a voxel would be confused with its neighbor.
 _SAME_VOXELS = 0.1
 
 
 def on_grid(volume: Volume, reference: Volume, *, resample: bool = False) -> npt.NDArray[Any]:
     """Return the values of a volume in the voxels of another one.
 
-    Flips and exchanged axes are undone, which moves no value. Whether the grids then agree is
-    measured in voxels at the corners of the image: an angle that is small may move them far.
+    Flipped and permuted axes are reordered, which does not change values. The agreement of the
+    grids is then measured in voxels at the corners of the image, since even a small angle may move
+    them far.
 
     Args:
         volume: The volume to bring to the grid.
         reference: The volume with that grid.
-        resample: Take values by nearest neighbor where the grids differ; outside the volume they
-            are 0. The log says how much of its foreground lies outside the reference.
+        resample: Use nearest-neighbor interpolation if the grids differ, with 0 outside the volume.
+            The log states how much of its foreground lies outside the reference.
 
     Returns:
-        Values of the volume's own type, in the reference's shape; a view where nothing is
+        Values with the type of the volume and the shape of the reference; a view if nothing is
         resampled.
 
     Raises:
-        InputError: If the grids differ and nothing may be resampled, they do not overlap, or only
-            one is a slice.
+        InputError: If the grids differ without ``resample``, they do not overlap, or only one is a
+            slice.
     """
     ordered = _reordered(volume, reference)
     slices = [flat_axis(each.array.shape) is not None for each in (ordered, reference)]
@@ -62,9 +63,9 @@ def on_grid(volume: Volume, reference: Volume, *, resample: bool = False) -> npt
 
 
 def _reordered(volume: Volume, reference: Volume) -> Volume:
-    """Return a volume with its axes flipped and exchanged until they run as the reference's do."""
+    """Return a volume with its axes flipped and permuted to match those of the reference."""
     to_reference = np.linalg.inv(reference.affine) @ volume.affine
-    # Over spacings, so that the longest step does not decide which axis is which.
+    # Normalized by spacings, so that the longest step does not determine the order of axes.
     to_reference[:3, :3] *= np.array(reference.spacing_mm)[:, None] / np.array(volume.spacing_mm)
     order = nibabel.io_orientation(to_reference)
     moved = nibabel.orientations.inv_ornt_aff(order, volume.array.shape)
@@ -73,7 +74,7 @@ def _reordered(volume: Volume, reference: Volume) -> Volume:
 
 
 def _apart(volume: Volume, reference: Volume) -> float:
-    """Return by how many voxels corners of two grids of one shape differ, along the worst axis."""
+    """Return the largest distance in voxels along any axis between corners of equal-sized grids."""
     corners = _corners(volume.array.shape)
     found = (np.linalg.inv(reference.affine) @ volume.affine @ corners.T).T - corners
     return float(np.abs(found).max())
@@ -93,7 +94,7 @@ def _resampled(volume: Volume, reference: Volume) -> npt.NDArray[Any]:
         to_volume[:3, 3],
         output_shape=reference.array.shape,
         order=0,
-        mode="grid-constant",  # the outer half of the voxels at the border is theirs, too
+        mode="grid-constant",  # includes the outer half of the voxels at the border
     )
     there = np.argwhere(volume.array != 0)
     if len(there):
@@ -116,7 +117,7 @@ def _resampled(volume: Volume, reference: Volume) -> npt.NDArray[Any]:
 
 
 def _differences(volume: Volume, reference: Volume) -> list[str]:
-    """Return what differs between two grids whose axes run in the same order."""
+    """Return the differences between two grids whose axes have the same order."""
     parts = []
     same_shape = volume.array.shape == reference.array.shape
     if not same_shape:

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from famseg.figures import encode, new_figure, styled
 from famseg.metrics import Floats, Mask
 
-# Okabe and Ito's palette: told apart with any color vision.
+# Palette by Okabe and Ito, distinguishable with any color vision.
 _COLOURS = {
     "bone": (0.86, 0.86, 0.86),
     "missing from the prediction": (0.90, 0.62, 0.00),
@@ -23,12 +23,13 @@ _COLOURS = {
     "removed region": (0.00, 0.62, 0.45),
 }
 _BACKGROUND = 0.08
-# Plane, its axis, directions at the left, right, bottom and top edge: the patient's right is on the
-# image's left, as in radiology, and the sagittal plane is seen from the right. Arrays are RAS+.
+# Plane, its axis, and the directions at the left, right, bottom and top edge. The patient's right
+# is on the left of the image, as in radiology, and the sagittal plane is seen from the right.
+# Arrays are RAS+.
 _PLANES = (("axial", 2, "RLPA"), ("coronal", 1, "RLIS"), ("sagittal", 0, "PAIS"))
 _INCHES = 1.55
 _BAR_MM = (10.0, 20.0, 50.0)  # lengths of a scale bar
-_BAR_SHARE = 0.4  # of a plane's width, at most
+_BAR_SHARE = 0.4  # largest share of a plane's width
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,14 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
 
 
 def _slice(mask: Mask, axis: int, centre: Sequence[int]) -> Mask:
-    """Return the plane through the centre, its first axis upwards."""
+    """Return the plane through the center, with its first axis upwards."""
     plane: Mask = np.take(mask, centre[axis], axis).T
     return plane if axis == 0 else plane[:, ::-1]  # the patient's right comes first
 
 
 def _write(axes: Axes, title: str, edges: str) -> None:
     """Write the title and the directions at the left, right, bottom and top edge."""
-    # A title proper is laid out anew for each axes, which doubles the time of the whole image.
+    # A regular title is laid out for each axes, which doubles the time for the whole image.
     axes.text(0.5, 1.03, title, transform=axes.transAxes, fontsize=7, ha="center")
     places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.04), (0.5, 0.96))
     halo = [withStroke(linewidth=1.5, foreground="black")]  # legible on bone
@@ -150,7 +151,7 @@ def _write(axes: Axes, title: str, edges: str) -> None:
 
 
 def _draw_bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
-    """Draw a scale bar at the lower left; none where the plane is too small for one."""
+    """Draw a scale bar at the lower left, unless the plane is too small."""
     fitting = [length for length in _BAR_MM if length <= _BAR_SHARE * voxels * spacing_mm]
     if not fitting:
         return
@@ -163,7 +164,7 @@ def _draw_bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
 
 
 def _colored(shown: Mask, truth: Mask) -> npt.NDArray[np.float64]:
-    """Return the difference of two planes as RGB."""
+    """Return the difference between two planes as RGB."""
     rgb: Floats = np.full((*shown.shape, 3), _BACKGROUND)
     rgb[shown & truth] = _COLOURS["bone"]
     rgb[truth & ~shown] = _COLOURS["missing from the prediction"]

@@ -1,4 +1,4 @@
-"""The metrics as a MONAI metric: batches, means per epoch, several processes."""
+"""The metrics as a MONAI metric, for batches, means per epoch and several processes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
         spacing_mm: Sequence[float] | None,
         defective: Tensor | Sequence[Tensor] | None,
     ) -> Iterator[_Item]:
-        """Yield each case's prediction, truth ``(C, X, Y, Z)``, spacing and defective skull."""
+        """Yield each case's prediction, reference ``(C, X, Y, Z)``, spacing and defective skull."""
         given = spacing_mm or self.spacing_mm
         spacings = [given] * len(y) if given is not None else _spacings(y)
         skulls = [None] * len(y) if defective is None else list(defective)
@@ -172,7 +172,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
     def _score(
         self, y_pred: Tensor, y: Tensor, spacing_mm: Sequence[float], defective: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the scores ``(C, M)`` of one case and which channels failed ``(C,)``."""
+        """Return the scores ``(C, M)`` of one case, and which channels failed ``(C,)``."""
         if y_pred.shape != y.shape or y.ndim != 4:
             raise ValueError(
                 f"masks must have shape (B, C, X, Y, Z) or be lists of (C, X, Y, Z); a case has "
@@ -203,10 +203,10 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
         return values, failed
 
     def _sync(self) -> None:
-        """Gather the buffers of all ranks, also of those that have scored nothing.
+        """Gather the buffers of all ranks, including those without scores.
 
-        MONAI's own gathers tensors, which a rank without a case cannot take part in: the others
-        wait for it for ever. It also skips a rank whose buffers have not changed.
+        MONAI's version gathers tensors, in which a rank without a case cannot take part, so that
+        the others wait forever. It also skips a rank whose buffers have not changed.
         """
         local = None if self._buffers is None else [torch.stack(each) for each in self._buffers]
         parts = [local]
@@ -219,7 +219,7 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Return the mean over the first axis, summed exactly: the order of cases does not matter."""
+    """Return the mean over the first axis, with exact summation, independent of the order."""
     columns = values.flatten(1).T if values.ndim > 1 else values[None]
     means = [_exact_sum(column) / len(values) for column in columns.tolist()]
     return torch.tensor(means, dtype=values.dtype).reshape(values.shape[1:])
@@ -230,7 +230,7 @@ def _exact_sum(values: list[float]) -> float:
 
 
 def _spacings(y: Tensor | Sequence[Tensor]) -> list[Sequence[float]]:
-    """Return the spacing of each case from the affine that MONAI keeps with it."""
+    """Return the spacing of each case from the affine that MONAI stores with it."""
     affines = [getattr(each, "affine", None) for each in ([y] if isinstance(y, Tensor) else y)]
     if any(affine is None for affine in affines):
         raise ValueError(
@@ -239,7 +239,7 @@ def _spacings(y: Tensor | Sequence[Tensor]) -> list[Sequence[float]]:
             "MONAI's LoadImage returns them."
         )
     matrices = torch.stack([torch.as_tensor(affine) for affine in affines]).double()
-    if isinstance(y, Tensor):  # a batch has one affine, or one for each case
+    if isinstance(y, Tensor):  # a batch has one affine, or one per case
         matrices = matrices[0].expand(len(y), -1, -1)
     spacings: list[Sequence[float]] = matrices[:, :3, :3].square().sum(1).sqrt().tolist()
     return spacings

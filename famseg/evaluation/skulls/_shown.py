@@ -1,4 +1,4 @@
-"""The cases that an evaluation shows, as volumes for the interactive view of a report."""
+"""The cases shown by an evaluation, as volumes for the interactive view of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from famseg.messages import InputError
 from famseg.volumes import Volume, read_volume, write_volume
 
 SHOWN = "shown"
-# A voxel's value is the sum of those of the masks that hold it.
+# A voxel's value is the sum of the values of the masks that contain it.
 SHOWN_INPUT, SHOWN_REFERENCE, SHOWN_PREDICTION = 1, 2, 4
 _INDEX = "cases.json"
 _ADVICE = "Evaluate the run again."
@@ -27,11 +27,11 @@ class ShownCase:
     """A case of an evaluation with its masks, of shape ``(X, Y, Z)``.
 
     Attributes:
-        title: Set, rank, subject and metrics, in words.
+        title: Set, rank, subject and metrics as text.
         image: The defective skull.
         reference: The complete skull.
         prediction: The completed skull.
-        affine: From voxels to mm, ``(4, 4)``.
+        affine: Maps voxels to mm, ``(4, 4)``.
     """
 
     title: str
@@ -47,7 +47,7 @@ def write_shown(cases: Sequence[tuple[str, Volume]], folder: Path) -> None:
     Args:
         cases: Titles and volumes, whose voxels are sums of 1 (the defective skull), 2 (the
             reference) and 4 (the prediction).
-        folder: The evaluation's folder; they go to ``shown`` in it.
+        folder: The evaluation's folder, in which ``shown`` is created.
 
     Raises:
         OSError: If they cannot be written.
@@ -64,13 +64,13 @@ def write_shown(cases: Sequence[tuple[str, Volume]], folder: Path) -> None:
 
 
 def read_shown(folder: Path) -> list[ShownCase]:
-    """Read what `write_shown` wrote; nothing where an evaluation shows no cases.
+    """Read the cases written by `write_shown`; empty if an evaluation shows none.
 
     Args:
         folder: The evaluation's folder.
 
     Raises:
-        InputError: If a file cannot be read, or the index is not one.
+        InputError: If a file cannot be read, or the index is invalid.
     """
     index = folder / SHOWN / _INDEX
     if not index.is_file():

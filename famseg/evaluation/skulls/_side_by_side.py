@@ -1,4 +1,4 @@
-"""Cases that are scored in parallel, in separate processes."""
+"""Scoring of cases in parallel, in separate processes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
-_FEWEST = 8  # items, for which starting processes is worth it
-_AHEAD = 2  # items for each process that wait to be worked on
+_FEWEST = 8  # smallest number of items for which starting processes pays off
+_AHEAD = 2  # waiting items per process
 
 _function: Callable[[Any], Any]
 
 
 def workers_for(items: int, world: int) -> int:
-    """Return how many processes shall score so many cases: as many as torch has threads.
+    """Return the number of processes for scoring cases: as many as torch has threads.
 
     Args:
-        items: The cases.
-        world: Processes of the run, which share the machine; of several, each scores by itself.
+        items: Number of cases.
+        world: Number of ranks, which share the machine; if there are several, each scores its own
+            cases.
 
     Returns:
-        1 for this process only: for few cases, and where processes cannot be forked.
+        1 for this process only: for few cases, and if processes cannot be forked.
     """
     if items < _FEWEST or world > 1 or "fork" not in multiprocessing.get_all_start_methods():
         return 1
@@ -37,15 +38,16 @@ def workers_for(items: int, world: int) -> int:
 def side_by_side(
     function: Callable[[T], R], items: Iterable[T], workers: int
 ) -> Generator[R, None, None]:
-    """Yield what a function makes of items, in their order, from several processes.
+    """Yield the results of a function for items, in their order, from several processes.
 
-    The processes are forked, so that the function may hold anything; it may not compute with torch,
-    whose threads they do not have. Items and results are pickled. Items are made here, a few ahead.
+    The processes are forked, so the function need not be picklable, but it must not compute with
+    torch, whose threads do not survive a fork. Items and results are pickled. Items are created in
+    this process, a few in advance.
 
     Args:
         function: The function to call; its exceptions are raised here.
         items: Its arguments, one call for each.
-        workers: How many processes; 1 for this one.
+        workers: Number of processes; 1 for the calling process.
     """
     if workers < 2:
         yield from map(function, items)
@@ -73,5 +75,5 @@ def _remember(function: Callable[[Any], Any]) -> None:
     _function = function
 
 
-def _call(item: Any) -> Any:  # noqa: ANN401 - any type that the function takes and returns
+def _call(item: Any) -> Any:  # noqa: ANN401 - any types of the function
     return _function(item)

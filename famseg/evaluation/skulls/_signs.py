@@ -1,4 +1,4 @@
-"""Signs of a failed training, found in the numbers and described in words."""
+"""Signs of a failed training, detected in the numbers and described in sentences."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Literal, NamedTuple
 History = Sequence[Mapping[str, float | None]]
 PenaltyKind = Literal["none", "relative_flatness", "weight_decay", "jacobian_norm"]
 
-# A penalty that takes more than this share of the training time is called expensive.
+# Share of the training time above which a penalty is called expensive.
 EXPENSIVE_SHARE = 0.5
-# One that adds less than this share of the loss is called without effect. The value of the penalty
-# says little about its gradient, which is what trains: where lambda * kappa was under 1% of the
-# loss, its thinned steps pushed the layer's weight 1.7 times as hard as the loss did. So only a
-# share that no gradient makes up for is named.
+# Share of the loss below which a penalty is called ineffective. The value of the penalty says
+# little about its gradient: where lambda * kappa was below 1 % of the loss, its thinned steps had
+# 1.7 times the gradient of the loss in the layer's weight. The threshold is therefore so low that
+# no gradient can compensate for it.
 EFFECT_SHARE = 1e-6
-# A network whose predictions vary less than this share of the references gives nearly everybody one
-# shape, and one whose predictions vary more than so many times as much gives them noise.
+# Variance ratios below which a network predicts nearly the same shape for all cases, and above
+# which it predicts noise.
 COLLAPSED_RATIO = 0.1
 SCATTERED_RATIO = 2.0
-# More bone than any defect lacks: what is added there is not an implant.
+# More bone than in any defect, so that the addition is not an implant.
 SURPLUS_ML = 500.0
-# A training loss that fell by this share over the second half of the training counts as falling,
-# a validation that rose by less than this much counts as stalled.
+# Relative decrease of the training loss in the second half above which it counts as decreasing, and
+# increase of the validation metric below which it counts as stalled.
 FALLING = 0.05
 STALLED = 0.005
 
@@ -31,11 +31,11 @@ class _Penalty(NamedTuple):
     """The texts about a kind of penalty.
 
     Attributes:
-        value: What is penalized.
+        value: The penalized quantity.
         term: The term of the objective.
-        zero: The meaning of a value that is always 0, and what to do.
-        cheaper: What to do if it is expensive: the cheapest settings, each with the advice for
-            other values, and advice for every case. ``None`` if it is never expensive.
+        zero: The meaning of a value that is always 0, with advice.
+        cheaper: Advice if it is expensive: the cheapest settings, each with advice for other
+            values, and general advice. ``None`` if it is never expensive.
     """
 
     value: str
@@ -58,7 +58,7 @@ _FLATNESS = _Penalty(
     ),
 )
 _PENALTIES: Mapping[PenaltyKind, _Penalty] = {
-    "none": _FLATNESS,  # no sentence is written about it
+    "none": _FLATNESS,  # never used in a sentence
     "relative_flatness": _FLATNESS,
     "weight_decay": _Penalty(
         "||W||^2",
@@ -130,7 +130,8 @@ def failure_signs(
 def penalty_time_share(history: History) -> float | None:
     """Return the penalty's share of the training time, in [0, 1]; None if it was not measured.
 
-    Without the first epoch, in which the penalty looks at the network, where there are more.
+    If there are several epochs, the first one, in which the penalty analyzes the network, is
+    excluded.
     """
     plain = penalized = 0.0
     for row in history[1:] or history:
@@ -143,14 +144,14 @@ def penalty_time_share(history: History) -> float | None:
 
 
 def penalty_effect_share(history: History, weight: float) -> float | None:
-    """Return the penalty's term over the loss, mean of the last tenth of the epochs.
+    """Return the ratio of the penalty term to the loss, as a mean of the last tenth of the epochs.
 
     Args:
         history: One mapping per epoch, as in ``metrics.jsonl``.
-        weight: lambda; below 0 the share is, too.
+        weight: lambda; if it is negative, so is the share.
 
     Returns:
-        ``None`` where no epoch has a penalty.
+        ``None`` if no epoch has a penalty.
     """
     rows = [
         row

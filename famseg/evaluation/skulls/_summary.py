@@ -17,7 +17,7 @@ Statistics = dict[str, float | int]
 
 _SHOWN = tuple(metric for metric in METRICS if metric.in_scores and metric.in_cases)
 _HEADERS: Mapping[str, str] = {region: region.replace("_", " ") for region in REGIONS}
-# The only metrics that are shown of baselines and of masked implants.
+# The only metrics that are shown for baselines and masked implants.
 _FOREMOST = ("dsc", "bdsc", "hd95_mm")
 
 
@@ -120,7 +120,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def _baselines(name: str, of_set: Mapping[str, Any]) -> str:
-    """Return the implants of baselines; empty where there are none."""
+    """Return the implants of baselines; empty if there are none."""
     foremost = [metric for metric in _SHOWN if metric.name in _FOREMOST]
     lines = []
     for source, region, metrics in _blocks(of_set):
@@ -189,7 +189,7 @@ def _regions(rows: Sequence[CaseRow]) -> dict[str, Any]:
 
 def _figures(values: Sequence[float], failed: int) -> Statistics:
     return {
-        "mean": statistics.fmean(values),  # exact summation: the order of cases does not matter
+        "mean": statistics.fmean(values),  # exact summation, independent of the order of cases
         "std": statistics.pstdev(values),
         "median": statistics.median(values),
         "min": min(values),

@@ -1,4 +1,4 @@
-"""The fast metric of validation during training."""
+"""The fast metric for validation during training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def dice_rows(prediction: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the Dice coefficient of each case of a batch, computed where the tensors are.
+    """Return the Dice coefficient of each case of a batch, computed on the tensors' device.
 
     Args:
         prediction: Completed skulls, shape ``(B, 1, X, Y, Z)``: bool, or probabilities, which are
@@ -18,7 +18,8 @@ def dice_rows(prediction: Tensor, batch: Mapping[str, Any]) -> list[dict[str, An
         batch: ``label`` of the same shape, 0 and 1; ``subject``, a sequence of B names.
 
     Returns:
-        One dict for each case: ``subject`` and ``dsc``. Two empty masks score 1, one scores 0.
+        One dict for each case: ``subject`` and ``dsc``. Two empty masks score 1; if only one is
+        empty, the score is 0.
 
     Raises:
         ValueError: If the shapes differ or the prediction is neither bool nor from 0 to 1.
@@ -50,10 +51,10 @@ def with_loss(
     outputs: Tensor,
     targets: Tensor,
 ) -> list[dict[str, Any]]:
-    """Return score rows with the column ``loss``: the loss of each case by itself.
+    """Return score rows with the column ``loss``: the loss of each case.
 
-    It is the loss of the training without its penalty, from the outputs that were scored: no
-    further forward pass.
+    It is the loss of the training without its penalty, computed from the scored outputs without
+    another forward pass.
 
     Args:
         rows: One row per case.
@@ -75,11 +76,11 @@ def with_loss(
 
 
 def as_bool(prediction: Tensor, threshold: float = 0.5) -> Tensor:
-    """Threshold probabilities; masks pass. Logits, NaN and infinity raise ValueError."""
+    """Threshold probabilities; masks are unchanged. Logits, NaN and infinity raise ValueError."""
     if prediction.dtype == torch.bool:
         return prediction
     low, high = (float(value) for value in torch.aminmax(prediction))
-    if not (low >= 0 and high <= 1):  # NaN fails both
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise ValueError(
             f"predictions must be masks or probabilities, found {low:.3g} to {high:.3g}. "
             "Put a sigmoid on logits."

@@ -1,4 +1,4 @@
-"""The variance ratio: how much outputs vary between cases, relative to the references."""
+"""The variance ratio: the variance of outputs between cases, relative to the references."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def variance_ratio(
 ) -> float | None:
     """Return the variance of outputs across cases over that of the references, summed over voxels.
 
-    1: the outputs vary as much as the references. 0: the same output for every input, as from a
-    network that has collapsed to the mean skull, whose Dice coefficient can still look good.
+    At 1, the outputs vary as much as the references. At 0, the output is the same for every input,
+    as for a network that has collapsed to the mean skull, whose Dice coefficient may still look
+    good.
 
     Args:
         outputs: One array for each case, all of one shape: masks, or probabilities.
@@ -48,8 +49,8 @@ class VarianceRatio:
     """The streaming form of ``variance_ratio``: it stores two arrays for any number of cases.
 
     The variance over n cases, summed over the voxels v, is ``sum_v x_v^2 / n - sum_v mean_v^2``, so
-    that only sums are stored. Sums of masks are whole numbers: the ratio of masks is the same to
-    the last bit in any order and on any number of processes.
+    that only sums are stored. Sums of masks are integers, so their ratio is bit-identical in any
+    order and on any number of processes.
     """
 
     def __init__(self) -> None:
@@ -84,17 +85,17 @@ class VarianceRatio:
         self.cases += 1
 
     def compute(self) -> float | None:
-        """Return the ratio; None for fewer than two cases or truths that are all equal."""
+        """Return the ratio; None for fewer than two cases or references that are all equal."""
         if self.cases < 2:
             return None
         truth = self._truth.variance(self.cases)
         return self._output.variance(self.cases) / truth if truth > 0 else None
 
     def gather(self, processes: Processes) -> None:
-        """Take in the cases of all processes; every process must call it, also one without cases.
+        """Add the cases of all ranks; every rank must call it, including those without cases.
 
         Args:
-            processes: The processes of the run.
+            processes: The ranks of the run.
         """
         if processes.world == 1:
             return
@@ -110,7 +111,7 @@ class VarianceRatio:
 
 
 class _Sums:
-    """Sums over cases: of the values at each voxel, and of all squares."""
+    """Sums over cases of the values at each voxel, and of all squares."""
 
     def __init__(self) -> None:
         self.values: npt.NDArray[np.float64] | None = None
@@ -121,13 +122,13 @@ class _Sums:
         self.squares += float(np.square(array).sum())
 
     def variance(self, cases: int) -> float:
-        """Return the variance summed over the voxels; rounding does not make it negative."""
+        """Return the variance summed over the voxels, at least 0 despite rounding."""
         if self.values is None:
             return 0.0
         return max(0.0, self.squares / cases - float(np.square(self.values / cases).sum()))
 
     def gather(self, processes: Processes, shape: tuple[int, ...]) -> None:
         values = np.zeros(shape) if self.values is None else self.values
-        # Pickling the arrays of all processes to all others would need a multiple of the memory.
+        # Sending the pickled arrays of all ranks to all others would need a multiple of the memory.
         self.values = processes.add(torch.from_numpy(values)).numpy()
         self.squares = math.fsum(processes.gather(self.squares))

@@ -1,4 +1,4 @@
-"""Which estimator holds for a pass, and why."""
+"""Choice of the estimator for a pass, with the reason."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from famseg.flatness._tracing._samples import Cut
 Method = Literal["exact", "closed_form", "columns", "sample_probes", "batch_probes", "eigenvalues"]
 Curvature = Literal["hessian", "gauss_newton", "finite_difference", "noise"]
 
-_EXACT_LIMIT = 4096  # entries of a weight: one Hessian-vector product each, with its graph kept
-_SAMPLE_LIMIT = 2**24  # numbers: 64 MB of probes in float32
+_EXACT_LIMIT = 4096  # entries of a weight; each needs a Hessian-vector product whose graph is kept
+_SAMPLE_LIMIT = 2**24  # numbers, which are 64 MB of probes in float32
 _SAMPLEWISE = ("closed_form", "columns", "sample_probes")
 _EVERY, _EVERY_WHOLE = 4, 10  # measured: see benchmarks/flatness.py
 
@@ -30,8 +30,8 @@ class Level(NamedTuple):
     """A degree of thinning.
 
     Attributes:
-        every: Only every so many steps are penalized.
-        share: The share of the batch that the penalty looks at.
+        every: Interval between penalized steps.
+        share: The share of the batch used for the penalty.
     """
 
     every: int
@@ -39,12 +39,12 @@ class Level(NamedTuple):
 
 
 class LayerFacts(NamedTuple):
-    """What a pass showed of a layer.
+    """What a pass revealed about a layer.
 
     Attributes:
-        rows: Its rows, ``(g, d, m)``.
+        rows: Shape of the rows of its weight, ``(g, d, m)``.
         single: Whether a sample is one feature vector.
-        obstacle: Why there is no closed form there, in words; ``None`` if there is one.
+        obstacle: Reason why it has no closed form; ``None`` if it has one.
         features: Shape of its input.
     """
 
@@ -56,14 +56,14 @@ class LayerFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a pass showed of the network after the layers.
+    """What a pass revealed about the network after the layers.
 
     Attributes:
         layers: The layers, by name.
-        interact: Whether the samples of a batch interact there; ``None`` if it cannot tell.
-        parts: What can be run again, and whether a part can replace the batch.
-        twice: Whether it has second derivatives at all.
-        noting: Where the call of a loss function was found.
+        interact: Whether the samples of a batch interact there; ``None`` if this is unknown.
+        parts: Which tensors hold samples, and whether a part can replace the batch.
+        twice: Whether it has second derivatives.
+        noting: How the call of the loss function was found.
     """
 
     layers: Mapping[str, LayerFacts]
@@ -74,7 +74,7 @@ class Facts:
 
 
 class LayerPlan(NamedTuple):
-    """The method for a layer and the reason for it, in words."""
+    """The method for a layer, and the reason for choosing it."""
 
     name: str
     method: Method
@@ -83,20 +83,21 @@ class LayerPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a penalized step is computed.
+    """The way a penalized step is computed.
 
     Attributes:
         layers: The methods.
-        curvature: What is multiplied by directions.
-        every: Only every so many steps are penalized.
-        part: How many samples the penalty looks at: a number, ``"quarter"`` or ``"all"``.
-        cut: What holds samples, for a part; ``None`` if no part can replace the batch.
-        body: What had ended before the first layer began, and need not run again.
+        curvature: The curvature matrix that is multiplied by directions.
+        every: Interval between penalized steps.
+        part: Number of samples used for the penalty: a number, ``"quarter"`` or ``"all"``.
+        cut: Which tensors hold samples, used to select a part; ``None`` if no part can replace the
+            batch.
+        body: Modules that finished before the first layer began and need not run again.
         interact: Whether samples may interact.
-        eager: Whether compiled modules must run as they were written.
+        eager: Whether compiled modules must run uncompiled.
         twice: Whether the loss has second derivatives in the layers' outputs.
-        jets: Whether the direction of a probe is carried through the pass of training.
-        noting: Where the call of the loss function is found, for closed forms.
+        jets: Whether the direction of a probe is propagated through the forward pass of training.
+        noting: How the call of the loss function is found, for closed forms.
         copies: Whether model or loss change their arguments in place.
     """
 
@@ -115,16 +116,16 @@ class Plan:
 
     @property
     def is_free(self) -> bool:
-        """Whether nothing is differentiated for the penalty."""
+        """Whether the penalty needs no extra differentiation."""
         return _is_free(self.layers)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the layers."""
+        """The names of the layers."""
         return tuple(one.name for one in self.layers)
 
     def describe(self, name: str, level: Level) -> str:
-        """Say in words how a layer is penalized, and how thinly."""
+        """Describe how and how often a layer is penalized."""
         _, method, reason = self.layers[self.names.index(name)]
         often = f"; every {level.every} steps" if level.every > 1 else ""
         if isinstance(self.part, int):
@@ -132,14 +133,14 @@ class Plan:
         return f"{method}, {reason}{often}{_SHARES[level.share]}"
 
     def applied_to(self, task: Task) -> Task:
-        """Return what is run, run as the plan says."""
+        """Return the task, set up to run as planned."""
         return replace(task, eager=self.eager, noting=self.noting, copies=self.copies)
 
     def unless_thinner_than(self, before: Plan) -> Plan:
-        """Return this plan, or an earlier one that this differs from in taking the batch whole.
+        """Return this plan, or an earlier one that differs only by using a part of the batch.
 
-        Whether a part can replace a batch is checked for every batch: one for which it cannot
-        changes nothing for the others.
+        Whether a part can replace the batch is checked for every batch, so a batch for which it
+        cannot does not affect the others.
         """
         part = replace(self, every=before.every, part=before.part, cut=before.cut, body=before.body)
         whole = self.part == "all" and before.part != "all"
@@ -147,11 +148,11 @@ class Plan:
 
 
 def plan(options: Options, facts: Facts, *, eager: bool = False, copies: bool = False) -> Plan:
-    """Choose how to penalize, or refuse what was asked for.
+    """Choose the method, or refuse the requested one.
 
     Raises:
-        NotApplicableError: If the estimator does not hold for what the pass showed.
-        SampleInteractionError: If it needs samples that do not interact.
+        NotApplicableError: If the estimator is not valid for the observed pass.
+        SampleInteractionError: If the estimator needs samples that do not interact.
         LayerError: If a layer is too large for ``"exact"``.
     """
     layers = tuple(_layer_plan(options, facts, name) for name in facts.layers)
@@ -200,7 +201,7 @@ def _layer_plan(options: Options, facts: Facts, name: str) -> LayerPlan:
         "gauss_newton": "biased where the tail is not piecewise linear: Gauss-Newton curvature",
         "finite_difference": "differences of the first derivative",
     }.get(estimator, "unbiased")
-    if not facts.twice:  # whether samples interact cannot be told
+    if not facts.twice:  # it is unknown whether samples interact
         reason = f"{kind}, probes for the whole batch: the loss is differentiated only once"
         return LayerPlan(name, "batch_probes", reason)
     if estimator != "columns" and options.probe_per == "batch":
@@ -243,7 +244,7 @@ def _noise(layer: LayerFacts, facts: Facts, name: str) -> LayerPlan:
 def _part(
     options: Options, facts: Facts, layers: Sequence[LayerPlan], curvature: Curvature
 ) -> int | Literal["quarter", "all"]:
-    """How many samples the penalty looks at."""
+    """Return the number of samples used for the penalty."""
     asked = options.samples
     if asked == "all" or (asked == "auto" and options.estimator != "auto"):
         return "all"

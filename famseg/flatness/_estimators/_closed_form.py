@@ -1,4 +1,4 @@
-r"""Relative flatness in closed form: the outputs of a linear layer under a common loss.
+r"""Relative flatness in closed form, for the outputs of a linear layer under a common loss.
 
 For a loss whose Hessian in the outputs of sample ``i`` is :math:`H_i / n`,
 
@@ -6,7 +6,7 @@ For a loss whose Hessian in the outputs of sample ``i`` is :math:`H_i / n`,
     \lVert W\rVert_F^2\, \lVert\phi_i\rVert^2 \operatorname{tr} H_i
 
 are relative flatness (Petzka et al., NeurIPS 2021, definition 3) and its simplified form
-(Petzka et al. 2019). Where :math:`H_i` is known, no derivative is taken at all: the values are
+(Petzka et al. 2019). Where :math:`H_i` is known, no derivatives need to be computed: the values are
 exact, and so are their gradients, at about the cost of the layer itself.
 """
 
@@ -26,7 +26,7 @@ from famseg.flatness._estimators._products import Gradient
 from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 
-# Many arguments: those of torch's loss, and the layer's features and weight.
+# Many arguments, because it takes those of torch's loss and the layer's features and weight.
 def cross_entropy_flatness(
     features: Tensor,
     logits: Tensor,
@@ -87,7 +87,7 @@ def cross_entropy_flatness(
     check_classes(targets, logits)
     if gradient == "weights_only":
         features, logits, targets = features.detach(), logits.detach(), targets.detach()
-    logits = logits.to(weight.dtype)  # under autocast they come in half precision
+    logits = logits.to(weight.dtype)  # under autocast they are in half precision
     scale = _sample_scale(logits, targets, class_weights, ignore_index, label_smoothing, reduction)
     return softmax_flatness(features, logits, weight, scale, simplified=quantity == "simplified")
 
@@ -137,7 +137,7 @@ def squared_error_flatness(
     return features.square().sum(1) * (curvature * weight.square().sum())
 
 
-# Many arguments: those of torch's loss, and the layer's features and weight.
+# Many arguments, because it takes those of torch's loss and the layer's features and weight.
 def logistic_flatness(
     features: Tensor,
     logits: Tensor,
@@ -212,9 +212,9 @@ def _sample_scale(
     label_smoothing: float,
     reduction: str,
 ) -> Tensor:
-    """Return n times the weight of sample i's terms -log p_s in the reduced loss."""
+    """Return n times the weight of the terms -log p_s of sample i in the reduced loss."""
     n, d = logits.shape
-    if class_weights is None and targets.ndim == 1:  # whatever the smoothing: its parts add up to 1
+    if class_weights is None and targets.ndim == 1:  # smoothed targets add up to 1, too
         kept = (targets != ignore_index).to(logits.dtype)
         return kept / kept.mean() if reduction == "mean" else n * kept
     w = logits.new_ones(d) if class_weights is None else class_weights.to(logits)

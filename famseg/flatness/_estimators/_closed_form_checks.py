@@ -1,4 +1,4 @@
-"""Shapes and options that closed forms of relative flatness hold for."""
+"""Checks of the shapes and options for which closed forms of relative flatness hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ClosedQuantity = Literal["relative_flatness", "simplified"]
 
 
 def over(values: Tensor, like: Tensor, name: str) -> Tensor:
-    """Broadcast values to a shape; refuse to go beyond it, which would change a mean."""
+    """Broadcast values to a shape; refuse a larger result, which would change a mean."""
     try:
         return values.to(like).expand(like.shape)
     except RuntimeError:
@@ -26,7 +26,7 @@ def over(values: Tensor, like: Tensor, name: str) -> Tensor:
 
 
 def check_options(reduction: str, quantity: Quantity, gradient: Gradient) -> None:
-    """Refuse options that no closed form has."""
+    """Refuse options for which there is no closed form."""
     if reduction not in ("mean", "sum"):
         raise NotApplicableError(f'reduction must be "mean" or "sum", got {reduction!r}.')
     check_choice("quantity of a closed form", quantity, get_args(ClosedQuantity))
@@ -34,7 +34,7 @@ def check_options(reduction: str, quantity: Quantity, gradient: Gradient) -> Non
 
 
 def check_shapes(features: Tensor, logits: Tensor | None, weight: Tensor) -> None:
-    """Refuse anything but one feature vector a sample."""
+    """Refuse anything but one feature vector per sample."""
     names, tensors = ("features", "logits", "weight"), (features, logits, weight)
     shapes = {n: tuple(x.shape) for n, x in zip(names, tensors, strict=True) if x is not None}
     fits = all(len(shape) == 2 for shape in shapes.values())
@@ -61,7 +61,7 @@ def check_classes(targets: object, logits: Tensor) -> None:
 
 
 def check_elements(targets: object, logits: Tensor) -> None:
-    """Refuse targets that are not of the shape of the outputs."""
+    """Refuse targets whose shape is not that of the outputs."""
     if not isinstance(targets, Tensor) or targets.shape != logits.shape:
         raise NotApplicableError(
             f"the closed form needs targets with the shape of the outputs, {tuple(logits.shape)}, "

@@ -1,13 +1,13 @@
-r"""Relative flatness by finite steps: of the derivative along a direction, or of the loss itself.
+r"""Relative flatness by finite differences of the gradient, or of the loss itself.
 
-Both run the network after the layer again with its outputs moved along a direction ``v``:
+Both rerun the network after the layer with its outputs shifted along a direction ``v``:
 
 .. math:: H v \approx \frac{g(z + h v) - g(z - h v)}{2h}, \qquad
     E_v\, L(z + s v) = L(z) + \frac{s^2}{2} \kappa + O(s^4)
 
-with ``g`` the gradient of the loss in the outputs. The first takes the place of :math:`H v` in the
-quadratic form of a probe, which keeps its variance and gets a small bias. The second needs no
-derivative beyond that of the loss.
+with ``g`` the gradient of the loss in the outputs. The first replaces :math:`H v` in the quadratic
+form of a probe, which keeps its variance and introduces a small bias. The second needs only first
+derivatives of the loss.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ def difference(
 
     .. math:: \frac{g(z + h v) - g(z - h v)}{2h} = H v + \frac{h^2}{6} D^3 g[v, v, v] + O(h^4)
 
-    Costs two more runs of the network after the layer, each differentiated once; the gradient of
-    the result needs only second derivatives, whose correctness does not depend on torch's third
+    The cost is two more runs of the network after the layer, each differentiated once; the gradient
+    of the result needs only second derivatives, whose correctness does not depend on torch's third
     ones. The bias is of order :math:`h^2` where the network is smooth, and rounding adds
     :math:`\epsilon / h` for a precision :math:`\epsilon`: both are smallest together at a step of
     :math:`\epsilon^{1/3}`, which is taken relative to the outputs and leaves an error of
-    :math:`\epsilon^{2/3}` (Press et al., *Numerical Recipes*, section 5.7). Kinks within the step
-    are another matter, see `check_differences`.
+    :math:`\epsilon^{2/3}` (Press et al., *Numerical Recipes*, section 5.7). For kinks within the
+    step see `check_differences`.
 
     Worked value: :math:`g(z) = z^3` at :math:`z = 1` along :math:`v = 1` gives
     :math:`3 + h^2`, 3.0001 with a step of 0.01; the exact product is 3.
 
     Args:
-        task: What to run.
-        recorded: The pass to run again.
-        names: The layers that directions are for.
-        part: Numbers of the samples to run; all by default.
-        cut: What holds samples, for a part.
+        task: The model and loss to run.
+        recorded: The pass to rerun.
+        names: The layers of the directions.
+        part: Indices of the samples to run; all by default.
+        cut: Which tensors hold samples, for a part.
         create_graph: Whether the result can be differentiated.
-        reach: Factor of the step.
+        reach: Factor of the step size.
     """
     sites = [recorded.sites[name] for name in names]
 
@@ -86,19 +86,20 @@ def difference(
 
 
 def check_differences(task: Task, recorded: Recorded) -> None:
-    """Reject a network whose differences depend on the step: one with kinks within it.
+    """Reject a network whose differences depend on the step size because of kinks.
 
-    Where a ReLU-like activation changes sides within the step, its jump of slope counts in full,
-    and the shorter the step the more each counts and the fewer there are: the result is dominated
-    by them and does not settle. A smooth network changes by 1e-4 in float32, one with kinks by half
-    of the value and more; in float64 the step is so short that kinks are rarely met.
+    If the input of a ReLU-like activation changes its sign within the step, the jump of the slope
+    contributes in full. Shorter steps contain fewer kinks, but each has a larger effect, so that
+    kinks dominate the result and it does not converge. In float32, halving the step changes the
+    result by 1e-4 for a smooth network, and by half or more with kinks; in float64 the step is so
+    short that it rarely contains a kink.
 
     Args:
-        task: What to run.
-        recorded: The pass to run again.
+        task: The model and loss to run.
+        recorded: The pass to rerun.
 
     Raises:
-        NotApplicableError: If half the step changes the products by more than a share.
+        NotApplicableError: If halving the step changes the products by more than a tolerance.
     """
     names = list(recorded.sites)
     generator = torch.Generator().manual_seed(0)
@@ -116,7 +117,7 @@ def check_differences(task: Task, recorded: Recorded) -> None:
     )
     size = _rms(half)
     change = _rms([a - b for a, b in zip(whole, half, strict=True)])
-    if change > _SETTLED * size:  # False for NaN: that is reported where it can be named
+    if change > _SETTLED * size:  # False for NaN, which is reported elsewhere
         raise NotApplicableError(
             'estimator "finite_difference" does not converge on this network: half the step '
             f"changes it by {change / size:.0%}. Activations with kinks (ReLU, PReLU, max "
@@ -130,9 +131,9 @@ _SETTLED = 0.05
 
 
 def noisy(direction: Callable[[Site], Tensor], scale: float) -> Edit:
-    """Return an edit that adds noise to the outputs: a direction, and how far along it.
+    """Return an edit that adds noise to the outputs: a direction and the distance along it.
 
-    What the expected loss becomes by that, and how good that is: see `famseg.flatness._step`.
+    For its effect on the expected loss and the error, see `famseg.flatness._step`.
     """
 
     def edit(site: Site) -> Tensor:
@@ -142,7 +143,7 @@ def noisy(direction: Callable[[Site], Tensor], scale: float) -> Edit:
 
 
 def _step(outputs: Sequence[Tensor], directions: Sequence[Tensor]) -> float:
-    """How far to go: the outputs change by the cube root of the precision of their size."""
+    """Return the step size: a change relative to the outputs by the cube root of the precision."""
     with torch.no_grad():
         size, change = _rms(outputs), _rms(directions)
     root: float = torch.finfo(directions[0].dtype).eps ** (1 / 3)

@@ -1,11 +1,11 @@
-r"""Largest eigenvalues of a layer's Hessian, of the neurons' blocks and of all of it.
+r"""Largest eigenvalues of a layer's Hessian and of its blocks for single neurons.
 
-An eigenvector is sought without a graph. The value is then its Rayleigh quotient :math:`v^\top H v`
-with ``v`` held constant, whose derivative is that of the eigenvalue:
-:math:`d\lambda = v^\top dH\, v`, since the quotient is stationary in ``v`` (Magnus, *On
-differentiating eigenvalues and eigenvectors*, 1985). Where the largest eigenvalue is repeated it
-has no derivative, and this is a subgradient. Nothing is drawn: a value is exact, or, where Lanczos'
-method ended before it converged, too low.
+The eigenvector is computed without a graph. The value is then its Rayleigh quotient :math:`v^\top H
+v` with ``v`` held constant, whose derivative is that of the eigenvalue: :math:`d\lambda = v^\top
+dH\, v`, since the quotient is stationary in ``v`` (Magnus, *On differentiating eigenvalues and
+eigenvectors*, 1985). Where the largest eigenvalue is repeated it has no derivative, and this is a
+subgradient. Nothing is random: a value is exact or, if Lanczos' method ended before it converged,
+too low.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from famseg.flatness._estimators._lanczos import largest_pair
 from famseg.flatness._estimators._products import Gradient, quadratic
 from famseg.flatness._tracing._uses import Pass, Product, Use, hessian
 
-_BATCHED = 2**24  # numbers in the matrices that are decomposed together
+_BATCHED = 2**24  # numbers in the matrices that are decomposed at once
 
 
 class LargestEigenvalue(NamedTuple):
-    r"""The largest eigenvalue of a layer's Hessian, as far as it was found.
+    r"""The largest eigenvalue of a layer's Hessian, with its residual.
 
     Attributes:
         value: The Rayleigh quotient of the vector found, a scalar: a lower bound.
@@ -144,7 +144,7 @@ def largest_eigenvalue(
 
 
 def _separate(use: Use, product: Product) -> Tensor:
-    """Return the largest eigenvalue of each neuron's block, samples not interacting, ``(d,)``."""
+    """Return the largest eigenvalue of each neuron's block if samples do not interact, ``(d,)``."""
     d = use.shift.shape[1]
     axes = torch.eye(d, dtype=use.shift.dtype, device=use.shift.device)
     columns = [product([axis.expand_as(use.shift)])[0][:, s] for s, axis in enumerate(axes)]
@@ -157,9 +157,10 @@ def _separate(use: Use, product: Product) -> Tensor:
 def _top_vectors(features: Tensor, curvature: Tensor) -> Tensor:
     r"""Return for each row ``h`` the top eigenvector of :math:`\Phi^\top \mathrm{diag}(h) \Phi`.
 
-    All of them lie in the span of the features, but for those of eigenvalue 0 that any vector off
-    the span is one of: for these the zero vector does, whose quadratic form is 0 as well. Within an
-    orthonormal basis of the span the matrices are ``min(n, m)`` wide, whatever the signs of ``h``.
+    All of them lie in the span of the features, except eigenvectors of eigenvalue 0, which include
+    every vector orthogonal to the span. For these the zero vector is returned, whose quadratic form
+    is 0, too. In an orthonormal basis of the span the matrices have the size ``min(n, m)``,
+    regardless of the signs of ``h``.
 
     Args:
         features: Shape ``(n, m)``.
@@ -216,7 +217,7 @@ def _blocks(
 
 
 class WeightHessian:
-    """A layer's Hessian in its weight, made of one in its outputs, without graph."""
+    """A layer's Hessian in its weight, derived from that in its outputs, without a graph."""
 
     def __init__(self, use: Use, product: Product) -> None:
         self._use, self._product = use, product
@@ -236,7 +237,7 @@ class WeightHessian:
         return self._use.operator.rows(weight)
 
     def kernel(self, row: Tensor, place: tuple[int, int]) -> Tensor:
-        """Return a weight that is zero but for one row."""
+        """Return a weight that is zero except for one row."""
         rows = torch.zeros_like(self.rows(self._weight.detach()))
         rows[place] = row
         return self._use.operator.kernel(rows)

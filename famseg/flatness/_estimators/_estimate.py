@@ -1,4 +1,4 @@
-"""Compute what a plan says, on a pass."""
+"""Computation of the planned estimate for a pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ProductOf = Callable[[Sequence[Use]], Product]
 
 @dataclass(frozen=True)
 class Rule:
-    """What is computed, whatever the plan.
+    """The quantity to compute, independent of the plan.
 
     Attributes:
         options: The options of the objective.
@@ -42,7 +42,7 @@ class Rule:
 
     @property
     def gradient(self) -> Gradient:
-        """Which part of the gradient is computed."""
+        """The part of the gradient that is computed."""
         return "weights_only" if self.options.weights_only else "full"
 
     def factor(self, use: Use) -> Factor:
@@ -71,16 +71,16 @@ def estimate(
     """Return the sum of the layers' values.
 
     Args:
-        rule: What to compute.
-        plan: How.
+        rule: The quantity to compute.
+        plan: The method.
         run: The pass.
         draw: Draws probes.
-        product_of: Returns the curvature's product for some of the layers.
+        product_of: Returns the product with the curvature for some of the layers.
         create_graph: Whether the curvature itself can be differentiated.
     """
     found: list[Estimate] = []
     probed: list[tuple[LayerPlan, Use]] = []
-    uses = {use.name: use for use in run.uses}  # a recorded pass has them in order of running
+    uses = {use.name: use for use in run.uses}  # a recorded pass has them in the order of execution
     for one in plan.layers:
         use = uses[one.name]
         if rule.gradient == "weights_only":
@@ -110,7 +110,7 @@ def estimate(
 def directions(
     uses: Sequence[tuple[LayerPlan, Use]], factors: Sequence[Factor], draw: Draw
 ) -> list[Tensor]:
-    """Draw a direction for each layer, by the method of its plan."""
+    """Draw a direction for each layer, with the method in its plan."""
     return [
         (sample_direction if one.method == "sample_probes" else batch_direction)(use, f, draw)
         for (one, use), f in zip(uses, factors, strict=True)
@@ -120,7 +120,7 @@ def directions(
 def _probed(
     rule: Rule, uses: Sequence[tuple[LayerPlan, Use]], draw: Draw, product_of: ProductOf
 ) -> list[Estimate]:
-    """Layers that are probed together share their Hessian-vector products.
+    """Return the values of layers that share their Hessian-vector products.
 
     The terms that couple two layers have mean zero, since their probes are independent.
     """
@@ -152,9 +152,9 @@ def closed(rule: Rule, use: Use, call: LossCall | None) -> Tensor:
     """Return the samples' values in closed form.
 
     Args:
-        rule: What to compute.
+        rule: The quantity to compute.
         use: The layer.
-        call: The call of the loss function that made the loss.
+        call: The call of the loss function that returned the loss.
 
     Raises:
         NotApplicableError: If this layer has no closed form.
@@ -196,5 +196,5 @@ def _sum(found: Sequence[Estimate]) -> Estimate:
     if len({v.shape for v in values}) > 1:
         values = [v.mean() for v in values]
     drawn = [one.probes for one in found if one.probes is not None]
-    # Where some layers are exact, the spread of the probes is that of the others.
+    # If some layers are exact, the spread of the probes is that of the others.
     return Estimate(torch.stack(values).sum(0), torch.stack(drawn).sum(0) if drawn else None)

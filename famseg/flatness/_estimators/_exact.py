@@ -1,4 +1,4 @@
-"""The definition of relative flatness, computed by the whole Hessian."""
+"""The definition of relative flatness, computed from the whole Hessian."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tenso
 
     with :math:`w_s` row ``s`` of ``weight`` and :math:`H_{st}` the Hessian block of rows ``s`` and
     ``t`` (Petzka et al., *Relative Flatness and Generalization*, NeurIPS 2021, definition 3).
-    Exact, without variance. Costs ``d * m`` Hessian-vector products, their graphs kept: it is the
-    reference that faster estimators are tested on. It uses only reverse mode, so ``loss`` may
+    Exact, without variance. It costs ``d * m`` Hessian-vector products, whose graphs are kept, and
+    is the reference for testing faster estimators. It uses only reverse mode, so ``loss`` may
     contain every operation that can be differentiated twice.
 
     Args:
@@ -49,7 +49,7 @@ def relative_flatness(loss: Callable[[Tensor], Tensor], weight: Tensor) -> Tenso
     if not weight.is_floating_point():
         raise LayerError(f"weight must contain floating-point numbers, got {weight.dtype}.")
     with torch.enable_grad():
-        # The derivative is taken in a shift: `weight` itself stays free to be differentiated in.
+        # Differentiated with respect to a shift, so that the result is differentiable in `weight`.
         shift = torch.zeros_like(weight, requires_grad=True)
         value = loss(weight + shift)
         if value.ndim != 0:

@@ -1,11 +1,11 @@
-r"""What makes a curvature relative: a factor of the layer's weight.
+r"""The factor, derived from a layer's weight, that makes a curvature relative.
 
 Relative flatness and its simplified form are both traces of the Hessian after a change of scale,
 
 .. math:: c \operatorname{tr}\bigl((A A^\top \otimes I_m) H\bigr)
 
 with :math:`A = W, c = 1` for :math:`\kappa` and :math:`A = I, c = \lVert W\rVert^2` for the
-simplified measure. All estimators take ``A`` and ``c`` and know nothing of the two.
+simplified measure. Estimators take only ``A`` and ``c`` and do not distinguish the two measures.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Factor:
     def reduced(self) -> Tensor | None:
         """A factor of the same Gram matrix with at most ``d`` columns, shape ``(g, d, r)``.
 
-        With an orthonormal basis ``Q`` of the span of its rows, held constant, ``A Q`` has the Gram
-        matrix of ``A`` and the derivative of it, since ``A Q Q^T = A``. So no probe needs more
-        than ``d * m`` numbers, however many features there are. The basis costs ``O(d^2 m)``.
+        With a constant orthonormal basis ``Q`` of the span of its rows, ``A Q`` has the same Gram
+        matrix as ``A`` with the same derivative, since ``A Q Q^T = A``. A probe thus needs at most
+        ``d * m`` numbers, regardless of the number of features. The basis costs ``O(d^2 m)``.
         """
         if self.matrix is None or self.shape[2] <= self.shape[1]:
             return self.matrix
@@ -54,7 +54,7 @@ class Factor:
         return reduced
 
     def scaled(self, value: Tensor) -> Tensor:
-        """Return a trace times ``c``."""
+        """Return a trace multiplied by ``c``."""
         return value if self.scale is None else self.scale * value
 
 
@@ -62,11 +62,11 @@ class Factor:
 def span(rows: Tensor) -> Tensor:
     """Return an orthonormal basis of the span of rows, ``(..., n, m)``: ``(..., m, min(n, m))``.
 
-    It is held constant: where it is used, ``rows @ basis @ basis.T`` equals ``rows``, so that the
-    Gram matrix of ``rows @ basis`` and its derivative are those of the rows.
+    It is constant: since ``rows @ basis @ basis.T`` equals ``rows``, the Gram matrix of ``rows @
+    basis`` and its derivative are those of the rows.
     """
     basis, triangle = torch.linalg.qr(rows.mT)
-    # One basis of the many: the same probes whatever routine found it.
+    # A unique basis, so that probes do not depend on the routine that computed it.
     flip = triangle.diagonal(dim1=-2, dim2=-1) < 0
     signed: Tensor = basis * torch.where(flip, -1.0, 1.0).to(basis).unsqueeze(-2)
     return signed
@@ -79,10 +79,10 @@ def factor(
 
     Args:
         weight: The weight, of the layer's shape.
-        operator: What the layer does with it.
+        operator: The linear operator of the layer.
         quantity: ``"relative_flatness"`` or ``"simplified"``.
-        as_released: Whether the simplified measure takes the norm as the authors' code does, not
-            squared.
+        as_released: Whether the simplified measure uses the norm without squaring it, as the
+            authors' code does.
     """
     rows = operator.rows(weight)
     groups, d, m = rows.shape

@@ -1,4 +1,4 @@
-"""A step whose penalty has a closed form: the plain step, and a handful of operations."""
+"""A step whose penalty has a closed form: the plain step and a few more operations."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from famseg.flatness._tracing._watch import Site, check_used, leave
 
 
 class FreeStep(NamedTuple):
-    """A plain pass, with the values of its layer where they still have a closed form.
+    """A plain pass, with the values of its layer if these still have a closed form.
 
     Attributes:
-        task: What was run, with one layer.
+        task: The model, loss and layer.
         loss: The loss.
-        prediction: What the loss was given.
-        seen: What the layer saw.
+        prediction: Argument of the loss.
+        seen: Input and output of the layer.
         values: The samples' values, shape ``(n,)``; ``None`` if the closed form no longer applies.
     """
 
@@ -40,10 +40,10 @@ class FreeStep(NamedTuple):
     values: Tensor | None
 
     def check(self) -> None:
-        """Refuse a layer that is not, or not only, what its weight says.
+        """Refuse a layer that does not depend on its weight only as a linear operator.
 
         Raises:
-            LayerError: If the weight reaches the loss by another way, or does something else.
+            LayerError: If the weight has another effect on the loss, or is used differently.
         """
         ((name, layer),) = self.task.layers.items()
         features, output = self.seen.features, self.seen.output
@@ -51,20 +51,20 @@ class FreeStep(NamedTuple):
         check_map(self._site(name, layer))
 
     def recorded(self, inputs: Inputs, targets: object) -> Recorded:
-        """Return the pass as one whose tail can be run again, for a plan of another kind.
+        """Return the pass as a recorded pass, whose tail can be rerun for other plans.
 
         Args:
             inputs: The model's arguments.
-            targets: Those of the loss.
+            targets: The targets of the loss.
 
         Raises:
-            LayerError: If the layer was not called once, or its input was spoiled.
+            LayerError: If the layer was not called exactly once, or its input was changed in place.
         """
         ((name, layer),) = self.task.layers.items()
         site = self._site(name, layer)
         check_used([site])
         site.check(self.task.model)
-        state = random_state(self.task.device)  # the tail may draw anew, as any step may
+        state = random_state(self.task.device)  # the tail may draw new random numbers
         return Recorded(
             self.loss, self.prediction, {name: site}, inputs, targets, state, body=(), calls=[]
         )
@@ -80,7 +80,7 @@ class FreeStep(NamedTuple):
 
 
 class Seen:
-    """A forward hook that keeps what a layer saw.
+    """A forward hook that records the input and output of a layer.
 
     Attributes:
         calls: How often it was called.
@@ -99,28 +99,28 @@ class Seen:
     def __call__(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
-        """Keep the tensors of a call."""
+        """Record the tensors of a call."""
         self.calls += 1
         self.features = args[0] if args else kwargs["input"]
         self.output, self.version = output, output._version
 
     @property
     def unchanged(self) -> bool:
-        """Whether the layer was called once, and nothing has changed its output in place since."""
+        """Whether the layer was called once and its output has not been changed in place since."""
         return self.calls == 1 and self.output._version == self.version
 
 
 def free_step(task: Task, rule: Rule, inputs: Inputs, targets: object) -> FreeStep:
     """Run a plain pass and compute the closed form of its one layer.
 
-    Nothing is differentiated, replaced or put back: such a step cannot fail half-way but where a
-    plain step does.
+    Nothing is differentiated, replaced or restored, so such a step can only fail where a plain step
+    can.
 
     Args:
-        task: What to run.
-        rule: What to compute.
+        task: The model and loss to run.
+        rule: The quantity to compute.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
     """
     ((name, layer),) = task.layers.items()
     seen = Seen()
@@ -133,17 +133,17 @@ def free_step(task: Task, rule: Rule, inputs: Inputs, targets: object) -> FreeSt
     if call is not None and seen.unchanged and len(seen.features):
         try:
             values = closed(rule, *_precise(task, name, seen, call))
-        except NotApplicableError:  # on this batch: its shapes, or what the loss got
+        except NotApplicableError:  # because of shapes or the arguments of the loss
             values = None
     return FreeStep(task, loss, prediction, seen, values)
 
 
 def _precise(task: Task, name: str, seen: Seen, call: LossCall) -> tuple[Use, LossCall]:
-    """The layer and the call, in the precision of the weight."""
+    """Return the layer and the call in the precision of the weight."""
     (layer,) = task.layers.values()
     features, output = seen.features, seen.output
     if output.dtype is not layer.weight.dtype and call.input is output:
-        # The model has entered autocast by itself.
+        # The model itself enabled autocast.
         features = features.to(layer.weight.dtype)
         with torch.autocast(task.device.type, enabled=False):
             output = nn.functional.linear(features, layer.weight, layer.bias)
@@ -154,6 +154,6 @@ def _precise(task: Task, name: str, seen: Seen, call: LossCall) -> tuple[Use, Lo
 
 def penalty_of(values: Tensor, options: Options) -> Tensor:
     """Return the penalty of a batch from the samples' values in closed form, shape ``(n,)``."""
-    if options.ceiling is None:  # never negative: no bound changes it
+    if options.ceiling is None:  # closed forms are never negative, so no bound changes them
         return values.mean()
     return bounded(values, options.bound, ceiling=options.ceiling)

@@ -1,4 +1,4 @@
-r"""Closed forms at a layer whose outputs, at one or many positions, are what the loss gets.
+r"""Closed forms for a layer whose outputs at one or more positions are the input of the loss.
 
 A head on tokens or a 1 x 1 convolution applies one weight at every position of a sample. Under
 cross-entropy, squared error and binary cross-entropy no two positions interact, so that with
@@ -6,8 +6,8 @@ cross-entropy, squared error and binary cross-entropy no two positions interact,
 
 .. math:: \kappa = \sum_{i,t} u_{it}\, \lVert\phi_{it}\rVert^2 \operatorname{tr}(W^\top H_{it} W)
 
-is a sum over them of what a head on one vector has. The loss may get the outputs flattened, with
-their dimensions permuted, or without some positions, as a view or as a copy.
+is a sum over positions of the closed form for a head on one vector. The loss may receive the
+outputs flattened, with permuted dimensions, or without some positions, as a view or as a copy.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from famseg.flatness._tracing._operator import Operator
 
 
 def obstacle(call: LossCall, operator: Operator, output: Tensor) -> str | None:
-    """Say why there is no closed form at a layer; ``None`` if there is one.
+    """Return why a layer has no closed form; ``None`` if it has one.
 
     Args:
         call: The call of the loss function.
-        operator: What the layer does.
+        operator: The operator of the layer.
         output: Its output as the rest of the network received it.
     """
     if not operator.pointwise:
@@ -86,14 +86,14 @@ def head_flatness(
     quantity: Quantity = "relative_flatness",
     gradient: Gradient = "full",
 ) -> Tensor:
-    """Return each sample's flatness of a layer whose outputs are what the loss gets.
+    """Return each sample's flatness of a layer whose outputs are the input of the loss.
 
-    Time and memory are those of the closed form for as many samples as there are positions, and a
-    copy of features and outputs if they are not rows in memory already.
+    Time and memory are those of the closed form with one sample per position, plus a copy of
+    features and outputs unless they are stored as rows already.
 
     Args:
         call: The call of the loss function.
-        operator: What the layer does.
+        operator: The operator of the layer.
         features: Its inputs, shape ``(n, ..., m)``, of a convolution ``(n, m, ...)``.
         output: Its outputs, shape ``(n, ..., d)`` or ``(n, d, ...)``.
         weight: Its weight.
@@ -101,8 +101,8 @@ def head_flatness(
         gradient: ``"full"``, or ``"weights_only"``: all but ``weight`` is held constant.
 
     Returns:
-        Shape ``(n,)``; the mean is the batch's value. Differentiable in features, weight and what
-        the loss gets. A sample counts by the weights that its positions have in the loss.
+        Shape ``(n,)``; the mean is the batch's value. It is differentiable in features, weight and
+        the input of the loss. A sample is weighted by the weights of its positions in the loss.
 
     Raises:
         NotApplicableError: If there is no closed form, see `obstacle`.
@@ -119,7 +119,7 @@ def head_flatness(
     if view.positions is not None:
         rows = rows[view.positions]
     targets = call.targets
-    assert isinstance(targets, Tensor)  # noqa: S101 - no obstacle
+    assert isinstance(targets, Tensor)  # noqa: S101 - checked by `obstacle`
     soft = targets.shape == call.input.shape
     values = _values(
         call,
@@ -139,7 +139,7 @@ def head_flatness(
 
 
 def _computed(call: LossCall) -> bool:
-    """Whether the loss may depend on the layer in another way than by its input."""
+    """Return whether the loss may depend on the layer other than through its input."""
     others = (call.targets, *call.options.values())
     return any(isinstance(x, Tensor) and x.grad_fn is not None for x in others)
 
@@ -162,7 +162,7 @@ def _values(
     gradient: Gradient,
     change: Callable[[Tensor | None, str], Tensor | None] = lambda x, _: x,
 ) -> Tensor:
-    """The closed form of the loss on rows."""
+    """Return the closed form of the loss on rows."""
     options = call.options
     if call.function is F.cross_entropy:
         return cross_entropy_flatness(

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a symmetric matrix that is known by its products with vectors."""
+"""The largest eigenvalue of a symmetric matrix that is given by its products with vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
-_BASIS_VECTORS = 12  # fewer would make restarts lose more than they save
+_BASIS_VECTORS = 12  # with fewer, restarts lose more than they save
 
 
 class EigenPair(NamedTuple):
@@ -43,8 +43,8 @@ def largest_pair(
 
     Lanczos' method with full reorthogonalization and thick restarts (Wu and Simon, *Thick-restart
     Lanczos method for large symmetric eigenvalue problems*, SIAM J. Matrix Anal. 2000). Unlike
-    power iteration it finds the largest eigenvalue and not the largest in modulus, without a shift:
-    curvature that is negative does not mislead it.
+    power iteration, it finds the largest eigenvalue instead of the largest in modulus without a
+    shift, so negative curvature does not mislead it.
 
     It ends when the residual is at most ``tolerance * |value|`` or nothing but rounding (in
     proportion to the largest modulus seen), when the space is exhausted, or after
@@ -97,15 +97,15 @@ def largest_pair(
 
 
 def _orthogonalized(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a vector into its part off a basis and its coordinates in it."""
+    """Split a vector into its part orthogonal to a basis and its coordinates in the basis."""
     along = basis @ image
     rest = image - along @ basis
-    again = basis @ rest  # once is not enough in floating point (Kahan, Parlett)
+    again = basis @ rest  # "twice is enough" in floating point (Kahan, Parlett)
     return rest - again @ basis, along + again
 
 
 def _restart(basis: Tensor, projected: Tensor) -> int:
-    """Shrink the basis to the Ritz vectors of its upper half and return how many these are."""
+    """Shrink the basis to the Ritz vectors of its upper half and return their number."""
     values, vectors = torch.linalg.eigh(projected)
     kept = max(1, len(values) // 2)
     basis[:kept] = vectors[:, -kept:].T.to(basis) @ basis

@@ -1,4 +1,4 @@
-"""How much a penalty is thinned out, so that its rare and strong steps do not govern a training."""
+"""The degree of thinning of a penalty, such that rare, strong steps do not dominate a training."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from famseg.flatness._estimators._choice import Level, Plan
 from famseg.flatness._tracing._pass import Recorded, Task, replay
 
 RATIO = 1.0
-"""The largest push of a thinned step on the layer's weight, in units of the loss's own."""
-_APART = 16  # thinned steps between two looks, at most
+"""Largest ratio of the gradients of penalty and loss in the layer's weight on a thinned step."""
+_APART = 16  # largest number of thinned steps between two comparisons
 
 
 @dataclass
 class Pace:
-    r"""The degree of thinning of one training, which falls where the penalty is strong.
+    r"""The degree of thinning of one training, which decreases if the penalty is strong.
 
-    A step that carries the penalty of ``k`` steps, taken on a part of the batch, has the right mean
-    and a larger size. Where :math:`k \lambda \lVert\nabla_W b(\kappa)\rVert` exceeds the loss's own
-    gradient :math:`\lVert\nabla_W L\rVert` in the layer's weight such steps are what trains the
-    network: with ``lambda / m = 1`` on the first layer of a small network every training that was
-    thinned out ended at chance, and every other one trained. So the two are compared at the first
-    thinned steps, then every 16th, and above a ratio of 1 the penalty is taken on more steps, and
-    then on more samples: halving ``k`` until it is 1, doubling the part until it is the batch. That
-    holds for the rest of the training.
+    A step with the penalty of ``k`` steps, computed on a part of the batch, has the correct mean
+    but a larger magnitude. If :math:`k \lambda \lVert\nabla_W b(\kappa)\rVert` exceeds the loss's
+    own gradient :math:`\lVert\nabla_W L\rVert` in the layer's weight, such steps dominate the
+    training: with ``lambda / m = 1`` on the first layer of a small network, every thinned training
+    ended at chance level, whereas all others succeeded. The two gradients are therefore compared at
+    the first thinned steps and then at every 16th. If the ratio exceeds 1, the penalty is computed
+    on more steps, and then on more samples: ``k`` is halved until it is 1, then the part is doubled
+    until it is the batch. This remains for the rest of the training.
 
     Attributes:
-        level: How many times the thinning was halved.
-        looked: Thinned steps so far.
+        level: How many times the thinning was reduced.
+        looked: Number of thinned steps so far.
     """
 
     level: int = 0
@@ -43,16 +43,16 @@ class Pace:
         """Return the degree of thinning.
 
         Args:
-            plan: How the penalty is computed.
-            every: Whether the interval may be changed: it was left at ``"auto"``.
-            samples: Whether the part may be.
+            plan: The way the penalty is computed.
+            every: Whether the interval may be changed, that is, the option is ``"auto"``.
+            samples: Whether the part may be changed.
         """
         steps = levels(plan, every=every, samples=samples)
         return steps[min(self.level, len(steps) - 1)]
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Count no step that fails."""
+        """Undo the count of a step that fails."""
         before = self.level, self.looked
         try:
             yield
@@ -61,7 +61,7 @@ class Pace:
             raise
 
     def due(self, level: Level) -> bool:
-        """Return whether a step is thinned and to be looked at, and count it if it is thinned."""
+        """Return whether gradients are compared at this step, and count it if it is thinned."""
         if level.every == 1 and level.share == 1:
             return False
         self.looked += 1
@@ -75,7 +75,7 @@ class Pace:
 
 
 def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
-    """Return the degrees of thinning of a plan, from what it says to none at all.
+    """Return the degrees of thinning of a plan, from the planned degree to none.
 
     Example:
         A plan for every 4th step and a quarter of the batch goes to every 2nd and to every step,
@@ -91,11 +91,11 @@ def levels(plan: Plan, *, every: bool, samples: bool) -> list[Level]:
 
 
 def can_run_ahead(task: Task, plan: Plan, level: Level) -> bool:
-    """Return whether the two pushes are compared on parts of the batch, before the step.
+    """Return whether the two gradients are compared on parts of the batch, before the step.
 
-    Two gradients beside the graphs of a step with jets are half as much memory again. Other plans
-    run the network after the layers a second time anyway. Processes that share the statistics of a
-    normalization must run it equally often, and each has a pace of its own.
+    In addition to the graphs of a step with jets, two gradients would need 50 % more memory. Other
+    plans run the network after the layers a second time anyway. Processes that synchronize
+    normalization statistics must run the network equally often, but each has its own pace.
     """
     parts = level.share < 1 and plan.cut is not None
     alone = not any(isinstance(module, nn.SyncBatchNorm) for module in task.model.modules())
@@ -105,14 +105,14 @@ def can_run_ahead(task: Task, plan: Plan, level: Level) -> bool:
 def in_parts(task: Task, plan: Plan, recorded: Recorded, size: int) -> Tensor:
     """Return the size of the loss's gradient in the layers' weights, from parts of the batch.
 
-    Costs a forward and a backward pass through the network after the layers, and the memory of one
-    part at a time.
+    This costs a forward and a backward pass through the network after the layers, with the memory
+    of one part at a time.
 
     Args:
-        task: What to run.
-        plan: How, with what holds samples: the loss is the mean of its samples'.
+        task: The model and loss to run.
+        plan: The plan, in which the loss is a mean over samples.
         recorded: The pass, which needs no graph.
-        size: How many samples are run at a time.
+        size: Number of samples run at a time.
     """
     weights, n = layer_weights(task), len(recorded.first.features)
     slopes = [torch.zeros_like(weight) for weight in weights]
@@ -125,33 +125,33 @@ def in_parts(task: Task, plan: Plan, recorded: Recorded, size: int) -> Tensor:
 
 
 def push(task: Task, loss: Tensor, penalty: Tensor, strength: float) -> float:
-    """Return the size of a weighted penalty's gradient over the loss's, in the layers' weights.
+    """Return the ratio of the gradients of penalty and loss in the layers' weights.
 
-    Each process takes that of its own part of the batch: the mean gradient of processes that thin
-    out differently is the same. Costs a backward pass through the network after the layers for
-    each of the two.
+    Each process uses its own part of the batch, because the mean gradient of processes with
+    different degrees of thinning is the same. This costs two backward passes through the network
+    after the layers.
 
     Args:
-        task: What was run.
+        task: The model and loss that were run.
         loss: The loss of the batch.
         penalty: The penalty.
-        strength: Its factor.
+        strength: Factor of the penalty.
     """
     return ratio(size_of(penalty, task), size_of(loss, task), strength)
 
 
 def ratio(of_penalty: Tensor, of_loss: Tensor, strength: float) -> float:
-    """Return how hard a penalty pushes, relative to the loss, from the sizes of two gradients."""
+    """Return the ratio of penalty to loss from the norms of the two gradients."""
     return (strength * of_penalty / of_loss.clamp(min=torch.finfo(of_loss.dtype).tiny)).item()
 
 
 def size_of(value: Tensor, task: Task, *, keep: bool = True) -> Tensor:
-    """Return the size of a value's gradient in the layers' weights.
+    """Return the norm of a value's gradient in the layers' weights.
 
     Args:
         value: A scalar.
-        task: What it was taken from.
-        keep: Whether its graph is needed once more.
+        task: The model and loss it was computed from.
+        keep: Whether its graph is needed again.
     """
     return _norm(_slopes(value, layer_weights(task), keep=keep), value)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 Distribution = Literal["rademacher", "gaussian"]
 
 _FEW = 512  # up to this many signs, one random number per sign is as fast
-# Devices on which torch fills all 64 bits of a number; elsewhere some bits might not be random.
+# Devices on which torch fills all 64 bits of an integer; elsewhere some bits may not be random.
 _WORDS = ("cpu", "cuda")
 
 
@@ -28,10 +28,10 @@ def position_generator(
 
     Args:
         seed: The run's seed.
-        *position: What distinguishes one draw from another: step, rank, purpose.
-        device: Where the numbers are drawn; the device of the layer avoids a copy. Different kinds
-            of device draw different numbers of the same distribution from one seed, so a run is
-            repeated bit for bit only on the same kind of device.
+        *position: Values that distinguish draws: step, rank, purpose.
+        device: Device of the generator; that of the layer avoids a copy. Different kinds of device
+            draw different numbers of the same distribution from one seed, so a run is repeated bit
+            for bit only on the same kind of device.
 
     Returns:
         A generator on the device.
@@ -64,21 +64,21 @@ def signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> T
 
 def normals(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     """Return independent standard normal numbers."""
-    # Drawn in one precision, so that a float64 check sees the probes of a float32 run.
+    # Always drawn in float32, so that a float64 check uses the same probes as a float32 run.
     numbers = torch.randn(shape, generator=generator, device=generator.device)
     return numbers.to(device=like.device, dtype=like.dtype)
 
 
 def part_of(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return ``size`` of the numbers below ``n``, all choices equally likely, in order."""
+    """Return a random sorted subset of ``size`` of the numbers below ``n``."""
     chosen = torch.randperm(n, generator=generator, device=generator.device)[:size]
     return chosen.sort().values
 
 
 @functools.cache
 def _signs_of_octets(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The eight bits of each number below 256 as signs, shape ``(256, 8)``."""
-    with torch.inference_mode(False):  # kept for graphs of later on
+    """Return the eight bits of each number below 256 as signs, shape ``(256, 8)``."""
+    with torch.inference_mode(False):  # cached for use in later graphs
         octets = torch.arange(256, device=device).unsqueeze(1)
         bits = octets >> torch.arange(8, device=device) & 1
         return (2 * bits - 1).to(dtype)

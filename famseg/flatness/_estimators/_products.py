@@ -1,14 +1,14 @@
 r"""Estimators of relative flatness by second derivatives in the outputs of the layers.
 
 A layer computes :math:`z = W\phi`, and during the pass a leaf of zeros is added to :math:`z`. With
-:math:`J` the map from a weight to the outputs it makes of the features and :math:`H` the Hessian of
-the batch loss in that leaf,
+:math:`J` the map from a weight to the outputs that it computes from the features and :math:`H` the
+Hessian of the batch loss in that leaf,
 
 .. math:: \kappa = \operatorname{tr}\bigl((WW^\top \otimes I_m)\, J^\top H J\bigr)
 
-which is the definition after the chain rule, for every layer that is linear in its weight. So the
-loss is the loss of training and the body runs once. With :math:`A` in place of :math:`W` (see
-`Factor`) it is the simplified measure.
+which is the definition rewritten by the chain rule, for every layer that is linear in its weight.
+The loss is therefore that of the training pass, and the network before the layer runs once. With
+:math:`A` in place of :math:`W` (see `Factor`) it is the simplified measure.
 
 The full gradient (the paper's terms I and II) of :math:`q = v^\top H v` comes from
 :math:`2\, r^\top v - r^\top \bar v` with :math:`r = H \bar v` and :math:`\bar v` the direction
@@ -32,8 +32,10 @@ from famseg.flatness._tracing._derivatives import gradient, pullback
 from famseg.flatness._tracing._uses import Pass, Product, Use
 
 Draw = Callable[[tuple[int, ...], Tensor], Tensor]
-"""Draws independent numbers of mean 0 and variance 1: of a shape, with the type and on the device
-of the tensor given beside it."""
+"""Draws independent numbers with mean 0 and variance 1.
+
+Takes a shape, and a tensor whose type and device they get.
+"""
 
 Gradient = Literal["full", "weights_only"]
 
@@ -45,8 +47,8 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
 
     with ``J`` the Jacobian of the model's output ``o`` (Schraudolph 2002). It equals the Hessian
     where the network between layer and output is piecewise linear, and it is positive semidefinite
-    where the loss is convex in the output. Elsewhere it is another quantity: what it leaves out,
-    and what more probes do not bring back, is
+    where the loss is convex in the output. Elsewhere it is another quantity: the term that it
+    leaves out, which more probes do not recover, is
 
     .. math:: H - \hat H = \sum_k \frac{\partial L}{\partial o_k}\, \nabla^2 o_k
 
@@ -58,7 +60,7 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
 
     Args:
         run: The pass.
-        uses: The layers, whose outputs directions are in.
+        uses: The layers in whose outputs directions are given.
         create_graph: Whether products can be differentiated.
 
     Raises:
@@ -76,7 +78,7 @@ def gauss_newton(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Produ
     pulled = pullback([prediction], shifts, [dual], create_graph=True)
 
     def product(directions: Sequence[Tensor]) -> Sequence[Tensor]:
-        # J v is the derivative of J^T u in u.
+        # J v is the derivative of J^T u in u: forward mode by applying reverse mode twice.
         (moved,) = pullback(pulled, [dual], directions, create_graph=create_graph)
         (bent,) = pullback([slope], [prediction], [moved], create_graph=create_graph)
         return pullback([prediction], shifts, [bent], create_graph=create_graph)
@@ -181,19 +183,19 @@ def quadratic(product: Product, directions: Sequence[Tensor], *, per_sample: boo
     """
     rows = product([v.detach() for v in directions])
     parts = [row * (2 * v - v.detach()) for row, v in zip(rows, directions, strict=True)]
-    if not per_sample:  # layers may see different numbers of rows
+    if not per_sample:  # layers may have different numbers of rows
         return torch.stack([part.sum() for part in parts]).sum()
     values = torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
     return len(values) * values
 
 
 def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
-    r"""Return a direction of the outputs with probes of its own for each sample.
+    r"""Return a direction of the outputs with separate probes for each sample.
 
     .. math:: v_i = \lVert\phi_i\rVert\, A\, \xi_i \quad\text{or}\quad v_i = (A\, Z_i) \phi_i
 
-    for layers that see one feature vector a sample, and for others. With entries of mean 0 and
-    variance 1 :math:`E\, \xi \xi^\top = I`, so that
+    for layers with one feature vector per sample and for all others, respectively. With entries of
+    mean 0 and variance 1 :math:`E\, \xi \xi^\top = I`, so that
 
     .. math:: E\, v_i^\top H_i v_i = \lVert\phi_i\rVert^2 \operatorname{tr}(A^\top H_i A) = \kappa_i
 
@@ -208,17 +210,17 @@ def sample_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
 
     Args:
         use: The layer.
-        factor: Its factor; its scale is left to the caller.
+        factor: Its factor; its scale is applied by the caller.
         draw: Draws the probes.
     """
     groups, d, m = factor.shape
     n = len(use.features)
-    # The basis of many rows costs more than the layer itself, and n probes of length m are few.
+    # A basis of many rows costs more than the layer itself, and n probes of length m are cheap.
     matrix = factor.matrix if use.operator.single and d > n else factor.reduced
     columns = d if matrix is None else matrix.shape[2]
     if use.operator.single:
         xi = draw((n, columns), use.weight)
-        # Not the norm itself, which has no derivative at zero.
+        # Avoids the norm itself, which is not differentiable at zero.
         norm = use.features.square().sum(1, keepdim=True).clamp(min=_TINY).sqrt()
         return norm * (xi if matrix is None else xi @ matrix[0].T)
     z = draw((n, groups, columns, m), use.weight)
@@ -242,13 +244,14 @@ def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
 
     Args:
         use: The layer.
-        factor: Its factor; its scale is left to the caller.
+        factor: Its factor; its scale is applied by the caller.
         draw: Draws the probes.
     """
     groups, d, m = factor.shape
     n = len(use.features)
     if use.operator.single and n < min(d, m):
-        # Few features: Z acts on their span alone, which is cheaper than the span of the rows.
+        # With few feature vectors Z acts only on their span, which is cheaper than the span of the
+        # rows.
         basis = span(use.features.detach())
         z = draw((1, d if factor.matrix is None else m, n), use.weight)[0]
         image = z if factor.matrix is None else factor.matrix[0] @ z
@@ -260,7 +263,7 @@ def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
     return use.operator.apply(use.features, kernel)
 
 
-_TINY = 1e-38  # the square of what float32 cannot tell from zero
+_TINY = 1e-38  # about the smallest normal number in float32
 
 
 def _at(group: int, column: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

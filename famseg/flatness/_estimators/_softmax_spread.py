@@ -1,4 +1,4 @@
-r"""The spread of a head's rows under its softmax probabilities, by one autograd function.
+r"""The spread of a head's rows under its softmax probabilities, as one autograd function.
 
 Under cross-entropy the trace in the closed form is a sum over pairs of classes,
 
@@ -7,9 +7,9 @@ Under cross-entropy the trace in the closed form is a sum over pairs of classes,
     D_{st} = \tfrac12 \lVert w_s - w_t\rVert^2
 
 and that of the simplified form, :math:`\sum_s p_s (1 - p_s)`, is the same with 1 in place of
-:math:`D_{st}` for two different classes. No term is negative, so nothing cancels where the network
-is sure of a class and the sum is tiny. A step calls this once, and on short steps what counts is
-the number of operations, not their size: value and gradient take about a dozen each.
+:math:`D_{st}` for two different classes. No term is negative, so nothing cancels when the network
+is confident and the sum is tiny. A step calls this once. On short steps the number of operations
+matters more than their size; value and gradient take about a dozen each.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Multiplications that cost less than the dozen operations that they would save.
+# Number of multiplications that cost less than the dozen operations they would save.
 _SMALL = 2**21
-# Pairs of classes cost d^2 (n + m) twice, the other way n d m about six times: equal at 3 to 4.
+# Pairs of classes cost 2 d^2 (n + m), the other method about 6 n d m: equal at a factor 3 to 4.
 _RATIO = 3
 
 
@@ -31,9 +31,10 @@ def softmax_flatness(
 ) -> Tensor:
     r"""Return :math:`a_i \lVert\phi_i\rVert^2\, p_i^\top D p_i` of each sample.
 
-    By pairs of classes, ``O(d^2 (n + m))``, while that is cheaper than the head itself
-    (``O(n d m)``) or small; else around each sample's likeliest class, ``O(n d m)`` in time and
-    ``O(n (d + m))`` in memory, so that a vocabulary needs no matrix of all its pairs.
+    It is computed from pairs of classes, ``O(d^2 (n + m))``, if that is small or cheaper than the
+    head itself (``O(n d m)``). Otherwise it is computed around each sample's most likely class in
+    ``O(n d m)`` time and ``O(n (d + m))`` memory, so that a large vocabulary needs no matrix of
+    pairs.
 
     Args:
         features: Inputs of the head, shape ``(n, m)``.
@@ -46,7 +47,7 @@ def softmax_flatness(
         Shape ``(n,)``, differentiable in all four, as often as one likes; in the precision of the
         weight, also under autocast.
     """
-    if _autocasts(weight):  # half precision would leave two or three digits
+    if _autocasts(weight):  # half precision keeps only two or three digits
         with torch.autocast(weight.device.type, enabled=False):
             return softmax_flatness(features, logits, weight, scale, simplified=simplified)
     features, logits, scale = (x.to(weight.dtype) for x in (features, logits, scale))
@@ -63,7 +64,7 @@ def _by_pairs(n: int, d: int, m: int) -> bool:
 
 
 def _transformed() -> bool:
-    """Whether something looks into the computation that cannot look into an autograd function."""
+    """Return whether a transform is active that does not support autograd functions."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -73,13 +74,13 @@ def _transformed() -> bool:
 
 def _autocasts(tensor: Tensor) -> bool:
     device = tensor.device.type
-    # Torch 2.11 cannot trace the first question; what it compiles for has autocast.
+    # Torch 2.11 cannot trace the first check; the devices that it compiles for support autocast.
     available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
     return available and torch.is_autocast_enabled(device)
 
 
 class _Pairs(torch.autograd.Function):
-    """The values from all pairs of classes."""
+    """Computes the values from all pairs of classes."""
 
     @staticmethod
     def forward(
@@ -93,7 +94,7 @@ class _Pairs(torch.autograd.Function):
         centered, distances = _distances(weight, simplified=simplified)
         distances.clamp_(min=0)
         p = logits.softmax(1)
-        pull = p @ distances  # (n, d): the mean distance of each class from all
+        pull = p @ distances  # (n, d): the mean distance of each class to all classes
         spread = (p * pull).sum(1, keepdim=True)
         size = features.square().sum(1, keepdim=True)
         energy = weight.square().sum() if simplified else None
@@ -110,7 +111,7 @@ class _Pairs(torch.autograd.Function):
         if _autocasts(weight):
             with torch.autocast(weight.device.type, enabled=False):
                 return _Pairs.backward(ctx, slope)
-        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+        if torch.is_grad_enabled():  # the gradient will be differentiated
             centered, distances = _distances(weight, simplified=ctx.simplified)
             p = logits.softmax(1)
             pull = p @ distances
@@ -135,7 +136,7 @@ class _Pairs(torch.autograd.Function):
         if in_logits:
             of_logits = share * (pull - spread)
         if in_weight and energy is None:
-            # Rows pull at each other like springs: the graph Laplacian of `joint`.
+            # The gradient in the rows is the graph Laplacian of `joint`.
             joint = (share.mT @ p).fill_diagonal_(0)
             of_weight = joint.sum(1, keepdim=True) * centered - joint @ centered
         return of_features, of_logits, of_weight, of_scale, None
@@ -145,7 +146,7 @@ def _distances(weight: Tensor, *, simplified: bool) -> tuple[Tensor, Tensor]:
     """Return the centered rows, and ``D`` up to rounding, shape ``(d, d)``, its diagonal 0."""
     if simplified:
         return weight, weight.new_ones(len(weight), len(weight)).fill_diagonal_(0)
-    # What all rows have in common has no spread, and its digits would drown the others.
+    # The mean row has no spread, but its magnitude would cost digits of the differences.
     centered = weight - weight.mean(0)
     gram = centered @ centered.mT
     half = gram.diagonal() / 2
@@ -155,11 +156,12 @@ def _distances(weight: Tensor, *, simplified: bool) -> tuple[Tensor, Tensor]:
 def _around_likeliest(logits: Tensor, weight: Tensor) -> Tensor:
     r"""Return :math:`p^\top D p`, shape ``(n,)``, without a matrix of pairs.
 
-    Where the network is sure, :math:`\sum_s p_s \lVert w_s\rVert^2 - \lVert W^\top p\rVert^2`
-    would lose its digits; so the rows are taken relative to that of the likeliest class.
+    When the network is confident, :math:`\sum_s p_s \lVert w_s\rVert^2 - \lVert W^\top p\rVert^2`
+    suffers from cancellation; the rows are therefore taken relative to that of the most likely
+    class.
     """
     top = logits.argmax(1, keepdim=True)
-    # p without its largest entry, whose part follows from the others: 1 - p would lose digits.
+    # p without its largest entry, which follows from the others, since 1 - p would lose digits.
     rest = logits.softmax(1).scatter(1, top, 0.0)
     weight = weight - weight.mean(0)
     center = weight[top[:, 0]]  # (n, m)

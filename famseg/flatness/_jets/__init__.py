@@ -1,1 +1,1 @@
-"""Second derivatives along one direction, carried through the forward pass."""
+"""Second derivatives along one direction, propagated through the forward pass (Taylor mode)."""

@@ -1,4 +1,4 @@
-"""Whether jets hold for a network: told from its plan, and tried against reverse mode."""
+"""Check whether jets are valid for a network: by its plan, and by comparison with reverse mode."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from famseg.flatness._tracing._uses import Pass, Product, Use, hessian
 from famseg.flatness._tracing._watch import autocast_on, without_autocast
 
 _CLOSE = {torch.float64: 1e-7, torch.float32: 1e-2}
-_APART = 4  # every such sample is in the part that is compared
+_APART = 4  # interval between the samples that are compared
 
 
 def may_carry(options: Options, plan: Plan) -> bool:
-    """Return whether a plan is one that jets can serve.
+    """Return whether jets can carry out a plan.
 
-    They carry one direction, in all layers together, with its full gradient.
+    They propagate one direction, in all layers together, with its full gradient.
     """
     probed = all(one.method in ("sample_probes", "batch_probes") for one in plan.layers)
     together = len(plan.layers) == 1 or options.quantity == "relative_flatness"
@@ -37,18 +37,18 @@ def may_carry(options: Options, plan: Plan) -> bool:
 
 
 def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: object) -> bool:
-    """Return whether a pass with jets gives what reverse mode gives with the same probe.
+    """Return whether a pass with jets gives the same result as reverse mode with the same probe.
 
-    Value and gradient in every parameter are compared, on a part of the batch where the plan takes
-    one: an operation that hides from the jets (inside a compiled function, say) may change nothing
-    but a gradient.
+    The value and the gradient in every parameter are compared, on a part of the batch if the plan
+    uses one. The gradients are needed because an operation that the jets do not see, such as one in
+    a compiled function, may affect only a gradient.
 
     Args:
-        task: What to run; nothing of it is changed.
-        rule: What to compute.
-        plan: How, by reverse mode.
+        task: The model and loss to run, which are not modified.
+        rule: The quantity to compute.
+        plan: The plan for reverse mode.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
     """
     device = task.device
     dtype = next(iter(task.layers.values())).weight.dtype
@@ -65,8 +65,8 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
             return False
         by_jets = _with_gradient(found.values, trained)
         recorded, part = carry.recorded.to_replay(), carry.jets.part
-        del carry, found  # what follows needs the memory
-        if part is not None:  # with what the pass has left on the model, as in a step
+        del carry, found  # frees memory for the next steps
+        if part is not None:  # with the state that the pass left in the model, as in a step
             run = replay(task, recorded, part=part, cut=plan.cut, standardize=standardize).run
             return _close(by_jets, _by_reverse(task, rule, plan, run, trained), _CLOSE[dtype])
         del recorded
@@ -77,7 +77,7 @@ def jets_hold(task: Task, rule: Rule, plan: Plan, inputs: Inputs, targets: objec
 
 
 def _fewer(plan: Plan, inputs: Inputs, targets: object) -> tuple[Inputs, object, int]:
-    """Half of a batch of which parts may be taken, and how far apart the samples of a part are."""
+    """Return half of a batch that can be divided, and the interval between samples of a part."""
     if plan.part == "all" or plan.cut is None:
         return inputs, targets, 1
     held = plan.cut.held
@@ -100,7 +100,7 @@ def _every(apart: int) -> Callable[[int], Tensor]:
 def _by_reverse(
     task: Task, rule: Rule, plan: Plan, run: Pass, parameters: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Values and their gradient by reverse mode."""
+    """Return the values and their gradient by reverse mode."""
 
     def product_of(uses: Sequence[Use]) -> Product:
         return hessian(run, uses, create_graph=True)
@@ -111,8 +111,8 @@ def _by_reverse(
 
 
 def _with_gradient(values: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Values, and the gradient of their mean in each parameter."""
-    # The second of the two ways begins at what the first has recorded.
+    """Return the values, and the gradient of their mean in each parameter."""
+    # The second computation reuses the graph recorded by the first.
     slopes = torch.autograd.grad(
         values.mean(), parameters, retain_graph=True, materialize_grads=True
     )
@@ -120,7 +120,7 @@ def _with_gradient(values: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]
 
 
 def _close(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
-    # A parameter of whose gradient nothing is left but rounding is measured against the others.
+    # If a parameter's gradient is only rounding error, it is compared on the scale of the others.
     floor = 1e-3 * tolerance * max(float(right.abs().max()) for right in wanted[1:])
     for index, (one, right) in enumerate(zip(found, wanted, strict=True)):
         scale = tolerance * right.abs().max() + (floor if index else 0)

@@ -1,8 +1,8 @@
-"""Operations on jets that keep their arguments for the backward pass, and nothing in between.
+"""Operations on jets that keep only their arguments for the backward pass.
 
-The jet of a normalization takes about twenty elementwise operations, and torch keeps the arguments
-of each. Almost all of them can be had again from the jet itself and from tensors that the plain
-pass keeps anyway, in less time than it takes the convolution next to it.
+The jet of a normalization takes about twenty elementwise operations, and torch would keep the
+arguments of each. Almost all of them can be recomputed from the jet itself and from tensors that
+the plain pass keeps anyway, in less time than the adjacent convolution takes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Call a function whose intermediate results are computed again in the backward pass.
+    """Call a function whose intermediate results are recomputed in the backward pass.
 
-    Tensors that others keep for their own backward pass cost no memory here. The result can be
-    differentiated as often as the function can.
+    Arguments that other operations keep for their backward pass need no additional memory. The
+    result can be differentiated as often as the function can.
 
     Args:
-        function: Takes the tensors and returns one; the same each time it is called.
-        tensors: Its arguments; what else it uses is held constant.
+        function: Takes the tensors and returns one tensor; must be deterministic.
+        tensors: Its arguments; any other values are held constant.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -60,15 +60,15 @@ def pulled(
         slope: The gradient in its result.
         needed: Which arguments need one.
     """
-    twice = torch.is_grad_enabled()  # the gradient itself is to be differentiated
+    twice = torch.is_grad_enabled()  # the gradient itself will be differentiated
     with torch.enable_grad():
-        # Tensors of their own, since one may be given as several arguments.
+        # Separate tensors, since one may be passed as several arguments.
         given = [
             tensor.view_as(tensor) if twice else tensor.detach().requires_grad_(need)
             for tensor, need in zip(tensors, needed, strict=True)
         ]
         result = function(*given)
-        if not result.requires_grad:  # those that need one enter by their signs alone
+        if not result.requires_grad:  # depends on the arguments only through their signs
             return (None,) * len(given)
         found = torch.autograd.grad(
             result,

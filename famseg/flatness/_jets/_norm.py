@@ -1,4 +1,4 @@
-r"""The jet of a normalization, with a backward pass written out.
+r"""The jet of a normalization, with an explicit backward pass.
 
 With centered values :math:`c`, variance :math:`s = \overline{c^2}` and
 :math:`r = (s + \epsilon)^{-1/2}`, the jet of :math:`y = r c` is
@@ -27,10 +27,10 @@ def normalized(x: Tensor, parts: Tensor, dims: Dims, eps: float) -> Tensor:
     Only the two arguments are kept for the backward pass, which is written out below.
 
     Args:
-        x: What is normalized.
+        x: The tensor to normalize.
         parts: Its jet, of shape ``(1 or 2, *x.shape)``.
-        dims: Those that mean and variance are taken over.
-        eps: What is added to the variance.
+        dims: Dimensions over which mean and variance are computed.
+        eps: Constant added to the variance.
 
     Returns:
         Shape ``(2, *x.shape)``.
@@ -49,7 +49,7 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, parts = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
 
             def function(x: Tensor, parts: Tensor) -> Tensor:
                 return by_definition(x, parts, ctx.dims, ctx.eps)
@@ -59,7 +59,7 @@ class _Normalized(torch.autograd.Function):
 
 
 class _Scales(NamedTuple):
-    """The reciprocal root with its two derivatives, and those of the variance."""
+    """The reciprocal standard deviation and the variance with their first two derivatives."""
 
     r: Tensor
     r1: Tensor
@@ -69,7 +69,7 @@ class _Scales(NamedTuple):
 
 
 def by_definition(x: Tensor, parts: Tensor, dims: Dims, eps: float) -> Tensor:
-    """Return what `normalized` does, in operations of torch."""
+    """Return the result of `normalized`, computed by differentiable operations."""
     c, c1, c2 = _centered(x, parts, dims)
     r, r1, r2, *_ = _scales(c, c1, c2, dims, eps)
     second = c1 * (2 * r1) + c * r2
@@ -79,7 +79,7 @@ def by_definition(x: Tensor, parts: Tensor, dims: Dims, eps: float) -> Tensor:
 
 
 def _in_place(x: Tensor, parts: Tensor, dims: Dims, eps: float) -> Tensor:
-    """The same without a graph, in little more memory than the result."""
+    """Return the same without a graph, using little more memory than the result."""
     c, c1, c2 = _centered(x, parts, dims)
     r, r1, r2, *_ = _scales(c, c1, c2, dims, eps)
     found = x.new_empty(2, *x.shape)
@@ -110,10 +110,11 @@ def _scales(c: Tensor, c1: Tensor, c2: Tensor | None, dims: Dims, eps: float) ->
 def _pulled_back(
     slope: Tensor, x: Tensor, parts: Tensor, dims: Dims, eps: float
 ) -> tuple[Tensor, Tensor]:
-    r"""The gradient in value and jet, of a gradient :math:`g', g''` in the jet of the result.
+    r"""Return the gradient in value and jet for a gradient :math:`g', g''` in the resulting jet.
 
-    The scales depend on all values: ``of_r`` is :math:`\sum c' g' + c'' g''`, and likewise; they
-    lead to ``of_s``, the gradient in the variance, and those in its two derivatives.
+    The scales depend on all values: ``of_r`` is the gradient :math:`\sum c' g' + c'' g''` in ``r``,
+    and similarly for its derivatives. By the chain rule these give ``of_s``, the gradient in the
+    variance, and those in its two derivatives.
     """
     c, c1, c2 = _centered(x, parts, dims)
     r, r1, r2, s1, s2 = _scales(c, c1, c2, dims, eps)

@@ -1,25 +1,25 @@
-r"""A penalty by second derivatives along one direction, carried through the pass of training.
+r"""A penalty from second derivatives along one direction, propagated in the forward pass.
 
 The estimate of one probe is :math:`q = v^\top H v`, the second derivative of the loss along ``v``.
-Reverse mode takes it by differentiating the network after the layer twice and a third time for
-its gradient. Here the direction rides along: while the network runs, each tensor after the layer
-gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the samples of the part
-only, and at the prediction ``p``
+Reverse mode computes it by differentiating the network after the layer twice, and a third time for
+its gradient. Here the direction is propagated in the forward pass: while the network runs, each
+tensor after the layer gets its jet :math:`(x', x'')` (see `famseg.flatness._jets._rules`), for the
+samples of the part only, and at the prediction ``p``
 
 .. math:: q = p'^\top \nabla^2 L(p)\, p' + \nabla L(p)^\top p''
 
-needs second derivatives only of the loss: the chain rule along a curve, Taylor-mode
+requires second derivatives only of the loss. This is the chain rule along a curve, Taylor-mode
 differentiation of second order (Griewank and Walther, *Evaluating Derivatives*, 2008, chapter 13).
-It is the number that reverse mode gives with the same probe, unbiased for the same reason and with
-the same variance, and the full gradient follows from jets by the backward pass of the step. The
-network runs once, nothing of it runs again, and its gradient is taken once. In
-``benchmarks/flatness.py`` a penalized step of the autoencoder on a quarter of the batch so takes
-about 1.5 plain steps of time, its tensors 1.2 times the memory. Beside the jets nothing is kept for
-the backward pass: see `famseg.flatness._jets._graph`.
+The value is the same as by reverse mode with the same probe, so it is unbiased for the same reason
+and has the same variance. The backward pass of the step gives the full gradient through the jets.
+The network runs once and is differentiated once. In ``benchmarks/flatness.py`` a penalized step of
+the autoencoder on a quarter of the batch takes about 1.5 times the time of a plain step and 1.2
+times the memory for tensors. Only the jets are kept for the backward pass: see
+`famseg.flatness._jets._graph`.
 
-Where an operation has no rule, or a checkpoint would compute jets again without knowing them, they
-end, the pass continues as a plain one, and reverse mode computes the penalty. When a plan is made
-the two ways are compared.
+If an operation has no rule, or a checkpoint would recompute tensors without their jets, propagation
+ends, the pass continues as a plain one, and reverse mode computes the penalty. When a plan is made,
+the two methods are compared.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ from famseg.flatness._tracing._watch import Site, check_used, watched
 
 
 class Jets(TorchFunctionMode):
-    """Carries jets of some samples along with what a network computes.
+    """Propagates the jets of some samples while a network runs.
 
     Attributes:
-        part: Numbers of the samples, to be set before the first direction; ``None`` for all.
-        ended: The function that ended the jets; ``None`` while they are carried.
+        part: Indices of the samples, to be set before the first direction; ``None`` for all.
+        ended: The function that ended the propagation; ``None`` while it is active.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Jets(TorchFunctionMode):
         self.part: Tensor | None = None
         self.ended: str | None = None
         self._rows = Rows(0, None)
-        # With the tensors themselves, so that no number is given to another tensor meanwhile.
+        # Holds the tensors, so that their ids are not reused.
         self._jets: dict[int, tuple[Tensor, Jet, int]] = {}
 
     def begin(self, output: Tensor, direction: Tensor) -> None:
-        """Move the outputs of a layer along a direction, on top of what moves them already."""
+        """Shift the outputs of a layer along a direction, in addition to their existing jet."""
         if self.ended is not None:
             return
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
@@ -90,7 +90,7 @@ class Jets(TorchFunctionMode):
         return None if found is None else found[1]
 
     def check(self) -> None:
-        """End the jets if something that has no rule changed a tensor in place at last."""
+        """End the propagation if the last operations changed a tensor in place without a rule."""
         if any(tensor._version != version for tensor, _, version in self._jets.values()):
             self.end("an operation in place")
 
@@ -104,12 +104,12 @@ class Jets(TorchFunctionMode):
         kwargs = kwargs or {}
         touched = self._touched((*args, *kwargs.values())) if self._jets else []
         if any(tensor._version != version for tensor, _, version in touched):
-            self.end(_name(func))  # something that has no rule changed it in place
+            self.end(_name(func))  # changed in place by an operation without a rule
         result = func(*args, **kwargs)
         if self.ended is not None or not touched:
             return result
         if isinstance(result, Tensor):
-            if torch.is_grad_enabled():  # else it is a constant, as it is for autograd
+            if torch.is_grad_enabled():  # otherwise it is a constant, as for autograd
                 self._carry(func, result, args, kwargs)
         elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
             self.end(_name(func))
@@ -132,14 +132,14 @@ class Jets(TorchFunctionMode):
         kwargs: dict[str, Any],
     ) -> None:
         if not result.is_floating_point():
-            return  # a comparison, say, has no derivative
+            return  # such as a comparison, which has no derivative
         rule = RULES.get(func)
         try:
             if rule is None:
                 raise NoRuleError
             jet = rule(self._rows, self.of, func, result, *args, **kwargs)
         except (NoRuleError, TypeError, ValueError, IndexError, RuntimeError, AttributeError):
-            # No rule, or a call that the rule does not know.
+            # No rule, or a call that the rule does not support.
             self.end(_name(func))
             return
         wanted = (len(self._rows.of(result)), *result.shape[1:]) if result.ndim else None
@@ -152,12 +152,12 @@ class Jets(TorchFunctionMode):
         self._jets[id(tensor)] = tensor, jet, tensor._version
 
     def end(self, what: str) -> None:
-        """Carry nothing any further."""
+        """End the propagation."""
         self.ended = what
         self._jets.clear()
 
     def checkpoint(self) -> Callable[[], AbstractContextManager[None]]:
-        """End the jets where a checkpoint begins, which would compute them a second time."""
+        """End the propagation at a checkpoint, which would recompute tensors without their jets."""
         if self._jets:
             self.end("checkpoint")
         return nullcontext
@@ -167,8 +167,8 @@ class Carried(NamedTuple):
     """A pass with jets.
 
     Attributes:
-        recorded: The pass, as a plain one.
-        jets: What was carried.
+        recorded: The pass as a plain one.
+        jets: The propagated jets.
         uses: The layers.
     """
 
@@ -187,14 +187,14 @@ def carried(
     draw: Draw,
     choose: Callable[[int], Tensor] | None,
 ) -> Carried:
-    """Run a pass of training that carries the direction of one probe along.
+    """Run a training pass that propagates the direction of one probe.
 
     Args:
         task: What to run.
-        rule: What to compute.
-        plan: How.
+        rule: The quantity to compute.
+        plan: The plan of the step.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         draw: Draws the probe.
         choose: Chooses a part; ``None`` for the whole batch.
     """
@@ -204,7 +204,7 @@ def carried(
 
     def move(site: Site) -> Tensor:
         nonlocal n
-        with torch._C.DisableTorchFunction():  # a direction is no operation of the network
+        with torch._C.DisableTorchFunction():  # computing a direction is not part of the network
             if choose is not None and not uses:
                 n = len(site.features)
                 part = choose(n).to(task.device)
@@ -236,14 +236,14 @@ def carried(
 
 
 def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None:
-    """Return the flatness that a pass with jets shows, ``None`` where they have ended.
+    """Return the flatness from a pass with jets; ``None`` if the propagation has ended.
 
     The loss is called again for a part, on its rows of the prediction.
 
     Args:
-        task: What was run.
-        rule: What to compute.
-        plan: How.
+        task: The model and loss that were run.
+        rule: The quantity to compute.
+        plan: The plan of the step.
         found: The pass.
     """
     jets, recorded = found.jets, found.recorded
@@ -264,7 +264,7 @@ def along(task: Task, rule: Rule, plan: Plan, found: Carried) -> Estimate | None
     prediction = mapped(recorded.prediction, row, PREDICTION)
     loss = recorded.loss
     if jets.part is not None:
-        assert plan.cut is not None  # noqa: S101 - there is no part without it
+        assert plan.cut is not None  # noqa: S101 - a part requires it
         targets = plan.cut.rows(task.fresh(recorded.targets), jets.part, TARGETS)
         with composites(lambda: True), untouched((task.loss,), task.device):
             loss = scalar(task.loss(prediction, targets))

@@ -1,4 +1,4 @@
-r"""How second derivatives along one direction pass through the operations of a network.
+r"""Rules for propagating second derivatives along one direction through operations.
 
 A jet of a tensor :math:`x(t)` is :math:`(x', x'')` at :math:`t = 0`. For :math:`y = f(x)`,
 
@@ -35,15 +35,15 @@ class Jet(NamedTuple):
     """First and second derivative along a direction.
 
     Attributes:
-        parts: The two, or the first only where the second is zero: shape ``(1 or 2, *rows)``, with
-            the shape of the tensor's rows. Linear operations take both as one larger batch.
+        parts: Both derivatives, or only the first if the second is zero: shape ``(1 or 2, *rows)``,
+            with the shape of the tensor's rows. Linear operations process both as one larger batch.
     """
 
     parts: Tensor
 
     @classmethod
     def of(cls, first: Tensor, second: Tensor | None) -> Jet:
-        """Return the jet of two parts."""
+        """Return the jet with the two given parts."""
         return cls(first[None] if second is None else torch.stack([first, second]))
 
     @property
@@ -58,27 +58,27 @@ class Jet(NamedTuple):
 
 
 class NoRuleError(Exception):
-    """An operation, or a way to call it, that has no rule."""
+    """There is no rule for an operation, or for the way it was called."""
 
 
 class Rows(NamedTuple):
-    """The samples that jets are carried for.
+    """The samples for which jets are propagated.
 
     Attributes:
-        n: Number of samples of the batch: the first dimension of every tensor that has a jet.
-        part: Numbers of the samples; ``None`` for all.
+        n: Number of samples in the batch, which is the first dimension of every tensor with a jet.
+        part: Indices of the samples; ``None`` for all.
     """
 
     n: int
     part: Tensor | None
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return the rows of a tensor whose first dimension counts the samples."""
+        """Return the selected rows of a tensor whose first dimension is the samples."""
         rows = plain(tensor)
         return rows if self.part is None else rows[self.part]
 
     def beside(self, value: Any, like: Tensor) -> Any:  # noqa: ANN401
-        """Return what broadcasts against the rows of a tensor, of what does so with all of it."""
+        """Return the part of a broadcastable tensor that broadcasts with the selected rows."""
         aligned = isinstance(value, Tensor) and value.ndim == like.ndim
         return self.of(value) if aligned and len(value) == self.n else value
 
@@ -86,11 +86,13 @@ class Rows(NamedTuple):
 JetOf = Callable[[object], Jet | None]
 Rule = Callable[..., Jet]
 RULES: dict[Any, Rule] = {}
-"""By function: takes ``(rows, jet_of, function, result, *args, **kwargs)``, returns the jet of the
-result."""
+"""Rules by function.
+
+A rule takes ``(rows, jet_of, function, result, *args, **kwargs)``; it returns the result's jet.
+"""
 
 
-# Rules take many arguments: their first four, and those of the function of torch by name.
+# Rules have many arguments: the first four, and those of the torch function by name.
 def _rule(*functions: Any) -> Callable[[Rule], Rule]:  # noqa: ANN401
     def note(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(functions, rule))
@@ -100,19 +102,19 @@ def _rule(*functions: Any) -> Callable[[Rule], Rule]:  # noqa: ANN401
 
 
 def _each(jet: Jet, function: Callable[[Tensor], Tensor]) -> Jet:
-    """Return the jet after a linear function of any number of rows."""
+    """Return the jet after a linear function that accepts any number of rows."""
     count = len(jet.parts)
     moved = function(jet.parts.flatten(0, 1))
     return Jet(moved.reshape(count, len(moved) // count, *moved.shape[1:]))
 
 
 def _times(jet: Jet, factor: Any) -> Jet:  # noqa: ANN401
-    """Return the jet times a factor that broadcasts to the shape of its rows."""
+    """Return the jet multiplied by a factor that broadcasts to the shape of its rows."""
     return Jet(jet.parts * factor)
 
 
 def _only(jet_of: JetOf, own: Tensor, *others: object) -> Jet:
-    """Return the jet of an argument, which must be the only argument with a jet."""
+    """Return the jet of an argument, which must be the only one with a jet."""
     jet = jet_of(own)
     if jet is None or any(jet_of(other) is not None for other in others):
         raise NoRuleError
@@ -129,9 +131,9 @@ _CONVOLUTIONS = (
     F.conv_transpose3d,
 )
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-# For results of at most this many channels the CPU is faster sample by sample: torch computes one
-# sample by a matrix product and several by oneDNN, which took 21 ms instead of 3.5 ms where 32
-# channels of 32^3 voxels become one channel of 64^3.
+# For results with at most this many channels the CPU is faster sample by sample: torch uses a
+# matrix product for one sample, but oneDNN for several, which took 21 ms instead of 3.5 ms for 32
+# channels of 32^3 voxels to one channel of 64^3.
 _FEW_CHANNELS = 2
 
 
@@ -150,7 +152,7 @@ def _linear(
     jet = _only(jet_of, input, weight, bias)
 
     def moved(x: Tensor) -> Tensor:
-        # Without the bias, a constant, whose derivatives are zero.
+        # Without the bias, which is constant and has zero derivatives.
         result: Tensor = function(x, weight, None, *args, **kwargs)
         return result
 
@@ -191,7 +193,7 @@ def _same(
     *args: Any,  # noqa: ANN401
     **kwargs: Any,  # noqa: ANN401
 ) -> Jet:
-    """Linear functions that treat each sample by itself."""
+    """Linear functions that process each sample separately."""
     jet = _only(jet_of, input, *args)
     return _each(jet, lambda x: function(x, *args, **kwargs))
 
@@ -209,7 +211,7 @@ def _pad(
 ) -> Jet:
     if len(result) != rows.n:
         raise NoRuleError
-    # Padded with 0 and not with ``value``: the derivative of a constant border is zero.
+    # Padded with 0 instead of ``value``, since the derivative of a constant border is zero.
     return _each(_only(jet_of, input), lambda x: F.pad(x, pad, mode=mode))
 
 
@@ -254,7 +256,7 @@ def _reshaped(
     *args: Any,  # noqa: ANN401
     **kwargs: Any,  # noqa: ANN401
 ) -> Jet:
-    """Reshapes keep the order of the numbers, so rows stay rows if their number does not change."""
+    """Reshapes keep the order of elements, so rows are preserved if their number is unchanged."""
     if any(isinstance(a, torch.dtype) for a in args) or not result.ndim or len(result) != rows.n:
         raise NoRuleError
     shape = result.shape[1:]
@@ -272,7 +274,7 @@ def _permuted(
 ) -> Jet:
     flat = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
     positive = [d % input.ndim for d in flat]
-    # Samples must stay in the first dimension, since a jet has only some of them.
+    # Samples must stay in the first dimension, since a jet contains only some of them.
     first_stays = positive[0] == 0 if len(positive) == input.ndim else 0 not in positive
     if function in (Tensor.transpose, torch.transpose):
         first_stays = 0 not in positive
@@ -374,7 +376,7 @@ def _multiplied(
     one, two = _aligned(jet_of, input, result), _aligned(jet_of, other, result)
     left, right = rows.beside(input, result), rows.beside(other, result)
     if function in _MATRIX_PRODUCTS and result.ndim == 2:
-        if two is not None:  # the product would mix samples
+        if two is not None:  # otherwise the product would mix samples
             raise NoRuleError
         right = other
     if one is not None and two is not None:
@@ -408,7 +410,7 @@ def _divided(
 
 
 def _aligned(jet_of: JetOf, value: Any, result: Tensor) -> Jet | None:  # noqa: ANN401
-    """Return the jet of an operand, whose first dimension must be that of the result."""
+    """Return the jet of an operand whose first dimension must be that of the result."""
     jet = jet_of(value)
     if jet is not None and value.ndim != result.ndim:
         raise NoRuleError
@@ -416,7 +418,7 @@ def _aligned(jet_of: JetOf, value: Any, result: Tensor) -> Jet | None:  # noqa: 
 
 
 Slopes = Callable[..., tuple[Tensor, Tensor | None]]
-"""Takes rows of tensors; returns slope and second derivative of a function, ``None`` for zero."""
+"""Takes rows of tensors; returns slope and second derivative of a function, ``None`` if zero."""
 
 
 def _bent(rows: Rows, jet: Jet, slopes: Slopes, value: Tensor, *others: Tensor) -> Jet:
@@ -424,11 +426,11 @@ def _bent(rows: Rows, jet: Jet, slopes: Slopes, value: Tensor, *others: Tensor) 
 
     Args:
         rows: The samples.
-        jet: The jet in front of it.
+        jet: The jet of its argument.
         slopes: Takes the rows of the value and the other tensors.
         value: Argument or result of the function, whichever the plain pass keeps anyway. It is
-            kept for the backward pass and must not be changed in place.
-        others: Other tensors that the slopes depend on.
+            saved for the backward pass and must not be changed in place.
+        others: Other tensors on which the slopes depend.
     """
 
     def moved(parts: Tensor, value: Tensor, *others: Tensor) -> Tensor:
@@ -455,7 +457,7 @@ def _relu(
     input: Tensor,
     inplace: bool = False,
 ) -> Jet:
-    # From the result, since the input may have been overwritten.
+    # Computed from the result, since the input may have been overwritten.
     return _bent(rows, _only(jet_of, input), lambda y: (_positive(y), None), result)
 
 
@@ -469,7 +471,7 @@ def _leaky_relu(
     negative_slope: float = 0.01,
     inplace: bool = False,
 ) -> Jet:
-    if negative_slope < 0:  # then the sign of the result does not tell the sign of the input
+    if negative_slope < 0:  # the sign of the result does not determine that of the input
         raise NoRuleError
 
     def slopes(x: Tensor) -> tuple[Tensor, None]:
@@ -556,8 +558,8 @@ def _gelu(
         raise NoRuleError
 
     def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
-        # gelu(x) = x P(x) with P the normal distribution function and p its density:
-        # slope P + x p, second derivative p (2 - x^2).
+        # gelu(x) = x P(x) with P the normal distribution function and p its density, so the slope
+        # is P + x p and the second derivative p (2 - x^2).
         density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
         return torch.special.ndtr(x) + x * density, density * (2 - x.square())
 
@@ -575,7 +577,7 @@ def _softplus(
     threshold: float = 20,
 ) -> Jet:
     def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
-        # Above the threshold torch returns x itself, and so do the slopes.
+        # Above the threshold torch returns x itself, so the slopes are 1 and 0 there.
         linear = x.detach() * beta > threshold
         s = (beta * x).sigmoid()
         slope = torch.where(linear, torch.ones_like(s), s)
@@ -685,11 +687,11 @@ def _batch_norm(
 ) -> Jet:
     jet = _only(jet_of, input, weight, bias)
     if not training and running_var is not None:
-        # With running statistics the layer is linear: both parts are only scaled.
+        # With running statistics the layer is affine, so both parts are only scaled.
         scale = (running_var + eps).rsqrt()
         weights = (scale, *_given(weight))
         return Jet(_scaled(jet.parts, *weights, behind=input.ndim - 2))
-    if rows.part is not None:  # the statistics are those of all samples
+    if rows.part is not None:  # the statistics depend on all samples
         raise NoRuleError
     dims = (0, *range(2, input.ndim))
 
@@ -705,7 +707,7 @@ def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _scaled(parts: Tensor, *weights: Tensor, behind: int) -> Tensor:
-    """Return a jet times weights of the channels, which ``behind`` dimensions follow."""
+    """Return a jet multiplied by channel weights, with ``behind`` dimensions after the channels."""
     for weight in weights:
         factor = weight.reshape(*weight.shape, *[1] * behind)
         parts = parts * factor
@@ -729,8 +731,8 @@ def _softmax(
     def moved(parts: Tensor, result: Tensor) -> Tensor:
         y = rows.of(result)
 
-        # y' = y (x' - <y, x'>). The logarithm of y has the second derivative x'' minus a constant
-        # that makes the sum of y'' zero, hence the second centering.
+        # y' = y (x' - <y, x'>). The second derivative of log y is x'' minus a constant that makes
+        # the sum of y'' zero, hence the second centering.
         def centered(x: Tensor) -> Tensor:
             return x - (y * x).sum(dim, keepdim=True)
 
@@ -752,9 +754,9 @@ def _max_pool(
     **kwargs: Any,  # noqa: ANN401
 ) -> Jet:
     jet = _only(jet_of, input)
-    if input.ndim < 3 or len(result) != rows.n:  # channels and positions of one sample
+    if input.ndim < 3 or len(result) != rows.n:  # samples, channels and positions are required
         raise NoRuleError
-    # Piecewise linear: both parts are taken from where the largest value is.
+    # Piecewise linear: both parts are taken at the position of the largest value.
     _, largest = function(rows.of(input.detach()), *args, **{**kwargs, "return_indices": True})
     flat = largest.flatten(2).expand(len(jet.parts), -1, -1, -1)
     moved = jet.parts.flatten(3).gather(3, flat)

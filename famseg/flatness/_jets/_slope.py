@@ -1,4 +1,4 @@
-"""The jet of a function with two slopes, one of which is trained, and its backward pass."""
+"""The jet of a function with two slopes, one of which is trained, with its backward pass."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from famseg.flatness._jets._graph import pulled
 
 
 def sloped(parts: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
-    """Return a jet where the slope is 1, and the jet times a weight elsewhere.
+    """Return the jet where the slope is 1, and the jet times a weight elsewhere.
 
-    Only the jet and the mask are kept for the backward pass, which is written out: torch's own
-    goes through memory about three times as often. The result can be differentiated twice.
+    Only the jet and the mask are saved for the backward pass, which is written explicitly, since
+    torch's own needs about three times as many memory accesses. The result can be differentiated
+    twice.
 
     Args:
         parts: The jet, shape ``(1 or 2, *rows)``.
-        positive: Where the slope is 1, a mask of shape ``rows``.
+        positive: Mask of the elements with slope 1, of shape ``rows``.
         weight: The other slope, broadcast to ``rows``.
 
     Returns:
-        The shape of ``parts``, differentiable in ``parts`` and ``weight``.
+        The jet, with the shape of ``parts``, differentiable in ``parts`` and ``weight``.
     """
     result: Tensor = _Sloped.apply(parts, positive, weight)  # type: ignore[no-untyped-call]
     return result
 
 
 def by_definition(parts: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
-    """Return what `sloped` does, in operations of torch."""
+    """Return the result of `sloped`, computed by differentiable operations."""
     return parts * torch.where(positive, torch.ones_like(weight), weight)
 
 
@@ -43,7 +44,7 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         parts, positive, weight = ctx.saved_tensors
         of_parts, _, of_weight = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
             found = pulled(
                 lambda parts, weight: by_definition(parts, positive, weight),
                 (parts, weight),
@@ -62,5 +63,5 @@ class _Sloped(torch.autograd.Function):
 
 
 def _slope(ones: Tensor, weight: Tensor) -> Tensor:
-    # Exactly the weight where that is the slope, however small it is.
+    # The factor is exactly the weight there, even if the weight is tiny.
     return torch.addcmul(weight, ones, 1 - weight)

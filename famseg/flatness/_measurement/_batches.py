@@ -1,4 +1,4 @@
-"""The data of a report: one batch, or several."""
+"""The data of a report: one or more batches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Data: TypeAlias = Batch | Iterable[Batch]
 def batches_of(data: object) -> list[Batch]:
     """Return data as a list of batches.
 
-    A tuple is one batch; so is a list of two tensors, which is what a data loader yields.
+    A tuple is one batch, as is a list of two tensors, which a data loader yields.
 
     Args:
         data: ``(inputs, targets)``, or an iterable of such pairs.
 
     Raises:
-        FlatnessError: If there is none, or one is not a pair or has no samples.
+        FlatnessError: If there is no batch, or a batch is not a pair or has no samples.
 
     Example:
         >>> import torch

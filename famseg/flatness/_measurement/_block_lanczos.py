@@ -1,4 +1,4 @@
-"""Several eigenpairs at an end of the spectrum of a symmetric matrix known by its products."""
+"""Several eigenpairs at one end of the spectrum of a symmetric matrix given by its products."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from famseg.flatness._measurement._trace import Probes, Product
 Which = Literal["magnitude", "largest", "smallest"]
 
 _BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
-_BASIS_VECTORS = 200  # from there on the projected matrix would cost more than restarts do
-_BLOCKS = 4  # fewer would make restarts lose more than they save
+_BASIS_VECTORS = 200  # with more, the projected matrix would cost more than restarts
+_BLOCKS = 4  # with fewer, restarts lose more than they save
 
 _ORDER: dict[Which, Callable[[Tensor], Tensor]] = {
     "magnitude": torch.abs,
@@ -27,11 +27,11 @@ class Pairs(NamedTuple):
     r"""Approximate eigenpairs.
 
     Attributes:
-        values: Ritz values in the order asked for, shape ``(k,)``, float64, on the CPU.
+        values: Ritz values in the requested order, shape ``(k,)``, float64, on the CPU.
         vectors: Orthonormal Ritz vectors, shape ``(k, N)``.
         residuals: :math:`\lVert A x - \theta x\rVert` of each, shape ``(k,)``, float64, on the CPU.
-        converged: Which residuals are as small as asked for, shape ``(k,)``.
-        products: Number of products that were taken.
+        converged: Which residuals are within the tolerance, shape ``(k,)``.
+        products: Number of products computed.
     """
 
     values: Tensor
@@ -56,21 +56,21 @@ def extreme_pairs(
 
     Block Lanczos with full reorthogonalization and thick restarts: Rayleigh-Ritz on the span of
     :math:`X, AX, A^2X, \dots` with a block :math:`X` of ``count`` random vectors (Golub and
-    Underwood, *The block Lanczos method for computing eigenvalues*, 1977). With a single vector an
-    eigenvalue that is repeated is found once; a block of ``count`` finds all the copies that can
-    be among the pairs asked for. And it takes its products together, which is what pays where
-    each one runs a network anew.
+    Underwood, *The block Lanczos method for computing eigenvalues*, 1977). With a single vector, a
+    repeated eigenvalue is found only once; a block of ``count`` vectors finds all copies that can
+    be among the requested pairs. It also computes its products together, which is efficient if each
+    one runs a network.
 
-    It ends when each residual is at most ``tolerance * |value|`` or nothing but rounding, when the
-    space is exhausted, or before ``max_products`` would be exceeded. A residual says how close to
-    the value an eigenvalue lies. It does not prove that none is further out, but a random block
-    has a part along each eigenvector, which grows with each product.
+    It ends when each residual is at most ``tolerance * |value|`` or only rounding error, when the
+    space is exhausted, or before ``max_products`` would be exceeded. A residual bounds the distance
+    from the value to an eigenvalue. It does not prove that no eigenvalue lies farther out, but a
+    random block has a component along each eigenvector, and the outer ones grow with each product.
 
     Args:
         product: The matrix.
         probes: Draws random vectors.
-        count: How many pairs, at most ``N``.
-        which: Which end: the largest in magnitude, the largest or the smallest.
+        count: Number of pairs, at most ``N``.
+        which: End of the spectrum: the largest in magnitude, the largest or the smallest.
         tolerance: See above.
         max_products: Most products, at least ``count``.
         basis_vectors: Most vectors to keep, four blocks at least; by default up to 200 of what fits
@@ -95,9 +95,9 @@ def extreme_pairs(
         values, coordinates = torch.linalg.eigh(projected[:used, :used])
         chosen = _ORDER[which](values).argsort(descending=True)[:count]
         values, theta, coordinates = values.abs(), values[chosen], coordinates[:, chosen]
-        # Only the image of the last block has a part outside the basis.
+        # Only the image of the last block has a component outside the basis.
         outside = coordinates[-width:].T.to(rest) @ rest
-        residuals = outside.cpu().double().norm(dim=1)  # in float32 squares may underflow
+        residuals = outside.cpu().double().norm(dim=1)  # squares may underflow in float32
         floor = rounding * values.max().item()
         converged = residuals <= (tolerance * theta.abs()).clamp(min=floor)
         following = min(width, size - used)
@@ -108,7 +108,7 @@ def extreme_pairs(
 
 
 def _continued(rest: Tensor, basis: Tensor, floor: float, probes: Probes) -> Tensor:
-    """Return orthonormal rows that span what is off a basis; random ones where there is nothing."""
+    """Return orthonormal rows that span the part outside a basis, or random ones if it is zero."""
     q, triangle = torch.linalg.qr(rest.T)
     nothing = triangle.diagonal().abs() <= floor
     block = torch.where(nothing[:, None], probes(len(rest)), q.T)
@@ -118,7 +118,7 @@ def _continued(rest: Tensor, basis: Tensor, floor: float, probes: Probes) -> Ten
 
 
 def _restart(basis: Tensor, projected: Tensor, which: Which) -> int:
-    """Shrink a basis to the better half of its Ritz vectors and return how many these are."""
+    """Shrink a basis to the better half of its Ritz vectors and return their number."""
     values, vectors = torch.linalg.eigh(projected)
     kept = _ORDER[which](values).argsort(descending=True)[: len(values) // 2]
     basis[: len(kept)] = vectors[:, kept].T.to(basis) @ basis
@@ -128,8 +128,8 @@ def _restart(basis: Tensor, projected: Tensor, which: Which) -> int:
 
 
 def _split(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Split rows into their parts off a basis and their coordinates in it, ``(k, used)``."""
+    """Split rows into parts orthogonal to a basis and coordinates in it, ``(k, used)``."""
     along = image @ basis.T
     rest = image - along @ basis
-    again = rest @ basis.T  # once is not enough in floating point (Kahan, Parlett)
+    again = rest @ basis.T  # "twice is enough" in floating point (Kahan, Parlett)
     return rest - again @ basis, along + again

@@ -1,4 +1,4 @@
-"""The curvature of one layer as a matrix that is known by its products with vectors."""
+"""The curvature of one layer as a matrix that is given by its products with vectors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from famseg.flatness._tracing._arguments import Loss
 
 _Numbers: TypeAlias = Callable[[tuple[int, ...], Tensor, torch.Generator], Tensor]
 
-_TOGETHER = 2**24  # numbers of the unit vectors that are multiplied together
+_TOGETHER = 2**24  # numbers in the unit vectors that are multiplied at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +360,7 @@ class LayerCurvature:
         )
 
     def _finite(self, rows: Tensor) -> Tensor:
-        """Multiply flat rows, ``(k, N)``, and refuse what is not finite."""
+        """Multiply flat rows, ``(k, N)``, and refuse results that are not finite."""
         image = self.matvec(rows.reshape(-1, *self.weight_shape)).flatten(1)
         if not image.isfinite().all():
             raise FlatnessError(

@@ -1,4 +1,4 @@
-"""The spectral density of a symmetric matrix that is known by its products with vectors."""
+"""The spectral density of a symmetric matrix that is given by its products with vectors."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import Tensor
 from famseg.flatness._measurement._trace import Probes, Product
 
 _BASIS_NUMBERS = 2**26  # 256 MB of basis vectors in float32
-_REACH = 5  # widths of the kernel that the grid reaches beyond the nodes
+_REACH = 5  # margin of the grid beyond the nodes, in widths of the kernel
 _SHARE = 0.01  # default width of the kernel, as a share of the range of the nodes
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralDensity:
-    r"""The distribution of a matrix's ``N`` eigenvalues, as stochastic Lanczos quadrature sees it.
+    r"""The distribution of a matrix's ``N`` eigenvalues by stochastic Lanczos quadrature.
 
-    All tensors are float64 on the CPU. `density` is that of the eigenvalues blurred by a Gaussian
-    of standard deviation `width`; its integral is 1. `nodes` and `weights` are the quadrature
-    itself, without any blur.
+    All tensors are float64 on the CPU. `density` is the density of the eigenvalues convolved with a
+    Gaussian of standard deviation `width`; its integral is 1. `nodes` and `weights` are the
+    quadrature itself, without smoothing.
 
     Attributes:
-        grid: Where the density was computed, ascending, shape ``(points,)``.
-        density: The density there, the mean over the probes, shape ``(points,)``.
+        grid: Points at which the density was computed, ascending, shape ``(points,)``.
+        density: The density at these points, averaged over the probes, shape ``(points,)``.
         error: Its standard error over the probes, shape ``(points,)``.
         nodes: Ritz values of each probe, ascending, shape ``(probes, steps)``.
         weights: Their weights, which sum to 1 for each probe, shape ``(probes, steps)``.
-        width: Standard deviation of the blur, in the unit of the eigenvalues.
+        width: Standard deviation of the Gaussian, in the unit of the eigenvalues.
         size: ``N``, the number of eigenvalues.
-        products: Number of products that were taken.
+        products: Number of products computed.
     """
 
     grid: Tensor
@@ -92,7 +92,7 @@ def spectral_density(
     Ghorbani, Krishnan and Xiao, *An investigation into neural net optimization via Hessian
     eigenvalue density*, 2019). The probes are uniform on the sphere. The first ``2 * steps - 1``
     moments are unbiased; the density itself has the resolution of the kernel and of the nodes, of
-    which those at the ends of the spectrum are as good as eigenvalues.
+    which those at the ends of the spectrum are close to eigenvalues.
 
     Costs ``probes * steps`` products, of all probes together at each step, and full
     reorthogonalization, ``O(probes * steps^2 * N)`` operations; without it eigenvalues would be
@@ -115,7 +115,7 @@ def spectral_density(
     weights = vectors[:, 0].square()
     low, high = nodes.min().item(), nodes.max().item()
     if width is None:
-        # A single eigenvalue has no range: its own size, or that of 1, is all there is.
+        # A single eigenvalue has no range, so its magnitude (or 1) determines the width.
         width = _SHARE * ((high - low) or abs(high) or 1.0)
     grid = torch.linspace(low - _REACH * width, high + _REACH * width, points, dtype=torch.float64)
     pairs = zip(nodes, weights, strict=True)
@@ -126,7 +126,7 @@ def spectral_density(
 
 
 def _tridiagonal(product: Product, starts: Tensor, steps: int) -> Tensor:
-    """Return the matrices of Lanczos' method from some starts at once, ``(p, steps, steps)``."""
+    """Return the matrices of Lanczos' method for several start vectors, ``(p, steps, steps)``."""
     count, size = starts.shape
     basis = starts.new_zeros(count, steps, size)
     matrix = torch.zeros(count, steps, steps, dtype=torch.float64)
@@ -137,11 +137,11 @@ def _tridiagonal(product: Product, starts: Tensor, steps: int) -> Tensor:
         rest = product(following)
         scale = torch.maximum(scale, rest.norm(dim=1))
         matrix[:, step, step] = (rest * following).sum(1).cpu().double()
-        for _ in range(2):  # once is not enough in floating point (Kahan, Parlett)
+        for _ in range(2):  # "twice is enough" in floating point (Kahan, Parlett)
             along = basis[:, : step + 1] @ rest[:, :, None]
             rest = rest - (along.mT @ basis[:, : step + 1])[:, 0]
         length = rest.norm(dim=1)
-        # A space that is exhausted continues with zeros: nodes at 0 that have no weight.
+        # An exhausted space is padded with zeros, which give nodes at 0 without weight.
         length = torch.where(length > 10 * torch.finfo(length.dtype).eps * scale, length, 0.0)
         following = torch.where(length[:, None] > 0, rest / length[:, None], 0.0)
         if step + 1 < steps:

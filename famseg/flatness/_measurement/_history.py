@@ -1,4 +1,4 @@
-"""Flatness, feature robustness and losses over a training."""
+"""Flatness, feature robustness and losses in the course of a training."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class HistoryPoint:
 
     Attributes:
         step: The step or epoch.
-        quantity: What it is. ``"predicted_robustness"`` is what kappa predicts for
+        quantity: Its name. ``"predicted_robustness"`` is the prediction of kappa for
             ``"feature_robustness"``.
         layer: Name of the layer; empty for losses.
         value: The number, in the unit of the loss.
-        low: Lower end of its interval: a standard error below kappa, or the confidence interval of
-            the robustness; ``None`` where there is none.
+        low: Lower end of its interval: kappa minus its standard error, or the confidence limit of
+            the robustness; ``None`` if unknown.
         high: Upper end.
-        delta: Size of the perturbation, of a robustness; else ``None``.
+        delta: Size of the perturbation for a robustness; else ``None``.
     """
 
     step: float
@@ -47,17 +47,18 @@ class HistoryPoint:
 
 
 class FlatnessHistory:
-    """What `report`, `FAM.measure` and `feature_robustness` find in the course of a training.
+    """The results of `report`, `FAM.measure` and `feature_robustness` in the course of a training.
 
     It records plain numbers and draws them over the steps, one below the other: kappa of each layer
     with its standard error, feature robustness with its interval beside what kappa predicts, and
-    the losses with the gap between them. It measures nothing by itself: choose how often to.
+    the losses with the gap between them. It does not measure anything itself, so you choose how
+    often to measure.
 
     Args:
         records: What `records` returned, to continue after an interrupted training.
 
     Attributes:
-        points: The numbers, in the order in which they came.
+        points: The numbers, in the order in which they were added.
 
     Example:
         >>> import torch
@@ -86,17 +87,17 @@ class FlatnessHistory:
         training_loss: float | None = None,
         validation_loss: float | None = None,
     ) -> None:
-        """Add what was found at a step. A step may be added to several times.
+        """Add the results at a step. Results may be added to a step several times.
 
         Args:
             step: The step or epoch, the horizontal axis of plots.
-            *measured: Reports, of which each layer's kappa is taken; measurements; robustness.
-            layer: Name of the layer that measurements and robustness are of, which do not know it.
+            *measured: Reports, from which each layer's kappa is taken; measurements; robustness.
+            layer: Name of the layer, which measurements and robustness do not contain.
             training_loss: Mean loss on the training data.
             validation_loss: Mean loss on other data.
 
         Raises:
-            FlatnessError: If there is nothing to add, or something else than the above.
+            FlatnessError: If there is nothing to add, or an object of another type.
         """
         losses = {"training_loss": training_loss, "validation_loss": validation_loss}
         found = [point for each in measured for point in _points(step, each, layer)]
@@ -111,9 +112,9 @@ class FlatnessHistory:
         self.points += found
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one flat mapping a point, for JSON, a CSV file or a data frame.
+        """Return one flat mapping per point, for JSON, a CSV file or a data frame.
 
-        A number that is not finite is ``None``, since JSON has no word for it.
+        A number that is not finite is ``None``, since JSON cannot represent it.
         """
         return [
             {key: None if _is_not_finite(value) else value for key, value in asdict(point).items()}
@@ -132,10 +133,10 @@ class FlatnessHistory:
         return image(self.points, kind)
 
     def plot(self, path: str | Path) -> None:
-        """Draw all numbers over the steps; what is not finite is left out.
+        """Plot all numbers over the steps, except those that are not finite.
 
         Args:
-            path: The file to write: SVG where its name ends so, else PNG.
+            path: The file to write: SVG if it has this suffix, else PNG.
 
         Raises:
             FlatnessError: If there is nothing to draw, or if matplotlib is missing.

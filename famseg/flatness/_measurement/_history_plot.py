@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from famseg.flatness._measurement._history import HistoryPoint
 
-_COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)  # neighbors far apart
-_SPAN = 10  # from which on values are drawn on a logarithmic scale
+_COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)  # adjacent colors differ clearly
+_SPAN = 10  # ratio of values above which the scale is logarithmic
 _Draw = Callable[[Any, Sequence["HistoryPoint"]], None]
-_NAMED = len(_COLORS)  # layers in the legend; more are drawn without a name
+_NAMED = len(_COLORS)  # number of layers in the legend; others are drawn without a name
 
 
 def image(points: Sequence[HistoryPoint], kind: Kind = "png") -> bytes:
@@ -129,7 +129,7 @@ def _line(
     label: str,
     style: str = "o-",
 ) -> None:
-    """Draw values, and a band where they have an interval."""
+    """Draw values, with a band if they have an interval."""
     steps, color = [point.step for point in points], _COLORS[number % len(_COLORS)]
     named = label if number < _NAMED else ""
     values = [point.value for point in points]
@@ -142,12 +142,12 @@ def _line(
 
 
 def _scale(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: ANN401
-    """Logarithmic where all values are positive and far apart; else linear, with zero marked."""
+    """Use a logarithmic scale if all values are positive and far apart; else mark zero."""
     values = [point.value for point in points]
     low, high = min(values), max(values)
     if low > 0:
         if high > _SPAN * low:
-            # A band that reaches zero goes to the edge.
+            # A band that reaches zero is extended to the edge.
             axes.set_yscale("log", nonpositive="clip")
             axes.set_ylim(low / 1.5, high * 1.5)
         return

@@ -1,4 +1,4 @@
-"""Products with the Hessian of a layer under the mean loss of some batches, made relative."""
+"""Products with the relative Hessian of a layer under the mean loss of several batches."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CurvatureQuantity = Literal["relative_flatness", "simplified", "hessian"]
 
 
 class _BatchHessian(NamedTuple):
-    """The Hessian of one batch, and what the layer does with its features."""
+    """The Hessian of one batch, and the operator of the layer."""
 
     hessian: WeightHessian
     operator: Operator
 
 
 class LayerProducts:
-    """The products behind `LayerCurvature`; its arguments are described there.
+    """The products used by `LayerCurvature`, which documents the arguments.
 
     Vectors are stacks of the weight's shape, ``(k, *shape)``.
     """
@@ -101,8 +101,8 @@ class LayerProducts:
         return _BatchHessian(WeightHessian(use, product), use.operator)
 
     def _check(self) -> None:
-        """Refuse a layer that is more than its weight, and what cannot be differentiated."""
-        frozen = not self.weight.requires_grad  # another use of it shows only in the graph
+        """Refuse a layer that is not only its weight, or that cannot be differentiated."""
+        frozen = not self.weight.requires_grad  # other uses are visible only in the graph
         self.weight.requires_grad_(True)
         try:
             checked(self._task, *self._batches[0])
@@ -111,7 +111,7 @@ class LayerProducts:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """In evaluation mode and full precision; afterwards everything is as it was."""
+        """Switch to evaluation mode and full precision, and restore everything on exit."""
         task = self._task
         with (
             evaluating(*task.parts),
@@ -123,7 +123,7 @@ class LayerProducts:
             yield
 
     def _versions(self) -> list[tuple[int, int]]:
-        """What is another one once a parameter was changed in place or replaced."""
+        """Return a value that differs once a parameter was changed in place or replaced."""
         return [(p.data_ptr(), p._version) for p in self._task.model.parameters()]
 
 
@@ -131,8 +131,8 @@ class _Root:
     r"""The symmetric factor ``A`` that makes a curvature relative, as a map of weights.
 
     For relative flatness :math:`A = (WW^\top)^{1/2} = U \Sigma U^\top` from :math:`W = U \Sigma
-    V^\top`, for each group; from ``WW^T`` itself half of the digits would be lost. Takes ``O(d m
-    min(d, m))`` operations once and for each vector.
+    V^\top`, for each group; computing it from ``WW^T`` would lose half of the digits. It takes
+    ``O(d m min(d, m))`` operations once and for each vector.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class _Root:
 
 
 def _has_compiled(model: nn.Module) -> bool:
-    """Whether parts of a model are compiled; such code has no second derivative."""
+    """Return whether parts of a model are compiled, which have no second derivatives."""
     return any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()

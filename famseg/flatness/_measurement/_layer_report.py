@@ -27,7 +27,7 @@ from famseg.flatness._tracing._pass import Task, differentiable
 
 ReportQuantity = Literal["simplified", "largest_eigenvalue", "max_eigenvalue"]
 
-# The neurons' eigenvalues take a Hessian-vector product each where a sample is one feature vector.
+# With one feature vector per sample, each neuron's eigenvalue needs one Hessian-vector product.
 _FEW_NEURONS = 64
 _TOLERANCE, _ITERATIONS = 3e-2, 100
 _FAULTS = (FlatnessError, torch.OutOfMemoryError)
@@ -35,15 +35,15 @@ _FAULTS = (FlatnessError, torch.OutOfMemoryError)
 
 @dataclass(frozen=True)
 class Work:
-    """What a report measures, and how; the model is in evaluation mode, gradients are on.
+    """Settings of a report; the model is in evaluation mode, with gradients enabled.
 
     Attributes:
         model: The network.
         batches: Inputs and targets.
         loss: The loss.
         output: Part of the model's output that the loss takes.
-        quantities: What to measure beside kappa; ``None``: whatever is cheap.
-        probes: Random probes of a value.
+        quantities: Quantities to measure in addition to kappa; ``None``: those that are cheap.
+        probes: Number of random probes per value.
         seed: Their seed.
         rescale: Factor of the rescaling check; ``None`` for none.
     """
@@ -69,28 +69,28 @@ class Work:
 
     @property
     def steps(self) -> int:
-        """Steps that a layer takes: kappa, what else is wanted, the check."""
+        """Number of steps per layer: kappa, other quantities, the check."""
         return 1 + sum(map(self.wants, get_args(ReportQuantity))) + (self.rescale is not None)
 
     def wants(self, quantity: ReportQuantity) -> bool:
-        """Whether a quantity was asked for, or may be measured if it is cheap."""
+        """Return whether a quantity is requested, or may be measured if it is cheap."""
         return self.quantities is None or quantity in self.quantities
 
     def task(self, layers: dict[str, Layer], *, eager: bool = False) -> Task:
-        """Return what is run with some layers observed."""
+        """Return the task that observes the given layers."""
         return Task(self.model, layers, self.loss, self.output, eager)
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
-    """Return the linear and convolution layers of a model by name, in its own order."""
+    """Return the linear and convolution layers of a model by name, in the order of the model."""
     modules = {key.replace("_orig_mod.", ""): module for key, module in model.named_modules()}
     return {name: cast("Layer", modules[name]) for name in penalizable_layers(model)}
 
 
 def plain_passes(work: Work, layers: Mapping[str, Layer]) -> tuple[float, dict[str, Layer]]:
-    """Return the mean loss, and the layers in the order of their calls; those not called last.
+    """Return the mean loss, and the layers in the order of their calls, uncalled ones last.
 
-    What is wrong with model or loss shows here, before it shows once for each layer.
+    Errors in model or loss are raised here once instead of for each layer.
 
     Raises:
         LossError: If the loss is not finite.
@@ -119,10 +119,10 @@ def _note(called: dict[str, Layer], name: str, layer: Layer, *_: object) -> None
 def measured_layer(
     work: Work, name: str, layer: Layer, stepped: Callable[[], None]
 ) -> tuple[LayerRow, RescalingRow | None]:
-    """Return the rows of a layer; one that cannot be measured has its reason in its row.
+    """Return the rows of a layer; the row of one that cannot be measured states the reason.
 
     Args:
-        work: What to measure.
+        work: Settings of the report.
         name: Name of the layer.
         layer: The layer.
         stepped: Called after each step.
@@ -144,9 +144,9 @@ class _Layer:
         self._eager = False
 
     def rows(self, row: LayerRow) -> tuple[LayerRow, RescalingRow | None]:
-        """Return the row filled in, and the rescaling check if it is wanted.
+        """Return the completed row, and the rescaling check if requested.
 
-        A fault after kappa costs its own number and leaves a note.
+        An error after kappa only loses its own number and leaves a note.
         """
         row = self._kappa(row)
         steps: dict[ReportQuantity, Callable[[LayerRow], LayerRow]] = {
@@ -180,7 +180,7 @@ class _Layer:
                 f"{kappa.mean}). Measure in float64."
             )
         plan = fam._planner.plan
-        assert plan is not None  # noqa: S101 - it has measured
+        assert plan is not None  # noqa: S101 - set by the measurement
         self._eager = plan.eager
         self._stepped()
         return replace(
@@ -204,7 +204,7 @@ class _Layer:
         return replace(row, simplified=value.mean, simplified_error=value.error, trace=trace)
 
     def _value(self, quantity: Quantity, *, briefly: bool = False) -> tuple[Value, FAM]:
-        """Measure all batches, each with probes of its own; or the first one with one probe."""
+        """Measure all batches, each with its own probes, or only the first one with one probe."""
         work = self._work
         batches = work.batches[:1] if briefly else work.batches
         fam = FAM(
@@ -263,7 +263,7 @@ class _Layer:
         return RescalingRow(row.name, factor, kappa, kappa_after, trace, trace_after)
 
     def _kappa_and_trace(self) -> tuple[float, float | None]:
-        # The layer as it is now: inside a rescaling its weight is another one.
+        # The current layer, whose weight is replaced during a rescaling.
         weight = find_layer(self._work.model, self._name).weight.detach()
         norm = weight.double().square().sum().item()
         kappa, _ = self._value("relative_flatness", briefly=True)
@@ -283,7 +283,7 @@ def _noted(row: LayerRow, note: str) -> LayerRow:
 
 @contextmanager
 def _thawed(layer: Layer) -> Iterator[None]:
-    """Let a frozen weight be measured as well; it is frozen again afterwards."""
+    """Unfreeze a frozen weight for the measurement, and freeze it again afterwards."""
     weight = layer._parameters.get("weight")
     if weight is None or weight.requires_grad or not weight.is_floating_point():
         yield

@@ -27,12 +27,12 @@ def mean_largest_eigenvalue(
 ) -> EigenPair:
     r"""Return the largest eigenvalue of :math:`\sum_b a_b H_b`, the Hessian of the mean loss.
 
-    It is not the mean of the batches' eigenvalues, which is larger. Lanczos' method, one
-    Hessian-vector product a batch and iteration. A single batch is run once; several are run anew
-    in each iteration, so that memory holds one of them at a time.
+    It is not the mean of the batches' eigenvalues, which is larger. Lanczos' method needs one
+    Hessian-vector product per batch and iteration. A single batch is run once; several batches are
+    rerun in each iteration, so that only one of them is in memory at a time.
 
     Args:
-        task: What to run, with one layer; in evaluation mode, gradients on.
+        task: The model, loss and layer, in evaluation mode with gradients enabled.
         batches: Inputs and targets.
         shares: Share of each batch in the mean, summing to 1.
         tolerance: Residual, relative to the value, at which the iteration ends.
@@ -71,7 +71,7 @@ def _run_anew(task: Task, batches: Sequence[Batch]) -> list[_Product]:
     return [of(batch) for batch in batches]
 
 
-@torch.enable_grad()  # Lanczos' method runs without
+@torch.enable_grad()  # Lanczos' method disables gradients
 def _hessian_of(task: Task, batch: Batch) -> WeightHessian:
     run = differentiable(task, *batch)
     (use,) = run.uses

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BEFORE, _AFTER = BLUE, RED
 _SHOWN = 40  # characters of a layer's name
 _TICKS = 6
-_DECADES = 4  # below the largest value that a scale around zero shows
+_DECADES = 4  # below the largest value, for a scale that includes zero
 
 
 def image(report: Report, kind: Kind = "png") -> bytes:
@@ -70,7 +70,7 @@ def _draw(
     measured: Mapping[str, tuple[float | None, float | None]],
     factors: Mapping[str, float | None],
 ) -> None:
-    """Draw one value a layer, with its standard error, and what the rescaling made of it."""
+    """Draw one value per layer, with its standard error and its value after rescaling."""
     places = {name: place for place, name in enumerate(measured)}
     known = [
         (value, error or 0.0, places[name])
@@ -104,12 +104,12 @@ def _draw(
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
-    """Logarithmic where all are positive, else linear around zero and logarithmic beyond."""
+    """Set a logarithmic scale if all values are positive, else one that is linear around zero."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes:
         return
     if all(value > 0 for value in values):
-        # A standard error that reaches zero goes to the edge.
+        # A standard error that reaches zero is extended to the edge.
         axes.set_xscale("log", nonpositive="clip")
         axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
         return

@@ -8,8 +8,8 @@ import math
 def t_quantile(p: float, freedom: int) -> float:
     """Return the ``p`` quantile of Student's t distribution.
 
-    By bisection on the finite series of its distribution function (Abramowitz and Stegun,
-    *Handbook of Mathematical Functions*, 26.7.3 and 26.7.4).
+    It is found by bisection on the finite series of the distribution function (Abramowitz and
+    Stegun, *Handbook of Mathematical Functions*, 26.7.3 and 26.7.4).
 
     Args:
         p: A probability of at least 1/2 and below 1.
@@ -19,7 +19,7 @@ def t_quantile(p: float, freedom: int) -> float:
         >>> round(t_quantile(0.975, 1), 3), round(t_quantile(0.975, 15), 3)
         (12.706, 2.131)
     """
-    low, high = 0.0, math.pi / 2  # of the angle atan(t / sqrt(freedom))
+    low, high = 0.0, math.pi / 2  # bounds of the angle atan(t / sqrt(freedom))
     for _ in range(80):
         middle = (low + high) / 2
         if (1 + _central(middle, freedom)) / 2 < p:

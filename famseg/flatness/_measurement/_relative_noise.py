@@ -1,4 +1,4 @@
-"""Random noise of a layer's weight, relative to the weight: what perturbed features amount to."""
+"""Random noise relative to a layer's weight, which is equivalent to perturbed features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal["orthogonal", "gaussian"]
 
 
 class RelativeNoise:
-    """The random matrices, as relative noise of a weight: the same for every batch."""
+    """Random matrices for relative noise of a weight, the same for every batch."""
 
     def __init__(
         self, layer: Layer, delta: float, draws: int, kind: Kind, seed: int, *, antithetic: bool
@@ -36,7 +36,7 @@ class RelativeNoise:
         state = random_state(task.device)
 
         def run(edit: Edit) -> tuple[float, Site]:
-            # The same random numbers in every pass, for a network that draws in evaluation too.
+            # The same random numbers in every pass, for networks that draw in evaluation mode, too.
             set_random_state(state)
             value, _, sites, _ = task.run(inputs, targets, edit, care="none")
             (site,) = sites.values()
@@ -59,8 +59,9 @@ class RelativeNoise:
     def _draw(self, operator: Operator, number: int) -> Tensor:
         r"""Return ``W A``.
 
-        From :math:`W = R Q^\top` with ``r`` orthonormal columns in ``Q``, as many as ``W`` has rows
-        at most: :math:`Q^\top A` is an ``r x m`` block of a matrix that is distributed as ``A``.
+        It is computed from :math:`W = R Q^\top`, where ``Q`` has ``r`` orthonormal columns, at most
+        as many as ``W`` has rows: :math:`Q^\top A` is an ``r x m`` block of a matrix with the
+        distribution of ``A``.
         """
         matrix = factor(self.layer.weight, operator, quantity="relative_flatness").reduced
         assert matrix is not None  # noqa: S101 - None is for the simplified measure
@@ -71,7 +72,7 @@ class RelativeNoise:
             z = z / math.sqrt(self.features)
         else:
             q, triangle = torch.linalg.qr(z.mT)
-            # Without the signs the distribution would depend on how the decomposition is done.
+            # The signs make the distribution independent of the QR algorithm (Mezzadri, 2007).
             z = (q * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).mT
         return self.delta * operator.kernel(matrix @ z)
 

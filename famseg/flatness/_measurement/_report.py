@@ -32,7 +32,7 @@ from famseg.flatness._tracing._state import evaluating, untouched
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-# Many arguments: the choices of a measurement, all optional and by keyword.
+# Many arguments: the options of a measurement, all optional and keyword-only.
 def report(
     model: nn.Module,
     data: Data,
@@ -167,7 +167,7 @@ def _chosen(model: nn.Module, wanted: Sequence[str] | None) -> dict[str, Layer]:
         plain = each.replace("_orig_mod.", "")
         matches = {plain} & layers.keys() or set(fnmatch.filter(layers, plain))
         if not matches:
-            find_layer(model, each)  # says what is wrong with it
+            find_layer(model, each)  # raises an error that says why
         names |= matches
     if not names:
         raise LayerError(

@@ -1,4 +1,4 @@
-"""Reparametrizations that leave a network as it is: what relative flatness must not notice."""
+"""Reparametrizations that preserve a network's function, and so must preserve relative flatness."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ def rescaled_layer(model: nn.Module, layer: str, factor: float) -> Iterator[None
 
     .. math:: (cW)(\phi / c) = W\phi
 
-    so any network computes the same function, whatever surrounds the layer. Where the layer before
-    is followed by a positively homogeneous activation (ReLU), dividing its weight and bias by the
-    factor does the same (see `rescaled`). :math:`H` becomes :math:`H / c^2`: relative flatness
-    (Petzka et al., NeurIPS 2021) and the simplified measure stay, the plain trace and
-    the largest eigenvalue change by :math:`1 / c^2`.
+    so any network computes the same function. Where the layer before is followed by a positively
+    homogeneous activation (ReLU), dividing its weight and bias by the factor does the same (see
+    `rescaled`). :math:`H` becomes :math:`H / c^2`: relative flatness (Petzka et al., NeurIPS 2021)
+    and the simplified measure are unchanged, the plain trace and the largest eigenvalue are
+    multiplied by :math:`1 / c^2`.
 
-    On leaving, exceptions included, the layer has its own parameter again: the very object, which
-    nothing has written to.
+    On exit, also after exceptions, the layer has its own, unmodified parameter object again.
 
     Args:
         model: The network.
@@ -71,12 +70,10 @@ def rescaled(model: nn.Module, first: str, second: str, factor: float) -> Iterat
     .. math:: \frac{W_2}{c}\, \sigma(cW_1 x + cb_1) + b_2 = W_2\, \sigma(W_1 x + b_1) + b_2
 
     for a positively homogeneous :math:`\sigma` (ReLU, LeakyReLU, PReLU, max and average pooling,
-    flatten; not tanh, sigmoid, GELU or an activation with a normalization of fixed epsilon): the
-    rescaling under which plain sharpness can be made as large or small as one likes (Dinh et al.,
-    ICML 2017) and relative flatness stays. Whether the network is such is not checked here: compare
-    its outputs.
-
-    On leaving, exceptions included, the layers have their own parameters again.
+    flatten; not tanh, sigmoid, GELU or an activation with a normalization of fixed epsilon): this
+    rescaling makes plain sharpness arbitrarily large or small (Dinh et al., ICML 2017) and does not
+    change relative flatness. Whether the network has this form is not checked here: compare its
+    outputs. On exit, also after exceptions, the layers have their own parameters again.
 
     Args:
         model: The network.
@@ -117,7 +114,7 @@ def check_factor(factor: float) -> None:
 
 @contextmanager
 def _scaled(layer: Layer, names: Sequence[str], factor: float) -> Iterator[None]:
-    """Put scaled copies in the place of parameters, so that nothing is written to these."""
+    """Replace parameters by scaled copies, so that the parameters themselves are not modified."""
     own = {name: p for name in names if (p := layer._parameters[name]) is not None}
     try:
         for name, parameter in own.items():

@@ -1,4 +1,4 @@
-"""Feature robustness: how much the loss rises when a layer's features are perturbed."""
+"""Feature robustness: the increase of the loss when a layer's features are perturbed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class FeatureRobustness:
         return f"{said}; relative flatness predicts {self.predicted:.4g}"
 
 
-# Many arguments: the choices of a measurement, all optional and by keyword.
+# Many arguments: the options of a measurement, all optional and keyword-only.
 def feature_robustness(
     model: nn.Module,
     layer: str,
@@ -237,7 +237,7 @@ def _result(
 def _batches(data: object) -> Iterator[Batch]:
     if isinstance(data, tuple | list | Tensor | Mapping | str) or not isinstance(data, Iterable):
         yield from batches_of(data)
-    else:  # one at a time: a data set need not fit into memory
+    else:  # one at a time, since a data set may not fit into memory
         for batch in data:
             yield from batches_of([batch])
 

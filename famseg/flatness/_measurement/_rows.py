@@ -1,4 +1,4 @@
-"""What a flatness report holds: one row a layer, plain numbers."""
+"""Content of a flatness report: one row of plain numbers per layer."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Report:
         Path(path).write_bytes(self.image(kind))
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a dataclass holds
+def _plain(value: Any) -> Any:  # noqa: ANN401  # any value in a dataclass
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

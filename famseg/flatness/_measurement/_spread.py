@@ -1,4 +1,4 @@
-"""One value from the measurements of several batches, and how sure it is."""
+"""One value from the measurements of several batches, with its standard error."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Value:
 
     Attributes:
         mean: The value.
-        error: Its standard error; ``None`` where there is no spread.
-        spread: What the standard error is taken over.
-        replicates: How many values that is.
-        probes: Random probes of each value; 0 where it is exact.
+        error: Its standard error; ``None`` without replicates.
+        spread: The replicates over which the standard error is computed.
+        replicates: Number of replicates.
+        probes: Number of random probes per value; 0 if it is exact.
     """
 
     mean: float
@@ -36,15 +36,15 @@ class Value:
 def combined(measurements: Sequence[Measurement], sizes: Sequence[int]) -> Value:
     r"""Return the value of the mean loss over all samples, and its standard error.
 
-    Over samples, where all have values of their own: :math:`s / \sqrt n`, the noise of their probes
-    included. Else over batches of shares :math:`a_b`, of which there must be two:
+    Over samples, if all have their own values: :math:`s / \sqrt n`, including the noise of their
+    probes. Otherwise over at least two batches with shares :math:`a_b`:
 
     .. math:: \sqrt{\tfrac{B}{B-1} \textstyle\sum_b a_b^2 (\kappa_b - \kappa)^2}
 
-    Else over the probes of the one batch, which says nothing about other samples.
+    Otherwise over the probes of the only batch, which does not cover the variation of samples.
 
     Args:
-        measurements: One a batch.
+        measurements: One per batch.
         sizes: Their numbers of samples.
     """
     shares = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _Cell = Callable[["LayerRow"], str]
 
-# Heading, and what stands below it; a column of dashes alone is left out.
+# Heading and content of each column; a column with only dashes is omitted.
 _NUMBERS: tuple[tuple[str, _Cell], ...] = (
     ("kappa", lambda row: number(row.kappa)),
     ("s.e.", lambda row: number(row.kappa_error, digits=2)),
@@ -22,7 +22,7 @@ _NUMBERS: tuple[tuple[str, _Cell], ...] = (
     ("eig(H)", lambda row: number(row.largest_eigenvalue)),
     ("estimator", lambda row: row.estimator or "-"),
 )
-_NAMED = 3  # layers named in a remark; more are counted
+_NAMED = 3  # layers named in a remark; others are only counted
 _LEFT = ("layer", "type", "estimator")
 _DEFINITIONS = """\
 kappa = sum over rows s, t of W of <w_s, w_t> Tr(H_st), H the Hessian of the mean loss in W, d x m.
@@ -33,7 +33,7 @@ Per squared weight, and moved: Tr(H) and eig(H), the largest eigenvalue of H. s.
 
 
 def number(value: float | None, *, digits: int = 4) -> str:
-    """Return a number for the table.
+    """Return a number formatted for the table.
 
     Example:
         >>> number(0.000123456), number(12), number(1234567.0), number(None)
@@ -62,7 +62,7 @@ def _title(report: Report) -> str:
 
 
 def _body(rows: Sequence[LayerRow]) -> list[str]:
-    """The aligned lines; a layer that could not be measured has its reason beside its name."""
+    """Return the aligned lines; if a layer could not be measured, the reason follows its name."""
     measured = [row for row in rows if row.failure is None]
     columns = [
         (heading, cell) for heading, cell in _NUMBERS if any(cell(row) != "-" for row in measured)
@@ -70,7 +70,7 @@ def _body(rows: Sequence[LayerRow]) -> list[str]:
     heads = ["layer", "type", "d x m", *(heading for heading, _ in columns)]
     lines = {id(row): [*_name(row), *(cell(row) for _, cell in columns)] for row in measured}
     everyone = [heads[:3], *map(_name, rows), *lines.values(), heads]
-    # Not by famseg.messages.text_table: a layer that failed has its reason in place of its numbers.
+    # famseg.messages.text_table cannot replace the numbers of a failed layer by a reason.
     widths = [
         max(len(line[index]) for line in everyone if index < len(line))
         for index in range(len(heads))
@@ -109,7 +109,7 @@ def _error_text(row: LayerRow) -> str:
 
 
 def _grouped(rows: Iterable[LayerRow], text: Callable[[LayerRow], str]) -> list[str]:
-    """One line for each text; where there are several, with the layers that each one holds for."""
+    """Return one line for each text; if there are several, with the layers that each is about."""
     holders: dict[str, list[str]] = {}
     for row in rows:
         if line := text(row):

@@ -1,9 +1,9 @@
-r"""Estimators of the trace of a symmetric matrix that is known by its products with vectors.
+r"""Estimators of the trace of a symmetric matrix that is given by its products with vectors.
 
-All of them are linear algebra: they know nothing of networks. Vectors are rows, so that a product
-takes and gives shape ``(k, N)``. Probes have :math:`E\, \omega\omega^\top = I`: signs (Rademacher)
-where only that is needed, since they have the least variance, and normal ones where their
-direction has to be uniform on the sphere.
+They are pure linear algebra, independent of networks. Vectors are rows, so a product takes and
+returns shape ``(k, N)``. Probes have :math:`E\, \omega\omega^\top = I`: signs (Rademacher) where
+nothing else is needed, since they have the least variance, and normal ones where their direction
+must be uniform on the sphere.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 """A symmetric matrix times each row of ``(k, N)``."""
 
 Probes: TypeAlias = Callable[[int], Tensor]
-"""Draws so many probes as rows, shape ``(k, N)``."""
+"""Draws the given number of probes as rows, shape ``(k, N)``."""
 
 TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """A trace as an estimator found it.
+    """An estimate of a trace.
 
     Attributes:
         value: The estimate.
         standard_error: Its standard error over the probes; 0 where the trace is exact.
         method: The estimator, or ``"exact"``.
-        products: Number of products that it took.
+        products: Number of products computed.
     """
 
     value: float
@@ -59,7 +59,7 @@ def exact(product: Product, size: int, like: Tensor, *, together: int) -> TraceE
         product: The matrix.
         size: ``N``.
         like: A tensor of its type, on its device.
-        together: How many vectors to hold at a time.
+        together: Number of vectors to hold at a time.
 
     Example:
         >>> import torch
@@ -107,26 +107,26 @@ def hutchinson(product: Product, probes: Probes, products: int) -> TraceEstimate
 def hutch_plus_plus(product: Product, probes: Probes, products: int) -> TraceEstimate:
     r"""Return the trace on a sketched subspace, and Hutchinson's estimate of the rest.
 
-    A third of the products goes into a sketch :math:`A\Omega` with orthonormal basis :math:`Q`, a
-    third into the trace on its span, the rest into probes of what is left. With
-    :math:`P = I - QQ^\top`
+    A third of the products is used for a sketch :math:`A\Omega` with orthonormal basis :math:`Q`, a
+    third for the trace on its span, and the rest for probes of the remainder. With :math:`P = I -
+    QQ^\top`
 
     .. math:: \hat t = \operatorname{tr}(Q^\top A Q)
         + \frac1k \sum_{j=1}^{k} \omega_j^\top P A P\, \omega_j
 
     (Meyer, Musco, Musco and Woodruff, *Hutch++: Optimal stochastic trace estimation*, 2021).
-    Unbiased: given :math:`Q`, which the probes :math:`\omega_j` are independent of, the mean of
-    the second term is :math:`\operatorname{tr}(PAP)`, and that is :math:`\operatorname{tr} A` less
+    It is unbiased: given :math:`Q`, of which the probes :math:`\omega_j` are independent, the mean
+    of the second term is :math:`\operatorname{tr}(PAP)`, which is :math:`\operatorname{tr} A` minus
     the first. For the same reason the spread of the probes gives the standard error. The variance
-    is that of Hutchinson's estimator for :math:`PAP`: the large eigenvalues are taken exactly, and
-    for a positive semidefinite matrix the error falls like :math:`1 / k` at least. For a flat
+    is that of Hutchinson's estimator for :math:`PAP`: the large eigenvalues are treated exactly,
+    and for a positive semidefinite matrix the error falls like :math:`1 / k` at least. For a flat
     spectrum it is larger than Hutchinson's, which has three times the probes. Costs ``products``
     products and :math:`O(N k^2)` operations; holds some ``products`` vectors.
 
     Args:
         product: The matrix.
         probes: Draws the vectors.
-        products: All of them together, at least 4.
+        products: Total number, at least 4.
     """
     third = products // 3
     basis = torch.linalg.qr(product(probes(third)).T).Q.T  # (third, N)
@@ -150,15 +150,16 @@ def xtrace(product: Product, probes: Probes, products: int) -> TraceEstimate:
 
     (Epperly, Tropp and Webber, *XTrace: Making the most of every sample in stochastic trace
     estimation*, 2024). Unbiased: :math:`\omega_i` is independent of :math:`Q_{(i)}`, so that
-    :math:`\mu_i` is uniform on a sphere in the ``N - k + 1`` dimensions that are left, and
-    :math:`E\, \mu_i \mu_i^\top = P_i`. All products serve both purposes, so that the sketch has
-    half of them where that of Hutch++ has a third: the variance falls faster where the spectrum
-    decays. Where it is flat it is some twice Hutchinson's, and zero for a multiple of the identity.
+    :math:`\mu_i` is uniform on a sphere in the remaining ``N - k + 1`` dimensions, and :math:`E\,
+    \mu_i \mu_i^\top = P_i`. All products serve both purposes, so that the sketch has half of them
+    instead of a third as in Hutch++, and the variance is smaller for a decaying spectrum. For a
+    flat spectrum it is about twice that of Hutchinson's estimator, and for a multiple of the
+    identity it is zero.
 
     The standard error is :math:`\sqrt{2/k}` times the standard deviation of the terms. The authors
-    take the terms as independent, which gives :math:`\sqrt{1/k}`. But what the probes ``i`` and
-    ``j`` make of each other is part of :math:`t_i` and of :math:`t_j`, which takes up to half of
-    the averaging away; measured, theirs is too small by factors of 1 to 1.6.
+    treat the terms as independent, which gives :math:`\sqrt{1/k}`. However, the interaction of the
+    probes ``i`` and ``j`` is part of both :math:`t_i` and :math:`t_j`, which cancels up to half of
+    the averaging; in measurements their standard error was too small by factors of 1 to 1.6.
 
     Costs ``2 k`` products, :math:`A\Omega` and :math:`AQ`, since :math:`Q_{(i)} Q_{(i)}^\top` is
     :math:`Q (I - s_i s_i^\top) Q^\top` with :math:`s_i` the normalized column ``i`` of
@@ -168,7 +169,7 @@ def xtrace(product: Product, probes: Probes, products: int) -> TraceEstimate:
     Args:
         product: The matrix.
         probes: Draws the vectors.
-        products: At least 4; of an odd number one is left.
+        products: Number of products, at least 4; one is unused if the number is odd.
     """
     k = products // 2
     omega = probes(k)
@@ -179,7 +180,7 @@ def xtrace(product: Product, probes: Probes, products: int) -> TraceEstimate:
     along = (basis @ omega.T).cpu().double()  # Q^T Omega
     triangle = triangle.cpu().double()  # Q^T A Omega
     s = _left_out(triangle, torch.finfo(omega.dtype).eps)
-    x = along - s * (s * along).sum(0)  # Q x_i is the part of probe i in the span of Q_(i)
+    x = along - s * (s * along).sum(0)  # Q x_i is the projection of probe i onto the span of Q_(i)
     lengths, forms = ((omega * other).sum(1).cpu().double() for other in (omega, image))
     outside = lengths - x.square().sum(0)
     forms = forms - 2 * (x * triangle).sum(0) + _forms(inner, x)
@@ -205,8 +206,8 @@ PROBES: dict[TraceMethod, Distribution] = {
 def _left_out(triangle: Tensor, rounding: float) -> Tensor:
     """Return the unit vectors ``s_i`` as columns, shape ``(k, k)``.
 
-    A sketch of lower rank has diagonal entries that are zero but for rounding. What they are
-    replaced by does not matter: ``s_i`` then lies where the matrix maps everything to zero.
+    A sketch of lower rank has diagonal entries that are zero up to rounding. Their replacement is
+    arbitrary, since ``s_i`` then lies in the null space of the matrix.
     """
     largest = triangle.abs().max()
     triangle = triangle / largest.where(largest > 0, torch.ones_like(largest))

@@ -1,1 +1,1 @@
-"""What happens in a forward pass: penalized layers, their operators, samples, and the loss."""
+"""Observation of a forward pass: penalized layers, their operators, samples, and the loss."""

@@ -1,4 +1,4 @@
-"""What a model and a loss are given, and what they return."""
+"""Arguments and results of models and losses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> object:
-    """Call a model as `FAM` does.
+    """Call a model with inputs in the form that `FAM` accepts.
 
     Args:
         model: The model.
         inputs: One argument, a tuple or list of arguments, or a mapping of keywords.
 
     Returns:
-        What the model returns.
+        The output of the model.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ def call_model(model: nn.Module, inputs: Inputs) -> object:
 
 
 def select(prediction: object, output: str | None) -> object:
-    """Return the part of a model's output that the loss takes."""
+    """Return the part of a model's output that is passed to the loss."""
     if output is None:
         return prediction
     if isinstance(prediction, Mapping) and output in prediction:
@@ -54,7 +54,7 @@ def select(prediction: object, output: str | None) -> object:
 
 
 def scalar(loss: object) -> Tensor:
-    """Return the loss, or say what is wrong with it."""
+    """Return the loss, or raise an error if it is not a scalar."""
     if not isinstance(loss, Tensor):
         raise LossError(f"the loss must return a tensor, got {type(loss).__name__}.")
     if loss.ndim != 0:
@@ -66,7 +66,7 @@ def scalar(loss: object) -> Tensor:
 
 
 def precise(value: Any) -> Any:  # noqa: ANN401
-    """Return values without graph, in single precision where they have less."""
+    """Return values without a graph, with half precision converted to single precision."""
 
     def full(tensor: Tensor) -> Tensor:
         low = tensor.is_floating_point() and tensor.dtype.itemsize < 4
@@ -76,22 +76,22 @@ def precise(value: Any) -> Any:  # noqa: ANN401
 
 
 def differentiable_in(value: Any) -> Any:  # noqa: ANN401
-    """Return values that a graph may save: tensors made in inference mode are copied."""
+    """Return values that a graph can save, with copies of tensors made in inference mode."""
     return changed(value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Return a tensor without what a subclass knows beside its numbers (MONAI's ``MetaTensor``)."""
+    """Return a tensor without the metadata of a subclass, such as MONAI's ``MetaTensor``."""
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def copied(value: Any) -> Any:  # noqa: ANN401
-    """Return values in tensors of their own, which a model may change in place."""
+    """Return values with copied tensors, which a model may change in place."""
     return changed(value, torch.clone)
 
 
 def versions(value: Any) -> tuple[int, ...]:  # noqa: ANN401
-    """Return what tells whether tensors have been changed in place."""
+    """Return the version counters of tensors, which reveal changes in place."""
     found: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -103,12 +103,12 @@ def versions(value: Any) -> tuple[int, ...]:  # noqa: ANN401
 
 
 def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401
-    """Return what holds tensors, with each of them changed."""
+    """Return a structure of tensors with a function applied to each tensor."""
     return mapped(value, lambda _, tensor: change(tensor), "")
 
 
 def mapped(value: Any, change: Callable[[str, Tensor], Tensor], path: str) -> Any:  # noqa: ANN401
-    """Return what holds tensors, with each of them changed by a function of its path, too.
+    """Return a structure of tensors with a function applied to each path and tensor.
 
     Args:
         value: A tensor, or tuples, lists, mappings and dataclasses of such values.

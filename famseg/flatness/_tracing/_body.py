@@ -1,10 +1,10 @@
-"""What ran before the penalized layers: noted in one pass, given back in the next.
+"""Results of the modules before the penalized layers, recorded in one pass and reused later.
 
-The network after the layers is run again on a part of a batch by calling the model again. What had
-finished before the first of the layers began is not computed a second time: its modules return
-what they returned, the part's rows of it, with the graph of the first pass. So nothing in front of
-the layers is paid twice, and every parameter that reaches the loss around the layers, by a skip
-connection, a second tower or a gate, gets its gradient.
+The network after the layers is rerun on a part of a batch by calling the model again. Modules that
+finished before the first layer began are not computed a second time: they return the part's rows of
+their recorded outputs, with the graph of the first pass. Nothing before the layers is thus computed
+twice, and every parameter that affects the loss around the layers, through a skip connection, a
+second tower or a gate, gets its gradient.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _STUBBED = ("_call_impl", "_compiled_call_impl")
 
 
 class Finished(NamedTuple):
-    """A call of a module that had ended before the first penalized layer began.
+    """A call of a module that finished before the first penalized layer began.
 
     Attributes:
         name: Name of the module.
-        held: Paths of the tensors it returned that hold one row a sample.
-        changed: Whether what it returned was changed in place later, so that a copy is kept.
+        held: Paths of the returned tensors that hold one row per sample.
+        changed: Whether its output was changed in place later, so that a copy must be kept.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Finished(NamedTuple):
 
 @dataclass
 class Call:
-    """What a module returned, with the versions of its tensors at that time.
+    """The output of a module, with the versions of its tensors at that time.
 
     Attributes:
         name: Name of the module.
-        output: What it returned.
-        random: Random state after the call, if it was asked for.
+        output: The output.
+        random: Random state after the call, if requested.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Call:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing has changed the output in place since."""
+        """Whether the output has not been changed in place since."""
         return self.versions == self._versions()
 
     def _versions(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Call:
 
 
 def bodies(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module]:
-    """Return the modules that hold none of some layers, nor are one, nor lie in compiled code."""
+    """Return the modules that neither are nor contain any of the layers, outside compiled code."""
     own = {id(layer) for layer in layers.values()}
     found: dict[str, nn.Module] = {}
 
@@ -87,10 +87,10 @@ def bodies(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, nn.Module
 
 @contextmanager
 def finished_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[list[Call]]:
-    """Collect the outermost calls of modules that end before the first of some layers begins.
+    """Collect the outermost module calls that finish before the first of the layers begins.
 
-    Those that a checkpoint may hold together with a layer are left out: it computes them again
-    during backward, when nothing is given back any more.
+    Calls that may be in the same checkpoint as a layer are omitted, because the checkpoint
+    recomputes them during backward, when outputs are no longer replaced.
     """
     calls: list[Call] = []
     open_calls: list[nn.Module] = []
@@ -107,7 +107,7 @@ def finished_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[li
     def leave(module: nn.Module, name: str, output: object) -> None:
         if begun or not open_calls:
             return
-        while open_calls.pop() is not module:  # an inner call that an exception ended
+        while open_calls.pop() is not module:  # an inner call that raised an exception
             pass
         if not open_calls:
             calls.append(Call(name, output))
@@ -137,13 +137,13 @@ def finished_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[li
 def kept(
     model: nn.Module, plan: Sequence[Finished], *, draws_on: torch.device | None
 ) -> Iterator[list[Call]]:
-    """Collect what the calls of a plan return; nothing where they cannot be given back.
+    """Collect the outputs of the calls in a plan; empty if they cannot be reused.
 
     Args:
         model: The network.
         plan: The calls.
-        draws_on: Where they draw random numbers, to keep the random state after each for a pass
-            that draws alike; ``None`` for no such pass.
+        draws_on: Device of their random numbers, to record the random state after each call for a
+            pass that repeats them; ``None`` if there is no such pass.
     """
     calls: list[Call] = []
     left = _by_module(model, plan)
@@ -156,7 +156,7 @@ def kept(
 
     def checkpoint() -> Callable[[], AbstractContextManager[None]]:
         nonlocal certain
-        # One that may hold calls of the plan and a layer, as `finished_noted` has it.
+        # A checkpoint that may contain both calls of the plan and a layer, as in `finished_noted`.
         certain &= inside > 0 or not any(left.values())
         return nullcontext
 
@@ -186,13 +186,13 @@ def kept(
 def given_back(
     model: nn.Module, plan: Sequence[Finished], calls: Sequence[Call], part: Tensor | None
 ) -> Iterator[None]:
-    """Let the modules of a plan return what they returned, or a part's rows of it.
+    """Make the modules of a plan return their recorded outputs, or a part's rows of these.
 
     Args:
         model: The network.
         plan: The calls.
-        calls: What they returned, in the same order.
-        part: Numbers of the samples of the part; ``None`` for all.
+        calls: Their outputs, in the same order.
+        part: Indices of the samples in the part; ``None`` for all.
     """
     left = _by_module(model, plan)
     outputs: dict[nn.Module, list[Call]] = {module: [] for module in left}
@@ -224,7 +224,7 @@ def given_back(
     with ExitStack() as stack:
         for module in left:
             for name in _STUBBED:
-                # In the instance alone, and beside nn.Module's own way of setting attributes.
+                # Set only on the instance, bypassing nn.Module.__setattr__.
                 stack.callback(_put_back, module, name, module.__dict__.get(name))
             module.__dict__.update(dict.fromkeys(_STUBBED, stub(module)))
         yield

@@ -1,4 +1,4 @@
-"""Activation checkpoints that compute again what they computed under observation."""
+"""Activation checkpoints that recompute their function under the same context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils import checkpoint
 
-# The generator that runs a function under a checkpoint; torch 2.14 has given it another name.
+# The generator that runs a function in a checkpoint; torch 2.14 renamed it.
 _NAMES = (
     "_checkpoint_without_reentrant_generator_impl",
     "_checkpoint_without_reentrant_generator",
@@ -20,14 +20,14 @@ Begin = Callable[[], Callable[[], AbstractContextManager[None]]]
 
 @contextmanager
 def computed_again(begin: Begin) -> Iterator[None]:
-    """Let checkpoints that run in the body compute again under a context of their own.
+    """Make checkpoints that start inside this context recompute in a context of their own.
 
-    A non-reentrant checkpoint runs its function a second time during backward, when the body is
-    long over, and what it saves then must be what it saw. Torch has no other place to tell it: the
-    context that ``checkpoint`` takes is its caller's.
+    A non-reentrant checkpoint runs its function a second time during backward, after this context
+    has ended, and must then save the same tensors. Torch has no other hook for this, since the
+    ``context_fn`` of ``checkpoint`` belongs to its caller.
 
     Args:
-        begin: Called as a checkpoint begins; what it returns is called for the context.
+        begin: Called when a checkpoint begins; its result is called to create the context.
     """
     original = getattr(checkpoint, _RUNS)
 

@@ -1,4 +1,4 @@
-"""Functions whose derivatives are wrong or missing in torch, replaced during a forward pass."""
+"""Replacement of functions whose derivatives are wrong or missing in torch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _without_cudnn() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=False)
 
 
-# Functions with several kernels of which some have no second derivative.
+# Functions with several kernels, some of which have no second derivative.
 _CONTEXTS: dict[Any, Callable[[], AbstractContextManager[None]]] = {
     F.scaled_dot_product_attention: _math_kernel,
     F.multi_head_attention_forward: _math_kernel,
@@ -86,32 +86,33 @@ _CONTEXTS: dict[Any, Callable[[], AbstractContextManager[None]]] = {
 def composites(
     active: Callable[[], bool], reaches: Callable[[Tensor], bool] = lambda _: False
 ) -> Iterator[None]:
-    r"""Replace what torch differentiates wrongly, while a condition holds.
+    r"""Replace functions that torch differentiates incorrectly, while a condition holds.
 
     The third derivatives of torch's batch norm (with statistics of the batch), instance norm and
-    layer norm are wrong without a word: their double backward takes the saved statistics for
+    layer norm are silently wrong, because their double backward treats the saved statistics as
     constants. Inside this context they are
 
     .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \gamma + \beta
 
-    written out with mean, difference, square, reciprocal root and product. What comes out is the
-    same to rounding, in the same dtype; running statistics are updated once, by torch's own kernel
-    and hence bit by bit as without this context. Batch norm that uses stored statistics is an
-    affine map, which torch has right, and stays native; so does every call with arguments that
-    torch refuses, so that its message is torch's. Likewise for RMS norm (fused on accelerators),
-    weight norm of computed weights, hard sigmoid and Euclidean ``cdist`` and ``pdist``. Attention
-    and recurrent layers take the kernels that have second derivatives. What a non-reentrant
-    checkpoint records here it computes again in the same way, after this context too.
+    composed of mean, difference, square, reciprocal root and product. The result is the same up to
+    rounding, in the same dtype; running statistics are updated once by torch's own kernel, so they
+    are bit-identical. Batch norm with stored statistics is an affine map, which torch
+    differentiates correctly, and is not replaced. Neither are calls with arguments that torch
+    rejects, so that the error message is torch's. The same applies to RMS norm (fused on
+    accelerators), weight norm of computed weights, hard sigmoid and Euclidean ``cdist`` and
+    ``pdist``. Attention and recurrent layers use the kernels that have second derivatives.
+    Non-reentrant checkpoints that start here also recompute with these replacements, even after
+    this context has ended.
 
-    A normalization costs about three times the memory and the time of the native one.
+    A normalization needs about three times the memory and time of the native one.
 
     Args:
-        active: Asked at each call of such a function: whether to replace it.
-        reaches: Whether the penalized layers lead to a tensor: a gradient of it that can be
-            differentiated is refused.
+        active: Called at each call of such a function; returns whether to replace it.
+        reaches: Returns whether a tensor depends on the penalized layers; a differentiable gradient
+            of it is then refused.
 
     Yields:
-        Nothing; native functions are back with the end of the context, exceptions included.
+        Nothing; native functions are restored at the end of the context, also after exceptions.
 
     Example:
         >>> x = torch.randn(4, 3, requires_grad=True)
@@ -164,11 +165,11 @@ class _Composites(TorchFunctionMode):
         if context is not None:
             with context():
                 return func(*args, **kwargs)
-        assert replaced is not None  # noqa: S101 - one of the two is there
+        assert replaced is not None  # noqa: S101 - one of the two exists
         composite, signature = replaced
         try:
             bound = signature.bind(*args, **kwargs)
-        except TypeError:  # a wrong call: torch's message says it better
+        except TypeError:  # invalid arguments, for which torch has the better message
             return func(*args, **kwargs)
         result = composite(*bound.args, **bound.kwargs)
         return func(*args, **kwargs) if result is None else result
@@ -176,7 +177,7 @@ class _Composites(TorchFunctionMode):
     def _is_penalty(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
-        """Whether a gradient can be differentiated, and is of what the penalized layers give."""
+        """Return whether a gradient is differentiable and depends on the penalized layers."""
         bound = _GRADIENTS[func].bind(*args, **kwargs).arguments
         outputs = bound["outputs"]
         several = outputs if isinstance(outputs, tuple | list) else [outputs]

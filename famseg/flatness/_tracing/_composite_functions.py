@@ -1,11 +1,10 @@
-"""Replacements for functions of torch, made of operations with correct derivatives of all orders.
+"""Replacements for torch functions, composed of operations with correct higher derivatives.
 
-Torch's fused normalization layers save their statistics as constants of the second backward pass,
-so their third derivatives are wrong without any error, and the gradient of a penalty by second
-derivatives needs the third. Each function here takes the arguments of the function that it replaces
-under the same names and returns the same values up to rounding, in the same dtype. It returns
-``None`` where the native function is correct, or where the native function should reject the
-arguments with its own message.
+The double backward of torch's fused normalization layers treats the saved statistics as constants,
+so their third derivatives are silently wrong. The gradient of a penalty on second derivatives needs
+the third. Each function here takes the arguments of the function it replaces, under the same names,
+and returns the same values up to rounding, in the same dtype. It returns ``None`` if the native
+function is correct, or should reject the arguments with its own message.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ def native_batch_norm(
     if not _pair(input.shape[1:2], running_mean, running_var):
         return None
     if running_mean is not None:
-        # The native function updates the running statistics, by its own rules for momentum and
-        # unbiased variance; its result is not used.
+        # The native function updates the running statistics, with its own momentum and unbiased
+        # variance; its result is not used.
         with torch.no_grad():
             torch.native_batch_norm(
                 input.detach(), None, None, running_mean, running_var, True, momentum, eps
@@ -160,8 +159,8 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor | None:
-    # Torch is correct on the CPU. On accelerators it fuses the function and saves statistics as
-    # layer norm does.
+    # Torch is correct on the CPU. On accelerators it fuses the function and saves statistics like
+    # layer norm.
     shape = _last(input, normalized_shape)
     if shape is None or not _fits(input, len(shape), shape, weight, None):
         return None
@@ -184,7 +183,7 @@ def _normalized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return standardized values, their mean and the reciprocal of their standard deviation.
 
-    Mean and variance stay in the graph, which is the whole difference from the fused function.
+    Mean and variance stay in the graph, which is the only difference from the fused function.
     """
     with _as_given(values):
         values = _widened(values)
@@ -200,7 +199,7 @@ def _normalized(
 
 
 def _widened(values: Tensor) -> Tensor:
-    """Return half precision as float32, in which torch accumulates it."""
+    """Return half-precision values as float32, in which torch accumulates them."""
     return values.float() if _is_half(values.dtype) else values
 
 
@@ -209,10 +208,10 @@ def _is_half(dtype: torch.dtype) -> bool:
 
 
 def _cast(result: Tensor, func: Callable[..., Any], input: Tensor) -> Tensor:
-    """Return a result in the dtype in which torch's function would have returned it."""
+    """Return a result in the dtype that torch's function would return."""
     dtype = input.dtype
-    # Which functions autocast widens depends on the device and the version of torch: it is asked
-    # with one number.
+    # Which functions autocast widens depends on the device and the version of torch, so this is
+    # tested with one number.
     if _autocasts(input):
         dtype = func(torch.zeros(1, dtype=dtype, device=input.device), (1,)).dtype
     return result.to(dtype)
@@ -238,7 +237,7 @@ def _fits(
     shape: _Sizes,
     *parameters: Tensor | None,
 ) -> bool:
-    """Tell whether torch accepts these arguments; others are left to torch and its message."""
+    """Return whether torch accepts these arguments; otherwise torch raises its own error."""
     return (
         isinstance(input, Tensor)
         and input.is_floating_point()
@@ -262,7 +261,7 @@ def _pair(channels: _Sizes, mean: Tensor | None, var: Tensor | None) -> bool:
 
 
 def _last(input: Tensor, normalized_shape: _Sizes) -> tuple[int, ...] | None:
-    """Return the normalized shape if the last dimensions have it, else ``None``."""
+    """Return the normalized shape if it matches the last dimensions, else ``None``."""
     if isinstance(normalized_shape, int):
         normalized_shape = (normalized_shape,)
     shape = tuple(normalized_shape)
@@ -270,7 +269,7 @@ def _last(input: Tensor, normalized_shape: _Sizes) -> tuple[int, ...] | None:
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor | None:
-    """Replace a function whose backward pass torch cannot differentiate."""
+    """Replace hard sigmoid, whose backward pass torch cannot differentiate."""
     if not input.is_floating_point():
         return None
     result = torch.nn.functional.relu6(input + 3) / 6
@@ -278,7 +277,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor | None:
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """Replace a function whose second derivative treats the saved norms as constants."""
+    """Replace weight norm, whose double backward treats the saved norms as constants."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
@@ -288,7 +287,7 @@ def cdist(
     p: float = 2.0,
     compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary",
 ) -> Tensor | None:
-    """Replace Euclidean distances of few points, which have no third derivative in torch."""
+    """Replace Euclidean distances between few points, which have no third derivative in torch."""
     if min(x1.ndim, x2.ndim) < 2 or x1.shape[-1] != x2.shape[-1]:
         return None
     # Above 25 points torch computes distances by a matrix product, whose derivatives are correct.
@@ -309,7 +308,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor | None:
 
 def _length(vectors: Tensor) -> Tensor:
     squared = vectors.square().sum(-1)
-    # The root has a kink at 0. Masked twice, all its derivatives are 0 there instead of NaN, in
-    # line with the first derivative in torch.
+    # The root is not differentiable at 0. Masking it twice makes all derivatives 0 there instead of
+    # NaN, consistent with the first derivative in torch.
     at_zero = squared == 0
     return squared.masked_fill(at_zero, 1).sqrt().masked_fill(at_zero, 0)

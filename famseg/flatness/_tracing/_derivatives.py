@@ -1,4 +1,4 @@
-"""First and second derivatives by reverse mode, and torch's refusals in plain words."""
+"""First and second derivatives by reverse mode, with torch's errors translated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from famseg.flatness._errors import UnsupportedTailError
 
-# What torch says when an operation has no second derivative.
+# Torch's messages when an operation has no second derivative.
 _REFUSALS = (
     "not implemented",
     "once_differentiable",
@@ -31,15 +31,14 @@ def pullback(
     *,
     create_graph: bool,
 ) -> tuple[Tensor, ...]:
-    """Return sum of d output / d leaf times cotangent, for each leaf, zeros where nothing depends.
+    """Return the vector-Jacobian product for each leaf, zeros where nothing depends on it.
 
-    Cotangents are taken as they are: what they depend on is not differentiated here, though it is
-    when the result is.
+    Cotangents are constant in this derivative, but not when the result is differentiated.
 
     Args:
-        outputs: What is differentiated.
-        leaves: What it is differentiated in.
-        cotangents: One for each output, of its shape.
+        outputs: Tensors to differentiate.
+        leaves: Tensors in which they are differentiated.
+        cotangents: One for each output, with its shape.
         create_graph: Whether the result can be differentiated.
 
     Raises:

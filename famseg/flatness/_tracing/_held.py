@@ -13,29 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What nn.Module keeps of itself and passes do not move: parameters and buffers are looked after
-# elsewhere, and walking hundreds of empty dictionaries costs more than a short step.
+# Attributes of nn.Module that passes do not change. Parameters and buffers are handled elsewhere,
+# and traversing hundreds of empty dictionaries costs more than a short step.
 _OWN = frozenset(nn.Module().__dict__)
 _LIBRARY = __name__.rpartition(".")[0]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-# Where objects lead out of the model into all of a program (a trainer, a data set).
+# Attributes that lead from the model into the rest of a program (a trainer, a data set).
 _MOST = 20_000
-_LONG = 256  # items of a container: more are data or a history, of which only the length is kept
-_LARGEST = 2**20  # numbers in a tensor that is not a buffer: a larger one is data, not state
+_LONG = 256  # items of a container; a longer one is data or a history
+_LARGEST = 2**20  # numbers in a tensor that is not a buffer; a larger one is data, not state
 
 
 class Held:
-    """A copy of the Python state that passes may move, to put it back.
+    """A copy of the Python state that passes may change, to restore it.
 
-    It covers, from some modules, functions and objects on: attributes; lists, dictionaries, sets
-    and deques; what closures, bound methods and partial functions hold, those of forward hooks
-    included; plain tensors and NumPy arrays of up to a million numbers that are changed in place;
-    random generators. Of a list of more than 256 items its length is put back; larger dictionaries
-    and sets are data and not covered, nor are global variables of a program, files, and objects
-    that keep their state outside of Python's ``__dict__``.
+    Starting from modules, functions and objects, it covers: attributes; lists, dictionaries, sets
+    and deques; variables of closures, bound methods and partial functions, including those of
+    forward hooks; plain tensors and NumPy arrays of up to a million numbers that are changed in
+    place; and random generators. For lists of more than 256 items, only the length is restored.
+    Larger dictionaries and sets count as data and are not covered; neither are global variables,
+    files, and objects whose state is outside their ``__dict__``.
 
     Args:
-        roots: Where to begin: the model and the loss.
+        roots: Objects to start from: the model and the loss.
     """
 
     def __init__(self, roots: Sequence[object]) -> None:
@@ -50,12 +50,12 @@ class Held:
             stack.extend(self._keep(value))
 
     def put_back(self) -> None:
-        """Make everything what it was."""
+        """Restore the state."""
         for undo in self._undo:
             undo()
 
     def _keep(self, value: object) -> Iterable[object]:
-        """Note how to put a value back, and return what it holds."""
+        """Record how to restore a value, and return the objects that it contains."""
         if isinstance(value, nn.Module):
             return self._keep_module(value)
         if isinstance(value, Tensor):
@@ -90,7 +90,7 @@ class Held:
         return self._keep_numpy(value) if _is_numpy(value) else self._keep_object(value)
 
     def _keep_sequence(self, value: list[Any] | deque[Any]) -> Iterable[object]:
-        """A history grows at its end, and its items are not changed any more."""
+        """Record a sequence, or only the length of a long one, a history that grows at its end."""
         if len(value) > _LONG:
             self._undo.append(partial(_shorten, value, len(value)))
             return ()
@@ -100,7 +100,7 @@ class Held:
     def _keep_module(self, module: nn.Module) -> Iterator[object]:
         own = module.__dict__
         self._undo.append(partial(_refill, own, dict(own)))
-        # Kept apart: the children of a ModuleDict, say, are never replaced by a pass.
+        # Not recorded: a pass never replaces modules, such as the children of a ModuleDict.
         yield from module.children()
         for name in _HOOKS:
             yield from own.get(name, {}).values()
@@ -109,7 +109,8 @@ class Held:
                 yield value
 
     def _keep_tensor(self, tensor: Tensor) -> None:
-        # A parameter is moved by an optimizer alone, and a tensor of a graph by what made it.
+        # Parameters are changed only by an optimizer, and tensors of a graph only by its
+        # operations.
         fixed = tensor.requires_grad or tensor.is_inference() or tensor.is_sparse
         if fixed or tensor.numel() > _LARGEST:
             return
@@ -123,14 +124,14 @@ class Held:
 
     def _keep_function(self, function: types.FunctionType) -> Iterator[object]:
         if (function.__module__ or "").startswith(_LIBRARY):
-            return  # a hook of ours, whose notes are what a pass is run for
+            return  # one of our hooks, whose records are the purpose of a pass
         yield from (function.__defaults__ or ())
         if function.__dict__:
             yield function.__dict__
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
-            except ValueError:  # not yet filled
+            except ValueError:  # an empty closure cell
                 continue
             self._undo.append(partial(setattr, cell, "cell_contents", value))
             yield value
@@ -167,7 +168,7 @@ def _is_numpy(value: object) -> bool:
 
 
 def _refill(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
-    # Most have not changed, and some (a module's own) are looked at by others meanwhile.
+    # Written only if changed: most are not, and other threads may be reading a module's own.
     if mapping.keys() == items.keys() and all(mapping[key] is items[key] for key in items):
         return
     mapping.clear()

@@ -1,4 +1,4 @@
-"""Find the layers to penalize, and refuse by name what cannot be penalized."""
+"""Lookup of the layers to penalize, with errors for layers that cannot be penalized."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 _PRECISE = (torch.float32, torch.float64)
-# What torch.compile puts between a model and the names of its parts.
+# Prefix that torch.compile adds to the names of submodules.
 COMPILED = "_orig_mod."
 
 
 def find_layer(model: nn.Module, name: str) -> Layer:
-    """Return the linear or convolution layer of a dotted name.
+    """Return the linear or convolution layer with a dotted name.
 
     Args:
         model: The network, compiled or not.
@@ -38,7 +38,7 @@ def find_layer(model: nn.Module, name: str) -> Layer:
         module holds.
 
     Raises:
-        LayerNotFoundError: If there is no such module; the message lists near names.
+        LayerNotFoundError: If there is no such module; the message lists similar names.
         LayerError: If the module is not such a layer, or if its weight is shared or computed.
 
     Example:
@@ -80,7 +80,7 @@ Linear or convolution: '0'.
 
 
 def penalizable_layers(model: nn.Module) -> list[str]:
-    """Return the names of the linear and convolution layers of a model, in its own order.
+    """Return the names of the linear and convolution layers of a model, in the order of the model.
 
     Example:
         >>> penalizable_layers(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2)))
@@ -120,15 +120,15 @@ def _check_weight(model: nn.Module, layer: Layer, name: str) -> None:
 
 
 def others(model: nn.Module, name: str) -> str:
-    """Say which layers a user may penalize instead of one whose weight has several uses.
+    """Return which layers can be penalized instead of one whose weight has several uses.
 
     Args:
         model: The network.
         name: Name of that layer.
 
     Returns:
-        A sentence for the end of a message. It names layers whose weight no other module holds; how
-        often they are called only a pass can show.
+        A sentence for the end of a message. It lists layers whose weight no other module shares;
+        how often they are called is only known after a pass.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -143,7 +143,7 @@ def others(model: nn.Module, name: str) -> str:
 
 
 def _own(model: nn.Module) -> list[str]:
-    """Names of the layers that can be penalized and whose weight no other module holds."""
+    """Return the layers that can be penalized and whose weight no other module shares."""
     found, holders = [], _holders(model)
     for key, module in model.named_modules():
         if not _is_layer(module):
@@ -156,9 +156,9 @@ def _own(model: nn.Module) -> list[str]:
 
 
 def _holders(model: nn.Module) -> dict[int, list[str]]:
-    """Names of each parameter, by its id.
+    """Return the names of each parameter, by its id.
 
-    A module with two names is one holder; how often it is called shows in a pass.
+    A module with two names counts once; how often it is called is checked in a pass.
     """
     found: dict[int, list[str]] = {}
     for key, module in model.named_modules():
@@ -176,5 +176,5 @@ def _listed_candidates(names: list[str], modules: int) -> str:
     if not names:
         return f"None of the {modules} modules is linear or a convolution."
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    # The last ones: heads and bottlenecks are what people penalize.
+    # The last layers, since heads and bottlenecks are usually penalized.
     return f"Linear or convolution: {_listed(names[-_SHOWN:])}{more}."

@@ -1,4 +1,4 @@
-"""The penalized layers of a model, found once and verified at each step."""
+"""Cache of the penalized layers of a model, verified at each step."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _END = object()
 
 
 class LayerCache:
-    """The layers of some names, as `find_layer` finds them.
+    """The layers with given names, as returned by `find_layer`.
 
-    `find_layer` walks through all modules of a model several times, which on a short step costs as
-    much as the step. Here a step only compares what each module holds, by identity, with what it
-    held before: about 0.05 us for each module and parameter. The layers are found anew, with all
-    checks, as soon as a module or a parameter anywhere in the model was added, removed, replaced or
-    tied, or a layer's weight has another type.
+    `find_layer` traverses all modules of a model several times, which can cost as much as a short
+    step. Here each step only compares the content of each module with its previous content by
+    identity, which takes about 0.05 us per module and parameter. The layers are looked up again,
+    with all checks, as soon as a module or parameter anywhere in the model was added, removed,
+    replaced or tied, or the type of a layer's weight has changed.
 
     Args:
         names: Dotted names of the layers.
 
     Attributes:
-        modules: All modules of the model, each once, as of the last call of `layers`.
-        generation: How often the layers were found anew: what depends on the structure of the
-            model holds as long as this number.
+        modules: All modules of the model, each once, at the last call of `layers`.
+        generation: Number of lookups so far; results that depend on the structure of the model are
+            valid as long as it does not change.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
@@ -60,11 +60,11 @@ class LayerCache:
         """Return the layers by name.
 
         Args:
-            model: The network; another one than before is looked at anew.
+            model: The network; a different network triggers a new lookup.
 
         Raises:
-            LayerNotFoundError: As `find_layer` does.
-            LayerError: Likewise.
+            LayerNotFoundError: As in `find_layer`.
+            LayerError: As in `find_layer`.
         """
         if not self._unchanged(model):
             self._forget()
@@ -82,7 +82,7 @@ class LayerCache:
                 and type(layer) is kind
                 for layer, weight, dtype, kind in self._weights
             )
-            # The end marks keep a longer sequence from passing for one that it begins with.
+            # The end marks prevent a sequence from being equal to a prefix of a longer one.
             and all(map(is_, _content(self.modules), self._content))
         )
 
@@ -92,7 +92,7 @@ class LayerCache:
         self.generation += 1
         try:
             self._content = tuple(_content(self.modules))
-        except TypeError:  # a scripted module, whose content is not in dictionaries
+        except TypeError:  # a scripted module, which has no dictionaries
             return
         self._weights = [(x, x.weight, x.weight.dtype, type(x)) for x in layers.values()]
         self._steps = [step for name in layers for step in _steps(model, name)]
@@ -103,7 +103,7 @@ class LayerCache:
         self._content, self._weights, self._steps = (), [], []
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy finds its layers in its own model."""
+        """Drop the cache, since a copy must look up the layers in its own model."""
         return {"_names": self._names, "generation": self.generation}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -112,19 +112,19 @@ class LayerCache:
 
 
 def _content(modules: Sequence[nn.Module]) -> Iterator[object]:
-    """What modules hold: first the children of all, then all parameters."""
+    """Return the content of modules: first the children of all, then all parameters."""
     holders = chain(map(_children, modules), map(_parameters, modules))
     return chain(chain.from_iterable(map(dict.values, holders)), (_END,))
 
 
 def _steps(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """The way from a model to a layer of it: module, key and child, through compiled modules."""
+    """Return the path from a model to a layer: module, key and child, through compiled modules."""
     inside = COMPILED.removesuffix(".")
     module = model
     plain = name.replace(COMPILED, "")
     for key in [*plain.split(".")] if plain else []:
         for step in (inside, key) if key not in module._modules else (key,):
             child = module._modules[step]
-            assert child is not None  # noqa: S101 - find_layer went this way
+            assert child is not None  # noqa: S101 - find_layer checked the path
             yield module, step, child
             module = child

@@ -1,4 +1,4 @@
-"""The call of a loss function that made a loss, whatever code called it."""
+"""Detection of the loss function call that computed a loss, regardless of the calling code."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LossCall:
 
     Attributes:
         function: Which of them.
-        input: What it was given as input.
-        targets: What it was given as targets.
-        options: Its other arguments, by the names that the closed form of this loss has for them.
+        input: Its input argument.
+        targets: Its target argument.
+        options: Its other arguments, by their names in the closed form of this loss.
         in_model: Whether the model made the call.
     """
 
@@ -42,11 +42,11 @@ class _Noted(NamedTuple):
 
 
 class LossCalls(TorchFunctionMode):
-    """Notes the calls of some loss functions while it is active; each works as without it.
+    """Records calls of certain loss functions while it is active, without changing their results.
 
-    A head's closed form needs the arguments of the function that computed a loss. A user may call
-    it in a lambda, in a module of his own, or inside the model: every function of `torch` that is
-    called in this context passes here, at about a microsecond for each.
+    A head's closed form needs the arguments of the function that computed a loss. Users may call it
+    in a lambda, in their own module, or inside the model. Every torch function called in this
+    context therefore passes through here, which takes about a microsecond each.
 
     Example:
         >>> import torch
@@ -71,18 +71,18 @@ class LossCalls(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
         if func in _FUNCTIONS:
-            # torch hands the two tensors on by position and all else by name.
+            # Torch passes the two tensors by position and all other arguments by name.
             call = _call(func, *args, **(kwargs or {}))
             if call is not None and not result.is_inference():
                 self._noted.append(_Noted(call, result, result._version))
         return result
 
     def behind(self, loss: Tensor, *, in_model: bool = False) -> LossCall | None:
-        """Return the call whose result, unchanged, a loss is; ``None`` if there is none.
+        """Return the call whose unchanged result is a loss; ``None`` if there is none.
 
         Args:
             loss: The loss.
-            in_model: Whether the calls were noted while the model ran.
+            in_model: Whether the calls were recorded while the model ran.
         """
         for call, result, version in self._noted:
             if result is loss and result._version == version:
@@ -91,13 +91,13 @@ class LossCalls(TorchFunctionMode):
 
 
 def plain_call(loss: object, prediction: object, targets: object) -> LossCall | None:
-    """Return the call that one of torch's own losses makes, without making it.
+    """Return the call that one of torch's losses would make, without executing it.
 
     Args:
-        loss: One of the three functions, or an instance of the class that calls it; a subclass may
+        loss: One of the three functions, or an instance of the corresponding class; a subclass may
             compute anything.
-        prediction: What the loss gets.
-        targets: What it gets beside that.
+        prediction: First argument of the loss.
+        targets: Second argument of the loss.
     """
     if not isinstance(prediction, Tensor) or (isinstance(loss, nn.Module) and _does_more(loss)):
         return None
@@ -129,14 +129,14 @@ def plain_call(loss: object, prediction: object, targets: object) -> LossCall | 
 
 
 def _does_more(loss: nn.Module) -> bool:
-    """Whether hooks, or a forward of its own, may make another loss of one of torch's."""
+    """Return whether hooks or an overridden forward may change one of torch's losses."""
     own = loss.__dict__
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     anywhere = module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks
     return "forward" in own or any(own.get(name) for name in hooks) or bool(anywhere)
 
 
-# Many arguments: those of torch's losses, under their names.
+# Many arguments: those of torch's losses, with the same names.
 def _call(
     function: Callable[..., Tensor],
     input: Tensor,
@@ -151,7 +151,7 @@ def _call(
     pos_weight: Tensor | None = None,
     **unknown: object,
 ) -> LossCall | None:
-    """The call, unless its arguments are such that no closed form is known."""
+    """Return the call, unless no closed form is known for its arguments."""
     if (
         unknown
         or size_average is not None

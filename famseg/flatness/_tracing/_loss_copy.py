@@ -1,4 +1,4 @@
-"""Which rows of a layer's output a loss gets as a copy: reshaped, indexed, or chosen by a mask."""
+"""Which rows of a layer's output a loss receives as a copy: reshaped, indexed, or masked."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 from famseg.flatness._tracing._loss_view import VIEWS, LossView
 
 _SELECTIONS = VIEWS | {"CloneBackward0", "IndexBackward0", "IndexSelectBackward0"}
-# Numbers of rows that a type of numbers tells apart.
+# Number of rows that each dtype can distinguish.
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 
 
 def loss_copy(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> LossView | None:
-    """Return how a tensor shows rows of a layer's output; ``None`` if it does more than that.
+    """Return how a tensor copies rows of a layer's output; ``None`` if it is more than a copy.
 
-    Reshaping what does not lie in order in memory, a boolean mask or an index makes a copy. Which
-    numbers it holds is told by its graph: operations that choose numbers lead back from each of
-    them to where it came from. Numbers of rows and of neurons are sent that way instead of a
-    gradient, at the cost of that part of the backward pass, twice.
+    Reshaping noncontiguous tensors, a boolean mask or an index makes a copy. Its autograd graph
+    reveals its content: the backward pass of operations that select elements maps each element to
+    its origin. Indices of rows and of neurons are therefore sent through the graph instead of a
+    gradient, which costs this part of the backward pass twice.
 
     Args:
-        seen: What the loss gets.
+        seen: Argument of the loss.
         output: The layer's output.
         channel: The dimension of the output that holds the neurons.
-        classes: Whether the loss takes dimension 1 for the neurons, as cross-entropy does, instead
-            of every number for itself.
+        classes: Whether dimension 1 of the argument is the neurons, as in cross-entropy, instead of
+            each element being separate.
     """
     if not seen.numel() or not _is_selection(seen, output):
         return None
@@ -39,7 +39,7 @@ def loss_copy(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> L
 
 
 def _is_selection(seen: Tensor, output: Tensor) -> bool:
-    # A copy that was changed in place holds other numbers; a hook would get ours for a gradient.
+    # A copy changed in place has other values, and a hook would receive our indices as a gradient.
     hooked = any(x._backward_hooks or x.retains_grad for x in (seen, output))
     if seen.dtype != output.dtype or seen.dtype not in _EXACT or seen._version or hooked:
         return False
@@ -54,7 +54,7 @@ def _is_selection(seen: Tensor, output: Tensor) -> bool:
 def _layouts(
     shape: tuple[int, ...], d: int, *, classes: bool
 ) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Shapes of what the loss gets in which one dimension may hold the neurons, and which."""
+    """Return shapes of the argument and, for each, the dimension that may hold the neurons."""
     if classes:
         if len(shape) > 1 and shape[1] == d:
             yield shape, 1
@@ -63,14 +63,14 @@ def _layouts(
         yield (*shape, 1), len(shape)
         return
     for axis in reversed(range(len(shape))):
-        if shape[axis] % d == 0:  # flattened, if there are more numbers than neurons
+        if shape[axis] % d == 0:  # flattened, if there are more elements than neurons
             yield (*shape[:axis], shape[axis] // d, d, *shape[axis + 1 :]), axis + 1
 
 
 def _positions(
     seen: Tensor, output: Tensor, channel: int, shape: tuple[int, ...], neurons: int
 ) -> Tensor | None:
-    """The position of each row; ``None`` if a row is not that of all neurons of a position."""
+    """Return each row's position; ``None`` if a row does not hold all neurons of a position."""
     d, device = output.shape[channel], seen.device
     count = seen.numel() // d
     if max(count, d) >= _EXACT[seen.dtype]:
@@ -88,11 +88,11 @@ def _positions(
     of_rows, of_neurons = sent_back(number), sent_back(neuron.reshape(-1, *behind))
     own = of_rows[:, 0]
     used = own > 0
-    # Each place got at least one number, as many as there are: then it got exactly one.
+    # Each place received at least one index, and there are as many as places: exactly one each.
     right = (of_rows == own.unsqueeze(1)).all() & (used.sum() == count)
     right &= (of_neurons == used.unsqueeze(1) * neuron).all()
     if not right:
         return None
     place = torch.zeros(count + 1, dtype=torch.long, device=device)
-    # Unused positions have the number 0.
+    # Unused positions have the index 0.
     return place.scatter_(0, own.long(), torch.arange(len(own), device=device))[1:]

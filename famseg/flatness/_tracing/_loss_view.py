@@ -1,4 +1,4 @@
-"""Which neuron at which position each number is that a loss gets from a layer."""
+"""Which neuron and position each element of a loss argument is, if it is a view of an output."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ VIEWS = frozenset(
         *("UnsafeView", "Unsqueeze", "View"),
     )
 )
-"""Operations of which the result is a view of what they got."""
+"""Operations whose result is a view of their argument."""
 
 
 class LossView(NamedTuple):
-    """What a loss gets, as rows: one for each position, with the numbers of all neurons.
+    """The argument of a loss as rows: one for each position, with the values of all neurons.
 
     Attributes:
-        shape: Shape of what the loss gets, with dimensions split such that one holds the neurons.
+        shape: Shape of the argument, with dimensions split such that one holds the neurons.
         neurons: The dimension that holds the neurons.
-        positions: The position of each row in the layer's output, where they are counted in order;
-            an integer tensor, or ``None`` for all positions in order.
+        positions: The position of each row in the layer's output as an integer tensor; ``None`` for
+            all positions in order.
     """
 
     shape: tuple[int, ...]
@@ -37,23 +37,23 @@ class LossView(NamedTuple):
     positions: Tensor | None
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the shape that the loss gets as rows, shape ``(positions, d)``."""
+        """Return a tensor with the shape of the argument as rows, shape ``(positions, d)``."""
         split = tensor.reshape(self.shape).movedim(self.neurons, -1)
         return split.reshape(-1, split.shape[-1])
 
 
 def loss_view(seen: Tensor, output: Tensor, channel: int, *, classes: bool) -> LossView | None:
-    """Return how a tensor shows a layer's output; ``None`` if it is not a view of it.
+    """Return how a tensor is a view of a layer's output; ``None`` if it is not.
 
-    Reshaping, permuting and slicing make views, as long as torch copies nothing and each row keeps
-    all neurons of its position.
+    Reshaping, permuting and slicing create supported views if torch copies nothing and each row
+    keeps all neurons of its position.
 
     Args:
-        seen: What the loss gets.
+        seen: Argument of the loss.
         output: The layer's output.
         channel: The dimension of the output that holds the neurons.
-        classes: Whether the loss takes dimension 1 for the neurons, as cross-entropy does, instead
-            of every number for itself.
+        classes: Whether dimension 1 of the argument is the neurons, as in cross-entropy, instead of
+            each element being separate.
     """
     if seen is not output and not _is_view(seen, output):
         return None
@@ -74,7 +74,7 @@ def _is_view(seen: Tensor, output: Tensor) -> bool:
         return False
     if seen.untyped_storage().data_ptr() != output.untyped_storage().data_ptr():
         return False
-    # The same numbers: but is the gradient the same? A function of one's own may turn it around.
+    # Values are equal, but a user-defined autograd function may still change the gradient.
     node, end = seen.grad_fn, output.grad_fn
     while node is not end:
         if node is None or node.name() not in VIEWS:
@@ -117,12 +117,12 @@ def _found(
     index = _positions(own, offset, others, (d, step))
     if index is None:
         return None
-    with torch.inference_mode(False):  # kept for graphs of later on
+    with torch.inference_mode(False):  # cached for use in later graphs
         return LossView(split, neurons, index.clone().to(device))
 
 
 def _split(axis: tuple[int, int], step: int, d: int) -> Iterator[tuple[int, int]]:
-    """Split a flattened dimension where the neurons begin and end."""
+    """Split a flattened dimension at the start and the end of the neurons."""
     size, stride = axis
     for border in (step * d, step):
         outer = size * stride // border
@@ -133,7 +133,7 @@ def _split(axis: tuple[int, int], step: int, d: int) -> Iterator[tuple[int, int]
 
 
 def _merged(axes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Axes with those of one number left out and neighbors that lie in order made one."""
+    """Return the axes without those of length 1, with contiguous neighbors merged."""
     merged: list[tuple[int, int]] = []
     for size, stride in axes:
         if size == 1:
@@ -151,7 +151,7 @@ def _positions(
     others: Sequence[tuple[int, int]],
     neurons: tuple[int, int],
 ) -> Tensor | None:
-    """The position of each row; ``None`` if a row is not that of all neurons of a position."""
+    """Return each row's position; ``None`` if a row does not hold all neurons of a position."""
     address = torch.tensor(offset)
     for size, stride in own:
         address = address.unsqueeze(-1) + torch.arange(size) * stride
@@ -165,7 +165,8 @@ def _positions(
         if stride == 0:
             return None
         digit, address = address // stride, address % stride
-        # The first neuron; and a position that the output has, not one beside it in memory.
+        # The offset must be at the first neuron of a position in the output, not in adjacent
+        # memory.
         if not bool(((digit >= 0) & (digit < (1 if weight is None else size))).all()):
             return None
         found += digit * (weight or 0)

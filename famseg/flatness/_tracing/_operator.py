@@ -1,4 +1,4 @@
-"""What a penalized layer does to its features: a map that is linear in the weight."""
+"""The map of a penalized layer, which is linear in the weight."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Layer: TypeAlias = nn.Linear | _ConvNd
-"""A layer that has relative flatness: linear, convolution or transposed convolution.
+"""A layer with a relative flatness: linear, convolution or transposed convolution.
 
-``Conv1D`` of transformers (GPT-2) is one too, a linear layer by another name with its weight
-transposed. Here it has the type of an `nn.Linear`: use `is_linear`, not ``isinstance``.
+``Conv1D`` of transformers (GPT-2) is a linear layer with a transposed weight. It is typed as
+`nn.Linear` here, so use `is_linear` instead of ``isinstance``.
 """
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -31,19 +31,19 @@ _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
 
 
 class Operator:
-    r"""The map of a layer, free of its bias: :math:`z = W \phi`, for any ``W`` of its shape.
+    r"""The map of a layer without its bias: :math:`z = W \phi`, for any ``W`` of its shape.
 
-    A weight is also seen as rows: shape ``(g, d, m)`` with ``g`` groups of ``d`` neurons that see
-    the same ``m`` inputs. The groups of a convolution are layers side by side: neurons of two of
-    them share no input, so there is nothing to be flat about between them.
+    A weight can also be viewed as rows of shape ``(g, d, m)``, with ``g`` groups of ``d`` neurons
+    that have the same ``m`` inputs. The groups of a convolution are parallel layers: neurons of
+    different groups share no inputs, so relative flatness has no terms between them.
 
     Args:
         layer: The layer.
-        features: What it was called with, shape ``(n, ...)``.
-        output: What it returned, shape ``(n, ...)``.
+        features: Its input, shape ``(n, ...)``.
+        output: Its output, shape ``(n, ...)``.
 
     Attributes:
-        single: Whether a sample is one feature vector, shape ``(m,)``, used once.
+        single: Whether each sample is a single feature vector of shape ``(m,)``.
         pointwise: Whether the output of each position is ``W`` times the features of that position:
             linear layers, and convolutions of one group whose kernel is a single point.
         channel: The dimension of features and output that holds their channels.
@@ -60,16 +60,16 @@ class Operator:
         self._map = _map(layer, features, output)
 
     def apply(self, features: Tensor, weight: Tensor) -> Tensor:
-        """Return the outputs for any features and any weight of the layer's shape, bias excluded.
+        """Return the outputs without bias for any features and any weight of the layer's shape.
 
         Args:
-            features: Shape ``(n, ...)``, as the layer takes them.
+            features: Shape ``(n, ...)``, as for the layer.
             weight: A weight of the layer's shape.
         """
         return self._map(features, weight)
 
     def apply_each(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Return the outputs with a weight for each sample.
+        """Return the outputs with a separate weight for each sample.
 
         Args:
             features: Shape ``(n, ...)``.
@@ -104,20 +104,20 @@ class Operator:
 
 
 def is_linear(layer: nn.Module) -> TypeIs[nn.Linear]:
-    """Return whether a layer is linear, by whatever name."""
+    """Return whether a layer is linear, including transformers' ``Conv1D``."""
     return isinstance(layer, nn.Linear) or is_transposed_linear(layer)
 
 
 def is_transposed_linear(layer: nn.Module) -> bool:
     """Return whether a layer is transformers' ``Conv1D``: its weight has shape ``(m, d)``."""
-    return _is_conv1d(type(layer))  # type: ignore[arg-type]  # a class is hashable
+    return _is_conv1d(type(layer))  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.lru_cache(maxsize=256)
 def _is_conv1d(kind: type) -> bool:
     return any(
         base.__name__ == "Conv1D" and base.__module__.split(".")[0] == "transformers"
-        for base in kind.__mro__  # by name: importing transformers takes seconds
+        for base in kind.__mro__  # compared by name, since importing transformers takes seconds
     )
 
 
@@ -127,7 +127,7 @@ def groups_of(layer: Layer) -> int:
 
 
 def matrix_shape(layer: Layer) -> tuple[int, int]:
-    """Return ``(d, m)``: the number of neurons, and the number of inputs that each one sees.
+    """Return ``(d, m)``: the number of neurons, and the number of inputs of each.
 
     Example:
         >>> matrix_shape(nn.Conv2d(6, 8, 3, groups=2)), matrix_shape(nn.ConvTranspose1d(6, 8, 3))
@@ -146,7 +146,7 @@ def channels(features: Tensor, layer: Layer) -> int:
 
 
 def dimensions(layer: Layer) -> int:
-    """Return the least number of dimensions of a layer's input: samples, channels, positions."""
+    """Return the minimum number of dimensions of a layer's input: samples, channels, positions."""
     return 2 if is_linear(layer) else len(layer.kernel_size) + 2
 
 
@@ -172,7 +172,7 @@ def _map(layer: Layer, features: Tensor, output: Tensor) -> Callable[[Tensor, Te
     spatial = len(layer.kernel_size)
     if isinstance(layer, _ConvTransposeNd):
         padding = _numbers(layer)
-        # The caller may have asked for an output size: what came out says which.
+        # The caller may have requested an output size, which is taken from the actual output.
         options["output_padding"] = tuple(
             out - ((size - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
             for out, size, stride, pad, dilation, kernel in zip(

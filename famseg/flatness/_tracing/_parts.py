@@ -1,8 +1,8 @@
-"""Whether a part of a batch may replace all of it: the loss must be a mean over samples.
+"""Checks whether a part of a batch can replace it: the loss must be a mean over samples.
 
-Nothing of that is taken on trust. When a plan is made the model runs on parts, which shows what
-holds samples and what does not, and at each penalized step the part's prediction and loss are
-compared with those of the whole batch, which are there anyway.
+This is always verified. When a plan is made, the model runs on parts, which reveals which tensors
+hold samples. At each penalized step, the part's prediction and loss are compared with those of the
+whole batch, which are available anyway.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from famseg.flatness._tracing._samples import INPUTS, PREDICTION, TARGETS, Cut, 
 from famseg.flatness._tracing._state import untouched
 from famseg.flatness._tracing._watch import autocast_on, without_autocast
 
-# What a model or a loss may raise on a part of arguments that it cannot take.
+# Exceptions of a model or a loss that cannot process a part of its arguments.
 FAULTS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)
 PARTS = 4
-"""How many parts a batch is cut into by trial: the samples of a part lie this far apart."""
-# How far a part's prediction may be from the batch's, relative to the largest, by precision.
+"""Number of trial parts of a batch, and the interval between the samples of a part."""
+# Tolerance for the part's prediction relative to the batch's largest value, by precision.
 _CLOSE = {torch.float64: 1e-8, torch.float32: 2e-3}
-_COARSE = 0.1  # under autocast: the part runs in single precision
+_COARSE = 0.1  # under autocast, since the part runs in single precision
 
 _OTHER_ROWS = (
     "the model's output for a part of the batch differs from its output for the whole batch "
@@ -42,12 +42,12 @@ _NO_MEAN = (
 
 
 class Found(NamedTuple):
-    """What can be run again, and how.
+    """Which calls need not be rerun, and how to select a part.
 
     Attributes:
-        cut: What holds samples; ``None`` if no part can replace the batch.
-        body: Calls that end before the first layer begins.
-        reason: Why no part can replace the batch, in words.
+        cut: Which tensors hold samples; ``None`` if no part can replace the batch.
+        body: Calls that finish before the first layer begins.
+        reason: Why no part can replace the batch.
     """
 
     cut: Cut | None
@@ -58,15 +58,15 @@ class Found(NamedTuple):
 def find_parts(
     task: Task, inputs: Inputs, targets: object, n: int, held: frozenset[str], *, wanted: bool
 ) -> Found:
-    """Find out by trial what ran before the layers, and whether parts can replace the batch.
+    """Determine by trial which calls precede the layers, and whether parts can replace the batch.
 
     Args:
-        task: What to run; nothing of it is changed.
+        task: The model and loss to run, which are not modified.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         n: Number of samples.
-        held: Paths of what may hold samples.
-        wanted: Whether parts are wanted at all.
+        held: Paths of tensors that may hold samples.
+        wanted: Whether parts are requested.
     """
     with (
         untouched(task.parts, task.device),
@@ -84,7 +84,7 @@ def find_parts(
         cut, usable = _held_by_trial(task, recorded, calls, parts[0], held)
     except FAULTS:
         return Found(None, body, _OTHER_ROWS)
-    # Two passes at once would need twice the memory.
+    # Two simultaneous passes would need twice the memory.
     inputs, targets = recorded.inputs, recorded.targets
     del recorded, calls
     with untouched(task.parts, task.device):
@@ -97,19 +97,19 @@ def find_parts(
 def stands_for_batch(
     task: Task, recorded: Recorded, prediction: object, part: Tensor, cut: Cut
 ) -> bool | None:
-    """Return whether a part may replace this batch, ``None`` where its rows are not those.
+    """Return whether a part may replace this batch; ``None`` if its rows differ from the batch's.
 
-    A loss may be a mean over the samples of one batch and not of the next: targets that are
-    ignored, or class weights, make it a weighted mean, by weights that the samples' own targets
-    decide on. So it is asked of every batch of which a part is taken, with the predictions at hand:
-    that runs the loss on the part and on the rest, and the network not at all.
+    A loss may be a mean over the samples of one batch but not of the next: ignored targets or class
+    weights make it a mean with weights that depend on the targets. This is therefore checked for
+    every batch of which a part is used. The check uses existing predictions, so it runs only the
+    loss, on the part and on the rest, but not the network.
 
     Args:
-        task: What was run.
+        task: The model and loss that were run.
         recorded: The pass.
-        prediction: What the model returned for the part.
-        part: Numbers of the samples of the part.
-        cut: What holds samples.
+        prediction: The output of the model for the part.
+        part: Indices of the samples in the part.
+        cut: Which tensors hold samples.
     """
     if not _same_rows(task, recorded.prediction, prediction, part, cut):
         return None
@@ -120,7 +120,7 @@ def stands_for_batch(
 def _held_by_trial(
     task: Task, recorded: Recorded, calls: Sequence[Call], part: Tensor, held: frozenset[str]
 ) -> tuple[Cut, tuple[Finished, ...]]:
-    """Which tensors shrink with the batch: those of the prediction, and of what ran before."""
+    """Return which tensors shrink with the batch: in the prediction, and in earlier outputs."""
     given = Cut(held)
     n, size = len(recorded.first.features), len(part)
     with (
@@ -136,7 +136,7 @@ def _held_by_trial(
             rows = _shrunk(whole.output, small.output, n, size, "")
             if rows is not None:
                 usable.append(Finished(whole.name, rows, not whole.intact))
-    # Calls of one module are told apart by their order: all of them, or none.
+    # Calls of a module are identified by their order, so either all of them or none are used.
     names = [call.name for call in calls]
     complete = {one.name for one in usable}
     complete = {
@@ -146,7 +146,7 @@ def _held_by_trial(
 
 
 def _shrunk(whole: object, small: object, n: int, size: int, root: str) -> frozenset[str] | None:
-    """Paths that have a row for each sample; ``None`` where something else has changed."""
+    """Return paths that have a row for each sample; ``None`` if anything else has changed."""
     of_small = dict(leaves(small, root))
     of_whole = dict(leaves(whole, root))
     if of_small.keys() != of_whole.keys():
@@ -164,8 +164,8 @@ def _shrunk(whole: object, small: object, n: int, size: int, root: str) -> froze
 
 
 def _without_graph(recorded: Recorded) -> Recorded:
-    """A pass to be run again only for its numbers; its graph is most of its memory."""
-    if not recorded.kept:  # told by tensors that would be others
+    """Return a pass without its graph, which is most of its memory, to rerun it for its values."""
+    if not recorded.kept:  # identified by tensors that would be replaced
         return recorded
     calls = [
         Call(call.name, changed(call.output, torch.Tensor.detach), call.random)
@@ -184,7 +184,7 @@ def _without_graph(recorded: Recorded) -> Recorded:
 def _tried(
     task: Task, recorded: Recorded, parts: Sequence[Tensor], index: Tensor, cut: Cut
 ) -> str | None:
-    """Return why parts cannot replace the batch, or ``None`` if they can."""
+    """Return why parts cannot replace the batch; ``None`` if they can."""
     losses = []
     try:
         for part in [*parts, index]:
@@ -232,13 +232,13 @@ def _tensors(prediction: object, cut: Cut) -> Mapping[str, Tensor]:
 
 @torch.no_grad()
 def is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut | None) -> bool:
-    """Return whether the losses of a part and of the rest average to the loss of this very batch.
+    """Return whether the mean loss of a part and the rest is the loss of this batch.
 
     Args:
-        task: What was run.
+        task: The model and loss that were run.
         recorded: The pass.
-        part: Numbers of the samples of the part.
-        cut: What holds samples; nothing does without it.
+        part: Indices of the samples in the part.
+        cut: Which tensors hold samples; ``None`` for none.
     """
     if cut is None:
         return False
@@ -262,7 +262,7 @@ def is_mean(task: Task, recorded: Recorded, part: Tensor, cut: Cut | None) -> bo
         except FAULTS:
             return False
     if own == whole == rest:
-        return False  # nothing was cut: the model computed the loss by itself
+        return False  # nothing was cut, because the model itself computed the loss
     mean = len(part) / n * own + (1 - len(part) / n) * rest
-    # False for NaN too, as of a part without a single target that counts.
+    # False for NaN, too, as for a part in which all targets are ignored.
     return bool((mean - whole).abs() <= 1e-5 * whole.abs() + 1e-12)

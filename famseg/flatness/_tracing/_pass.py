@@ -1,4 +1,4 @@
-"""The forward passes of a penalized step: model, loss, and the checks on them."""
+"""The forward passes of a penalized step: model, loss, and their checks."""
 
 from __future__ import annotations
 
@@ -48,21 +48,20 @@ from famseg.flatness._tracing._watch import (
 )
 
 Noting = Literal["nowhere", "plain", "loss", "model"]
-"""Where the call of a loss function is looked for: it is known from the loss itself, or seen while
-the loss runs, or while the model does."""
+"""How the loss function call is found: from the loss itself, or while the loss or model runs."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is run: a model, its penalized layers, and a loss.
+    """The computation to run: a model, its penalized layers, and a loss.
 
     Attributes:
         model: The network.
         layers: The penalized layers by name.
         loss: The loss.
         output: Key or attribute of the model's output that the loss takes; ``None`` for all of it.
-        eager: Whether compiled modules run as they were written.
-        noting: Where to look for the call of a loss function that makes the loss.
+        eager: Whether compiled modules run uncompiled.
+        noting: How to find the loss function call that computes the loss.
         copies: Whether model or loss change their arguments in place, so that each run needs its
             own.
     """
@@ -77,20 +76,20 @@ class Task:
 
     @property
     def device(self) -> torch.device:
-        """Where the layers lie."""
+        """Device of the layers."""
         return next(iter(self.layers.values())).weight.device
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """What a pass may move."""
+        """Objects whose state a pass may change."""
         return (self.model, self.loss)
 
     def fresh(self, value: Any) -> Any:  # noqa: ANN401
-        """Return arguments that a run may change, without a trace in those given."""
+        """Return arguments that a run may change in place without affecting the originals."""
         return copied(value) if self.copies else value
 
     def predict(self, inputs: Inputs) -> object:
-        """Return what the loss is given."""
+        """Return the argument of the loss."""
         return select(call_model(self.model, inputs), self.output)
 
     def plain(self, inputs: Inputs, targets: object) -> Tensor:
@@ -98,11 +97,11 @@ class Task:
         return scalar(self.loss(self.predict(inputs), targets))
 
     def noted(self, inputs: Inputs, targets: object) -> tuple[Tensor, object, LossCall | None]:
-        """Run model and loss; return loss, prediction and the call that made the loss.
+        """Run model and loss; return loss, prediction and the call that computed the loss.
 
         Args:
             inputs: The model's arguments.
-            targets: Those of the loss.
+            targets: The targets of the loss.
         """
         with _noting(self.noting == "model") as in_model:
             prediction = self.predict(inputs)
@@ -110,7 +109,7 @@ class Task:
         return loss, prediction, call or in_model.behind(loss, in_model=True)
 
     def _lost(self, prediction: object, targets: object) -> tuple[Tensor, LossCall | None]:
-        """The loss, and the call in it that made it."""
+        """Return the loss, and the call that computed it."""
         call = plain_call(self.loss, prediction, targets) if self.noting != "nowhere" else None
         with _noting(call is None and self.noting in ("loss", "model")) as in_loss:
             loss = scalar(self.loss(prediction, targets))
@@ -125,7 +124,7 @@ class Task:
         care: Care,
         feed: Feed = own_input,
     ) -> Ran:
-        """Run model and loss with the layers watched; return these in the order of running."""
+        """Run model and loss while observing the layers; return these in order of execution."""
         order: list[str] = []
 
         def noting(site: Site) -> Tensor:
@@ -138,7 +137,7 @@ class Task:
             check_used(sites.values())
             for site in sites.values():
                 site.check(self.model)
-            # A network may have entered autocast anew by itself.
+            # A network may itself have enabled autocast again.
             island = nullcontext() if care == "none" else without_autocast(self.device.type)
             with island:
                 loss, call = self._lost(prediction, targets)
@@ -151,9 +150,9 @@ class Ran(NamedTuple):
 
     Attributes:
         loss: The loss.
-        prediction: What the loss was given.
-        sites: What the layers saw.
-        call: The call of a loss function that made the loss, if it was noted.
+        prediction: Argument of the loss.
+        sites: The observed layers with inputs and outputs.
+        call: The loss function call that computed the loss, if it was recorded.
     """
 
     loss: Tensor
@@ -163,23 +162,23 @@ class Ran(NamedTuple):
 
 
 def _noting(active: bool) -> AbstractContextManager[LossCalls]:
-    """Note calls of loss functions, or none."""
+    """Record calls of loss functions, or none."""
     return LossCalls() if active else nullcontext(LossCalls())
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A plain pass whose layers were observed, and what it takes to run its tail again.
+    """A plain pass whose layers were observed, with the data needed to rerun its tail.
 
     Attributes:
         loss: The loss, in the caller's precision.
-        prediction: What the loss was given.
-        sites: What the layers saw, in the order in which they ran.
-        inputs: The model's arguments, as they were before the pass.
-        targets: Those of the loss, likewise.
+        prediction: Argument of the loss.
+        sites: The observed layers with inputs and outputs, in order of execution.
+        inputs: The model's arguments before the pass.
+        targets: The targets of the loss before the pass.
         state: Global random state before the pass.
-        body: Calls of modules that had ended before the first layer began.
-        calls: What they returned.
+        body: Calls of modules that finished before the first layer began.
+        calls: The outputs of these calls.
     """
 
     loss: Tensor
@@ -198,12 +197,12 @@ class Recorded:
 
     @property
     def kept(self) -> bool:
-        """Whether what ran before the layers is there as it was, and need not run again."""
+        """Whether the outputs of earlier modules are unchanged and can be reused."""
         as_planned = [one.name for one in self.body] == [call.name for call in self.calls]
         return as_planned and all(call.intact for call in self.calls)
 
     def to_replay(self) -> Recorded:
-        """Return the pass without the graph of its loss, which a run of its tail does not need."""
+        """Return the pass without the graph of its loss, which reruns do not need."""
         return replace(self, loss=self.loss.detach(), prediction=precise(self.prediction))
 
 
@@ -229,15 +228,15 @@ def record(
     body: tuple[Finished, ...] = (),
     draws: bool = False,
 ) -> Recorded:
-    """Run a pass of first order and keep what the layers saw and what ran before them gave.
+    """Run a plain pass, and record the layers and the outputs of the modules before them.
 
     Args:
-        task: What to run.
+        task: The model and loss to run.
         inputs: The model's arguments.
-        targets: Those of the loss.
-        edit: What becomes of the layers' outputs.
-        body: Calls of modules that end before the first layer begins.
-        draws: Whether the whole batch will run again with the same random numbers.
+        targets: The targets of the loss.
+        edit: Function that edits the layers' outputs.
+        body: Calls of modules that finish before the first layer begins.
+        draws: Whether the whole batch will be rerun with the same random numbers.
     """
     state = random_state(task.device)
     before = task.fresh(inputs), task.fresh(targets)
@@ -247,11 +246,11 @@ def record(
 
 
 class Replayed(NamedTuple):
-    """A second run of the network after the layers.
+    """A rerun of the network after the layers.
 
     Attributes:
         run: The pass.
-        prediction: What the loss was given.
+        prediction: Argument of the loss.
     """
 
     run: Pass
@@ -267,26 +266,26 @@ def replay(
     edit: Edit = add_shift,
     standardize: bool = False,
 ) -> Replayed:
-    """Run the network after the first layer again, from what was recorded.
+    """Rerun the network after the first layer, using a recorded pass.
 
-    The model is called as before, on all samples or on a part, but the modules that had ended
-    before the first layer began give back what they returned, and the layer gets the features that
-    it had. All of it keeps the graph of the recorded pass, so that the result has its gradient in
-    every parameter, also in those that reach the loss around the layer. Functions that are called
-    between such modules run again. The model, the loss and the random state are left as they are.
+    The model is called as before, on all samples or a part, but modules that finished before the
+    first layer began return their recorded outputs, and the layer gets its recorded features. These
+    keep the graph of the recorded pass, so that the result has a gradient in every parameter,
+    including those that affect the loss around the layer. Functions called between such modules run
+    again. The model, the loss and the random state are not changed.
 
     Args:
-        task: What to run.
-        recorded: The pass to run again.
-        part: Numbers of the samples to run; all by default, with the random numbers of the
-            recorded pass.
-        cut: What holds samples, for a part.
-        edit: What becomes of the layers' outputs.
-        standardize: Whether features count in units of their standard deviation.
+        task: The model and loss to run.
+        recorded: The pass to rerun.
+        part: Indices of the samples to run; all by default, with the random numbers of the recorded
+            pass.
+        cut: Which tensors hold samples, for a part.
+        edit: Function that edits the layers' outputs.
+        standardize: Whether features are measured in units of their standard deviation.
     """
     first = recorded.first
     scales = {}
-    if standardize:  # of all samples, whatever the part
+    if standardize:  # over all samples, even for a part
         scales = {s.name: deviation(s.features, s.layer) for s in recorded.sites.values()}
 
     def feed(site: Site) -> Tensor | None:
@@ -308,10 +307,10 @@ def replay(
 
 
 def check_rows(sites: Iterable[Site], n: int) -> None:
-    """Refuse layers that do not see one row for each sample, for what takes them one by one.
+    """Refuse layers whose input rows are not samples, for methods that treat samples separately.
 
     Raises:
-        NotApplicableError: If there is one.
+        NotApplicableError: If there is such a layer.
     """
     for site in sites:
         if len(site.features) != n:
@@ -346,12 +345,12 @@ def uses_of(
 
 
 def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = True) -> Pass:
-    """Run a pass, without a trace, that finds out whether the layers can be penalized at all.
+    """Run a pass without side effects to check whether the layers can be penalized.
 
     Args:
-        task: What to run.
+        task: The model and loss to run.
         inputs: The model's arguments.
-        targets: Those of the loss.
+        targets: The targets of the loss.
         derivatives: Whether operations must have derivatives up to the third.
 
     Raises:
@@ -360,7 +359,7 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
     try:
         run = _looked_at(task, inputs, targets, derivatives=derivatives, apart=True)
     except RuntimeError:
-        # A gradient that the model or the loss takes by itself may lead past the layers.
+        # A gradient computed inside the model or the loss may bypass the layers.
         run = _looked_at(task, inputs, targets, derivatives=derivatives, apart=False)
     if derivatives:
         check_slopes(run)
@@ -370,10 +369,10 @@ def checked(task: Task, inputs: Inputs, targets: object, *, derivatives: bool = 
 def _looked_at(
     task: Task, inputs: Inputs, targets: object, *, derivatives: bool, apart: bool
 ) -> Pass:
-    """A pass whose graph was looked at, and which holds no more of it than the tail if ``apart``.
+    """Return a pass whose graph was checked, reduced to the graph of the tail if ``apart``.
 
-    What ran before the layers is about half of the memory of a pass, and products with the Hessian
-    of what comes after them need as much again.
+    The part before the layers uses about half of the memory of a pass, and products with the
+    Hessian of the tail need as much again.
     """
     with (
         untouched(task.parts, task.device),
@@ -400,7 +399,7 @@ def deviation(features: Tensor, layer: Layer) -> Tensor:
 def _pass(ran: Ran, scales: Mapping[str, Tensor], *, standardize: bool) -> Pass:
     uses = []
     for name, site in ran.sites.items():
-        assert site.shift is not None  # noqa: S101 - the edits of such passes add one
+        assert site.shift is not None  # noqa: S101 - the edits of such passes add a shift
         features, weight = site.features, site.layer.weight
         if standardize:
             scale = scales[name] if name in scales else deviation(features, site.layer)
@@ -421,7 +420,7 @@ def _pass(ran: Ran, scales: Mapping[str, Tensor], *, standardize: bool) -> Pass:
 
 
 def standardized(features: Tensor, site: Site, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The same map of features in units of their deviation: W D of D^-1 phi."""
+    """Return the same map for features in units of their deviation: W D applied to D^-1 phi."""
     layer, operator = site.layer, site.operator
     rows = operator.rows(layer.weight)  # (g, d, m)
     inputs = scale.reshape(operator.groups, 1, -1)
@@ -431,13 +430,13 @@ def standardized(features: Tensor, site: Site, scale: Tensor) -> tuple[Tensor, T
 
 
 def _along(values: Tensor, like: Tensor, layer: Layer) -> Tensor:
-    """Values of channels, shaped so that they broadcast over features or outputs."""
+    """Return channel values reshaped to broadcast over features or outputs."""
     dimension = channels(like, layer)
     return values.reshape(-1, *[1] * (like.ndim - 1 - dimension))
 
 
 def check_map(site: Site) -> None:
-    """Refuse a layer that is more than its weight and bias, such as one with an adapter in it."""
+    """Refuse a layer that is more than its weight and bias, such as one with an adapter."""
     layer = site.layer
     with torch.no_grad(), without_autocast(layer.weight.device.type):
         expected = site.operator.apply(site.features, layer.weight)
@@ -445,7 +444,7 @@ def check_map(site: Site) -> None:
             expected = expected + _along(layer.bias, expected, layer)
         error = (expected - site.own).abs().max()
         tolerance = 1e-3 * site.own.abs().max()
-    if error > tolerance:  # False for NaN: that is reported where it can be named
+    if error > tolerance:  # False for NaN, which is reported elsewhere
         raise LayerError(
             f"layer {site.name!r}, a {type(layer).__name__}, does not compute what its "
             "weight and bias define, so its flatness would not be that of its weight. Penalize a "

@@ -1,4 +1,4 @@
-"""Which of the tensors that a model and a loss are given hold samples, one a row."""
+"""Detection of the tensors among the arguments of model and loss that hold one row per sample."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Layout = tuple[tuple[str, bool], ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """What is cut when a part of a batch replaces all of it.
+    """The tensors to cut when a part of a batch replaces it.
 
     Attributes:
-        held: Paths of the tensors that hold one row a sample; all others are given as they are.
+        held: Paths of the tensors that hold one row per sample; all others are passed unchanged.
     """
 
     held: frozenset[str]
 
     def rows(self, value: Any, part: Tensor | None, root: str) -> Any:  # noqa: ANN401
-        """Return the samples of a part in whatever holds them, everything else as it is.
+        """Return a value with the samples of a part selected and everything else unchanged.
 
         Args:
-            value: Arguments of the model or the loss, or what the model returned.
-            part: Numbers of the samples; ``None`` for all.
-            root: Where the value is: ``"inputs"``, ``"targets"`` or ``"prediction"``.
+            value: Arguments of the model or the loss, or the output of the model.
+            part: Indices of the samples; ``None`` for all.
+            root: Root of the paths: ``"inputs"``, ``"targets"`` or ``"prediction"``.
         """
         if part is None:
             return value
@@ -47,12 +47,12 @@ class Cut:
 class Lengths:
     """Learns from batches of several sizes which tensors hold samples.
 
-    A tensor that is as long as a batch may be so by accident: a mask of positions, class weights.
-    One that was longer or shorter than a batch even once does not hold samples. What that leaves
-    open is tried: see `famseg.flatness._tracing._parts`.
+    A tensor may have the length of a batch by coincidence, such as a mask of positions or class
+    weights. A tensor whose length differed from that of a batch even once does not hold samples.
+    Remaining cases are decided by trial: see `famseg.flatness._tracing._parts`.
 
     Args:
-        named: Paths that the user named, which settle the question; ``None`` to learn them.
+        named: Paths specified by the user, which are definitive; ``None`` to learn them.
     """
 
     def __init__(self, named: Sequence[str] | None = None) -> None:
@@ -61,15 +61,15 @@ class Lengths:
         self._loose: set[str] = set()
 
     def layout(self, inputs: object, targets: object) -> tuple[int, Layout]:
-        """Return the number of samples of a batch, and what is as long as that.
+        """Return the number of samples of a batch, and the tensors of that length.
 
         Args:
-            inputs: The model's arguments; the first tensor in them, or the first of those that the
-                user named, counts the samples.
-            targets: Those of the loss.
+            inputs: The model's arguments; the first tensor, or the first one specified by the user,
+                determines the number of samples.
+            targets: The targets of the loss.
 
         Raises:
-            FlatnessError: If the user named a tensor that is not there.
+            FlatnessError: If the user specified a tensor that does not exist.
         """
         tensors = [*leaves(inputs, INPUTS), *leaves(targets, TARGETS)]
         if self._named is not None:
@@ -85,19 +85,19 @@ class Lengths:
         return n, found
 
     def loose(self, rows: Mapping[str, int], n: int) -> bool:
-        """Return whether one of some layers has, or once had, other rows than samples.
+        """Return whether any of the layers has, or once had, rows that are not samples.
 
-        An expert sees the tokens that it is given: as many as a batch has samples by accident.
+        The number of tokens routed to an expert may equal the number of samples by coincidence.
 
         Args:
-            rows: How many rows each layer sees, by its name.
-            n: Number of samples; 0 if nothing counts them.
+            rows: Number of rows in the input of each layer, by name.
+            n: Number of samples; 0 if it is unknown.
         """
         self._loose.update(name for name, count in rows.items() if n and count != n)
         return not self._loose.isdisjoint(rows)
 
     def held(self, layout: Layout) -> frozenset[str]:
-        """Return the paths of what may hold samples."""
+        """Return the paths of tensors that may hold samples."""
         return frozenset(
             path
             for path, as_long in layout

@@ -1,4 +1,4 @@
-"""Passes that leave no trace: buffers, random state, modes, attributes."""
+"""Passes without side effects on buffers, random state, modes and attributes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from famseg.flatness._tracing._held import Held
 
 
 class RandomState(NamedTuple):
-    """Global random state of all that a network may draw from.
+    """Global state of all random generators that a network may use.
 
     Attributes:
-        cpu: That of torch on the CPU.
-        cuda: A CUDA device, and that of torch there.
-        python: That of the module ``random``.
-        numpy: That of ``numpy.random``, if anybody has imported it.
+        cpu: State of torch on the CPU.
+        cuda: A CUDA device, and the state of torch on it.
+        python: State of the module ``random``.
+        numpy: State of ``numpy.random``, if it has been imported.
     """
 
     cpu: Tensor
@@ -31,7 +31,7 @@ class RandomState(NamedTuple):
 
 
 def random_state(device: torch.device) -> RandomState:
-    """Return the global random state of the CPU and, if it has one, of a device."""
+    """Return the global random state of the CPU and, if the device has one, of the device."""
     own = (device, torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
     numpy = sys.modules.get("numpy.random")
     return RandomState(
@@ -40,7 +40,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Set what `random_state` returned."""
+    """Restore a state returned by `random_state`."""
     torch.set_rng_state(state.cpu)
     if state.cuda is not None:
         device, own = state.cuda
@@ -51,7 +51,7 @@ def set_random_state(state: RandomState) -> None:
 
 
 class _Snapshot:
-    """What passes may move: buffers, Python state, global random state, a generator's state."""
+    """State that passes may change: buffers, Python state, random state, a generator's state."""
 
     def __init__(
         self, parts: Sequence[object], device: torch.device, generator: torch.Generator | None
@@ -74,14 +74,14 @@ class _Snapshot:
 def untouched(
     parts: Sequence[object], device: torch.device, generator: torch.Generator | None = None
 ) -> Iterator[None]:
-    """Afterwards all that passes may move is what it was, bit by bit.
+    """Restore all state that passes may change on exit, bit for bit.
 
-    That is buffers, global random state, a generator, and what `Held` knows of Python state.
+    It comprises buffers, global random state, a generator, and the Python state covered by `Held`.
 
     Args:
-        parts: What runs: the model and the loss.
-        device: Where the model draws.
-        generator: A generator that the body may draw from.
+        parts: The objects that run: the model and the loss.
+        device: Device of the model's random numbers.
+        generator: A generator that the context may use.
     """
     snapshot = _Snapshot(parts, device, generator)
     try:
@@ -94,7 +94,7 @@ def untouched(
 def undone_on_error(
     parts: Sequence[object], device: torch.device, generator: torch.Generator | None = None
 ) -> Iterator[None]:
-    """Put back what `untouched` does if, and only if, the body raises."""
+    """Restore the same state as `untouched`, but only if an exception is raised."""
     snapshot = _Snapshot(parts, device, generator)
     try:
         yield
@@ -105,7 +105,7 @@ def undone_on_error(
 
 @contextmanager
 def evaluating(*parts: object) -> Iterator[None]:
-    """Put modules and all in them into evaluation mode; afterwards each has its own mode again."""
+    """Set modules and submodules to evaluation mode, and restore each mode on exit."""
     whole = [part for part in parts if isinstance(part, nn.Module)]
     modes = {module: module.training for part in whole for module in part.modules()}
     for part in whole:
@@ -130,6 +130,6 @@ def _copies(parts: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor, Te
 def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
     for module, name, buffer, value in buffers:
         module._buffers[name] = buffer
-        # Through .data, since a graph that is still to be differentiated may have saved the buffer,
-        # with the very values that it gets back here.
+        # Written through .data, because a graph that will be differentiated later may have saved
+        # the buffer with exactly the values that are restored here.
         buffer.data.copy_(value)

@@ -32,7 +32,7 @@ _NORM_MODULES = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
 @contextmanager
 def norms_noted(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Collect the names of normalization layers that run after the first of some layers."""
+    """Collect the names of normalization layers that run after the first of the given layers."""
     seen: list[str] = []
     begun = False
 
@@ -59,20 +59,21 @@ def check_operations(
 ) -> None:
     """Refuse operations between a leaf and a loss whose third derivatives are wrong in torch.
 
-    Native batch, instance and layer normalization have a right second derivative, but the gradient
-    of it is wrong by 10 % to 400 % without an error. The autograd graph shows them wherever they
-    come from, functional calls included.
+    The second derivatives of native batch, instance and layer normalization are correct, but their
+    gradients are silently wrong by 10 % to 400 %. The autograd graph reveals these operations
+    regardless of their origin, including functional calls.
 
     Args:
         loss: The loss.
         leaf: The leaf of zeros that was added to the layer's output.
         layer: The layer's name.
         norms: Names of normalization layers that ran, for the message.
-        derivatives: Whether third derivatives are needed at all.
+        derivatives: Whether third derivatives are needed.
 
     Raises:
-        UnsupportedTailError: Naming the operation, the modules that may hold it, and what to do.
-        LossError: If nothing leads from the leaf to the loss.
+        UnsupportedTailError: Stating the operation, the modules that may contain it, and what to
+            do.
+        LossError: If the loss does not depend on the leaf.
     """
     path = _path(loss, leaf)
     if not path:
@@ -93,7 +94,7 @@ def check_operations(
                 "Call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
         kind = next((text for key, text in _NORMS.items() if name.startswith(key)), None)
-        # With stored statistics batch norm is a plain affine map, and right.
+        # With stored statistics batch norm is an affine map, which torch differentiates correctly.
         if kind is None or getattr(node, "_saved_training", True) is False:
             continue
         among = f" (among those that ran: {', '.join(norms)})" if norms else ""
@@ -109,17 +110,17 @@ def check_operations(
 def check_sole_use(
     loss: Tensor, output: Node | None, features: Node | None, weight: Tensor, layer: str
 ) -> None:
-    """Refuse a weight that reaches the loss by another way than the call of its layer.
+    """Refuse a weight that affects the loss other than through the call of its layer.
 
     Args:
         loss: The loss.
         output: The operation of the layer.
-        features: The operation that gave the inputs of the layer.
+        features: The operation that computed the inputs of the layer.
         weight: Its weight.
         layer: Its name.
 
     Raises:
-        LayerError: If there is such a way.
+        LayerError: If it does.
     """
     if not (weight.is_leaf and weight.requires_grad):
         return
@@ -134,13 +135,13 @@ def check_sole_use(
 
 
 def check_slopes(run: Pass) -> None:
-    """Refuse operations that are marked as differentiable once.
+    """Refuse operations that are marked as only once differentiable.
 
-    In the graph of a first derivative torch leaves a node of theirs that would raise, but a second
-    derivative in chosen leaves does not pass it and comes out as zero, in silence.
+    In the graph of a first derivative, torch adds a node for them that raises an error. A second
+    derivative with respect to selected leaves bypasses this node and is silently zero.
 
     Raises:
-        UnsupportedTailError: If there is one.
+        UnsupportedTailError: If there is such an operation.
     """
     shifts = [use.shift for use in run.uses]
     slopes = pullback([run.loss], shifts, [torch.ones_like(run.loss)], create_graph=True)
@@ -156,19 +157,20 @@ def check_slopes(run: Pass) -> None:
 def samples_interact(run: Pass) -> bool | None:
     """Return whether the second derivative of a loss couples two samples.
 
-    Every two samples differ in some bit of their index, so ``ceil(log2 n)`` products with the
-    Hessian, each taken on the samples whose bit is one and read on the others, see every pair.
+    Any two samples differ in at least one bit of their index. Therefore ``ceil(log2 n)`` products
+    with the Hessian, each with a direction in the samples whose bit is 1 and evaluated at the
+    others, cover every pair.
 
     Args:
         run: The pass; the shifts of its layers have shape ``(n, ...)``.
 
     Returns:
-        ``None`` where this batch cannot tell: one sample, no curvature at all, or not finite.
+        ``None`` if this batch cannot decide it: one sample, no curvature, or not finite.
     """
     uses, n = run.uses, run.samples
     if any(len(use.shift) != n for use in uses):
-        return True  # the layers do not even agree on what a sample is
-    # Any direction will do that is no accident of the network: fixed, and never a run's own probes.
+        return True  # the layers have different numbers of rows
+    # Any generic direction works; it is fixed and independent of the probes of the run.
     generator = torch.Generator().manual_seed(0)
     directions = [
         torch.randn(use.shift.shape, generator=generator, dtype=torch.float64).to(use.shift)
@@ -187,12 +189,12 @@ def samples_interact(run: Pass) -> bool | None:
     seen = torch.maximum(inside, outside)
     if not (seen > 0 and seen.isfinite()):
         return None
-    # Samples that do not interact give zeros here, or rounding where a kernel mixes their sums.
+    # Zero if samples do not interact, up to rounding if a kernel sums over samples.
     return bool(outside > 1e2 * torch.finfo(seen.dtype).eps * inside)
 
 
 def _reached(start: Node | None, *, but: Node | None) -> set[Node]:
-    """The operations that one leads back to; parameters may be used on both sides of a layer."""
+    """Return the operations that precede one; parameters may be used on both sides of a layer."""
     found: set[Node] = set()
     stack = [start]
     while stack:
@@ -209,13 +211,13 @@ def _where(chosen: Tensor, values: Tensor) -> Tensor:
 
 
 def _path(loss: Tensor, leaf: Tensor) -> list[Node]:
-    """The operations on any way from ``loss`` back to ``leaf``."""
+    """Return the operations on any path from ``loss`` back to ``leaf``."""
     if loss.grad_fn is None:
         return []
     start = get_gradient_edge(leaf).node
     leads: dict[Node, bool] = {start: True}
     stack = [loss.grad_fn]
-    while stack:  # depth first: a node is settled once all that it leads to is
+    while stack:  # depth first: a node is done once all its predecessors are
         following = [f for f, _ in stack[-1].next_functions if f is not None]
         unsettled = [f for f in following if f not in leads]
         if unsettled:

@@ -1,4 +1,4 @@
-"""One forward pass and the penalized layers in it, and the product with their Hessian."""
+"""One forward pass with its penalized layers, and the product with their Hessian."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Use:
         output: Its outputs as the rest of the network received them, shape ``(n, ...)``.
         weight: Its weight.
         shift: The leaf of zeros that was added to its outputs.
-        operator: What it does with features and weight, apart from its bias.
+        operator: Its map of features and weight, without the bias.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Use:
     operator: Operator
 
     def with_constant_features(self) -> Use:
-        """Return the use with features that no gradient goes through."""
+        """Return the use with features through which no gradient flows."""
         return replace(self, features=self.features.detach())
 
 
@@ -45,9 +45,9 @@ class Pass:
 
     Attributes:
         loss: The batch loss, a scalar.
-        prediction: What the loss was given, if that is one tensor.
+        prediction: Argument of the loss, if it is one tensor.
         uses: The penalized layers.
-        call: The call of a loss function that gave the loss, where it was noted.
+        call: The loss function call that computed the loss, if it was recorded.
     """
 
     loss: Tensor
@@ -65,7 +65,7 @@ class Product(Protocol):
     """A curvature times directions, both in the outputs of the layers."""
 
     def __call__(self, directions: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return one tensor for each direction, of its shape."""
+        """Return one tensor for each direction, with its shape."""
 
 
 def hessian(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Product:
@@ -73,12 +73,12 @@ def hessian(run: Pass, uses: Sequence[Use], *, create_graph: bool) -> Product:
 
     .. math:: H v = \nabla_z \langle \nabla_z L, v\rangle
 
-    (Pearlmutter 1994, by reverse mode twice.) Exact. The gradient is computed once; each product is
-    a backward pass through its graph, and one that is differentiated keeps a graph of its own.
+    (Pearlmutter 1994, by reverse mode twice.) It is exact. The gradient is computed once. Each
+    product is a backward pass through its graph, and a differentiable product keeps its own graph.
 
     Args:
         run: The pass.
-        uses: The layers, whose outputs directions are in.
+        uses: The layers in whose outputs directions are given.
         create_graph: Whether products can be differentiated.
     """
     shifts = [use.shift for use in uses]

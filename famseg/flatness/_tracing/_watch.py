@@ -1,4 +1,4 @@
-"""A forward pass with the penalized layers under observation."""
+"""Observation of the penalized layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from famseg.flatness._tracing._layer import others
 from famseg.flatness._tracing._operator import Layer, Operator, dimensions
 
 Edit = Callable[["Site"], Tensor]
-"""Takes a site with features and own output, returns what the rest of the network gets instead."""
+"""Takes a site with features and output, and returns the output passed on to the network."""
 
 Feed = Callable[["Site"], Tensor | None]
-"""Returns what a layer gets as its input instead of its own, or ``None`` to leave that."""
+"""Returns a replacement for a layer's input, or ``None`` to keep the input."""
 
 Care = Literal["none", "precision", "derivatives"]
 
 
 class Site:
-    """What a layer saw and gave during one pass.
+    """Input and output of a layer during one pass.
 
     Attributes:
         layer: The layer.
         features: Its input.
         own: Its own output.
         output: The output as the rest of the network received it.
-        operator: What it does.
+        operator: Its linear map.
         shift: The leaf of zeros that was added to its output, if an edit added one.
-        node: The operation behind `output` when the layer returned.
+        node: The operation that computed `output` when the layer returned.
         calls: How often it was called.
         empty: Whether its input had no rows.
     """
@@ -57,7 +57,7 @@ class Site:
         self.empty = False
 
     def record(self, features: Tensor, output: Tensor, edit: Edit) -> Tensor:
-        """Keep the tensors of a call and return what the edit makes of its output."""
+        """Record the tensors of a call and return its edited output."""
         self.features, self.own = plain(features), output
         self.operator = Operator(self.layer, features, output)
         self.output = edit(self)
@@ -67,11 +67,11 @@ class Site:
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing has changed the layer's output in place."""
+        """Whether the layer's output has not been changed in place."""
         return self.output._version == self._versions[1]
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a pass of a model that used the layer twice or more, or that spoiled its input."""
+        """Refuse a pass that used the layer more than once, or changed its input in place."""
         if self.calls > 1:
             raise LayerError(
                 f"layer {self.name!r} was called {self.calls} times in one forward pass: its "
@@ -85,14 +85,14 @@ class Site:
 
 
 class IdleLayersError(LayerError):
-    """Layers that a batch does not use.
+    """A batch does not use some layers.
 
     Args:
-        uncalled: Those that were not called.
-        empty: Those that were called without rows.
+        uncalled: Layers that were not called.
+        empty: Layers that were called without rows.
 
     Attributes:
-        names: All of them.
+        names: All these layers.
         uncalled: Those that were not called.
     """
 
@@ -109,10 +109,10 @@ class IdleLayersError(LayerError):
 
 
 def check_used(sites: Iterable[Site]) -> None:
-    """Refuse a pass in which some of the layers had nothing to do.
+    """Refuse a pass that does not use some of the layers.
 
     Raises:
-        IdleLayersError: Naming them.
+        IdleLayersError: Listing these layers.
     """
     seen = list(sites)
     uncalled = {site.name for site in seen if site.calls == 0}
@@ -122,18 +122,18 @@ def check_used(sites: Iterable[Site]) -> None:
 
 
 def add_shift(site: Site) -> Tensor:
-    """Add a leaf of zeros to the layer's output: what derivatives are taken in."""
+    """Add a leaf of zeros to the layer's output, with respect to which derivatives are computed."""
     site.shift = torch.zeros_like(plain(site.own), requires_grad=True)
     return site.own + site.shift
 
 
 def leave(site: Site) -> Tensor:
-    """Leave the layer's output as it is."""
+    """Keep the layer's output."""
     return site.own
 
 
 def own_input(site: Site) -> None:
-    """Leave the layer's input as it is."""
+    """Keep the layer's input."""
 
 
 @contextmanager
@@ -147,22 +147,23 @@ def watched(
 ) -> Iterator[dict[str, Site]]:
     """Run a forward pass, loss included, inside this context.
 
-    Within it each layer's input comes from the feed, and its output goes through the edit. With
-    care for ``"precision"`` the network from the first of the layers on runs in the precision of
-    its weight (autocast ends there). With care for ``"derivatives"`` as well what torch
-    differentiates wrongly there is replaced, see `composites`. With ``as_written`` compiled modules
-    run eagerly. All of it is undone on leaving, exceptions included, and done again where a
-    checkpoint computes a layer again.
+    Inside it, each layer's input comes from the feed, and its output passes through the edit. With
+    care for ``"precision"``, the network after the first of the layers runs in the precision of its
+    weight, without autocast. With care for ``"derivatives"``, functions that torch differentiates
+    incorrectly are also replaced there, see `composites`. With ``as_written``, compiled modules run
+    eagerly. All of this is undone on exit, also after exceptions, and applied again when a
+    checkpoint recomputes a layer.
     """
     sites = {name: Site(layer, name) for name, layer in layers.items()}
     device = next(iter(layers.values())).weight.device.type
     island = care != "none" and torch.amp.is_autocast_available(device)
     with ExitStack() as stack:
-        # Importing Dynamo takes longer than most first steps; without it nothing is compiled yet.
+        # Importing Dynamo takes longer than most first steps. If it is not loaded, nothing is
+        # compiled.
         if as_written and "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if island:
-            # Restores the caller's autocast state whatever the hook and the network did to it.
+            # Restores the caller's autocast state regardless of the hook and the network.
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
         if care == "derivatives":
@@ -181,7 +182,7 @@ def watched(
 
 
 def _leads(sites: Iterable[Site], tensor: Tensor) -> bool:
-    """Whether any of some layers leads to a tensor, by its call or by another use of its weight."""
+    """Return whether a tensor depends on any of the layers, by its call or its weight."""
     used = [site for site in sites if site.calls and not site.empty]
     ends = {site.node for site in used} - {None}
     weights = {id(site.layer.weight) for site in used}
@@ -207,10 +208,10 @@ def _hooked(sites: Iterable[Site], *, edit: Edit, feed: Feed, island: str | None
 
 @contextmanager
 def ended_at(layers: Mapping[str, Layer]) -> Iterator[dict[str, Node | None]]:
-    """Let the graph of a pass begin at the first of some layers, and note what led to it.
+    """Make the graph of a pass begin at the first of the layers, and record what precedes it.
 
     Yields:
-        The operation that gave that layer its input, by the layer's name.
+        The operation that computed the input of that layer, by its name.
     """
     led: dict[str, Node | None] = {}
     with _cutting(layers, led), computed_again(lambda: _again(layers, dict(led))):
@@ -225,7 +226,7 @@ def _again(
 
 @contextmanager
 def _cutting(layers: Mapping[str, Layer], led: dict[str, Node | None]) -> Iterator[None]:
-    """Cut the graph where the first of some layers begins, if none has yet."""
+    """Cut the graph at the first of the layers that is called."""
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         led[name] = tensor.grad_fn
@@ -234,7 +235,7 @@ def _cutting(layers: Mapping[str, Layer], led: dict[str, Node | None]) -> Iterat
     def before(
         name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if led:  # what leads from one layer to the next is part of the tail
+        if led:  # the path from one layer to the next is part of the tail
             return None
         if args:
             return (cut(name, args[0]), *args[1:]), kwargs
@@ -249,7 +250,7 @@ def _cutting(layers: Mapping[str, Layer], led: dict[str, Node | None]) -> Iterat
 
 @contextmanager
 def compiled_noted(model: nn.Module, layers: Mapping[str, Layer]) -> Iterator[set[nn.Module]]:
-    """Collect the compiled modules that hold one of some layers or run after the first of them."""
+    """Collect the compiled modules that contain a layer or run after the first of the layers."""
     behind: set[nn.Module] = set()
     begun = False
 
@@ -284,7 +285,7 @@ def _hook(stack: ExitStack, site: Site, edit: Edit, feed: Feed, *, island: str |
         fed = feed(site) if site.calls == 1 else None
         if fed is not None:
             args, kwargs = (fed, *args[1:]), {k: a for k, a in kwargs.items() if k != "input"}
-        # Asked here and not before the pass: a network may enter autocast by itself.
+        # Checked here and not before the pass, because a network may itself enable autocast.
         if island is not None and torch.is_autocast_enabled(island):
             torch.set_autocast_enabled(island, False)
             args = tuple(_cast(a, layer) for a in args)
@@ -295,7 +296,7 @@ def _hook(stack: ExitStack, site: Site, edit: Edit, feed: Feed, *, island: str |
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         if site.calls > 1:
-            return None  # refused as soon as the pass is over
+            return None  # refused at the end of the pass
         features: Tensor = args[0] if args else kwargs["input"]
         if features.ndim > 1 and features.shape[0] == 0:
             site.empty = True
@@ -314,13 +315,13 @@ def _cast(argument: Any, layer: Layer) -> Any:  # noqa: ANN401
 
 
 def autocast_on(device: str) -> bool:
-    """Return whether the caller has entered autocast."""
+    """Return whether autocast is enabled."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 @contextmanager
 def without_autocast(device: str) -> Iterator[None]:
-    """Leave autocast where it exists; a network may have re-entered it by itself."""
+    """Disable autocast where it exists; a network may have enabled it again."""
     if not torch.amp.is_autocast_available(device):
         yield
         return
@@ -329,8 +330,8 @@ def without_autocast(device: str) -> Iterator[None]:
 
 
 def eagerly(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
-    """Call a function as it is written, from code that ``torch.compile`` traces."""
-    import torch._dynamo  # takes seconds, and is there where anything is traced
+    """Call a function uncompiled from code that ``torch.compile`` traces."""
+    import torch._dynamo  # takes seconds, but is loaded already if code is traced
 
     return torch._dynamo.disable(function)(*args)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Preparation of many subjects: processes, records, manifest, splits and quality report."""
+"""Preparation of many subjects: worker processes, records, manifest, splits and quality report."""
 
 import lazy_loader
 

@@ -14,7 +14,7 @@ from famseg.volumes import Volume
 
 
 def to_source_of(folder: Path, subject: str) -> NDArray[np.float64]:
-    """Return the rigid motion that takes a prepared skull back to its scan.
+    """Return the rigid motion that maps a prepared skull back to its scan.
 
     Args:
         folder: A folder that `famseg prepare` wrote.
@@ -22,11 +22,11 @@ def to_source_of(folder: Path, subject: str) -> NDArray[np.float64]:
 
     Returns:
         Maps mm of the skull's world (the affine of its NIfTI file, RAS+) to mm of the scan's (RAS+;
-        DICOM has x and y the other way round), shape ``(4, 4)``. A point ``p`` of the skull lies at
-        ``(to_source @ [*p, 1])[:3]``.
+        in DICOM, x and y have the opposite sign), shape ``(4, 4)``. A point ``p`` of the skull lies
+        at ``(to_source @ [*p, 1])[:3]``.
 
     Raises:
-        InputError: If there is no record of the subject that this version understands.
+        InputError: If this version cannot find or read a record of the subject.
     """
     record = read_record(subject, Folder(folder))
     if record is None or len(record.to_source) != 16:
@@ -44,19 +44,19 @@ def back_to_scan(
 ) -> Volume:
     """Return a mask on the grid of prepared skulls as a mask on the grid of the scan.
 
-    For implants, predictions and the skull itself: whatever lies on the prepared grid. Values are
-    interpolated linearly and cut at one half, so that a surface is off by half a voxel of the
-    coarser grid at most, and on average by much less.
+    This works for everything on the prepared grid: implants, predictions and the skull itself.
+    Values are interpolated linearly and thresholded at one half, so that a surface is off by at
+    most half a voxel of the coarser grid, and on average by much less.
 
     Args:
-        mask: 0 and 1 on the prepared grid.
-        to_source: Of its subject, from `to_source_of`.
-        shape: Of the scan.
-        affine: Of the scan, RAS+, as nibabel reads it.
+        mask: Mask of 0 and 1 on the prepared grid.
+        to_source: The motion of its subject, from `to_source_of`.
+        shape: Shape of the scan.
+        affine: Affine of the scan, RAS+, as nibabel reads it.
 
     Returns:
-        0 and 1 as uint8, ``shape``; a voxel outside the prepared grid is 0. Takes a second for 30
-        million voxels.
+        A mask of 0 and 1 as uint8 with the given shape; voxels outside the prepared grid are 0.
+        This takes a second for 30 million voxels.
     """
     values = (mask.array > 0).astype(np.float32)
     to_index = np.linalg.inv(to_source @ mask.affine) @ affine

@@ -14,33 +14,34 @@ from numpy.typing import NDArray
 from famseg.volumes import Volume
 
 CELLS = 30
-"""Cells along each edge of a signature."""
+"""Number of cells along each edge of a signature."""
 
 CELL_MM = 8.0
-"""Edge of a cell: a head fits into the grid."""
+"""Edge length of a cell, such that a head fits into the grid."""
 
 SAME_DICE = 0.94
-"""Soft Dice of two signatures from which on they are one skull.
+"""Soft Dice of two signatures at or above which they count as one skull.
 
 Measured on 61 real heads: different people reach at most 0.893 (median 0.62); copies that were
-shifted or changed in a voxel have 1.000, those resampled to voxels of twice the size 0.969 or more,
-heads that were prepared twice, from DICOM and from masks of other spacing, 0.969 to 0.998.
+shifted or changed in one voxel reach 1.000, copies resampled to voxels of twice the size at least
+0.969, and heads prepared twice, from DICOM and from masks with another spacing, 0.969 to 0.998.
 """
 
-_CHUNK = 2**19  # voxels at a time: bounds the memory of a fine grid
+_CHUNK = 2**19  # voxels at a time, which bounds the memory for a fine grid
 
 Signature = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two subjects that are one skull.
+    """Two subjects that are the same skull.
 
     Args:
-        first: The name that comes first.
-        second: The other.
+        first: The name that sorts first.
+        second: The other name.
         dice: Soft Dice of their coarse shapes; 1 for the same file.
-        kind: ``same file``, ``near-duplicate``, or ``same head``: one only after alignment.
+        kind: ``same file``, ``near-duplicate``, or ``same head`` if they match only after
+            alignment.
     """
 
     first: str
@@ -52,15 +53,15 @@ class Duplicate:
 def signature(volume: Volume) -> Signature:
     """Return the coarse shape of a skull, independent of its grid, orientation and position.
 
-    The bone is spread over cells of 8 mm around its centre of mass, linearly between the eight
-    cells that are nearest to a voxel, so that a shift of the grid hardly changes it. A stray voxel
-    hardly moves the centre.
+    The bone is distributed over cells of 8 mm around its center of mass. Each voxel is shared
+    linearly between the eight nearest cells, so that a shift of the grid hardly changes the result.
+    Stray voxels hardly move the center of mass.
 
     Args:
-        volume: A mask; what is above half of its maximum is bone.
+        volume: A mask; values above half of its maximum are bone.
 
     Returns:
-        The share of each cell that is bone, as 0 to 255; shape ``(30, 30, 30)``.
+        The fraction of bone in each cell, scaled to 0 to 255; shape ``(30, 30, 30)``.
     """
     array = volume.array
     voxels = np.argwhere(array > max(float(array.max()), 1e-9) / 2)
@@ -84,7 +85,7 @@ def signature_of_text(text: str) -> Signature:
     """Return the signature that `signature_text` wrote.
 
     Raises:
-        ValueError: If the text is none.
+        ValueError: If the text is not a signature.
     """
     try:
         content = zlib.decompress(base64.b64decode(text, validate=True))
@@ -99,20 +100,20 @@ def duplicates(
     *,
     threshold: float = SAME_DICE,
 ) -> list[Duplicate]:
-    """Find the subjects that are one skull.
+    """Find subjects that are the same skull.
 
-    The soft Dice of two signatures is ``2 a.b / (a.a + b.b)``: 1 for equal ones. A skull of which a
-    copy was shifted, changed in some voxels or resampled is found; one that lost a large part, by a
-    defect or by cropping, or was mirrored may not be.
+    The soft Dice of two signatures is ``2 a.b / (a.a + b.b)``, which is 1 if they are equal. Copies
+    that were shifted, resampled or changed in some voxels are found. Copies that were mirrored, or
+    lost a large part through a defect or cropping, may be missed.
 
     Args:
         sha256: Hash of each subject's file.
         signatures: Coarse shape of each subject.
-        threshold: Soft Dice from which on two are one.
+        threshold: Soft Dice at or above which two subjects are the same skull.
 
     Returns:
-        Pairs in the order of their names. The cost grows with the square of the subjects: a second
-        for a thousand.
+        Pairs in the order of their names. The cost grows with the square of the number of subjects:
+        a second for a thousand.
     """
     names = sorted(signatures)
     shapes = np.stack([signatures[n].ravel() for n in names]).astype(np.float32) / 255
@@ -130,11 +131,11 @@ def duplicates(
 
 
 def spread(places: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return how many places lie in each cell, each shared linearly by the eight cells around it.
+    """Return how many points lie in each cell, each shared linearly by its eight nearest cells.
 
     Args:
-        places: In cells, shape ``(N, 3)``; what is outside is left out.
-        shape: Of the cells.
+        places: Points in units of cells, shape ``(N, 3)``; those outside the grid are ignored.
+        shape: Number of cells along each axis.
     """
     total = np.zeros(int(np.prod(shape)))
     low = np.floor(places).astype(np.int64)

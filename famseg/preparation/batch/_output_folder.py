@@ -14,11 +14,11 @@ from famseg.preparation.batch._record import Folder
 
 
 def check_place(root: Path, out: Path) -> None:
-    """Raise InputError unless prepared skulls may go to ``out``.
+    """Raise InputError unless prepared skulls may be written to ``out``.
 
     Args:
-        root: The source, a folder or file.
-        out: A folder that is new, empty, or was written by an earlier run.
+        root: The source: a folder or a file.
+        out: A folder that is new or empty, or was written by an earlier run.
     """
     source, target = root.resolve(), out.resolve()
     if out.exists() and not out.is_dir():
@@ -47,7 +47,7 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
             f"{folder.state}: is damaged: choose another folder, or prepare everything again with "
             "--force"
         ) from error
-    now = json.loads(json.dumps(settings))  # tuples as lists, as they come back from a file
+    now = json.loads(json.dumps(settings))  # tuples become lists, as they are when read from a file
     changes = [
         f"{key} {json.dumps(before.get(key))} (now {json.dumps(now.get(key))})"
         for key in keys
@@ -62,7 +62,7 @@ def check_settings(folder: Folder, settings: Mapping[str, object]) -> None:
 
 @contextmanager
 def alone(folder: Folder) -> Iterator[None]:
-    """Lock the folder against other runs, and remove temporary files of killed ones."""
+    """Lock the folder against other runs, and remove temporary files of killed runs."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = open_to_update(folder.path / ".lock")

@@ -43,11 +43,11 @@ _LEGEND = (
     "and left: as in radiology, the patient's right is on the left of the image. A is front, P "
     "back, S top and I bottom. An implant is orange."
 )
-_SHOWN_ML = 0.05  # less is a voxel or two, and 0.0 in print
+_SHOWN_ML = 0.05  # anything less is one or two voxels, and would be printed as 0.0
 
 
 class _Shown(NamedTuple):
-    """The additional content of the page, by subject."""
+    """The additional content of the page for each subject."""
 
     images: Mapping[str, bytes | None]
     selectable: Collection[str]
@@ -73,18 +73,18 @@ def page(
     selectable: Collection[str] = (),
     slices: Mapping[str, _page_slices.Images] | None = None,
 ) -> str:
-    """Return the report: first failed subjects, then those with findings, then the rest.
+    """Return the report: failed subjects first, then those with findings, then the others.
 
     Args:
         records: All subjects.
         images: Their thumbnails as PNG files, by subject.
-        settings: What they were prepared with.
+        settings: Settings of the preparation.
         layout: The layout of the source.
-        selectable: Subjects that a reader can deselect: those in the manifest.
-        slices: Their slices, by subject; the page says where the others are.
+        selectable: Subjects that a reader can deselect, which are those in the manifest.
+        slices: Slices by subject; for all others, the page says where their slices are.
 
     Returns:
-        HTML with style and images in it; every text is escaped.
+        HTML with embedded style and images; every text is escaped.
     """
     done = [r for r in records if r.status == "done"]
     look = [r for r in done if needs_a_look(r)]
@@ -118,7 +118,7 @@ def page(
 
 
 def needs_a_look(record: Record) -> bool:
-    """Whether a prepared skull has an unusual property."""
+    """Return whether a prepared skull has an unusual property."""
     quality = record.quality
     if quality is None:
         return False
@@ -126,7 +126,7 @@ def needs_a_look(record: Record) -> bool:
 
 
 def _escape(text: str) -> str:
-    """Return a text escaped for HTML, with invisible characters shown."""
+    """Return a text escaped for HTML, with invisible characters made visible."""
     return html.escape(visible(text, keep="\n"))
 
 

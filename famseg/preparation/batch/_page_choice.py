@@ -1,4 +1,4 @@
-"""Deselection of subjects in the quality report: boxes, and a button that downloads the list."""
+"""Deselection of subjects in the quality report: check boxes, and a button to download the list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 LIST_NAME = "exclude.txt"
 
-# Without scripts the controls would do nothing: they are hidden until this runs.
+# Without JavaScript the controls would do nothing, so they are hidden until this runs.
 SCRIPT = f"""
 "use strict";
 const boxes = [...document.querySelectorAll("label.use input")];
@@ -42,7 +42,7 @@ STYLE = """
 
 
 def choice() -> Iterator[str]:
-    """Yield the line with the button; it stays in view."""
+    """Yield the line with the button; it stays visible while scrolling."""
     yield (
         '<p id="choice" hidden>Deselect the subjects that you do not want to use. '
         "<button disabled>Download the list</button> <output></output>; then run "
@@ -51,7 +51,7 @@ def choice() -> Iterator[str]:
 
 
 def box(subject: str) -> str:
-    """Return the box of a subject, ticked; the name goes into the list as it is."""
+    """Return the checked box of a subject; the name is written to the list unchanged."""
     name = html.escape(subject)
     return (
         f'<label class="use" hidden><input type="checkbox" checked autocomplete="off" '

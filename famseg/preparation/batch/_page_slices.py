@@ -1,4 +1,4 @@
-"""Scrolling slices in the quality report with an outline to switch on and off, without scripts."""
+"""Slices in the quality report that scroll and have an outline to switch on, without JavaScript."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Images = Mapping[View, tuple[bytes, bytes]]
 """The scan and the outline of its bone by view, see `famseg.preparation.steps._slices.images`."""
 
 MOST_SUBJECTS = 250
-"""Of whom a page has the slices: a browser opens 80 MB, hardly more."""
+"""Number of subjects whose slices a page contains; browsers cope with a page of about 80 MB."""
 
 LEGEND = (
     "Slices show the scan with the outline of the bone that was found in it, before it was "
@@ -23,14 +23,14 @@ LEGEND = (
     "out bone, it is too high."
 )
 
-_TITLES: dict[View, tuple[str, str, int, str]] = {  # directions left, right, bottom, top
+_TITLES: dict[View, tuple[str, str, int, str]] = {  # last: directions left, right, bottom, top
     "axial": ("axial, from below", "below the vertex", 2, "RLPA"),
     "coronal": ("coronal, from the front", "behind the front", 1, "RLIS"),
     "sagittal": ("sagittal, from the right", "from the right side", 0, "PAIS"),
 }
 
-# One slice is as high as its window, so that scrolling snaps to whole ones. Lengths are fixed: a
-# page whose policy forbids styles in elements cannot state them for each image.
+# A slice is as high as its window, so that scrolling snaps to whole slices. Lengths are fixed,
+# because the content security policy forbids inline styles and so a length for each image.
 STYLE = """
 .slices { margin: .6rem 0 0; } .slices summary { cursor: pointer; }
 .slices > div { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0 0; }
@@ -57,9 +57,10 @@ def slices(subject: str, pictures: Images, box_mm: tuple[float, float, float]) -
     """Yield the slices of a subject, initially collapsed.
 
     Args:
-        subject: Its name; it is escaped.
-        pictures: Its images.
-        box_mm: Edges of the box around its bone along right, front and top: where each slice lies.
+        subject: Name of the subject; it is escaped here.
+        pictures: Images of the subject.
+        box_mm: Extent of the bounding box of its bone to the right, front and top; it tells where
+            each slice lies.
     """
     name = html.escape(visible(subject))
     yield '<details class="slices"><summary>Slices of the scan</summary>'

@@ -1,4 +1,4 @@
-"""Work in several processes that survives the death of any of them."""
+"""Work in several processes, which continues if any of them dies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CrashedError(Exception):
     """The process of a job ended without a result.
 
     Args:
-        exit_code: How it ended: below zero, the signal that killed it; None if that is not known.
+        exit_code: Exit code: negative for the signal that killed it; None if it is not known.
     """
 
     def __init__(self, exit_code: int | None) -> None:
@@ -37,16 +37,16 @@ def in_processes(
 ) -> Generator[tuple[Job, Result | Exception], None, None]:
     """Run jobs in separate processes, and yield each with its result as it finishes.
 
-    A process that dies breaks its pool. The jobs that were running are then tried again one by one,
-    each with all of the memory; a job that kills its process again is given up.
+    A process that dies breaks its pool. The jobs that were running are then retried one at a time,
+    so that each has all of the memory; a job that kills its process again has failed.
 
     Args:
-        function: Can be imported by its name; so can all that a job holds.
-        jobs: What to do.
-        workers: How many processes; 0 does the jobs in this one.
+        function: Importable by name, like everything that a job contains.
+        jobs: Arguments of the function.
+        workers: Number of processes; 0 runs the jobs in the calling process.
 
     Yields:
-        A job, and what came of it: the result, the exception that it raised, or CrashedError.
+        A job and its result, or the exception that it raised, or CrashedError.
     """
     if workers == 0:
         for job in jobs:
@@ -63,17 +63,17 @@ def in_processes(
 def _round(
     function: Callable[[Job], Result], waiting: deque[Job], workers: int, suspects: deque[Job]
 ) -> Iterator[tuple[Job, Result | Exception]]:
-    """Do jobs until none waits or the pool breaks; then those that ran become suspects."""
+    """Run jobs until none is left or the pool breaks; the jobs then running become suspects."""
     running: dict[Future[Result], Job] = {}
     broken = False
     with _pool(min(workers, len(waiting))) as (pool, processes):
         while running or (waiting and not broken):
-            # No more jobs than processes, so that every submitted job runs.
+            # Submit no more jobs than there are processes, so that every submitted job is running.
             while waiting and not broken and len(running) < workers:
                 try:
                     with _without_interrupt():
                         running[pool.submit(function, waiting[0])] = waiting[0]
-                    processes()  # noted while they are alive
+                    processes()  # recorded while they are alive
                     waiting.popleft()
                 except BrokenProcessPool:
                     broken = True
@@ -101,8 +101,8 @@ def _try(function: Callable[[Job], Result], job: Job) -> Result | Exception:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Callable[[], set[BaseProcess]]]]:
-    """A pool, and its processes so far; they are ended at once when something is raised."""
-    # Not forked, since threads of the libraries would be copied while they work.
+    """Provide a pool and its processes so far, which are ended at once if an error is raised."""
+    # Not forked: a fork would copy locks that threads of the libraries hold at that moment.
     context = multiprocessing.get_context("spawn")
     others, seen = set(multiprocessing.active_children()), set[BaseProcess]()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
@@ -122,7 +122,7 @@ def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Callable[[], set[
 
 
 def _exit_code(processes: set[BaseProcess]) -> int | None:
-    """Return how the only process of a pool ended."""
+    """Return the exit code of the only process of a pool."""
     for process in processes:
         process.join(timeout=5)
         return process.exitcode
@@ -131,7 +131,7 @@ def _exit_code(processes: set[BaseProcess]) -> int | None:
 
 @contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, so that this process decides."""
+    """Start processes that ignore Ctrl-C, so that the calling process handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -143,13 +143,13 @@ def calm() -> None:
     """Restrict this process to one thread, and silence the warnings of libraries."""
     import SimpleITK
 
-    # Several processes share the cores; and sums in one order give the same bits.
+    # Several processes share the cores, and a fixed order of summation gives the same bits.
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    warnings.simplefilter("ignore")  # of the libraries: nothing that a user of the command can fix
+    warnings.simplefilter("ignore")  # from libraries: users of the command cannot fix them
 
 
 def _start() -> None:
-    """Prepare a process: one thread, no warnings, and an end with the process that started it."""
+    """Initialize a process: one thread, no warnings, and exit together with its parent."""
     calm()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Records of prepared subjects, by which later runs recognize unchanged ones."""
+"""Records of prepared subjects, by which later runs recognize unchanged subjects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from famseg.files import open_to_read, parse_json, write_json
 from famseg.preparation._types import Quality, Role, Source, Split, View
 
 RECORD_VERSION = 3
-"""Part of every key: raised when the same settings give another skull or another record."""
+"""Part of every key; increased when the same settings yield a different skull or record."""
 
 
 class Folder:
@@ -25,9 +25,9 @@ class Folder:
         path: The folder.
 
     Attributes:
-        manifest: Subjects, files, hashes, splits.
-        report: The quality report, a page.
-        table: The quality report, a table.
+        manifest: The manifest: subjects, files, hashes and splits.
+        report: The quality report as a page.
+        table: The quality report as a table.
         state: Settings, versions and layout of the folder.
         salt: Key of the hashes that group the scans of one person.
     """
@@ -69,19 +69,19 @@ class Record:
     Args:
         subject: Its name.
         origin: Where it was found, below the folder that was searched.
-        status: ``done``, ``failed`` (was tried), ``refused`` (could not be tried) or ``left out``
-            (is no skull and was not meant as one, such as a localizer).
-        reason: Why it is not done, one line.
-        split: What the layout of its collection says.
-        quality: What is known of the skull; None unless done.
-        notes: What was corrected while it was read.
-        files: SHA-256 of each file that was written, by its path in the folder.
-        key: Hash of the settings that it was prepared with.
-        stamp: Hash of sizes and times of the files that it was read from.
-        content: Hash of the bytes of these files.
-        signature: The coarse shape that duplicates are found by, as text.
-        to_source: Maps mm of the skull's world to mm of the scan's, row by row; takes an implant
-            back to its patient.
+        status: ``done``, ``failed`` (the preparation failed), ``refused`` (it could not be tried)
+            or ``left out`` (not meant to be a skull, such as a localizer).
+        reason: Why it is not done, in one line.
+        split: The split that the layout of its collection defines.
+        quality: Measurements and findings of the skull; None unless done.
+        notes: Corrections made while it was read.
+        files: SHA-256 of each written file, by its path in the folder.
+        key: Hash of the settings of the preparation.
+        stamp: Hash of the sizes and modification times of the source files.
+        content: Hash of the content of the source files.
+        signature: The coarse shape used to find duplicates, as text.
+        to_source: Maps mm of the skull's world to mm of the scan's, row by row; it maps an implant
+            back to the patient.
     """
 
     subject: str
@@ -111,7 +111,7 @@ def settings_key(settings: Mapping[str, object]) -> str:
 
 
 def files_stamp(source: Source) -> str:
-    """Return a hash of size and time of the source's files: cheap, changes when they are copied."""
+    """Return a hash of the sizes and times of the source files: cheap, but changed by copying."""
     digest = hashlib.sha256()
     for file in source.files:
         state = file.stat()
@@ -120,7 +120,7 @@ def files_stamp(source: Source) -> str:
 
 
 def files_content(source: Source) -> str:
-    """Return a hash of the bytes of the source's files."""
+    """Return a hash of the content of the source files."""
     digest = hashlib.sha256()
     for file in source.files:
         with file.open("rb") as stream:
@@ -136,7 +136,7 @@ def write_record(record: Record, folder: Folder) -> None:
 
 
 def read_record(subject: str, folder: Folder) -> Record | None:
-    """Return the record of a subject; None if there is none that this version understands."""
+    """Return the record of a subject; None if there is none that this version can read."""
     try:
         content = parse_json(folder.record(subject).read_bytes())
         quality = content["quality"]
@@ -146,7 +146,7 @@ def read_record(subject: str, folder: Folder) -> Record | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
-        return None  # of another version: the subject is prepared again
+        return None  # written by another version: the subject is prepared again
 
 
 def recorded_subjects(folder: Folder) -> list[str]:
@@ -155,7 +155,7 @@ def recorded_subjects(folder: Folder) -> list[str]:
 
 
 def is_written(record: Record, folder: Folder) -> bool:
-    """Whether the files of a record exist unchanged."""
+    """Return whether the files of a record exist and are unchanged."""
     for name, sha256 in record.files.items():
         try:
             with open_to_read(folder.path / name) as stream:
@@ -167,7 +167,7 @@ def is_written(record: Record, folder: Folder) -> bool:
 
 
 def discard(record: Record, folder: Folder) -> None:
-    """Remove a subject's record, then the files that it names."""
+    """Remove a subject's record, then the files listed in it."""
     folder.record(record.subject).unlink(missing_ok=True)
     for name in record.files:
         path = folder.path / name

@@ -49,14 +49,15 @@ def write_report(
     layout: str,
     selectable: Collection[str] = (),
 ) -> None:
-    """Write ``report.csv`` and ``report.html``; each whole or not at all.
+    """Write ``report.csv`` and ``report.html``, each atomically.
 
     Args:
         records: All subjects, in the order of the rows.
-        folder: Where to; holds the thumbnails.
-        settings: What the skulls were prepared with.
+        folder: Output folder, which contains the thumbnails.
+        settings: Settings of the preparation.
         layout: The layout of the source.
-        selectable: Subjects that a reader of the page can deselect: those in the manifest.
+        selectable: Subjects that a reader of the page can deselect, which are those in the
+            manifest.
     """
     write_atomically(folder.table, table(records).encode())
     images = {r.subject: _image(folder.thumbnail(r.subject)) for r in records}
@@ -74,8 +75,9 @@ def write_report(
 def table(records: Iterable[Record]) -> str:
     """Return the report as CSV, with one row per subject.
 
-    Truth values are ``yes`` and ``no``, what is not known is empty, several sentences in a cell are
-    separated by `` | ``. A text that a spreadsheet would take for a formula begins with ``'``.
+    Truth values are ``yes`` and ``no``, unknown values are empty, and several sentences in a cell
+    are separated by `` | ``. A text that a spreadsheet would interpret as a formula is prefixed
+    with ``'``.
     """
     rows = map(report_row, records)
     return csv_text(
@@ -84,7 +86,7 @@ def table(records: Iterable[Record]) -> str:
 
 
 def report_row(record: Record) -> dict[str, object]:
-    """Return a subject's values by column; None where nothing is known.
+    """Return a subject's values by column; None if a value is not known.
 
     Example:
         >>> report_row(Record("a", "a.nii.gz", "failed", "no bone"))["reason"]
@@ -133,7 +135,7 @@ def companions(record: Record) -> list[str]:
 
 
 def times(lengths: Iterable[float]) -> str:
-    """Return lengths as readable text.
+    """Return lengths as text, separated by "x".
 
     Example:
         >>> times((0.5, 0.5, 1.25))
@@ -153,7 +155,7 @@ def _cell(name: str, value: object) -> object:
 
 
 def _slices(records: Sequence[Record], folder: Folder) -> dict[str, Images]:
-    """Return the slices of the subjects that fit on the page, first those with findings."""
+    """Return the slices of as many subjects as fit on the page, those with findings first."""
     found: dict[str, Images] = {}
     for record in sorted(records, key=lambda r: not needs_a_look(r)):
         files = {view: folder.slices(record.subject, view) for view in VIEWS}

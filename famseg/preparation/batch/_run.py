@@ -1,4 +1,4 @@
-"""Preparation of all subjects of a source: plan, processes, manifest and report."""
+"""Preparation of all subjects of a source: plan, worker processes, manifest and report."""
 
 from __future__ import annotations
 
@@ -47,17 +47,18 @@ class Plan:
     """The plan of a run.
 
     Args:
-        folder: Where the prepared skulls are.
+        folder: The folder of the prepared skulls.
         layout: The layout of the source.
-        settings: What they are prepared with.
-        order: The subjects, as they were found.
-        todo: Those to prepare.
-        unchanged: Those that are ready.
-        refused: What cannot be tried, and what is left out.
-        gone: Subjects of an earlier run that the source does not have.
-        identities: Whose scan each subject is, by its headers; personal.
-        group_by: What the paths of a person's scans have in common.
-        keep_implausible: Whether the manifest also has what is not a skull by its size or shape.
+        settings: Settings of the preparation.
+        order: The subjects, in the order in which they were found.
+        todo: Subjects to prepare.
+        unchanged: Subjects that are already prepared.
+        refused: Files that cannot be used, and files that are left out.
+        gone: Subjects of an earlier run that the source no longer contains.
+        identities: Identity of the person in each scan, from its headers; personal data.
+        group_by: Pattern that the paths of a person's scans have in common.
+        keep_implausible: Whether the manifest includes results whose size or shape is not that of a
+            skull.
     """
 
     folder: Folder
@@ -78,9 +79,9 @@ class Outcome:
     """The result of a run.
 
     Args:
-        plan: What was to be done.
-        records: All subjects, those that were ready before included.
-        groups: The group of each subject that is ready and that has one.
+        plan: The plan that was carried out.
+        records: Records of all subjects, including those that were prepared earlier.
+        groups: The group of each prepared subject that has one.
     """
 
     plan: Plan
@@ -89,12 +90,12 @@ class Outcome:
 
     @property
     def done(self) -> tuple[Record, ...]:
-        """The subjects that are ready."""
+        """The subjects that are prepared."""
         return tuple(r for r in self.records if r.status == "done")
 
     @property
     def unusable(self) -> tuple[Record, ...]:
-        """The subjects that are ready and that the manifest does not have: no skulls."""
+        """The subjects that are prepared but not skulls, and so not in the manifest."""
         return () if self.plan.keep_implausible else tuple(r for r in self.done if not _usable(r))
 
     @property
@@ -113,21 +114,22 @@ def plan_run(
     group_by: str | None = None,
     keep_implausible: bool = False,
 ) -> Plan:
-    """Plan a run; nothing is written.
+    """Plan a run without writing anything.
 
     Args:
-        found: What the source holds.
+        found: Content of the source.
         root: The source, a folder or file.
-        out: Where the prepared skulls go.
-        settings: What they are prepared with, as JSON can hold it.
-        force: Do everything again, whatever is there.
-        group_by: Regular expression: subjects in whose paths below the source it finds the same
-            text are one person, as are those that DICOM headers say so of.
-        keep_implausible: Put into the manifest what is not a skull by its size or shape, too.
+        out: Output folder for the prepared skulls.
+        settings: Settings of the preparation, serializable as JSON.
+        force: Prepare every subject again, even if it is unchanged.
+        group_by: Regular expression: subjects in whose paths it finds the same text are one person,
+            in addition to those that DICOM headers assign to one person.
+        keep_implausible: Include results whose size or shape is not that of a skull in the
+            manifest.
 
     Raises:
-        InputError: If ``out`` overlaps with the source, is somebody else's folder, or holds skulls
-            that were prepared with other settings; or if no path has the expression.
+        InputError: If ``out`` overlaps with the source, was not written by this command, or
+            contains skulls prepared with other settings, or if no path matches the expression.
     """
     pattern = compiled(group_by, found.sources)
     folder = Folder(out)
@@ -164,19 +166,19 @@ def prepare_folder(
     force: bool = False,
     progress: RunProgress | None = None,
 ) -> Outcome:
-    """Carry out a plan, and write manifest and report.
+    """Carry out a plan, and write the manifest and the report.
 
     Finished subjects are kept, and the same call resumes an interrupted one.
 
     Args:
         plan: From `plan_run`.
-        prepare: The steps from scan to skull; can be sent to another process.
-        workers: How many processes; 0 works in this one.
-        force: Do subjects again of which nothing has changed.
-        progress: Told each subject that was tried, how many were, and how many there are.
+        prepare: The steps from scan to skull; it can be sent to another process.
+        workers: Number of processes; 0 works in the calling process.
+        force: Prepare unchanged subjects again.
+        progress: Called with each finished subject, the number finished, and the total number.
 
     Raises:
-        InputError: If another run is at work in the folder, or it cannot be made.
+        InputError: If another run is using the folder, or it cannot be created.
         OSError: If the disk is full or read-only.
     """
     folder = plan.folder
@@ -215,7 +217,7 @@ def _unchanged(sources: Sequence[Source], folder: Folder, key: str) -> dict[str,
         try:
             same = record.stamp == files_stamp(source)
         except OSError:
-            continue  # preparing it will report the error
+            continue  # the error is reported when the subject is prepared
         if same and is_written(record, folder):
             ready[source.subject] = replace(record, origin=source.origin, split=source.split)
     return ready
@@ -233,7 +235,7 @@ def _record_of(job: Job, result: Record | Exception) -> Record:
 
 
 def _forget(subject: str, folder: Folder) -> None:
-    """Remove the files that an earlier run wrote of a subject that is no longer ready."""
+    """Remove the files that an earlier run wrote for a subject that is no longer prepared."""
     record = read_record(subject, folder)
     if record is not None:
         discard(record, folder)
@@ -242,7 +244,7 @@ def _forget(subject: str, folder: Folder) -> None:
 def _write_manifest(
     records: Sequence[Record], plan: Plan
 ) -> tuple[dict[str, str], list[SkullSubject]]:
-    """Write the manifest; return the groups and the subjects in it."""
+    """Write the manifest and return its groups and subjects."""
     folder = plan.folder
     done = [r for r in records if r.status == "done" and (plan.keep_implausible or _usable(r))]
     before = _before(folder)
@@ -276,12 +278,12 @@ def _usable(record: Record) -> bool:
 
 
 def _before(folder: Folder) -> list[SkullSubject]:
-    """Return the subjects of the existing manifest, with changes made by hand."""
+    """Return the subjects of the existing manifest, including manual changes."""
     return read_manifest(folder.manifest, check_files=False) if folder.manifest.exists() else []
 
 
 def _groups(done: Sequence[Record], plan: Plan, before: Sequence[SkullSubject]) -> dict[str, str]:
-    """Return the group of each subject: as set by hand, or else by path and header."""
+    """Return the group of each subject: set by hand, or else derived from path and header."""
     given = {s.id: s.group for s in before}
     whose = [(r.subject, r.origin, plan.identities.get(r.subject, ())) for r in done]
     salted = any(identity for _, _, identity in whose)
@@ -290,7 +292,7 @@ def _groups(done: Sequence[Record], plan: Plan, before: Sequence[SkullSubject]) 
 
 
 def _splits(done: Sequence[Record], before: Sequence[SkullSubject]) -> dict[str, Split]:
-    """Return the existing splits, or else those of the collection's layout."""
+    """Return the existing splits, or else those defined by the collection's layout."""
     given: dict[str, Split] = {s.id: s.split for s in before if s.split is not None}
     if given:
         return given

@@ -19,26 +19,26 @@ from famseg.preparation.steps import Points, distance_mm, moved_points, surface_
 from famseg.volumes import Volume, read_volume
 
 SAME_HEAD_DICE = 0.94
-"""Dice of two heads after alignment from which on they are one; `docs/prepare.md` has the rates."""
+"""Dice after alignment at or above which two heads are the same; see `docs/prepare.md`."""
 
 _CELL_MM = 3.0
 _BORDER_MM = 24.0
 _BLUR_MM = 2.5  # sigma: makes voxels of 1 to 4 mm comparable
-_LEAST = 0.02  # share of bone from which on a cell is compared
-_REACH_MM = 20.0  # farther surfaces do not pull
-_FAR_MM = 6.0  # beyond this, the weight of a point falls: a jaw, a defect, a frame
-_UNLIKE = 0.15  # share of bone; the same for densities
+_LEAST = 0.02  # share of bone above which a cell is compared
+_REACH_MM = 20.0  # surfaces farther away have no influence
+_FAR_MM = 6.0  # beyond this, a point loses weight: it may belong to a jaw, a defect or a frame
+_UNLIKE = 0.15  # share of bone beyond which a point loses weight when densities are compared
 _ITERATIONS = 25
-_PITCHES_DEG = (-15.0, 0.0, 15.0)  # starts: heads nod more than they turn or lean
+_PITCHES_DEG = (-15.0, 0.0, 15.0)  # initial poses: nodding varies most
 _LARGEST_TURN = 0.15  # radians per step
 _DONE_MM = 0.03
-_HEAD_MM = 80.0  # radius that a turn moves points by
-_MARGIN_MM = 6.0  # above the lowest bone of a head: below, it was cut off
+_HEAD_MM = 80.0  # typical distance of a point from the center of rotation
+_MARGIN_MM = 6.0  # above the lowest bone of a head, below which it was cut off
 _NEIGHBOURS = 5  # neighbors of each head that are compared in detail
 _LIKELY_DICE = 0.8  # similarity of two heads below which they are not compared
-_LEAST_SHARE = 0.4  # share of the bone of either head that must be where both were scanned
+_LEAST_SHARE = 0.4  # share of each head's bone that must lie where both were scanned
 _LOOK_MM = 8.0
-_HELD = 64  # heads in memory
+_HELD = 64  # number of heads kept in memory
 
 Motion = NDArray[np.float64]
 Cells = NDArray[np.float32]
@@ -49,8 +49,8 @@ class Field(NamedTuple):
 
     Args:
         values: The quantity and its slope along each axis, four arrays.
-        corner: Middle of the first cell in mm.
-        outside: The value beyond the cells: that of their border, or 0.
+        corner: Center of the first cell in mm.
+        outside: Mode of extrapolation beyond the cells: the value at their border, or 0.
     """
 
     values: tuple[Cells, ...]
@@ -64,16 +64,16 @@ class Field(NamedTuple):
         corner: NDArray[np.float64],
         outside: Literal["nearest", "constant"],
     ) -> Field:
-        """Add the slopes to a quantity."""
+        """Create a field from a quantity by adding its slopes."""
         slopes = [np.gradient(quantity, _CELL_MM, axis=axis) for axis in range(3)]
         return cls(tuple(f.astype(np.float32) for f in (quantity, *slopes)), corner, outside)
 
     def at(self, places: Points) -> NDArray[np.float64]:
-        """Return the quantity at places ``(N, 3)``."""
+        """Return the quantity at points of shape ``(N, 3)``."""
         return self._sampled(0, places)
 
     def slope(self, places: Points) -> Points:
-        """Return its gradient there, ``(N, 3)``."""
+        """Return its gradient at points, shape ``(N, 3)``."""
         return np.stack([self._sampled(axis, places) for axis in (1, 2, 3)], axis=1)
 
     def _sampled(self, which: int, places: Points) -> NDArray[np.float64]:
@@ -85,14 +85,14 @@ class Field(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A head to compare.
+    """A head in the form in which it is compared.
 
     Args:
-        surface: Points of its surface in mm, ``(N, 3)``.
-        distance: To the surface in mm, at most 20.
-        cells: Middles of the cells that contain bone, in mm, ``(M, 3)``.
-        shares: Of bone in them, blurred.
-        density: The same as a field.
+        surface: Points on its surface in mm, ``(N, 3)``.
+        distance: Distance to the surface in mm, at most 20.
+        cells: Centers of the cells that contain bone, in mm, ``(M, 3)``.
+        shares: Share of bone in these cells, blurred.
+        density: The shares as a field.
         ends_mm: Heights of the lowest and the highest bone.
     """
 
@@ -105,7 +105,7 @@ class Head(NamedTuple):
 
 
 def as_head(volume: Volume) -> Head:
-    """Return a mask as a head; what is above half of its maximum is bone.
+    """Return the head of a mask, in which values above half of its maximum are bone.
 
     Raises:
         ValueError: If it is empty.
@@ -121,7 +121,7 @@ def as_head(volume: Volume) -> Head:
     near = np.zeros(shape, dtype=bool)
     near[tuple(np.rint((surface - corner) / _CELL_MM).astype(int).T)] = True
     distance = np.clip(distance_mm(near, [_CELL_MM] * 3), 0, _REACH_MM)
-    distance = ndimage.gaussian_filter(distance, 0.7)  # its slope jumps at the surface
+    distance = ndimage.gaussian_filter(distance, 0.7)  # smooths the kink at the surface
     bone = moved_points(np.argwhere(mask), ras.affine)
     voxel_mm3 = abs(float(np.linalg.det(ras.affine[:3, :3])))
     shares = spread((bone - corner) / _CELL_MM, shape) * (voxel_mm3 / _CELL_MM**3)
@@ -140,9 +140,9 @@ def as_head(volume: Volume) -> Head:
 def aligned(moving: Head, fixed: Head) -> Motion:
     """Return the rigid motion that aligns one head to another, shape ``(4, 4)``.
 
-    The vertices and the middles of the vaults meet at first, in three attitudes of nodding. Then
-    the distances of the moving surface to the fixed one are made small, which finds the attitude
-    from 20 degrees apart to about a degree. Takes about 60 ms.
+    Initially, the vertices and the centers of the vaults coincide, in three poses that differ by
+    nodding. Then the distances of the moving surface to the fixed one are minimized, which finds
+    the pose to about a degree if it is at most 20 degrees away. Takes about 60 ms.
     """
     lowest = fixed.ends_mm[0] + _MARGIN_MM / 2
 
@@ -156,8 +156,8 @@ def aligned(moving: Head, fixed: Head) -> Motion:
         start[:3, 3] = _top(fixed.surface) - _top(moved_points(moving.surface, start))
         motion = _minimized(moving.surface, start, residuals, _FAR_MM, friction=1e-3)
         distance, _, counts = residuals(moved_points(moving.surface, motion))
-        # Points below the cut count as far away, since otherwise turning a head out of view would
-        # pay.
+        # Points below the cut count as far away. Otherwise, rotating a head out of view would
+        # reduce the distance.
         found.append((float(np.where(counts, distance, _FAR_MM).mean()), motion))
     return min(found, key=lambda f: f[0])[1]
 
@@ -165,8 +165,8 @@ def aligned(moving: Head, fixed: Head) -> Motion:
 def refined(moving: Head, fixed: Head, motion: Motion) -> Motion:
     """Return the motion that minimizes the difference of the densities.
 
-    This is accurate to a fraction of a voxel, whereas surfaces are accurate to about one voxel.
-    Takes about 60 ms.
+    This is accurate to a fraction of a voxel, whereas alignment by surfaces is accurate to about
+    one voxel. Takes about 60 ms.
     """
     both = np.flatnonzero(moving.cells[:, 2] > moving.ends_mm[0] + _MARGIN_MM)
     chosen = _some(both, 8000)
@@ -182,8 +182,8 @@ def refined(moving: Head, fixed: Head, motion: Motion) -> Motion:
 def agreement(moving: Head, fixed: Head, motion: Motion) -> float:
     """Return the Dice of the blurred bone of two heads after a motion, where both were scanned.
 
-    What lies below the lowest or above the highest bone of either head is left out: what a cut took
-    from one of them says nothing of the other. 0 where less than 40 % of either is left to compare.
+    Bone below the lowest or above the highest bone of the other head is ignored, since it may have
+    been cut off there. The result is 0 if less than 40 % of either head remains.
     """
     there = moved_points(moving.cells, motion)
     back = moved_points(fixed.cells, np.asarray(np.linalg.inv(motion)))
@@ -198,7 +198,7 @@ def agreement(moving: Head, fixed: Head, motion: Motion) -> float:
 
 
 def heads_and_pairs(count: int) -> int:
-    """Return the number of steps of `same_heads`: all heads, and the pairs with their neighbors."""
+    """Return the number of steps of `same_heads`: heads plus pairs of neighbors."""
     return count * (1 + _NEIGHBOURS // 2)
 
 
@@ -211,8 +211,8 @@ def same_heads(
 ) -> list[Duplicate]:
     """Find scans of the same head in different poses.
 
-    All are aligned to a phantom, which brings one person's scans close together. Each is then
-    aligned with the five that look most like it, and compared.
+    All heads are aligned to a phantom, which brings the scans of one person close together. Each
+    head is then aligned to the five most similar ones and compared with them.
 
     Args:
         files: The mask of each subject.
@@ -221,8 +221,8 @@ def same_heads(
         progress: Called with the progress and its end; their ratio is the share of the work done.
 
     Returns:
-        Pairs in the order of their names. Takes about 0.2 s a subject and 0.3 s a pair, and 4 MB
-        for each of 64 heads at a time.
+        Pairs in the order of their names. Takes about 0.2 s per subject and 0.3 s per pair, and 4
+        MB for each of at most 64 heads in memory.
 
     Raises:
         InputError: If a file cannot be read or contains no bone.
@@ -283,17 +283,17 @@ def _minimized(
     *,
     friction: float,
 ) -> Motion:
-    """Return the motion of points after which residuals are small: steps of Gauss and Newton.
+    """Return the rigid motion of points that minimizes the residuals, by Gauss-Newton steps.
 
-    Weights fall with the residual (Geman and McClure), so that parts which only one head has do not
-    pull.
+    Weights decrease with the residual (Geman-McClure), so that parts present in only one head have
+    little influence.
 
     Args:
-        points: What is moved, ``(N, 3)``.
-        start: First motion.
-        residuals: Returns at places the residual, its slope, and whether it counts.
-        scale: Residual from which on a point counts less.
-        friction: A point's resistance to a shift, so that a part of a sphere does not slide.
+        points: The points to move, ``(N, 3)``.
+        start: Initial motion.
+        residuals: Function of points that returns the residual, its slope, and whether it counts.
+        scale: Residual above which a point loses weight.
+        friction: Damping of the motion per point, so that a section of a sphere does not slide.
     """
     turn, shift = start[:3, :3], start[:3, 3]
     held = np.diag([1e3, 1e3, 1e3, 1.0, 1.0, 1.0]) * friction * len(points)
@@ -317,13 +317,13 @@ def _minimized(
 
 
 def _some(items: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return at most ``count`` of the items, evenly spaced and reproducible."""
+    """Return at most ``count`` of the items, evenly spaced."""
     few = np.random.default_rng(0).permutation(len(items))[:count]
     return items[np.sort(few)]
 
 
 def _top(surface: Points) -> NDArray[np.float64]:
-    """Return the middle of a vault at the height of its vertex."""
+    """Return the center of a vault at the height of its vertex."""
     top = surface[:, 2].max()
     upper = surface[surface[:, 2] >= top - 90]
     return np.array([*((upper.min(axis=0) + upper.max(axis=0)) / 2)[:2], top])
@@ -338,7 +338,7 @@ def _look(head: Head, atlas: Head) -> tuple[NDArray[np.float32], NDArray[np.floa
     """Return the density of a head in the frame of the atlas, at points 8 mm apart.
 
     Returns:
-        The density, and 1 where the head was scanned, else 0; shape ``(K,)`` both.
+        The density, and a mask that is 1 where the head was scanned; both have shape ``(K,)``.
     """
     low, high = atlas.cells.min(axis=0) - _LOOK_MM, atlas.cells.max(axis=0) + _LOOK_MM
     axes = [np.arange(a, b, _LOOK_MM) for a, b in zip(low, high, strict=True)]
@@ -349,13 +349,13 @@ def _look(head: Head, atlas: Head) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _alike(looks: NDArray[np.float32], scanned: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the Dice of each pair of coarse heads, where both were scanned."""
+    """Return the Dice of each pair of coarse heads in the region where both were scanned."""
     squares = looks**2 @ scanned.T
     return np.asarray(2 * (looks @ looks.T) / np.maximum(squares + squares.T, 1e-9))
 
 
 def _likely(looks: NDArray[np.float32], scanned: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Return the pairs of which one head is among the most similar ones of the other."""
+    """Return the pairs in which one head is among the most similar ones to the other."""
     dice = _alike(looks, scanned)
     np.fill_diagonal(dice, -1)
     nearest = np.argsort(-dice, axis=1)[:, : min(_NEIGHBOURS, len(looks) - 1)]

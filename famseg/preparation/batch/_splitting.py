@@ -1,4 +1,4 @@
-"""Splitting of the subjects of a folder, with each person in only one split."""
+"""Splitting of the subjects of a folder such that each person is in only one split."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Splitting:
     """The splits of a folder.
 
     Args:
-        manifest: The file that they are in.
-        subjects: All subjects with their splits; those that are left out have none.
-        selection: Who is left out, and why.
-        kept: Whether the splits were there before.
-        strata: The stratum of each subject, by id; empty if none were asked for.
-        pairs: Subjects that are one skull; both are in one split.
+        manifest: The manifest file.
+        subjects: All subjects with their splits; excluded subjects have none.
+        selection: The excluded subjects and the reasons.
+        kept: Whether existing splits were kept.
+        strata: The stratum of each subject, by id; empty without stratification.
+        pairs: Pairs of subjects that are the same skull; both are in the same split.
     """
 
     manifest: Path
@@ -54,7 +54,7 @@ class Splitting:
     pairs: tuple[Duplicate, ...]
 
 
-# Long, and with many parameters: the options of `famseg split`, for library users.
+# Long, with many parameters, because it offers the options of `famseg split` to library users.
 def split_folder(
     root: Path,
     *,
@@ -72,31 +72,30 @@ def split_folder(
 ) -> Splitting:
     """Write a split for every subject of a folder into its manifest.
 
-    Subjects of one group (column ``group`` of the manifest) are one person and go together, and so
-    do subjects that are one skull. Shares and strata count people.
-
-    Subjects with a cut vault or an existing defect, and those that are left out, get ``excluded``
-    instead of a split, are not compared and do not count. In a split that is there only what
-    ``exclude`` and ``exclude_list`` name loses its split; the others keep theirs.
+    Subjects of one group (column ``group`` of the manifest) are one person and stay together, as do
+    subjects that are the same skull. Shares and strata are counted in people. Subjects with a
+    truncated vault or an existing defect, and those that are excluded, are marked ``excluded``
+    instead of getting a split; they are neither compared nor counted. If there are splits already,
+    only subjects selected by ``exclude`` and ``exclude_list`` lose theirs; all others keep theirs.
 
     Args:
-        root: A folder of prepared skulls, or any folder of volumes; its manifest is made if it has
-            none.
-        validation: Share of the subjects for validation.
-        test: Share for the test.
+        root: A folder of prepared skulls, or any folder of volumes; a missing manifest is created.
+        validation: Fraction of the people for validation.
+        test: Fraction of the people for the test.
         seed: Random seed of the split.
-        stratify: Column by which each split gets its share of every stratum.
-        table: CSV with the columns ``subject`` and ``stratify``; ``report.csv`` if left out.
-        allow_duplicates: Keep subjects that are one skull in one split, instead of refusing them.
-        exclude: Flags; subjects with one of them are left out, too.
-        include: Flags that are no reason to leave a subject out.
-        exclude_list: File with a name a line: subjects to leave out.
-        force: Split again where there is a split; subjects that were left out come back.
-        progress: Told how many skulls have been read, and of how many.
+        stratify: Column of the strata; each split gets the same proportion of every stratum.
+        table: CSV with the columns ``subject`` and ``stratify``; ``report.csv`` by default.
+        allow_duplicates: Put subjects that are the same skull into one split instead of refusing
+            them.
+        exclude: Flags; subjects with any of them are excluded, too.
+        include: Flags that do not exclude a subject.
+        exclude_list: File that names the subjects to exclude, one per line.
+        force: Replace existing splits; subjects that were excluded are included again.
+        progress: Called with the number of skulls read and their total number.
 
     Raises:
-        InputError: One line for each pair of subjects that are one skull, or for what else is
-            wrong; the manifest stays as it was.
+        InputError: With one line for each pair of subjects that are the same skull, or for another
+            error; the manifest is then unchanged.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
@@ -114,7 +113,7 @@ def split_folder(
     used = [s for s in found if s.split is not None or s.id not in selection.left_out]
     strata = {} if stratify is None else _strata(used, stratify, table or Folder(root).table)
     if not kept:
-        _split(used, (), validation, test, seed, strata)  # errors at once, not after minutes
+        _split(used, (), validation, test, seed, strata)  # reports errors before the slow part
     pairs = _one_head(used, root, progress)
     group = {s.id: s.group or s.id for s in used}
     unknown = [pair for pair in pairs if group[pair.first] != group[pair.second]]
@@ -136,7 +135,7 @@ def _marked(found: Iterable[SkullSubject], out: Collection[str]) -> list[SkullSu
 def _one_head(
     found: Sequence[SkullSubject], root: Path, progress: Callable[[int, int], None] | None
 ) -> list[Duplicate]:
-    """Return the pairs that are one skull, without and with alignment."""
+    """Return the pairs that are the same skull, found without and with alignment."""
     count = sum(s.file is not None for s in found)
     total = count + heads_and_pairs(count)
 
@@ -160,7 +159,7 @@ def _split(
     seed: int,
     strata: Mapping[str, str],
 ) -> list[SkullSubject]:
-    """Split people, each once: groups, and what is linked to them by being the same skull."""
+    """Split people: groups together with the subjects linked to them by the same skull."""
     person = _people(found, pairs)
     drawn = split_subjects(
         [replace(s, split=None, group=person.get(s.id, "")) for s in found],
@@ -173,10 +172,10 @@ def _split(
 
 
 def _people(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> dict[str, str]:
-    """Return the person of each subject that is not the only one of its person.
+    """Return the person of each subject that shares its person with another subject.
 
-    A person bears the name of its group, so that a further scan does not move it; without one that
-    of its first subject.
+    A person is named after its group, so that a further scan does not change its split; without a
+    group, after its first subject.
     """
     first: dict[str, str] = {}
     leader = linked(
@@ -190,7 +189,7 @@ def _people(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> dict[s
 
 
 def _kept(found: Sequence[SkullSubject], pairs: Sequence[Duplicate]) -> list[SkullSubject]:
-    """Return the subjects with the splits that they have, if these are whole and do not leak."""
+    """Return the subjects with their existing splits, if these are complete and free of leakage."""
     without = [s.id for s in found if s.split is None]
     if without:
         raise InputError(
@@ -225,7 +224,7 @@ def _refusal(pair: Duplicate) -> str:
 def _signatures(
     subjects: Sequence[SkullSubject], root: Path, progress: Callable[[int, int], None] | None
 ) -> dict[str, Signature]:
-    """Return the coarse shape of each skull: from its record, or from the volume."""
+    """Return the coarse shape of each skull, read from its record or computed from the volume."""
     shapes: dict[str, Signature] = {}
     faults: list[str] = []
     for count, subject in enumerate(subjects, start=1):
@@ -245,7 +244,7 @@ def _signatures(
 
 
 def _recorded(subject: SkullSubject, root: Path) -> Signature | None:
-    """Return the shape recorded when this file was prepared."""
+    """Return the coarse shape recorded when this file was prepared."""
     record = read_record(subject.id, Folder(root))
     if record is None or subject.sha256 not in record.files.values():
         return None

@@ -1,4 +1,4 @@
-"""Preparation of one subject in a separate process, from reading to its files."""
+"""Preparation of one subject in a separate process, from reading it to writing its files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")
 
-# Errors of the disk, not of the subject: the next one would fail in the same way.
+# Errors of the disk, not of the subject: the next subject would fail in the same way.
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -53,9 +53,9 @@ class Job:
 
     Args:
         source: The subject.
-        folder: Where its files go.
+        folder: Output folder of its files.
         key: Hash of the settings.
-        prepare: The steps.
+        prepare: The steps from scan to skull.
         fresh: Whether to prepare it again even if nothing has changed.
     """
 
@@ -67,14 +67,14 @@ class Job:
 
 
 def prepare_subject(job: Job) -> Record:
-    """Read, prepare and write one subject; its record comes last.
+    """Read, prepare and write one subject; its record is written last.
 
     Returns:
-        The record; of a subject that cannot be prepared with the reason, and then nothing of it is
-        left in the folder.
+        The record. If the subject cannot be prepared, it states the reason, and none of the
+        subject's files remain in the folder.
 
     Raises:
-        OSError: If nothing can be written any more: the disk is full or read-only.
+        OSError: If the disk is full or read-only.
     """
     source, old = job.source, read_record(job.source.subject, job.folder)
     try:
@@ -102,12 +102,12 @@ def prepare_subject(job: Job) -> Record:
 
 def failed(source: Source, reason: str) -> Record:
     """Return the record of a subject that could not be prepared."""
-    reason = impersonal(reason, source).removeprefix(f"{source.subject}: ")  # not repeated
+    reason = impersonal(reason, source).removeprefix(f"{source.subject}: ")  # no repeated name
     return Record(source.subject, source.origin, "failed", reason)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return on one line why a subject failed."""
+    """Return the reason why a subject failed as one line."""
     if isinstance(error, InputError):
         text = "; ".join(error.faults)
     elif isinstance(error, CrashedError):
@@ -132,7 +132,7 @@ def _crash(exit_code: int | None) -> str:
 
 
 def impersonal(text: str, source: Source) -> str:
-    """Return a text without the paths of the originals, which often hold names of people.
+    """Return a text without the paths of the originals, which often contain names of people.
 
     Example:
         >>> from pathlib import Path
@@ -152,9 +152,10 @@ def impersonal(text: str, source: Source) -> str:
 
 
 def nifti(volume: Volume) -> bytes:
-    """Return a mask as a compressed NIfTI file; the same bytes for the same mask.
+    """Return a mask as a compressed NIfTI file; the same mask gives the same bytes.
 
-    Made in memory, so that a full disk is noticed; the header holds grid and geometry alone.
+    It is created in memory, so that a full disk is noticed. The header holds only grid and
+    geometry.
     """
     image = nibabel.Nifti1Image(volume.array.astype(np.uint8), volume.affine)
     image.set_sform(volume.affine, code="scanner")

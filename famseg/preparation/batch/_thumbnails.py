@@ -1,6 +1,7 @@
 """Small images of a skull: three slices, and its surface from the right and from the front.
 
-All are radiological: the patient's right is on the left of every image that shows both sides.
+All follow the radiological convention: the patient's right is on the left of every image that shows
+both sides.
 """
 
 from __future__ import annotations
@@ -25,30 +26,30 @@ PANELS = (
     "surface, from the right",
     "surface, from the front",
 )
-"""What is shown, from left to right, and from where it is seen."""
+"""The panels from left to right, with their viewing directions."""
 
 _PANEL = 168  # pixels along each edge
 _BAR = 12
 _BACKGROUND = 20
 _BONE = np.array([222, 222, 222], dtype=np.float64)
-_IMPLANT = np.array([230, 159, 0], dtype=np.float64)  # Okabe and Ito's orange
-# Directions at the left, right, bottom and top edge; arrays are RAS+.
+_IMPLANT = np.array([230, 159, 0], dtype=np.float64)  # orange of the palette by Okabe and Ito
+# Directions at the left, right, bottom and top edge for RAS+ arrays.
 _EDGES = ("RLPA", "RLIS", "PAIS", "PAIS", "RLIS")
 
 
 def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
     """Draw a skull: an axial, a coronal and a sagittal slice, and shaded views of its surface.
 
-    The slices run through the middle of the box around the bone; all panels have one scale. The
-    patient's right is on the left of the axial and coronal slices and of the surface from the
-    front; letters at the edges of each panel name the directions.
+    The slices pass through the center of the bounding box of the bone; all panels have the same
+    scale. The patient's right is on the left of the axial and coronal slices and of the surface
+    from the front; letters at the edges of each panel name the directions.
 
     Args:
         skull: A mask, RAS+.
-        implant: A mask on the same grid, shown in color; it belongs to the complete skull.
+        implant: A mask on the same grid, shown in color; it is part of the complete skull.
 
     Returns:
-        A PNG file of 840 x 180 pixels without metadata; the same bytes for the same skull.
+        A PNG file of 840 x 180 pixels without metadata; the same skull gives the same bytes.
 
     Raises:
         ValueError: If the grids differ.
@@ -60,7 +61,7 @@ def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
     whole = bone | added
     x, y, z = (slice(low, high) for low, high in _box(whole))
     bone, added = bone[x, y, z], added[x, y, z]
-    bone, added = bone[::-1], added[::-1]  # the right comes first, as the viewer sees it
+    bone, added = bone[::-1], added[::-1]  # the viewer has the right side on the left
     middle = [n // 2 for n in bone.shape]
     dx, dy, dz = skull.spacing_mm
     slices = [
@@ -72,7 +73,7 @@ def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
         (_surface(bone[:, ::-1], added[:, ::-1], 1, (dx, dy, dz)), (dx, dz)),
     ]
     edges = [n * d for n, d in zip(bone.shape, (dx, dy, dz), strict=True)]
-    per_pixel = max(edges) / (_PANEL - 24)  # leaves room for the letters
+    per_pixel = max(edges) / (_PANEL - 24)  # with room for the letters
     sheet = Image.new("RGB", (_PANEL * len(PANELS), _PANEL + _BAR), (_BACKGROUND,) * 3)
     draw = ImageDraw.Draw(sheet)
     for i, (picture, steps) in enumerate(slices + views):
@@ -87,9 +88,9 @@ def thumbnail(skull: Volume, implant: Volume | None = None) -> bytes:
 
 @cache
 def _palette() -> Image.Image:
-    """Return 48 grays and 16 oranges: they look the same and take a third of the room.
+    """Return 48 grays and 16 oranges: images look the same and take a third of the space.
 
-    They are fixed, since colors that a method picks leave out those of a small implant.
+    They are fixed, because adaptive palettes miss the colors of a small implant.
     """
     grays = np.unique(np.append(np.linspace(0, 255, 46).round(), [_BACKGROUND, _BONE[0]]))
     oranges = np.linspace(0.08, 1.0, 16)[:, None] * _IMPLANT
@@ -110,7 +111,7 @@ def _box(mask: Bits) -> list[tuple[int, int]]:
 
 
 def _plane(bone: Bits, added: Bits) -> Bytes:
-    """Return a slice as RGB, its first axis to the right and the second downwards."""
+    """Return a slice as RGB, with its first axis to the right and the second downwards."""
     rgb = np.full((*bone.shape, 3), _BACKGROUND, dtype=np.uint8)
     rgb[bone] = _BONE.astype(np.uint8)
     rgb[added] = _IMPLANT.astype(np.uint8)
@@ -122,7 +123,7 @@ def _surface(
 ) -> Bytes:
     """Return the surface seen along an axis as RGB, lit from the viewer and from above.
 
-    The brightness follows the slope of the depth, whose steps are smoothed first.
+    The brightness depends on the slope of the depth, whose steps are smoothed first.
     """
     whole = bone | added
     hit = whole.any(axis)
@@ -142,14 +143,14 @@ def _surface(
 
 
 def _smoothed(depth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over 3 x 3 places with bone, within 6 mm of depth of the middle one."""
+    """Return the mean depth over 3 x 3 pixels with bone that differ by less than 6 mm."""
     padded = np.pad(depth, 1, constant_values=np.nan)
     total, count = np.zeros_like(depth), np.zeros_like(depth)
     rows, columns = depth.shape
     for i in range(3):
         for j in range(3):
             near = padded[i : i + rows, j : j + columns]
-            used = np.abs(near - depth) < 6.0  # false where either is no bone
+            used = np.abs(near - depth) < 6.0  # false if either pixel has no bone
             total += np.where(used, near, 0.0)
             count += used
     with np.errstate(invalid="ignore"):
@@ -159,7 +160,7 @@ def _smoothed(depth: NDArray[np.float64]) -> NDArray[np.float64]:
 def _slopes(
     depth: NDArray[np.float64], steps: list[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how depth grows along both axes; 0 at the edge of the bone."""
+    """Return the slope of the depth along both axes; 0 at the edge of the bone."""
     filled = np.pad(depth, 1, mode="edge")
     u = (filled[2:, 1:-1] - filled[:-2, 1:-1]) / (2 * steps[0])
     z = (filled[1:-1, 2:] - filled[1:-1, :-2]) / (2 * steps[1])
@@ -174,7 +175,7 @@ def _paste(
         max(round(columns * steps[0] / per_pixel), 1),
         max(round(rows * steps[1] / per_pixel), 1),
     )
-    up: Any = picture[::-1]  # an image's rows run downwards
+    up: Any = picture[::-1]  # the rows of an image run downwards
     scaled = Image.fromarray(up).resize(size, Image.Resampling.BOX if rows > size[1] else 3)
     left = index * _PANEL + (_PANEL - size[0]) // 2
     sheet.paste(scaled, (left, _BAR + (_PANEL - size[1]) // 2))
@@ -184,7 +185,7 @@ def _write(draw: ImageDraw.ImageDraw, index: int) -> None:
     """Write the title of a panel and the directions at its edges."""
     left, middle = index * _PANEL, _PANEL // 2
     grey = (170, 170, 170)
-    if index:  # whose letter is it, this panel's or its neighbor's?
+    if index:  # a line shows which panel a letter belongs to
         draw.line((left, 0, left, _PANEL + _BAR), fill=(90, 90, 90))
     draw.text((left + middle, 1), PANELS[index], fill=grey, anchor="ma")
     places = ((7, middle + _BAR), (_PANEL - 7, middle + _BAR), (middle, _PANEL + _BAR - 6))

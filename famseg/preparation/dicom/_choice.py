@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from famseg.preparation._types import Refused, Source
 from famseg.preparation.dicom._header import Header
 
-_SHARED = 0.5  # of the smaller series along each axis: above this, both show the same part
+_SHARED = 0.5  # of the smaller series along each axis; with more overlap, both show the same part
 _HEAD_MM = 150.0  # beyond this, a larger extent is no advantage
 _SAME_GAP_MM = 0.1
 _SHARP_SIEMENS = 50  # kernels are numbered by sharpness, from 10 to 90
@@ -26,10 +26,10 @@ _SIEMENS = re.compile(r"[BDHJTUQ][A-Z]?(\d\d)[A-Z0-9]*")
 
 
 class Series(NamedTuple):
-    """A series that can be used.
+    """A usable series.
 
     Args:
-        source: What would be prepared.
+        source: The subject that would be prepared.
         headers: The headers of its files.
     """
 
@@ -47,9 +47,10 @@ class _Extent(NamedTuple):
 def best_series(found: Sequence[Series]) -> tuple[list[Source], list[Refused]]:
     """Return the best series of each head in each study, and the others with the reason.
 
-    Series of one study and frame of reference whose boxes share more than half of the smaller one
-    along each axis show the same head: they are reconstructions of one acquisition, or
-    acquisitions one after the other. The best one, by the first of these that differs:
+    Series of one study and frame of reference whose bounding boxes overlap by more than half of the
+    smaller box along each axis show the same head: they are reconstructions of one acquisition, or
+    successive acquisitions. The best series is determined by the first of these criteria that
+    differs:
 
     1. is original, not derived from others;
     2. reaches 150 mm along its slices, or as far as possible (to a tenth of that);
@@ -59,10 +60,10 @@ def best_series(found: Sequence[Series]) -> tuple[list[Source], list[Refused]]:
     6. was acquired first; then the smaller number of the series.
 
     Args:
-        found: All series that can be used.
+        found: All usable series.
 
     Returns:
-        Those that are taken, in their order, and those that are left out.
+        The selected series, in their order, and the series that are left out.
     """
     studies: dict[tuple[str, str], list[Series]] = defaultdict(list)
     others: list[Refused] = []
@@ -82,7 +83,7 @@ def best_series(found: Sequence[Series]) -> tuple[list[Source], list[Refused]]:
 
 
 def is_sharp(kernel: str) -> bool:
-    """Whether a kernel is one for bone or lung, by its vendor-specific name.
+    """Return whether a kernel is meant for bone or lung, by its vendor-specific name.
 
     Example:
         >>> is_sharp("H60S"), is_sharp("H30S"), is_sharp("BONEPLUS"), is_sharp("FC21")
@@ -109,7 +110,7 @@ def _rank(series: Series) -> tuple[bool, float, bool, float, bool, int, int, str
 
 
 def _extent(headers: Sequence[Header]) -> _Extent:
-    """Return the box of the middles of all voxels, and how the slices lie."""
+    """Return the bounding box of all voxel centers, and the range and spacing of the slices."""
     corners, heights = [], []
     slices = [part for header in headers for part in header.slices]
     normal = np.cross(slices[0].row, slices[0].column)

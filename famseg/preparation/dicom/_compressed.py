@@ -12,26 +12,26 @@ from pydicom.uid import UID, RLELossless
 from famseg.messages import InputError
 from famseg.preparation.dicom._slice import Slice
 
-# JPEG and JPEG-LS, ISO/IEC 10918-1 table B.1 and 14495-1: frame headers, which have the size.
+# JPEG and JPEG-LS (ISO/IEC 10918-1, table B.1, and 14495-1): frame headers contain the size.
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _START = b"\xff\xd8"
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
-# JPEG 2000, ISO/IEC 15444-1 annex A.5.1: the code stream begins with its size.
+# JPEG 2000 (ISO/IEC 15444-1, annex A.5.1): the codestream begins with the size.
 _START_2000 = b"\xff\x4f\xff\x51"
-_BOXES = 1024  # bytes, in which the boxes of a file around it end
+_BOXES = 1024  # bytes within which the boxes before the codestream end
 
 
 def check_compressed(part: Slice, path: Path) -> None:
-    """Check that a slice that contains a JPEG, JPEG-LS or JPEG 2000 has the size of its header.
+    """Check that a JPEG, JPEG-LS or JPEG 2000 image has the size stated in the DICOM header.
 
-    Decoders trust the compressed data, in which a kilobyte can announce gigabytes.
+    Decoders trust the compressed data, where a kilobyte can announce an image of gigabytes.
 
     Args:
         part: The slice.
         path: Its file.
 
     Raises:
-        InputError: If there is an image of another size.
+        InputError: If the image has another size.
     """
     syntax = UID(part.syntax)
     if not syntax.is_encapsulated or syntax == RLELossless:
@@ -40,7 +40,7 @@ def check_compressed(part: Slice, path: Path) -> None:
     try:
         _offsets, *fragments = generate_fragments(data.PixelData)
     except (AttributeError, ValueError):
-        return  # no pixels, or none in fragments: nothing is decoded
+        return  # no pixels, or no fragments: nothing is decoded
     size = coded_size(b"".join(fragments))
     if size is not None and size != part.size:
         raise InputError(
@@ -50,10 +50,10 @@ def check_compressed(part: Slice, path: Path) -> None:
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Return how many pixels a compressed image has across and down; None if it says nothing.
+    """Return the width and height of a compressed image in pixels; None if they are not stated.
 
     Args:
-        stream: The beginning of a JPEG, JPEG-LS or JPEG 2000, or of something else.
+        stream: The beginning of a JPEG, JPEG-LS or JPEG 2000 image, or of any other data.
     """
     try:
         if stream.startswith(_START):
@@ -62,12 +62,12 @@ def coded_size(stream: bytes) -> tuple[int, int] | None:
             right, low, left, top = struct.unpack_from(">4I", stream, start + 8)
             return right - left, low - top
     except (IndexError, struct.error):
-        pass  # cut short: nothing is decoded
+        pass  # truncated: nothing is decoded
     return None
 
 
 def _size_of_jpeg(stream: bytes) -> tuple[int, int] | None:
-    """Go from marker to marker up to the first frame header."""
+    """Return the size in the first frame header, found by following the markers."""
     place = len(_START)
     while True:
         while stream[place] != 0xFF:  # decoders skip bytes between markers

@@ -1,4 +1,4 @@
-"""Multi-frame files: enhanced CT, and older files without frame groups."""
+"""Multi-frame files: enhanced CT, and older files without functional groups."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 def frames_of(
     item: Item, data: pydicom.Dataset, frames: int
 ) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
-    """Return the slices of a file with many frames or why there are none, and what was assumed.
+    """Return the slices of a multi-frame file, or why there are none, and what was assumed.
 
-    A value may be in the group of its frame or in the shared group. Cone-beam scanners write files
-    without such groups: one position for all frames, and their distance.
+    A value is in the functional group of its frame or in the shared one (DICOM PS3.3, C.7.6.16).
+    Cone-beam scanners write files without such groups, with one position for all frames and the
+    distance between them.
 
     Args:
         item: The file.
         data: Its header.
-        frames: How many frames it announces.
+        frames: Number of frames according to the header.
     """
     groups = data.get("PerFrameFunctionalGroupsSequence")
     if not groups:
@@ -67,7 +68,7 @@ def frames_of(
 def _without_groups(
     item: Item, data: pydicom.Dataset, frames: int
 ) -> tuple[tuple[Slice, ...], str | None, tuple[str, ...]]:
-    """Return frames that lie one behind the other along the normal, from the first position on."""
+    """Return frames stacked along the normal, starting at the only position given."""
     spacing = numbers(data.get("PixelSpacing"), 2)
     offsets = _offsets(data, frames)
     if offsets is None or spacing is None:
@@ -109,7 +110,7 @@ def _without_groups(
 
 
 def _offsets(data: pydicom.Dataset, frames: int) -> Sequence[float] | None:
-    """Return the distance of each frame from the first along the normal; None if not stated."""
+    """Return the distance of each frame from the first along the normal, or None if not stated."""
     for name in ("GridFrameOffsetVector", "SliceLocationVector"):
         stated = numbers(data.get(name), frames)
         if stated is not None:
@@ -127,7 +128,7 @@ def _vector(values: Sequence[float] | NDArray[np.float64]) -> Vector:
 
 
 def _value(groups: tuple[pydicom.Dataset, ...], sequence: str, name: str) -> object:
-    """Return a value of the first group that has it."""
+    """Return a value from the first group that contains it."""
     for group in groups:
         part = group.get(sequence)
         if part and part[0].get(name) is not None:

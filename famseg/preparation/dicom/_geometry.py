@@ -1,8 +1,10 @@
-"""From slice positions to a rectangular grid: order, gaps, gantry tilt.
+"""Computation of a rectangular grid from slice positions: order, gaps and gantry tilt.
 
-Slices of a tilted gantry are stacked along the table, not along their normal. Here each slice is
-moved within its own plane to its place on a grid whose third axis is the normal: one interpolation
-within the plane corrects the tilt, and one along the normal corrects uneven gaps.
+With a tilted gantry, slices are stacked along the table and not along their normal, so the volume
+is sheared. Each slice is therefore shifted within its own plane onto a grid whose third axis is the
+normal: one interpolation within the plane corrects the tilt, and one along the normal corrects
+uneven gaps. Positions, orientations and spacings are those of the Image Plane module (DICOM PS3.3,
+C.7.6.2).
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from famseg.messages import InputError
 from famseg.preparation.dicom._slice import Slice
 
 WIDEST_GAP_MM = 10.0
-"""Slices further apart are refused: the vault between them would be invented."""
+"""Slices farther apart than this are refused, since the vault between them would be a guess."""
 
 _FEWEST = 3
-_EVEN = 0.1  # positions that deviate from an even spacing by this share of a gap count as even
-_ROUNDED_MM = 0.11  # and so do those of headers rounded to 0.1 mm
+_EVEN = 0.1  # share of a gap by which positions may deviate from an even spacing
+_ROUNDED_MM = 0.11  # the same in mm, for headers rounded to 0.1 mm
 _SAME_GAP = 0.05
-_WIDE = 1.75  # a gap this many times as wide as its neighbors is missing a slice
+_WIDE = 1.75  # a slice is missing in a gap this many times as wide as its neighbors
 _SMALLEST_SHIFT = 0.1  # pixels
 
 Array = NDArray[np.float64]
@@ -31,16 +33,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The placement of slices on a grid.
+    """Positions of the slices on a grid.
 
     Args:
-        slices: In order along their normal.
-        heights_mm: Of each above the first, shape ``(N,)``.
-        shifts: By how many pixels each is moved along its rows and down its columns, ``(N, 2)``.
-        levels_mm: Heights that the slices of the grid are taken from, ``(Z,)``.
+        slices: The slices in order along their normal.
+        heights_mm: Height of each slice above the first, shape ``(N,)``.
+        shifts: Shift of each slice along its rows and down its columns in pixels, ``(N, 2)``.
+        levels_mm: Heights of the slices of the grid, ``(Z,)``.
         shape: Voxels of the grid ``(X, Y, Z)``.
-        affine: From voxel indices of the grid to mm in RAS+, ``(4, 4)``.
-        notes: What was corrected, for readers.
+        affine: Maps voxel indices of the grid to mm in RAS+, ``(4, 4)``.
+        notes: Corrections, for readers.
     """
 
     slices: tuple[Slice, ...]
@@ -53,19 +55,19 @@ class Plan:
 
 
 def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool = False) -> Plan:
-    """Return the plan that turns slices of one size, orientation and spacing into a volume.
+    """Return the plan for combining slices of equal size, orientation and spacing into a volume.
 
     Args:
-        slices: In any order, no two at the same place.
-        tilt_deg: Tilt of the gantry that the headers name.
-        derived: Whether the headers say that images were computed from others.
+        slices: The slices in any order, no two at the same position.
+        tilt_deg: Tilt of the gantry stated in the headers.
+        derived: Whether the headers say that the images were derived from other images.
 
     Returns:
         The plan.
 
     Raises:
         InputError: If slices are missing, too far apart or too few, or the headers contradict each
-            other; one line, without a place in front.
+            other. The message is one line without a file name.
     """
     if len(slices) < _FEWEST:
         raise InputError(
@@ -83,7 +85,7 @@ def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool =
     spacing = np.array(slices[0].spacing_mm)
     moved = np.column_stack([positions @ row, positions @ column])
     leaning = np.degrees(np.arccos(np.clip(np.abs(normal).max(), 0, 1)))
-    told = 0.0 if abs(leaning - abs(tilt_deg)) < 1 else tilt_deg  # the orientation says it, too
+    told = 0.0 if abs(leaning - abs(tilt_deg)) < 1 else tilt_deg  # the orientation contains it, too
     moved, tilt_note = _tilt(moved, heights, spacing, told, derived=derived)
     shifts = (moved - moved.min(axis=0)) / spacing
     shifts = np.where(np.abs(shifts - np.round(shifts)) < 1e-3, np.round(shifts), shifts)
@@ -104,9 +106,9 @@ def make_plan(slices: Sequence[Slice], *, tilt_deg: float = 0.0, derived: bool =
 
 
 def _levels(heights: Array, finest_mm: float) -> tuple[Array, float, str]:
-    """Return heights of the grid's slices, their spacing, and a note on what is interpolated.
+    """Return the heights of the grid's slices, their spacing, and a note on interpolation.
 
-    Slices whose positions match the grid up to the rounding of their headers are not interpolated.
+    Slices whose positions match the grid within the rounding of the headers are not interpolated.
     """
     gaps = np.diff(heights)
     count = len(heights)
@@ -147,8 +149,8 @@ def _levels(heights: Array, finest_mm: float) -> tuple[Array, float, str]:
 def _missing(gaps: Array) -> dict[int, int]:
     """Return how many slices are missing in which gaps.
 
-    A stretch of three equal gaps or more is a part of the scan with a spacing of its own; one or
-    two gaps that are much wider than those on either side are not.
+    Three or more consecutive equal gaps are a section of the scan with its own spacing. One or two
+    gaps that are much wider than those on either side mean that slices are missing.
     """
     runs: list[tuple[float, list[int]]] = []
     for i, gap in enumerate(gaps):
@@ -167,7 +169,7 @@ def _missing(gaps: Array) -> dict[int, int]:
 def _tilt(
     moved: Array, heights: Array, spacing: Array, tilt_deg: float, *, derived: bool
 ) -> tuple[Array, str]:
-    """Return sideways positions in mm, zeros where they hardly differ, and a note."""
+    """Return the in-plane shifts in mm, or zeros if they are negligible, and a note."""
     extent = np.abs(moved - moved[0]).max(axis=0)
     slope = np.linalg.lstsq(heights[:, None], moved, rcond=None)[0][0]
     angle = float(np.degrees(np.arctan(np.hypot(*slope))))

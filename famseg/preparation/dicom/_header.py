@@ -58,10 +58,10 @@ _PERSONAL = (
     *("NamesOfIntendedRecipientsOfResults", "AdmissionID", "DeviceSerialNumber"),
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"),
 )
-# "1" and "CT" are common values here without any information.
+# "1" and "CT" are common values without personal information.
 _PERSONAL_IF_LONG = ("StudyID", "StationName", "IssuerOfPatientID")
 _LONG = 4
-_MOST_INFLATED = 2**28  # bytes of a file that is deflated as a whole
+_MOST_INFLATED = 2**28  # bytes of a file that uses the deflated transfer syntax
 _DATES = (
     *("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
     *("InstanceCreationDate", "PerformedProcedureStepStartDate"),
@@ -79,41 +79,41 @@ _NEEDED = (
 )
 
 
-# Looked up once: a header has few of them.
+# Looked up once, since a header contains only few of them.
 _TAGS = [Tag(name) for name in (*_NEEDED, *_PERSONAL, *_PERSONAL_IF_LONG, *_DATES)]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The content of a header, known before the pixels are read.
+    """The content of a header, read without the pixels.
 
     Args:
         item: The file.
-        series: Which series it belongs to: its UID, or the folder if there is none.
+        series: Identifier of its series: the UID, or the folder if there is none.
         instance: UID of the image.
         number: Number of the series.
-        kind: Name of the SOP class in the standard; empty for one that is not in it.
-        modality: As in the header if it is one of the standard's, else ``unknown``.
-        image_type: Words such as ``ORIGINAL``, ``LOCALIZER``.
+        kind: Name of the SOP class in the standard; empty if the standard does not define it.
+        modality: Modality from the header if the standard defines it, else ``unknown``.
+        image_type: Values such as ``ORIGINAL`` or ``LOCALIZER``.
         syntax: UID of the transfer syntax.
-        samples: Numbers a pixel.
-        has_image: Whether there are pixels at all.
-        tilt_deg: Tilt of the gantry that the header names.
-        times: Points in time in the series.
-        rescaled: Whether the header says how to get HU.
-        slices: Its slices; empty where ``fault`` says why.
+        samples: Samples per pixel.
+        has_image: Whether the file contains pixels.
+        tilt_deg: Tilt of the gantry stated in the header.
+        times: Number of time points in the series.
+        rescaled: Whether the header states the conversion to HU.
+        slices: Its slices; if empty, ``fault`` states the reason.
         fault: What is missing or wrong, or None.
         texts: Personal texts.
         dates: Personal dates.
-        patient: ID of the patient; with the next two it tells whose scan it is, and none of the
-            three is written anywhere as it stands.
+        patient: ID of the patient. Together with the next two it identifies the person; none of the
+            three is ever written unhashed.
         study: UID of the study.
-        frame_of_reference: UID of the frame that positions are measured in.
-        kernel: That the images were reconstructed with, in capitals; empty where nothing is said.
-        acquisition: Number of the acquisition in its study; 0 where nothing is said.
-        thickness_mm: Of the slices, as the header has it; 0 where nothing is said.
+        frame_of_reference: UID of the frame of reference of the positions.
+        kernel: Reconstruction kernel in capitals; empty if it is not stated.
+        acquisition: Number of the acquisition in its study; 0 if it is not stated.
+        thickness_mm: Slice thickness according to the header; 0 if it is not stated.
         contrast: Whether a contrast agent was given.
-        notes: What had to be assumed, one sentence each.
+        notes: Assumptions that were necessary, one sentence each.
     """
 
     item: Item
@@ -150,17 +150,17 @@ def read_header(item: Item, opener: Opener) -> Header | None:
             _check_deflated(stream)
             data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _header(item, data)
-    except Exception:  # pydicom raises any exception, with values in its message
+    except Exception:  # pydicom may raise any exception, with values of the header in its message
         return None
 
 
 def _check_deflated(stream: IO[bytes]) -> None:
-    """Refuse a file that libraries would inflate without limit; else return to its start."""
+    """Refuse a file that libraries would inflate without limit; else rewind the stream."""
     pydicom.filereader.read_preamble(stream, True)
     meta = pydicom.filereader._read_file_meta_info(stream)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while packed := stream.read(2**13):  # a thousand times as much at most
+        while packed := stream.read(2**13):  # inflates to at most a thousand times as much
             size += len(inflate.decompress(packed))
             if size > _MOST_INFLATED:
                 raise ValueError(f"inflates to more than {_MOST_INFLATED} bytes")
@@ -168,7 +168,7 @@ def _check_deflated(stream: IO[bytes]) -> None:
 
 
 def pixel_digest(slices: Sequence[Slice]) -> str:
-    """Return a hash of the pixels, as they are stored, of slices in their order."""
+    """Return a hash of the stored pixels of slices, in their order."""
     digest = hashlib.sha256()
     with Opener() as opener, silent():
         for item in dict.fromkeys(part.item for part in slices):
@@ -176,14 +176,14 @@ def pixel_digest(slices: Sequence[Slice]) -> str:
                 with opener.open(item) as stream:
                     data = pydicom.dcmread(stream, force=True, specific_tags=["PixelData"])
                 digest.update(data.PixelData)
-            except Exception:  # as above; without its pixels a slice is like no other
+            except Exception:  # as above; a slice without pixels is not a copy of any other
                 digest.update(item.place.as_posix().encode())
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keep pydicom from printing values of headers, which may be personal."""
+    """Prevent pydicom from printing values of headers, which may be personal data."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled
     logger.disabled = True
@@ -232,26 +232,26 @@ def _header(item: Item, data: pydicom.Dataset) -> Header | None:
 
 
 def _amount(data: pydicom.Dataset, name: str) -> float:
-    """Return a number that a scan can do without; 0 where it is missing or malformed."""
+    """Return an optional number; 0 if it is missing or malformed."""
     try:
         found = numbers(data.get(name), 1)
-    except Exception:  # pydicom raises any exception
+    except Exception:  # pydicom may raise any exception
         return 0.0
     return found[0] if found is not None else 0.0
 
 
 def _first(data: pydicom.Dataset, name: str) -> str:
-    """Return the first text of a value; an empty one if there is none."""
+    """Return the first text of a value, or an empty text if there is none."""
     return next(iter(_texts(data.get(name))), "").strip()
 
 
 def standard_name(uid: str) -> str:
-    """Return what the standard calls a UID; an empty text for one that is not in it."""
+    """Return the name of a UID in the standard; an empty text if it is not defined there."""
     return UID(uid).name if uid in UID_dictionary else ""
 
 
 def _syntax(data: pydicom.Dataset) -> UID:
-    """Return the transfer syntax; files without a preamble have the first of all syntaxes."""
+    """Return the transfer syntax; files without a preamble have the default one."""
     meta = getattr(data, "file_meta", None)
     return UID(str(getattr(meta, "TransferSyntaxUID", ImplicitVRLittleEndian)))
 
@@ -272,7 +272,7 @@ def _slice(
         position_mm=(position[0], position[1], position[2]),
         row=(orientation[0], orientation[1], orientation[2]),
         column=(orientation[3], orientation[4], orientation[5]),
-        spacing_mm=(spacing[1], spacing[0]),  # the header has that down a column first
+        spacing_mm=(spacing[1], spacing[0]),  # rows first (DICOM PS3.3, 10.7.1.3)
         size=(int(data.get("Columns", 0)), int(data.get("Rows", 0))),
         slope=float(data.get("RescaleSlope") or 1),
         intercept=float(data.get("RescaleIntercept") or 0),
@@ -291,7 +291,7 @@ def _personal(data: pydicom.Dataset) -> list[str]:
 
 
 def _held(data: pydicom.Dataset, names: Sequence[str]) -> list[str]:
-    """Return those of the names that a header has at all; asking it for each takes long."""
+    """Return those of the names that a header contains; querying it for each name is slow."""
     tags = set(data.keys())
     return [name for name in names if tag_for_keyword(name) in tags]
 

@@ -1,4 +1,4 @@
-"""Reading the pixels of a planned series, in HU on the grid of the plan."""
+"""Reading of the pixels of a planned series, in HU on the grid of the plan."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from famseg.preparation.dicom._slice import Slice
 from famseg.preparation.sources import AIR_HU, Item, check_memory, local, told_as
 from famseg.volumes import Volume, quiet_itk
 
-_HIGHEST_HU = 3072  # stored values that stand for nothing are told from bone above this
-_HARDLY = 1e-3  # weights below it are rounding errors
+_HIGHEST_HU = 3072  # padding values above this cannot be confused with bone
+_HARDLY = 1e-3  # weights below this are rounding errors
 
 
 def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool) -> Scan:
-    """Read the slices of a series onto the grid of its plan.
+    """Read the slices of a series and resample them to the grid of its plan.
 
-    Each slice is decoded, brought to HU with its own slope and intercept, moved within its plane
-    (linear interpolation) and, between two slices, interpolated along the normal. Two slices are in
-    memory at a time, beside the volume as int16.
+    Each slice is decoded, converted to HU with its own slope and intercept, shifted within its
+    plane (linear interpolation) and interpolated along the normal where the grid lies between two
+    slices. Besides the volume as int16, two slices are in memory at a time.
 
     Args:
         plan: From `make_plan`.
         origin: The prefix of error messages.
-        notes: What was noticed when the headers were read.
-        rescaled: Whether the headers say how to get HU.
+        notes: Notes from reading the headers.
+        rescaled: Whether the headers state the conversion to HU.
 
     Returns:
-        The scan; padding and what lies below air is -1024.
+        The scan, in which padding and values below air are -1024.
 
     Raises:
         InputError: If a slice cannot be decoded, or the volume does not fit into memory.
@@ -82,12 +82,12 @@ def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float3
 
 
 def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]:
-    """Yield the slices in order, in HU, each moved to its place in its plane."""
+    """Yield the slices in order, in HU, each shifted within its plane."""
     across, down, _ = plan.shape
     for part, (right, low) in zip(plan.slices, plan.shifts, strict=True):
         pixels = _hounsfield(part, paths[part.item])
         if pixels.shape == (down, across) and max(abs(right), abs(low)) < _HARDLY:
-            yield pixels  # as nearly all are
+            yield pixels  # not shifted, like most slices
             continue
         canvas = np.full((down, across), AIR_HU, dtype=np.float32)
         whole = int(np.floor(low)), int(np.floor(right))
@@ -103,7 +103,7 @@ def _moved(plan: Plan, paths: dict[Item, Path]) -> Iterator[NDArray[np.float32]]
 
 
 def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
-    """Return a slice in HU, ``(rows, columns)``, padding as air."""
+    """Return a slice in HU, ``(rows, columns)``, with padding as air."""
     if part.frame is None and part.syntax != RLELossless:
         pixels = _by_gdcm(part, path)  # GDCM applies slope and intercept
     else:
@@ -123,7 +123,7 @@ def _hounsfield(part: Slice, path: Path) -> NDArray[np.float32]:
 
 
 def _by_pydicom(part: Slice, path: Path) -> NDArray[np.float32]:
-    """Decode one frame of many, or RLE, on which GDCM divides by zero where it is damaged."""
+    """Decode a frame of a multi-frame file, or RLE, where damaged data make GDCM divide by zero."""
     try:
         stored = pydicom.pixels.pixel_array(path, index=part.frame)
     except MemoryError:
@@ -145,7 +145,7 @@ def _by_gdcm(part: Slice, path: Path) -> NDArray[np.float32]:
     check_compressed(part, path)
     if (
         part.inverted
-    ):  # GDCM inverts the values of MONOCHROME1, HU do not depend on how they are shown
+    ):  # GDCM inverts the values of MONOCHROME1, but HU do not depend on how they are displayed
         with _as_monochrome2(path) as plain:
             return _decoded(part, plain)
     return _decoded(part, path)
@@ -153,7 +153,7 @@ def _by_gdcm(part: Slice, path: Path) -> NDArray[np.float32]:
 
 @contextmanager
 def _as_monochrome2(path: Path) -> Iterator[Path]:
-    """Give a copy of a file whose values are not to be inverted."""
+    """Provide a copy of a file that is marked as MONOCHROME2, so that values are not inverted."""
     with tempfile.TemporaryDirectory(prefix="famseg-") as folder:
         data = pydicom.dcmread(path, force=True)
         data.PhotometricInterpretation = "MONOCHROME2"

@@ -1,4 +1,4 @@
-"""Check that the values of a series are CT numbers, as its headers say."""
+"""Check that the values of a series are CT numbers, as stated in its headers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from famseg.preparation._types import Kind
 from famseg.preparation.sources import AIR_HU
 
 _AIR_BELOW_HU = -500
-_SOME = 1e-3  # of the voxels are air in any scan of a head that is in HU
+_SOME = 1e-3  # share of the voxels that are air in any scan of a head in HU
 _SOFT_ABOVE_AIR = 1040  # HU
-_NEAR_HU = 60  # what scanners differ by
-_PEAK_HU = 24  # on either side of a peak; a wider one would take soft tissue and bone for a pair
+_NEAR_HU = 60  # tolerance for differences between scanners
+_PEAK_HU = 24  # on either side of a peak; wider, soft tissue and bone would be taken for the pair
 _LEAST_SHARE = 0.01  # of air, and of soft tissue
 _USUAL = (1000, 1024)
 _STEP_HU = 8
@@ -23,15 +23,15 @@ _SAMPLED = 500_000
 def checked_scale(
     array: NDArray[np.int16], *, rescaled: bool
 ) -> tuple[NDArray[np.int16], Kind, tuple[str, ...]]:
-    """Return the values of a series, in HU where that can be, what they are, and notes.
+    """Return the values of a series, in HU if possible, with their kind and notes.
 
-    A scan of a head shows air. Where next to nothing lies below -500 HU, the headers are wrong.
-    Some cone-beam scanners store HU + 1024 without sign and name an intercept of 0: two peaks that
-    lie as far apart as air and soft tissue tell by how much values are off. Without such peaks
+    A scan of a head shows air. If hardly any value lies below -500 HU, the headers are wrong. Some
+    cone-beam scanners store HU + 1024 as unsigned values and state an intercept of 0. Two peaks
+    that are as far apart as air and soft tissue then reveal the offset. Without such peaks the
     values have no unit.
 
     Args:
-        array: Values as the headers have them rescaled, padding as -1024; changed in place.
+        array: Values rescaled according to the headers, padding as -1024; changed in place.
         rescaled: Whether the headers say how to get HU.
     """
     sample = array.ravel(order="K")[:: max(1, array.size // _SAMPLED)]
@@ -65,7 +65,7 @@ def checked_scale(
 
 
 def offset_of(sample: NDArray[np.int16]) -> int | None:
-    """Return by how much values lie above CT numbers; None if they do not look like those.
+    """Return the offset of values from CT numbers; None if they do not look like CT numbers.
 
     Example:
         >>> offset_of(np.repeat(np.int16([24, 1064, 2024]), [600, 300, 50]))
@@ -88,7 +88,7 @@ def offset_of(sample: NDArray[np.int16]) -> int | None:
     if not good.any():
         return None
     both = np.where(good, share_air + share_soft, 0)
-    best = np.flatnonzero(both > both.max() - 0.01)  # a plateau: its middle
+    best = np.flatnonzero(both > both.max() - 0.01)  # the center of a plateau
     found = int(values[air[best[len(best) // 2]]] + 1000)
     usual = min(_USUAL, key=lambda offset: abs(offset - found))
     return usual if abs(usual - found) <= _NEAR_HU else found

@@ -22,22 +22,22 @@ from famseg.preparation.dicom._slice import Slice
 from famseg.preparation.dicom._stacks import best_stack, placed
 from famseg.preparation.sources import Item, Opener, PersonalWords, fit_name, identity_of
 
-# What GDCM decodes as SimpleITK brings it.
+# Transfer syntaxes that the GDCM inside SimpleITK decodes.
 _DECODED = (
     *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian),
     *(uid.DeflatedExplicitVRLittleEndian, uid.RLELossless, uid.JPEGBaseline8Bit),
     *(uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless),
     *(uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000),
 )
-# What pydicom decodes by itself, frame by frame.
+# Transfer syntaxes that pydicom decodes without plugins, frame by frame.
 _DECODED_FRAMES = (*_DECODED[:5],)
 _LOCALISER = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM"}
 _IMAGE = {"SCREEN SAVE", "SNAPSHOT", "PROJECTION IMAGE", "VRT", "MIP", "REPORT", "DOSE"}
-_SAME_MM = 0.01  # slices closer than this lie at the same place
+_SAME_MM = 0.01  # slices closer than this have the same position
 
 
 class _LeftOutError(InputError):
-    """Not a scan, and not an error either: a localizer, a report."""
+    """A file is neither a scan nor an error, but a localizer or a report."""
 
 
 def find_series(
@@ -45,20 +45,20 @@ def find_series(
 ) -> tuple[list[Source], list[Refused], PersonalWords]:
     """Return the CT series among DICOM files.
 
-    Files belong together by the UID of their series, wherever they are. A subject is named by the
-    folder of its series, unless that contains anything personal from the headers (parts of names,
-    numbers, dates, institutions, UIDs): then it is ``series_`` and eight digits of a hash of its
+    Files with the same series UID belong together, wherever they are stored. A subject is named
+    after the folder of its series. If that contains personal data from the headers (parts of names,
+    numbers, dates, institutions, UIDs), the name is ``series_`` and eight digits of a hash of its
     pixels.
 
     Args:
         items: The files.
         name: Of the folder or archive that is searched.
-        every_series: Take every series, not only the best of those that show one head in one study
-            (`best_series`).
+        every_series: Use every series, not only the best of those that show the same head in one
+            study (`best_series`).
 
     Returns:
-        Sources, what is refused or left out with its reason, and the personal words of all headers:
-        folders named after somebody hold other files, too.
+        The sources, the files that are refused or left out with the reason, and the personal words
+        in all headers, since folders named after a person may contain other files, too.
     """
     groups: dict[str, list[Header]] = defaultdict(list)
     refused: list[Refused] = []
@@ -101,7 +101,7 @@ def _words(headers: Sequence[Header]) -> PersonalWords:
 
 
 def _source(headers: list[Header], subject: str, origin: str) -> tuple[Source, list[Header]]:
-    """Return a series as a source with the headers that it is made of, or raise with the reason."""
+    """Return a series as a source with its headers, or raise an error with the reason."""
     words = _words(headers)
     headers, notes = _scans(headers)
     headers, stacks = best_stack(headers)
@@ -126,16 +126,16 @@ def _source(headers: list[Header], subject: str, origin: str) -> tuple[Source, l
 
 
 def _shown(headers: Sequence[Header], words: PersonalWords) -> dict[Item, str]:
-    """Return names of files for messages, or numbers if the names contain personal data."""
+    """Return file names for messages, or numbers if the names contain personal data."""
     if any(words.in_text(header.item.name) for header in headers):
         return {header.item: f"file {n} of {len(headers)}" for n, header in enumerate(headers, 1)}
     return {header.item: header.item.name for header in headers}
 
 
 def _scans(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
-    """Return the headers that belong to a scan, or raise when there are none.
+    """Return the headers that belong to a scan, or raise an error if there are none.
 
-    Scanners put localizers, screenshots, renderings and dose reports into the series of a scan.
+    Scanners add localizers, screenshots, renderings and dose reports to the series of a scan.
     """
     scouts = [header for header in headers if _LOCALISER & set(header.image_type)]
     kept = [header for header in headers if header not in scouts and _is_slice(header)]
@@ -170,7 +170,7 @@ def _is_slice(header: Header) -> bool:
 
 
 def _refuse(headers: list[Header]) -> list[Header]:
-    """Raise with the reason why nothing in a series is a slice of a CT."""
+    """Raise an error with the reason why no file of a series is a CT slice."""
     first = headers[0]
     if not any(header.has_image for header in headers):
         if "Image Storage" in first.kind:
@@ -211,7 +211,7 @@ def _check_pixels(headers: list[Header]) -> None:
 
 
 def _check_mixed(slices: Sequence[Slice]) -> None:
-    """Refuse slices of several sizes, spacings or orientations, naming how many of each."""
+    """Refuse slices of different sizes, spacings or orientations, stating the count of each."""
     kinds: dict[str, Counter[str]] = {
         "sizes": Counter(f"{s.size[0]} x {s.size[1]} pixels" for s in slices),
         "spacings": Counter(f"{s.spacing_mm[0]:.4g} x {s.spacing_mm[1]:.4g} mm" for s in slices),
@@ -224,7 +224,7 @@ def _check_mixed(slices: Sequence[Slice]) -> None:
 
 
 def _orientation(part: Slice) -> str:
-    """Return the plane and the direction of the normal, to a degree or so."""
+    """Return the plane and the direction of the normal, rounded to about a degree."""
     normal = np.cross(part.row, part.column)
     plane = ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
     turned = "/".join(f"{x + 0.0:.2f}" for x in np.round((*part.row, *part.column), 2))
@@ -232,7 +232,7 @@ def _orientation(part: Slice) -> str:
 
 
 def _once(slices: list[Slice], headers: Sequence[Header]) -> tuple[list[Slice], tuple[str, ...]]:
-    """Return slices without copies of one another, or raise where places are taken twice."""
+    """Return slices without duplicates, or raise an error if different slices share a position."""
     normal = np.cross(slices[0].row, slices[0].column)
     heights = np.array([np.dot(part.position_mm, normal) for part in slices])
     order = np.argsort(heights, kind="stable")
@@ -262,7 +262,7 @@ def _once(slices: list[Slice], headers: Sequence[Header]) -> tuple[list[Slice], 
 
 
 def _folder(headers: Iterable[Header]) -> PurePosixPath:
-    """Return the deepest folder that all files of a series are in."""
+    """Return the deepest folder that contains all files of a series."""
     parents = {header.item.place.parent.as_posix() for header in headers}
     return PurePosixPath(os.path.commonpath(parents)) if parents != {"."} else PurePosixPath()
 
@@ -270,7 +270,7 @@ def _folder(headers: Iterable[Header]) -> PurePosixPath:
 def _named(
     headers: Sequence[Header], folder: PurePosixPath, several: str, name: str
 ) -> tuple[str, str]:
-    """Return subject and origin, neither of which contains anything of the headers."""
+    """Return subject and origin, neither of which contains words from the headers."""
     words = _words(headers)
     single = len(headers) == 1 and folder == PurePosixPath()
     place = headers[0].item.place.with_suffix("") if single else folder
@@ -286,6 +286,6 @@ def _named(
 
 
 def _stand_in(header: Header) -> Slice:
-    """A slice without geometry, only for its pixels."""
+    """Return a slice without geometry, used only to read its pixels."""
     zero = (0.0, 0.0, 0.0)
     return Slice(header.item, None, zero, zero, zero, (0.0, 0.0), (0, 0), 1.0, 0.0)

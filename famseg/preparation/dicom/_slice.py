@@ -15,19 +15,19 @@ class Slice:
 
     Args:
         item: The file.
-        frame: Number of the frame in a file of many.
-        position_mm: Centre of its first pixel, LPS+.
+        frame: Number of the frame in a multi-frame file.
+        position_mm: Center of its first pixel, LPS+.
         row: Unit vector along a row, from the first pixel to the next.
         column: Unit vector down a column.
-        spacing_mm: Distance of pixels along a row and down a column.
+        spacing_mm: Distance between pixels along a row and down a column.
         size: Pixels along a row and down a column.
-        slope: HU are ``slope`` times stored values
-        intercept: plus ``intercept``.
-        padding: Stored value that stands for no value.
+        slope: Slope of the conversion of stored values to HU.
+        intercept: Intercept of this conversion.
+        padding: Stored value that marks missing values.
         syntax: UID of the transfer syntax.
-        inverted: Whether low values are to be shown bright (MONOCHROME1).
-        location_mm: SliceLocation, where the header has one.
-        shown: Name of its file in messages; nothing personal.
+        inverted: Whether low values are displayed bright (MONOCHROME1).
+        location_mm: SliceLocation, if the header contains it.
+        shown: Name of its file for messages; contains no personal data.
     """
 
     item: Item
@@ -51,7 +51,7 @@ def geometry_fault(
     orientation: tuple[float, ...] | None,
     spacing: tuple[float, ...] | None,
 ) -> str | None:
-    """Return the error of a slice's geometry, or None."""
+    """Return what is wrong with a slice's geometry, or None."""
     if spacing is None:
         return "PixelSpacing is missing or not a pair of numbers"
     if min(spacing) <= 0:

@@ -1,4 +1,4 @@
-"""Several reconstructions or acquisitions under the UID of one series, told apart."""
+"""Separation of several reconstructions or acquisitions that share one series UID."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from famseg.messages import InputError
 from famseg.preparation.dicom._header import Header
 from famseg.preparation.dicom._slice import Slice
 
-_FEWEST = 3  # slices of a stack
-_SHARED = 0.5  # of the shorter stack: above this, both show the same part of the body
-_EVEN = 0.1  # of a gap, and what headers round to, in mm
+_FEWEST = 3  # minimum number of slices in a stack
+_SHARED = 0.5  # of the shorter stack; with more overlap, both show the same part of the body
+_EVEN = 0.1  # share of a gap, and the rounding of headers in mm
 _ROUNDED_MM = 0.11
 
-# A kernel is always another reconstruction. The others also differ from slice to slice of one scan.
+# A different kernel always means another reconstruction. The other properties may also vary between
+# the slices of one scan.
 _KERNEL: tuple[str, Callable[[Header], Hashable]] = ("kernel", lambda h: h.kernel)
 _OTHERS: tuple[tuple[str, Callable[[Header], Hashable]], ...] = (
     ("slice thickness", lambda h: h.thickness_mm),
@@ -41,16 +42,16 @@ class _Stack(NamedTuple):
 
 
 def best_stack(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]]:
-    """Return the files of one reconstruction, and a note where there are several.
+    """Return the files of one reconstruction, and a note if there are several.
 
-    Files are distinguished by kernel; where they do not make one even stack, also by slice
-    thickness, acquisition and whether images are original. What results must be stacks of three
-    slices or more that show the same part of the body: the steps of one scan, which lie one above
-    another, stay together. The best is the one that is original, reaches farthest (to a tenth), has
-    its slices closest, and was acquired first.
+    Files are separated by kernel and, if they do not form one even stack, also by slice thickness,
+    acquisition and whether images are original. The result must be stacks of at least three slices
+    that show the same part of the body; sections of one scan that lie one above another stay
+    together. The best stack is original, covers the largest range (within a tenth), has the
+    smallest spacing, and was acquired first.
 
     Args:
-        headers: Of a series, each with its slices.
+        headers: Headers of a series, each with its slices.
     """
     rest, notes = list(headers), []
     for what, key in (_KERNEL, *_OTHERS):
@@ -75,13 +76,14 @@ def best_stack(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]
 def placed(
     slices: Sequence[Slice],
 ) -> tuple[list[Slice], tuple[str, ...]]:
-    """Return slices that all state one position at the heights that SliceLocation names.
+    """Return slices that all state the same position, moved to the heights in SliceLocation.
 
     Args:
-        slices: Of a series.
+        slices: Slices of a series.
 
     Raises:
-        InputError: If there are several at one position and nothing else says where they lie.
+        InputError: If several slices have the same position and nothing else determines where they
+            lie.
     """
     if len({part.position_mm for part in slices}) > 1 or len(slices) < _FEWEST:
         return list(slices), ()
@@ -105,7 +107,7 @@ def placed(
 
 
 def _parted(headers: list[Header], key: Callable[[Header], Hashable]) -> list[_Stack] | None:
-    """Return stacks that differ in a property and show the same part; None if there are none."""
+    """Return stacks that differ in a property and show the same part, or None."""
     groups: dict[Hashable, list[Header]] = defaultdict(list)
     for header in headers:
         groups[key(header)].append(header)
@@ -150,6 +152,6 @@ def _rank(stack: _Stack, longest_mm: float) -> tuple[bool, float, float, int, st
 
 
 def _first_of(best: _Stack, stacks: Sequence[_Stack]) -> str:
-    """Return a word that distinguishes the best stack from similar ones."""
+    """Return the criterion that distinguishes the best stack from similar ones."""
     alike = [s for s in stacks if len(s.headers) == len(best.headers)]
     return " that was acquired first" if len(alike) > 1 else ""

@@ -1,4 +1,4 @@
-"""Sources: finding and reading the files, archives and series that contain a head."""
+"""Finding and reading of files, archives and series that contain a head."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From files of a collection to subjects with complete and defective skulls and implants."""
+"""Grouping of a collection's files into subjects with skulls, defective skulls and implants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from famseg.preparation.sources._read import check_memory, read_file
 from famseg.volumes import MAX_VOXELS, Volume, read_header, volume_shape
 
 _SAME_MM = 1e-2
-_MOST_OUTSIDE = 0.1  # share of an implant that may be outside the grid of its skull
+_MOST_OUTSIDE = 0.1  # largest share of an implant that may be outside the grid of its skull
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.uint8]
@@ -27,15 +27,15 @@ Mask = NDArray[np.uint8]
 def find_cases(pieces: Sequence[Piece], layout: Challenge) -> tuple[list[Source], list[Refused]]:
     """Return a source for each case.
 
-    Where there is no complete skull but a defective one and its implant, their union is the
-    complete skull. A defective skull without its implant cannot be used.
+    If there is no complete skull, but a defective one and its implant, their union is the complete
+    skull. A defective skull without an implant cannot be used.
 
     Args:
         pieces: The files.
-        layout: Which collection; the first part of the subjects' names.
+        layout: Name of the collection, which becomes the first part of the subjects' names.
 
     Returns:
-        Sources, and cases without a complete skull, in the order of their names.
+        The sources, and the cases without a complete skull, sorted by name.
     """
     cases: dict[str, list[Piece]] = defaultdict(list)
     for piece in pieces:
@@ -100,15 +100,15 @@ def read_any(item: Item, origin: str) -> Scan:
 
 
 def read_union(defective: Item, implant: Item, origin: str) -> Scan:
-    """Read a defective skull and its implant as the complete skull.
+    """Read the union of a defective skull and its implant as the complete skull.
 
     Args:
-        defective: The defective skull, whose grid is taken.
+        defective: The defective skull, whose grid is used.
         implant: The implant.
         origin: What error messages begin with.
 
     Raises:
-        InputError: If one cannot be read or is not a mask.
+        InputError: If either cannot be read or is not a mask.
     """
     skull = read_any(defective, origin)
     part = _onto(implant, implant.place.as_posix(), skull)
@@ -121,15 +121,15 @@ def read_union(defective: Item, implant: Item, origin: str) -> Scan:
 
 
 def read_onto(item: Item, grid: Item, origin: str) -> Scan:
-    """Read a companion on the grid of its subject.
+    """Read a companion and resample it to the grid of its subject.
 
     Args:
         item: The companion.
-        grid: The file whose grid is taken.
+        grid: The file whose grid is used.
         origin: What error messages begin with.
 
     Raises:
-        InputError: If it cannot be read or lies elsewhere.
+        InputError: If it cannot be read or lies outside the grid.
     """
     if item == grid:
         return read_any(item, origin)
@@ -137,7 +137,7 @@ def read_onto(item: Item, grid: Item, origin: str) -> Scan:
         return _onto(item, origin, read_any(grid, origin))
     with told_as(origin), local([grid]) as (path,), without_path(path):
         affine, shape = read_header(path, MAX_VOXELS), volume_shape(path)
-    # Only a mesh needs the voxels of the grid, since it must touch the bone.
+    # Only a mesh needs the voxel values, to check that it touches the bone.
     if item.is_volume:
         empty: Mask = np.broadcast_to(np.uint8(0), shape)
         return _onto(item, origin, Scan(Volume(empty, affine), "mask"))
@@ -145,7 +145,7 @@ def read_onto(item: Item, grid: Item, origin: str) -> Scan:
 
 
 def _onto(item: Item, origin: str, grid: Scan) -> Scan:
-    """Return a file on the grid of a scan."""
+    """Read a file and resample it to the grid of a scan."""
     if not item.is_volume:
         return _mesh_onto(item, origin, grid)
     scan = read_file(item, origin)
@@ -165,9 +165,9 @@ def _onto(item: Item, origin: str, grid: Scan) -> Scan:
 
 
 def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
-    """Voxelize a mesh on a grid, as LPS or RAS, whichever is inside and touches more bone."""
+    """Voxelize a mesh as LPS or RAS, whichever lies inside the grid and touches more bone."""
     shape, affine = grid.volume.array.shape, grid.volume.affine
-    # Imported here since it takes half a second and only meshes need it.
+    # Imported here because it takes half a second and only meshes need it.
     from famseg.meshes import close_openings, inside, load_mesh
 
     with told_as(origin), local([item]) as (path,):
@@ -191,14 +191,14 @@ def _mesh_onto(item: Item, origin: str, grid: Scan) -> Scan:
 
 
 def _outside(points: Array, affine: Array, shape: tuple[int, ...]) -> float:
-    """Return the share of points beyond a grid."""
+    """Return the share of points outside a grid."""
     voxels = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     within = (voxels >= -0.5) & (voxels <= np.array(shape) - 0.5)
     return float(1 - within.all(axis=1).mean())
 
 
 def _touching(mask: Mask, bone: NDArray[np.bool_]) -> float:
-    """Return the share of a mask's voxels that are bone or have bone beside them."""
+    """Return the share of a mask's voxels that are bone or adjacent to bone."""
     places = np.argwhere(mask)
     if len(places) == 0:
         return 0.0

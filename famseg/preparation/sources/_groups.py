@@ -17,23 +17,23 @@ from famseg.preparation.sources._items import fit_name
 
 _SALT_BYTES = 32
 _AUTOMATIC = re.compile(r"person_[0-9a-f]{12}")
-_ORDER = ("patient", "study", "frame")  # the first existing one names the group
-# What stands for "removed" in place of an ID, small letters and digits only.
+_ORDER = ("patient", "study", "frame")  # the first one present names the group
+# Placeholders for a removed ID, as lower-case letters and digits only.
 _NOBODY = re.compile(
     r"0*|x+|(de)?id(entified)?|anon\w{0,10}|none|null|na|nil|unknown|removed|nopatientid|noid|"
     r"patient(id)?|subject|test|phantom|default|empty|id|unnamed"
 )
-_STANDARD_FRAMES = "1.2.840.10008."  # atlases, which many people share
+_STANDARD_FRAMES = "1.2.840.10008."  # well-known frames such as atlases, which many people share
 
 
 def identity_of(patient: str, study: str, frame_of_reference: str) -> Identity:
-    """Return the identifiers by which scans of one person are linked.
+    """Return the identifiers that link the scans of one person.
 
-    IDs that stand for "removed" (``anonymous``, ``0``) and frames of reference of the standard,
-    such as an atlas, are of nobody and are left out.
+    Placeholders for removed IDs (``anonymous``, ``0``) and well-known frames of reference, such as
+    an atlas, do not identify a person and are ignored.
 
     Args:
-        patient: PatientID of the header; an empty text for each that it does not have.
+        patient: PatientID in the header; like the others, empty if it is missing.
         study: StudyInstanceUID.
         frame_of_reference: FrameOfReferenceUID.
 
@@ -53,7 +53,7 @@ def compiled(pattern: str | None, sources: Sequence[Source]) -> re.Pattern[str] 
     """Return the pattern that groups subjects by their paths.
 
     Raises:
-        InputError: If it is not a regular expression, or no path has it.
+        InputError: If it is not a regular expression, or no path matches it.
     """
     if pattern is None:
         return None
@@ -79,22 +79,23 @@ def group_labels(
     pattern: re.Pattern[str] | None,
     given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the group of each subject; subjects of one group are one person.
+    """Return the group of each subject; the subjects of a group are one person.
 
-    Two subjects are one person if they share the ID of the patient, the study or the frame of
-    reference, or what the pattern finds in their paths; so are those that a third one links. A
-    group that somebody set by hand stays, and subjects that are linked to no other join it.
+    Two subjects are one person if they share the patient ID, the study, the frame of reference or
+    the text that the pattern matches in their paths, directly or through other subjects. A group
+    that was set by hand is kept, and subjects linked to it but to no other group join it.
 
     Args:
         sources: Subject, origin and identity of each.
         salt: Key of the hashes.
-        pattern: What to find in an origin: the text of its groups, else of the whole match.
-        given: Groups that subjects had before.
+        pattern: Pattern for origins; compared is the text of its groups, or of the whole match
+            without groups.
+        given: Existing groups of subjects.
 
     Returns:
-        The group by subject: what was set by hand, else what the pattern found, else ``person_``
-        and twelve digits of a keyed hash of the ID of the patient (of the study, of the frame,
-        if there is none before it). Subjects that nothing is known of have none.
+        The group by subject: the one set by hand, else the text that the pattern matched, else
+        ``person_`` and twelve digits of a keyed hash of the first of patient ID, study and frame
+        that is known. Subjects without any of these have no group.
     """
     tokens = {
         subject: _tokens(origin, identity, salt, pattern) for subject, origin, identity in sources
@@ -111,13 +112,13 @@ def group_labels(
 
 
 def read_salt(path: Path) -> bytes:
-    """Return the salt of a folder, and make it if there is none.
+    """Return the salt of a folder, which is created if it does not exist.
 
-    Without it, nobody can find the ID of a hash by trying. It stays in the folder, readable only to
-    its owner.
+    Without the salt, an ID cannot be recovered from its hash by trying all IDs. It stays in the
+    folder and is readable only by its owner.
 
     Raises:
-        InputError: If the file is there and is damaged.
+        InputError: If the file exists but is damaged.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -144,7 +145,7 @@ def _set_by_hand(label: str) -> bool:
 def _tokens(
     origin: str, identity: Identity, salt: bytes, pattern: re.Pattern[str] | None
 ) -> list[tuple[int, str]]:
-    """Return the identifiers of a subject's person, the best name for the group first."""
+    """Return the identifiers of a subject's person, those that best name a group first."""
     found = _by_path(origin, pattern) if pattern else ""
     by_path = [(0, found)] if found else []
     return by_path + [
@@ -157,7 +158,7 @@ def _hash(kind: str, value: str, salt: bytes) -> str:
 
 
 def _by_path(origin: str, pattern: re.Pattern[str]) -> str:
-    """Return what a pattern finds in a path; nothing where parts of it are hidden."""
+    """Return the text that a pattern matches in a path; nothing if parts of it are masked."""
     match = pattern.search(origin) if "***" not in origin else None
     if match is None:
         return ""

@@ -1,10 +1,10 @@
 """Projects of InVesalius 3.
 
-An ``.inv3`` file is a tar archive, compressed with gzip. Its ``main.plist`` names the patient, the
-modality, the spacing in mm (x, y, z) and the file of the image: numbers one after the other, of a
-stated dtype and shape ``(z, y, x)``. InVesalius turns rows upside down when it reads DICOM, so that
-x runs to the left, y to the front and z to the top. Masks and surfaces of the project are left
-alone: bone is found in the image as in any other scan.
+An ``.inv3`` file is a gzip-compressed tar archive. Its ``main.plist`` contains the patient, the
+modality, the spacing in mm (x, y, z) and the name of the image file, which holds raw values of a
+stated dtype and shape ``(z, y, x)``. InVesalius flips the rows when it reads DICOM, so that x runs
+to the left, y to the front and z to the top. Masks and surfaces of the project are ignored: bone is
+segmented in the image as in any other scan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST_PLIST_BYTES = 2**22
 
 
 class _Image(NamedTuple):
-    """The image of a project: where its numbers are and what they mean."""
+    """The image of a project: its file, the format of its values and its geometry."""
 
     name: str
     dtype: str
@@ -44,10 +44,10 @@ class _Image(NamedTuple):
 
 
 def find_project(item: Item) -> Source | Refused:
-    """Return a project as a source, or why it is refused.
+    """Return a project as a source, or the reason why it is refused.
 
-    It is named by its file, unless the name holds anything of the patient's name or the date that
-    the project states: then it is ``project_`` and eight digits of a hash of its image.
+    The subject is named after the file. If the file name contains a part of the patient's name or
+    the date stated in the project, it is ``project_`` and eight digits of a hash of the image.
 
     Args:
         item: The ``.inv3`` file.
@@ -84,7 +84,8 @@ def read_project(item: Item, origin: str) -> Scan:
         The scan.
 
     Raises:
-        InputError: If the archive is unsafe or damaged, or the image is not as it is announced.
+        InputError: If the archive is unsafe or damaged, or the image does not match its
+            description.
     """
     with (
         told_as(origin),
@@ -116,7 +117,7 @@ def read_project(item: Item, origin: str) -> Scan:
 
 
 def _main(files: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the content of the project's main file."""
+    """Return the content of ``main.plist``."""
     path = files.get("main.plist")
     if path is None:
         raise InputError("not an InVesalius 3 project: there is no main.plist in it")
@@ -132,7 +133,7 @@ def _main(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _image(main: Mapping[str, Any]) -> _Image:
-    """Return the image described by the main file, or raise if it cannot be used."""
+    """Return the image described by ``main.plist``, or raise an error if it cannot be used."""
     modality = str(main.get("modality", "CT")).upper()
     if modality != "CT":
         shown = modality if modality in ("MRI", "MR", "UNKNOWN") else "unknown"

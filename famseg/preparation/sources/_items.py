@@ -1,4 +1,4 @@
-"""Uniform access to files in folders and in ZIP archives."""
+"""Uniform access to files in folders and ZIP archives."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Item:
     """A file, or a member of an archive.
 
     Args:
-        place: Where it is below the folder that is searched.
-        file: The file on disk: the archive where it is a member of one.
-        member: Its name inside the archive.
+        place: Its path below the folder that is searched.
+        file: The file on disk; for a member of an archive, the archive.
+        member: Its name in the archive.
     """
 
     place: PurePosixPath
@@ -42,23 +42,23 @@ class Item:
 
     @property
     def is_volume(self) -> bool:
-        """Whether its ending is that of a volume."""
+        """Whether it has the suffix of a volume."""
         return volume_suffix(Path(self.name)) is not None
 
     @property
     def stem(self) -> str:
-        """The file's own name without its ending."""
+        """The file's own name without its suffix."""
         ending = volume_suffix(Path(self.name)) or self.place.suffix
         return self.name[: -len(ending)] if ending else self.name
 
     @property
     def subject(self) -> str:
-        """A name made of its place, without its ending."""
+        """A subject name derived from its path, without the suffix."""
         return fit_name(self.place.with_name(self.stem).as_posix())
 
 
 class Opener:
-    """Opens files one after the other, without unpacking them to disk, and each archive once."""
+    """Opens files in turn without unpacking them to disk, and each archive only once."""
 
     def __init__(self) -> None:
         self._archives: dict[Path, zipfile.ZipFile] = {}
@@ -77,11 +77,11 @@ class Opener:
         archive = self._archive(item)
         if archive.getinfo(item.member).file_size > _MOST_IN_MEMORY:
             raise InputError("too large to be read inside an archive: unpack it")
-        # In memory, since seeking backwards in a compressed stream starts from its beginning.
+        # In memory, because seeking backwards in a compressed stream restarts at its beginning.
         return io.BytesIO(archive.read(item.member))
 
     def start(self, item: Item, count: int) -> bytes:
-        """Return the first bytes; fewer where it is shorter, none where it cannot be read."""
+        """Return the first bytes of a file; fewer if it is shorter, none if it cannot be read."""
         try:
             if item.member is None:
                 with item.file.open("rb") as stream:
@@ -99,16 +99,16 @@ class Opener:
 
 @contextmanager
 def local(items: Sequence[Item]) -> Iterator[list[Path]]:
-    """Give paths on disk; members of archives are unpacked to a folder that is removed after.
+    """Provide paths on disk; members of archives are unpacked to a temporary folder.
 
     Args:
-        items: What is needed, in the order of the paths.
+        items: The files, in the order of the paths.
 
     Yields:
-        A path for each item. Unpacked files keep their endings, not their names.
+        A path for each item. Unpacked files keep their suffixes, but not their names.
 
     Raises:
-        InputError: If a member is damaged or there is no room to unpack it.
+        InputError: If a member is damaged, or there is not enough space to unpack it.
     """
     if all(item.member is None for item in items):
         yield [item.file for item in items]
@@ -119,7 +119,7 @@ def local(items: Sequence[Item]) -> Iterator[list[Path]]:
 
 @contextmanager
 def told_as(origin: str) -> Iterator[None]:
-    """Prefix errors with the place of a source below the searched folder.
+    """Prefix errors with the path of a source below the searched folder.
 
     Args:
         origin: What messages begin with.
@@ -136,10 +136,10 @@ def told_as(origin: str) -> Iterator[None]:
 
 @contextmanager
 def without_path(path: Path) -> Iterator[None]:
-    """Remove a path from errors, since it contains names of users and folders.
+    """Remove a path from errors, since it contains the names of users and folders.
 
     Args:
-        path: What messages begin with.
+        path: The path that messages begin with.
     """
     try:
         yield
@@ -150,7 +150,7 @@ def without_path(path: Path) -> Iterator[None]:
 
 
 def fit_name(text: str) -> str:
-    """Return a text as a name of a file and of a subject: plain letters, digits, ``._-``.
+    """Return a text as a valid name of a file and a subject: ASCII letters, digits, ``._-``.
 
     Example:
         >>> fit_name("Kopf 3/Schädel (neu)")

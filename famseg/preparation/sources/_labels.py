@@ -16,22 +16,22 @@ from famseg.volumes import volume_suffix
 
 _HEADER_BYTES = 2**20
 _SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue):=(.*)$", re.MULTILINE)
-# As TotalSegmentator writes names into the header of NIfTI (an extension made by Caret).
+# TotalSegmentator writes names into a NIfTI header extension in the format of Caret.
 _LABEL = re.compile(r'<Label\s+Key="(\d+)"[^>]*>\s*<!\[CDATA\[([^\]]{1,80})\]\]>')
 _SKULL = re.compile(r"\b(skull|cranium|calvari(a|um)|crani?al bones?)\b", re.IGNORECASE)
-_TOTAL_SEGMENTATOR = {"skull": 91}  # of its task "total", version 2
+_TOTAL_SEGMENTATOR = {"skull": 91}  # in its task "total", version 2
 _LISTED = 12
-_MOSTLY = 0.7  # of neighbors; in a CT of 8 bits a tenth are equal
+_MOSTLY = 0.7  # share of equal neighbors; in an 8-bit CT it is a tenth
 
 
 def segment_names(path: Path) -> dict[int, str]:
-    """Return the names of labels that a file states; empty where it states none.
+    """Return the names of labels stated in a file; empty if there are none.
 
-    Read are the segments of 3D Slicer (``.seg.nrrd``) and what TotalSegmentator writes into the
-    header of NIfTI files.
+    This reads the segments of 3D Slicer (``.seg.nrrd``) and the names that TotalSegmentator writes
+    into the header of NIfTI files.
 
     Args:
-        path: A file that `check_header` let pass.
+        path: A file that passed `check_header`.
     """
     if volume_suffix(path) in (".nii", ".nii.gz"):
         return _names_in_nifti(path)
@@ -53,13 +53,13 @@ def _names_in_nifti(path: Path) -> dict[int, str]:
     try:
         extensions = nibabel.load(path).header.extensions
         texts = [str(extension.get_content()) for extension in extensions]
-    except Exception:  # an unusual header has no names; the volume itself is read elsewhere
+    except Exception:  # an unusual header has no names; reading the volume reports errors
         return {}
     return {int(key): name for text in texts for key, name in _LABEL.findall(text)}
 
 
 def is_label_map(array: NDArray[Any]) -> bool:
-    """Return whether whole numbers from 0 on are labels: nearly all neighbors are equal.
+    """Return whether whole numbers are labels, which nearly all neighboring voxels share.
 
     Args:
         array: Shape ``(X, Y, Z)``.
@@ -77,13 +77,13 @@ def chosen_labels(
     """Return a label map reduced to the skull, and a note on what was taken.
 
     Args:
-        values: A mask or label map; one without labels from 0 on is given back.
-        names: Of labels, as the file states them.
-        label: What the user chose: numbers or names, separated by commas; None leaves it to the
-            names: a single one that says skull is taken.
+        values: A mask or label map; without labels starting at 0 it is returned unchanged.
+        names: Names of labels as stated in the file.
+        label: What the user chose: numbers or names, separated by commas; None chooses by name, if
+            exactly one label is called skull.
 
     Raises:
-        InputError: If there are several labels and no choice, or the choice is not among them.
+        InputError: If there are several labels and no choice, or a chosen label does not exist.
     """
     present = _present(values)
     if present is None or (label is None and len(present) == 1):
@@ -98,7 +98,7 @@ def chosen_labels(
     wanted: list[int] = []
     for part in (part.strip() for part in label.split(",")):
         if not part.isdecimal() and not names and len(present) == 1:
-            return values, ()  # a mask of one structure: there is nothing to choose
+            return values, ()  # a mask of one structure leaves no choice
         wanted.append(_number(part, present, names))
     numbers = ", ".join(map(str, wanted))
     note = f"Of {len(present)} labels {numbers} {'was' if len(wanted) == 1 else 'were'} taken."
@@ -106,7 +106,7 @@ def chosen_labels(
 
 
 def _present(values: NDArray[Any]) -> list[int] | None:
-    """Return the labels other than 0; None for what is not a label map."""
+    """Return the labels other than 0; None if it is not a label map."""
     low, high = float(values.min()), float(values.max())
     if low != 0 or high <= 0:
         return None
@@ -123,7 +123,7 @@ def _is_skull(name: str) -> bool:
 
 
 def _number(wanted: str, present: Sequence[int], names: Mapping[int, str]) -> int:
-    """Return the label that a number or a name stands for."""
+    """Return the label with the given number or name."""
     if wanted.isdecimal():
         if int(wanted) in present:
             return int(wanted)

@@ -1,18 +1,18 @@
 """The layouts of public collections of skulls, recognized by file names.
 
 - SkullFix and SkullBreak (doi 10.1016/j.dib.2021.106902): ``complete_skull/NNN.nrrd``, and
-  ``defective_skull`` and ``implant`` beside it; in SkullBreak those have a folder for each of five
-  classes of defects. SkullFix calls the folder around them ``training_set`` and has
+  next to it ``defective_skull`` and ``implant``, which in SkullBreak have a subfolder for each of
+  the five classes of defects. SkullFix calls the parent folder ``training_set`` and also has
   ``test_set_for_participants/NNN.nrrd`` (also ``test_set_give_participants``) and
-  ``additional_test_set_for_participants/NNN.nrrd``: defective skulls alone.
+  ``additional_test_set_for_participants/NNN.nrrd``: defective skulls only.
 - MUG500+ (doi 10.1016/j.dib.2021.107524): archives such as ``A0491-A0495.zip`` with
   ``A0491/A0491.nrrd``, ``A0491.stl`` and ``A0491_clear.stl`` (cleaned), and
   ``B0001/B0001.nrrd`` with ``B0001_implant.stl`` for craniotomies.
 - SciData 2021 (doi 10.1038/s41597-021-00806-0): ``CASE.nrrd``, ``CASE_DefectsNN.nrrd`` and
-  ``CASE_ImplantsNN.nrrd``, as the scripts of its authors name them; also folders ``Defects`` and
-  ``Implants`` below the case.
+  ``CASE_ImplantsNN.nrrd``, as the scripts of its authors name them, or the subfolders ``Defects``
+  and ``Implants`` of a case.
 
-Folders further up may have any name; one such as ``training_set`` or ``test`` is the split.
+Folders above these may have any name; one such as ``training_set`` or ``test`` defines the split.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Piece:
 
     Args:
         case: Name of the case in its collection.
-        role: Which of the three.
+        role: Complete skull, defective skull or implant.
         defect: Class or number of the defect; empty for complete skulls.
         item: The file.
-        split: What a folder above says.
-        rank: Where several files contain the same, the lowest is read.
+        split: Split defined by a parent folder.
+        rank: If several files have the same content, the one with the lowest rank is read.
     """
 
     case: str
@@ -62,7 +62,7 @@ class Piece:
 
 
 def recognize(tree: Tree) -> Challenge | None:
-    """Return the layout that at least half of the volumes and meshes follow, if any."""
+    """Return the layout that at least half of the volumes and meshes match, if any."""
     count = len(tree.files["volume"]) + len(tree.files["mesh"])
     for layout in _READERS:
         pieces = pieces_of(tree, layout)
@@ -79,7 +79,7 @@ def pieces_of(tree: Tree, layout: Challenge) -> list[Piece]:
 
 
 def _is_typical(pieces: list[Piece], layout: Challenge) -> bool:
-    """Say whether pieces show what only this layout has."""
+    """Return whether the pieces have a feature that is unique to this layout."""
     roles = {piece.role for piece in pieces}
     if layout == "skullbreak":
         return any(piece.defect in DEFECT_CLASSES for piece in pieces)
@@ -160,12 +160,12 @@ def _piece(
 
 
 def _folders(tree: Tree, item: Item) -> list[str]:
-    """Return the folders around a file in small letters, that which is searched first."""
+    """Return the parent folders of a file in lower case, beginning with the searched folder."""
     return [part.lower() for part in (tree.name, *item.place.parts[:-1])]
 
 
 def _set(folders: list[str]) -> tuple[str, Split | None]:
-    """Return which part of a collection folders name, and its split."""
+    """Return the part of a collection and the split that folder names define."""
     for folder in reversed(folders):
         if _TEST_SET.fullmatch(folder):
             return ("additional" if folder.startswith("additional") else "test"), "test"

@@ -12,14 +12,14 @@ from famseg.preparation.sources._read import check_memory
 from famseg.volumes import Volume
 
 MESH_SPACING_MM = 0.5
-"""Voxels of a mesh that says nothing of voxels; larger where 512 along an edge are not enough."""
+"""Voxel size for a mesh without a grid; larger if 512 voxels along an edge are not enough."""
 
 MOST_VOXELS = 512
-_MARGIN = 0.6180  # voxels around the mesh: flat ends must not lie in the middles of voxels
+_MARGIN = 0.6180  # voxels around the mesh, such that flat ends miss the voxel centers
 
 Vertices = NDArray[np.float64]
 
-# Longest edge of the box around a head, in mm, and what it is in metres and centimeters.
+# Longest edge of the bounding box of a head in mm, and the same in meters and centimeters.
 _HEAD_MM = (100.0, 450.0)
 _UNITS = (("mm", 1.0), ("cm", 10.0), ("m", 1000.0))
 
@@ -27,23 +27,24 @@ _UNITS = (("mm", 1.0), ("cm", 10.0), ("m", 1000.0))
 def read_mesh(item: Item, origin: str) -> Scan:
     """Read a mesh and voxelize it.
 
-    A voxel is inside where a ray through its middle has crossed the surface an odd number of times,
-    so that closed cavities stay empty. Small openings and flat cuts (a neck) are closed.
+    A voxel is inside if a ray through its center has crossed the surface an odd number of times
+    (even-odd rule), so that closed cavities stay empty. Small openings and flat cuts (a neck) are
+    closed.
 
     Args:
         item: STL or PLY.
         origin: What error messages begin with.
 
     Returns:
-        A mask of 0 and 1 as uint8, voxels of 0.5 mm or 1/512 of the longest edge. Mesh files do not
-        say which way is right or what their unit is: ``SPACE=RAS`` or ``SPACE=LPS`` in the file
-        decides, else it is taken as LPS as 3D Slicer writes it; mm, unless the size is that of a
-        head in centimeters or metres. A note says so.
+        A mask of 0 and 1 as uint8, with voxels of 0.5 mm or 1/512 of the longest edge. Mesh files
+        have no standard field for orientation or unit. ``SPACE=RAS`` or ``SPACE=LPS`` in the file
+        decides the orientation; without it LPS is assumed, which 3D Slicer writes. The unit is mm,
+        unless the size is that of a head in centimeters or meters. A note states these assumptions.
 
     Raises:
         InputError: If it is damaged or has openings that cannot be closed.
     """
-    # Half a second of imports that only meshes need.
+    # These imports take half a second, and only meshes need them.
     from famseg.meshes import close_openings, inside, load_mesh, space_note
 
     with told_as(origin), local([item]) as (path,):

@@ -9,20 +9,20 @@ from pathlib import PurePosixPath
 
 _PARTS = re.compile(r"[^a-z0-9]+")
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
-_TRIFLE = re.compile(r"[a-z]|[0-9]{1,2}")  # an initial, the number of a house: parts say nothing
+_TRIFLE = re.compile(r"[a-z]|[0-9]{1,2}")  # initials and house numbers, which identify nobody
 _GERMAN = str.maketrans(
     {letter: base + "e" for letter, base in zip("äöüø", "aouo", strict=True)}
     | {"ß": "ss", "å": "aa"}
 )
-_LONG = 4  # shorter words count only where they stand alone: "Li" is part of many words
+_LONG = 4  # shorter words match only whole words, since "Li" is part of many words
 
 
 class PersonalWords:
-    """Words of headers that must not appear in anything that is written.
+    """Words from headers that must not appear in any output.
 
     Args:
-        texts: Names, numbers, addresses, institutions as they are in headers.
-        dates: Dates as ``YYYYMMDD``; other ways to write them are looked for, too.
+        texts: Names, numbers, addresses and institutions as written in headers.
+        dates: Dates as ``YYYYMMDD``; other notations are detected, too.
     """
 
     def __init__(self, texts: Iterable[str], dates: Iterable[str] = ()) -> None:
@@ -38,7 +38,7 @@ class PersonalWords:
         self.words = frozenset(words - {""})
 
     def in_text(self, text: str) -> bool:
-        """Say whether a text holds any of the words.
+        """Return whether a text contains any of the words.
 
         Example:
             >>> PersonalWords(["Müller^Eva"]).in_text("CT_mueller"), PersonalWords(
@@ -49,19 +49,19 @@ class PersonalWords:
         for spelling in _spellings(text):
             parts = {part for part in _PARTS.split(spelling) if part}
             squeezed = "".join(part for part in _PARTS.split(spelling))
-            # "CT1an" must not hide "an": letters and digits that touch are parted, too.
+            # "CT1an" must not hide "an", so letters and adjacent digits are separated, too.
             parts.update(re.findall(r"[a-z]+|[0-9]+", spelling))
             if any(w in parts or (len(w) >= _LONG and w in squeezed) for w in self.words):
                 return True
         return False
 
     def masked(self, place: PurePosixPath) -> str:
-        """Return a place with stars for each folder whose name holds any of the words."""
+        """Return a path with stars for each folder name that contains any of the words."""
         return "/".join("***" if self.in_text(part) else part for part in place.parts)
 
 
 def _spellings(text: str) -> set[str]:
-    """Return a text in small letters, accents dropped, and umlauts written out."""
+    """Return a text in lower case, once without accents and once with umlauts transliterated."""
     small = text.casefold()
     plain = unicodedata.normalize("NFKD", small).encode("ascii", "ignore").decode()
     written_out = unicodedata.normalize(

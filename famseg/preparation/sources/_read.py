@@ -1,4 +1,4 @@
-"""Reading of volumes: the kind of their values, and checks of memory."""
+"""Reading of volumes, with detection of the kind of values and a check of memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from famseg.preparation.sources._stated import check_stated
 from famseg.volumes import MAX_VOXELS, Volume, check_header, quiet_itk, read_volume
 
 AIR_HU = -1024
-"""CT numbers below that of air are padding (-2000, -3024) and become it."""
+"""CT number of air. Values below it are padding (-2000, -3024) and are set to it."""
 
 COPIES = 4
-"""Copies of a volume that are in memory at once while it is read and cleaned."""
+"""Number of copies of a volume that are in memory at once while it is read and cleaned."""
 
 _MOST_LABELS = 16
 _MOST_STRUCTURES = 256
 _HIGHEST_LABEL = 2**15
-_PROBE = 2_000_000  # voxels that are looked at first
+_PROBE = 2_000_000  # number of voxels that are examined first
 
 
 def read_file(item: Item, origin: str) -> Scan:
-    """Read a volume and find out what its values are.
+    """Read a volume and determine the kind of its values.
 
     Args:
         item: NIfTI, NRRD or MetaImage.
@@ -42,8 +42,8 @@ def read_file(item: Item, origin: str) -> Scan:
         The scan; padding below -1024 HU is set to -1024.
 
     Raises:
-        InputError: If it cannot be used, its header states no spacing, or it does not fit into
-            memory.
+        InputError: If it cannot be used, its header does not state a spacing, or it does not fit
+            into memory.
     """
     with told_as(origin):
         if item.member is not None and item.name.lower().endswith((".mhd", ".nhdr", ".hdr")):
@@ -64,11 +64,11 @@ def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:
 
     Args:
         shape: Voxels along each axis.
-        voxel_bytes: Of one voxel.
+        voxel_bytes: Bytes of one voxel.
 
     Raises:
         InputError: If the volume has more than 2**30 voxels, or `COPIES` of it need more memory
-            than is free; the message has no place in front.
+            than is free; the message does not begin with a file name.
     """
     size = "x".join(str(int(n)) for n in shape)
     voxels = int(np.prod([int(n) for n in shape], dtype=object))
@@ -86,14 +86,14 @@ def check_memory(shape: Sequence[int], voxel_bytes: int) -> None:
 
 
 def understand(array: NDArray[Any]) -> tuple[Kind, NDArray[Any], tuple[str, ...]]:
-    """Return what values are, the values with padding and smoothing taken out, and notes.
+    """Return the kind of values, the values without padding and smoothing, and notes.
 
-    - ``mask``: at most 16 distinct whole numbers, 0 among them, none below 0: 0/1, 0/255, labels;
-      up to 256 where neighbors have the same, as in maps of many structures; also a mask that was
-      resampled: from 0 to 1 or 255, hardly anything between them. It becomes 0 and 1 at half of
-      the maximum.
+    - ``mask``: at most 16 distinct nonnegative whole numbers including 0, such as 0/1, 0/255 or
+      labels; up to 256 if most neighbors are equal, as in maps of many structures. A mask that was
+      resampled, with values from 0 to 1 or 255 and hardly any in between, counts as well and is
+      thresholded at half of its maximum.
     - ``hounsfield``: air (one voxel in a thousand below -200) and bone (something above 200).
-    - ``intensity``: all else.
+    - ``intensity``: everything else.
 
     Args:
         array: Values, shape ``(X, Y, Z)``.
@@ -128,7 +128,7 @@ def _whole(values: NDArray[Any]) -> bool:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse what does not fit; other faults of a header are told by `read_volume`."""
+    """Refuse a volume that does not fit; other errors in a header are reported by `read_volume`."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

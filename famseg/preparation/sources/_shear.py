@@ -1,4 +1,4 @@
-"""Resampling of sheared volumes to a grid with axes at right angles."""
+"""Resampling of sheared volumes to a rectangular grid."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ Matrix = NDArray[np.float64]
 
 
 def straightened(volume: Volume, kind: Kind) -> tuple[Volume, tuple[str, ...]]:
-    """Return a volume with axes at right angles, and a note if it had to be resampled.
+    """Return a volume with orthogonal axes, and a note if it had to be resampled.
 
-    The two axes that are nearest to right angles, those of the slices, stay where they are; the
-    third becomes their normal. A tilt of the gantry that a converter left in the affine is undone
-    by this.
+    The two axes closest to a right angle, which are those of the slices, are kept; the third
+    becomes their normal. This undoes a gantry tilt that a converter left in the affine.
 
     Args:
-        volume: Any affine that is not singular.
-        kind: What its values are: CT numbers are interpolated so that surfaces of bone stay where
-            they are, labels are taken from the nearest voxel.
+        volume: The volume, with any affine that is not singular.
+        kind: Kind of its values: CT numbers are interpolated without moving the surface of the
+            bone, labels are taken from the nearest voxel.
     """
     axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     cosines = np.abs(axes.T @ axes - np.eye(3))
@@ -44,7 +43,7 @@ def straightened(volume: Volume, kind: Kind) -> tuple[Volume, tuple[str, ...]]:
 
 
 def _straight_grid(volume: Volume, cosines: Matrix) -> tuple[Matrix, tuple[int, int, int]]:
-    """Return affine and shape of a grid at right angles that covers a sheared one."""
+    """Return affine and shape of a rectangular grid that covers a sheared one."""
     linear = volume.affine[:3, :3]
     pairs = ((0, 1), (0, 2), (1, 2))
     first, second = min(pairs, key=lambda pair: float(cosines[pair]))

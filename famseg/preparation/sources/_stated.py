@@ -1,4 +1,4 @@
-"""Checks for missing and contradictory statements in headers, which readers ignore silently."""
+"""Checks for missing and contradictory values in headers, which libraries silently ignore."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _HEADER_BYTES = 2**16
 _ANATOMICAL = re.compile(
     r"((left|right)-(anterior|posterior)-(superior|inferior)|[LR][AP][SI])(-time|T)?", re.IGNORECASE
 )
-_SPACES = ("3D-right-handed", "3D-left-handed", "scanner-xyz")  # untrusted text is not shown
-# How each format parts key from value, and where its header ends.
+_SPACES = ("3D-right-handed", "3D-left-handed", "scanner-xyz")  # only these are displayed
+# Separator of key and value in each format, and the end of its header.
 _NRRD, _META_IMAGE = (b":", b"\n\n"), (b"=", b"ElementDataFile")
 _FORMATS = {".nrrd": _NRRD, ".nhdr": _NRRD, ".mha": _META_IMAGE, ".mhd": _META_IMAGE}
 _SPACING = {"spacings", "space directions", "elementspacing", "elementsize"}
@@ -21,20 +21,20 @@ _DIRECTION = {"space directions", "transformmatrix", "orientation", "rotation"}
 
 
 def check_stated(path: Path) -> tuple[str, ...]:
-    """Refuse a volume without spacing, and note one without direction.
+    """Refuse a volume without spacing, and return a note if it has no direction.
 
-    Readers take 1 mm and axes to the left, the back and the top. A wrong size makes every number
-    wrong; wrong axes exchange left and right, which nobody sees in a skull. In NIfTI there may be
-    two matrices that contradict each other.
+    Libraries then assume 1 mm and axes to the left, back and top. A wrong spacing makes every
+    measurement wrong; wrong axes swap left and right, which is not visible in a skull. NIfTI may
+    contain two affines (qform and sform) that contradict each other.
 
     Args:
-        path: The file; other formats state both.
+        path: The file; formats other than NIfTI, NRRD and MetaImage are not checked.
 
     Returns:
-        A note for the report, or nothing.
+        A note for the report, if any.
 
     Raises:
-        InputError: If there is no spacing; the message has no place in front.
+        InputError: If there is no spacing; the message does not begin with a file name.
     """
     if volume_suffix(path) in (".nii", ".nii.gz", ".hdr"):
         return _two_forms(path)
@@ -69,7 +69,7 @@ def _two_forms(path: Path) -> tuple[str, ...]:
 
 
 def _without_anatomy(space: str) -> tuple[str, ...]:
-    """Return a note on directions that lead along axes of a space that is nobody's."""
+    """Return a note on directions in a space that is not anatomical."""
     if _ANATOMICAL.fullmatch(space):
         return ()
     named = f"only {space}" if space in _SPACES else "nothing"

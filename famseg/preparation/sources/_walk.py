@@ -19,16 +19,16 @@ _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _OTHER_MESHES = (".obj", ".vtp", ".vtk", ".off", ".3mf", ".glb")
 _OTHER_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _ANALYZE = (".hdr", ".img")
-_ALSO_DICOM = (".img", ".raw")  # slices as some scanners name them
-# Never images; a file without any of these endings is opened to see whether it is DICOM.
+_ALSO_DICOM = (".img", ".raw")  # names of slices from some scanners
+# Suffixes that are never images; files with any other suffix are opened to check for DICOM.
 _IGNORED = (
-    *(".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".xz"),  # voxels beside a header, and the like
+    *(".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".xz"),  # among them detached voxel data
     *(".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".pdf"),
     *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".mp4", ".npy", ".npz"),
     *(".doc", ".docx", ".xls", ".xlsx", ".py", ".sh", ".m", ".ini", ".inf", ".exe", ".dll", ".log"),
 )
 
-# An unpacked archive may contain links to any file that its reader can read.
+# An unpacked archive may contain links to any file that the user can read.
 _LINK = "a link that leads out of the folder: copy the file, or prepare a folder that contains both"
 
 What = Literal["volume", "mesh", "project", "dicom"]
@@ -36,12 +36,12 @@ What = Literal["volume", "mesh", "project", "dicom"]
 
 @dataclass
 class Tree:
-    """What was found below a folder.
+    """The files found below a folder.
 
     Args:
-        name: Of the folder, or of the file itself, without its ending.
-        files: Everything that can be read, by what it is.
-        refused: Files that look as if they were meant, and cannot be read.
+        name: Name of the folder, or of the file itself, without its suffix.
+        files: All readable files by type.
+        refused: Files that seem to be intended as input but cannot be read.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """Look at all files below a folder, hidden ones left out, and into its ZIP archives.
+    """List all files below a folder, except hidden ones, and in its ZIP archives.
 
     Args:
         root: A folder, a file or an archive.
 
     Returns:
-        What is there, in the order of the names.
+        The files, sorted by name.
 
     Raises:
-        InputError: If there is no such file or folder, or it cannot be read.
+        InputError: If the file or folder does not exist or cannot be read.
     """
     with Opener() as opener:
         return _walk(root, opener)
@@ -94,12 +94,12 @@ def _walk(root: Path, opener: Opener) -> Tree:
 
 
 def _leads_out(file: Path, root: Path) -> bool:
-    """Whether a file is a link to one that is not below the folder that is searched."""
+    """Return whether a file is a link that points outside the searched folder."""
     return file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root)
 
 
 def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> None:
-    """Classify a file; ``alone`` if it is the only input."""
+    """Classify a file; ``alone`` means that it is the only input."""
     name = item.name.lower()
     if not is_text(str(item.file)):
         if alone or not name.endswith(_IGNORED):
@@ -116,7 +116,7 @@ def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> Non
     elif name.endswith(_OTHER_ARCHIVES):
         _refuse(item, tree, "this kind of archive is not supported: unpack it, or pack it as ZIP")
     elif name.endswith(".img") and _has_header(item):
-        return  # the header is what is read, or refused
+        return  # its header is read or refused instead
     elif name.endswith(_ANALYZE):
         _refuse(item, tree, "Analyze files do not tell left from right: convert to NIfTI or NRRD")
     elif name.endswith(_DICOM_SUFFIXES) or alone:
@@ -124,7 +124,7 @@ def _sort(item: Item, tree: Tree, opener: Opener, *, alone: bool = False) -> Non
 
 
 def _what(item: Item, name: str, opener: Opener) -> What | None:
-    if name.endswith(".hdr"):  # of NIfTI-1 and NIfTI-2; Analyze has the same name and no magic
+    if name.endswith(".hdr"):  # NIfTI-1 or NIfTI-2; Analyze files have no magic string
         start = opener.start(item, 348)
         return "volume" if start[344:348] == b"ni1\0" or start[4:7] == b"ni2" else None
     if volume_suffix(Path(name)) is not None:
@@ -141,7 +141,7 @@ def _what(item: Item, name: str, opener: Opener) -> What | None:
     if name.endswith(known) or name in ("dicomdir", "thumbs.db"):
         return None
     start = opener.start(item, 132)
-    # Old files have no preamble: they begin with group 0002 or 0008, little endian.
+    # Old files have no preamble and begin with group 0002 or 0008 in little endian.
     bare = name.endswith(_DICOM_SUFFIXES) and start[:2] in (b"\x02\x00", b"\x08\x00")
     return "dicom" if start[128:132] == b"DICM" or bare else None
 

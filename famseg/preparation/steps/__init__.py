@@ -1,4 +1,4 @@
-"""The steps from one scan to one skull: bone, cleaning, alignment, the final grid, checks."""
+"""The steps from a scan to a skull: segmentation, cleaning, alignment, resampling and checks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Rigid alignment of a skull to a template, by their surfaces, without landmarks."""
+"""Rigid alignment of a skull to a template by their surfaces, without landmarks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from famseg.preparation.steps._grid import Matrix, Points, surface_points, to_ra
 from famseg.volumes import Volume
 
 _COARSE_MM, _FINE_MM = 6.0, 3.0
-_REACH_MM = 20.0  # surfaces farther than this have no influence: a missing jaw, a neck, a defect
-_BORDER_MM = 18.0  # around the template that counts
-_MOVING_BORDER_MM = 60.0  # room for the head to move in
+_REACH_MM = 20.0  # surfaces farther away have no influence: a missing jaw, a neck, a defect
+_BORDER_MM = 18.0  # around the template within which surfaces count
+_MOVING_BORDER_MM = 60.0  # margin within which the head can move
 _PITCH_DEG = (-30.0, -15.0, 0.0, 15.0, 30.0)
 _TILT_DEG = (-15.0, 0.0, 15.0)
-_STARTS = 3  # of the candidates are followed
+_STARTS = 3  # number of candidates that are refined
 _ITERATIONS = 150
 
 
 class Template(NamedTuple):
-    """A skull that others are aligned to.
+    """A skull to which other skulls are aligned.
 
     Args:
-        mask: Axes to the right, front and top.
-        affine: Maps indices to mm of its world, which becomes the world of the results.
-        surface: Its surface in mm, shape ``(N, 3)``.
+        mask: Its mask, with axes to the right, front and top.
+        affine: Maps indices to mm of its world, which is also the world of the results.
+        surface: Points on its surface in mm, shape ``(N, 3)``.
     """
 
     mask: Mask
@@ -61,20 +61,20 @@ def as_template(volume: Volume) -> Template:
 def align(surface_mm: Points, template: Template) -> Matrix:
     """Return the rigid motion that aligns a template to a skull.
 
-    Both surfaces become maps of the distance to them, cut off at 20 mm. SimpleITK makes the mean
-    squared difference of the maps smallest over rotations and shifts (`Euler3DTransform`), first on
-    6 mm, then on 3 mm. Local minima: 45 attitudes up to 30 degrees of nodding and 15 degrees of
-    turning and leaning are compared, and the best three are followed. Nothing is random, and one
-    thread does it: the same skulls give the same motion.
+    Both surfaces are converted to distance maps, truncated at 20 mm. SimpleITK minimizes the mean
+    squared difference of the maps over rotations and translations (`Euler3DTransform`), first on a
+    grid of 6 mm, then on one of 3 mm. To avoid local minima, 45 initial poses with up to 30 degrees
+    of nodding and 15 degrees of turning and leaning are compared, and the best three are refined.
+    Nothing is random and only one thread is used, so the same skulls always give the same motion.
 
     Args:
         surface_mm: Surface of the skull in mm of its scan's world, shape ``(N, 3)``, axes roughly
             to the right, front and top.
-        template: What to align to.
+        template: The template to align to.
 
     Returns:
-        Maps mm of the template's world to mm of the scan's world, shape ``(4, 4)``. Takes some
-        seconds.
+        Maps mm of the template's world to mm of the scan's world, shape ``(4, 4)``. This takes a
+        few seconds.
     """
     maps = _maps(surface_mm, template, _COARSE_MM)
     candidates = []
@@ -93,7 +93,7 @@ def surface_residual_mm(surface_mm: Points, template: Template) -> float:
 
     Args:
         surface_mm: Points in the template's world, shape ``(N, 3)``.
-        template: What they were aligned to.
+        template: The template they were aligned to.
     """
     spacing = np.linalg.norm(template.affine[:3, :3], axis=0)
     border = 2 + np.ceil(40 / spacing).astype(int)
@@ -114,19 +114,19 @@ def _surface_mask(template: Template) -> Mask:
 def start_at(
     surface_mm: Points, template: Template, angles: NDArray[np.float64], *, cut_mm: float = 0.0
 ) -> sitk.Transform:
-    """Return an attitude, shifted so that the vertices and the middles of both skulls meet.
+    """Return an initial pose in which the vertices and the centers of both skulls coincide.
 
     Args:
         surface_mm: Surface of the skull, shape ``(N, 3)``.
-        template: What it is compared with.
-        angles: About the axes to the right, front and top, in radians.
-        cut_mm: Of the skull's vault is taken to be missing.
+        template: The template that it is compared with.
+        angles: Angles about the axes to the right, front and top, in radians.
+        cut_mm: Height of the part of the vault that is assumed to be missing.
     """
     middle = (template.surface.min(axis=0) + template.surface.max(axis=0)) / 2
     transform = sitk.Euler3DTransform()
     transform.SetRotation(*angles.tolist())
     turn = matrix_of(transform)[:3, :3]
-    upright = surface_mm @ turn  # the inverse turn of each point
+    upright = surface_mm @ turn  # rotates each point by the inverse
     height = float(np.ptp(template.surface[:, 2]))
     corners = []
     for points in (upright, template.surface):
@@ -143,7 +143,7 @@ def start_at(
 def _maps(
     surface_mm: Points, template: Template, spacing_mm: float
 ) -> tuple[sitk.Image, sitk.Image]:
-    """Return the maps of the template and of the skull."""
+    """Return the distance maps of the template and of the skull."""
     return (
         surface_map(template.surface, spacing_mm, _BORDER_MM),
         surface_map(surface_mm, spacing_mm, _MOVING_BORDER_MM),
@@ -151,7 +151,7 @@ def _maps(
 
 
 def surface_map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Image:
-    """Return the distance to a surface, cut off, on a grid around it."""
+    """Return the truncated distance to a surface on a grid around it."""
     low = points.min(axis=0) - border_mm
     shape = np.ceil((points.max(axis=0) + border_mm - low) / spacing_mm).astype(int) + 1
     mask = np.zeros(shape, dtype=bool)
@@ -165,7 +165,7 @@ def surface_map(points: Points, spacing_mm: float, border_mm: float) -> sitk.Ima
 
 def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums over several threads would vary from run to run
+    method.SetNumberOfThreads(1)  # with several threads, sums would vary between runs
     method.SetMetricAsMeanSquares()
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
@@ -176,7 +176,7 @@ def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
 def refined(
     start: sitk.Transform, maps: tuple[sitk.Image, sitk.Image], spacing_mm: float
 ) -> tuple[float, sitk.Transform]:
-    """Return the smallest difference found from a start, and its position."""
+    """Return the smallest difference found from an initial pose, and the pose."""
     method = registration(start)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=spacing_mm / 2,
@@ -199,7 +199,7 @@ def matrix_of(transform: sitk.Transform) -> Matrix:
 
 
 def angle_deg(matrix: Matrix) -> float:
-    """Return by how many degrees a motion of shape ``(4, 4)`` turns.
+    """Return the angle of rotation of a motion of shape ``(4, 4)`` in degrees.
 
     Example:
         >>> angle_deg(np.eye(4))

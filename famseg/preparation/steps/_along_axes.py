@@ -1,4 +1,4 @@
-"""Shares of bone on a grid that has the axes of the field, computed axis by axis."""
+"""Shares of bone on a grid whose axes are parallel to those of the field, computed by axis."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _MOST_WEIGHED = 2**22  # voxels of the field at a time: 32 MiB of float64
 
 
 class Axis(NamedTuple):
-    """Where the places of a grid lie along one axis of a field.
+    """Sampling points of a grid along one axis of a field.
 
     Args:
-        first: Index of the first voxel of the field that each voxel of the grid looks at, ``(n,)``.
-        last: Index of the last one, ``(n,)``.
-        weights: Of ``width`` voxels of the field, from the first one on, at each place: linear
-            interpolation, shape ``(n, places, width)``. All are 0 at a place outside the field.
+        first: Index of the first voxel of the field that each voxel of the grid samples, ``(n,)``.
+        last: Index of the last voxel that it samples, ``(n,)``.
+        weights: Weights of linear interpolation of ``width`` voxels of the field, starting at the
+            first, for each point, shape ``(n, places, width)``. All are 0 for a point outside the
+            field.
     """
 
     first: NDArray[np.intp]
@@ -27,12 +28,12 @@ class Axis(NamedTuple):
 
     @classmethod
     def of(cls, places: NDArray[np.float64], size: int) -> Axis:
-        """Make the table of an axis.
+        """Compute the table of weights for an axis.
 
         Args:
-            places: In voxels of the field, ascending within each voxel of the grid, shape
-                ``(n, places)``.
-            size: Voxels of the field along this axis.
+            places: Sampling points in voxels of the field, ascending within each voxel of the grid,
+                shape ``(n, places)``.
+            size: Number of voxels of the field along this axis.
         """
         lower = np.floor(places).astype(np.intp)
         upper_weight = places - lower
@@ -42,29 +43,30 @@ class Axis(NamedTuple):
         voxel, place = np.arange(len(places))[:, None], np.arange(places.shape[1])
         at = lower - lower[:, :1]
         weights[voxel, place, at] = 1 - upper_weight
-        above = np.minimum(at + 1, width - 1)  # beyond the width its weight is 0
+        above = np.minimum(at + 1, width - 1)  # outside the field the weight is 0
         weights[voxel, place, above] += upper_weight
         weights[(places < 0) | (places > size - 1)] = 0
         return cls(lower[:, 0], last, weights)
 
     @property
     def width(self) -> int:
-        """How many voxels of the field a voxel of the grid looks at."""
+        """Number of voxels of the field that a voxel of the grid samples."""
         return int(self.weights.shape[2])
 
 
 def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray[np.float32]:
-    """Return the share of the places in each voxel of a grid at which a field is positive.
+    """Return the share of the sampling points in each voxel of a grid where a field is positive.
 
-    Only voxels that look at values of both signs are interpolated. The tables of weights are
-    multiplied axis by axis, which takes far fewer steps than 8 neighbors for each place.
+    Only voxels that sample values of both signs are interpolated. The weights are applied axis by
+    axis, which takes far fewer operations than eight neighbors for each point.
 
     Args:
-        values: The field; outside of it nothing is positive.
-        axes: The places along each of its axes.
+        values: The field, which is not positive anywhere outside.
+        axes: The sampling points along each of its axes.
 
     Returns:
-        Shape of the grid. A sum has one order, so the same bits come back on every processor.
+        The shares, shape of the grid. Sums have a fixed order, so every processor gives the same
+        bits.
     """
     # Transposed: scans are stored slice by slice.
     values, axes = np.ascontiguousarray(values.T), list(axes)[::-1]
@@ -91,7 +93,7 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
 
 
 def _joined(bone: NDArray[np.bool_], axis: Axis, number: int, join: np.ufunc) -> NDArray[np.bool_]:
-    """Return what the voxels that the grid looks at come to along one axis."""
+    """Return the reduction over the voxels that the grid samples along one axis."""
     top = bone.shape[number] - 1
     index = np.clip(axis.first, 0, top)  # the border of a field contains no bone
     joined = bone.take(index, axis=number)
@@ -104,7 +106,7 @@ def _joined(bone: NDArray[np.bool_], axis: Axis, number: int, join: np.ufunc) ->
 def _padded(
     values: NDArray[np.int8], axes: Sequence[Axis]
 ) -> tuple[NDArray[np.int8], tuple[int, ...]]:
-    """Return a field with room for all that is looked at, and how far it was shifted."""
+    """Return a field padded to all sampled voxels, and the shift of its origin."""
     before = [max(0, -int(axis.first.min())) for axis in axes]
     after = [
         max(0, int(axis.first.max()) + axis.width - size)

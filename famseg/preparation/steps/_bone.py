@@ -1,4 +1,4 @@
-"""Detection of bone: by Hounsfield units, by Otsu's method, or from a mask."""
+"""Segmentation of bone by Hounsfield units, by Otsu's method, or from a mask."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from famseg.preparation.sources import chosen_labels
 
 Mask = NDArray[np.bool_]
 
-_TISSUE_HU = -500.0  # half air, half skin; foam rubber and hair have less
+_TISSUE_HU = -500.0  # between air and skin; foam and hair lie below
 _SOFT_HU = 40.0  # brain and muscle
 _SOLID_HU = 1000.0  # cortical bone, somewhat blurred
-_WORKING_MM = 2.0  # fine enough for what is decided on tissue: the table, the threshold
-_SOLID_CORE_MM = 6.0  # a radius: thicker than shells of tables, skulls and plastics
+_WORKING_MM = 2.0  # fine enough for decisions on tissue: the table, the threshold
+_SOLID_CORE_MM = 6.0  # radius; shells of tables, plastics and skulls are thinner
 _SOLID_SHARE = 0.3  # share of the tissue in solid cores: 0.9 in a head, 0.1 in a dry skull
-_MOST_BONE = 0.6  # of all voxels; tight boxes around skulls hold a quarter
+_MOST_BONE = 0.6  # share of all voxels; in tight boxes around skulls it is a quarter
 
 
 class Scale(NamedTuple):
-    """The meaning of the values of a scan.
+    """Reference values on the scale of a scan.
 
     Args:
-        tissue: Above it lies the body, below it air.
-        soft: The tissue around bone.
-        threshold: Bone lies above it.
-        solid: Bone without anything else in its voxel.
+        tissue: Threshold between air and the body.
+        soft: Value of the soft tissue around bone.
+        threshold: Threshold of bone.
+        solid: Value of voxels that are completely bone.
     """
 
     tissue: float
@@ -42,12 +42,12 @@ class Scale(NamedTuple):
 
 
 class Bone(NamedTuple):
-    """The bone of a scan.
+    """The segmented bone of a scan.
 
     Args:
-        mask: Shape of the scan.
-        scale: What values mean; None for masks.
-        notes: What looked strange, one sentence each.
+        mask: Mask with the shape of the scan.
+        scale: Reference values of the scan; None for masks.
+        notes: Unusual properties, one sentence each.
     """
 
     mask: Mask
@@ -66,18 +66,18 @@ def find_bone(
 
     Args:
         values: The scan, shape ``(X, Y, Z)``, finite.
-        kind: What its values are.
+        kind: Kind of its values.
         spacing_mm: Edge of a voxel along each axis.
         settings: Thresholds, and which label of a label map is the skull.
-        segments: Names of labels as the file states them; None takes all labels.
+        segments: Names of labels as stated in the file; None takes all labels.
 
     Returns:
-        Bone, not cleaned. Masks: the rule of `famseg.datasets.prepare_transform`, and a background
-        other than 0 is noted.
+        The bone before cleaning. Masks follow the rule of `famseg.datasets.prepare_transform`, and
+        a background other than 0 is noted.
 
     Raises:
-        InputError: If there is no bone, or hardly anything else, or a label map leaves open which
-            label is the skull.
+        InputError: If there is no bone or hardly anything else, or if it is not clear which label
+            of a label map is the skull.
     """
     if kind == "mask":
         labeled: tuple[str, ...] = ()
@@ -104,8 +104,9 @@ def find_bone(
 def mask_of(values: NDArray[Any]) -> tuple[Mask, tuple[str, ...]]:
     """Return where a mask is set, and notes on an unusual coding.
 
-    Whole numbers: all but the background, which is 0 or, where 0 does not occur or two values are
-    all there is, the lowest value. Fractions: above half of the highest.
+    For whole numbers, everything except the background is set. The background is 0 or, if 0 does
+    not occur or there are only two values, the lowest value. Fractions are set above half of the
+    highest value.
 
     Example:
         >>> mask_of(np.array([[[0, 255, 255]]]))[0].tolist()
@@ -136,7 +137,7 @@ def mask_of(values: NDArray[Any]) -> tuple[Mask, tuple[str, ...]]:
 
 
 def _whole(values: NDArray[Any]) -> bool:
-    # In slabs: a copy of the whole volume is not needed for this.
+    # In slabs, to avoid a copy of the whole volume.
     return all(bool((slab == np.round(slab)).all()) for slab in values)
 
 
@@ -158,11 +159,11 @@ def _hounsfield(settings: Settings) -> tuple[Scale, tuple[str, ...]]:
 def _otsu_scale(
     values: NDArray[Any], spacing_mm: tuple[float, float, float], threshold: float | None
 ) -> tuple[Scale, tuple[str, ...]]:
-    """Return the scale of values without one.
+    """Return the reference values of a scan without Hounsfield units.
 
-    Otsu's threshold of all values parts the head from air, whatever lies in it. A second one among
-    the values of the head parts bone from soft tissue. It is not used for a dry skull, whose head
-    is bone alone: there it would part dense from less dense bone.
+    Otsu's threshold (IEEE Trans. SMC 9, 1979) of all values separates the head from air. A second
+    threshold, of the values in the head, separates bone from soft tissue. It is not used for a dry
+    skull, which contains only bone: there it would separate dense bone from less dense bone.
     """
     steps = working_steps(spacing_mm)
     sample = np.asarray(values[:: steps[0], :: steps[1], :: steps[2]], dtype=np.float32)
@@ -176,7 +177,7 @@ def _otsu_scale(
         how = f"{found:.4g}, found by Otsu's method: check the result"
     else:
         found, how = threshold, f"the given {threshold:g}"
-    # A threshold given by the user may be outside the range that was found.
+    # A user-defined threshold may be outside the range that was found.
     scale = Scale(
         min(tissue, found),
         min(float(np.median(soft)), np.nextafter(found, -np.inf)),
@@ -198,9 +199,9 @@ def working_steps(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int
 
 
 def solid_core(body: Mask, spacing_mm: Sequence[float]) -> Mask:
-    """Return where a ball of 6 mm fits into the body; nothing if the body is all shells.
+    """Return where a ball of 6 mm radius fits into the body; empty if the body is only shells.
 
-    The body is assumed to continue outside the volume.
+    This is a morphological opening; the body is assumed to continue outside the volume.
     """
     empty = np.zeros_like(body)
     if not body.any() or body.all():
@@ -213,15 +214,16 @@ def solid_core(body: Mask, spacing_mm: Sequence[float]) -> Mask:
 
 
 def within_mm(mask: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:
-    """Return where a mask is no farther than a small radius, as its distance map would tell.
+    """Return all voxels within a small radius of a mask, with the same result as a distance map.
 
-    The squared distance is put together axis by axis, but only as far as the radius reaches: for a
-    few voxels that is several times as fast as the map.
+    The squared distance is computed axis by axis, as in the distance transform of Felzenszwalb and
+    Huttenlocher (2012), but only within the radius. For a radius of a few voxels this is several
+    times as fast as the map.
 
     Args:
-        mask: Any number of axes.
+        mask: Mask with any number of axes.
         spacing_mm: Edge of a voxel along each axis.
-        radius_mm: How far.
+        radius_mm: The radius.
     """
     squared = np.where(mask, np.float32(0), np.float32(np.inf))
     for axis, edge in enumerate(spacing_mm):
@@ -237,16 +239,16 @@ def within_mm(mask: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask
 
 
 def distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-    """Return the distance of every voxel to a mask that is not empty, in mm.
+    """Return the distance of every voxel to a nonempty mask in mm.
 
-    Within the mask it is 0 at its outermost voxels and negative farther inside.
+    It is 0 at the outermost voxels of the mask and negative farther inside.
 
     Args:
-        mask: Any number of axes.
+        mask: Mask with any number of axes.
         spacing_mm: Edge of a voxel along each axis.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(mask).view(np.uint8))
-    image.SetSpacing([float(s) for s in spacing_mm][::-1])  # the last axis is the image's first
+    image.SetSpacing([float(s) for s in spacing_mm][::-1])  # ITK reverses the order of axes
     transform = sitk.SignedMaurerDistanceMapImageFilter()
     transform.SetNumberOfThreads(1)
     transform.SquaredDistanceOff()
@@ -257,7 +259,7 @@ def distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
 def _otsu(values: NDArray[np.float32]) -> float:
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.SetNumberOfThreads(1)
-    # Rare bright voxels (metal) would compress all others into a few bins of the histogram.
+    # Few very bright voxels (metal) would compress all others into a few bins of the histogram.
     low, high = np.percentile(values, [0.1, 99.9])
     otsu.Execute(sitk.GetImageFromArray(np.clip(values, low, high).reshape(1, -1)))
     return float(otsu.GetThreshold())

@@ -1,4 +1,4 @@
-"""Checks of a prepared skull: a cut vault, a defect of the vault, implausible sizes."""
+"""Checks of a prepared skull: a truncated vault, a defect of the vault, implausible sizes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from famseg.datasets.defects import vault_middle
 from famseg.preparation.steps._bone import Mask
 from famseg.preparation.steps._clean import Spacing
 
-# Of bone at the border of the scan. A whole head shows 0.3; one that is cut 12 where it just lost
-# its skin, 30 three millimeters deeper, 50 at the widest.
+# Area of bone at the border of the scan. A whole head shows 0.3; a truncated one 12 if only its
+# skin is missing, 30 if it is cut three millimeters deeper, and 50 at the widest level.
 _EXPOSED_CM2 = 5.0
-_DRY_SHARE = 0.5  # share of the columns that end in bone: there is no skin
-_FLATTEST_RADIUS_MM = 120.0  # of curvature at a vertex
+_DRY_SHARE = 0.5  # share of the columns that end in bone, above which there is no skin
+_FLATTEST_RADIUS_MM = 120.0  # radius of curvature at a vertex
 _RAYS = 6000
-# Below are orbits and nose: of ten whole heads none has a hole of 2 cm2 above -15 degrees, one with
-# a defect of the forehead has one of 6 to 9. The middle of a cut vault lies lower and sees more.
+# Orbits and nose lie below. Of ten intact heads, none has a hole of 2 cm2 above -15 degrees; a head
+# with a defect of the forehead has one of 6 to 9 cm2. The center of a truncated vault lies lower,
+# so that more openings are visible from it.
 LOWEST_DEG, _LOWEST_CUT_DEG = -15.0, 10.0
 _NEIGHBOURS = 8
-_BOX_MM = ((100.0, 190.0), (120.0, 240.0), (60.0, 400.0))  # along right, front and top
+_BOX_MM = ((100.0, 190.0), (120.0, 240.0), (60.0, 400.0))  # to the right, front and top
 _VOLUME_ML = (200.0, 1600.0)
 
 
 class Hole(NamedTuple):
-    """The largest defect of a vault.
+    """The largest defect in a vault.
 
     Args:
         area_cm2: Its area on the vault.
-        elevation_deg: Angle of its middle above the horizontal, seen from the vault's middle.
-        azimuth_deg: Angle of its middle from the front, positive to the right.
+        elevation_deg: Angle of its center above the horizontal, seen from the center of the vault.
+        azimuth_deg: Angle of its center from the front, positive to the right.
     """
 
     area_cm2: float
@@ -43,7 +44,7 @@ class Hole(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Where it is, in words.
+        """Location of the defect in words.
 
         Example:
             >>> Hole(9.0, 30.0, -100.0).where
@@ -63,23 +64,23 @@ class Hole(NamedTuple):
 def truncated_vault(
     skull: Mask, spacing_mm: Spacing, values: NDArray[Any] | None = None, tissue: float = 0.0
 ) -> bool:
-    """Return whether the vault is cut off by the border of the scan.
+    """Return whether the vault is truncated by the border of the scan.
 
-    In a CT of a head, skin covers the bone: where 5 cm2 or more of bone is the highest tissue of
-    its columns, or reaches the sides of the scan above the middle of the skull, the scan ends in
-    bone. It does not matter where in the volume the scan ends (after a correction for tilt that
-    is a slope).
+    In a CT of a head, skin covers the bone. If at least 5 cm2 of bone is the highest tissue in its
+    columns, or reaches the sides of the scan above the center of the skull, the scan ends in bone.
+    This does not depend on where the scan ends in the volume, which after a tilt correction is an
+    oblique plane.
 
-    In a mask or a dry skull, a whole vault ends in a cap. A layer one voxel deep of a cap with a
-    radius of curvature r and the thickness s has an area of 2 pi r s at most, for r = 120 mm here;
-    a vault whose topmost layer (with what lies between its parts) is more than twice as large has
-    been cut.
+    In a mask or a dry skull, an intact vault ends in a cap. A layer of thickness s (one voxel) of a
+    cap with the radius of curvature r has an area of at most 2 pi r s, with r = 120 mm here. A
+    vault whose topmost layer, including the area it encloses, is more than twice as large has been
+    truncated.
 
     Args:
         skull: The cleaned skull in the voxels of the scan, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
-        values: The scan, where it shows tissue.
-        tissue: Above it lies the body.
+        values: The scan, if it shows tissue.
+        tissue: Threshold between air and the body.
     """
     if values is not None:
         highest = highest_tissue(values, tissue)
@@ -94,25 +95,25 @@ def truncated_vault(
 
 
 def highest_tissue(values: NDArray[Any], tissue: float) -> NDArray[np.intp]:
-    """Return the index of the highest voxel above ``tissue`` in each column; -1 where none is.
+    """Return the index of the highest voxel above ``tissue`` in each column; -1 if there is none.
 
     Args:
         values: The scan, shape ``(X, Y, Z)``.
-        tissue: Above it lies the body.
+        tissue: Threshold between air and the body.
 
     Returns:
         Shape ``(X, Y)``.
     """
     highest = np.full(values.shape[:2], -1, dtype=np.intp)
-    for k in range(values.shape[2]):  # in slices: scans lie in memory slice by slice
+    for k in range(values.shape[2]):  # by slice, because scans are stored slice by slice
         np.copyto(highest, k, where=values[:, :, k] > tissue)
     return highest
 
 
 def spanned(layer: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest piece of a layer, filled between its parts along an axis.
+    """Return the largest piece of a layer, with gaps along an axis filled.
 
-    A ring counts as a disc even if orbits or a defect open it.
+    A ring then becomes a disc, even if orbits or a defect open it.
     """
     labels, _ = ndimage.label(layer, structure=np.ones((3, 3)))
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
@@ -136,17 +137,17 @@ def cut_at_side(skull: Mask, spacing_mm: Spacing) -> bool:
 
 
 def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool) -> Hole | None:
-    """Return the largest defect that anatomy does not explain; None if the vault is closed.
+    """Return the largest hole that anatomy does not explain; None if the vault is closed.
 
-    Rays go from the middle of the vault to all sides above -15 degrees (of a cut vault above 10),
-    where a whole vault has no opening. Neighboring rays that meet no bone make a hole. Its area is
-    the sum over its rays of their solid angle times the squared distance of the nearest bone
-    around.
+    Rays run from the center of the vault in all directions above -15 degrees (above 10 degrees in a
+    truncated vault), where an intact vault has no foramina. Adjacent rays that meet no bone form a
+    hole. Its area is the sum over its rays of the solid angle times the squared distance of the
+    nearest surrounding bone.
 
     Args:
-        skull: 0 and 1 on the final grid, axes to the right, front and top.
+        skull: Mask of 0 and 1 on the final grid, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
-        truncated: The top is cut off: rays that leave through it are not counted.
+        truncated: Whether the top is missing; rays that leave through it are then not counted.
     """
     middle = vault_middle(skull)
     lowest_deg = _LOWEST_CUT_DEG if truncated else LOWEST_DEG
@@ -178,7 +179,7 @@ def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
 
 
 def dome_rays(lowest_deg: float) -> NDArray[np.float64]:
-    """Return directions spread evenly over all above an elevation, shape ``(N, 3)``."""
+    """Return directions spread evenly above an elevation (Fibonacci lattice), shape ``(N, 3)``."""
     lowest = np.sin(np.deg2rad(lowest_deg))
     up = lowest + (1 - lowest) * (np.arange(_RAYS) + 0.5) / _RAYS
     around = np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS)  # the golden angle
@@ -192,7 +193,7 @@ def first_bone(
     rays: NDArray[np.float64],
     spacing: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the distance in mm to the first bone on each ray, infinite if there is none."""
+    """Return the distance to the first bone on each ray in mm; infinity if there is none."""
     step = float(spacing.min()) / 2
     found = np.full(len(rays), np.inf)
     for start, distances, bone in along_rays(skull, middle, rays, spacing, step):
@@ -208,22 +209,22 @@ def along_rays(
     spacing: NDArray[np.float64],
     step_mm: float,
 ) -> Iterator[tuple[int, NDArray[np.float64], Mask]]:
-    """Yield where rays run through bone, 500 at a time: they hold a million places on 256^3.
+    """Yield where rays pass through bone, for 500 rays (a million points on 256^3) at a time.
 
     Args:
-        skull: 0 and 1.
-        middle: Where all rays begin, as an index.
-        rays: Directions, shape ``(N, 3)``.
+        skull: Mask of 0 and 1.
+        middle: Common origin of the rays, as an index.
+        rays: Directions of the rays, shape ``(N, 3)``.
         spacing: Edge of a voxel along each axis in mm.
-        step_mm: From place to place on a ray.
+        step_mm: Distance between points on a ray.
 
     Yields:
-        The number of the first ray, the distances of the places in mm, and whether they are bone,
-        shape ``(500, places)``.
+        The number of the first ray, the distances of the points in mm, and whether they are in
+        bone, shape ``(500, places)``.
     """
     farthest = np.maximum(middle, np.array(skull.shape) - 1 - middle)
     distances = np.arange(0, float(np.linalg.norm(farthest * spacing)) + step_mm, step_mm)
-    padded = np.pad(skull != 0, 1)  # places beyond the grid fall on its border
+    padded = np.pad(skull != 0, 1)  # points outside the grid are clipped to its border
     flat = padded.ravel()
     for start in range(0, len(rays), 500):
         part, at = rays[start : start + 500], np.intp(0)
@@ -235,14 +236,14 @@ def along_rays(
 
 
 def implausible(volume_ml: float, box_mm: tuple[float, float, float]) -> list[str]:
-    """Return one sentence for each implausible size of a skull.
+    """Return one sentence for each implausible dimension of a skull.
 
-    The bounds hold for the vault and face of children and adults; what lies outside of them is
-    more often a wrong spacing, threshold or file than a head.
+    The bounds cover the vault and face of children and adults. Values outside of them are usually
+    due to a wrong spacing, threshold or file.
 
     Args:
-        volume_ml: Bone.
-        box_mm: Edges of the box around it along right, front and top.
+        volume_ml: Volume of the bone.
+        box_mm: Extent of its bounding box to the right, front and top.
     """
     notes = []
     low, high = _VOLUME_ML

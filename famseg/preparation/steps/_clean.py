@@ -1,4 +1,4 @@
-"""Reduction of the bone of a scan to the skull, without table, holder, neck and loose pieces."""
+"""Removal of table, head holder, neck and loose pieces from the bone of a scan."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PIECE_ML = 0.1  # smaller pieces are noise and are not counted
 _HEAD_PIECE_ML = 10.0  # the vertex belongs to a piece of at least this size
 _SMALLEST_SKULL_ML = 20.0
 _SECOND_HEAD = 0.5  # of the largest piece
-_REACH_MM = 10.0  # from the solid core of the head: nose and ears are within
-_TURN_MM = 60.0  # reserve below the cut for a tilted head, before it is set upright
+_REACH_MM = 10.0  # distance from the solid core of the head that includes nose and ears
+_TURN_MM = 60.0  # margin below the cut for a tilted head that is turned upright later
 _LARGEST_CAVITY_ML = 20.0  # the cranial cavity has 1400 ml, a large frontal sinus 15
-_ON_VAULT_MM = 3.0  # above the vertex: the roof of a vault is not even
+_ON_VAULT_MM = 3.0  # above the vertex, since the top of a vault is uneven
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 Spacing = tuple[float, float, float]
@@ -37,14 +37,14 @@ Box = tuple[slice, slice, slice]
 
 
 class Cleaned(NamedTuple):
-    """One skull in the voxels of its scan.
+    """A cleaned skull in the voxels of its scan.
 
     Args:
-        mask: The skull, shape of the scan.
-        removed_ml: Bone that was removed, by reason.
-        components: Pieces of at least 0.1 ml before all but the largest were removed.
-        notes: What to look at, one sentence each.
-        findings: What lay next to the head.
+        mask: Mask of the skull with the shape of the scan.
+        removed_ml: Volume of the bone that was removed, by reason.
+        components: Number of pieces of at least 0.1 ml before all but the largest were removed.
+        notes: Warnings, one sentence each.
+        findings: Findings about objects next to the head.
     """
 
     mask: Mask
@@ -54,7 +54,7 @@ class Cleaned(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
-# Long because of its docstring, which describes the four steps in their order.
+# Long because of its docstring, which describes the four steps in order.
 def clean_bone(
     bone: Bone,
     values: NDArray[Any],
@@ -65,29 +65,30 @@ def clean_bone(
 ) -> Cleaned:
     """Reduce the bone of a scan to the skull.
 
-    1. Table and holder: bone outside the envelope of the head goes. The envelope is the largest
-       solid body of tissue (a ball of 6 mm fits in, which shells of tables and holders do not
-       allow even where they touch the skin) and what hangs on it within 10 mm. Plates that leave
-       the body go with what of them touches it (`surroundings`). Masks and dry skulls have no
-       tissue; there a table is a loose piece.
-    2. Neck: what lies far below the vertex is cut off roughly, so that a spine cannot be taken for
-       the largest piece. The exact cut is made on the final grid. The vertex is bone of a closed
-       vault (`vault_top`), and what stands on it goes, too.
-    3. Loose pieces: all but the largest piece go (26-connected).
-    4. Cavities are filled as `Settings.holes` says.
+    1. Table and head holder: bone outside the envelope of the head is removed. The envelope is the
+       largest solid body of tissue, into which a ball of 6 mm fits, and everything connected to it
+       within 10 mm. The shells of tables and holders are too thin for the ball, even where they
+       touch the skin. Plates that extend from the body are removed together with their parts that
+       touch it (`surroundings`). Masks and dry skulls have no tissue; there a table is a loose
+       piece.
+    2. Neck: bone far below the vertex is cut off roughly, so that a spine is not mistaken for the
+       largest piece. The exact cut is made on the final grid. The vertex is the top of a closed
+       vault (`vault_top`), and bone above it is removed, too.
+    3. Loose pieces: all but the largest piece (26-connected) are removed.
+    4. Cavities are filled according to `Settings.holes`.
 
     Args:
-        bone: Bone of the scan; its mask is not kept.
+        bone: Bone of the scan; its mask is overwritten.
         values: The scan, shape ``(X, Y, Z)``, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
-        settings: What to cut and to fill.
-        hounsfield: Whether values are HU, so that metal can be told.
+        settings: Settings of the cut and of the filling.
+        hounsfield: Whether values are in HU, so that metal can be identified.
 
     Returns:
         The skull in the voxels of the scan.
 
     Raises:
-        InputError: If no piece is large enough for a skull.
+        InputError: If no piece is large enough to be a skull.
     """
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     total = np.count_nonzero(bone.mask)
@@ -169,13 +170,13 @@ def _piece_notes(sizes_ml: list[float], counted: int) -> list[str]:
 
 
 def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
-    """Return the head with its air cells, in the voxels of the scan; None if all is shells.
+    """Return the head with its air cells in the voxels of the scan; None if all tissue is shells.
 
-    It is found on about 2 mm: skin lies between bone and its border everywhere.
+    A resolution of about 2 mm suffices, since skin lies between bone and the border everywhere.
 
     Args:
-        body: Of the scan.
-        shape: Of the scan.
+        body: The body in the scan.
+        shape: Shape of the scan.
     """
     core = body.core
     if not core.any():
@@ -183,15 +184,15 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     labels, count = ndimage.label(core)
     if count > 1:
         core = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    # Closed, as the front wall of a large frontal sinus is a shell with air behind it.
+    # Closing includes the front wall of a large frontal sinus, a shell with air behind it.
     closed = without_hollows(filled_slices(core), body.spacing_mm)
     head = body.tissue & within_mm(closed, body.spacing_mm, _REACH_MM)
-    labels, _ = ndimage.label(head)  # a table within reach goes unless it hangs on the head
+    labels, _ = ndimage.label(head)  # removes a table unless it is connected to the head
     head = np.isin(labels, np.unique(labels[core]))
     head = filled_slices(head)
-    # The sample of a voxel's block may be air where its skin is tissue.
+    # The sample of a block may be air although the skin in it is tissue.
     head = ndimage.binary_dilation(head)
-    turned = head.T  # scans are stored slice by slice, and so are the arrays combined with them
+    turned = head.T  # scans are stored slice by slice, like the arrays combined with them
     for axis, step in enumerate(body.steps[::-1]):
         turned = np.repeat(turned, step, axis=axis)
     whole: Mask = turned.T[: shape[0], : shape[1], : shape[2]]
@@ -199,12 +200,12 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
 
 
 class _Pieces(NamedTuple):
-    """The connected pieces of bone, connected also by corners.
+    """The connected components of bone (26-connected).
 
     Args:
-        box: Where it lies.
-        labels: Number of the piece of each voxel of the box, from 1 on; 0 for no bone.
-        sizes: Voxels of each, the first for no bone.
+        box: Bounding box of the bone.
+        labels: Number of the piece of each voxel in the box, starting at 1; 0 for no bone.
+        sizes: Number of voxels of each piece; the first entry counts voxels without bone.
     """
 
     box: Box
@@ -213,7 +214,7 @@ class _Pieces(NamedTuple):
 
     @classmethod
     def of(cls, mask: Mask) -> _Pieces:
-        """Split a mask into its connected pieces.
+        """Find the connected components of a mask.
 
         Raises:
             InputError: If it is empty.
@@ -221,7 +222,7 @@ class _Pieces(NamedTuple):
         if not mask.any():
             raise InputError("no bone in the head: is this a CT of a head? Try a lower threshold")
         box = bounding_box(mask)
-        turned = mask[box].T  # scans lie in memory slice by slice
+        turned = mask[box].T  # scans are stored slice by slice
         labels, count = ndimage.label(turned, structure=_FULL)
         return cls(box, labels.T, np.bincount(labels[turned], minlength=count + 1))
 
@@ -232,13 +233,13 @@ def _between(
     """Return the mask without objects on the vault and without bone far below the vertex.
 
     Args:
-        mask: Bone, without table.
-        pieces: Of it.
+        mask: Bone without the table.
+        pieces: Its connected components.
         spacing_mm: Edge of a voxel along each axis.
-        height_mm: How far below the vertex bone is kept.
+        height_mm: Height below the vertex within which bone is kept.
 
     Returns:
-        The mask, and how many voxels were removed above and below.
+        The mask, and the numbers of voxels that were removed above and below.
     """
     vertex = _vertex(pieces, spacing_mm)
     highest = vertex + 1 + round(_ON_VAULT_MM / spacing_mm[2])
@@ -252,7 +253,7 @@ def _between(
 
 
 def _vertex(pieces: _Pieces, spacing_mm: Spacing) -> int:
-    """Return the layer of the vertex: of a closed vault, else the top of the pieces of note."""
+    """Return the layer of the vertex: the top of a closed vault, else that of the large pieces."""
     sizes_ml = pieces.sizes * np.prod(spacing_mm) / 1000
     places = [place[::-1] for place in ndimage.find_objects(pieces.labels.T)]
     large = [i for i, ml in enumerate(sizes_ml[1:]) if ml >= _HEAD_PIECE_ML]
@@ -267,7 +268,7 @@ def _vertex(pieces: _Pieces, spacing_mm: Spacing) -> int:
 
 
 def _largest(mask: Mask, pieces: _Pieces, voxel_ml: float) -> tuple[Mask, list[float]]:
-    """Return the largest piece and the sizes of all in ml, falling."""
+    """Return the largest piece and the volumes of all pieces in ml, in descending order."""
     largest = int(np.argmax(pieces.sizes))
     if pieces.sizes[largest] * voxel_ml < _SMALLEST_SKULL_ML:
         raise InputError(
@@ -292,7 +293,7 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     if reach:
         padded = _closed(padded, edges, reach / 2)
     labels, _ = ndimage.label(~padded)
-    # The first label is the outside, whose many voxels are skipped.
+    # The first label is the outside, whose many voxels need not be counted.
     within = np.flatnonzero(labels > 1)
     cavity = labels.ravel()[within]
     small = np.bincount(cavity) * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
@@ -303,13 +304,13 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
 
 
 def _closed(padded: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:
-    """Return the closing by a ball: gaps narrower than its diameter are bridged."""
+    """Return the morphological closing by a ball: gaps narrower than its diameter are bridged."""
     grown = distance_mm(padded, spacing_mm) <= radius_mm
     return np.asarray(distance_mm(~grown, spacing_mm) > radius_mm) | padded
 
 
 def bounding_box(mask: Mask) -> Box:
-    """Return the slices of the bounding box of a mask that is not empty."""
+    """Return the slices of the bounding box of a nonempty mask."""
     flat: NDArray[np.bool_] = np.any(mask, axis=2)
     ends = []
     for along in (flat.any(axis=1), flat.any(axis=0), mask.any(axis=(0, 1))):

@@ -1,4 +1,4 @@
-"""Resampling of defective skulls and implants to the grid of their skull."""
+"""Resampling of defective skulls and implants to the grid of the complete skull."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from famseg.preparation.steps._clean import fill_holes
 from famseg.preparation.steps._grid import Grid, Matrix, bone_field, coverage, to_ras
 from famseg.volumes import Volume
 
-_STRAY_SHARE = 0.05  # of an implant lies outside of the skull
+_STRAY_SHARE = 0.05  # share of an implant outside the skull
 
 Shares = NDArray[np.float32]
 
@@ -28,19 +28,19 @@ def companion_masks(
     scans: Mapping[tuple[Role, str], Scan],
     settings: Settings,
 ) -> tuple[dict[tuple[Role, str], Volume], list[str]]:
-    """Return both parts of the skull for each class of defect, and what was strange.
+    """Return both parts of the skull for each class of defect, and notes on inconsistencies.
 
-    Masks that are resampled one by one overlap or leave seams. Therefore each voxel of the skull
-    goes to the part that fills more of it, so that the parts are disjoint and make up the skull. Of
-    a class with one part alone, the other is the rest.
+    Masks that are resampled separately overlap or leave gaps. Each voxel of the skull is therefore
+    assigned to the part that fills more of it, so that the parts are disjoint and their union is
+    the skull. If a class has only one part, the other one is the rest of the skull.
 
     Args:
-        skull: 0 and 1 on the grid.
+        skull: Mask of 0 and 1 on the grid.
         shares: Share of bone in each voxel of the grid.
-        grid: Where the voxels lie.
+        grid: The voxel grid.
         to_source: Maps mm of the grid's world to mm of the scans' world.
-        scans: Parts by role and class of defect.
-        settings: Thresholds, for parts that are CTs.
+        scans: The parts by role and class of defect.
+        settings: Thresholds for parts that are CTs.
     """
     volumes: dict[tuple[Role, str], Volume] = {}
     notes: list[str] = []
@@ -53,7 +53,7 @@ def companion_masks(
                 part, odd = _part(scans[role, defect], name, grid, to_source, settings)
                 covered[role] = part
                 notes += [f"{name}: {note}" for note in odd]
-        # A missing part is what the other one leaves.
+        # A missing part is the complement of the other one.
         given = next(iter(covered.values()))
         implant = covered.get("implant", shares - given)
         defective = covered.get("defective", shares - given)
@@ -73,7 +73,7 @@ def _part(
         bone = find_bone(ras.array, scan.kind, ras.spacing_mm, settings)
     except InputError as error:
         raise InputError(*(f"{name}: {fault}" for fault in error.faults)) from error
-    # As in the skull: a cavity that is filled there and not here would count as implant.
+    # As in the skull: a cavity that is filled only there would count as implant.
     mask = fill_holes(bone.mask, ras.spacing_mm, settings)
     field = bone_field(mask, ras.affine, ras.array, bone.scale)
     return coverage(field, to_source, grid), [*scan.notes, *bone.notes]

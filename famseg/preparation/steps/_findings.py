@@ -16,10 +16,10 @@ from famseg.preparation.steps._clean import Spacing, bounding_box
 _METAL_BONE_HU = 3000.0
 _METAL_ML = 0.05
 _INNER_ML = 1.5
-_INNER_LOWEST_DEG = 10.0  # below are petrous bone and the ridges of the skull base
-_INNER_MM = 20.0  # from the inner table: the back wall of a frontal sinus lies within
-_GAP_MM = 4.0  # without bone ends the wall of the vault
-_OPEN_SHARE = 0.5  # share of the rays to the sides and the top without bone that means: not a skull
+_INNER_LOWEST_DEG = 10.0  # petrous bone and the ridges of the skull base lie below
+_INNER_MM = 20.0  # from the inner table, which includes the back wall of a frontal sinus
+_GAP_MM = 4.0  # a gap this wide ends the wall of the vault
+_OPEN_SHARE = 0.5  # not a skull if a larger share of the rays upwards and sideways meets no bone
 
 
 def size_findings(
@@ -30,14 +30,14 @@ def size_findings(
     *,
     truncated: bool,
 ) -> list[Finding]:
-    """Return findings about a size or shape unlike a skull, which exclude it from training.
+    """Return findings about an implausible size or shape, which excludes a skull from training.
 
     Args:
-        skull: 0 and 1 on the final grid.
+        skull: Mask of 0 and 1 on the final grid.
         spacing_mm: Edge of a voxel along each axis.
-        volume_ml: Bone.
-        box_mm: Edges of the box around it along right, front and top.
-        truncated: The vault is cut off by the scan.
+        volume_ml: Volume of the bone.
+        box_mm: Extent of its bounding box to the right, front and top.
+        truncated: Whether the vault is truncated by the scan.
     """
     texts = implausible(volume_ml, box_mm)
     rays = dome_rays(_INNER_LOWEST_DEG)[::4]
@@ -53,16 +53,16 @@ def size_findings(
 def vessel_findings(
     skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
 ) -> list[Finding]:
-    """Return a finding where bone-like voxels lie in the cranial cavity.
+    """Return a finding if bone-like voxels lie in the cranial cavity.
 
-    Seen from the middle of the vault, its wall is the outermost bone on a ray, up to a gap of 4 mm.
-    What lies 20 mm or more inside of the wall is contrast agent in vessels, or calcified.
+    On a ray from the center of the vault, the wall is the outermost bone, up to a gap of 4 mm.
+    Voxels that lie at least 20 mm inside the wall are contrast agent in vessels, or calcifications.
 
     Args:
-        skull: 0 and 1 on the final grid, axes to the right, front and top.
+        skull: Mask of 0 and 1 on the final grid, axes to the right, front and top.
         spacing_mm: Edge of a voxel along each axis.
-        truncated: The vault is cut off: rays start so low that they meet the skull base, and
-            nothing is said.
+        truncated: Whether the vault is truncated; rays then start so low that they meet the skull
+            base, and no finding is returned.
     """
     inner_ml = 0.0 if truncated else inner_bone_ml(skull, spacing_mm)
     if inner_ml < _INNER_ML:
@@ -76,7 +76,7 @@ def vessel_findings(
 
 
 def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
-    """Return the volume of bone in the cranial cavity above the skull base, away from its wall."""
+    """Return the volume of bone in the cranial cavity, above the skull base, away from the wall."""
     spacing = np.asarray(spacing_mm)
     rays, middle = dome_rays(_INNER_LOWEST_DEG)[::2], vault_middle(skull)
     step = float(spacing.min()) / 2
@@ -86,10 +86,10 @@ def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
     for _, distances, bone in along_rays(skull, middle, rays, spacing, step):
         ray, at = np.nonzero(bone)
         begins = np.diff(ray, prepend=-1) > 0
-        # The wall of a ray begins where its last stretch of bone does.
+        # The wall on a ray begins where its last section of bone begins.
         begins[1:] |= np.diff(at) > gap
         wall = np.zeros(len(bone), dtype=np.intp)
-        wall[ray[begins]] = at[begins]  # the last one stays
+        wall[ray[begins]] = at[begins]  # later values overwrite earlier ones
         inner = distances[at[at < wall[ray] - _INNER_MM / step]]
         total += float((inner**2).sum()) * solid_angle * step
     return total / 1000
@@ -98,14 +98,14 @@ def inner_bone_ml(skull: NDArray[np.uint8], spacing_mm: Spacing) -> float:
 def metal_findings(
     values: NDArray[Any], skull: Mask, scale: Scale | None, spacing_mm: Spacing, *, hounsfield: bool
 ) -> list[Finding]:
-    """Return a finding where metal lies in or at the bone of a CT in HU.
+    """Return a finding if metal lies in or at the bone of a CT in HU.
 
     Args:
         values: The scan, axes to the right, front and top.
-        skull: The cleaned skull in its voxels.
-        scale: What values mean.
+        skull: The cleaned skull in the voxels of the scan.
+        scale: Reference values of the scan.
         spacing_mm: Edge of a voxel along each axis.
-        hounsfield: Whether values are HU; others have no scale that metal could be told by.
+        hounsfield: Whether values are in HU; otherwise metal cannot be identified.
     """
     if scale is None or not hounsfield or float(values.max()) <= _METAL_BONE_HU:
         return []

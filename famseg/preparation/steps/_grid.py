@@ -19,20 +19,20 @@ from famseg.volumes import MAX_VOXELS, Volume
 
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float64]
-Turn = NDArray[np.float64]  # the part of a matrix without its shift, (3, 3)
+Turn = NDArray[np.float64]  # the linear part of an affine, (3, 3)
 
-_FULL_SCALE = 127  # of the int8 field
-_UNEVEN = 1.5  # slices this many times farther apart than pixels get distances, not 0 and 1
-_ABOVE_VERTEX = 1 / 16  # of the grid is left free above the vertex: 8 voxels of 128
-_SAME_VOXELS = 1e-3  # of a voxel: less than this a step, grids have the same voxels
-_MARGIN = 2  # voxels around a skull whose grid is fitted
+_FULL_SCALE = 127  # maximum of the int8 field
+_UNEVEN = 1.5  # with slices this many times farther apart than pixels, masks become distances
+_ABOVE_VERTEX = 1 / 16  # share of the grid left free above the vertex: 8 voxels of 128
+_SAME_VOXELS = 1e-3  # share of a voxel by which the steps of equal grids may differ
+_MARGIN = 2  # voxels around a skull if the grid is fitted to it
 
 
 class BoneField(NamedTuple):
-    """The depth in bone of each place: positive in bone, negative outside.
+    """A field whose zero is the surface of the bone: positive in bone, negative outside.
 
     Args:
-        values: int8, -127 to 127, linear in what lies between; the box around the bone and a border
+        values: int8, -127 to 127, interpolated linearly; the bounding box of the bone with a border
             of -127.
         affine: Maps indices to mm of the scan's world, shape ``(4, 4)``.
     """
@@ -45,8 +45,8 @@ class Grid(NamedTuple):
     """The voxel grid of a result.
 
     Args:
-        shape: Voxels along right, front and top.
-        affine: Maps indices to mm of the result's frame; axes along the frame's.
+        shape: Voxels to the right, front and top.
+        affine: Maps indices to mm of the result's frame, with axes parallel to those of the frame.
         vertex: Index of the layer that contains the highest bone.
     """
 
@@ -61,7 +61,7 @@ class Grid(NamedTuple):
         return x, y, z
 
     def widened(self, voxels: int) -> Grid:
-        """Return the grid with some voxels more on all sides."""
+        """Return the grid with additional voxels on all sides."""
         affine = self.affine.copy()
         affine[:3, 3] -= voxels * np.diag(affine)[:3]
         x, y, z = (n + 2 * voxels for n in self.shape)
@@ -69,9 +69,9 @@ class Grid(NamedTuple):
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Return the volume with its axes turned to the right, front and top; values stay as they are.
+    """Return the volume with its axes permuted and flipped to right, front and top.
 
-    An oblique volume stays oblique: its axes point where they point best.
+    Values are unchanged. An oblique volume stays oblique: its axes have the closest direction.
     """
     turn = nibabel.orientations.io_orientation(volume.affine)
     array = nibabel.orientations.apply_orientation(volume.array, turn)
@@ -84,19 +84,19 @@ def bone_field(
 ) -> BoneField:
     """Return the field whose zero is the surface of the bone, positive exactly in the mask.
 
-    With grey values, soft tissue is -1, the threshold 0 and solid bone 1, linear between them: the
-    grey values tell where in a voxel the surface passes. On both sides of the threshold the scale
-    is cut off, as otherwise dense bone would look thicker than bone of less density.
-
-    A mask has no such values. Where its slices lie much farther apart than its pixels, the field is
-    the distance to the outline within each slice, so that outlines of neighboring slices turn into
-    a slope instead of stairs (shape-based interpolation, Raya and Udupa, IEEE TMI 9, 1990).
+    With gray values, soft tissue is -1, the threshold 0 and solid bone 1, with linear interpolation
+    between them, so that gray values locate the surface within a voxel. The scale is clipped on
+    both sides of the threshold, because otherwise dense bone would appear thicker than less dense
+    bone. A mask has no gray values. If its slices are much farther apart than its pixels, the field
+    is the distance to the outline within each slice, so that the outlines of adjacent slices are
+    joined by a slope instead of a step (shape-based interpolation, Raya and Udupa, IEEE TMI 9,
+    1990).
 
     Args:
         mask: Cleaned bone, shape ``(X, Y, Z)``, not empty.
         affine: Maps its indices to mm.
         values: The scan, same shape.
-        scale: What its values mean.
+        scale: Reference values of the scan.
     """
     box = bounding_box(mask)
     inside = mask[box]
@@ -118,9 +118,9 @@ def _from_values(inside: Mask, values: NDArray[Any], scale: Scale) -> NDArray[np
     field = np.empty_like(inside, dtype=np.int8)
     if values.dtype in (np.int16, np.uint16):
         return _looked_up(field, inside, near, values, marks)
-    for i in range(len(field)):  # slabs: no second volume in floating point
+    for i in range(len(field)):  # in slabs, to avoid a second volume in floating point
         level = np.interp(values[i], marks, (-1.0, 0.0, 1.0))
-        level[~near[i]] = -1.0  # bone that was removed, farther away than blurred edges reach
+        level[~near[i]] = -1.0  # removed bone beyond the reach of blurred edges
         level[inside[i] & (level <= 0)] = 1.0  # filled cavities
         field[i] = _quantized(level, inside[i])
     return field
@@ -133,7 +133,7 @@ def _looked_up(
     values: NDArray[Any],
     marks: tuple[float, float, float],
 ) -> NDArray[np.int8]:
-    """Fill a field as `_from_values` says; there are few values, so each is worked out once."""
+    """Fill a field like `_from_values`, with a lookup table since there are few distinct values."""
     limits = np.iinfo(values.dtype)
     every = np.arange(limits.min, limits.max + 1)
     level = np.interp(every, marks, (-1.0, 0.0, 1.0))
@@ -143,17 +143,17 @@ def _looked_up(
     field.fill(-_FULL_SCALE)
     # Transposed: scans are stored slice by slice.
     field, inside, rim, values = field.T, inside.T, (near & ~inside).T, values.T
-    field[rim] = outer[values[rim]]  # negative values count from the end of the table
+    field[rim] = outer[values[rim]]  # negative values index from the end of the table
     field[inside] = inner[values[inside]]
     return field.T
 
 
 def _from_outlines(inside: Mask, spacing: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Return distances to the outline within the slices across the longest edge of the voxels."""
+    """Return distances to the outline within the slices perpendicular to the longest voxel edge."""
     axis = int(np.argmax(spacing))
     in_plane = np.delete(spacing, axis)
     half_pixel = float(in_plane.mean()) / 2
-    reach = 2 * float(spacing[axis])  # outlines that move farther from slice to slice keep a step
+    reach = 2 * float(spacing[axis])  # outlines that move farther between slices keep a step
     field = np.empty(inside.shape, dtype=np.int8)
     for k in range(inside.shape[axis]):
         at = tuple(k if a == axis else slice(None) for a in range(3))
@@ -167,7 +167,7 @@ def _from_outlines(inside: Mask, spacing: NDArray[np.float64]) -> NDArray[np.int
 
 
 def _quantized(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
-    """Return -1 to 1 as int8 whose sign is that of the mask."""
+    """Return values from -1 to 1 as int8, with the sign determined by the mask."""
     scaled = level * _FULL_SCALE
     whole = np.where(inside, np.clip(np.ceil(scaled), 1, None), np.clip(np.floor(scaled), None, -1))
     quantized: NDArray[np.int8] = whole.astype(np.int8)
@@ -175,7 +175,7 @@ def _quantized(level: NDArray[Any], inside: Mask) -> NDArray[np.int8]:
 
 
 def grown(mask: Mask) -> Mask:
-    """Return the mask and the voxels that touch it, corners included."""
+    """Return the mask dilated by one voxel, including corners."""
     for axis in range(3):
         wider = mask.copy(order="K")
         lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
@@ -189,18 +189,19 @@ def grown(mask: Mask) -> Mask:
 def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.float32]:
     """Return the share of every voxel of the grid that is bone.
 
-    A voxel is looked at in 1, 3 or 5 places along each edge, so that they lie about as dense as the
-    voxels of the scan. That is the anti-aliasing: a voxel of which more than half is bone is bone.
-    The numbers are odd, as two or four places cannot tell half from more than half. On the
-    grid of its scan a mask stays as it is.
+    A voxel is sampled at 1, 3 or 5 points along each edge, about as densely as the voxels of the
+    scan. This is supersampling for anti-aliasing: a voxel is bone if more than half of it is bone.
+    The numbers are odd because with two or four points exactly half may be in bone. On the grid of
+    its scan, a mask is unchanged.
 
     Args:
-        field: Bone in the voxels of the scan.
+        field: The bone field in the voxels of the scan.
         to_source: Maps mm of the result's frame to mm of the scan's world, shape ``(4, 4)``.
-        grid: Where the voxels of the result lie.
+        grid: The voxel grid of the result.
 
     Returns:
-        Shares from 0 to 1, shape of the grid. Time grows with the number of places.
+        Shares from 0 to 1, shape of the grid. Time is proportional to the number of sampling
+        points.
     """
     to_index = np.linalg.inv(field.affine) @ to_source @ grid.affine
     box = _reached(field.values.shape, to_index, grid.shape)
@@ -228,7 +229,7 @@ def coverage(field: BoneField, to_source: Matrix, grid: Grid) -> NDArray[np.floa
         for place in np.ndindex(*counts)
     ]
     near, covered = _Neighborhood.of(field, turn), shares[box]
-    for k in range(shape[0]):  # slabs: a fine grid has more voxels than the scan
+    for k in range(shape[0]):  # in slabs, since a fine grid has more voxels than the scan
         voxels = np.indices((1, *shape[1:])).reshape(3, -1)
         voxels[0] = k
         some, whole = near.bone(_mapped(voxels, turn, turn @ start + to_index[:3, 3]))
@@ -247,7 +248,7 @@ def _places(voxels: slice, count: int) -> NDArray[np.float64]:
 def _share(
     field: BoneField, voxels: NDArray[np.intp], turn: Turn, offsets: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float32]:
-    """Return the share of the places in each of the voxels ``(3, N)`` that lie in bone."""
+    """Return the share of sampling points in bone for each of the voxels ``(3, N)``."""
     inside = np.zeros(voxels.shape[1], dtype=np.float32)
     turned = _mapped(voxels, turn, np.zeros(3))
     for offset in offsets:
@@ -268,10 +269,10 @@ def _share(
 def _mapped(
     voxels: NDArray[np.intp], turn: Turn, offset: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return where voxels ``(3, N)`` lie in the scan's, summed up in one order for all of them.
+    """Map voxels ``(3, N)`` to voxels of the scan, with a fixed order of summation.
 
-    Products of matrices add up in the order that suits the processor, and a place that lies exactly
-    between bone and none would be taken for either.
+    Matrix products are summed in an order that depends on the processor, so that a point exactly on
+    the surface would be bone on some processors only.
     """
     mapped = np.zeros(voxels.shape)
     for row, out in zip(turn, mapped, strict=True):
@@ -282,12 +283,13 @@ def _mapped(
 
 
 class _Neighborhood(NamedTuple):
-    """The surroundings of each block of a field, by which most voxels of a grid are decided.
+    """The neighborhood of each block of a field, which decides most voxels of a grid.
 
     Args:
-        some: Whether there is bone in a block or a neighboring block, shape of the blocks plus 2.
-        whole: Whether there is nothing else in them.
-        edges: Voxels of the field along each edge of a block.
+        some: Whether a block or one of its neighbors contains bone; number of blocks plus 2 along
+            each axis.
+        whole: Whether they contain only bone.
+        edges: Number of voxels of the field along each edge of a block.
     """
 
     some: Mask
@@ -296,7 +298,7 @@ class _Neighborhood(NamedTuple):
 
     @classmethod
     def of(cls, field: BoneField, turn: Turn) -> _Neighborhood:
-        """Look at blocks so large that a voxel of the grid reaches no farther than the next."""
+        """Divide a field into blocks so large that voxels of the grid reach only adjacent ones."""
         reach = np.abs(turn).sum(axis=1) / 2 + 1
         edges = np.ceil(reach).astype(np.intp)
         bone = field.values > 0
@@ -305,7 +307,7 @@ class _Neighborhood(NamedTuple):
         return cls(some, whole, edges)
 
     def bone(self, places: NDArray[np.float64]) -> tuple[Mask, Mask]:
-        """Tell where there is some bone around places ``(3, N)`` and where nothing else."""
+        """Return whether points ``(3, N)`` have some bone around them, and whether only bone."""
         block = np.floor(places / self.edges[:, None]).astype(np.intp) + 1
         last = np.array(self.some.shape)[:, None] - 1
         at = tuple(np.clip(block, 0, last))
@@ -313,7 +315,7 @@ class _Neighborhood(NamedTuple):
 
 
 def _blocks(bone: Mask, edges: NDArray[np.intp], join: np.ufunc) -> Mask:
-    """Return for each block what its voxels come to; beyond the end there is no bone."""
+    """Reduce the voxels of each block; outside the field there is no bone."""
     for axis, edge in enumerate(edges):
         missing = -bone.shape[axis] % edge
         bone = np.pad(bone, [(0, missing if a == axis else 0) for a in range(3)])
@@ -331,7 +333,7 @@ def _blocks(bone: Mask, edges: NDArray[np.intp], join: np.ufunc) -> Mask:
 def _reached(
     source: tuple[int, ...], to_index: Matrix, target: tuple[int, int, int]
 ) -> tuple[slice, slice, slice]:
-    """Return the box of the grid that the field can reach."""
+    """Return the bounding box of the field in the grid."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(source) - 1)
     back = np.linalg.inv(to_index)
     places = corners @ back[:3, :3].T + back[:3, 3]
@@ -342,7 +344,7 @@ def _reached(
 
 
 def surface_points(mask: Mask, affine: Matrix) -> Points:
-    """Return the centres in mm of the mask's voxels that have a free face, shape ``(N, 3)``."""
+    """Return the centers of the mask's voxels with a free face in mm, shape ``(N, 3)``."""
     box = bounding_box(mask)
     mask = mask[box]
     inner = mask.copy(order="K")
@@ -359,18 +361,18 @@ def surface_points(mask: Mask, affine: Matrix) -> Points:
 
 
 def moved_points(points: NDArray[Any], matrix: Matrix) -> Points:
-    """Return points ``(N, 3)`` after a map of shape ``(4, 4)``."""
+    """Return points ``(N, 3)`` transformed by a matrix of shape ``(4, 4)``."""
     return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
 
 
 def upright_frame(points_mm: Points, settings: Settings) -> Matrix:
-    """Return what maps the result's frame to the scan's world, without turning the head.
+    """Return the map from the result's frame to the scan's world, without turning the head.
 
-    The vertex has z = 0; the box around what is kept is centred at x = y = 0.
+    The vertex has z = 0; the bounding box of the kept part is centered at x = y = 0.
 
     Args:
         points_mm: Surface of the skull in mm of the scan's world, shape ``(N, 3)``.
-        settings: What is cut off.
+        settings: Settings of the cut.
     """
     low, high = kept_box(points_mm, float(points_mm[:, 2].max()), settings)
     frame = np.eye(4)
@@ -379,10 +381,10 @@ def upright_frame(points_mm: Points, settings: Settings) -> Matrix:
 
 
 def on_the_voxels(to_source: Matrix, grid: Grid, source: Matrix) -> Matrix:
-    """Return a frame moved by up to half a voxel, so that a grid of equal voxels meets the scan's.
+    """Return a frame shifted by up to half a voxel, such that equal grids have common voxels.
 
-    Walls of one or two voxels would otherwise lose what falls between two layers. Voxels of another
-    size or attitude meet nowhere: the frame stays.
+    Otherwise, walls of one or two voxels would lose detail between two layers. If the voxels differ
+    in size or orientation, the frame is unchanged.
 
     Args:
         to_source: Maps mm of the result's frame to mm of the scan's world.
@@ -400,16 +402,16 @@ def on_the_voxels(to_source: Matrix, grid: Grid, source: Matrix) -> Matrix:
 def kept_box(
     points_mm: Points, vertex_mm: float, settings: Settings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the corners of the box around the points that the cut leaves.
+    """Return the corners of the bounding box of the points above the cut.
 
     Args:
         points_mm: Points in a frame whose z axis points up, shape ``(N, 3)``.
         vertex_mm: Height that ``below_vertex_mm`` is measured from.
-        settings: What is cut off.
+        settings: Settings of the cut.
     """
     if settings.crop == "vault":
         above = points_mm[points_mm[:, 2] >= vertex_mm - settings.below_vertex_mm]
-        # A template may be completely above a skull that was aligned badly.
+        # If a skull is aligned badly, all of it may lie below the cut.
         points_mm = above if len(above) else points_mm
     return points_mm.min(axis=0), points_mm.max(axis=0)
 
@@ -423,14 +425,14 @@ def make_grid(
     """Return the grid for a skull.
 
     Args:
-        box: Corners of the box around what is kept of it, in mm of the result's frame.
-        anchor: Point of the frame that goes into the middle of the grid (x, y) and into the layer
-            of the vertex (z).
+        box: Corners of the bounding box of its kept part, in mm of the result's frame.
+        anchor: Point of the frame at the center of the grid (x, y) and in the layer of the vertex
+            (z).
         source_spacing_mm: Spacing of the scan.
         settings: Size and spacing.
 
     Raises:
-        InputError: If the skull does not fit, with the numbers that would do.
+        InputError: If the skull does not fit; the message states sufficient values.
     """
     low, high = box
     spacing = np.array([settings.spacing_mm] * 3 if settings.spacing_mm else source_spacing_mm)
@@ -449,7 +451,7 @@ def make_grid(
         shape = (settings.size,) * 3
         above = round(settings.size * _ABOVE_VERTEX)
         room = np.array([(settings.size - 1) / 2] * 2 + [above, settings.size - 1 - above])
-        # Half a voxel of play: the grid is moved by whole voxels afterwards.
+        # Half a voxel of tolerance, since the grid is shifted by whole voxels afterwards.
         if (np.array([*half, up, down]) > room + 0.5).any():
             raise InputError(_too_large(high - low, [*half, up, down], settings))
     vertex = shape[2] - 1 - above

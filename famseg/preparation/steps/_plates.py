@@ -1,4 +1,4 @@
-"""Tables, holders and frames: bone-like plates that leave the body, and bodies next to the head."""
+"""Tables, head holders and frames: plates that extend from the body, and a second body."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PLATE_MM = 4.0  # how deep a plate that the head lies on may sink into its outl
 _BESIDE_MM = 25.0  # from where it leaves the body
 _METAL_TOUCHING_HU = 2000.0  # dense bone and enamel may reach it, but not at a table
 _TOUCHES_MM = 6.0
-_SECOND_SHARE = 0.3  # of the body of the head
+_SECOND_SHARE = 0.3  # share of the body of the head
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 Spacing = tuple[float, float, float]
 
 
 class Body(NamedTuple):
-    """All that is no air, on a grid of about 2 mm.
+    """Everything that is not air, on a grid of about 2 mm.
 
     Args:
-        steps: Voxels of the scan in one of this grid, along each axis.
+        steps: Voxels of the scan per voxel of this grid, along each axis.
         spacing_mm: Edge of a voxel of this grid.
-        tissue: The middle of each block is tissue.
-        core: The solid part of it (`solid_core`); empty if all is shells.
+        tissue: Whether the center of each block is tissue.
+        core: The solid part of it (`solid_core`); empty if all tissue is shells.
     """
 
     steps: tuple[int, int, int]
@@ -45,7 +45,7 @@ class Body(NamedTuple):
 
         Args:
             values: The scan, shape ``(X, Y, Z)``.
-            tissue: Above it lies the body.
+            tissue: Threshold between air and the body.
             spacing_mm: Edge of a voxel along each axis.
         """
         steps = working_steps(spacing_mm)
@@ -55,13 +55,13 @@ class Body(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What there is next to a head, on a grid of about 2 mm.
+    """Objects next to a head, on a grid of about 2 mm.
 
     Args:
-        steps: Voxels of the scan in one of this grid, along each axis.
-        plates: Plates that leave the body, with what of them touches it.
-        metal: Whether metal of the plates touches the body, as the pins of frames do.
-        second_ml: Volume of a second solid body; 0 if there is none of note.
+        steps: Voxels of the scan per voxel of this grid, along each axis.
+        plates: Plates that extend from the body, including their parts that touch it.
+        metal: Whether metal of the plates touches the body, like the pins of a frame.
+        second_ml: Volume of a second solid body; 0 if there is none of relevant size.
     """
 
     steps: tuple[int, int, int]
@@ -70,7 +70,7 @@ class Surroundings(NamedTuple):
     second_ml: float
 
     def without_plates(self, mask: Mask) -> Mask:
-        """Return a mask of the scan without the plates."""
+        """Return a mask in the voxels of the scan without the plates."""
         if not self.plates.any():
             return mask
         places = np.argwhere(self.plates)
@@ -89,18 +89,18 @@ class Surroundings(NamedTuple):
 def surroundings(
     bone: Mask, values: NDArray[Any], body: Body, *, hounsfield: bool
 ) -> Surroundings | None:
-    """Find what is not the head; None where there is no solid body.
+    """Find objects that are not part of the head; None if there is no solid body.
 
-    Skin covers all bone of a head. A piece of bone-like voxels outside of the solid body (into
-    which a ball of 6 mm fits) that reaches 15 mm away from it is a plate. Where a head lies on it,
-    skin and plate make one solid body: there the piece is followed, up to 25 mm sideways, within
-    the outermost 4 mm.
+    Skin covers all bone of a head. A piece of bone-like voxels outside the solid body (into which a
+    ball of 6 mm fits) that extends 15 mm away from it is therefore a plate. Where a head rests on
+    the plate, skin and plate form one solid body; there the piece is followed up to 25 mm sideways
+    within the outermost 4 mm.
 
     Args:
-        bone: What lies above the threshold of bone, shape ``(X, Y, Z)``.
+        bone: Voxels above the threshold of bone, shape ``(X, Y, Z)``.
         values: The scan, same shape.
-        body: Of the scan.
-        hounsfield: Whether values are HU, so that metal can be told.
+        body: The body in the scan.
+        hounsfield: Whether values are in HU, so that metal can be identified.
     """
     steps, spacing, core = body.steps, body.spacing_mm, body.core
     if not core.any() or core.all():
@@ -118,7 +118,7 @@ def surroundings(
     free = dense & ~within_mm(closed, spacing, _SKIN_MM)
     plates = _leaving(free, ~within_mm(closed, spacing, _LEAVES_MM))
     if plates.any():
-        # Where it leaves the body it may hide below a fold of the outline: follow it inwards.
+        # Where a plate leaves the body, it may lie below a fold of the outline: follow it inwards.
         near = _around(plates, spacing, _BESIDE_MM)
         rim = dense & near & within_mm(~core, spacing, _PLATE_MM)
         plates = np.asarray(ndimage.binary_propagation(plates, structure=_FULL, mask=rim | plates))
@@ -132,7 +132,7 @@ def surroundings(
 
 
 def _leaving(free: Mask, far: Mask) -> Mask:
-    """Return the pieces that reach far away."""
+    """Return the pieces that extend far from the body."""
     labels, count = ndimage.label(free, structure=_FULL)
     leaves = np.zeros(count + 1, dtype=bool)
     leaves[labels[far]] = True
@@ -141,9 +141,9 @@ def _leaving(free: Mask, far: Mask) -> Mask:
 
 
 def without_hollows(core: Mask, spacing: Sequence[float]) -> Mask:
-    """Return the body with its hollows closed: bones of the nose stand in the air of its cavity.
+    """Return the body with hollows closed, since the nasal bones are surrounded by air.
 
-    On voxels of twice the size: what is closed is 50 mm wide.
+    This is computed on voxels of twice the size, since hollows of up to 50 mm are closed.
     """
     pairs = [(0, n % 2) for n in core.shape]
     coarse = ~any_of_blocks(np.pad(~core, pairs, mode="edge"), (2, 2, 2))
@@ -155,7 +155,7 @@ def without_hollows(core: Mask, spacing: Sequence[float]) -> Mask:
 
 
 def _around(mask: Mask, spacing: Sequence[float], radius_mm: float) -> Mask:
-    """Return what is no farther than a radius from a mask, on voxels of twice the size."""
+    """Return the voxels within a radius of a mask, computed on voxels of twice the size."""
     near = within_mm(any_of_blocks(mask, (2, 2, 2)), [2 * s for s in spacing], radius_mm)
     return _doubled(near, mask.shape)
 
@@ -179,7 +179,7 @@ def filled_slices(mask: Mask) -> Mask:
 
 
 def sampled(values: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
-    """Return the middle of each block."""
+    """Return the center voxel of each block."""
     places = [
         np.minimum(np.arange(0, n, step) + step // 2, n - 1)
         for n, step in zip(values.shape, steps, strict=True)
@@ -188,8 +188,8 @@ def sampled(values: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
 
 
 def any_of_blocks(mask: Mask, steps: Sequence[int]) -> Mask:
-    """Return whether any voxel of a block is set: thin shells must not fall between samples."""
-    # The voxels that lie farthest apart in memory are joined first: that is fastest.
+    """Return whether any voxel of a block is set, so that thin shells are not missed."""
+    # The axis with the largest stride is reduced first, which is fastest.
     for axis in np.argsort(mask.strides)[::-1].tolist():
         step, n = steps[axis], mask.shape[axis]
         places = [

@@ -1,4 +1,4 @@
-"""From one scan to one aligned, checked, binary skull."""
+"""Preparation of one scan as an aligned, checked, binary skull."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from famseg.volumes import Volume
 
 _SAMPLED_POINTS = 300_000
 _LOST_SHARE = 0.02
-_PLAY = 2  # voxels that the grid may move by
+_PLAY = 2  # voxels by which the grid may be shifted
 
 
 class _Placed(NamedTuple):
     skull: NDArray[np.uint8]
-    shares: NDArray[np.float32]  # of bone in each voxel of the grid, before the cut
+    shares: NDArray[np.float32]  # share of bone in each voxel of the grid, before the cut
     grid: Grid
     to_source: Matrix
     asymmetry_mm: float | None
@@ -65,21 +65,22 @@ def prepare_scan(
     companions: Mapping[tuple[Role, str], Scan] | None = None,
     template: Volume | None = None,
 ) -> Prepared:
-    """Turn a scan into a skull on the grid, with everything that is known of its quality.
+    """Convert a scan to a skull on the grid, with all measurements and findings on its quality.
 
-    Bone is found (`find_bone`), reduced to the skull (`clean_bone`), aligned to the template if
-    there is one (`align`), and brought onto the grid in one interpolation (`coverage`). Without a
-    template the head keeps its attitude, or is put upright (`upright`), as the settings say; the
-    vertex lies at z = 0, a sixteenth of the grid below its upper end, and the box around the skull
-    is centred in x and y. With a template, skulls stand in its world, and the grid stands on it.
+    Bone is segmented (`find_bone`), reduced to the skull (`clean_bone`), aligned to the template if
+    there is one (`align`), and resampled to the grid in one interpolation (`coverage`). Without a
+    template the head keeps its pose or is turned upright (`upright`), depending on the settings.
+    The vertex is then at z = 0, a sixteenth of the grid below its upper end, and the bounding box
+    of the skull is centered in x and y. With a template, skull and grid are in the world of the
+    template.
 
     Args:
-        scan: What to prepare; it is not written to.
-        settings: How.
+        scan: The scan, which is not modified.
+        settings: Settings of the preparation.
         companions: Defective skulls and implants of the same head, by role and class of defect, in
-            the world of the scan. For each class both roles come back, disjoint, their union the
-            skull.
-        template: Mask of a skull to align to, axes to the right, front and top.
+            the world of the scan. Both roles are returned for each class; they are disjoint, and
+            their union is the skull.
+        template: Mask of the skull to align to, axes to the right, front and top.
 
     Returns:
         The skull, its companions and its quality. A CT of 512 x 512 x 300 voxels takes about
@@ -122,7 +123,7 @@ def prepare_scan(
 def _place(
     cleaned: Cleaned, ras: Volume, field: BoneField, settings: Settings, aim: Template | None
 ) -> _Placed:
-    """Bring the skull onto the grid."""
+    """Resample the skull to the grid."""
     surface = surface_points(cleaned.mask, ras.affine)
     asymmetry = None
     if aim is None:
@@ -141,8 +142,8 @@ def _place(
     grid = make_grid(box, anchor, ras.spacing_mm, settings)
     if aim is None:
         to_source = on_the_voxels(to_source, grid, ras.affine)
-    # The surface lies somewhere within its voxels: only the result tells which layer is highest.
-    # The grid then moves over what was sampled around it: nothing is interpolated twice.
+    # The surface lies within its voxels, so only the result shows which layer is highest. The grid
+    # is then shifted within the sampled margin, so that nothing is interpolated twice.
     wide = coverage(field, to_source, grid.widened(_PLAY))
     shares = _window(wide, np.zeros(3, dtype=np.intp), grid)
     skull = _cut(shares, grid, settings)
@@ -161,13 +162,13 @@ def _place(
 
 
 def _window(wide: NDArray[np.float32], steps: NDArray[np.intp], grid: Grid) -> NDArray[np.float32]:
-    """Return the shares of a grid that stands some voxels off, out of those of a widened one."""
+    """Return the shares on a grid shifted by some voxels, taken from those on a widened grid."""
     x, y, z = (slice(_PLAY + s, _PLAY + s + n) for s, n in zip(steps, grid.shape, strict=True))
     return wide[x, y, z].copy()
 
 
 def _cut(shares: NDArray[np.float32], grid: Grid, settings: Settings) -> NDArray[np.uint8]:
-    """Return the largest piece of what the grid shows above the cut."""
+    """Return the largest piece of bone in the grid above the cut."""
     mask = shares > 0.5
     mask[:, :, : _lowest(grid, settings)] = False
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
@@ -189,7 +190,7 @@ def _lowest(grid: Grid, settings: Settings) -> int:
 
 
 def _off_place(skull: NDArray[np.uint8], grid: Grid) -> NDArray[np.intp]:
-    """Return by how many voxels the skull is off its place: middle in x and y, vertex in z."""
+    """Return the offset of the skull in voxels: of its center in x and y, of its vertex in z."""
     x, y, z = bounding_box(skull.astype(bool))
     middle = [(s.start + s.stop - n) // 2 for s, n in zip((x, y), grid.shape, strict=False)]
     return np.array([*middle, z.stop - 1 - grid.vertex])
@@ -298,12 +299,12 @@ def _findings(
 def _below_and_lost(
     placed: _Placed, source: Mask, affine: Matrix, settings: Settings
 ) -> tuple[float, float]:
-    """Return the bone below the cut in ml, and the share of the rest that the grid does not show.
+    """Return the bone below the cut in ml, and the share of the rest outside the grid.
 
-    Bone is shown where its voxel of the grid or a neighbor is bone. Both are counted on a regular
-    sample of the scan's bone voxels.
+    Bone is inside if its voxel of the grid or a neighbor is bone. Both numbers are estimated from a
+    regular sample of the scan's bone voxels.
     """
-    flat = np.flatnonzero(source.T)  # turned round, as scans lie in memory slice by slice
+    flat = np.flatnonzero(source.T)  # scans are stored slice by slice
     total_ml = flat.size * abs(np.linalg.det(affine[:3, :3])) / 1000
     flat = flat[:: max(1, flat.size // _SAMPLED_POINTS)]
     points = np.stack(np.unravel_index(flat, source.T.shape), axis=1)[:, ::-1]

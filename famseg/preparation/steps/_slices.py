@@ -1,7 +1,7 @@
-"""Slices through a scan with the outline of its bone: what a threshold is judged by.
+"""Slices through a scan with the outline of its bone, by which a threshold can be judged.
 
-All are radiological, as the thumbnails are: the patient's right is on the left of axial and coronal
-slices, the front is on the right of sagittal ones.
+Like the thumbnails, they follow the radiological convention: the patient's right is on the left of
+axial and coronal slices. The front is on the right of sagittal slices.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from famseg.volumes import Volume
 VIEWS: tuple[View, ...] = get_args(View)
 
 COUNT = 24
-"""Slices of a view: the middles of as many equal layers of the box around the bone."""
+"""Number of slices in a view, spaced evenly over the bounding box of the bone."""
 
 TILE = 208
 """Pixels along each edge of a slice."""
 
 MOST_BYTES = 60_000
-"""Of the scan in one view; the JPEG is made coarser until it contains."""
+"""Largest JPEG of a view; the quality is reduced until it fits."""
 
-_MARGIN_MM = 8.0  # around the bone: its skin, and what lies on that
+_MARGIN_MM = 8.0  # around the bone, for the skin and objects on it
 _QUALITIES = (60, 45, 30, 20, 10, 5)
 _OUTLINE = (255, 196, 0)
-# Array axis of each view: from layer to layer, downwards, to the right; all three run downwards in
-# mm, but for sagittal slices, which are seen from the right: their front is on the right.
+# Array axes of each view: between layers, downwards, to the right. Coordinates decrease along all
+# three, except to the right in sagittal slices, which show the front on the right.
 _AXES: dict[View, tuple[int, int, int]] = {
     "axial": (2, 1, 0),
     "coronal": (1, 2, 0),
@@ -51,23 +51,23 @@ def slices(
     to_source: Matrix,
     skull: Volume,
 ) -> dict[View, Slices]:
-    """Cut a scan along the axes of the prepared skull, and outline the bone that was found.
+    """Return slices of a scan along the axes of the prepared skull, with the outline of the bone.
 
-    The outline is that of the cleaned bone in the voxels of the scan, above the cut of the result:
-    the result itself has the voxels of its grid, which are too coarse to judge a threshold by.
+    The outline is that of the cleaned bone in the voxels of the scan, above the cut of the result.
+    The voxels of the result itself are too coarse to judge a threshold.
 
     Args:
         values: The scan, shape ``(X, Y, Z)``.
         affine: Maps its indices to mm of its world.
-        scale: What its values mean: shown from as far below soft tissue as the threshold is above
-            it, up to solid bone. None for masks, which are shown from their least to their
-            greatest value.
-        field: The bone in the voxels of the scan.
+        scale: Reference values. The gray levels range from as far below soft tissue as the
+            threshold is above it up to solid bone. None for masks, which are shown from their
+            lowest to their highest value.
+        field: The bone field in the voxels of the scan.
         to_source: Maps mm of the skull's world to mm of the scan's.
-        skull: The result; says where to cut.
+        skull: The result, which defines the range of the slices.
 
     Returns:
-        The slices by view; all have one scale in mm a pixel.
+        The slices by view, all with the same size of pixels in mm.
     """
     x, y, z = bounding_box(skull.array.astype(bool))
     low = skull.affine[:3, 3] + (np.array([s.start for s in (x, y, z)]) - 0.5) * skull.spacing_mm
@@ -89,9 +89,9 @@ def images(shown: Slices) -> tuple[bytes, bytes]:
     """Return the slices of a view, one below the other.
 
     Returns:
-        The scan as JPEG of at most `MOST_BYTES` (the coarsest quality is taken if none holds them),
-        and the outline as PNG that is transparent elsewhere; without metadata, the same bytes for
-        the same slices.
+        The scan as a JPEG of at most `MOST_BYTES` (or the lowest quality), and the outline as a PNG
+        that is transparent elsewhere. Both are without metadata, so the same slices give the same
+        bytes.
     """
     scan = Image.fromarray(shown.gray.reshape(-1, TILE))
     for quality in _QUALITIES:
@@ -110,11 +110,11 @@ def _window(values: NDArray[Any], scale: Scale | None) -> tuple[float, float]:
     if scale is not None:
         return 2 * scale.soft - scale.threshold, scale.solid
     low, high = float(values.min()), float(values.max())
-    return low - (high - low) / 4, high + (high - low) / 2  # the outline is seen on gray
+    return low - (high - low) / 4, high + (high - low) / 2  # the outline is drawn on gray
 
 
 def _places(view: View, low: Matrix, high: Matrix, pixel_mm: float) -> Matrix:
-    """Return what maps layer, row and column to mm of the skull's world, shape ``(4, 4)``."""
+    """Return the map from layer, row and column to mm of the skull's world, shape ``(4, 4)``."""
     middle = (low + high) / 2
     layer, row, column = _AXES[view]
     matrix = np.zeros((4, 4))
@@ -129,10 +129,10 @@ def _places(view: View, low: Matrix, high: Matrix, pixel_mm: float) -> Matrix:
 
 
 def _sampled(values: NDArray[Any], to_index: Matrix, outside: float) -> NDArray[np.float32]:
-    """Return values by layer, row and column, interpolated where pixels are finer than voxels."""
-    voxels = np.linalg.norm(to_index[:3, 1:3], axis=0)  # of the scan a pixel
+    """Return values by layer, row and column, interpolated if pixels are finer than voxels."""
+    voxels = np.linalg.norm(to_index[:3, 1:3], axis=0)  # voxels of the scan per pixel
     order = 0 if voxels.min() >= 1 else 1
-    if np.count_nonzero(to_index[:3, :3]) == 3:  # not turned: an axis of the scan for each of these
+    if np.count_nonzero(to_index[:3, :3]) == 3:  # each follows one axis of the scan
         return _along_axes(values, to_index, outside, order)
     return np.asarray(
         ndimage.affine_transform(
@@ -152,14 +152,14 @@ def _sampled(values: NDArray[Any], to_index: Matrix, outside: float) -> NDArray[
 def _along_axes(
     values: NDArray[Any], to_index: Matrix, outside: float, order: int
 ) -> NDArray[np.float32]:
-    """Return the same axis by axis, where the axes of the slices are those of the scan."""
+    """Return the same computed axis by axis, if the axes of the slices are those of the scan."""
     follows = np.argmax(np.abs(to_index[:3, :3]), axis=1)  # layer, row or column
     places = [
         to_index[axis, along] * np.arange((COUNT, TILE, TILE)[along]) + to_index[axis, 3]
         for axis, along in enumerate(follows)
     ]
     beyond = []
-    # What has the fewest places for its voxels comes first, and leaves the least to go through.
+    # The axis that is reduced most comes first, which leaves the least data for the others.
     for axis in np.argsort([len(p) / n for p, n in zip(places, values.shape, strict=True)]):
         at, last = places[axis], values.shape[axis] - 1
         beyond.append((axis, (at < 0) | (at > last)))
@@ -180,7 +180,7 @@ def _along_axes(
 
 
 def _layers(values: NDArray[Any], index: NDArray[np.intp], axis: int) -> NDArray[Any]:
-    """Return layers of an array; `take` would copy all of one that lies slice by slice."""
+    """Return layers of an array; `take` would copy all of an array stored slice by slice."""
     if values.flags.c_contiguous:
         return values.take(index, axis=axis)
     before = (slice(None),) * axis
@@ -188,8 +188,8 @@ def _layers(values: NDArray[Any], index: NDArray[np.intp], axis: int) -> NDArray
 
 
 def _cut_below(bone: Mask, view: View, low: Matrix, high: Matrix, pixel_mm: float) -> None:
-    """Remove what lies below the result: it is the neck."""
-    if view != "axial":  # whose layers all lie within
+    """Remove the outline below the result, which is the neck."""
+    if view != "axial":  # axial slices all lie within the result
         middle = (low[2] + high[2]) / 2
         heights = middle - pixel_mm * (np.arange(TILE) - (TILE - 1) / 2)
         bone[:, heights < low[2]] = False

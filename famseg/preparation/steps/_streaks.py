@@ -1,4 +1,4 @@
-"""Streaks of metal: bright and dark bands across the soft tissue of the slices that hold it."""
+"""Metal artifacts: bright and dark streaks across the soft tissue in slices with metal."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _NEAR_MM = 4.0  # along the axis of the scan: slices next to metal
 def streak_findings(
     values: NDArray[Any], skull: Mask, scale: Scale | None, spacing_mm: Spacing, *, hounsfield: bool
 ) -> list[Finding]:
-    """Return a finding where metal throws streaks across what the skull encloses.
+    """Return a finding if metal causes streaks within the skull.
 
-    In slices that contain metal above 2500 HU (clips, pins, frames, plates, fillings), the values
-    of what bone encloses are looked at, 4 mm away from bone. Where more than 3 % of them are
-    neither brain nor fluid, blood or fat (-150 to 200 HU), and more than three times as many as in
-    the slices without metal, the slice has streaks; 4 mm of such slices are a finding. Streaks
-    brighter than the threshold are taken for bone, dark ones take bone away.
+    In slices that contain metal above 2500 HU (clips, pins, frames, plates, fillings), the region
+    enclosed by bone is examined at a distance of 4 mm from bone. A slice has streaks if more than 3
+    % of the values are neither brain nor fluid, blood or fat (-150 to 200 HU), and more than three
+    times as many as in slices without metal. Slices with streaks over a height of 4 mm are a
+    finding. Streaks brighter than the threshold are segmented as bone, and dark ones remove bone.
 
     Args:
         values: The scan, axes to the right, front and top.
-        skull: The cleaned skull in its voxels.
-        scale: What values mean.
+        skull: The cleaned skull in the voxels of the scan.
+        scale: Reference values of the scan.
         spacing_mm: Edge of a voxel along each axis.
-        hounsfield: Whether values are HU.
+        hounsfield: Whether values are in HU.
     """
     if scale is None or not hounsfield or float(values.max()) <= _METAL_STREAK_HU:
         return []
@@ -69,9 +69,9 @@ def streak_findings(
 
 
 def _shares(values: NDArray[Any], skull: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
-    """Return for each slice the share of what bone encloses that is no soft tissue.
+    """Return the share of the enclosed region that is not soft tissue, for each slice.
 
-    NaN where bone encloses less than 5 cm2.
+    It is NaN where bone encloses less than 5 cm2.
     """
     across = working_steps(spacing_mm)[:2]
     steps = (*across, 1)

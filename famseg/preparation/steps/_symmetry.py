@@ -1,4 +1,4 @@
-"""Heads put upright without a template: by their plane of symmetry and the base of their skull."""
+"""Turning of heads upright without a template, by the plane of symmetry and the skull base."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ from famseg.volumes import Volume
 _CELL_MM = 6.0
 _REACH_MM = 20.0
 _BORDER_MM, _MOVING_BORDER_MM = 18.0, 60.0
-_TILTS_DEG = (-20.0, -10.0, 0.0, 10.0, 20.0)  # of the plane, by leaning and by turning
+_TILTS_DEG = (-20.0, -10.0, 0.0, 10.0, 20.0)  # of the plane, leaning and turning
 _PITCHES_DEG = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0)
-_CUT_MM = (0.0, 25.0, 50.0)  # from the top of the vault, as heads are scanned
+_CUT_MM = (0.0, 25.0, 50.0)  # possible height of the missing top of a vault
 _SAMPLED = 4000  # points
-_AS_GOOD = 1.2  # times the distance of the best start: a second one is followed
-_FAR_DEG = 15.0  # nearer starts lead to the same plane; of nodding, whose minimum is flat, any may
+_AS_GOOD = 1.2  # a second start is refined if its distance is at most this many times the best
+_FAR_DEG = 15.0  # closer starts lead to the same plane
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 class Upright(NamedTuple):
-    """An attitude that was found.
+    """The pose of a head that was turned upright.
 
     Args:
         to_source: Maps mm of the upright frame to mm of the scan's world: a rigid motion, shape
-            ``(4, 4)``. The frame's x is across the plane of symmetry, to the right; z points up.
-        asymmetry_mm: Root mean square distance of the surface's mirror image to the surface, at
-            most 20 mm each.
+            ``(4, 4)``. The x axis of the frame is perpendicular to the plane of symmetry and points
+            to the right; z points up.
+        asymmetry_mm: Root mean square distance of the surface's mirror image to the surface, with
+            distances truncated at 20 mm.
     """
 
     to_source: Matrix
@@ -51,21 +52,22 @@ class Upright(NamedTuple):
 
 
 def upright(surface_mm: Points) -> Upright:
-    """Find how a head has to be turned to stand upright.
+    """Find the rotation that turns a head upright.
 
-    1. Leaning and turning: SimpleITK lays the mirror image of the surface onto the surface (mean
-       square of the difference of two distance maps on 6 mm, cut off at 20 mm, `Euler3DTransform`).
-       The plane halfway between is the plane of symmetry.
-    2. Nodding: the surface, its plane upright, is laid onto a phantom without asymmetry. All of
-       the phantom's surface pulls; as vaults are round, it is the base that tells how far a head
-       nods. Only the turn about the axis across the plane is taken of this motion.
+    1. Leaning and turning: SimpleITK aligns the mirror image of the surface to the surface (mean
+       squared difference of two distance maps on a grid of 6 mm, truncated at 20 mm,
+       `Euler3DTransform`). The plane halfway between them is the plane of symmetry.
+    2. Nodding: the surface, with its plane upright, is aligned to a symmetric phantom. The whole
+       surface of the phantom contributes, but since vaults are round, it is the skull base that
+       determines the angle of nodding. Only the rotation about the axis perpendicular to the plane
+       is used.
 
     Args:
         surface_mm: Surface of the skull in mm of its scan's world, shape ``(N, 3)``, axes roughly
             to the right, front and top.
 
     Returns:
-        The attitude. Takes a second or two; the same surface gives the same attitude.
+        The pose. This takes one or two seconds; the same surface gives the same pose.
     """
     surface = _thinned(surface_mm)
     frame = _plane(surface)
@@ -78,7 +80,7 @@ def upright(surface_mm: Points) -> Upright:
 
 
 def _thinned(points: Points, cell_mm: float = 2.0) -> Points:
-    """Return one point of each cell: fine scans have a million."""
+    """Return one point per cell, since fine scans have a million points."""
     cells = np.floor((points - points.min(axis=0)) / cell_mm).astype(np.int64)
     shape = cells.max(axis=0) + 1
     _, first = np.unique(np.ravel_multi_index(tuple(cells.T), tuple(shape)), return_index=True)
@@ -86,8 +88,8 @@ def _thinned(points: Points, cell_mm: float = 2.0) -> Points:
 
 
 def _plane(surface: Points) -> Matrix:
-    """Return what maps a frame whose x is across the plane of symmetry to the world."""
-    middle = surface.mean(axis=0)  # lies in the plane, but for what is asymmetric
+    """Return the map to the world from a frame whose x is normal to the plane of symmetry."""
+    middle = surface.mean(axis=0)  # lies in the plane, except for asymmetries
     centred = surface - middle
     maps = (
         surface_map(centred * [-1, 1, 1], _CELL_MM, _BORDER_MM),
@@ -97,12 +99,12 @@ def _plane(surface: Points) -> Matrix:
     for roll, yaw in product(np.deg2rad(_TILTS_DEG), repeat=2):
         turn = _turned(roll, yaw)
         start = sitk.Euler3DTransform()
-        # A head that is tilted by `turn` has a mirror image tilted the other way.
+        # The mirror image of a head tilted by `turn` is tilted by the opposite angle.
         start.SetMatrix((turn @ _MIRROR[:3, :3] @ turn.T @ _MIRROR[:3, :3]).ravel().tolist(), 1e-6)
         starts.append((_distance_mm(centred * [-1, 1, 1], start, maps[1]), start))
     motion = matrix_of(_followed(starts, maps, _FAR_DEG)) @ _MIRROR
     values, vectors = np.linalg.eigh((motion[:3, :3] + motion[:3, :3].T) / 2)
-    across = vectors[:, np.argmin(values)]  # the axis that is turned round
+    across = vectors[:, np.argmin(values)]  # the axis that is reversed
     across = across * np.sign(across[0])
     front = np.array([0.0, 1.0, 0.0]) - across[1] * across
     front /= np.linalg.norm(front)
@@ -119,7 +121,7 @@ def _turned(roll: float, yaw: float) -> NDArray[np.float64]:
 
 
 def _pitch(standing: Points) -> float:
-    """Return by how many radians a head nods whose plane of symmetry stands upright."""
+    """Return the angle of nodding in radians of a head whose plane of symmetry is upright."""
     template = _phantom()
     maps = (
         surface_map(template.surface, _CELL_MM, _BORDER_MM),
@@ -138,7 +140,7 @@ def _followed(
     maps: tuple[sitk.Image, sitk.Image],
     far_deg: float,
 ) -> sitk.Transform:
-    """Follow the best start, and the next best that is about as good and turned far enough."""
+    """Refine the best start, and the next best that is about as good and different enough."""
     ranked = sorted(starts, key=lambda s: s[0])
     least, first = ranked[0]
     back = np.linalg.inv(matrix_of(first))
@@ -153,7 +155,7 @@ def _followed(
 
 @cache
 def _phantom() -> Template:
-    """Return a phantom that is its own mirror image."""
+    """Return a mirror-symmetric phantom."""
     spacing = 3.5
     mask = phantom(0, 0, 64)
     affine = np.diag([spacing, spacing, spacing, 1.0])
@@ -167,10 +169,10 @@ def _asymmetry_mm(standing: Points) -> float:
 
 
 def _distance_mm(points: Points, motion: sitk.Transform, image: sitk.Image) -> float:
-    """Return the root mean square of a distance map at points after a motion.
+    """Return the root mean square of a distance map at transformed points.
 
-    A regular sample of the points is looked at: SimpleITK's own evaluation looks at all of a map,
-    and takes fifty times as long.
+    This uses a regular sample of the points. SimpleITK would evaluate the whole map, which takes
+    fifty times as long.
     """
     sample = moved_points(points[:: max(1, len(points) // _SAMPLED)], matrix_of(motion))
     index = (sample - np.array(image.GetOrigin())) / np.array(image.GetSpacing())

@@ -1,4 +1,4 @@
-"""The vertex: bone of a closed vault, not the highest thing that is as dense as bone."""
+"""The vertex: the top of a closed vault, not the highest object as dense as bone."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from famseg.preparation.steps._plates import Spacing, any_of_blocks
 
 Indices = NDArray[np.intp]
 
-_CAVITY_CM2 = 10.0  # that bone encloses in a layer: a vertebra or a jaw encloses less
-_CLOSED_SHARE = 0.5  # of the columns above that cavity end in bone
+_CAVITY_CM2 = 10.0  # area enclosed by bone in a layer; a vertebra or a jaw encloses less
+_CLOSED_SHARE = 0.5  # share of the columns above that cavity that end in bone
 _GAP_MM = 4.0
-_THICKEST_MM = 20.0  # of a roof; what is thicker has something standing on it
-_ROOF_CM2, _ROOF_MM = 5.0, 6.0  # a roof has as much of its area in its uppermost millimeters
-_PEAK_CM2 = 1.0  # less, higher up in them, is a pin or noise
+_THICKEST_MM = 20.0  # of a roof; thicker bone includes an object on top
+_ROOF_CM2, _ROOF_MM = 5.0, 6.0  # a roof has this much of its area in its uppermost millimeters
+_PEAK_CM2 = 1.0  # a smaller area at the top of these is a pin or noise
 
 
 def vault_top(mask: Mask, spacing_mm: Spacing) -> int | None:
     """Return the layer of the vertex of a skull.
 
-    From above, the first layer in which bone encloses 10 cm2 lies below the roof of the cranial
-    cavity. Of each column above the cavity the first bone counts, up to a gap of 4 mm and unless it
-    is thicker than 20 mm. The vertex is the top of the highest 6 mm that contain 5 cm2 of that
-    roof.
+    Searching from the top, the first layer in which bone encloses 10 cm2 lies below the roof of the
+    cranial cavity. In each column above the cavity, the first bone up to a gap of 4 mm belongs to
+    the roof, unless it is thicker than 20 mm. The vertex is the top of the highest 6 mm that
+    contain 5 cm2 of that roof.
 
     Args:
         mask: A piece of bone, axes to the right, front and top, not empty.
         spacing_mm: Edge of a voxel along each axis.
 
     Returns:
-        Index of the layer; None where no layer encloses a cavity, or nothing closes it above.
+        Index of the layer; None if no layer encloses a cavity, or the cavity is open at the top.
     """
     steps = working_steps(spacing_mm)
     small = any_of_blocks(mask, (steps[0], steps[1], 1))
@@ -52,7 +52,7 @@ def vault_top(mask: Mask, spacing_mm: Spacing) -> int | None:
 
 
 def _highest(tops: Indices, pixel_cm2: float, layer_mm: float) -> int | None:
-    """Return the top of the highest layers that contain enough of a roof's ``tops``."""
+    """Return the top of the highest layers that contain enough of the ``tops`` of a roof."""
     falling = np.sort(tops)[::-1]
     most, least = (max(1, round(cm2 / pixel_cm2)) for cm2 in (_ROOF_CM2, _PEAK_CM2))
     within = falling[: 1 - most or None] - falling[most - 1 :] <= _ROOF_MM / layer_mm
@@ -62,16 +62,16 @@ def _highest(tops: Indices, pixel_cm2: float, layer_mm: float) -> int | None:
 
 
 def _cavity(layer: Mask) -> Mask:
-    """Return the largest region of a layer that bone encloses."""
+    """Return the largest region of a layer that is enclosed by bone."""
     labels, count = ndimage.label(np.pad(~layer, 1, constant_values=True))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[[0, labels[0, 0]]] = 0  # bone, and what is outside
+    sizes[[0, labels[0, 0]]] = 0  # bone, and the outside
     enclosed: Mask = labels[1:-1, 1:-1] == np.argmax(sizes)
     return enclosed if sizes.max() > 0 else np.zeros_like(layer)
 
 
 def _roof(columns: Mask, layer_mm: float) -> Indices:
-    """Return where the first bone of each column ends, of those ``(N, Z)`` that are thin enough."""
+    """Return where the first bone ends in each of the columns ``(N, Z)`` that is thin enough."""
     gap, thickest = max(1, round(_GAP_MM / layer_mm)), _THICKEST_MM / layer_mm
     tops = []
     for column in columns:

@@ -40,7 +40,7 @@ def test_a_sphere_has_the_diameter_drawn() -> None:
     assert body.inside(grid(20)).sum() == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.01)
 
 
-def test_a_box_has_the_edges_drawn_in_a_random_attitude() -> None:
+def test_a_box_has_the_edges_drawn_in_a_random_orientation() -> None:
     defect = BoxDefect(size_mm=(20.0, 20.0))
     drawn = [defect.draw(np.random.default_rng(seed), UP).inside(grid(20)) for seed in (0, 1)]
     assert drawn[0].sum() == pytest.approx(20**3, rel=0.05)

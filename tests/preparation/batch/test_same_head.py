@@ -27,7 +27,7 @@ HEIGHT_MM = 150.0
 
 
 def turned(volume: Volume, degrees: tuple[float, float, float]) -> Volume:
-    """The head in another attitude, resampled, and cut at the same height below its vertex."""
+    """The head in another pose, resampled, and cut at the same height below its vertex."""
     spacing = volume.spacing_mm[0]
     turn = Rotation.from_rotvec(np.deg2rad(degrees)).as_matrix()
     size = int(1.25 * volume.array.shape[0])
@@ -55,7 +55,7 @@ def angle_deg(matrix: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("degrees", [(15, 0, 0), (-15, 0, 0), (0, 12, 0), (8, 6, -10)])
-def test_the_attitude_is_found(degrees: tuple[float, float, float]) -> None:
+def test_the_pose_is_found(degrees: tuple[float, float, float]) -> None:
     one = head(0)
     fixed, moving = as_head(one), as_head(turned(one, degrees))
     motion = refined(moving, fixed, aligned(moving, fixed))
