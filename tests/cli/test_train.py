@@ -178,6 +178,7 @@ def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
     assert (folder / "evaluation" / "summary.json").stat().st_mtime_ns > before
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> None:
     command = ["-m", "famseg", *TRAIN, "lambda=0"]

@@ -163,6 +163,7 @@ def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
     assert f"MLflow store http://127.0.0.1:{port} is back" in second
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_runs_are_listed_by_lambda_as_a_number(shown, page):
     page.goto(shown["compare"].replace("&compareRunsMode=CHART", ""))
@@ -256,6 +257,7 @@ def test_the_comparison_opens_with_its_charts(shown, page):
     assert points.locator(".scatterlayer .point").count() == len(LAMBDAS)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_images_have_a_slider_over_the_steps_and_open_at_the_last(shown, page):
     page.goto(shown["compare"])

@@ -176,6 +176,7 @@ def test_print_shows_the_still_and_no_controls(shown):
     assert not shown.locator(".viewer-still").is_visible()
 
 
+@pytest.mark.nightly
 def test_a_phone_needs_no_sideways_scrolling(browser, report):
     phone = browser.new_page(viewport={"width": 390, "height": 844})
     phone.goto(report.as_uri())
@@ -184,7 +185,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser, report):
     phone.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_no_serious_barrier_is_found(browser, report, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     # axe is a script from outside, which the page's own policy forbids.

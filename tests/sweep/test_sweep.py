@@ -97,6 +97,7 @@ def test_a_signal_saves_what_runs_and_ends_the_sweep(tmp_path: Path) -> None:
     assert not trial.is_running()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_halving_trains_the_best_to_the_end_and_names_what_failed(tmp_path: Path) -> None:
     out = tmp_path / "sweep"

@@ -130,6 +130,7 @@ def test_a_server_that_hangs_from_the_start_holds_up_nothing(monkeypatch, caplog
     assert "entries were not sent. The run folder has them." in caplog.messages[-1]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_server_that_is_frozen_for_a_while_gets_all_in_order(uri):
     port = _ui._free_port("127.0.0.1", 0)
