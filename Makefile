@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# The tests start some hundred processes, which would otherwise compile famseg again and again.
+export PYTHONDONTWRITEBYTECODE :=
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
