@@ -49,8 +49,8 @@ def _as_typed(
 ) -> dict[str, Entry]:
     """Return the keys of a section, as typed where only a text is expected.
 
-    A key that the section does not have is judged by the rivals: with ``root`` a section becomes one
-    of the kind ``folder``.
+    A key that the section does not have is judged by the rivals: with ``root`` a section becomes
+    one of the kind ``folder``.
     """
     keys = dict(entry.keys)
     for name, given in keys.items():
