@@ -117,7 +117,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         return stack
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Log numbers; the total that `Trainer` calls loss, under its name beside its parts.
+        """Log numbers; the total that `Trainer` calls loss is logged as total, with its parts.
 
         Args:
             logs: The numbers.

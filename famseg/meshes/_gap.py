@@ -155,7 +155,7 @@ def separated(
 
 
 def cut_gap(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
-    """Cut bone and gap off an implant, until the measured gap is what was asked for.
+    """Subtract bone and gap from an implant until the measured gap is the requested one.
 
     Args:
         solid: The implant; may overlap the bone.

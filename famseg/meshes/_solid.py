@@ -114,7 +114,7 @@ def subtract(mesh: Mesh, *others: Mesh) -> Mesh:
 
 
 def intersect(*meshes: Mesh) -> Mesh:
-    """Return what all of some solids enclose; empty if they have nothing in common.
+    """Return the intersection of solids; empty if they do not overlap.
 
     Raises:
         ValueError: If one of them is not the mesh of a solid, or none is given.

@@ -28,8 +28,8 @@ def calibrate(
 ) -> tuple[CoarseNetwork, float]:
     """Choose the threshold with the best mean DSC, then fit the confidence to the DSC at it.
 
-    Every process must call; each looks at its share of the cases. Takes about a second of one core
-    per case with the built-in model.
+    Every process must call it; each evaluates its share of the cases. Takes about a second of one
+    core per case with the built-in model.
 
     Args:
         network: The network.

@@ -84,12 +84,13 @@ def fit(
 ) -> Fitted:
     """Make an implant fit its defect.
 
-    Films on sound bone and fillings of its pores go. Pieces of 0.1 ml and a twentieth of the
-    largest stay. Where the implant is thinner than asked for it grows inwards, so that its outer
-    surface remains flush with the skull. The mesh is the smooth surface of implant and adjoining
-    bone together, off which bone and gap are cut: at the edge it neither rounds off nor steps.
-    Then goes what bone is in the way of when it is put in, and the rim where it runs out thinner
-    than asked for. The mask is what that mesh encloses.
+    Thin films on intact bone and fillings of its pores are removed. Pieces of at least 0.1 ml and a
+    twentieth of the largest are kept. Where the implant is thinner than requested, it grows
+    inwards, so that its outer surface remains flush with the skull. The mesh is the smooth surface
+    of the union of implant and adjoining bone, from which bone and gap are subtracted: this avoids
+    rounding and steps at the edge. Then parts that would collide with bone on insertion are
+    removed, and the rim where it is thinner than requested. The mask contains the voxels inside the
+    mesh.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.

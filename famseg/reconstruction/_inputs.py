@@ -81,10 +81,10 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
 
     Returns:
         The skulls, named by their files or folders as ``famseg prepare`` names them, in the order
-        of the paths; a number is added to a name that is there already.
+        of the paths; a number is appended to duplicate names.
 
     Raises:
-        InputError: One line for each path that is not there, or holds nothing of the kind.
+        InputError: One line for each path that is missing or contains no skull.
     """
     sources: list[tuple[Source, Kind]] = []
     refused: list[Refused] = []

@@ -81,7 +81,7 @@ class Tracker:
         """Start a run, or resume one.
 
         Database and experiment are created if they are missing, which several processes may do at
-        once. Waits until the run is there, for a server at most 5 s: one that is slow opens it
+        once. Waits until the run exists, for a server at most 5 s: with a slow server it is opened
         later. If the store does not answer, there is one warning; the run is created later.
 
         Args:

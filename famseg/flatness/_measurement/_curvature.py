@@ -64,7 +64,7 @@ class LayerCurvature:
 
     ``H`` is the Hessian of the mean loss in the layer's weight ``W`` (``d`` rows, ``m`` columns; a
     convolution kernel as rows, its groups side by side). The trace of that product is relative
-    flatness. A product of two symmetric matrices is not symmetric, and this class stands for the
+    flatness. A product of two symmetric matrices is not symmetric, and this class represents the
     symmetric matrix
 
     .. math:: M = (A \otimes I_m)\, H\, (A \otimes I_m), \qquad A = (WW^\top)^{1/2},
@@ -260,7 +260,7 @@ class LayerCurvature:
                 ``4 k`` where these are more.
             which: Which end: ``"magnitude"``, ``"largest"`` or ``"smallest"``; the last shows
                 whether, and along what, the curvature is negative.
-            tolerance: Residual, relative to the value, at which one is as good as asked for.
+            tolerance: Residual, relative to the value, at which an eigenpair is accepted.
             max_products: Most products, at least ``k``.
             generator: Draws the start; by default always the same.
 

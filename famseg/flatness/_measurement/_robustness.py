@@ -118,7 +118,7 @@ def feature_robustness(
     length. ``"gaussian"`` has independent normal entries of variance :math:`\delta^2 / m`: the
     same length on average, spectral norm about :math:`2\delta`.
 
-    The model is in evaluation mode meanwhile; afterwards it is what it was, bit by bit: weights,
+    The model is in evaluation mode meanwhile; afterwards it is restored bit by bit: weights,
     buffers, training flags, hooks, global random state. Cost: ``1 + draws`` forward passes a batch,
     ``1 + 2 * draws`` if antithetic, and one measurement of :math:`\kappa`. Memory: ``draws`` copies
     of the weight.
