@@ -40,7 +40,7 @@ def split_subjects(
     that most of its subjects are in.
 
     Args:
-        subjects: At least one group more than there are splits asked for besides training.
+        subjects: At least one group more than there are requested splits besides training.
         validation: Share of the groups for validation, 0 to below 1.
         test: Share for the test, 0 to below 1; both together below 1.
         seed: Random seed of the split.

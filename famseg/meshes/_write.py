@@ -21,7 +21,7 @@ _MOST_FACES = 2**31 - 1
 
 
 def write_mesh(path: Path | str, mesh: Mesh | Parts, *, space: Space = "RAS") -> None:
-    """Write a mesh, or several parts, to a file whose ending says the format.
+    """Write a mesh, or several parts, to a file in the format of its suffix.
 
     ========  =====================================================================================
     ``.stl``  binary; parts become one surface; the header says ``SPACE=RAS UNIT=mm``

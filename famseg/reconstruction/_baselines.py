@@ -100,10 +100,10 @@ def _count(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def mirror_baseline() -> Baseline:
-    """Return the baseline of surgical planning: the bone of the other side.
+    """Return the baseline of surgical planning: the mirrored bone of the other side.
 
-    `mirror` does not depend on the outline, so that the last skull's is kept: it is asked for once
-    with the predicted outline and once with the true one.
+    `mirror` does not depend on the outline, so the result of the last skull is kept: it is used
+    once with the predicted outline and once with the true one.
     """
     last: list[tuple[bytes, Mask]] = []
 

@@ -39,7 +39,7 @@ class Eigenpairs:
     r"""Eigenvalues of a layer's curvature, as far as they were found.
 
     Attributes:
-        values: The eigenvalues, in the order asked for, shape ``(k,)``, float64, on the CPU.
+        values: The eigenvalues, in the requested order, shape ``(k,)``, float64, on the CPU.
         vectors: Orthonormal eigenvectors :math:`x_i` of the symmetric form, each of the weight's
             shape: ``(k, *shape)``.
         directions: Changes of the weight :math:`A x_i`, shape ``(k, *shape)``: moved along one, the
@@ -47,7 +47,7 @@ class Eigenpairs:
             :math:`(AA^\top \otimes I_m) H`.
         residuals: :math:`\lVert M x_i - \theta_i x_i\rVert`, shape ``(k,)``: an eigenvalue lies
             that close to each value.
-        converged: Which residuals are as small as asked for, shape ``(k,)``.
+        converged: Which residuals are within the tolerance, shape ``(k,)``.
         products: Number of products that were taken.
     """
 
@@ -251,9 +251,9 @@ class LayerCurvature:
     ) -> Eigenpairs:
         r"""Return eigenvalues at an end of the spectrum, with their vectors and residuals.
 
-        Block Lanczos with full reorthogonalization, ``k`` products at a time: eigenvalues that are
-        repeated are found as often as they are there. Some ten to thirty times ``k`` products where
-        the ones asked for stand apart from the others.
+        Block Lanczos with full reorthogonalization, ``k`` products at a time: repeated eigenvalues
+        are found with their multiplicity. Takes about ten to thirty times ``k`` products if the
+        requested eigenvalues are well separated from the others.
 
         Args:
             k: How many. Up to 200 vectors are held, as many as fit into 256 MB in float32, or

@@ -16,7 +16,7 @@ from famseg.flatness._measurement._table import table
 
 @dataclass(frozen=True)
 class LayerRow:
-    r"""Flatness of one layer. A number is ``None`` where it was not asked for or not found.
+    r"""Flatness of one layer. A number is ``None`` where it was not requested or not found.
 
     With ``H`` the Hessian of the mean loss in the layer's weight ``W`` (rows ``w_s``). The values
     up to `max_eigenvalue` have the unit of the loss and stay when the layer is rescaled; `trace`
@@ -82,7 +82,7 @@ class RescalingRow:
         name: Dotted name of the layer.
         factor: The factor.
         kappa: Relative flatness before.
-        kappa_after: Relative flatness after: the same but for rounding.
+        kappa_after: Relative flatness after: the same up to rounding.
         trace: ``Tr(H)`` before; ``None`` for a layer of zeros.
         trace_after: ``Tr(H)`` after: ``1 / factor**2`` of it.
     """
@@ -120,7 +120,7 @@ class Report:
         samples: Number of samples.
         batches: Number of batches that they came in.
         loss: Mean loss over the samples.
-        probes: Random probes that were asked for.
+        probes: Number of requested random probes.
         seed: Their seed.
         rows: One row a layer, in the order of their calls, those that could not be measured too.
         rescaling: One row for each layer that was measured; empty without the check.
