@@ -84,8 +84,8 @@ def split_subjects(
 def strata_of(values: Mapping[str, str]) -> dict[str, str]:
     """Return the stratum of each subject from one column of a table.
 
-    Numbers of more than four values are cut at their quartiles; all else is taken as it stands, an
-    empty cell as a stratum of its own.
+    Numbers of more than four values are cut at their quartiles; other values are used unchanged, an
+    empty cell as a separate stratum.
 
     Args:
         values: The column's cell, by subject.

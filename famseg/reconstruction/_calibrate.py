@@ -35,7 +35,7 @@ def calibrate(
         network: The network.
         cases: Map-style validation cases with ``image`` and ``implant``, ``(1, S, S, S)``.
         processes: The processes of the run; None for a single process.
-        progress: Told how many of this process's cases are done, and of how many.
+        progress: Called with the number of completed cases of this process and their total.
 
     Returns:
         The network with threshold and curve, and the mean unmasked implant DSC at the threshold.

@@ -56,9 +56,8 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
 
     Returns:
-        One per piece; None for a piece beside which the wall is not a height field, as at an orbit,
-        or
-        with fewer than 20 such pixels. Takes about 0.2 s a piece.
+        One per piece; None for a piece next to which the wall is not a height field, as at an
+        orbit, or with fewer than 20 such pixels. Takes about 0.2 s a piece.
     """
     origin = vault_middle_mm(skull, affine)
     return tuple(

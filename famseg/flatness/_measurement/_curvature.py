@@ -82,9 +82,9 @@ class LayerCurvature:
     therefore have the unit of the loss and do not move when the layer is rescaled; their sum is
     :math:`\kappa`.
 
-    The model runs in evaluation mode and in full precision, and nothing of it is changed:
-    parameters, their ``.grad``, buffers, training flags and global random state. The curvature is
-    that at the present weights; once they have changed it refuses to be used.
+    The model runs in evaluation mode and in full precision, and is not changed: parameters, their
+    ``.grad``, buffers, training flags and global random state. The curvature is that at the present
+    weights; once they have changed it refuses to be used.
 
     Cost: a vector takes a Hessian-vector product, about two plain steps of the network after the
     layer. One batch is run once, and its graph is kept as long as this object lives. Several
@@ -199,7 +199,7 @@ class LayerCurvature:
     ) -> TraceEstimate:
         r"""Estimate the trace: :math:`\kappa`, or that of the other quantities.
 
-        All methods are unbiased and say their standard error over the probes. With :math:`p`
+        All methods are unbiased and return their standard error over the probes. With :math:`p`
         products:
 
         - ``"hutchinson"`` (1990): the mean of :math:`\omega^\top M \omega` over vectors of signs,
@@ -209,10 +209,11 @@ class LayerCurvature:
         - ``"xtrace"`` (Epperly, Tropp and Webber 2024): the same with each probe left out of the
           sketch once, so that all products serve both purposes.
 
-        The last two are better by far where few eigenvalues are large, as is usual in networks; for
-        a flat spectrum the first is, by a factor of two or three in variance. Where ``products``
-        reach ``N`` the trace is taken exactly, from ``N`` products. `FAM.measure` is cheaper where
-        samples do not interact: it has probes for each sample, and this knows nothing of samples.
+        The last two are far better if few eigenvalues are large, as is usual in networks; for a
+        flat spectrum the first is better, by a factor of two or three in variance. If ``products``
+        reaches ``N``, the trace is computed exactly from ``N`` products. `FAM.measure` is cheaper
+        where samples do not interact: it has probes for each sample, whereas this trace does not
+        distinguish samples.
 
         Args:
             method: See above.
@@ -265,8 +266,8 @@ class LayerCurvature:
             generator: Draws the start; by default always the same.
 
         Returns:
-            The pairs, best first. A warning says if some did not converge; their residuals show how
-            far off they may be.
+            The pairs, best first. A warning says if some did not converge; their residuals bound
+            the error.
 
         Raises:
             FlatnessError: If an argument is wrong, or the curvature is not finite.
