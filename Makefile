@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# The tests start some hundred processes, which would otherwise compile famseg again and again.
+export PYTHONDONTWRITEBYTECODE :=
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ help:
 	@echo "make viewer  fetch what draws the interactive views of reports"
 	@echo "make wheel sbom audit licences lock image-test   for a release, see CONTRIBUTING.md"
 	@echo "make nightly  what takes long: all commands of the docs, kills, random networks, fuzzing, release checks"
-	@echo "make fuzz    give the readers what nobody would, for twice ten minutes"
+	@echo "make fuzz    feed malformed files to the file readers, for twice ten minutes"
 	@echo "make clean   remove the virtual environment and caches, not the runs"
 
 install: $(READY)
@@ -27,9 +29,10 @@ $(READY): pyproject.toml constraints.txt requirements/oracles.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "famseg needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/oracles.txt
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement requirements/oracles.txt
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
 # --resume: an interrupted training of this configuration is resumed, a finished one is reported.
@@ -42,7 +45,7 @@ train: $(READY)
 	@echo "Compare runs in the MLflow UI:  $(BIN)/famseg ui"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,7 +59,7 @@ check: lint test
 # Each part runs even where one before it has failed.
 nightly: $(RELEASE)
 	status=0; \
-	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 || status=1; \
+	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 --dist worksteal || status=1; \
 	FAMSEG_EXAMPLES=20 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
 		tests/flatness/test_random_networks.py || status=1; \
 	for part in fuzz wheel sbom audit licences; do $(MAKE) $$part || status=1; done; \

@@ -28,7 +28,7 @@ from _measure import Contestant, Spread, Step, environment, say, table, timings
 from torch.utils.data import DataLoader
 
 from famseg.datasets import Augmentation, Images, ImageSet
-from famseg.tracking import write_atomically
+from famseg.files import write_atomically
 
 TARGET = 5.0
 _EDGE, _BATCH = 32, 128

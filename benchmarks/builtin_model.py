@@ -35,9 +35,9 @@ from famseg.datasets import (
 )
 from famseg.datasets.skulls import prepare_file
 from famseg.evaluation import read_cases
+from famseg.files import write_atomically
 from famseg.metrics import score
 from famseg.reconstruction import CoarseNetwork, load_network, save_network
-from famseg.tracking import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILTIN = ROOT / "famseg" / "reconstruction" / "builtin"

@@ -49,6 +49,7 @@ from plates import SPACING, Case, Mask, Row, heads, scored, summary
 from famseg.config import load
 from famseg.datasets import WHERES, RegionDefect, inject, mean_skull_mask
 from famseg.evaluation import predicted_outline
+from famseg.files import write_atomically
 from famseg.messages import InputError
 from famseg.preparation import Scan
 from famseg.preparation.steps import bone_field
@@ -72,7 +73,6 @@ from famseg.reconstruction import (
     thin_plate,
     without_lone,
 )
-from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 
 # Settings of the reconstruction were chosen on the heads at even places, on one draw of each class.

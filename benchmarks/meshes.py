@@ -23,8 +23,8 @@ from _measure import environment, say, table
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
+from famseg.files import write_atomically
 from famseg.meshes import Mesh, distances_mm, is_manifold, simplify, surface_mesh, write_mesh
-from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -30,8 +30,8 @@ from _metrics_pairs import Pair, known, skulls
 from _metrics_runs import Run, run_alone, store
 from _metrics_scorers import Scorer, scorers
 
+from famseg.files import write_atomically
 from famseg.metrics import border
-from famseg.tracking import write_atomically
 
 _SLOW_S = 10.0  # processor time; slower contestants run once
 _NOT_THERE = "MetricsReloaded is not on PyPI: left out"

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from famseg.datasets import WHERES, RegionDefect, inject, phantom
+from famseg.files import write_atomically
 from famseg.messages import InputError
 from famseg.metrics import score
 from famseg.reconstruction import plate, refine
-from famseg.tracking import write_atomically
 from famseg.volumes import read_volume
 
 SPACING = (1.75, 1.75, 1.75)

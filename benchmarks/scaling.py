@@ -32,7 +32,8 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from famseg.config import load
-from famseg.tracking import read_metrics, write_atomically
+from famseg.files import write_atomically
+from famseg.tracking import read_metrics
 
 FITTED = ((64, 1), (64, 2), (64, 4), (96, 1), (96, 2), (128, 1))
 CHECKED = ((160, 1),)

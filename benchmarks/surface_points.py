@@ -25,8 +25,8 @@ from _measure import environment, table
 from _metrics_pairs import Known, Pair, known, skulls
 from scipy.spatial import cKDTree
 
+from famseg.files import write_atomically
 from famseg.metrics import Mask, Spacing, border, elements, loops, surface_distances
-from famseg.tracking import write_atomically
 
 Floats = npt.NDArray[np.float64]
 DISTANCES = ("HD95", "ASSD")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 DRAWN = 3  # number of validation cases in an image
 
 
-class SkullsExperiment(engine.Experiment):
-    """An experiment whose input is skulls with defects.
+class DefectExperiment(engine.Experiment):
+    """A network that is given skulls with defects.
 
     Args:
         config: The configuration of the run.

@@ -17,11 +17,11 @@ from pydantic import Field
 
 from famseg import datasets, engine, evaluation, metrics, models, objectives, reconstruction
 from famseg.config import PathText, flatten
-from famseg.files import csv_text, write_atomically
+from famseg.files import csv_text, write_atomically, write_json
 from famseg.messages import InputError, text_table
-from famseg.tracking import TrackingConfig, write_json
+from famseg.tracking import TrackingConfig
 
-from ._skulls import SkullsExperiment
+from ._skulls import DefectExperiment
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ def build(config: Config, device: torch.device) -> ImplantExperiment:
     return ImplantExperiment(config, device)
 
 
-class ImplantExperiment(SkullsExperiment):
+class ImplantExperiment(DefectExperiment):
     """Skulls with defects and a network that predicts the implants, see `build`."""
 
     key_metric = KEY_METRIC
@@ -108,8 +108,8 @@ class ImplantExperiment(SkullsExperiment):
             start_from(model, config.initial)
         self.loss = config.loss.build()
         terms = config.penalty.build(model, self.loss, seed=config.seed)
-        seed = config.data.seed
-        skulls = config.data.build(seed, progress=engine.log_progress("preparing skulls"))
+        data_seed = config.data.seed
+        skulls = config.data.build(data_seed, progress=engine.log_progress("preparing skulls"))
         skulls.require_splits()
         defects = config.defects.build()
         augmentation = config.augment.build()
@@ -126,8 +126,8 @@ class ImplantExperiment(SkullsExperiment):
                 draws=config.draws,
                 augmentation=replace(augmentation, mirror=mirror),
             ),
-            validation=datasets.ImplantCases(skulls.validation, defects, seed, "validation"),
-            tests={"set1": datasets.ImplantCases(skulls.test, defects, seed, "test")},
+            validation=datasets.ImplantCases(skulls.validation, defects, data_seed, "validation"),
+            tests={"set1": datasets.ImplantCases(skulls.test, defects, data_seed, "test")},
         )
 
     def score(self, outputs: Tensor, batch: engine.Batch) -> Sequence[engine.Row]:
@@ -144,6 +144,7 @@ class ImplantExperiment(SkullsExperiment):
             threshold=0.5,
             name=self.config.name,
             device=self.device,
+            layer=objectives.penalized_layer(self.config.penalty, "head"),
         )
 
     def evaluate(
@@ -161,7 +162,7 @@ class ImplantExperiment(SkullsExperiment):
             processes=processes,
             progress=engine.log_progress("calibrating"),
         )
-        result = self.compare(Completion(network), folder, processes=processes, save=save)
+        result = self.compare(ImplantCompletion(network), folder, processes=processes, save=save)
         rows = reconstruction.confidence_rows(network, self.tests["set1"], processes=processes)
         summary = {**result.summary, **by_class(result.rows, self.config.defects.classes)}
         summary["calibration"] = {
@@ -255,7 +256,7 @@ def score(logits: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "soft_dsc": value} for row, value in zip(hard, soft.tolist(), strict=True)]
 
 
-class Completion:
+class ImplantCompletion:
     """A calibrated network as a function from defective to complete skulls.
 
     Args:

@@ -16,7 +16,7 @@ from pydantic import Field
 from famseg import datasets, engine, evaluation, metrics, models, objectives
 from famseg.config import flatten
 
-from ._skulls import SkullsExperiment
+from ._skulls import DefectExperiment
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def build(config: Config, device: torch.device) -> SkullExperiment:
     return SkullExperiment(config, device)
 
 
-class SkullExperiment(SkullsExperiment):
+class SkullExperiment(DefectExperiment):
     """Skulls with defects and a network that completes them, see `build`."""
 
     key_metric = KEY_METRIC
@@ -74,8 +74,8 @@ class SkullExperiment(SkullsExperiment):
         model = config.model.build(size=config.data.size)
         self.loss = config.loss.build()
         terms = config.penalty.build(model, self.loss, seed=config.seed)
-        seed = config.data.seed
-        skulls = config.data.build(seed, progress=engine.log_progress("preparing skulls"))
+        data_seed = config.data.seed
+        skulls = config.data.build(data_seed, progress=engine.log_progress("preparing skulls"))
         skulls.require_splits()
         defects = config.defects.build()
         super().__init__(
@@ -86,9 +86,11 @@ class SkullExperiment(SkullsExperiment):
             train=datasets.TrainingSet(
                 skulls.train, defects["train"], config.seed, mirror=config.data.mirror
             ),
-            validation=datasets.EvaluationSet(skulls.validation, defects["set1"], seed, "set1"),
+            validation=datasets.EvaluationSet(
+                skulls.validation, defects["set1"], data_seed, "set1"
+            ),
             tests={
-                name: datasets.EvaluationSet(skulls.test, defects[name], seed, name)
+                name: datasets.EvaluationSet(skulls.test, defects[name], data_seed, name)
                 for name in ("set1", "set2")
             },
         )
@@ -107,7 +109,7 @@ class SkullExperiment(SkullsExperiment):
         save: engine.Saved | None = None,
     ) -> Mapping[str, Any]:
         """Evaluate the network and the baselines on both sets of defects."""
-        predict = Completion(model, self.device)
+        predict = SkullCompletion(model, self.device)
         return self.compare(predict, folder, processes=processes, save=save).summary
 
     def test_metrics(self, summary: Mapping[str, Any]) -> Mapping[str, float]:
@@ -130,12 +132,12 @@ class SkullExperiment(SkullsExperiment):
         )
 
     def completed(self, model: nn.Module, item: Mapping[str, Any]) -> tuple[Mask, str]:
-        """Return the completed skull of a case, and its score as text."""
-        output: Mask = Completion(model, self.device)(item["image"][None])[0, 0].numpy()
+        """Return the completed skull of a case, and its score in words."""
+        output: Mask = SkullCompletion(model, self.device)(item["image"][None])[0, 0].numpy()
         return output, f"DSC {metrics.dice(output, item['label'][0].numpy() > 0):.3f}"
 
 
-class Completion:
+class SkullCompletion:
     """A trained network as a function from defective to complete skulls.
 
     Args:

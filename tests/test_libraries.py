@@ -42,6 +42,7 @@ def _python(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_monai_offers_what_a_plain_import_of_it_does() -> None:
     plain = "import monai, json, importlib\nNAMES = {}\n"

@@ -18,18 +18,11 @@ from famseg.datasets import MaskCache, SkullSubject, fetch, write_manifest
 from famseg.datasets.defects._fixed_write import _Writer
 from famseg.datasets.downloads._fetch import _Origin, _Part
 from famseg.engine import Recorder, RunConfig, recorder_of, save_checkpoint
-from famseg.files import write_atomically
+from famseg.files import write_atomically, write_json
 from famseg.messages import InputError
 from famseg.preparation.batch import Folder, alone
 from famseg.runs import RunFolder
-from famseg.tracking import (
-    LocalRecord,
-    Tracker,
-    TrackingConfig,
-    creation_lock,
-    prepare_store,
-    write_json,
-)
+from famseg.tracking import LocalRecord, Tracker, TrackingConfig, creation_lock, prepare_store
 from famseg.volumes import Volume
 
 OLD = b"somebody's letter"

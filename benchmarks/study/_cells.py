@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import environment, table
 
+from famseg.files import write_atomically
 from famseg.statistics import holm, permutation_test
-from famseg.tracking import write_atomically
 
 Row = dict[str, str | float | int]
 MARGIN = 0.01  # smaller differences in accuracy count as equivalent

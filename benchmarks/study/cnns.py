@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famseg.evaluation import calibration
+from famseg.files import write_atomically
 from famseg.flatness import FAM
-from famseg.tracking import write_atomically
 
 N, VALIDATION = 500, 2000
 CHANNELS = (16, 32, 32)

@@ -38,8 +38,8 @@ from _lbfgs import minimize
 from _networks import cross_entropy, head_flatness, measured_flatness, scores
 from torch import Tensor
 
+from famseg.files import write_atomically
 from famseg.messages import counted
-from famseg.tracking import write_atomically
 
 DATA = ("digits", "cifar", "rte")
 TITLES = {"digits": "digits", "cifar": "CIFAR-10, network features", "rte": "RTE, MiniLM pairs"}

@@ -15,8 +15,8 @@ from _cells import Row, machine, read_csv, table, to_csv
 from numpy.typing import NDArray
 from scipy import stats
 
+from famseg.files import write_atomically
 from famseg.messages import counted
-from famseg.tracking import write_atomically
 
 Values = NDArray[np.float64]
 TRAITS = {

@@ -39,8 +39,8 @@ from _cells import (
 from _data import Drawn, noisy, small_images, splits
 from _networks import Form, Recipe, scores, train, traits
 
+from famseg.files import write_atomically
 from famseg.messages import counted
-from famseg.tracking import write_atomically
 
 DATA = ("fashionmnist", "cifar10")
 NOISE = (0.2, 0.0, 0.4)

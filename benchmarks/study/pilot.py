@@ -20,8 +20,8 @@ from mlps import Condition, _first, _pool
 from torch import nn
 from torch.nn import functional as F
 
+from famseg.files import write_atomically
 from famseg.flatness import FAM
-from famseg.tracking import write_atomically
 
 SEEDS = range(5)
 # The layer, and how FAM is told.

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from _cells import decades, difference, machine, table, to_csv
 
+from famseg.files import write_atomically
 from famseg.reporting import Run, compare_runs, find_runs, markdown, summary_tables, verdict_lines
 from famseg.sweep import Request, Sweep, local_runner, plan_sweep, run_sweep
-from famseg.tracking import read_metrics, write_atomically
+from famseg.tracking import read_metrics
 
 SETTINGS = (
     *("data.subjects=60", "data.size=64", "data.spacing_mm=3.5", "data.test=0.4"),

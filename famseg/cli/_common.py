@@ -6,7 +6,7 @@ The options are short for keys: ``--device cpu`` is ``training.device=cpu``, ``-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -134,6 +134,23 @@ def seed_of(overrides: Iterable[str]) -> int:
     if not value.isdecimal():
         raise InputError(f"seed: must be a whole number of at least 0, got {value!r}.")
     return int(value)
+
+
+def refuse_options(context: typer.Context, used: Collection[str], why: str) -> None:
+    """Reject every option on the command line that has no effect.
+
+    Args:
+        context: Of the command.
+        used: Names of the parameters that have an effect.
+        why: The reason that the message gives after the option.
+    """
+    faults = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in used:
+            faults.append(f"{max(parameter.opts, key=len)}: {why}: leave it out")
+    if faults:
+        raise InputError(*faults)
 
 
 def changes_among(words: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

@@ -31,7 +31,7 @@ Examples:
 
   famseg compare runs --metric test/accuracy --metric test/loss --markdown
 
-  famseg compare runs/skull-lambda0-seed* runs/skull-lambda0.002-seed* --by case
+  famseg compare runs/skull-lambda0-seed* runs/skull-lambda0.0006-seed* --by case
 
   famseg compare runs --baseline "weight decay" --csv comparison.csv
 

@@ -34,23 +34,6 @@ def is_download(source: Path, out: Path) -> bool:
     return str(source) in DOWNLOADS and not taken
 
 
-def refuse_options(context: typer.Context, used: Collection[str], why: str) -> None:
-    """Reject every option on the command line that has no effect.
-
-    Args:
-        context: Of the command.
-        used: Names of the parameters that have an effect.
-        why: The reason that the message gives after the option.
-    """
-    faults = []
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in used:
-            faults.append(f"{max(parameter.opts, key=len)}: {why}: leave it out")
-    if faults:
-        raise InputError(*faults)
-
-
 @dataclass(frozen=True)
 class _Done:
     file: RemoteFile

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-  famseg evaluate runs/skull-lambda0.002-seed0
+  famseg evaluate runs/skull-lambda0.0006-seed0
 
-  famseg evaluate runs/skull-lambda0.002-seed0 --checkpoint last --json
+  famseg evaluate runs/skull-lambda0.0006-seed0 --checkpoint last --json
 
-  famseg evaluate runs/skull-lambda0.002-seed0 --save failed
+  famseg evaluate runs/skull-lambda0.0006-seed0 --save failed
 
-  famseg evaluate runs/skull-lambda0.002-seed0 --device cpu training.threads=4
+  famseg evaluate runs/skull-lambda0.0006-seed0 --device cpu training.threads=4
 """
 
 

@@ -18,7 +18,7 @@ Examples:
 
   famseg export runs/implant-lambda0-seed0 --format onnx --out implant-onnx
 
-  famseg export runs/skull-lambda0.002-seed0 --format torchscript --out skull --license LICENSE
+  famseg export runs/skull-lambda0.0006-seed0 --format torchscript --out skull --license LICENSE
 """
 
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-  famseg measure runs/skull-lambda0.002-seed0
+  famseg measure runs/skull-lambda0.0006-seed0
 
-  famseg measure runs/skull-lambda0.002-seed0 --layers expand,latent --samples 64
+  famseg measure runs/skull-lambda0.0006-seed0 --layers expand,latent --samples 64
 
-  famseg measure runs/skull-lambda0.002-seed0 --layers 'decode.*' --no-eigenvalues
+  famseg measure runs/skull-lambda0.0006-seed0 --layers 'decode.*' --no-eigenvalues
 
-  famseg measure runs/skull-lambda0.002-seed0 --split test/set2 --checkpoint last --json
+  famseg measure runs/skull-lambda0.0006-seed0 --split test/set2 --checkpoint last --json
 """
 
 _SPLITS = ("validation", "test", "train")
@@ -264,8 +264,7 @@ def _report(
 
 def _write(opened: Opened, report: Report, content: dict[str, Any]) -> None:
     """Write the files, report.json last: if it exists, the report is complete."""
-    from famseg.files import csv_text, write_atomically
-    from famseg.tracking import write_json
+    from famseg.files import csv_text, write_atomically, write_json
 
     folder, rows = opened.folder.flatness, report.records()
     layers = csv_text(list(rows[0]), rows, for_people=True)

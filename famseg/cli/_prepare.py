@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famseg.cli._download import USED, download, is_download, refuse_options
+from famseg.cli._common import refuse_options
+from famseg.cli._download import USED, download, is_download
 from famseg.cli._say import say
 from famseg.messages import InputError, RunError
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-  famseg report runs/skull-lambda0.002-seed0
+  famseg report runs/skull-lambda0.0006-seed0
 
-  famseg report runs/skull-lambda0.002-seed0 --out report.html
+  famseg report runs/skull-lambda0.0006-seed0 --out report.html
 
   famseg report runs
 
   famseg report implants
 
-  famseg report runs/skull-lambda0-seed* runs/skull-lambda0.002-seed* --out comparison.html
+  famseg report runs/skull-lambda0-seed* runs/skull-lambda0.0006-seed* --out comparison.html
 """
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import famseg
-from famseg.cli._common import DeviceOption, SeedOption, overrides_of
+from famseg.cli._common import DeviceOption, SeedOption, overrides_of, refuse_options
 from famseg.cli._progress import duration
 from famseg.cli._say import say, say_json
 from famseg.messages import InputError, counted
@@ -35,7 +35,6 @@ Examples:
   famseg sweep --config skull.yaml optimizer.learning_rate=1e-4,3e-4,1e-3 --halving 3 --out rates
 """
 _LIVE_ROWS = 20
-_IMAGE = f"famseg:{famseg.__version__}"
 
 
 class Backend(StrEnum):
@@ -47,8 +46,22 @@ class Backend(StrEnum):
     kubernetes = "kubernetes"
 
 
+_ONLY = {
+    "slurm_options": {Backend.slurm},
+    "address": {Backend.ray},
+    "cores": {Backend.ray, Backend.kubernetes},
+    "gpus": {Backend.ray, Backend.kubernetes},
+    "memory": {Backend.kubernetes},
+    "image": {Backend.kubernetes},
+    "claim": {Backend.kubernetes},
+    "data_claim": {Backend.kubernetes},
+}
+"""The back ends for which an option of `sweep` has an effect, if not for all."""
+
+
 # Long, and with many parameters, because each option of the command is stated here once.
 def sweep(
+    context: typer.Context,
     config: Annotated[
         str,
         typer.Option(
@@ -166,6 +179,9 @@ def sweep(
         run_sweep,
     )
 
+    idle = {name for name, backends in _ONLY.items() if backend not in backends}
+    used = {each.name for each in context.command.params if each.name} - idle
+    refuse_options(context, used, f"has no effect with --backend {backend}")
     request = Request(
         config,
         tuple(overrides_of(words, device=device, seed=seed)),
@@ -249,11 +265,12 @@ def _say_plan(plan: Sweep, jobs: int | None, *, as_json: bool) -> None:
 
 def _write_manifest(plan: Sweep, cluster: Cluster, jobs: int | None) -> None:
     """Write the manifest of a sweep, and print how to use it."""
+    from famseg.files import write_atomically
     from famseg.sweep import manifest
-    from famseg.tracking import resolve_uri, sqlite_path, write_atomically
+    from famseg.tracking import resolve_uri, sqlite_path
 
     if len(plan.stages) > 1:
-        raise InputError("--halving: needs a sweep that follows its trials: local, slurm or ray.")
+        raise InputError("--halving: is not available with --backend kubernetes.")
     path = plan.folder.path / "sweep.k8s.yaml"
     tracking = plan.config.tracking
     # Pods cannot share a database file, so runs keep their record only in their folders.

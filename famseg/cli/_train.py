@@ -29,9 +29,9 @@ Examples:
 
   famseg train --config skull.yaml --resume
 
-  famseg train --resume runs/skull-lambda0.002-seed0 training.workers=2
+  famseg train --resume runs/skull-lambda0.0006-seed0 training.workers=2
 
-  famseg train --config skull.yaml lambda=0.02 --from runs/skull-lambda0.002-seed0
+  famseg train --config skull.yaml lambda=0.02 --from runs/skull-lambda0.0006-seed0
 
   torchrun --nproc-per-node 2 -m famseg train --config skull.yaml
 """

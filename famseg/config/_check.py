@@ -205,8 +205,9 @@ def _unknown_key(spot: Spot, config: type[Strict]) -> str:
     name = str(spot.key[-1])
     own = sections(spot.owner)
     for section in own:
-        if name in section.model_fields:  # the Python name of a field with an alias
-            return f"unknown key (did you mean {section.model_fields[name].alias}?)"
+        if name in section.model_fields:  # the Python name of a field that users know by its alias
+            meant = str(section.model_fields[name].alias)
+            return f"unknown key (did you mean {dotted((*spot.key[:-1], meant))}?)"
     rivals = kinds(spot.rivals)
     owners = [
         kind
@@ -231,7 +232,7 @@ def _unknown_key(spot: Spot, config: type[Strict]) -> str:
     }
     here = near(name, known)
     if here is not None:
-        return f"unknown key (did you mean {known[here]}?)"
+        return f"unknown key (did you mean {dotted((*spot.key[:-1], known[here]))}?)"
     there = near(name, (key[-1] for key in keys), cutoff=0.8)
     if there is not None:
         return f"unknown key (did you mean {dotted(next(k for k in keys if k[-1] == there))}?)"

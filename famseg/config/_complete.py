@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -9,7 +11,9 @@ from famseg.config._entry import Entry, Fault, Place, kinds_differ, merge
 from famseg.config._sections import allows_none, alternatives, kinds, names, only_text, sections
 
 
-def complete(entry: Entry, config: type[BaseModel]) -> Entry:
+def complete(
+    entry: Entry, config: type[BaseModel], rivals: Sequence[type[BaseModel]] = ()
+) -> Entry:
     """Return ``entry`` merged into the defaults of the sections that it specifies partially.
 
     Pydantic replaces a default section as a whole. Here ``optimizer: {lr: 0.01}`` changes the rate
@@ -19,25 +23,42 @@ def complete(entry: Entry, config: type[BaseModel]) -> Entry:
     Args:
         entry: A section of the document; it is not changed.
         config: The type of the section.
+        rivals: Types of other kinds that the section may turn out to be.
     """
-    completed = dict(entry.keys)
+    completed = _as_typed(entry, config, rivals)
     for name, field in names(config).items():
         given = completed.get(name)
-        if given is not None and given.typed is not None and _expects_text(field, given):
-            completed[name] = given = given.as_text()
         if given is None or not isinstance(given.value, dict):
             continue
         base = _default(field, given.place)
         if base is not None and not kinds_differ(base, given):
             given = merge(base, given)
-        types = alternatives(field.annotation)
+        types = sections(alternatives(field.annotation))
         kind = given.keys.get("kind")
         tagged = kinds(types)
-        chosen = (
-            [tagged[str(kind.value)]] if kind and str(kind.value) in tagged else sections(types)
-        )
-        completed[name] = complete(given, chosen[0]) if len(chosen) == 1 else given
+        chosen = [tagged[str(kind.value)]] if kind and str(kind.value) in tagged else types
+        if len(chosen) == 1:
+            completed[name] = complete(given, chosen[0], types)
+        else:
+            completed[name] = Entry(_as_typed(given, None, types), given.place)
     return Entry(completed, entry.place)
+
+
+def _as_typed(
+    entry: Entry, config: type[BaseModel] | None, rivals: Sequence[type[BaseModel]]
+) -> dict[str, Entry]:
+    """Return the keys of a section, as typed where only a text is expected.
+
+    A key that the section does not have is judged by the rivals: with ``root`` a section becomes
+    one of the kind ``folder``.
+    """
+    keys = dict(entry.keys)
+    for name, given in keys.items():
+        own = [config] if config is not None and name in names(config) else rivals
+        fields = [names(each)[name] for each in own if name in names(each)]
+        if given.typed is not None and fields and all(_expects_text(f, given) for f in fields):
+            keys[name] = given.as_text()
+    return keys
 
 
 def _expects_text(field: FieldInfo, given: Entry) -> bool:

@@ -58,8 +58,8 @@ class Document:
 
         Raises:
             InputError: With every error of the document, one line each: ``skull.yaml:12:
-                penalty.weihgt: unknown key (did you mean lambda?)``. Checks across sections run
-                only if each section is valid by itself.
+                penalty.weihgt: unknown key (did you mean penalty.lambda?)``. Checks across sections
+                run only if each section is valid by itself.
         """
         root, faults = settle_lambda(complete(self.root, config))
         unread = root.unread()

@@ -45,10 +45,12 @@ class Selection:
         used: The used subjects; at least one.
         left_out: The reasons for each other subject, by id: its flags, or that it was left out by
             name.
+        included: Flags of subjects that the manifest excludes although the caller includes them.
     """
 
     used: tuple[SkullSubject, ...]
     left_out: Mapping[str, tuple[str, ...]]
+    included: tuple[str, ...] = ()
 
     def sentence(self, prefix: Prefix) -> str:
         """Return how many are left out, why, and how to use them; empty if all are used.
@@ -62,7 +64,7 @@ class Selection:
         what = "is not used as a target" if len(self.left_out) == 1 else "are not used as targets"
         return (
             f"{len(self.left_out)} of {counted(total, 'subject')} {what}: "
-            f"{_reasons(self.left_out)}.{_advice(self.left_out, prefix)}"
+            f"{_reasons(self.left_out)}.{_advice(self.left_out, prefix, self.included)}"
         )
 
 
@@ -113,11 +115,13 @@ def select_subjects(
         s.id: why for s in subjects if (why := tuple(_why(s, reasons, set(unwanted)))) != ()
     }
     used = tuple(s for s in subjects if s.id not in left_out)
+    excluded = {flag for s in subjects if s.id in left_out and s.excluded for flag in s.flags}
+    included = tuple(flag for flag in include if flag in excluded)
     if not used:
         raise InputError(
-            f"no subject is left to use: {_reasons(left_out)}.{_advice(left_out, prefix)}"
+            f"no subject is left to use: {_reasons(left_out)}.{_advice(left_out, prefix, included)}"
         )
-    return Selection(used, left_out)
+    return Selection(used, left_out, included)
 
 
 def read_subject_list(path: Path, known: Iterable[str]) -> tuple[str, ...]:
@@ -176,13 +180,14 @@ def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix) -> str:
-    """Return a sentence on how to include the subjects that were not left out by name."""
+def _advice(left_out: Mapping[str, Sequence[str]], prefix: Prefix, included: Sequence[str]) -> str:
+    """Return a sentence that says how to use the subjects that were not left out by name."""
     reasons = {reason for why in left_out.values() for reason in why}
     flags = ",".join(flag for flag in NOT_TARGETS if flag in reasons)
     steps = []
     if _EXCLUDED in reasons:
-        steps.append("famseg split --force" + (f" --include {flags}" if flags else ""))
+        wanted = ",".join(filter(None, (flags, *included)))
+        steps.append("famseg split --force" + (f" --include {wanted}" if wanted else ""))
     if flags:
         steps.append(f"--include {flags}" if prefix == "--" else f"data.include=[{flags}]")
     others = reasons - {*NOT_TARGETS, _EXCLUDED}  # the user chose the others by name

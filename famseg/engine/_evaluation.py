@@ -11,10 +11,9 @@ from torch import nn
 
 from famseg.engine._experiment import Experiment, Saved
 from famseg.engine._processes import Processes
-from famseg.files import open_to_read, read_json
+from famseg.files import open_to_read, read_json, write_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
-from famseg.tracking import write_json
 
 _BEST = "best"
 _METRICS_FILE = "metrics.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -174,7 +175,7 @@ class Fit:
         )
 
     def _time_plain_step(self, trainer: SupervisedTrainer) -> float | None:
-        """Time a step without penalty if the training has none."""
+        """Time a step without penalty if perhaps no step of the training is one."""
         objective = self.step.objective
         other = self.step.sharpness is not None or self.step.noise is not None
         if objective.weight == 0 or objective.period > 1 or other:
@@ -192,6 +193,7 @@ class Fit:
         trainer = SupervisedTrainer(
             device=self.device,
             train_data_loader=loader,
+            # MONAI requires both; the step runs the objective itself, which holds the network.
             network=self.step.objective,
             optimizer=self.step.optimizer,
             loss_function=self.step.objective,
@@ -211,7 +213,7 @@ class Fit:
     def _after_step(self, engine: Engine, stop: StopRequest) -> None:
         output, iteration = engine.state.output, engine.state.iteration
         self.state.meter.add(output)
-        penalty = None if output["penalty"] != output["penalty"] else output["penalty"]
+        penalty = None if math.isnan(output["penalty"]) else output["penalty"]
         for observer in self.observers:
             observer.stepped(iteration, loss=output["loss"], penalty=penalty)
         # Not between the forward passes of one optimizer step, since gradients are not saved. After
@@ -232,27 +234,11 @@ class Fit:
             raise Interrupted([number for number, n in zip(SIGNALS, asked, strict=True) if n][-1])
 
     def _after_epoch(self, engine: Engine, stop: StopRequest) -> None:
+        """Average, measure, save and report an epoch, in an order that a kill cannot spoil."""
         epoch = engine.state.epoch
         if self.assembly.swa is not None:
             self._average_epoch(self.assembly.swa, epoch)
-        metrics = self.state.meter.metrics(self.processes)
-        metrics["train/epoch_seconds"] = time.perf_counter() - self._epoch_began
-        if self._plain_seconds is not None:
-            metrics["train/seconds_plain_step"] = self._plain_seconds
-        metrics["train/learning_rate"] = engine.state.output["learning_rate"]
-        self.state.meter = Meter()
-        # Without synchronization each rank has its own statistics; those of rank 0 are saved.
-        self.processes.copy_from_main(self.model.buffers())
-        metrics |= self.experiment.monitor(self.model)
-        improved = False
-        if epoch % self.training.validate_every == 0 or epoch == self.training.epochs:
-            metrics |= self.validate()
-            early = self.training.early_stopping
-            improved = self.state.compare(
-                epoch,
-                metrics[f"val/{self.experiment.key_metric}"],
-                min_delta=early.min_delta if early else 0.0,
-            )
+        metrics, improved = self._measure_epoch(engine)
         self.state.note(epoch, metrics)
         self._draw(epoch)
         # In this order: after a kill between the two, the epoch is rerun with the same best.pt. In
@@ -269,6 +255,29 @@ class Fit:
             engine.terminate()
         else:
             self._pause(epoch)
+
+    def _measure_epoch(self, engine: Engine) -> tuple[dict[str, float], bool]:
+        """Return the metrics of an epoch, and whether it is the best so far."""
+        epoch = engine.state.epoch
+        metrics = self.state.meter.metrics(self.processes)
+        metrics["train/epoch_seconds"] = time.perf_counter() - self._epoch_began
+        if self._plain_seconds is not None:  # means of real steps are better, where there are any
+            metrics.setdefault("train/seconds_plain_step", self._plain_seconds)
+        metrics["train/learning_rate"] = engine.state.output["learning_rate"]
+        self.state.meter = Meter()
+        # Without synchronized statistics each process has its own; those of the first are saved.
+        self.processes.copy_from_main(self.model.buffers())
+        metrics |= self.experiment.monitor(self.model)
+        improved = False
+        if epoch % self.training.validate_every == 0 or epoch == self.training.epochs:
+            metrics |= self.validate()
+            early = self.training.early_stopping
+            improved = self.state.compare(
+                epoch,
+                metrics[f"val/{self.experiment.key_metric}"],
+                min_delta=early.min_delta if early else 0.0,
+            )
+        return metrics, improved
 
     def _pause(self, epoch: int) -> None:
         """Stop an unfinished training that has reached the epoch at which it pauses."""

@@ -13,10 +13,9 @@ from famseg.engine._checkpoint import LAST, PREVIOUS, load_checkpoint
 from famseg.engine._network import weights_hash
 from famseg.engine._processes import Processes
 from famseg.engine._rank_zero import on_main
-from famseg.files import read_json
+from famseg.files import read_json, write_json
 from famseg.messages import DAMAGED, InputError, visible
 from famseg.runs import RunFolder, open_run_folder
-from famseg.tracking import write_json
 
 KEY = "started_from"
 _SHOWN = 4  # number of listed differences between two networks

@@ -83,10 +83,13 @@ class Meter:
     def metrics(self, processes: Processes) -> dict[str, float]:
         """Return the epoch's metrics; every rank must call.
 
-        ``train/loss`` and ``train/penalty`` are means over samples, weighted by class weights if
-        the loss has them. ``_std`` are standard deviations over batches, ``train/seconds`` is the
-        time in training steps as a mean over ranks, and the two ``seconds_*_step`` are the mean
-        times of a step with and without penalty.
+        ``train/loss`` and ``train/penalty`` are means over samples (of a loss with class weights
+        the mean with these weights), ``_std`` their standard deviations over batches.
+        ``train/steps`` and ``train/seconds`` are number and time of the training steps, means over
+        processes; ``train/seconds_plain_step`` and ``train/seconds_penalised_step`` the mean time
+        of a step without and with penalty. The training adds ``train/epoch_seconds``, the time of
+        the epoch with its validation, ``train/learning_rate``, and, where every step is penalized,
+        ``train/seconds_plain_step`` of a forward and backward pass before the first epoch.
         """
         total = dict(zip(SUMS, processes.sum(list(self.sums.values())), strict=True))
         metrics = {

@@ -17,7 +17,7 @@ from famseg.engine._claim import folder_name
 from famseg.engine._config import RunConfig
 from famseg.engine._experiment import Experiment
 from famseg.engine._observer import RGBImage
-from famseg.files import read_json
+from famseg.files import read_json, write_atomically, write_json
 from famseg.messages import InputError
 from famseg.runs import RunFolder
 from famseg.tracking import (
@@ -30,8 +30,6 @@ from famseg.tracking import (
     resolve_uri,
     run_name,
     without_password,
-    write_atomically,
-    write_json,
 )
 
 _RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")

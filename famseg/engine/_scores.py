@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famseg.files import csv_text, write_atomically
+from famseg.files import csv_text, write_atomically, write_json
 from famseg.messages import InputError, text_table
-from famseg.tracking import flat_figures, write_json
+from famseg.tracking import flat_figures
 
 Row = dict[str, Any]
 Figures = dict[str, float | int | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -185,7 +185,9 @@ class TrainStep:
         least = float("inf")
         for _ in range(repeats):
             began = time.perf_counter()
-            self.objective(moved).total.backward()
+            with self._autocast():
+                total = self.objective(moved).total
+            total.backward()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             least = min(least, time.perf_counter() - began)
@@ -323,16 +325,16 @@ class TrainStep:
         )
         torch.manual_seed((self.seed << 32) + iteration * world + rank)
         self.wrapped.train()
-        autocast = (
-            torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
-            if self.precision != "fp32"
-            else nullcontext()
-        )
         if self.norm_share is not None:
             self.norm_share.counts = self._samples(iteration) > 0
-        with autocast, _sync_refused(self.objective):
+        with self._autocast(), _sync_refused(self.objective):
             terms: Terms = self.wrapped(batch)
         return terms
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
 
     def _exchange(self, iteration: int, terms: Terms) -> None:
         """Exchange the numbers of a pass with the other ranks; stop if a total is not finite."""

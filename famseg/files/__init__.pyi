@@ -12,6 +12,7 @@ from ._atomic import write_atomically as write_atomically
 from ._csv import csv_text as csv_text
 from ._json import parse_json as parse_json
 from ._json import read_json as read_json
+from ._json import write_json as write_json
 from ._tar import TAR_DAMAGED as TAR_DAMAGED
 from ._tar import open_tar as open_tar
 from ._torch_pickle import NotPlainError as NotPlainError

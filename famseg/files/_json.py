@@ -1,4 +1,4 @@
-"""Safe reading of untrusted JSON files, with one-line errors."""
+"""JSON files: safe reading of untrusted ones, with one-line errors, and atomic writing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from famseg.files._atomic import open_to_read
+from famseg.files._atomic import open_to_read, write_atomically
 from famseg.messages import InputError, visible
 
 MAX_BYTES = 64 * 2**20
@@ -72,3 +72,25 @@ def _finite(text: str) -> float:
 
 def _refused(text: str) -> NoReturn:
     raise ValueError(f"{text[:40]} is not a finite number")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file so that a kill leaves either the old file or the new one.
+
+    Args:
+        path: The file.
+        content: What JSON can hold; not finite floats are an error.
+
+    Raises:
+        ValueError: If a float in it is not finite.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.json"
+        >>> write_json(path, {"seed": 0})
+        >>> json.loads(path.read_text())
+        {'seed': 0}
+    """
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(Path(path), f"{text}\n".encode())

@@ -165,6 +165,7 @@ class FAM(nn.Module):
 
     @options.setter
     def options(self, options: Options) -> None:
+        self._check_ceiling(getattr(self, "_weight", 0.0), options)
         self._options = options
         self._free = None
 
@@ -177,12 +178,16 @@ class FAM(nn.Module):
     def weight(self, value: float) -> None:
         if not math.isfinite(value):
             raise FlatnessError(f"weight must be a finite number, got {value}.")
-        if value < 0 and self.options.ceiling is None:
+        self._check_ceiling(value, self.options)
+        self._weight = float(value)
+
+    @staticmethod
+    def _check_ceiling(weight: float, options: Options) -> None:
+        if weight < 0 and options.ceiling is None:
             raise FlatnessError(
-                f"weight is {value}: training away from flatness never stops by itself. Give "
+                f"weight is {weight}: training away from flatness never stops by itself. Give "
                 "ceiling=, the largest flatness that counts, or a weight of at least 0."
             )
-        self._weight = float(value)
 
     @property
     def period(self) -> int:
@@ -447,8 +452,8 @@ class FAM(nn.Module):
             return _plain(task, inputs, targets)
         if not plan.twice and plan.curvature != "noise":
             raise UnsupportedTailError(
-                'estimator "finite_difference" trains through second derivatives, and an operation '
-                "after the layer has none. It can only measure here. Train with "
+                "the penalty trains through second derivatives, and an operation after the layer "
+                "has none. It can only be measured here. Train with "
                 'estimator="noise", which needs no second derivatives.'
             )
         task = plan.applied_to(task)
@@ -456,19 +461,19 @@ class FAM(nn.Module):
             terms = self._noisy(task, plan, level, inputs, targets, step)
             known.upkeep.stepped(task.parts)
             return terms
-        due = self._due(level)
+        due = self._counted(level)
         if due and recorded is None and can_run_ahead(task, plan, level):
             pushed = self._pushed_ahead(task, plan, level, inputs, targets, step)
             if pushed is not None:
-                level, due = self._slowed(plan, level, pushed), False
+                level, due = self._thinned_less(plan, level, pushed), False
         found, penalty = self._taken(task, plan, level, inputs, targets, step, recorded)
-        slower = level
+        denser = level
         if due:
             pushed = push(task, found.loss, penalty, abs(self.weight) * level.every)
-            slower = self._slowed(plan, level, pushed)
-        if slower.share > level.share:  # this step itself would be too strong
+            denser = self._thinned_less(plan, level, pushed)
+        if denser.share > level.share:  # this step itself would be too strong
             recorded = found.recorded
-            found, penalty = self._taken(task, plan, slower, inputs, targets, step, recorded)
+            found, penalty = self._taken(task, plan, denser, inputs, targets, step, recorded)
         if found.doubtful:
             known.upkeep.doubt()
         known.upkeep.stepped(task.parts)
@@ -476,7 +481,7 @@ class FAM(nn.Module):
         if plan.is_free and single and not self.options.standardize:
             head = traceable(found.run, plan.noting)
             self._free = _Free(self.loss, self._cache.generation, plan.noting, Upkeep(), head)
-        return Terms(found.loss + self.weight * slower.every * penalty, found.loss, penalty)
+        return Terms(found.loss + self.weight * denser.every * penalty, found.loss, penalty)
 
     def _taken(
         self,
@@ -559,8 +564,8 @@ class FAM(nn.Module):
             samples=automatic and self.options.samples == "auto",
         )
 
-    def _due(self, level: Level) -> bool:
-        """Return whether gradients are compared at this step, and count it if it is thinned."""
+    def _counted(self, level: Level) -> bool:
+        """Count a step if it is thinned, and return whether its strength is to be measured."""
         automatic = "auto" in (self.options.every, self.options.samples)
         return automatic and self.options.estimator == "auto" and self._pace.due(level)
 
@@ -579,6 +584,7 @@ class FAM(nn.Module):
                 with torch.no_grad():
                     recorded = record(task, *given, body=plan.body)
             except RuntimeError:
+                # What fails for another reason fails again in the pass that follows.
                 return None
             found, penalty = self._taken(task, plan, level, *given, step, recorded)
             size = len(found.run.uses[0].features)
@@ -590,11 +596,11 @@ class FAM(nn.Module):
             of_loss = in_parts(task, plan, recorded, size)
         return ratio(of_penalty, of_loss, abs(self.weight) * level.every)
 
-    def _slowed(self, plan: Plan, level: Level, pushed: float) -> Level:
-        """Return the degree of thinning of a step, reduced if the penalty would dominate it."""
-        self._pace.slow_down(pushed)
-        slower = self._level(plan)
-        if slower != level:
+    def _thinned_less(self, plan: Plan, level: Level, pushed: float) -> Level:
+        """The degree of thinning of a step: a lower one where the penalty would govern it."""
+        self._pace.thin_less(pushed)
+        denser = self._level(plan)
+        if denser != level:
             _logger.info(
                 "the penalty, taken every %d steps on %.0f %% of the batch, has a gradient in "
                 "the layer's weight %.1f times as large as the loss has: from now on it is "
@@ -602,10 +608,10 @@ class FAM(nn.Module):
                 level.every,
                 100 * level.share,
                 pushed,
-                slower.every,
-                100 * slower.share,
+                denser.every,
+                100 * denser.share,
             )
-        return slower
+        return denser
 
     def _known(
         self, task: Task, inputs: Inputs, targets: object, *, step: int | None = None

@@ -50,8 +50,8 @@ class Options:
         every: Penalize only every ``every``-th step, ``every`` times as strongly, so that the mean
             gradient stays. A step is a forward pass in training, unless `FAM.seek` says otherwise.
             ``"auto"``: 1 with an estimator that was named and where a step costs nothing; else 4
-            where a part of the batch can replace it and 10 where not, fewer where the penalty is
-            strong: see `famseg.flatness._estimators._pace`.
+            where a part of the batch can replace it and 10 where not, and less where the penalty
+            is strong, so that more steps are penalized: see `famseg.flatness._estimators._pace`.
         samples: How many samples, drawn anew each time, the penalty looks at, or ``"all"``.
             ``"auto"``: all with an estimator that was named; else a quarter of the batch where
             their mean is unbiased, more where the penalty is strong.

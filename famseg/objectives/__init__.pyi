@@ -10,6 +10,7 @@ from ._config import RelativeFlatnessConfig as RelativeFlatnessConfig
 from ._config import ShapeLossConfig as ShapeLossConfig
 from ._config import TverskyConfig as TverskyConfig
 from ._config import WeightDecayConfig as WeightDecayConfig
+from ._config import penalized_layer as penalized_layer
 from ._divisor import check_parts as check_parts
 from ._divisor import divisor_of as divisor_of
 from ._jacobian import JacobianNorm as JacobianNorm

@@ -236,7 +236,7 @@ class RelativeFlatnessConfig(Strict):
         "auto",
         description="compute the penalty at every k-th step with k times the weight, which keeps "
         "the mean gradient; auto: 1 with a named estimator or where the penalty is free, else 4 "
-        "on a part of the batch and 10 on all of it, less where the penalty is strong",
+        "on a part of the batch and 10 on all of it, and a smaller k where the penalty is strong",
     )
     samples: Annotated[int, Field(gt=0)] | Literal["auto", "all"] = Field(
         "auto",
@@ -311,6 +311,21 @@ PenaltyConfig = Annotated[
     NoPenaltyConfig | RelativeFlatnessConfig | WeightDecayConfig | JacobianNormConfig,
     Field(discriminator="kind"),
 ]
+
+
+def penalized_layer(penalty: object, default: str) -> str:
+    """Return the layer that a penalty is about, the first of several.
+
+    Args:
+        penalty: A `PenaltyConfig`.
+        default: The answer for a penalty that is not about a layer, or none at all.
+
+    Example:
+        >>> penalized_layer(WeightDecayConfig(layer="latent", weight=0.1), "expand")
+        'latent'
+    """
+    layer = getattr(penalty, "layer", default)
+    return layer if isinstance(layer, str) else str(layer[0])
 
 
 def _naming_the_key(make: Callable[..., Terms], *args: object, **options: object) -> Terms:

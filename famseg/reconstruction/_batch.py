@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import famseg
-from famseg.files import open_to_update, read_json
+from famseg.files import open_to_update, read_json, write_json
 from famseg.messages import InputError
 from famseg.preparation.batch import FATAL, files_content, impersonal, reason_of
 from famseg.reconstruction._coarse import CoarseNetwork
@@ -23,7 +23,6 @@ from famseg.reconstruction._dicom_seg import dicom_seg, on_slices, plan_of
 from famseg.reconstruction._inputs import Input
 from famseg.reconstruction._reconstruct import Options, network_sha256, reconstruct
 from famseg.reconstruction._save import CASE, Outputs, Result, save_case
-from famseg.tracking import write_json
 
 CASE_VERSION = 2
 """Part of every key; increased when the same input and options give different files."""

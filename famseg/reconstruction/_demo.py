@@ -13,7 +13,7 @@ from famseg.volumes import Volume, write_volume
 DEMO = "demo"
 """The name of the input that is generated instead of read."""
 
-_SIZE, _SPACING_MM = 128, 1.75
+_SUBJECT, _SIZE, _SPACING_MM = 1, 128, 1.75
 
 
 def write_demo(folder: Path) -> Path:
@@ -29,8 +29,9 @@ def write_demo(folder: Path) -> Path:
         OSError: If it cannot be written.
     """
     spacing = (_SPACING_MM,) * 3
-    skull = phantom(0, 0, _SIZE, _SPACING_MM)
-    generator = np.random.default_rng(0)
+    # Of six phantoms that were tried, one in the middle: the built-in network has a DSC of 0.86.
+    skull = phantom(_SUBJECT, 0, _SIZE, _SPACING_MM)
+    generator = np.random.default_rng(_SUBJECT)
     holed, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{DEMO}.nii.gz"

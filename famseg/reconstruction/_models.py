@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from famseg.config import load
 from famseg.engine import load_checkpoint
-from famseg.files import NotPlainError, load_plain
+from famseg.files import NotPlainError, load_plain, write_atomically
 from famseg.messages import InputError
 from famseg.models import ImplantModelConfig
+from famseg.objectives import penalized_layer
 from famseg.reconstruction._coarse import CoarseNetwork
 from famseg.reconstruction._confidence import Curve
-from famseg.tracking import write_atomically
 
 BUILTIN = "builtin"
 CALIBRATION = "calibration.json"
@@ -29,7 +29,7 @@ CALIBRATION = "calibration.json"
 
 _FORMAT = 1
 _OUTPUTS: dict[str, Literal["implant", "skull"]] = {"implant": "implant", "skull": "skull"}
-_LAYERS = {"implant": "head", "skull": "expand"}  # the layers that their configurations penalize
+_LAYERS = {"implant": "head", "skull": "expand"}  # of runs without a penalty on a layer
 _CARD, _WEIGHTS = "card.json", "weights.pt"
 _logger = logging.getLogger("famseg")
 
@@ -171,7 +171,7 @@ def _open_run(folder: Path, checkpoint: Path, device: torch.device) -> CoarseNet
         name=folder.resolve().name,
         device=device,
         output=_OUTPUTS[pipeline],
-        layer=_LAYERS[pipeline],
+        layer=penalized_layer(config.penalty, _LAYERS[pipeline]),  # type: ignore[attr-defined]
         curve=found.get("curve", Curve()),
         calibrated=bool(found),
         card={

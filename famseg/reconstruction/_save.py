@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.files import fresh_part, write_atomically
+from famseg.files import fresh_part, write_atomically, write_json
 from famseg.meshes import Mesh, write_mesh
 from famseg.messages import InputError
 from famseg.reconstruction._seg_nrrd import seg_nrrd
-from famseg.tracking import write_json
 from famseg.volumes import Volume, write_volume
 
 MeshFormat = Literal["stl", "ply", "3mf"]

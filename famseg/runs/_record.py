@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from famseg.files import write_atomically
 from famseg.messages import InputError
-from famseg.tracking import METRICS_FILE, read_metrics, write_atomically
+from famseg.tracking import METRICS_FILE, read_metrics
 
 Row = dict[str, float | None]
 

@@ -7,10 +7,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from famseg.files import read_json
+from famseg.files import read_json, write_json
 from famseg.messages import InputError
 from famseg.runs._lease import LostLeaseError, owner_of
-from famseg.tracking import write_json
 
 NAME = "status.json"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from famseg.files import read_json
+from famseg.files import read_json, write_atomically, write_json
 from famseg.messages import InputError
 from famseg.sweep._trials import Trial
-from famseg.tracking import write_atomically, write_json
 
 RECORD = "sweep.json"
 _ADVICE = "Restore it, or give another folder by --out."

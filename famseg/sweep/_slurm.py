@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from famseg.files import write_atomically
 from famseg.messages import InputError, RunError
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._local import Outcome, last_line
 from famseg.sweep._state import State, read_states, unfinished
 from famseg.sweep._trials import Trial
-from famseg.tracking import write_atomically
 
 _logger = logging.getLogger("famseg")
 

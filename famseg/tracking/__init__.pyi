@@ -19,11 +19,9 @@ from ._provenance import cores as cores
 from ._provenance import cpu_name as cpu_name
 from ._provenance import provenance as provenance
 from ._provenance import provenance_tags as provenance_tags
-from ._provenance import write_json as write_json
 from ._record import METRICS_FILE as METRICS_FILE
 from ._record import LocalRecord as LocalRecord
 from ._record import read_metrics as read_metrics
-from ._record import write_atomically as write_atomically
 from ._store import prepare_store as prepare_store
 from ._tracker import Tracker as Tracker
 from ._uri import resolve_uri as resolve_uri

@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 
 import famseg
-from famseg.tracking._record import write_atomically
 from famseg.tracking._uri import without_password
 
 _PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "SimpleITK")
@@ -95,28 +94,6 @@ def provenance_tags(record: Mapping[str, object]) -> dict[str, str]:
         for name, value in tags.items()
         if value is not None
     }
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file atomically: a kill leaves either the old or the new file.
-
-    Args:
-        path: The file.
-        content: JSON types; floats that are not finite are an error.
-
-    Raises:
-        ValueError: If a float in it is not finite.
-        OSError: If the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.json"
-        >>> write_json(path, {"seed": 0})
-        >>> json.loads(path.read_text())
-        {'seed': 0}
-    """
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(Path(path), f"{text}\n".encode())
 
 
 def versions() -> dict[str, str | None]:

@@ -62,6 +62,10 @@ def _scheme_fault(uri: str, scheme: str, rest: str) -> str | None:
         return f"{uri!r} needs a third slash. Write {_SQLITE}{rest or 'mlflow.db'}"
     if dialect == "sqlite" and not rest.strip("/"):
         return f"{uri!r} names no file. Write {DEFAULT_URI}"
+    query = rest.partition("?")[2]
+    if dialect == "sqlite" and query and not re.fullmatch(r"\w+=[^/&]*(&\w+=[^/&]*)*", query):
+        path = escaped(Path(unquote(rest)))
+        return f"{uri!r} has a question mark in its path. Write {scheme}://{path}"
     return None
 
 

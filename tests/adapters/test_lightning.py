@@ -276,6 +276,7 @@ if trainer.global_rank == 0:
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_are_one(make_net, samples, two_processes, hand_written, tmp_path):
     data = samples[0][:16], samples[1][:16]

@@ -350,6 +350,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_are_one(two_processes, hand_written, assert_same, tmp_path):
     model, data = bert(), stacked(classes(16))

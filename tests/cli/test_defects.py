@@ -149,6 +149,7 @@ def test_faulty_arguments(skulls: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_is_evaluated_on_exactly_the_holes_of_the_files(
     skulls: Path, tmp_path: Path, famseg: Run

@@ -94,6 +94,7 @@ def test_a_run_is_measured_printed_and_written(run: Path) -> None:
     assert written == {"report.json", "layers.csv", "flatness.png", "flatness.svg"}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_json_is_the_report_and_the_measurement_is_reproduced(
     run: Path, caplog: pytest.LogCaptureFixture

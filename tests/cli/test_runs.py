@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reporting"))
 from made_runs import FAM, make_run  # found through the line above
 
 from famseg.cli import app
+from famseg.files import write_json
 from famseg.messages import InputError
 from famseg.runs import lease
-from famseg.tracking import prepare_store, write_json
+from famseg.tracking import prepare_store
 
 SKULL, IMPLANT = "test/set1/skull/dsc", "test/set1/implant/dsc"
 

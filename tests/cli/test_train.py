@@ -101,7 +101,7 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
                 break
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
-    run = "runs/skull-lambda0.002-seed0"
+    run = "runs/skull-lambda0.0006-seed0"
     assert f"ended by SIGTERM; resume with: famseg train --resume {run}" in rest
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert [run.info.status for run in client.search_runs(["1"])] == ["KILLED"]
@@ -115,14 +115,14 @@ def test_sigterm_saves_ends_as_killed_and_resume_goes_on(famseg: Run, tmp_path: 
     assert run.info.status == "FINISHED"
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == list(range(1, 41))
-    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    folder = tmp_path / "runs" / "skull-lambda0.0006-seed0"
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, 41))
 
 
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Path) -> None:
-    run = "runs/skull-lambda0.002-seed0"
+    run = "runs/skull-lambda0.0006-seed0"
     with subprocess.Popen(
         [sys.executable, "-m", "famseg", *TRAIN, "training.epochs=400"],
         cwd=tmp_path,
@@ -152,14 +152,14 @@ def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Pat
 def test_a_new_run_begins_from_old_weights(famseg: Run, tmp_path: Path) -> None:
     assert famseg(*TRAIN).returncode == 0
     new = [*TRAIN, "lambda=0.5", "training.epochs=1", "--from"]
-    done = famseg(*new, "runs/skull-lambda0.002-seed0/last", "--json")
+    done = famseg(*new, "runs/skull-lambda0.0006-seed0/last", "--json")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / json.loads(done.stdout)["folder"]
     assert folder.name == "skull-lambda0.5-seed0"
     origin = json.loads((folder / "provenance.json").read_text())
     assert origin["started_from"]["epoch"] == 2
     assert origin["started_from"]["sha256"] == origin["weights_hash"]
-    wide = famseg(*new, "runs/skull-lambda0.002-seed0", "model.latent=3")
+    wide = famseg(*new, "runs/skull-lambda0.0006-seed0", "model.latent=3")
     (line,) = faults(wide)
     assert re.search(r"best\.pt: does not fit the network of the configuration: .* and not ", line)
 
@@ -171,7 +171,7 @@ def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
 ) -> None:
     constant = [*TRAIN, "schedule={kind: constant}", "--resume"]
     assert famseg(*constant).returncode == 0
-    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    folder = tmp_path / "runs" / "skull-lambda0.0006-seed0"
     before = (folder / "evaluation" / "summary.json").stat().st_mtime_ns
     done = famseg(*constant, "training.epochs=4")
     assert done.returncode == 0, done.stderr
@@ -179,6 +179,7 @@ def test_more_epochs_of_a_constant_schedule_are_trained_and_evaluated(
     assert (folder / "evaluation" / "summary.json").stat().st_mtime_ns > before
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_give_the_files_of_one(famseg: Run, tmp_path: Path) -> None:
     command = ["-m", "famseg", *TRAIN, "lambda=0"]
@@ -266,7 +267,7 @@ def test_without_a_server_the_run_goes_on_with_a_warning(famseg: Run, tmp_path: 
     done = famseg(*TRAIN, "tracking.uri=http://127.0.0.1:9", "tracking.timeout_s=1")
     assert done.returncode == 0, done.stderr
     assert "127.0.0.1:9" in done.stderr
-    folder = tmp_path / "runs" / "skull-lambda0.002-seed0"
+    folder = tmp_path / "runs" / "skull-lambda0.0006-seed0"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -81,14 +81,15 @@ def shown(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium(*FLAGS) as found:
-        yield found
+def context():
+    """One for all pages: MLflow's scripts, ten megabytes, are read and compiled once."""
+    with chromium(*FLAGS) as browser:
+        yield browser.new_context(viewport={"width": 1700, "height": 2600})
 
 
 @pytest.fixture
-def page(browser):
-    page = browser.new_page(viewport={"width": 1700, "height": 2600})
+def page(context):
+    page = context.new_page()
     yield page
     page.close()
 
@@ -162,6 +163,7 @@ def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
     assert f"MLflow store http://127.0.0.1:{port} is back" in second
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_runs_are_listed_by_lambda_as_a_number(shown, page):
     page.goto(shown["compare"].replace("&compareRunsMode=CHART", ""))
@@ -172,7 +174,6 @@ def test_runs_are_listed_by_lambda_as_a_number(shown, page):
     assert page.get_by_role("columnheader", name="lambda").count() >= 1
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_server_listens_to_this_machine_alone(shown):
     port = int(shown["url"].rpartition(":")[2])
@@ -256,6 +257,7 @@ def test_the_comparison_opens_with_its_charts(shown, page):
     assert points.locator(".scatterlayer .point").count() == len(LAMBDAS)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_images_have_a_slider_over_the_steps_and_open_at_the_last(shown, page):
     page.goto(shown["compare"])

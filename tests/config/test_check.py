@@ -144,11 +144,11 @@ from famseg.messages import InputError
         ),
         (
             "penalty: {kind: relative_flatness, layer: x, lambda: 1, weight: 2}",
-            "a.yaml:2: penalty.weight: unknown key (did you mean lambda?)",
+            "a.yaml:2: penalty.weight: unknown key (did you mean penalty.lambda?)",
         ),
         (
             "penalty: {kind: relative_flatness, layer: x, lambda: 1, probs: 2}",
-            "a.yaml:2: penalty.probs: unknown key (did you mean probes?)",
+            "a.yaml:2: penalty.probs: unknown key (did you mean penalty.probes?)",
         ),
         (
             '"a\\nb": 1',
@@ -178,7 +178,7 @@ def test_missing_keys_say_what_they_are(faults):
 def test_python_names_are_no_names_of_a_file(faults):
     assert faults("penalty: {kind: relative_flatness, layer: x, weight: 1}\n") == [
         "a.yaml:2: penalty.lambda: missing. Add it.",
-        "a.yaml:2: penalty.weight: unknown key (did you mean lambda?)",
+        "a.yaml:2: penalty.weight: unknown key (did you mean penalty.lambda?)",
     ]
 
 
@@ -189,7 +189,7 @@ def test_all_faults_in_one_go(faults):
     )
     assert faults(text, "optimizer.lr=fast") == [
         "a.yaml:3: train.epochs: expected a whole number, got 1.5",
-        "a.yaml:7: penalty.weihgt: unknown key (did you mean lambda?)",
+        "a.yaml:7: penalty.weihgt: unknown key (did you mean penalty.lambda?)",
         "a.yaml:8: penalty.lambda: must be at least 0, got -1",
         "command line: optimizer.lr: expected a number, got the text 'fast'",
     ]
@@ -279,7 +279,7 @@ class Nested(Strict):
             "parts:\n  - left: 1\n  - lft: 1\n",
             [
                 "a.yaml:3: parts[1].left: missing. Add it.",
-                "a.yaml:3: parts[1].lft: unknown key (did you mean left?)",
+                "a.yaml:3: parts[1].lft: unknown key (did you mean parts[1].left?)",
             ],
         ),
         (

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from famseg.config import PathText, Strict, read
 from famseg.messages import InputError
@@ -96,6 +96,31 @@ def test_what_is_typed_for_a_text_is_taken_as_it_stands(write, typed, name):
     write("a.yaml", "name: a\n")
     config = read("a.yaml", [f"name={typed}", f"folder={typed}", "word=on"]).validate(Named)
     assert config == Named(name=name, folder=name, word="on")
+
+
+class Made(Strict):
+    kind: Literal["made"] = "made"
+    size: int = 1
+
+
+class Held(Strict):
+    kind: Literal["held"] = "held"
+    root: str
+
+
+class Either(Strict):
+    data: Annotated[
+        Made | Held,
+        Field(discriminator="kind"),
+        BeforeValidator(lambda given: {"kind": "held", "root": given["root"]}),
+    ]
+
+
+@pytest.mark.parametrize("before", ["data: {kind: made}\n", "data: {size: 3}\n"])
+def test_a_text_of_another_kind_is_taken_as_it_stands(write, before):
+    """`famseg train skull.yaml data.root=d/set #2`: the kind becomes folder, after phantom."""
+    write("a.yaml", before)
+    assert read("a.yaml", ["data.root=d/set #2"]).validate(Either).data == Held(root="d/set #2")
 
 
 @pytest.mark.parametrize("typed", ["", "null", "~"])

@@ -195,9 +195,9 @@ def test_escapes_beyond_unicode_are_one_line():
 def test_aliases_that_stand_for_billions_of_values_are_refused_at_once():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert "more than 20000 values. Are there aliases of lists?" in refusal("\n".join(lines))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 10  # without a bound it would take hours
 
 
 @pytest.mark.parametrize(

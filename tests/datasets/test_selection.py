@@ -58,6 +58,15 @@ def test_a_sentence_says_how_many_and_how_to_use_them() -> None:
         "--include cut_vault."
     )
     assert select_subjects(PEOPLE[:1]).sentence("--") == ""
+
+
+def test_the_manifest_is_split_again_with_the_flags_that_are_included() -> None:
+    out = SkullSubject("out", None, "", flags=("existing_defect",), excluded=True)
+    selection = select_subjects([PEOPLE[0], out], include=["existing_defect"])
+    assert selection.sentence("--") == (
+        "1 of 2 subjects is not used as a target: 1 excluded in the manifest. To use them: "
+        "famseg split --force --include existing_defect."
+    )
     listed = select_subjects(PEOPLE[:1] + PEOPLE[3:4], exclude=["metal"]).sentence("--")
     assert listed.endswith("used as a target: 1 with metal."), "who asked for it knows how"
 

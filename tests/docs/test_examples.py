@@ -58,6 +58,7 @@ def test_kappa_is_largest_where_an_attack_flips_the_prediction(tmp_path):
     assert away <= 2, done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_kappa_grows_while_random_labels_are_learned(tmp_path):
     done = warm.run(str(EXAMPLES / "flatness_over_training.py"), cwd=tmp_path)

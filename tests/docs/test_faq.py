@@ -27,21 +27,24 @@ def quoted() -> list[str]:
     return re.findall(r"^```text\n(.+)\n```$", FAQ.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def texts() -> Iterator[str]:
-    """Every text of the source as a pattern: what is filled in may be anything."""
+def texts() -> Iterator[tuple[str, ...]]:
+    """The fixed parts of every text of the source, between what is filled in."""
     for path in ROOT.glob("famseg/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                yield "".join(
-                    re.escape(str(part.value)) if isinstance(part, ast.Constant) else "(.+?)"
+                yield tuple(
+                    str(part.value) if isinstance(part, ast.Constant) else ""
                     for part in node.values
                 )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield re.escape(node.value)
+                yield (node.value,)
 
 
-def share(message: str, pattern: str) -> float:
-    """How much of a message are the fixed words of a text that matches it."""
+def share(message: str, text: tuple[str, ...]) -> float:
+    """How much of a message are the fixed words of a text that it ends with."""
+    if not all(part in message for part in text):  # far cheaper than the pattern
+        return 0.0
+    pattern = "".join(re.escape(part) if part else "(.+?)" for part in text)
     match = re.search(f"{pattern}$", message)
     if match is None:
         return 0.0
@@ -50,14 +53,14 @@ def share(message: str, pattern: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def patterns() -> list[str]:
-    return [text for text in texts() if len(text) > 20]
+def known() -> list[tuple[str, ...]]:
+    return [text for text in texts() if sum(map(len, text)) > 20]
 
 
 @pytest.mark.parametrize("message", quoted())
-def test_a_quoted_message_is_in_the_source(message, patterns):
+def test_a_quoted_message_is_in_the_source(message, known):
     message = message.removeprefix("famseg: ")
-    assert max(share(message, pattern) for pattern in patterns) > LEAST
+    assert max(share(message, text) for text in known) > LEAST
 
 
 @pytest.mark.parametrize("command", shell_commands(FAQ), ids=lambda command: command.text)

@@ -18,6 +18,7 @@ def test_it_is_as_short_as_the_page_says() -> None:
     assert len((PACKAGE / "tabular_regression.py").read_text().splitlines()) < 80
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_it_installs_and_trains(tmp_path: Path) -> None:
     site, package = tmp_path / "site", tmp_path / "package"

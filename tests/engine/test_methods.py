@@ -446,6 +446,31 @@ def test_two_processes_take_the_statistics_of_one(tmp_path: Path, backend: str) 
     assert largest_difference(states[0]["trained"], states[1]["trained"]) > 1e-6
 
 
+def test_the_time_of_real_plain_steps_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log()
+    experiment = make_experiment(weight=0.05, estimator="auto", every="auto", samples=16)
+    fit = make_fit(experiment, tmp_path)
+    monkeypatch.setattr(fit.step, "plain_seconds", lambda batch: 1e6)
+    fit.run(observers=[log], stop=StopRequest())
+    assert log.epochs[0]["train/seconds_plain_step"] < 1e5
+
+
+def test_a_plain_step_is_timed_as_the_training_runs_it(tmp_path: Path) -> None:
+    seen = []
+
+    def watch(model: nn.Module, inputs: object) -> None:
+        if torch.is_grad_enabled() and not model.training:  # neither trained nor validated
+            seen.append(torch.is_autocast_enabled("cpu"))
+
+    experiment = make_experiment(weight=0.05)
+    experiment.objective.model.register_forward_pre_hook(watch)
+    make_fit(experiment, tmp_path, precision="bf16").run(stop=StopRequest())
+    assert seen
+    assert all(seen)
+
+
 @pytest.mark.parametrize("way", ["none", "sam", "nso"])
 def test_a_plain_step_is_timed_where_it_can_be_compared(tmp_path: Path, way: str) -> None:
     log = Log()

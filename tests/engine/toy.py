@@ -214,7 +214,7 @@ class StopAfter:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         pass
 
-    def picture(self, epoch: int, picture: Any) -> None:
+    def image(self, epoch: int, image: Any) -> None:
         pass
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from famseg.config import load, to_yaml
 from famseg.engine import save_checkpoint
+from famseg.files import write_json
 from famseg.reconstruction import fit_curve, write_calibration
-from famseg.tracking import write_json
 
 IMPLANT = ["data.size=16", "data.spacing_mm=14", "model.channels=[8,16]"]
 SKULL = [*IMPLANT[:2], "model.channels=[4,4]", "model.strides=[2,2]"]

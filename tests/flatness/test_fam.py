@@ -482,6 +482,13 @@ def test_the_weight_may_change_but_not_below_zero(net, batch):
         fam.weight = -0.1
 
 
+def test_a_ceiling_may_not_be_taken_from_a_weight_below_zero(net, batch):
+    fam = objective(net, weight=-0.01, ceiling=1.0)
+    with pytest.raises(FlatnessError, match=r"weight is -0\.01: .* Give ceiling="):
+        fam.options = fam.options.with_(ceiling=None)
+    assert fam.options.ceiling == 1.0
+
+
 def test_a_weight_tied_later_is_noticed():
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     fam = FAM(net, layer="1", loss=nn.MSELoss(), weight=1)

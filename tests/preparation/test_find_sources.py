@@ -278,6 +278,18 @@ def test_messages_have_no_paths(tmp_path: Path) -> None:
     assert fault(tmp_path / "b.nhdr").startswith("b.nhdr: ")
 
 
+@pytest.mark.parametrize("name", ["head.nii.gz", "head.nii", "head.stl"])
+def test_a_link_to_a_file_elsewhere_is_named(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / name).write_bytes(b"elsewhere")
+    (folder / name).symlink_to(tmp_path / name)
+    (folder / "notes.gz").symlink_to(tmp_path / name)
+    (refused,) = find_sources(folder).refused
+    assert refused.subject == "head"
+    assert refused.reason.startswith("a link that leads out of the folder: copy the file, or")
+
+
 def packed(path: Path, *files: Path, names: tuple[str, ...] = ()) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, name in zip(files, names or [f.name for f in files], strict=True):

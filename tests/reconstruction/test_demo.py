@@ -14,7 +14,7 @@ from famseg.volumes import read_volume
 def test_the_demonstration_is_a_phantom_with_a_hole(tmp_path: Path) -> None:
     path = write_demo(tmp_path / "new")
     given = read_volume(path)
-    whole = phantom(0, 0, 128, 1.75)
+    whole = phantom(1, 0, 128, 1.75)
     hole = (whole > 0) & (given.array == 0)
     assert given.spacing_mm == pytest.approx((1.75,) * 3)
     assert not ((given.array > 0) & (whole == 0)).any()

@@ -69,6 +69,15 @@ def test_a_run_without_calibration_warns(run: Path, caplog: pytest.LogCaptureFix
     assert "the threshold of this model was never calibrated, so 0.5 is used" in caplog.text
 
 
+@pytest.mark.parametrize("layer", ["latent", "[latent,expand]"])
+def test_noise_goes_to_the_penalized_layer(tmp_path: Path, layer: str) -> None:
+    options = ["data.size=16", "data.spacing_mm=14", "model.channels=[4,4]", "model.strides=[2,2]"]
+    network = load_network(
+        made_run(tmp_path / "skull", "smoke/skull", [*options, f"penalty.layer={layer}"])
+    )
+    assert network.layer == "latent"
+
+
 def test_an_autoencoder_of_the_pipeline_skull_is_a_model_too(
     tmp_path: Path, volume: np.ndarray
 ) -> None:

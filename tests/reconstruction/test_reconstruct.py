@@ -62,7 +62,7 @@ def apart_mm(one: Mesh, other: Mesh) -> Array:
     return np.concatenate([distances_mm(a.vertices[::7], b) for a, b in pairs])
 
 
-@pytest.mark.parametrize("codes", ["LPS", "SAR"])
+@pytest.mark.parametrize("codes", [pytest.param("LPS", marks=pytest.mark.nightly), "SAR"])
 def test_turned_and_flipped_grids_give_the_same_mesh(codes: str) -> None:
     turn = nibabel.orientations.ornt_transform(
         nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(codes)
@@ -132,7 +132,9 @@ def oblique() -> Array:
     return np.vstack([about_z, [0, 0, 1]])
 
 
-@pytest.mark.parametrize("grid", ["oblique", "anisotropic"])
+@pytest.mark.parametrize(
+    "grid", ["oblique", pytest.param("anisotropic", marks=pytest.mark.nightly)]
+)
 def test_other_voxels_of_the_same_head_give_the_same_implant(grid: str) -> None:
     turn, spacing = {
         "oblique": (oblique(), (2.0, 2.0, 2.0)),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from famseg.files import write_json
 from famseg.meshes import surface_mesh
 from famseg.reconstruction import Outputs, Result, save_case
-from famseg.tracking import write_json
 
 SIZE = 28
 

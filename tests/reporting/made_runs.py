@@ -8,7 +8,8 @@ from pathlib import Path
 
 from famseg.config import load, to_yaml
 from famseg.evaluation import CaseRow, write_cases
-from famseg.tracking import LocalRecord, write_json
+from famseg.files import write_json
+from famseg.tracking import LocalRecord
 
 BASELINE = ("penalty={kind: none}",)
 FAM = ("lambda=0.1",)

@@ -5,6 +5,7 @@ import re
 import pytest
 from made_runs import BASELINE, FAM, make_run
 
+from famseg.files import write_json
 from famseg.messages import InputError
 from famseg.reporting import (
     check_comparable,
@@ -13,7 +14,6 @@ from famseg.reporting import (
     find_runs,
     render,
 )
-from famseg.tracking import write_json
 
 DSC = "test/set1/implant/dsc"
 NAME = "<img src=x onerror=alert(1)>"

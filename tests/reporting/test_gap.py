@@ -4,9 +4,9 @@ import json
 
 from made_runs import FAM, make_run
 
+from famseg.files import write_json
 from famseg.reporting import find_runs, run_page
 from famseg.reporting._gap import ESTIMATED, MEASURED, TEST_GAP, course, gaps, kappa_of
-from famseg.tracking import write_json
 
 FLAT = {"penalty.kind": "relative_flatness", "penalty.layer": "expand"}
 ROW = {"train/loss": 0.4, "val/loss": 0.5}

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from made_runs import BASELINE, FAM, make_run
 
+from famseg.files import write_json
 from famseg.reporting import compare_runs, find_runs, plain, summary_tables, verdict_lines
 from famseg.reporting._overview import overview
 from famseg.reporting._power import powers
 from famseg.statistics import detectable_difference, pairs_needed
-from famseg.tracking import write_json
 
 DSC = "test/set1/skull/dsc"
 SKULL = "test/set1/mean_skull/skull/dsc"

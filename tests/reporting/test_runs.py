@@ -7,11 +7,11 @@ import pytest
 from made_runs import BASELINE, FAM, SAM, make_run
 
 from famseg.engine import FREE_ON_RESUME
+from famseg.files import write_json
 from famseg.messages import InputError
 from famseg.reporting import find_runs
 from famseg.reporting._runs import FREE
 from famseg.runs import status_kept
-from famseg.tracking import write_json
 
 
 def states(found):

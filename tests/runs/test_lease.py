@@ -99,18 +99,21 @@ def test_a_silent_owner_of_elsewhere_is_taken_over(tmp_path: Path, fields: dict[
     path = leave(tmp_path, **fields)
     began = time.monotonic()
     with lease(tmp_path):
-        assert 0.5 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.5
         assert not path.exists()
 
 
 @pytest.mark.usefixtures("fast")
-def test_one_long_silent_is_watched_for_a_moment_only(tmp_path: Path) -> None:
+def test_one_long_silent_is_watched_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 60.0)
     path = leave(tmp_path, boot="other")
     old = path.stat().st_mtime - 1000
     os.utime(path, (old, old))
     began = time.monotonic()
     with lease(tmp_path):
-        assert 0.1 < time.monotonic() - began < 0.5
+        assert 0.1 < time.monotonic() - began < 30
 
 
 @pytest.mark.usefixtures("fast")

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import famseg
 from famseg.cli import app
+from famseg.messages import InputError
 from famseg.runs import owner_of
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
@@ -96,6 +97,7 @@ def test_a_signal_saves_what_runs_and_ends_the_sweep(tmp_path: Path) -> None:
     assert not trial.is_running()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_halving_trains_the_best_to_the_end_and_names_what_failed(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
@@ -134,6 +136,22 @@ def test_a_manifest_shares_no_database_file(
     assert ("tracking.enabled=false" in text) == (uri is None)
     assert ("MLflow       not used" in done.output) == (uri is None)
     assert f"image: famseg:{famseg.__version__}" in text
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "value"),
+    [("slurm", "--gpus", "1"), ("local", "--cores", "2"), ("ray", "--slurm", "--time=1")],
+)
+def test_an_option_of_another_back_end_is_an_error(
+    tmp_path: Path, backend: str, option: str, value: str
+) -> None:
+    words = ["--config", "skull", "--out", str(tmp_path / "s"), "--backend", backend, "lambda=0,1"]
+    done = CliRunner().invoke(app, ["sweep", *words, option, value])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception) == (
+        f"{option}: has no effect with --backend {backend}: leave it out"
+    )
+    assert not (tmp_path / "s").exists()
 
 
 def _first_training(sweep: Started, out: Path) -> psutil.Process:

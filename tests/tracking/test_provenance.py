@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import famseg
-from famseg.tracking import provenance, provenance_tags, write_json
+from famseg.files import write_json
+from famseg.tracking import provenance, provenance_tags
 from famseg.tracking._provenance import _commit
 
 

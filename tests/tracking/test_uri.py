@@ -15,6 +15,7 @@ from famseg.tracking._uri import sqlite_path, uri_fault
     [
         "sqlite:///mlflow.db",
         "sqlite:////data/runs/mlflow.db",
+        "sqlite:////data/mlflow.db?timeout=5&cache=shared",
         "http://localhost:5000",
         "https://mlflow.example.org/prefix",
         "postgresql://user@host/db",
@@ -42,6 +43,11 @@ def test_a_good_address_has_no_fault(uri):
         ("./mlruns", "'./mlruns' is a path, not a store. Write sqlite:///mlruns/mlflow.db"),
         ("a/b.db", "'a/b.db' is a path, not a store. Write sqlite:///a/b.db"),
         ("localhost:5000", "'localhost:5000' has no scheme. For a server write"),
+        (
+            "sqlite:///odd?x%/ml.db",
+            "'sqlite:///odd?x%/ml.db' has a question mark in its path. Write "
+            "sqlite:///odd%3Fx%25/ml.db",
+        ),
         ("sqlite://mlflow.db", "'sqlite://mlflow.db' needs a third slash. Write sqlite:///mlf"),
         ("sqlite:///", "'sqlite:///' names no file. Write sqlite:///mlflow.db"),
         ("http://", "'http://' names no server. Write http://HOST:5000"),

@@ -99,14 +99,16 @@ class RegionDefect:
         return area
 
     def draw_places(self, rng: np.random.Generator) -> tuple[Place, ...]:
-        """Draw the positions of one or two openings."""
-        if self.where == "frontoorbital":
-            return (_FRONT,)
-        if self.where == "parietotemporal":
-            return (_SIDE if rng.integers(2) else _mirrored(_SIDE),)
-        if self.where == "bilateral":
-            return (_ACROSS,) if rng.integers(2) else (_mirrored(_RIGHT), _RIGHT)
-        return (_ANYWHERE,)
+        """Draw the places of the openings, one or two."""
+        match self.where:
+            case "frontoorbital":
+                return (_FRONT,)
+            case "parietotemporal":
+                return (_SIDE if rng.integers(2) else _mirrored(_SIDE),)
+            case "bilateral":
+                return (_ACROSS,) if rng.integers(2) else (_mirrored(_RIGHT), _RIGHT)
+            case "random_1" | "random_2":
+                return (_ANYWHERE,)
 
 
 @dataclass(frozen=True)

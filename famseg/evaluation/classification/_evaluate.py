@@ -14,10 +14,9 @@ from famseg.engine import Processes, Row
 from famseg.evaluation.classification._figures import classification_figure
 from famseg.evaluation.classification._summary import ClassSummary, summarize_classes
 from famseg.figures import files
-from famseg.files import csv_text, write_atomically
+from famseg.files import csv_text, write_atomically, write_json
 from famseg.flatness import call_model
 from famseg.messages import InputError
-from famseg.tracking import write_json
 
 Batch = Mapping[str, Any]
 Predict = Callable[[Any], Tensor]

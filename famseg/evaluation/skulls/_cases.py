@@ -302,11 +302,12 @@ def _value(name: str, text: str) -> str | int | float | bool | None:
         raise ValueError(f"{name} is {text!r}. Choose from {', '.join(choices[kind])}.")
     if kind == "bool":
         return text == "True"
-    if kind == "float | None" and not text:
+    number, optional, _ = kind.partition(" | None")
+    if optional and not text:
         return None
-    if kind in ("int", "float", "float | None"):
+    if number in ("int", "float"):
         try:
-            value = int(text) if kind == "int" else float(text)
+            value = int(text) if number == "int" else float(text)
         except ValueError:
             value = np.nan
         if not np.isfinite(value):

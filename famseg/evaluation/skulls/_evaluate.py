@@ -38,10 +38,9 @@ from famseg.evaluation.skulls._summary import Summary, summarize
 from famseg.evaluation.skulls._validation import as_bool
 from famseg.evaluation.skulls._variance import VarianceRatio
 from famseg.figures import files
-from famseg.files import fresh_part
+from famseg.files import fresh_part, write_atomically, write_json
 from famseg.messages import InputError
 from famseg.metrics import Mask
-from famseg.tracking import write_atomically, write_json
 from famseg.volumes import Volume, write_volume
 
 PREDICTIONS = "predictions"
@@ -63,7 +62,8 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        rows: Two rows (skull, implant) for each case and source, in the order of sets and cases.
+        rows: One for each case, source and region, in the order of sets and cases: three for the
+            network and the mean skull, one for other baselines.
         summary: Aggregates of them by set, and ``variance_ratio``; see ``summarize``.
     """
 

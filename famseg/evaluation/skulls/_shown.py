@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from famseg.files import fresh_part, read_json
+from famseg.files import fresh_part, read_json, write_json
 from famseg.messages import InputError
-from famseg.tracking import write_json
 from famseg.volumes import Volume, read_volume, write_volume
 
 SHOWN = "shown"

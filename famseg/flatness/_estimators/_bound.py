@@ -52,7 +52,7 @@ def bounded(kappa: Tensor, bound: Bound, *, ceiling: float | None = None) -> Ten
     if bound == "batch_positive":
         return kappa.mean().clamp(min=0, max=ceiling)
     if bound == "absolute":
-        return kappa.abs().clamp(max=ceiling).mean() if ceiling else kappa.abs().mean()
+        return kappa.abs().clamp(max=ceiling).mean() if ceiling is not None else kappa.abs().mean()
     if bound == "none":
-        return kappa.clamp(max=ceiling).mean() if ceiling else kappa.mean()
+        return kappa.clamp(max=ceiling).mean() if ceiling is not None else kappa.mean()
     assert_never(bound)

@@ -68,9 +68,9 @@ class Pace:
         power_of_two = self.looked & (self.looked - 1) == 0
         return power_of_two or self.looked % _APART == 0
 
-    def slow_down(self, ratio: float) -> None:
-        """Reduce the thinning if the ratio of the two gradients is too large."""
-        if ratio > RATIO:  # False for NaN, which stops the training elsewhere
+    def thin_less(self, ratio: float) -> None:
+        """Thin out less if the ratio of two pushes is too large."""
+        if ratio > RATIO:  # False for NaN, for which the training stops elsewhere
             self.level += math.ceil(math.log2(min(ratio, 2.0**10) / RATIO))
 
 

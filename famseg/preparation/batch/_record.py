@@ -11,9 +11,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from famseg.files import open_to_read, parse_json
+from famseg.files import open_to_read, parse_json, write_json
 from famseg.preparation._types import Quality, Role, Source, Split, View
-from famseg.tracking import write_json
 
 RECORD_VERSION = 3
 """Part of every key; increased when the same settings yield a different skull or record."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import famseg
 from famseg.datasets import SkullSubject, read_manifest, write_manifest
+from famseg.files import write_json
 from famseg.preparation._types import Found, Identity, Source, Split
 from famseg.preparation.batch._output_folder import alone, check_place, check_settings
 from famseg.preparation.batch._pool import in_processes
@@ -35,7 +36,6 @@ from famseg.preparation.batch._subject import (
     reason_of,
 )
 from famseg.preparation.sources import compiled, group_labels, read_salt
-from famseg.tracking import write_json
 
 RunProgress = Callable[[Record, int, int], None]
 

@@ -216,9 +216,9 @@ def same_heads(
 
     Args:
         files: The mask of each subject.
-        known: Representative of each subject's known group; pairs within a group are skipped.
-        threshold: Dice after alignment at or above which two heads are the same.
-        progress: Called with the number of heads and pairs processed and their total number.
+        known: What stands for each subject; pairs with the same are left out, as they are known.
+        threshold: Dice after alignment from which on two are one.
+        progress: Called with the progress and its end; their ratio is the share of the work done.
 
     Returns:
         Pairs in the order of their names. Takes about 0.2 s per subject and 0.3 s per pair, and 4
@@ -240,7 +240,7 @@ def same_heads(
     for count, (i, j) in enumerate(pairs, start=1):
         first, second = names[i], names[j]
         if known.get(first, first) != known.get(second, second):
-            dice = _best(held(first), held(second))
+            dice = _best(held(first), held(second), threshold)
             if dice >= threshold:
                 found.append(Duplicate(first, second, dice, "same head"))
         if progress is not None:
@@ -261,13 +261,16 @@ def _read(name: str, file: Path) -> Head:
         raise InputError(f"{name}: {file}: contains no bone: remove it from the manifest") from None
 
 
-def _best(one: Head, other: Head) -> float:
-    """Return the agreement of two heads: the better result of aligning one to the other."""
+def _best(one: Head, other: Head, enough: float) -> float:
+    """Return the agreement of two heads, the better of aligning either one to the other.
+
+    The second alignment is left out if the first reaches ``enough``.
+    """
     found = 0.0
     for moving, fixed in ((one, other), (other, one)):
         motion = refined(moving, fixed, aligned(moving, fixed))
         found = max(found, agreement(moving, fixed, motion))
-        if found >= SAME_HEAD_DICE:
+        if found >= enough:
             break
     return found
 

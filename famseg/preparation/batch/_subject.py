@@ -15,6 +15,7 @@ from typing import Protocol
 import nibabel
 import numpy as np
 
+from famseg.files import write_atomically
 from famseg.messages import InputError
 from famseg.preparation._types import Prepared, Role, Scan, Source
 from famseg.preparation.batch._leakage import signature, signature_text
@@ -31,7 +32,6 @@ from famseg.preparation.batch._record import (
 )
 from famseg.preparation.batch._thumbnails import thumbnail
 from famseg.preparation.steps import images
-from famseg.tracking import write_atomically
 from famseg.volumes import Volume
 
 _logger = logging.getLogger("famseg")

@@ -29,7 +29,7 @@ from famseg.preparation.sources._walk import Tree
 Challenge = Literal["skullfix", "skullbreak", "mug500", "scidata2021"]
 
 DEFECT_CLASSES = ("bilateral", "frontoorbital", "parietotemporal", "random_1", "random_2")
-"""Classes of defects in SkullBreak."""
+"""Folders of SkullBreak: its names, whatever classes famseg itself can cut."""
 
 _FOLDERS = {"complete_skull": "complete", "defective_skull": "defective", "implant": "implant"}
 _TEST_SET = re.compile(r"(additional_)?test_set_\w*participants")

@@ -85,7 +85,8 @@ def _walk(root: Path, opener: Opener) -> Tree:
             file = Path(folder, name)
             item = Item(PurePosixPath(visible(file.relative_to(root).as_posix())), file)
             if not name.startswith(".") and _leads_out(file, inside):
-                if not name.lower().endswith(_IGNORED):
+                # A volume may end in .gz, as do files that are left out without a word.
+                if volume_suffix(file) is not None or not name.lower().endswith(_IGNORED):
                     _refuse(item, tree, _LINK)
             elif not name.startswith(".") and file.is_file():
                 _sort(item, tree, opener)

@@ -68,7 +68,7 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
         The shares, shape of the grid. Sums have a fixed order, so every processor gives the same
         bits.
     """
-    # Transposed, because scans are stored slice by slice.
+    # Transposed: scans are stored slice by slice.
     values, axes = np.ascontiguousarray(values.T), list(axes)[::-1]
     bone = values > 0
     some, whole = bone, bone

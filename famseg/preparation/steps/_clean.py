@@ -286,7 +286,7 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     if settings.holes == "keep":
         return mask
     reach = settings.close_mm if settings.holes == "close" else 0.0
-    # Transposed, because scans are stored slice by slice.
+    # Transposed: scans are stored slice by slice.
     edges, box = spacing_mm[::-1], bounding_box(mask)
     margin = [1 + int(np.ceil(reach / s)) for s in edges]
     padded = np.pad(mask[box].T, [(m, m) for m in margin])

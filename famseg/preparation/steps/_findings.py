@@ -13,7 +13,7 @@ from famseg.preparation.steps._bone import Mask, Scale
 from famseg.preparation.steps._checks import along_rays, dome_rays, first_bone, implausible
 from famseg.preparation.steps._clean import Spacing, bounding_box
 
-_METAL_HU = 3000.0
+_METAL_BONE_HU = 3000.0
 _METAL_ML = 0.05
 _INNER_ML = 1.5
 _INNER_LOWEST_DEG = 10.0  # petrous bone and the ridges of the skull base lie below
@@ -107,17 +107,17 @@ def metal_findings(
         spacing_mm: Edge of a voxel along each axis.
         hounsfield: Whether values are in HU; otherwise metal cannot be identified.
     """
-    if scale is None or not hounsfield or float(values.max()) <= _METAL_HU:
+    if scale is None or not hounsfield or float(values.max()) <= _METAL_BONE_HU:
         return []
     box = bounding_box(skull)
-    metal = (values[box] > _METAL_HU) & skull[box]
+    metal = (values[box] > _METAL_BONE_HU) & skull[box]
     ml = np.count_nonzero(metal) * float(np.prod(spacing_mm)) / 1000
     if ml < _METAL_ML:
         return []
     heights = np.flatnonzero(metal.any(axis=(0, 1)))
     low, high = (round((metal.shape[2] - 1 - heights[end]) * spacing_mm[2], -1) for end in (-1, 0))
     text = (
-        f"{ml:.1f} ml above {_METAL_HU:.0f} HU, {low:.0f} to {high:.0f} mm below the vertex: metal "
-        "(plates, clips, pins, teeth), whose streaks change the bone around it."
+        f"{ml:.1f} ml above {_METAL_BONE_HU:.0f} HU, {low:.0f} to {high:.0f} mm below the vertex: "
+        "metal (plates, clips, pins, teeth), whose streaks change the bone around it."
     )
     return [Finding("metal", "look", text)]

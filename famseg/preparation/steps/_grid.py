@@ -141,7 +141,7 @@ def _looked_up(
     inner = np.where(level <= 0, 1.0, level)
     inner = np.roll(_quantized(inner, np.ones(len(every), dtype=bool)), limits.min)
     field.fill(-_FULL_SCALE)
-    # Transposed, because scans are stored slice by slice.
+    # Transposed: scans are stored slice by slice.
     field, inside, rim, values = field.T, inside.T, (near & ~inside).T, values.T
     field[rim] = outer[values[rim]]  # negative values index from the end of the table
     field[inside] = inner[values[inside]]
@@ -355,7 +355,7 @@ def surface_points(mask: Mask, affine: Matrix) -> Points:
         inner[upper] &= mask[lower]
         for end in (0, -1):
             inner[tuple(end if a == axis else slice(None) for a in range(3))] = False
-    # Transposed, because scans are stored slice by slice.
+    # Transposed: scans are stored slice by slice.
     places = np.argwhere((mask & ~inner).T)[:, ::-1] + [s.start for s in box]
     return moved_points(places, affine)
 

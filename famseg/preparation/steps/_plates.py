@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from famseg.preparation.steps._bone import Mask, solid_core, within_mm, working_steps
 
-_SKIN_MM = 2.0  # tolerance for bone where the ball of 6 mm has rounded off the solid body
-_LEAVES_MM = 15.0  # no bone of a head lies farther outside its solid body
-_HOLLOW_MM = 25.0  # half the width of hollows that are closed, such as the nasal cavity
-_PLATE_MM = 4.0  # largest depth by which a supporting plate is inside the outline of the head
-_BESIDE_MM = 25.0  # from where the plate leaves the body
-_METAL_HU = 2000.0  # denser than any bone
+_SKIN_MM = 2.0  # outside of the solid body: bone that a ball of 6 mm rounds off reaches a bit out
+_LEAVES_MM = 15.0  # no bone of a head lies farther outside of its solid body
+_HOLLOW_MM = 25.0  # half the width of what is closed: the nasal cavity, open to the front
+_PLATE_MM = 4.0  # how deep a plate that the head lies on may sink into its outline
+_BESIDE_MM = 25.0  # from where it leaves the body
+_METAL_TOUCHING_HU = 2000.0  # dense bone and enamel may reach it, but not at a table
 _TOUCHES_MM = 6.0
 _SECOND_SHARE = 0.3  # share of the body of the head
 _FULL = np.ones((3, 3, 3), dtype=bool)
@@ -125,7 +125,7 @@ def surroundings(
     metal = False
     if hounsfield and plates.any():
         touching = plates & within_mm(closed, spacing, _TOUCHES_MM)
-        metal = bool((any_of_blocks(values > _METAL_HU, steps) & touching).any())
+        metal = bool((any_of_blocks(values > _METAL_TOUCHING_HU, steps) & touching).any())
     return Surroundings(
         steps, plates, metal, second_ml if second_ml > _SECOND_SHARE * own_ml else 0.0
     )

@@ -14,14 +14,14 @@ from famseg.preparation.steps._checks import spanned
 from famseg.preparation.steps._clean import Spacing
 from famseg.preparation.steps._plates import any_of_blocks, sampled
 
-_METAL_HU = 2500.0  # above dense bone and enamel, below the blurred value of thin clips
-_METAL_ML = 0.02  # volume of metal within the thickness of a slice
-_BAND_HU = (-150.0, 200.0)  # contains brain, fluid, blood and fat, including noise
-_WALL_MM = 4.0  # distance from bone, whose edges are blurred
-_STREAKED_SHARE = 0.03  # share of the cavity
-_BEYOND = 3.0  # times the share in slices without metal
-_LEAST_MM = 4.0  # height of the slices with streaks
-_NEAR_MM = 4.0  # slices this close to metal count as slices with metal
+_METAL_STREAK_HU = 2500.0  # dense bone and enamel stay below, thin clips blur to little more
+_METAL_ML = 0.02  # in a slice's thickness around it
+_BAND_HU = (-150.0, 200.0)  # brain, fluid, blood and fat lie within, noise of a head CT, too
+_WALL_MM = 4.0  # from bone, whose edges blur
+_STREAKED_SHARE = 0.03  # of the cavity
+_BEYOND = 3.0  # times the share of the slices without metal
+_LEAST_MM = 4.0  # of the height of the scan
+_NEAR_MM = 4.0  # along the axis of the scan: slices next to metal
 
 
 def streak_findings(
@@ -42,10 +42,10 @@ def streak_findings(
         spacing_mm: Edge of a voxel along each axis.
         hounsfield: Whether values are in HU.
     """
-    if scale is None or not hounsfield or float(values.max()) <= _METAL_HU:
+    if scale is None or not hounsfield or float(values.max()) <= _METAL_STREAK_HU:
         return []
     metal_ml = np.array(
-        [np.count_nonzero(values[:, :, k] > _METAL_HU) for k in range(values.shape[2])]
+        [np.count_nonzero(values[:, :, k] > _METAL_STREAK_HU) for k in range(values.shape[2])]
     ) * (float(np.prod(spacing_mm)) / 1000)
     reach = max(1, round(_NEAR_MM / spacing_mm[2]))
     near = ndimage.maximum_filter1d(metal_ml, 2 * reach + 1, mode="constant") >= _METAL_ML

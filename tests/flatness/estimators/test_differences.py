@@ -94,7 +94,7 @@ def test_differences_measure_what_cannot_be_differentiated_twice(net, oracle):
 
 
 def test_differences_do_not_train_through_it(net):
-    with pytest.raises(UnsupportedTailError, match=r"can only measure here\..*\"noise\""):
+    with pytest.raises(UnsupportedTailError, match=r"can only be measured here\..*\"noise\""):
         objective(net, "finite_difference", loss=Hinge())(INPUTS, TARGETS)
 
 

@@ -27,13 +27,13 @@ def test_first_more_steps_are_taken_then_more_samples():
 
 def test_a_ratio_of_eight_takes_three_levels_and_one_below_none():
     pace = Pace()
-    pace.slow_down(0.9)
-    pace.slow_down(float("nan"))
+    pace.thin_less(0.9)
+    pace.thin_less(float("nan"))
     assert pace.level == 0
-    pace.slow_down(8.0)
+    pace.thin_less(8.0)
     assert pace.level == 3
     assert pace.of(plan(4, "quarter"), every=True, samples=True) == (1, 0.5)
-    pace.slow_down(1e30)
+    pace.thin_less(1e30)
     assert pace.of(plan(4, "quarter"), every=True, samples=True) == (1, 1.0)
 
 
@@ -157,7 +157,7 @@ def test_a_step_that_fails_is_not_counted():
     def step():
         with pace.undone_on_error():
             assert pace.due(Level(4, 0.25))
-            pace.slow_down(4.0)
+            pace.thin_less(4.0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
