@@ -1,4 +1,4 @@
-"""The usual way: one image after the other through Pillow and numpy, in a data set's item."""
+"""The conventional pipeline: one image at a time with Pillow and numpy, in a data set's item."""
 
 from __future__ import annotations
 

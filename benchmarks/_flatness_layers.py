@@ -1,4 +1,4 @@
-"""One layer at a time: how cost grows with its size, and what other libraries make of it."""
+"""Single layers: growth of cost with size, and comparison with other libraries."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch.func import functional_call
 
 from famseg.flatness import FAM, FlatnessError
 
-HESSIAN_LIMIT = 4 * 2**30  # bytes that the whole Hessian may have beside the libraries
-_ENOUGH = 4.0  # seconds of timing one way
+HESSIAN_LIMIT = 4 * 2**30  # bytes that the whole Hessian may take in addition to the libraries
+_ENOUGH = 4.0  # seconds of timing per method
 # Without --no-deps it brings torchvision and another torch.
 CURVLINOPS_PACKAGES = (
     "--no-deps curvlinops-for-pytorch==3.0.1 backpack-for-pytorch==1.7.1 linear_operator==0.6.1 "
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """Its weight."""
+        """The layer's weight."""
         weight = self.model.get_submodule(self.name).weight
         assert isinstance(weight, Tensor)  # noqa: S101
         return weight
@@ -57,7 +57,7 @@ class Layer(NamedTuple):
 
 
 def head(d: int, m: int, n: int = 128, *, device: str = "cpu") -> Layer:
-    """Return a last layer of ``d`` classes on ``m`` features, behind a layer that makes them."""
+    """Return a head with ``d`` classes on the ``m`` features of a preceding layer."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, m), nn.ReLU(), nn.Linear(m, d)).to(device)
     inputs, targets = torch.randn(n, 16), torch.randint(0, d, (n,))
@@ -73,7 +73,7 @@ def bottleneck(size: int = 16, *, device: str = "cpu") -> Layer:
 
 
 def penalized(d: int, m: int, options: dict[str, object], device: str) -> Step:
-    """Return a step, backward included, on a head of a size."""
+    """Return a step, including the backward pass, on a head of a given size."""
     layer = head(d, m, 32, device=device)
     objective = _objective(layer, options)
 
@@ -85,7 +85,7 @@ def penalized(d: int, m: int, options: dict[str, object], device: str) -> Step:
 
 
 def full_hessian(d: int, m: int, device: str) -> Step:
-    """Return kappa by the whole Hessian of ``torch.func`` on a head of a size, with backward."""
+    """Return a step with kappa from the whole Hessian by ``torch.func`` on a head of given size."""
     layer = head(d, m, 32, device=device)
 
     def run() -> None:
@@ -96,7 +96,7 @@ def full_hessian(d: int, m: int, device: str) -> Step:
 
 
 def contracted(layer: Layer) -> Tensor:
-    """Return kappa from ``torch.func.hessian``, the definition read off the whole matrix."""
+    """Return kappa by its definition from the whole matrix of ``torch.func.hessian``."""
     weight = layer.weight
     hessian = torch.func.hessian(layer.of_weight)(weight)
     return torch.einsum("si,ti,sktk->", weight, weight, hessian)
@@ -107,7 +107,7 @@ class Growth(NamedTuple):
 
     Attributes:
         varied: Which of the two sizes is varied: ``"d"`` or ``"m"``.
-        estimator: Whose cost.
+        estimator: Name of the estimator.
         d: Outputs of the layer.
         m: Features.
         seconds: Fastest of some runs.
@@ -128,8 +128,8 @@ def growth(varied: str, sizes: list[tuple[int, int]], device: str, threads: int)
     Args:
         varied: Which of the two is varied: ``"d"`` or ``"m"``.
         sizes: Outputs and features, ascending.
-        device: Where it lies.
-        threads: How many a process may use.
+        device: Device of the layer.
+        threads: Threads that a process may use.
     """
     found, fits = [], True
     for d, m in sizes:
@@ -157,19 +157,19 @@ def exponent(pairs: list[tuple[float, float]]) -> float:
 
 
 class Peer(NamedTuple):
-    """One way to a number on one layer.
+    """A method that computes a quantity on a layer.
 
     Attributes:
         layer: The layer, in words.
         way: How.
-        quantity: What comes out.
+        quantity: The computed quantity.
         differentiable: Whether it can be trained on.
         value: The number, the mean over draws; ``None`` if it was not computed.
-        error: How far that is from the exact one, relative to that.
-        noise: Standard deviation of one draw, relative to the exact one; ``None`` without draws.
-        standard_error: That of the mean over draws, relative to the exact one.
+        error: Its relative error.
+        noise: Standard deviation of one draw, relative to the exact value; ``None`` without draws.
+        standard_error: Standard error of the mean over draws, relative to the exact value.
         seconds: Fastest of some runs, value alone.
-        memory: Peak of the value alone, in a process of its own.
+        memory: Peak memory for the value alone, in a separate process.
         missing: Why it was not computed.
     """
 
@@ -194,15 +194,15 @@ def peers(
     threads: int,
     draws: int,
 ) -> list[Peer]:
-    """Return what we and others find on a layer.
+    """Return the results of famseg and other libraries on a layer.
 
     Args:
         words: Its name in the table.
         make: Makes the layer; can be sent to another process.
-        estimators: Those of ours that hold there; the first is exact.
-        device: Where it lies.
-        threads: How many a process may use.
-        draws: How many to take of a random way, at least 2.
+        estimators: Applicable estimators of famseg; the first one is exact.
+        device: Device of the layer.
+        threads: Threads that a process may use.
+        draws: Number of draws of a random method, at least 2.
     """
     layer = make()
     exact = _kappa(estimators[0], layer)
@@ -233,11 +233,11 @@ def _objective(layer: Layer, options: dict[str, object]) -> FAM:
 
 
 def _kappa(estimator: str, layer: Layer, draw: int = 0) -> float:
-    # A new one each time would look at the network anew.
+    # A new one each time would analyze the network again.
     key = (id(layer.model), estimator)
     if key not in _OBJECTIVES:
         _OBJECTIVES[key] = _objective(layer, {"estimator": estimator})
-    # Probes depend on the position: without this all draws would be one and the same.
+    # Probes depend on the position: without this all draws would be identical.
     _OBJECTIVES[key].seek(draw)
     return _OBJECTIVES[key].measure(layer.inputs, layer.targets).kappa.item()
 
@@ -277,7 +277,7 @@ def _measured(
             draws += [value(layer, k) for k in range(2, count)]
     except FlatnessError as error:
         return peer._replace(missing=f"refused: {str(error).partition('. ')[0]}.")
-    except RuntimeError as error:  # of torch, under functional transforms
+    except RuntimeError as error:  # raised by torch under functional transforms
         return peer._replace(missing=f"failed: {str(error).splitlines()[0][:120]}")
     mean, noise = statistics.fmean(draws), statistics.stdev(draws) / abs(exact)
     random = draws[0] != draws[1]
@@ -303,7 +303,7 @@ def _valued(value: Callable[..., float], make: Callable[[], Layer]) -> Step:
 
 
 def _fastest(step: Step, count: int = 20) -> float:
-    """Seconds of the fastest of some runs: what others do to the machine only adds."""
+    """Seconds of the fastest of some runs, since load by other processes can only add time."""
     step.run()
     times = []
     for _ in range(count):

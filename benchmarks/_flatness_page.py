@@ -12,7 +12,7 @@ from _memory import MIB, Memory
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contestant beside the plain step."""
+    """One contestant, compared with the plain step."""
 
     name: str
     missing: str | None = None
@@ -25,7 +25,7 @@ class Row:
     target: tuple[float, float | None] | None = None
 
     def verdict(self) -> str:
-        """Say whether what is promised was held."""
+        """Say whether the promised limits were met."""
         if self.target is None or self.ratio is None:
             return ""
         time, memory = self.target
@@ -74,7 +74,7 @@ def steps_table(rows: Sequence[Row]) -> str:
 
 
 def growth_tables(found: Sequence[Growth]) -> str:
-    """Return the exponents of growth in each of the two sizes, and the costs they come from."""
+    """Return the exponents of growth in each of the two sizes, and the underlying costs."""
     lines = [
         [
             one.estimator,
@@ -95,7 +95,7 @@ def growth_tables(found: Sequence[Growth]) -> str:
 
 
 def peers_table(found: Sequence[Peer]) -> str:
-    """Return what we and others find on the same layers."""
+    """Return the results of famseg and other libraries on the same layers."""
     lines = [
         [
             one.layer,
@@ -129,8 +129,8 @@ def page(
         resnet: Rows of the classifier.
         autoencoder: Rows of the autoencoder.
         grown: Costs by size.
-        beside: What we and others find.
-        draws: How many were taken of a random way.
+        beside: Results of famseg and other libraries.
+        draws: Number of draws of random methods.
     """
     lines = "\n".join(f"- {key}: {value}" for key, value in surroundings.items())
     return f"""# What a flatness penalty costs

@@ -21,7 +21,7 @@ Network = Literal["resnet", "autoencoder"]
 
 
 class Scene(NamedTuple):
-    """A network with a layer to penalize, a loss and a batch."""
+    """A network with a penalized layer, a loss and a batch."""
 
     model: nn.Module
     layer: str
@@ -39,7 +39,7 @@ def scene(network: Network, device: str, *, quick: bool = False) -> Scene:
         network: ``"resnet"``: ResNet18 with the stem for images of 32 x 32, batch 128, SGD.
             ``"autoencoder"``: the paper's autoencoder at 64 x 64 x 64, batch 4, Adam.
         device: Where it lies.
-        quick: Whether to make everything small.
+        quick: Use small sizes.
     """
     torch.manual_seed(0)
     if network == "resnet":
@@ -130,7 +130,7 @@ def sam(setting: Scene) -> Step:
 def naive(setting: Scene, weight: float) -> Step:
     """A step with one probe of the weight and double backward through the whole network.
 
-    It is what one writes down first: unbiased, with the full gradient, without any care for cost.
+    The most direct implementation: unbiased, with the full gradient, not optimized.
     """
     optimizer = setting.optimizer(setting.model.parameters(), **setting.options)
     matrix = setting.model.get_submodule(setting.layer).weight
@@ -149,7 +149,7 @@ def naive(setting: Scene, weight: float) -> Step:
 
 
 def resnet_contestants(device: str, *, quick: bool) -> list[Contestant]:
-    """Return who trains the classifier; the first is the one that others are compared with."""
+    """Return the contestants on the classifier; the first is the reference for the others."""
     make = partial(_make, "resnet", device, quick)
     return [
         Contestant("plain step", partial(make, plain)),
@@ -159,7 +159,7 @@ def resnet_contestants(device: str, *, quick: bool) -> list[Contestant]:
 
 
 def autoencoder_contestants(device: str, *, quick: bool) -> list[Contestant]:
-    """Return who trains the autoencoder; the first is the one that others are compared with."""
+    """Return the contestants on the autoencoder; the first is the reference for the others."""
     make = partial(_make, "autoencoder", device, quick)
     one = partial(make, fam, weight=0.002)
     whole = partial(one, every=1, samples="all")

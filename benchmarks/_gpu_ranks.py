@@ -1,9 +1,9 @@
-"""FAM on several processes, one for each GPU: their mean gradient is that of one process.
+"""FAM on several processes, one per GPU: their mean gradient equals that of a single process.
 
 torchrun --nproc-per-node N benchmarks/_gpu_ranks.py DEVICE
 
 A part of ``benchmarks/gpu.sh``; with DEVICE ``cpu`` it runs on gloo in place of NCCL. The first
-process prints a line of JSON; it ends with status 1 where something differs.
+process prints a line of JSON; it exits with status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from famseg.flatness import FAM
 
 _STEPS = 20
-_EACH = 8  # samples a process
+_EACH = 8  # samples per process
 
 
 def network() -> nn.Sequential:
@@ -83,7 +83,7 @@ def trained(device: str) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Compare, train, and say what came of it."""
+    """Compare, train, and print the result."""
     device, local = sys.argv[1], int(os.environ["LOCAL_RANK"])
     if device == "cuda":
         torch.cuda.set_device(local)
@@ -105,8 +105,8 @@ def main() -> int:
                 "seconds a step": seconds,
             }
             print(json.dumps(found), flush=True)
-        # All of them end together, without a DDP module: one that is taken down behind the group
-        # ends its process with an abort.
+        # All ranks exit together, without a DDP module: destroying one after the group aborts its
+        # process.
         gc.collect()
         dist.barrier(device_ids=[local] if device == "cuda" else None)
     finally:

@@ -1,4 +1,4 @@
-"""What ``benchmarks/gpu.sh`` asks of Python: what is there, and the report of its parts.
+"""Python helpers of ``benchmarks/gpu.sh``: checks of the environment, and the report of its parts.
 
 python benchmarks/_gpu_report.py processes cuda|cpu
 python benchmarks/_gpu_report.py missing MODULE...
@@ -39,11 +39,11 @@ _PACKAGES = (
     "transformers",
     "pytest",
 )
-_SHOWN = 40  # lines of the log of a part that did not pass
+_SHOWN = 40  # lines shown from the log of a failed part
 
 
 def processes(device: str) -> int:
-    """Print in how many processes to train: one for each GPU, two on the processor."""
+    """Print the number of training processes: one per GPU, two on the CPU."""
     if device == "cpu":
         print(2)
         return 0
@@ -72,7 +72,7 @@ def missing(*modules: str) -> int:
 
 
 def metadata(folder: str) -> int:
-    """Write famseg's entry points to a folder; status 1 where it is installed already."""
+    """Write famseg's entry points to a folder; status 1 if it is already installed."""
     if importlib.metadata.entry_points(group="famseg.pipelines"):
         return 1
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -87,7 +87,7 @@ def metadata(folder: str) -> int:
 
 
 def port() -> int:
-    """Print a port that is free."""
+    """Print a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         print(free.getsockname()[1])
@@ -95,7 +95,7 @@ def port() -> int:
 
 
 def write(out: str, work: str, device: str, seconds: str) -> int:
-    """Write ``gpu.json`` and print a line a part."""
+    """Write ``gpu.json`` and print one line per part."""
     parts = [
         _part(line.split("\t"), Path(work), Path(out))
         for line in (Path(work) / "parts.tsv").read_text(encoding="utf-8").splitlines()
@@ -142,7 +142,7 @@ def _part(row: list[str], work: Path, out: Path) -> dict[str, Any]:
 
 
 def _found(name: str, log: str, work: Path, out: Path) -> Any:
-    """Return what a part found: counts of tests, what the ranks say, the table's file."""
+    """Return the results of a part: counts of tests, output of the ranks, the table's file."""
     if name == "tests":
         return _tests(work / "tests.xml")
     if name.endswith("_ranks") or name == "one_rank":

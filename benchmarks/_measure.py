@@ -1,4 +1,4 @@
-"""Time of contestants that take turns, and what is said about the machine."""
+"""Timing of contestants that take turns, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Step:
 
     Attributes:
         run: Runs it.
-        cycle: Says, once a step was run, after how many steps things repeat.
+        cycle: Returns, after a step was run, the number of steps after which the cost repeats.
     """
 
     run: Callable[[], object]
@@ -35,14 +35,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is measured.
+    """A measured contestant.
 
     Attributes:
         name: Its name in the tables.
-        build: Makes its step, model and data included; can be sent to another process.
-        repeat: How many cycles of it are timed in one go.
-        each: It takes part in every so manieth round.
-        missing: What to install, where that is why it cannot take part.
+        build: Creates its step with model and data; can be pickled.
+        repeat: Number of cycles that are timed together.
+        each: It takes part in every ``each``-th round.
+        missing: What to install if a package is missing.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Contestant:
 
 @dataclass
 class Timing:
-    """What a step took, the mean over whole cycles, each time it had its turn.
+    """Time of a step in each turn, averaged over whole cycles.
 
     Attributes:
         first: Seconds of the very first step.
         seconds: Wall time.
         ratios: The same, in units of the plain steps before and after.
-        cpu_ratios: The same of time on the processor, which a busy neighbor adds less to.
+        cpu_ratios: The same for processor time, which other load on the machine affects less.
     """
 
     first: float = float("nan")
@@ -93,10 +93,10 @@ class Spread(NamedTuple):
 def timings(contestants: Sequence[Contestant], rounds: int, device: str) -> dict[str, Timing]:
     """Time contestants in turns, each between two runs of the first of them, the plain step.
 
-    A machine changes its speed within seconds, so a ratio is taken to the mean of those two runs
-    and not to one at another end of the round. That of the plain step is taken to its own run
-    before: how far it spreads around 1 is what such a ratio can tell. The order is drawn anew for
-    each round. The first step and one more cycle are not counted.
+    The speed of a machine changes within seconds, so each ratio is relative to the mean of those
+    two runs. The ratio of the plain step is relative to its previous run: its spread around 1 is
+    the resolution of such ratios. The order is drawn for each round. The first step and one more
+    cycle are not counted.
     """
     present = [one for one in contestants if one.missing is None]
     steps, found = {}, {one.name: Timing() for one in present}
@@ -124,12 +124,12 @@ def timings(contestants: Sequence[Contestant], rounds: int, device: str) -> dict
 
 
 def missing(module: str, package: str) -> str | None:
-    """Say what to install if a module is not there."""
+    """Say what to install if a module is missing."""
     return None if importlib.util.find_spec(module) else f"pip install {package}"
 
 
 def environment(device: str, threads: int, packages: Sequence[str]) -> dict[str, str]:
-    """Return what numbers depend on, with the versions of packages."""
+    """Return the environment that results depend on, with package versions."""
     versions = {}
     for name in packages:
         try:
@@ -160,7 +160,7 @@ def say(text: str) -> None:
 
 
 def _seconds(run: Callable[[], object], count: int, device: str) -> tuple[float, float]:
-    """Wall time and processor time of one run, the mean of some."""
+    """Mean wall time and processor time of a run."""
     _wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):

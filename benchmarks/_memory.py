@@ -1,4 +1,4 @@
-"""Peak memory of steps: each in a process of its own, or as the allocator of a GPU counts it."""
+"""Peak memory of steps: each in a separate process, or as counted by the GPU's allocator."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from _measure import Step
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 MIB = 2**20
-# As many for every contestant: the holes between a process's tensors grow with its first steps.
+# The same for every contestant: fragmentation of a process's memory grows in its first steps.
 _STEPS = 12
 
 
 class Memory(NamedTuple):
-    """Peaks in bytes above what the process held before the first step.
+    """Peaks in bytes, relative to the memory of the process before the first step.
 
     Attributes:
-        first: Of the first step, checks included.
-        later: Of the steps behind it.
+        first: Of the first step, including checks.
+        later: Of the following steps.
     """
 
     first: int
@@ -49,19 +49,19 @@ def peak(
     limit: int | None = None,
     times: int = 1,
 ) -> Memory | None:
-    """Return the peak memory of steps in a new process; ``None`` if they do not fit.
+    """Return the peak memory of steps in a new process; ``None`` if memory is insufficient.
 
-    On a GPU the allocator counts to the byte, and a new process would take seconds to begin: there
-    the steps run in this one, once.
+    On a GPU the allocator's count is exact and a new process takes seconds to start, so the steps
+    run once in this process.
 
     Args:
         build: Makes the step.
         device: Where it runs.
         threads: How many the process may use.
-        before: A small step that loads the libraries, where they would hide what is measured.
-        limit: How many bytes the process may have beside its libraries.
-        times: In how many processes; the medians of their peaks are returned, since what the C
-            library gives back, and when, differs from one to the next.
+        before: A small step that loads libraries whose memory would otherwise be measured.
+        limit: How many bytes the process may use in addition to its libraries.
+        times: Number of processes; the medians of their peaks are returned, since the time at which
+            the C library frees memory varies.
     """
     if device == "cuda":
         return _on_gpu(build, threads, before, limit)
@@ -73,7 +73,7 @@ def peak(
 
 
 def alone(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
-    """Call a function in a new process that has only imported; ``None`` if it ran out of memory."""
+    """Call a function in a new process with preloaded modules; ``None`` if it ran out of memory."""
     try:
         return _pool().submit(function, *args, **kwargs).result()
     except BrokenProcessPool:
@@ -86,10 +86,10 @@ def alone(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R
 
 
 def limit_memory(limit: int | None, device: str) -> None:
-    """Let this process have so many bytes more than its libraries, and no more."""
+    """Limit this process to a number of bytes in addition to its libraries."""
     if limit is None:
         return
-    if device == "cuda":  # whose driver maps more addresses than there is memory
+    if device == "cuda":  # its driver maps more addresses than there is memory
         whole = torch.cuda.get_device_properties(0).total_memory
         allowed = torch.cuda.memory_reserved() + limit
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / whole))
@@ -101,7 +101,7 @@ def limit_memory(limit: int | None, device: str) -> None:
 def _on_gpu(
     build: Callable[[], Step], threads: int, before: Callable[[], Step] | None, limit: int | None
 ) -> Memory | None:
-    gc.collect()  # what earlier contestants left in cycles
+    gc.collect()  # reference cycles of earlier contestants
     torch.cuda.empty_cache()
     try:
         return _peak(build, "cuda", threads, before, limit)
@@ -135,7 +135,7 @@ def _peak(
 
 
 class _Gauge:
-    """The highest memory of this process since it was made or reset."""
+    """The peak memory of this process since the gauge was created or reset."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -167,9 +167,9 @@ def _status(key: str) -> int:
 
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
-    """Processes that are forked from one that has imported what takes long, and run nothing."""
+    """Processes forked from a server that has only imported the slow modules."""
     context = multiprocessing.get_context("forkserver")
-    # The server imports by the path of a new Python, without this folder.
+    # The server imports with the default path, without this folder.
     folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     context.set_forkserver_preload(["_flatness_layers"])

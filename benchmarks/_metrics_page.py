@@ -1,4 +1,4 @@
-"""The page that ``metrics.py`` writes: time and memory by pair, errors by shape, what was held."""
+"""The page that ``metrics.py`` writes: time and memory by pair, errors by shape, targets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from _metrics_runs import Run
 from _metrics_scorers import MONAI, OURS
 
 MIB = 2**20
-# Against MONAI's HD95: how many times faster, at 256^3 and anywhere, and the share of its memory.
+# Compared with MONAI's HD95: speedup at 256^3 and elsewhere, and share of its memory.
 FAST_GRID, FAST, ANYWHERE, MEMORY = "256^3", 3.0, 1.0, 1 / 3
-# What rounding and two tables of areas may differ by, in mm.
+# Tolerance in mm for rounding and different area tables.
 SAME_MM = 2e-3
 DISTANCES = ("HD", "HD95", "ASSD")
 _WORDS = {True: "held", False: "missed", None: "not known"}
 COLUMNS = ("HD", "HD95", "HD95 directed", "HD95 pooled", "ASSD")
-# Who has which of our definitions, under which name.
+# Libraries with the same definitions, and the names that they use.
 SAME = {
     "HD": ("MONAI", "HD"),
     "HD95": ("surface-distance", "HD95"),
@@ -33,7 +33,7 @@ class Row:
     """A contestant on a pair.
 
     Attributes:
-        points: How many border voxels the prediction has.
+        points: Number of border voxels of the prediction.
         runs: Its runs; none if it is missing.
     """
 
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def cpu(self) -> float:
-        """Median of the processor's seconds."""
+        """Median of the processor seconds."""
         return median(run.cpu for run in self.runs)
 
     @property
@@ -56,13 +56,13 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Each run came to its end."""
+        """Whether each run completed."""
         return all(run.ended for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far a contestant is from what a formula says, in mm."""
+    """Deviation of a contestant from an analytic value, in mm."""
 
     shape: str
     spacing: str
@@ -72,12 +72,12 @@ class Error:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a target was held.
+    """Whether a target was met.
 
     Attributes:
-        target: What was wanted.
-        held: It was; None where the other one was ended too early to tell.
-        seen: Where, and how much.
+        target: The target.
+        held: Whether it was met; None if the other contestant was stopped too early to tell.
+        seen: The case and the value.
     """
 
     target: str
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def verdicts(rows: Sequence[Row], errors: Sequence[Error]) -> list[Verdict]:
-    """Hold the numbers against the targets: time and memory pair by pair, errors by distance."""
+    """Compare results with the targets: time and memory for each pair, errors for each distance."""
     found = []
     for ours, monai in _beside(rows):
         where, ratio, share = (
@@ -95,7 +95,7 @@ def verdicts(rows: Sequence[Row], errors: Sequence[Error]) -> list[Verdict]:
             ours.peak / monai.peak,
         )
         wanted = FAST if ours.grid == FAST_GRID else ANYWHERE
-        # Of a run that was ended more time and more memory would have been seen.
+        # A stopped run would have taken more time and memory.
         unknown = False if monai.ended else None
         least, most = ("", "") if monai.ended else ("at least ", "at most ")
         found += [
@@ -115,7 +115,7 @@ def _present(errors: Sequence[Error], column: str) -> bool:
 
 
 def _by_definition(errors: Sequence[Error], column: str) -> Verdict:
-    """Compare with the one who has the same definition."""
+    """Compare with the contestant that has the same definition."""
     name, theirs = SAME[column]
     groups = _by_shape(errors)
     farther = [
@@ -131,7 +131,7 @@ def _by_definition(errors: Sequence[Error], column: str) -> Verdict:
 
 
 def _nearest(errors: Sequence[Error], distance: str) -> Verdict:
-    """Compare with the nearest of all, by whatever definition."""
+    """Compare with the closest of all, whatever its definition."""
     groups, farther = _by_shape(errors), []
     for mine, *others in groups:
         sizes = {one.name: abs(one.errors[distance]) for one in others if distance in one.errors}
@@ -213,7 +213,7 @@ are not cubic.
 
 
 def _beside(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return our row and MONAI's for each pair."""
+    """Return famseg's and MONAI's rows for each pair."""
     by_name = {(row.grid, row.kind, row.name): row for row in rows}
     return [
         (row, by_name[row.grid, row.kind, MONAI]) for row in rows if row.name == OURS and row.runs
@@ -266,7 +266,7 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _ratio(value: float, below: Row, above: Row, unit: str) -> str:
-    """Say a ratio whose parts may be known as at least so much alone."""
+    """Format a ratio of values that may be lower bounds."""
     if below is above:
         return f"{value:.2f}{unit}"
     if not below.ended and not above.ended:

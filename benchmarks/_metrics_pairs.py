@@ -1,4 +1,4 @@
-"""Pairs of masks: skulls with predictions of three kinds, and shapes whose distances are known."""
+"""Pairs of masks: skulls with three kinds of predictions, and shapes with known distances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOB = 12.0
 
 @dataclass(frozen=True)
 class Pair:
-    """What all contestants get."""
+    """The input of all contestants."""
 
     grid: str
     kind: str
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Known:
-    """A pair whose distances a formula gives, in mm."""
+    """A pair with analytic distances in mm."""
 
     name: str
     pair: Pair
@@ -43,7 +43,7 @@ class Known:
 
 
 def skulls(quick: bool) -> Iterator[Pair]:
-    """Make the pairs one after the other: cubic voxels first, then the size of SkullFix."""
+    """Create the pairs one at a time: first cubic voxels, then the size of SkullFix."""
     for size in (64,) if quick else (64, 128, 256):
         truth = phantom(subject=1, seed=0, size=size).astype(bool)
         spacing = _HEAD_MM / size
@@ -63,7 +63,7 @@ def _skullfix() -> Mask:
 
 
 def _prediction(kind: str, truth: Mask) -> Mask:
-    """Return the truth with its surface a voxel out or in by places, moved by 5 %, or noise."""
+    """Return the truth with parts of its surface moved by one voxel, shifted by 5 %, or noise."""
     rng = np.random.default_rng(0)
     if kind == "shifted":
         return np.roll(truth, round(truth.shape[1] * 0.05), axis=1)
@@ -75,7 +75,7 @@ def _prediction(kind: str, truth: Mask) -> Mask:
 
 
 def known(quick: bool) -> list[Known]:
-    """Return spheres, shells and boxes, moved or changed; voxels that are cubic, flat and long."""
+    """Return spheres, shells and boxes, moved or changed, with cubic, flat and long voxels."""
     found = []
     for spacing in ((1.0, 1.0, 1.0), (1.0, 0.45, 0.45), (0.45, 0.45, 3.0))[: 1 if quick else 3]:
         make = partial(_pair, spacing=spacing)

@@ -1,4 +1,4 @@
-"""Runs of contestants, each in a process of its own: time, peak memory, and what was found."""
+"""Runs of contestants, each in a separate process: time, peak memory and scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 from _metrics_pairs import Pair
 from _metrics_scorers import scorer
 
-_REPEAT_S = 0.5  # short runs are repeated for so long
-_LOOK_S = 0.5  # how often the time that a run has taken is looked at
+_REPEAT_S = 0.5  # short runs are repeated for this long
+_LOOK_S = 0.5  # interval at which the time of a run is checked
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Run:
 
     Attributes:
         seconds: Wall time.
-        cpu: Seconds of the processor, which a busy neighbor adds less to.
-        peak: Bytes beside the masks and libraries, at the highest.
-        ended: It came to its end; otherwise time and memory are at least so much.
-        scores: What it found.
+        cpu: Processor seconds, which other load on the machine affects less.
+        peak: Peak of bytes in addition to masks and libraries.
+        ended: Whether it completed; otherwise time and memory are lower bounds.
+        scores: Its scores.
     """
 
     seconds: float
@@ -39,12 +39,12 @@ class Run:
 
 
 def run_alone(name: str, folder: Path, limit_s: float) -> Run:
-    """Let a contestant score a stored pair in a new process that has loaded its libraries.
+    """Make a contestant score a stored pair in a new process with preloaded libraries.
 
     Args:
         name: The contestant.
-        folder: Where `store` left the pair.
-        limit_s: After so many seconds of the processor the process is ended.
+        folder: Folder to which `store` wrote the pair.
+        limit_s: Processor seconds after which the process is stopped.
     """
     ours, its = multiprocessing.Pipe(duplex=False)
     process = _context().Process(target=_measure, args=(name, folder, its))
@@ -67,7 +67,7 @@ def run_alone(name: str, folder: Path, limit_s: float) -> Run:
 
 
 def store(pair: Pair, folder: Path) -> None:
-    """Write a pair where processes find it."""
+    """Write a pair to files for the processes."""
     np.save(folder / "prediction.npy", pair.prediction)
     np.save(folder / "truth.npy", pair.truth)
     np.save(folder / "spacing.npy", np.array(pair.spacing))
@@ -79,9 +79,9 @@ def _measure(name: str, folder: Path, results: Connection) -> None:
     ready = scorer(name).ready
     small = np.zeros((9, 8, 250), dtype=bool)
     small[3:6, 2:6, 3:5] = True
-    ready(Pair("", "", np.roll(small, 200, axis=2), small, spacing))()  # loads what it needs
+    ready(Pair("", "", np.roll(small, 200, axis=2), small, spacing))()  # loads its libraries
     run = ready(Pair("", "", *masks, spacing))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     held = _status("VmRSS")
     results.send(held)
     count, start, before = 0, time.perf_counter(), time.process_time()
@@ -95,9 +95,9 @@ def _measure(name: str, folder: Path, results: Connection) -> None:
 
 @functools.cache
 def _context() -> ForkServerContext:
-    """Processes are forked from one that has imported what takes long, and run nothing."""
+    """Processes are forked from a server that has only imported the slow modules."""
     context = multiprocessing.get_context("forkserver")
-    # The server imports by the path of a new Python, without this folder.
+    # The server imports with the default path, without this folder.
     folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     context.set_forkserver_preload(["_metrics_scorers", "monai.metrics"])
@@ -110,6 +110,6 @@ def _status(key: str, process: int | str | None = "self") -> int:
 
 
 def _cpu(process: int | None) -> float:
-    """Return the seconds that another process has had of the processor."""
+    """Return the processor seconds of another process."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,6 +1,6 @@
-"""Contestants: each takes two masks and says how far apart their surfaces are, in mm.
+"""Contestants: each takes two masks and returns the distances of their surfaces in mm.
 
-What has to be done before the masks can be handed over (a tensor, an image) is not measured.
+Conversion of the masks (to a tensor, an image) is not measured.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Scorer:
 
     Attributes:
         name: In the tables.
-        package: Where it comes from, as pip knows it.
-        ready: Takes a pair and returns what is timed.
-        exact: The same for all distances it knows, which are compared with the truth.
-        missing: What to install, where that is why it cannot take part.
+        package: Name of its package for pip.
+        ready: Takes a pair and returns the timed function.
+        exact: The same for all its distances, which are compared with the truth.
+        missing: What to install if its package is missing.
     """
 
     name: str
@@ -81,7 +81,7 @@ def _surface_distance(pair: Pair, *, every: bool) -> Callable[[], Scores]:
         found = {"HD95": library.compute_robust_hausdorff(distances, 95)}
         if every:
             found["HD"] = library.compute_robust_hausdorff(distances, 100)
-            # It gives the means of the two directions: the mean of the surfaces is by their areas.
+            # It returns the means of the two directions; they are averaged with areas as weights.
             means = library.compute_average_surface_distance(distances)
             areas = [distances[f"surfel_areas_{mask}"].sum() for mask in ("gt", "pred")]
             found["ASSD"] = float(np.average(means, weights=areas))
@@ -122,8 +122,8 @@ def _simpleitk(pair: Pair) -> Callable[[], Scores]:
 
 
 def scorers() -> list[Scorer]:
-    """Return the contestants, the first two being ours and MONAI's."""
-    warnings.simplefilter("ignore")  # of the others, about themselves
+    """Return the contestants; the first two are famseg's and MONAI's."""
+    warnings.simplefilter("ignore")  # warnings of other libraries
     return [
         Scorer(OURS, "famseg", _ours, _ours),
         Scorer(MONAI, "monai", partial(_monai, every=False), partial(_monai, every=True)),
@@ -146,5 +146,5 @@ def scorers() -> list[Scorer]:
 
 
 def scorer(name: str) -> Scorer:
-    """Return one by its name."""
+    """Return a contestant by its name."""
     return next(one for one in scorers() if one.name == name)

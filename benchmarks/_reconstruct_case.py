@@ -1,6 +1,6 @@
-"""A case of `benchmarks/reconstruct.py`: what the command does, in a process of its own.
+"""A case of `benchmarks/reconstruct.py`: the work of the command in a separate process.
 
-Nothing is imported that `famseg reconstruct` does not import, and that as the command imports it.
+It imports only modules that `famseg reconstruct` imports, and in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 def run_case(path: Path, out: Path) -> dict[str, object]:
     """Reconstruct as the command does; return seconds by stage and the record."""
     marks = [("imports", time.process_time())]
-    import famseg.cli  # noqa: F401  # the command's way to import MONAI
+    import famseg.cli  # noqa: F401  # makes the import of MONAI as fast as in the command
     from famseg.reconstruction import Options, Outputs, find_inputs, load_network, reconstruct_all
 
     marks.append(("model", time.process_time()))

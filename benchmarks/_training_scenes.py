@@ -1,4 +1,4 @@
-"""The contestants of the training benchmark: famseg's engine and loops beside it."""
+"""The contestants of the training benchmark: famseg's engine and other loops."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Turn = Callable[[], float]
 
 @dataclass(frozen=True)
 class Contestant:
-    """What takes turns.
+    """A contestant that takes turns.
 
     Attributes:
         name: Its name in the table.
-        build: Makes its turn, which returns the mean seconds of a step.
-        samples: Samples a step.
-        missing: What to install, where that is why it cannot take part.
+        build: Creates its turn, which returns the mean seconds of a step.
+        samples: Samples per step.
+        missing: What to install if its package is missing.
     """
 
     name: str
@@ -123,7 +123,7 @@ def images(batch: int, *, network: str, **more: Any) -> dict[str, Any]:
 
 
 def image_loop(values: Mapping[str, Any], device: str) -> Turn:
-    """Return a turn of the same training written by hand, in the way of a tutorial."""
+    """Return a turn of the same training as an explicit loop, as in a tutorial."""
     config, experiment = opened(values, device)
     model = experiment.objective.model.to(device)
     augment, data = experiment.augment, experiment.train
@@ -143,7 +143,7 @@ def image_loop(values: Mapping[str, Any], device: str) -> Turn:
             loss = nn.functional.cross_entropy(model(moved["image"]), moved["label"])
             loss.backward()
             optimizer.step()
-            loss.item()  # as one that shows its progress
+            loss.item()  # as for a progress display
             clock.stepped(step)
         return clock.seconds
 
@@ -177,7 +177,7 @@ def trainer(values: Mapping[str, Any], device: str) -> Turn:
     network = experiment.objective.model
 
     class Labeled(nn.Module):
-        """The network with the loss that the Trainer wants it to have."""
+        """The network with its loss, as the Trainer expects it."""
 
         def __init__(self) -> None:
             super().__init__()

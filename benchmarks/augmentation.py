@@ -48,8 +48,8 @@ class Row:
     """A pipeline in a setting.
 
     Attributes:
-        per_second: Images a second.
-        faster: How many times as fast as Pillow between whose turns it had its own.
+        per_second: Images per second.
+        faster: Speedup over the Pillow turns before and after.
     """
 
     setting: str
@@ -60,7 +60,7 @@ class Row:
 
 
 def pillow(policy: str | None, batches: int) -> Step:
-    """Return an epoch of the usual pipeline."""
+    """Return an epoch of the conventional pipeline."""
     pixels, labels = _images(batches)
     data = PillowSet(
         np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)),
@@ -102,7 +102,7 @@ def ours(policy: str | None, batches: int) -> Step:
 
 
 def measured(rounds: int, batches: int) -> list[Row]:
-    """Let both pipelines take turns in every setting."""
+    """Measure both pipelines in turns in every setting."""
     rows = []
     for setting, policy in _SETTINGS.items():
         say(setting)

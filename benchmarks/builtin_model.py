@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Train, score and pack."""
+    """Train, score and package."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=40, help="epochs of 736 samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def train(epochs: int, seed: int, output: str) -> Path:
-    """Train and evaluate configs/implant.yaml, or go on with the run; return its folder."""
+    """Train and evaluate configs/implant.yaml, or resume the run; return its folder."""
     overrides = [f"training.epochs={epochs}", f"seed={seed}", f"output={output}", "name=builtin"]
     pipeline, config = load("implant", [*overrides, "training.threads=1"])
     with engine.processes() as processes, engine.stop_on_signals() as stop:
@@ -77,11 +77,11 @@ class Printer:
     """Prints a line per epoch."""
 
     def started(self, *, epochs: int, steps: int, step: int) -> None:
-        """Say how much there is to do."""
+        """Print the amount of work."""
         print(f"step {step} of {steps}, {epochs} epochs", flush=True)
 
     def stepped(self, step: int, *, loss: float, penalty: float | None) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print loss and validation."""
@@ -93,7 +93,7 @@ class Printer:
 
 
 def scored_cases(run: Path) -> list[Row]:
-    """Return unmasked metrics and the confidence of the test cases, as the run's evaluation has."""
+    """Return unmasked metrics and the confidence of the test cases, as in the run's evaluation."""
     with (run / "evaluation" / "confidence.csv").open() as stream:
         confidence = {row["subject"]: float(row["confidence"]) for row in csv.DictReader(stream)}
     rows: list[Row] = []
@@ -204,7 +204,7 @@ def samples_per_epoch(config: Any) -> int:
 
 
 def markdown(network: CoarseNetwork) -> str:
-    """Return the card for people."""
+    """Return the model card as Markdown."""
     card = network.card
     training = card["training"]
     cut_short = training["stopped_after"] < training["epochs"]

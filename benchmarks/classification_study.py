@@ -63,7 +63,7 @@ class Cell:
 
 
 def cells(seeds: int) -> Iterator[Cell]:
-    """Yield all trainings, seed by seed, so that an early end leaves whole comparisons."""
+    """Yield all trainings, seed by seed, so that an interruption leaves complete comparisons."""
     for seed in range(seeds):
         for data in DATA:
             for method in METHODS:
@@ -71,7 +71,7 @@ def cells(seeds: int) -> Iterator[Cell]:
 
 
 def train(cell: Cell, root: Path, runs: Path) -> str:
-    """Train one cell, or go on with it; a failure is said and leaves the others alone."""
+    """Train one cell or resume it; a failure is printed and does not affect the others."""
     from famseg.engine import Processes, Session, stop_on_signals
 
     try:
@@ -115,7 +115,7 @@ def _difference(found: Pairing | None) -> str:
 
 
 def sections(seeds: Comparison, images: Comparison) -> str:
-    """Return all tables of a data set; of the second comparison only what is new in it."""
+    """Return all tables of a data set; of the second comparison only the new rows."""
     known = {each.title for each in tables(seeds)}
     new = [each for each in tables(images) if each.title not in known]
     return f"### Over seeds\n\n{markdown(tables(seeds))}\n\n### Over test images\n\n{markdown(new)}"

@@ -72,7 +72,7 @@ def compared(source: Source, settings: Settings, *, draw: bool) -> Compared:
 
 
 def image_of(largest: Mask, skull: Mask, spacing_mm: tuple[float, float, float]) -> Image.Image:
-    """Return slices in which most was removed: sagittal and axial; red is removed, blue added."""
+    """Return the sagittal and axial slices with most removed voxels: red is removed, blue added."""
     gone = largest & ~skull
     panels = []
     for axis in (0, 2):
@@ -95,7 +95,7 @@ def image_of(largest: Mask, skull: Mask, spacing_mm: tuple[float, float, float])
 
 
 def rows(found: list[Compared]) -> list[list[str]]:
-    """Return the table's rows, the heads that lose most first."""
+    """Return the table's rows, sorted by lost volume."""
     return [
         [
             each.name,

@@ -1,11 +1,11 @@
-"""What a flatness penalty costs: beside a plain step, SAM and other libraries, in one run.
+"""Cost of a flatness penalty, compared with a plain step, SAM and other libraries in one run.
 
 python benchmarks/flatness.py --out benchmarks/results/flatness.md
 
-Contestants take turns between plain steps, so that what disturbs the machine disturbs both alike; a
-ratio is the median over the turns. Peak memory is that of a process of its own, or of the allocator
-of a GPU. Takes about twenty minutes on two cores, which nothing else should use; ``--quick`` shows
-in one that everything runs.
+Contestants take turns between plain steps, so that disturbances of the machine affect both alike; a
+ratio is the median over the turns. Peak memory is that of a separate process, or of the allocator
+of a GPU. Takes about twenty minutes on two otherwise idle cores; ``--quick`` checks in one minute
+that everything runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from _memory import peak
 
 from famseg.engine import keep_freed_memory
 
-# Ratios to the plain step that are promised: time, and peak memory.
+# Promised ratios to the plain step: time and peak memory.
 TARGETS = {
     "FAM, closed form": (1.03, None),
     "FAM, default: mean over the steps": (1.15, 1.5),
@@ -37,7 +37,7 @@ _GROWTH = {
     "d": [(d, 1024) for d in (8, 32, 128, 512)],
 }
 _QUICK_GROWTH = {"m": [(4, m) for m in (8, 16, 32)], "d": [(d, 16) for d in (4, 8, 16)]}
-_DRAWS = 64  # of a random way: a mean shows bias, one draw shows luck
+_DRAWS = 64  # of a random method: only a mean shows bias
 
 
 def compared(
@@ -49,15 +49,15 @@ def compared(
     *,
     processes: int = 1,
 ) -> list[Row]:
-    """Time and weigh contestants; the first is the plain step.
+    """Measure time and memory of contestants; the first is the plain step.
 
     Args:
-        title: What is reported while it runs.
-        contestants: Who takes part.
+        title: Title of the progress messages.
+        contestants: The contestants.
         rounds: How many.
         device: Where they run.
         threads: How many a process may use.
-        processes: In how many the memory is measured.
+        processes: Number of processes in which memory is measured.
     """
     say(title)
     timed = timings(contestants, rounds, device)
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write Markdown and JSON."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    # As in a training: otherwise a step pays for memory that its neighbor has given back. What
-    # steps take is measured in processes of their own, which leave glibc as it is.
+    # As in training: otherwise a step pays for memory that the previous contestant has freed.
+    # Memory is measured in separate processes with the default settings of glibc.
     keep_freed_memory()
     device, quick, threads = options.device, options.quick, options.threads
     packages = ["torch", "monai", "pytorch_optimizer", "curvlinops-for-pytorch"]
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("head 10 x 64, n = 128", small, [*ours, "exact"]),
         ("bottleneck 64 x 8, 16^3", partial(bottleneck, device=device), middle),
     ]
-    if not quick:  # the same with more to compute
+    if not quick:  # the same for a larger head
         layers.append(("head 10 x 512, n = 128", large, ours))
     beside = [row for layer in layers for row in peers(*layer, device, threads, draws)]
     surroundings["command"] = _command(options)
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(options: argparse.Namespace) -> str:
-    # As it was run: rounds and threads change what the numbers mean.
+    # The actual command: the results depend on rounds and threads.
     parts = [f"--rounds {options.rounds} --threads {options.threads} --device {options.device}"]
     parts += ["--quick"] if options.quick else []
     return " ".join(["python benchmarks/flatness.py", *parts])

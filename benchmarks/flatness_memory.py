@@ -1,11 +1,11 @@
-"""What a penalized step of the autoencoder takes under several C allocators.
+"""Memory of a penalized step of the autoencoder with several C allocators.
 
     python benchmarks/flatness_memory.py [LIBRARY...]
 
-The scene of ``flatness.py``: 64^3, batch 4, the default penalty. What a process takes is what its
-tensors take and the holes between them, which depend on the allocator: that of the C library, and
-each LIBRARY, such as ``/usr/lib/x86_64-linux-gnu/libjemalloc.so.2``, in a process with LD_PRELOAD.
-Peaks are above what the process held before the first step, medians of three processes each.
+The scene of ``flatness.py``: 64^3, batch 4, the default penalty. The memory of a process consists
+of its tensors and of fragmentation, which depends on the allocator: that of the C library, and each
+LIBRARY, such as ``/usr/lib/x86_64-linux-gnu/libjemalloc.so.2``, in a process with LD_PRELOAD. Peaks
+are relative to the memory before the first step, medians of three processes each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROCESSES = 3
 
 
 def build(which: str) -> Step:
-    """Make the plain or the penalized step."""
+    """Create the plain or the penalized step."""
     setting = scene("autoencoder", "cpu")
     return plain(setting) if which == "plain" else fam(setting, weight=LAMBDA)
 

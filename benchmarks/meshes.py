@@ -1,4 +1,4 @@
-"""How right are surfaces of masks? A cap of known shape, five ways.
+"""Accuracy of surfaces of masks: a cap of known shape, meshed in five ways.
 
 python benchmarks/meshes.py --out benchmarks/results/meshes.md
 
@@ -51,7 +51,7 @@ class Grid(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it is, as a heading."""
+        """Description of the grid as a heading."""
         size = " x ".join(f"{edge:g}" for edge in self.spacing_mm)
         return f"{self.outer_mm - self.inner_mm:g} mm thick, voxels of {size} mm"
 
@@ -92,12 +92,12 @@ def marched(field: npt.NDArray[np.float32], affine: Floats, level: float) -> Mes
 
 
 def binary(mask: Mask, affine: Floats) -> Mesh:
-    """Return what marching cubes make of a mask as it is."""
+    """Return marching cubes of the unsmoothed mask."""
     return marched(mask.astype(np.float32), affine, 0.5)
 
 
 def taubin(mask: Mask, affine: Floats, iterations: int) -> Mesh:
-    """Return the same after Taubin's smoothing of the mesh (trimesh)."""
+    """Return the same after Taubin smoothing of the mesh (trimesh)."""
     mesh = binary(mask, affine)
     smooth = trimesh.Trimesh(mesh.vertices.copy(), mesh.faces.copy(), process=False)
     trimesh.smoothing.filter_taubin(smooth, lamb=0.5, nu=0.53, iterations=iterations)
@@ -127,7 +127,7 @@ WAYS: dict[str, Callable[[Mask, Floats], Mesh]] = {
 
 
 def row(name: str, grid: Grid, mask: Mask, affine: Floats, folder: Path) -> list[object]:
-    """Return a line of the table, or why there is none."""
+    """Return a row of the table, or the reason for its absence."""
     start = time.process_time()
     try:
         mesh = WAYS[name](mask, affine)
@@ -154,7 +154,7 @@ def row(name: str, grid: Grid, mask: Mask, affine: Floats, folder: Path) -> list
 
 
 def compared(mesh: Mesh, grid: Grid) -> tuple[Floats, Floats]:
-    """Return how far faces look elsewhere, in degrees, and lie elsewhere, in mm, than the cap's."""
+    """Return the deviation of faces from the cap in direction (degrees) and position (mm)."""
     vectors = mesh.area_vectors_mm2
     middle = mesh.vertices[mesh.faces].mean(axis=1)
     radius = np.linalg.norm(middle, axis=1)
@@ -168,7 +168,7 @@ def compared(mesh: Mesh, grid: Grid) -> tuple[Floats, Floats]:
 
 
 def turned() -> Floats:
-    """Return axes that are turned by 10 degrees about the vertical and 20 about the left."""
+    """Return axes rotated by 10 degrees about the vertical axis and 20 about the left axis."""
     about_z, about_x = np.deg2rad(10), np.deg2rad(20)
     z = [[np.cos(about_z), -np.sin(about_z), 0], [np.sin(about_z), np.cos(about_z), 0], [0, 0, 1]]
     x = [[1, 0, 0], [0, np.cos(about_x), -np.sin(about_x)], [0, np.sin(about_x), np.cos(about_x)]]
@@ -176,7 +176,7 @@ def turned() -> Floats:
 
 
 def other_grids(edge_mm: float) -> str:
-    """Return the table of one cap on grids of like voxels: how far apart the meshes are."""
+    """Return the table of distances between meshes of one cap on grids with similar voxels."""
     plain = Grid((edge_mm,) * 3, *SAME_CAP)
     mask, affine = plain.sampled()
     mesh = surface_mesh(mask, affine)

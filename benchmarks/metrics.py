@@ -1,11 +1,11 @@
-"""What boundary metrics cost, and how right they are, beside those of other libraries, in one run.
+"""Cost and accuracy of boundary metrics, compared with other libraries in one run.
 
 pip install --no-deps --target PEERS surface-distance-based-measures medpy
 PYTHONPATH=PEERS python benchmarks/metrics.py --out benchmarks/results/metrics.md
 
-Every contestant scores the same pairs in turns, each time in a process of its own. Takes a quarter
-of an hour on one core, most of it for noise on the large grids, where some are ended after
-``--limit`` seconds of the processor; ``--quick`` shows in some seconds that everything runs.
+Contestants score the same pairs in turns, each time in a separate process. Takes a quarter of an
+hour on one core, most of it for noise on the large grids, where some are stopped after ``--limit``
+processor seconds; ``--quick`` checks in some seconds that everything runs.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from _metrics_scorers import Scorer, scorers
 from famseg.files import write_atomically
 from famseg.metrics import border
 
-_SLOW_S = 10.0  # of the processor: what takes longer has one run
+_SLOW_S = 10.0  # processor time; slower contestants run once
 _NOT_THERE = "MetricsReloaded is not on PyPI: left out"
 
 
 def measured(pair: Pair, contestants: list[Scorer], rounds: int, limit_s: float) -> list[Row]:
-    """Let everybody score one pair, in turns.
+    """Measure all contestants on one pair, in turns.
 
     Args:
         pair: The masks.
-        contestants: Who takes part.
-        rounds: How many runs each has.
-        limit_s: Of one run.
+        contestants: The contestants.
+        rounds: Number of runs of each.
+        limit_s: Limit of one run.
     """
     runs: dict[str, list[Run]] = {one.name: [] for one in contestants}
     present = [one for one in contestants if one.missing is None]
@@ -65,7 +65,7 @@ def measured(pair: Pair, contestants: list[Scorer], rounds: int, limit_s: float)
 
 
 def errors(contestants: list[Scorer], quick: bool) -> list[Error]:
-    """Compare everybody with formulas."""
+    """Compare all contestants with analytic values."""
     found = []
     for case in known(quick):
         for one in contestants:

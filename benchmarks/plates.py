@@ -1,14 +1,14 @@
-"""How well do thin plates continue the wall across a defect, with and without a network?
+"""Accuracy of thin plates that continue the wall across a defect, with and without a network.
 
 python benchmarks/plates.py --out benchmarks/results/plates.md
 
 Defects of the five classes are cut into phantoms (128^3, 1.75 mm) and, where `FAMSEG_REAL_DATA` has
 them, into eight real heads at 1.75 mm. Implants are scored unmasked, in the whole volume. *plate*
-has the reference outline and no learning. The other methods have a simulated network: the reference
-implant at 3.5 mm, blurred by 0.7 voxels and brought back; *moved* networks saw an implant that a
-smooth random displacement of 2 mm (root mean square) had bent. *upsampled* is that, thresholded;
-*refined* is `famseg.reconstruction.refine` of it. A real network errs in other ways. Takes about
-five minutes on one core.
+uses the reference outline without learning. The other methods use a simulated network: the
+reference implant at 3.5 mm, blurred by 0.7 voxels and resampled; for *moved* networks the implant
+is first deformed by a smooth random displacement of 2 mm (root mean square). *upsampled* is this
+output, thresholded; *refined* is `famseg.reconstruction.refine` of it. Errors of real networks are
+different. Takes about five minutes on one core.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from famseg.volumes import read_volume
 
 SPACING = (1.75, 1.75, 1.75)
 AFFINE = np.diag([*SPACING, 1.0])
-DEFECTIVE = ("invesalius_cranium", "seg3d_skull_craniotomy")  # real defects: no reference
+DEFECTIVE = ("invesalius_cranium", "seg3d_skull_craniotomy")  # real defects, without reference
 THRESHOLD = 0.4
 MOVED_MM = 2.0
 VAULT = tuple(where for where in WHERES if where != "frontoorbital")
@@ -42,7 +42,7 @@ Mask = NDArray[np.bool_]
 
 
 class Case(NamedTuple):
-    """A skull with a defect and the implant that was cut out."""
+    """A skull with a defect and the reference implant."""
 
     group: str
     head: str
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One implant, scored."""
+    """The scores of one implant."""
 
     group: str
     head: str
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 def heads(phantoms: int) -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[np.float64]]]:
-    """Yield phantoms, then the real heads that are whole: group, name, mask and affine."""
+    """Yield phantoms, then real complete heads: group, name, mask and affine."""
     for subject in range(phantoms):
         yield "phantoms", f"phantom {subject}", phantom(subject, 0, size=128), AFFINE
     root = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -82,7 +82,7 @@ def heads(phantoms: int) -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[
 
 
 def cases(phantoms: int) -> Iterator[Case]:
-    """Yield one defect of each class in each head that has a place for it."""
+    """Yield one defect of each class in each head where it is possible."""
     for number, (group, name, head, affine) in enumerate(heads(phantoms)):
         for k, where in enumerate(WHERES):
             rng = np.random.default_rng([7, number, k])
@@ -96,7 +96,7 @@ def cases(phantoms: int) -> Iterator[Case]:
 
 
 def network(implant: Mask, seed: int, moved_mm: float) -> NDArray[np.float32]:
-    """Return what a network at 3.5 mm could say of an implant."""
+    """Return a simulated network output at 3.5 mm for an implant."""
     seen = implant.astype(np.float32)
     if moved_mm:
         coarse = np.random.default_rng(seed).normal(size=(3, 7, 7, 7))
@@ -115,7 +115,7 @@ def network(implant: Mask, seed: int, moved_mm: float) -> NDArray[np.float32]:
 
 
 def methods(case: Case) -> Iterator[tuple[str, Mask, float]]:
-    """Yield the implants of all methods with the processor seconds that they took."""
+    """Yield the implants of all methods with their processor seconds."""
     began = time.process_time()
     found = plate(case.skull, case.affine, case.region)
     yield "plate", found, time.process_time() - began

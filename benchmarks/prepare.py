@@ -1,12 +1,12 @@
-"""What preparing a CT costs compared with a plain script of SimpleITK: processor time and memory.
+"""Cost of preparing a CT, compared with a plain SimpleITK script: processor time and memory.
 
 python benchmarks/prepare.py --out benchmarks/results/prepare.md
 
 The CT is a DICOM series of 512 x 512 x 200 voxels made from a phantom: bone, soft tissue, air, a
 table below the head, noise. `famseg prepare` and the plain scripts (read the series, threshold,
-resample to 128 voxels of 1.75 mm, keep the largest component, write) each run in processes of
-their own, in turns, imports included; the tables have the median and the range. The plain scripts
-clean nothing and check nothing. Takes four minutes, with nothing else running.
+resample to 128 voxels of 1.75 mm, keep the largest component, write) run in separate processes, in
+turns, including imports; the tables have the median and the range. The plain scripts do no cleaning
+and no checks. Takes four minutes on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AIR, _WATER, _BONE, _TABLE = -1000.0, 40.0, 1000.0, 300.0
 _NOISE_HU = 15.0
 _UID = "1.2.826.0.1.3680043.8.498.77"
 _OURS = "famseg prepare"
-_PROMISED = 1.5  # times the processor time of the plain script, at no more memory
+_PROMISED = 1.5  # times the processor time of the plain script, with no more memory
 
 _READ = """
 import sys, SimpleITK as sitk
@@ -55,9 +55,9 @@ def resampled(mask, size, step):
     grid.SetOrigin([m - s * (n - 1) / 2 for m, n, s in zip(middle, size, step)])
     return sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkLinear)
 """
-# Threshold, resample, largest component, in this order; on the grid of the result the table may
-# have grown together with the head. Then the same with the component taken in the scan, and with
-# as many places a voxel as famseg looks at.
+# Threshold, resample, largest component, in this order; on the grid of the result the table may be
+# merged with the head. Then the same with the component of the scan, and with as many samples per
+# voxel as famseg uses.
 PLAIN = {
     "plain SimpleITK": _READ
     + """
@@ -79,7 +79,7 @@ sitk.WriteImage(skull, sys.argv[2])
 
 
 def write_series(folder: Path) -> None:
-    """Write the CT slice by slice, left first, back last, feet first, as scanners do."""
+    """Write the CT slice by slice in LPS order, feet first, as scanners do."""
     bone = phantom(0, 0, _PHANTOM, _PHANTOM_MM)
     body = ndimage.binary_fill_holes(ndimage.binary_closing(bone, iterations=9))
     depth = ndimage.distance_transform_edt(~body) * _PHANTOM_MM
@@ -125,7 +125,7 @@ def _write_slice(path: Path, number: int, stored: NDArray[np.int16]) -> None:
 def measured(command: list[str]) -> dict[str, float]:
     """Run a command; return its processor seconds, wall seconds and peak memory in MB.
 
-    Processes that it starts and waits for are counted: all seconds, and the largest memory.
+    Child processes are included: the sum of seconds, and the largest memory.
     """
     code = (
         "import json, resource, subprocess, sys, time\n"
@@ -151,7 +151,7 @@ def measured(command: list[str]) -> dict[str, float]:
 
 
 def compare(series: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """Run both in turns; return the medians, and the hash of the skull that famseg wrote."""
+    """Run both in turns; return the medians and the hash of famseg's skull."""
     skull = folder / "prepared0" / "skulls" / f"{series.name}.nii.gz"
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*PLAIN, _OURS)}
     for k in range(rounds):

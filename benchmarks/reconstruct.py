@@ -1,10 +1,10 @@
-"""What a reconstruction costs: processor time, memory, and where the time goes.
+"""Cost of a reconstruction: processor time, memory, and time of each stage.
 
 python benchmarks/reconstruct.py --out benchmarks/results/reconstruct.md
 
-Each case is the command `famseg reconstruct` in a process of its own, from a file to the implant's
-STL file, imports included. The CT is made from a phantom with a hole: bone, soft tissue and air,
-blurred as a scanner does. Takes two minutes, with nothing else running.
+Each case is the command `famseg reconstruct` in a separate process, from a file to the implant's
+STL file, including imports. The CT is made from a phantom with a hole: bone, soft tissue and air,
+blurred as by a scanner. Takes two minutes on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write_ct(path: Path) -> None:
     values = np.empty(_CT_SHAPE, dtype=np.int16)
     step = np.array(_CT_MM) / _PHANTOM_MM
     rng = np.random.default_rng(0)
-    for k in range(_CT_SHAPE[2]):  # slice by slice: no second volume in floating point
+    for k in range(_CT_SHAPE[2]):  # slice by slice, to avoid a second volume in floating point
         x, y = np.indices(_CT_SHAPE[:2], dtype=np.float32)
         where = np.stack([x * step[0], y * step[1], np.full_like(x, k * step[2])])
         share = ndimage.map_coordinates(soft, where, order=1)
@@ -71,7 +71,7 @@ def write_ct(path: Path) -> None:
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """Run a case in a process of its own; add its processor time, wall time and memory."""
+    """Run a case in a separate process; add its processor time, wall time and memory."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as out:
         began = time.monotonic()

@@ -1,11 +1,11 @@
 """Cost of a step as a function of grid and batch: fitted at three grids, checked at a fourth.
 
 ``python benchmarks/scaling.py --out benchmarks/results`` takes some minutes of one core. Each step
-of the skull autoencoder runs in a process of its own; what counts is processor time, which other
-programs on the machine change little. glibc maps arrays of more than 32 MiB anew each time, and the
-system has to clear their pages: each step is measured as it is, and with memory that is kept
-(``mallopt``). Then 2,000 subjects are trained on for 20 epochs with two
-loader workers, while the memory of all processes is watched.
+of the skull autoencoder runs in a separate process; processor time is measured, which other load on
+the machine affects little. glibc maps arrays of more than 32 MiB again each time, and the system
+has to clear their pages: each step is measured with the default settings and with memory that is
+kept (``mallopt``). Then a model is trained on 2,000 subjects for 20 epochs with two loader workers,
+while the memory of all processes is recorded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHECKED = ((160, 1),)
 EXTENT_MM = 224.0
 MODES = ((False, False), (False, True), (True, False))  # penalized, memory kept
 SUBJECTS = 10
-STEPS = 3  # the first is not counted
+STEPS = 3  # the first one is not counted
 FLAT = {"subjects": 2000, "epochs": 20, "workers": 2, "size": 16}
 _MIB = 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
@@ -48,7 +48,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step costs.
+    """Cost of a step.
 
     Attributes:
         size: Voxels along an edge.
@@ -56,10 +56,10 @@ class Measured:
         penalty: Whether the step was penalized.
         kept: Whether freed memory was kept for the next array.
         load_s: Processor time of loading and augmenting one sample.
-        step_s: Processor time of a step, the quickest; loading is not in it.
-        system_s: How much of it the system took.
+        step_s: Processor time of the fastest step, without loading.
+        system_s: System time, as part of it.
         gflop: Billions of floating point operations of a plain step; 0 where it was penalized.
-        peak_mib: Largest resident memory above that before the data were made.
+        peak_mib: Peak resident memory, relative to that before the data were created.
     """
 
     size: int
@@ -79,7 +79,7 @@ class Measured:
 
 
 def measure(size: int, batch: int, *, penalty: bool, kept: bool) -> Measured:
-    """Run some steps in a process of its own, forked with the libraries loaded."""
+    """Run some steps in a separate process, forked with preloaded libraries."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
@@ -97,7 +97,7 @@ def measure(size: int, batch: int, *, penalty: bool, kept: bool) -> Measured:
 
 
 def _keep_memory() -> None:
-    """Let the C library take all arrays from its heap, and give nothing back."""
+    """Make the C library allocate all arrays on its heap and never release memory."""
     library = ctypes.CDLL(None)
     if not (library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)):
         raise RuntimeError("mallopt refused: this needs glibc")
@@ -194,7 +194,7 @@ def _memory(pid: int) -> float:
 
 
 def growth(samples: Sequence[dict[str, float]]) -> tuple[float, float, float]:
-    """Return MiB in the second and the last epoch, medians, and the slope per epoch after it."""
+    """Return the median MiB in the second and the last epoch, and the slope per epoch."""
     by: dict[int, list[float]] = {}
     for each in samples:
         if np.isfinite(each["mib"]):
@@ -259,7 +259,7 @@ def main() -> None:
     known = json.loads(path.read_text()) if options.part else {"points": [], "memory": []}
     points = [Measured(**each) for each in known["points"]]
     if options.part != "memory":
-        # What a step needs is imported once, before the forks.
+        # Modules that a step needs are imported once, before forking.
         _steps(64, 1, penalty=True, kept=False)
         points = [
             measure(size, batch, penalty=penalty, kept=kept)
@@ -271,7 +271,7 @@ def main() -> None:
 
 
 def write(out: Path, points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> None:
-    """Write page and numbers, also while the memory is not watched yet."""
+    """Write page and numbers, even before memory has been recorded."""
     content = {"points": [asdict(each) for each in points], "memory": samples}
     write_atomically(out / "scaling.json", json.dumps(content).encode())
     write_atomically(out / "scaling.md", page(points, samples).encode())

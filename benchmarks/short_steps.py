@@ -1,10 +1,10 @@
-"""What FAM adds to a step that is short: a fixed cost, in milliseconds of processor time.
+"""Overhead of FAM in short steps: a fixed cost in milliseconds of processor time.
 
 python benchmarks/short_steps.py --out benchmarks/results/short_steps.md
 
-The closed form at a head needs a handful of small operations; the rest is bookkeeping, and on a
-GPU, where the work of a step is asynchronous, that is what a user pays. The steps take turns in one
-process; a figure is the median over the turns. Takes half a minute, with nothing else running.
+The closed form at a head needs a few small operations; the rest is bookkeeping, which determines
+the cost on a GPU, where the work of a step is asynchronous. The steps take turns in one process;
+results are medians over the turns. Takes half a minute on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _WARM, _STEPS, _TURNS = 10, 100, 9
 
 
 def network(blocks: int) -> nn.Sequential:
-    """Return a classifier of 64 features with so many blocks of three modules."""
+    """Return a classifier of 64 features with a number of blocks of three modules."""
     middle = [m for _ in range(blocks) for m in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())]
     ends = nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 10)
     return nn.Sequential(nn.Linear(64, 16), *middle, *ends)
 
 
 def steps(blocks: int) -> tuple[str, dict[str, Callable[[], Tensor]]]:
-    """Return the size of a network and the total of a plain step, of one by hand and of FAM."""
+    """Return a network's size and functions for the total of a plain, a manual and a FAM step."""
     torch.manual_seed(0)
     inputs, targets = torch.randn(64, 64), torch.randint(10, (64,))
     model, loss = network(blocks), nn.CrossEntropyLoss()
@@ -54,7 +54,7 @@ def steps(blocks: int) -> tuple[str, dict[str, Callable[[], Tensor]]]:
 
 
 def milliseconds(step: Callable[[], Tensor]) -> float:
-    """Return the processor time of one step, backward included."""
+    """Return the processor time of one step, including the backward pass."""
     for _ in range(_WARM):
         step().backward()
     begin = time.process_time()

@@ -1,4 +1,4 @@
-"""Fixtures for every test: one thread, real data where it is present."""
+"""Fixtures for every test: one thread, real data if available."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# As in the command, whose processes import MONAI in a third of the time.
+# As in the command: MONAI is imported in a third of the time.
 from famseg import _libraries
 
 _libraries.install()
 
 ROOT = Path(__file__).resolve().parents[1]
-# Not this folder itself: transformers would take tests/datasets for the package `datasets`.
+# Not this folder itself: transformers would mistake tests/datasets for the package `datasets`.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none; see tests/cuda/conftest.py for a rehearsal."""
+    """Skip tests that need a GPU without one; see tests/cuda/conftest.py for a rehearsal."""
     if item.get_closest_marker("cuda") and os.environ.get("FAMSEG_TEST_DEVICE", "cuda") == "cuda":
-        import torch  # most tests of the configuration never do
+        import torch  # not needed by most tests of the configuration
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
@@ -35,14 +35,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _safe_path_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets it for its own process, which in a test goes on with other ones."""
+    """The command sets it for its own process, which in a test continues with other tests."""
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.delenv("PYTHONSAFEPATH")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets; the test is skipped where there is none."""
+    """The folder of real data sets; the test is skipped without one."""
     folder = Path(os.environ.get("FAMSEG_REAL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set FAMSEG_REAL_DATA to the folder that holds it")

@@ -58,5 +58,5 @@ def test_one_module_has_the_style_of_all_figures():
     made = re.compile(r"rc_context|rcParams|FigureCanvas|\bpyplot\b|\.savefig\(|\bFigure\(")
     sources = [*ROOT.glob("famseg/**/*.py"), *ROOT.glob("pipelines/*.py")]
     found = {str(path.relative_to(ROOT)) for path in sources if made.search(path.read_text())}
-    # _libraries imports pyplot for libraries that name it and seldom draw.
+    # _libraries imports pyplot for libraries that refer to it but seldom draw.
     assert found - {"famseg/_libraries.py"} == {"famseg/figures.py"}

@@ -1,4 +1,4 @@
-"""Packages use each other by what they offer, never by their private modules."""
+"""Packages use only each other's public names, never private modules."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# They look inside on purpose.
+# These use private modules on purpose.
 EXEMPT = (
-    "tests/fuzz/",  # bytes for the readers themselves
+    "tests/fuzz/",  # bytes for the private readers
     "tests/test_",  # tests of all of famseg
     "tests/conftest.py",
-    "tests/support/forking_sweep.py",  # another way of starting trials
+    "tests/support/forking_sweep.py",  # another way to start trials
     "tests/engine/lose_a_process.py",  # a training of its own in place of the command's
-    "tests/messages/test_errors.py",  # what parsers of damaged texts raise
-    "tests/preparation/",  # limits of archives and meshes, made small
+    "tests/messages/test_errors.py",  # errors of parsers of damaged text
+    "tests/preparation/",  # lowered limits of archives and meshes
     "tests/tracking/test_courier.py",  # the server that the command starts
     "benchmarks/study/_networks.py",  # a closed form for all seeds of a cell at once
     "docs/_site/configuration.py",  # the reference is written from the sections
@@ -23,7 +23,7 @@ EXEMPT = (
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted name of all that a module imports."""
+    """Yield the dotted names of all imports of a module."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -32,7 +32,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def owner(name: str) -> str | None:
-    """Return the package whose private module a dotted name goes through, or None.
+    """Return the package whose private module a dotted name contains, or None.
 
     Example:
         >>> owner("famseg.files._atomic.write"), owner("famseg.files.write")
@@ -44,13 +44,14 @@ def owner(name: str) -> str | None:
 
 
 def trespasses(files: Iterator[Path], root: Path = ROOT) -> list[str]:
-    """List the imports of private modules by files that are outside of their package."""
+    """List the imports of private modules by files outside of their package."""
     found = []
     for path in files:
         place = path.relative_to(root)
         if place.as_posix().startswith(EXEMPT):
             continue
-        # A test may look into what it mirrors: tests/files/test_atomic.py into famseg.files.
+        # A test may use private modules of the package that it mirrors: tests/files/test_atomic.py
+        # into famseg.files.
         package = ".".join(place.parent.parts).replace("tests.", "famseg.", 1)
         for name in imported(path):
             home = owner(name)
@@ -67,7 +68,7 @@ def test_no_package_imports_a_private_module_of_another() -> None:
 
 
 def test_the_rule_sees_what_it_forbids(tmp_path: Path) -> None:
-    """Without this, a rule that sees nothing would pass for ever."""
+    """Otherwise a rule that detects nothing would always pass."""
     package = tmp_path / "famseg" / "models"
     package.mkdir(parents=True)
     (package / "_net.py").write_text(

@@ -1,4 +1,4 @@
-"""What importing famseg does to a process, and what it offers."""
+"""Effects of importing famseg on a process, and its public names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nothing_is_reported_to_anybody() -> None:
 
 @pytest.mark.slow
 def test_what_is_used_first_is_loaded_then() -> None:
-    """Without lazy_loader, and without torch until something of famseg.flatness is asked for."""
+    """Without lazy_loader, and without torch until a name of famseg.flatness is used."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )

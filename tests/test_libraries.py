@@ -1,4 +1,4 @@
-"""MONAI and ignite of the command are those of a plain import, and take less with them."""
+"""In the command, MONAI and ignite work as after a plain import but load fewer modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(1800)  # a plain import of MONAI takes minutes on a busy machine
-# Packages that nothing in MONAI needs before one of its functions is called.
+# Packages that MONAI needs only when one of its functions is called.
 HEAVY = ("transformers", "pandas", "skimage", "torch.distributed.optim", "torch._dynamo", "sympy")
 HEAVY += ("matplotlib", "scipy.signal")
 
@@ -124,7 +124,7 @@ def test_monai_takes_little_with_it() -> None:
         "weight = torch.nn.Parameter(torch.ones(1))\nweight.sum().backward()\n"
         "torch.optim.AdamW([weight]).step()\nprint(*sys.modules)"
     ).split()
-    # Fails where an upgrade of MONAI or ignite has found a new way around famseg._libraries.
+    # Fails if an upgrade of MONAI or ignite bypasses famseg._libraries.
     assert [name for name in HEAVY if name in loaded] == []
     assert not any(name.startswith("monai.apps.detection") for name in loaded)
 
@@ -139,7 +139,7 @@ def test_a_reconstruction_takes_no_plots_and_statistics_with_it() -> None:
 
 
 def test_the_version_that_this_was_tried_with() -> None:
-    """An upgrade is looked at: run the slow tests of this file, then change the number here."""
+    """Check an upgrade: run the slow tests of this file, then change the version here."""
     assert (metadata.version("monai"), metadata.version("pytorch-ignite")) == ("1.6.1", "0.5.5")
 
 

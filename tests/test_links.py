@@ -1,4 +1,4 @@
-"""Links that lie where famseg writes: another user of the machine can put them there."""
+"""Links at paths that famseg writes to: another user of the machine can create them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD = b"somebody's letter"
 
 @pytest.fixture(params=["a file", "nothing"])
 def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[Path], None]]:
-    """Lay links to a file elsewhere, or to where a file could be made; look at it afterwards."""
+    """Create links to an existing or missing file elsewhere; check it afterwards."""
     theirs = tmp_path / "elsewhere" / "letter"
     theirs.parent.mkdir()
     if request.param == "a file":
@@ -52,7 +52,7 @@ def image(folder: Path) -> None:
 
 
 def volume(folder: Path) -> None:
-    writer = _Writer(folder, None, [])  # type: ignore[arg-type]  # the settings are not asked
+    writer = _Writer(folder, None, [])  # type: ignore[arg-type]  # the settings are not used
     skull = Volume(np.ones((4, 4, 4), np.uint8), np.eye(4))
     writer._save(skull.array, skull, "complete/a.nii.gz")
 
@@ -109,7 +109,7 @@ def test_a_run_writes_its_configuration_through_no_link(
     )
     recorder_of(
         RunFolder(folder),
-        experiment,  # type: ignore[arg-type]  # what of it is asked
+        experiment,  # type: ignore[arg-type]  # the part of it that is used
         config=config,
         device=torch.device("cpu"),
         weights=None,
@@ -186,7 +186,7 @@ def test_a_download_is_written_through_no_link(
 
 
 def test_a_link_to_the_right_file_is_no_download(tmp_path: Path) -> None:
-    """It would be renamed to the target, and whoever laid it could change the data later."""
+    """It would be renamed to the target, and its creator could change the data later."""
     content = b"published"
     (tmp_path / "theirs").write_bytes(content)
     part = _Part(tmp_path / "a.bin.part")

@@ -27,7 +27,7 @@ ALLOWED = re.compile(
 
 
 def texts(path: Path) -> list[tuple[int, str]]:
-    """Return what people read in a file, with its line: of Python no names."""
+    """Return the text of a file with line numbers, without Python names."""
     content = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         return list(enumerate(content.splitlines(), 1))

@@ -1,4 +1,4 @@
-"""What the blocks share: rows that survive a kill, tuning, paired differences, pages."""
+"""Common parts of the blocks: rows that survive a kill, tuning, paired differences, pages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from famseg.files import write_atomically
 from famseg.statistics import holm, permutation_test
 
 Row = dict[str, str | float | int]
-MARGIN = 0.01  # differences in accuracy within it count as none
+MARGIN = 0.01  # smaller differences in accuracy count as equivalent
 LEVEL = 0.05
 
 
 class Rows:
-    """Rows of cells, a file for each: what is there is not computed again.
+    """Rows of cells, one file per cell: existing rows are not computed again.
 
     Args:
         folder: Where the files are.
@@ -38,7 +38,7 @@ class Rows:
         folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, cell: Mapping[str, object], compute: Callable[[], Sequence[Row]]) -> list[Row]:
-        """Return the rows of a cell; computes and writes them, as a whole, if they are missing."""
+        """Return the rows of a cell; if missing, compute and write them atomically."""
         name = re.sub(r"[^A-Za-z0-9.+=-]+", "_", ",".join(f"{k}={v}" for k, v in cell.items()))
         path = self.folder / f"{name}.csv"
         if not path.is_file():
@@ -61,7 +61,7 @@ def _short(value: object) -> object:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Return the rows of a file; what looks like a number is one."""
+    """Return the rows of a file, with numbers converted."""
     with path.open(newline="") as file:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
@@ -83,7 +83,7 @@ def _value(text: str) -> str | float:
 
 
 def decades(top: float, number: int = 4) -> list[float]:
-    """Return strengths from ``top`` down over a number of decades, one in each.
+    """Return strengths from ``top`` downwards, one per decade.
 
     Example:
         >>> decades(10.0)
@@ -93,10 +93,10 @@ def decades(top: float, number: int = 4) -> list[float]:
 
 
 def tuned(grid: Sequence[float], score: Callable[[float], float]) -> tuple[float, bool]:
-    """Return the best strength of a grid, refined by half decades around it, and if it is an end.
+    """Return the best strength of a grid, refined by half decades, and whether it is an end.
 
     Args:
-        grid: Strengths, a decade between two of them; a single one is not tuned.
+        grid: Strengths, one decade apart; a single one is not tuned.
         score: Mean validation score, the higher the better; NaN is the worst.
     """
     if len(grid) == 1:
@@ -126,8 +126,8 @@ class Difference:
         low: Lower end of its 95 % interval, Student's t.
         high: Upper end.
         p: Two-sided permutation test.
-        p_equal: Two one-sided t tests: the larger p that the difference is beyond the margin.
-        margin: That margin.
+        p_equal: Two one-sided t tests of equivalence: the larger p value.
+        margin: The equivalence margin.
         p_holm: ``p`` adjusted for the family of comparisons.
     """
 
@@ -145,7 +145,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the difference shows, in words."""
+        """Interpretation of the difference."""
         p = self.p_holm if math.isfinite(self.p_holm) else self.p
         if p < LEVEL and (self.low > 0 or self.high < 0):
             small = ", within the margin" if self.p_equal < LEVEL else ""
@@ -183,7 +183,7 @@ def loss_difference(one: Sequence[float], two: Sequence[float]) -> str:
 
 
 def family(differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """Return comparisons with their p values adjusted by Holm for their number."""
+    """Return comparisons with Holm-adjusted p values."""
     from dataclasses import replace
 
     values = holm([each.p for each in differences.values()])
@@ -204,12 +204,12 @@ def average(values: Sequence[float]) -> str:
 
 
 def p_words(value: float) -> str:
-    """Return a p value for a table."""
+    """Format a p value for a table."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def machine(packages: Sequence[str] = ("torch",)) -> str:
-    """Return what the page says of the machine, as a list."""
+    """Return the description of the machine for the page, as a list."""
     return "\n".join(f"- {key}: {value}" for key, value in environment("cpu", 1, packages).items())
 
 

@@ -1,4 +1,4 @@
-"""Data of the study: real images, made small, and frozen features."""
+"""Data of the study: downsampled real images, and frozen features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from famseg.datasets import Cifar10Data, Cifar100Data, FashionMnistData, Images
 
 
 class Drawn(NamedTuple):
-    """A pool that training and validation are drawn from, and a test set.
+    """A pool from which training and validation sets are drawn, and a test set.
 
     Attributes:
         x: Inputs of the pool, shape ``(N, m)`` or images.
@@ -61,7 +61,7 @@ def _tensors(images: Images) -> tuple[Tensor, Tensor]:
 
 
 def noisy(labels: Tensor, share: float, classes: int, seed: int) -> Tensor:
-    """Return labels of which a share is drawn anew from all classes, the right one included."""
+    """Return labels with a share redrawn from all classes, including the correct one."""
     generator = torch.Generator().manual_seed(777 + seed)
     wrong = torch.rand(labels.shape, generator=generator) < share
     drawn = torch.randint(0, classes, labels.shape, generator=generator)
@@ -86,7 +86,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def network_features(root: Path, cache: Path) -> tuple[Tensor, Tensor]:
     """Return CIFAR-10 in the 64 features of a network that was trained on CIFAR-100.
 
-    All classes of the one are new to the other: the features are frozen, and not tuned to the task.
+    The classes of the two are disjoint: the features are frozen and not tuned to the task.
     """
     path = cache / "cifar-features.pt"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""L-BFGS for many small problems at once, each with its own curvature and step length."""
+"""L-BFGS for many small problems in parallel, each with its own curvature and step length."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def minimize(
     memory: int = 8,
     tolerance: float = 1e-5,
 ) -> Tensor:
-    """Return where each of S problems ends.
+    """Return the solution of each of S problems.
 
     Args:
         objective: Maps parameters, shape ``(S, P)``, to values, shape ``(S,)``; each depends on its
             own row only.
-        start: Where to begin, shape ``(S, P)``.
-        steps: At most so many steps.
-        memory: Pairs of steps and changes of the gradient that are kept.
+        start: Initial parameters, shape ``(S, P)``.
+        steps: Maximum number of steps.
+        memory: Number of stored pairs of steps and gradient changes.
         tolerance: A problem whose gradient is smaller in every entry is solved.
     """
     x = start.detach().clone()
     value, grad = _evaluate(objective, x)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    stuck = torch.zeros_like(value, dtype=torch.bool)  # no step lowers it: its digits are used up
+    stuck = torch.zeros_like(value, dtype=torch.bool)  # rounding errors prevent a decrease
     for step in range(steps):
         active = (grad.abs().amax(1) > tolerance) & ~stuck
         if not active.any():

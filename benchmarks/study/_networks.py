@@ -1,4 +1,4 @@
-"""Many small networks at once: all seeds of a cell are one training of batched matrices.
+"""Many small networks in parallel: all seeds of a cell are one training of batched matrices.
 
 Weights have shape ``(S, d, m)`` for S networks, activations ``(S, n, m)``. The penalty of the head
 is the closed form; that of an inner layer is the Gauss-Newton form
@@ -30,7 +30,7 @@ class Recipe:
 
     Attributes:
         penalty: Layer (0 is the first, -1 the head), form, and lambda of kappa / m.
-        decay: Weight decay of each layer where it is not the usual one.
+        decay: Weight decay of each layer, if not the default.
         sam: Radius of sharpness-aware minimization; 0 for none.
         smoothing: Label smoothing.
     """

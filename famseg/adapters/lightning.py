@@ -57,7 +57,7 @@ class FAMMixin:
 
         Args:
             inputs: What the network takes: a tensor, a tuple or list of arguments, or a mapping.
-            targets: What the loss takes beside the network's output.
+            targets: Further arguments of the loss after the network's output.
 
         Returns:
             The terms.
@@ -115,7 +115,7 @@ class FAMModule(FAMMixin, LightningModule):  # type: ignore[misc]
         return self.objective.model(*args, **kwargs)
 
     def unpack(self, batch: Any) -> tuple[Any, Any]:  # noqa: ANN401
-        """Return what the network takes, and the targets.
+        """Return the network's inputs and the targets.
 
         Args:
             batch: What the loader gave.

@@ -38,8 +38,8 @@ class FAMStep:
     ``amp_kwargs`` (on a CPU too), ``accumulation_steps``, ``optim_set_to_none``, the events and
     the output (image, label, pred, loss). Added to the output are ``"total"`` and ``"penalty"``,
     NaN where a step carries none; see `train_terms`. All of it is detached. The events
-    ``FORWARD_COMPLETED`` and ``LOSS_COMPLETED`` come one after the other, since prediction, loss
-    and penalty are of one pass.
+    ``FORWARD_COMPLETED`` and ``LOSS_COMPLETED`` occur in direct succession, since prediction, loss
+    and penalty are computed in one pass.
 
     Which steps carry a penalty, and which probes, follows from the trainer's iteration: a run that
     MONAI's ``CheckpointLoader`` resumed continues as one that was never stopped. Save the objective
@@ -168,7 +168,7 @@ class FAMStep:
 
 
 def train_terms(output: Any) -> dict[str, float]:  # noqa: ANN401
-    """Return what a step's output says of its terms, named as they are logged.
+    """Return the terms in a step's output by the names under which they are logged.
 
     For the ``output_transform`` of MONAI's ``StatsHandler``, ``TensorBoardStatsHandler`` and
     ``MLFlowHandler``.

@@ -35,7 +35,7 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
     several ranks ``DistributedDataParallel`` wraps the objective. Parts of an
     accumulated batch count by their labels, as there. Checkpoints contain only the model, as
     always; which steps carry a penalty, and which probes, follows from ``global_step``, and the
-    state of the objective's ``generator``, if it has one, is saved beside the random states.
+    state of the objective's ``generator``, if it has one, is saved with the random states.
 
     Logged are ``loss``, ``penalty`` and ``total``, which reports show as ``train/loss`` and so on.
     The ``training_loss`` that `train` returns is the mean total.
@@ -111,13 +111,13 @@ class FAMTrainer(Trainer):  # type: ignore[misc]
         return (total, terms) if return_outputs else total
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Compute in the precision of the settings: `Trainer` casts only what it wrapped."""
+        """Compute in the precision of the settings: `Trainer` casts only models that it wrapped."""
         stack: ExitStack = super().compute_loss_context_manager()
         stack.enter_context(self.accelerator.autocast())
         return stack
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Log numbers; the total that `Trainer` calls loss, under its name beside its parts.
+        """Log numbers; the total that `Trainer` calls loss is logged as total, with its parts.
 
         Args:
             logs: The numbers.

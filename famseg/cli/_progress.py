@@ -172,7 +172,7 @@ class Count:
             self._bar.update(self._task, total=of, completed=done)
 
     def rename(self, what: str) -> None:
-        """Say beside the bar what is being done now."""
+        """Show the current activity next to the bar."""
         self._what = what
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=visible(what))

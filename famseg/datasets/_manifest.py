@@ -52,7 +52,7 @@ class SkullSubject:
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a volume in hexadecimal, as ``sha256sum`` prints it.
 
-    For a header with its voxels in a file beside it (.mhd, .nhdr) it covers both files, the header
+    For a header whose voxels are in another file (.mhd, .nhdr) it covers both files, the header
     first.
     """
     digest = hashlib.sha256()

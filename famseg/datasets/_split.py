@@ -40,7 +40,7 @@ def split_subjects(
     that most of its subjects are in.
 
     Args:
-        subjects: At least one group more than there are splits asked for besides training.
+        subjects: At least one group more than there are requested splits besides training.
         validation: Share of the groups for validation, 0 to below 1.
         test: Share for the test, 0 to below 1; both together below 1.
         seed: Random seed of the split.
@@ -84,8 +84,8 @@ def split_subjects(
 def strata_of(values: Mapping[str, str]) -> dict[str, str]:
     """Return the stratum of each subject from one column of a table.
 
-    Numbers of more than four values are cut at their quartiles; all else is taken as it stands, an
-    empty cell as a stratum of its own.
+    Numbers of more than four values are cut at their quartiles; other values are used unchanged, an
+    empty cell as a separate stratum.
 
     Args:
         values: The column's cell, by subject.

@@ -61,8 +61,8 @@ def assemble(
     Arguments are those of `Fit`.
 
     Raises:
-        InputError: If the batches do not fit the processes or batch normalization, or there is
-            nothing that can be compiled though the configuration asks for it.
+        InputError: If the batches do not fit the processes or batch normalization, or the
+            configuration requests compilation and there is no part that can be compiled.
     """
     check_shares(training.batch_size, processes.world)
     batches = _batches(experiment, training, processes, seed)

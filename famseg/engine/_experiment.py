@@ -40,7 +40,7 @@ class Experiment(ABC):
     Args:
         config: The configuration of the run. Optimizer and learning rate come from it.
         objective: Batch to terms, around the network.
-        train: Map-style data set. It is asked for ``epoch * len + sample`` and draws its
+        train: Map-style data set. It is indexed by ``epoch * len + sample`` and draws its
             randomness from that index only. Items are mappings.
         validation: Map-style data set of fixed items; it chooses the best epoch.
         tests: Map-style data sets of the final evaluation, by name.
@@ -53,9 +53,9 @@ class Experiment(ABC):
         saves_predictions: Whether `evaluate` can write predictions to files.
         optimizer: Makes the optimizer of given parameters.
         schedule: Maps a moment in epochs to the factor of the base learning rate.
-        collate: Makes a batch of what a data set returns; None for torch's own way. A data set
-            with ``__getitems__`` may return whole batches. It is an attribute, not a method:
-            workers get it, and not the network with it.
+        collate: Collates items of a data set; None for torch's own way. A data set with
+            ``__getitems__`` may return whole batches. It is an attribute, not a method: workers get
+            it, and not the network with it.
         lengths: Length of each training sample, if a batch should hold samples of similar length;
             None otherwise.
         compilable: The part of the network that ``training.compile`` compiles: what runs before
@@ -123,7 +123,7 @@ class Experiment(ABC):
         return {}
 
     def image(self, model: nn.Module) -> RGBImage | None:
-        """Draw what the network does at present, an RGB image of shape ``(h, w, 3)``; or None."""
+        """Draw the network's current output, an RGB image of shape ``(h, w, 3)``; or None."""
         return None
 
     def evaluate(

@@ -60,7 +60,7 @@ class Fit:
 
     Raises:
         InputError: If the batch is smaller than the number of processes or leaves batch
-            normalization a single value, or there is nothing that can be compiled.
+            normalization a single value, or there is no part that can be compiled.
     """
 
     def __init__(

@@ -53,9 +53,9 @@ def export_network(
         The card with ``files``, the SHA-256 of each file.
 
     Raises:
-        InputError: If the folder is there and is not an unchanged export, the format does not go
-            with the network, the license cannot be read, or an extra package is missing.
-        RunError: If what was written does not give the same numbers.
+        InputError: If the folder exists and is not an unchanged export, the format does not support
+            the network, the license cannot be read, or an extra package is missing.
+        RunError: If the exported network does not give the same results.
     """
     if export_format == "bundle" and source.kind != "implant":
         raise InputError(

@@ -64,7 +64,8 @@ class FAM(nn.Module):
 
     In evaluation mode, or where gradients are off, it returns the plain loss.
 
-    Estimators, with what a penalized step costs beside a plain one (``benchmarks/flatness.py``):
+    Estimators, with the cost of a penalized step relative to a plain one
+    (``benchmarks/flatness.py``):
 
     - ``"closed_form"``: exact, about free; the layer's outputs under cross-entropy, squared error
       or binary cross-entropy.
@@ -82,10 +83,11 @@ class FAM(nn.Module):
     - ``"auto"``: the cheapest of the first three that holds, never a biased one; see `explain`.
 
     A layer must be called once in a forward pass, and its weight must act through that call only.
-    One that is not called because it has nothing to do, an expert without tokens, counts 0.
+    A layer that is not called because it has no input, such as an expert without tokens, counts as
+    0.
 
-    What a network does is found out on the first batch, checked again at growing intervals and
-    after changes, and planned anew where it is different: a plan is never wrong for more than 128
+    The behavior of a network is analyzed on the first batch, checked again at growing intervals and
+    after changes, and planned again if it differs: a plan is never wrong for more than 128
     penalized steps. A penalized step leaves model, loss and random state as a plain step does. The
     loss is called once, or four times where a part of the batch is penalized (on the batch, on the
     part twice, on the rest), and some more where a plan is made or checked, or the strength of the
@@ -189,7 +191,7 @@ class FAM(nn.Module):
 
     @property
     def period(self) -> int:
-        """Every how many steps one is penalized; 1 until that is settled."""
+        """Number of steps per penalized step; 1 until that is settled."""
         if self.options.every != "auto":
             return self.options.every
         plan = self._planner.plan
@@ -200,7 +202,7 @@ class FAM(nn.Module):
 
         Args:
             inputs: What the model takes: a tensor, a tuple or list of arguments, or a mapping.
-            targets: What the loss takes beside the model's output.
+            targets: Further arguments of the loss after the model's output.
 
         Returns:
             The terms; the penalty is ``None`` on steps that carry none.
@@ -208,7 +210,7 @@ class FAM(nn.Module):
         Raises:
             LossError: If the loss is not a scalar, or does not depend on the layer.
             FlatnessError: If the penalty cannot be computed correctly; see its subclasses. Buffers,
-                random state, Python state, generator and position are then what they were before.
+                random state, Python state, generator and position are then restored.
         """
         if torch.compiler.is_compiling():  # the objective itself is compiled
             return compiled_step(self, inputs, targets)
@@ -232,9 +234,9 @@ class FAM(nn.Module):
         """Measure the flatness on a whole batch, in evaluation mode and without a trace.
 
         Parameters, their ``.grad``, buffers, training flags, random state, generator and position
-        are what they were before. The result carries no graph and is not bounded. With
-        ``estimator="noise"`` it is the difference that noise of the size in training makes, whose
-        bias is of the order of lambda.
+        are restored. The result carries no graph and is not bounded. With ``estimator="noise"`` it
+        is the difference that noise of the size in training makes, whose bias is of the order of
+        lambda.
 
         Args:
             inputs: As in `forward`.

@@ -57,7 +57,7 @@ class Measurement(NamedTuple):
 
     @property
     def standard_error(self) -> Tensor:
-        """Standard error of `kappa`; NaN where there is no spread to tell it from.
+        """Standard error of `kappa`; NaN where it cannot be estimated.
 
         Over the samples, the noise of their probes included, where samples have values; over the
         probes, for this very batch, where there are two or more of them; of an exact value of the

@@ -33,10 +33,9 @@ class Closest(NamedTuple):
 def distances_mm(points: ArrayLike, mesh: Mesh, *, max_mm: float = np.inf) -> Floats:
     """Return the exact distances from points to the surface of a mesh, in mm.
 
-    A search tree of the triangles' middles proposes triangles; those that could still be nearer
-    than the nearest so far are looked at until none is left. Takes about 20 microseconds a point
-    near the surface or with a small ``max_mm``; 0.1 to 0.5 ms where many triangles of a fine mesh
-    are about equally far.
+    A search tree of the triangles' centers proposes triangles; all that could be closer than the
+    closest one so far are tested. Takes about 20 microseconds per point near the surface or with a
+    small ``max_mm``; 0.1 to 0.5 ms where many triangles of a fine mesh are about equally far.
 
     Args:
         points: In world mm, shape ``(n, 3)``.
@@ -60,8 +59,8 @@ def distances_mm(points: ArrayLike, mesh: Mesh, *, max_mm: float = np.inf) -> Fl
 def closest(points: ArrayLike, mesh: Mesh, *, max_mm: float = np.inf) -> Closest:
     """Return distances as :func:`distances_mm`, and the side of the nearest triangle.
 
-    Where several triangles are equally near, at an edge or a corner, the one that the point lies
-    most straight in front of decides on the side.
+    Where several triangles are equally close, at an edge or a corner, the triangle whose normal is
+    closest to the direction of the point determines the side.
     """
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 3:

@@ -53,13 +53,13 @@ def gap_mm(implant: Mesh, bone: Mesh, *, rim_mm: float = RIM_MM) -> Gap:
     """Measure the gap between an implant and bone.
 
     Points are spread evenly over the implant's surface, at least four per square mm up to 200,000,
-    and the exact distance of each to the bone's surface is taken, negative inside the bone. Those
-    of less than ``rim_mm`` are the rim, which the percentiles are of.
+    and the exact distance of each to the bone's surface is computed, negative inside the bone.
+    Points with less than ``rim_mm`` are the rim, to which the percentiles refer.
 
     Args:
         implant: A closed mesh.
         bone: A closed mesh, or the part of it around the implant.
-        rim_mm: How near to bone the rim is; deeper overlaps are not seen, either.
+        rim_mm: Largest distance of the rim from bone; deeper overlaps are not detected, either.
 
     Raises:
         ValueError: If one of the meshes is empty, or ``rim_mm`` is not above 0.
@@ -84,10 +84,10 @@ def _measured(implant: Mesh, bone: Mesh, rim_mm: float, per_mm2: float) -> Gap:
 
 
 def offset(mesh: Mesh, distance_mm: float, *, spacing_mm: float = 0.5) -> Mesh:
-    """Return a solid that is larger all around by a distance, or smaller by a negative one.
+    """Return a solid that is enlarged by a distance on all sides, or shrunk by a negative one.
 
     The surface of the exact signed distance, on cubic voxels. Convex edges become round when it
-    grows. Right within a tenth of a voxel on smooth parts.
+    grows. Accurate to a tenth of a voxel on smooth parts.
 
     Args:
         mesh: The surface of a solid.
@@ -118,12 +118,12 @@ def separated(
     *,
     smoothing_mm: float | None = None,
 ) -> Mesh:
-    """Return the surface of an implant that keeps a gap to the bone around it.
+    """Return the surface of an implant with a gap to the surrounding bone.
 
     The bone's surface is moved outwards by the gap, in exact distances on voxels of 0.3 to 0.5 mm,
-    and what it then encloses is cut off the implant. The gap is measured afterwards, and cut again
-    where its 1st percentile is below what was asked for. Slivers are left out. Surfaces further
-    from bone than the gap stay what :func:`surface_mesh` makes them.
+    and its interior is subtracted from the implant. Then the gap is measured, and cut again if its
+    1st percentile is below the requested one. Slivers are removed. Surfaces farther from bone than
+    the gap are those of :func:`surface_mesh`.
 
     Args:
         implant_mask: Nonzero in the implant; may overlap the bone.
@@ -137,8 +137,8 @@ def separated(
         ``gap_mm`` - 0.05 mm.
 
     Raises:
-        ValueError: If a mask is empty, their shapes are different, the gap is negative, or it
-            leaves nothing of the implant.
+        ValueError: If a mask is empty, their shapes are different, the gap is negative, or nothing
+            of the implant remains.
     """
     implant, bone = np.asarray(implant_mask) != 0, np.asarray(bone_mask) != 0
     if implant.shape != bone.shape:
@@ -155,7 +155,7 @@ def separated(
 
 
 def cut_gap(solid: Mesh, walls: Mesh, asked_mm: float, voxel_mm: float) -> Mesh:
-    """Cut bone and gap off an implant, until the measured gap is what was asked for.
+    """Subtract bone and gap from an implant until the measured gap is the requested one.
 
     Args:
         solid: The implant; may overlap the bone.

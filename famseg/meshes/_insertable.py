@@ -22,10 +22,10 @@ Floats = NDArray[np.float64]
 
 
 def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
-    """Return an implant without what bone is in the way of when it moves in along a line.
+    """Return an implant without the parts that bone blocks during insertion along a line.
 
-    Bone throws a shadow along the line. Where it falls on the implant it is cut off, and half a
-    millimeter around it.
+    Bone casts a shadow along the line. The implant is cut off in the shadow and half a millimeter
+    around it.
 
     Args:
         implant: The implant in its final place, a closed mesh.
@@ -33,8 +33,8 @@ def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
         direction: The way it moves, towards its place; of any length above 0.
 
     Returns:
-        What is left of it; the implant itself if nothing is in its way. See
-        :func:`undercut` for what bone is still in the way of.
+        The remaining implant; the implant itself if nothing is blocked. See :func:`undercut` for
+        the volume that is still blocked.
 
     Raises:
         ValueError: If a mesh is open or empty, the direction is 0, or nothing is left.

@@ -55,7 +55,7 @@ class Mesh:
 
     @cached_property
     def volume_mm3(self) -> float:
-        """The enclosed volume; negative where the faces look inwards."""
+        """The enclosed volume; negative if the faces point inwards."""
         return float(self._tetrahedra.sum())
 
     @cached_property

@@ -22,12 +22,12 @@ def read_mesh(path: Path | str) -> Mesh:
     """Read the surface of a solid from an STL or PLY file, text or binary.
 
     Coordinates are taken as mm, in the space that the file states (``SPACE=RAS`` or ``SPACE=LPS``
-    in its head), else as LPS, as 3D Slicer writes them. Vertices at the same place become one;
-    small or flat openings are closed; a surface that looks inwards as a whole is turned.
+    in its header), else as LPS, as 3D Slicer writes them. Coincident vertices are merged; small or
+    flat openings are closed; a surface that points inwards as a whole is flipped.
 
     Raises:
-        InputError: If the file is not there, damaged, announces more than it holds or than fits
-            into memory, or is not the surface of a solid.
+        InputError: If the file is missing or damaged, claims more data than it contains or than
+            fits into memory, or is not the surface of a solid.
     """
     path = Path(path)
     if path.suffix.lower() not in _ENDINGS:

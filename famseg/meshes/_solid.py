@@ -48,13 +48,13 @@ def simplify(
 ) -> Mesh:
     """Return a mesh with fewer faces, closed as before.
 
-    Vertices are left out one after the other where the surface stays near; none is moved.
+    Vertices are removed one at a time if the surface remains within the error; none is moved.
 
     Args:
         mesh: The surface of a solid.
         max_error_mm: How far the surface may move.
-        max_faces: How many faces to keep at most: the smallest error that allows it is searched
-            to a tenth of itself. Fewer than manifold3d can reach give what it reached.
+        max_faces: Maximum number of faces: the smallest sufficient error is found to within a
+            tenth. If manifold3d cannot reach it, the result has more faces.
 
     Raises:
         ValueError: If the mesh is not that of a solid, or not exactly one of the two is given.
@@ -96,7 +96,7 @@ def simplify(
 
 
 def union(*meshes: Mesh) -> Mesh:
-    """Return what at least one of some solids encloses; robust to faces that coincide.
+    """Return the union of solids; robust to coinciding faces.
 
     Raises:
         ValueError: If one of them is not the mesh of a solid, or none is given.
@@ -105,7 +105,7 @@ def union(*meshes: Mesh) -> Mesh:
 
 
 def subtract(mesh: Mesh, *others: Mesh) -> Mesh:
-    """Return what a solid encloses and others do not; empty if they enclose all of it.
+    """Return the difference of a solid and others; empty if they enclose all of it.
 
     Raises:
         ValueError: If one of them is not the mesh of a solid.
@@ -114,7 +114,7 @@ def subtract(mesh: Mesh, *others: Mesh) -> Mesh:
 
 
 def intersect(*meshes: Mesh) -> Mesh:
-    """Return what all of some solids enclose; empty if they have nothing in common.
+    """Return the intersection of solids; empty if they do not overlap.
 
     Raises:
         ValueError: If one of them is not the mesh of a solid, or none is given.
@@ -143,7 +143,7 @@ def largest_pieces(mesh: Mesh, *, count: int | None = None, min_share: float = 0
 def pieces_of(mesh: Mesh) -> list[Mesh]:
     """Return the pieces of a solid, the largest first.
 
-    A surface inside of a piece that looks inwards is a cavity of it and stays with it.
+    An inward-pointing surface inside a piece is a cavity and remains part of it.
 
     Raises:
         ValueError: If the mesh is not that of a solid.

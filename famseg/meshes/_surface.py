@@ -83,13 +83,13 @@ def surface_mesh(
 
 
 def surface_mesh_of_field(field: ArrayLike, affine: ArrayLike, level: float) -> Mesh:
-    """Return the surface on which a smooth field, higher inside, has a level.
+    """Return the isosurface of a smooth field, which is higher inside, at a level.
 
-    It is closed where it meets the border of the grid. The level is moved by a millionth of the
-    field's range where voxels have that very value, which would give triangles without an area.
+    It is closed where it meets the border of the grid. If voxels have exactly that value, the level
+    is changed by a millionth of the field's range to avoid triangles without area.
 
     Args:
-        field: Values at the middles of voxels, three axes.
+        field: Values at the centers of voxels, three axes.
         affine: Maps voxel indices to world mm, shape ``(4, 4)``.
         level: The value at the surface.
 

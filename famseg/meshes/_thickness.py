@@ -20,18 +20,18 @@ Floats = NDArray[np.float64]
 def thickness_mm(
     solid: Mesh | ArrayLike, affine: ArrayLike | None = None, *, samples: int = 3000
 ) -> Floats:
-    """Return how thick a wall is, at points spread evenly over its surface.
+    """Return the thickness of a wall at points spread evenly over its surface.
 
     The thickness at a point is the length of the ray that starts there, goes straight inwards
-    against the surface's normal, and ends where it leaves the solid. It is right for walls whose
-    sides are about parallel, too large where they are not (by 6 % at 20 degrees), falls to 0 at an
-    edge that is as sharp as a knife, and at the rim of a plate it is the plate's width. Take the
-    minimum, the 5th percentile and the median of it.
+    against the surface's normal, and ends where it leaves the solid. It is correct for walls with
+    nearly parallel sides, too large otherwise (by 6 % at 20 degrees), 0 at a knife edge, and at the
+    rim of a plate it is the plate's width. Useful statistics are the minimum, the 5th percentile
+    and the median.
 
     Args:
         solid: The surface of a solid, or a mask, whose :func:`surface_mesh` is taken.
         affine: Of the mask.
-        samples: How many points; each represents the same area. One takes about 0.3 ms.
+        samples: Number of points; each represents the same area and takes about 0.3 ms.
 
     Returns:
         Thickness at each point, shape ``(samples,)``.

@@ -31,19 +31,19 @@ Floats = NDArray[np.float64]
 def undercut(
     implant: Mesh, bone: Mesh, direction: ArrayLike, *, spacing_mm: float = _SPACING_MM
 ) -> float:
-    """Return the volume of an implant that bone is in the way of when it moves in.
+    """Return the volume of an implant that bone blocks on insertion.
 
     Args:
         implant: The implant in its final place, a closed mesh.
         bone: A closed mesh.
         direction: The way it moves, towards its place; of any length above 0.
-        spacing_mm: Distance between the lines that it is measured along. The volume is right
-            within about half of it times the area of walls that are parallel to the direction and
-            touch the bone.
+        spacing_mm: Distance between the lines of measurement. The error of the volume is at most
+            about half of it times the area of walls that are parallel to the direction and touch
+            the bone.
 
     Returns:
-        The undercut in cubic mm, 0 if the implant goes in without touching; parts of it that
-        overlap bone in its final place are not counted, unless bone lies behind them.
+        The undercut in cubic mm, 0 if insertion is free; parts that overlap bone in the final
+        position are only counted if there is bone behind them.
 
     Raises:
         ValueError: If a mesh is open or empty, or the direction is 0.
@@ -54,11 +54,12 @@ def undercut(
 
 
 def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
-    """Return the direction in which an implant can be put in with the smallest undercut.
+    """Return the direction of insertion with the smallest undercut.
 
     Directions within 45 degrees around the implant's mean normal are compared on lines 1.5 mm
-    apart, then those around the best in ever smaller steps; of equal ones, the one nearest to the
-    normal is taken. A skull is entered from outside: its middle says where that is.
+    apart, then those around the best one in decreasing steps; among equal ones, the one closest to
+    the normal is chosen. An implant is inserted from outside, which is defined by the center of the
+    bone.
 
     Args:
         implant: The implant in its final place, a closed mesh.

@@ -21,7 +21,7 @@ _MOST_FACES = 2**31 - 1
 
 
 def write_mesh(path: Path | str, mesh: Mesh | Parts, *, space: Space = "RAS") -> None:
-    """Write a mesh, or several parts, to a file whose ending says the format.
+    """Write a mesh, or several parts, to a file in the format of its suffix.
 
     ========  =====================================================================================
     ``.stl``  binary; parts become one surface; the header says ``SPACE=RAS UNIT=mm``
@@ -35,11 +35,11 @@ def write_mesh(path: Path | str, mesh: Mesh | Parts, *, space: Space = "RAS") ->
     Args:
         path: The file; it is replaced at once and only when everything is written.
         mesh: A mesh in world mm (RAS+), or parts by name.
-        space: Axes of the coordinates in the file. 3D Slicer reads either by what the file says;
-            programs that ignore that take them as they are.
+        space: Axes of the coordinates in the file. 3D Slicer respects the file's statement; other
+            programs may ignore it.
 
     Raises:
-        ValueError: If the ending is another one, there is nothing to write, a name cannot stand in
+        ValueError: If the suffix is not supported, there is nothing to write, a name is invalid in
             XML, or MZ3 is to be written in LPS.
         OSError: If the file cannot be written; an old one stays.
     """

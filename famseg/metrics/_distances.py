@@ -82,7 +82,7 @@ def _reach(spacing: Spacing, steps: int, kind: type[Any]) -> _Reach:
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield the slabs of a grid along its first axis, four or more, to be processed one by one."""
+    """Yield the slabs of a grid along its first axis, four or more, to be processed separately."""
     planes = max(1, min(_SLAB // (shape[1] * shape[2]), shape[0] // 4))
     for start in range(0, shape[0], planes):
         yield slice(start, min(start + planes, shape[0]))

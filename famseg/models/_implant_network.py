@@ -25,13 +25,13 @@ class ImplantNetwork(nn.Module):
     follows the smooth shape of the head, so that full resolution adds no more than a shift by less
     than a block, which channels express. At 64^3 and ``fold`` 2 a step takes 0.07 s a sample on
     one core; a UNet of 8 channels at full resolution takes 0.1 s and a wider one a multiple.
-    With ``mirror`` the skull is seen beside its own left-right mirror image, as surgeons plan an
-    implant from the healthy side. Only the implant is predicted: the completed skull is the input
-    with the implant.
+    With ``mirror`` the left-right mirror image of the skull is an additional input, as surgeons
+    plan an implant from the healthy side. Only the implant is predicted: the completed skull is the
+    input with the implant.
 
     The body ends in ``channels[0]`` channels, 8 or more: MONAI's UNet with one output channel
     would normalize that channel at full resolution. All norms are GroupNorm, whose third
-    derivatives are right, so that ``head`` and every other layer can be penalized.
+    derivatives are correct, so that ``head`` and every other layer can be penalized.
 
     Args:
         kind: ``unet`` (strided convolutions) or ``segresnet`` (residual blocks).

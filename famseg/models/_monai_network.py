@@ -40,10 +40,10 @@ def monai_network(
 ) -> Classifier:
     """Return a network of ``monai.networks.nets`` whose last linear layer is the head.
 
-    Arguments that say two dimensions, channels, classes and edge, by any of the names that MONAI
-    uses for them, are filled in where they are left out, and ``pretrained`` is false. The network
-    is run once on an empty image: what it returns must be the output of its last linear layer,
-    nothing after it. A head of the right shape keeps MONAI's initialization.
+    Arguments for two dimensions, channels, classes and edge, by any of MONAI's names, are filled in
+    if they are missing, and ``pretrained`` is false. The network is run once on an empty image:
+    its output must be that of its last linear layer. A head of the right shape keeps MONAI's
+    initialization.
 
     Args:
         name: Name of a class of ``monai.networks.nets``, ``"DenseNet121"`` say.

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 class TextClassifier(nn.Module):
     """A network of transformers for sequence classification, with its classifier at the top.
 
-    The last linear layer is taken out of the network, where an identity stays in its place, and
-    applied to what the network then returns: the same function, whose features are the input of
-    ``head``, whatever the network calls it (``classifier``, ``out_proj``, ``score``). The state
-    dict holds ``body.*`` under transformers' own names, and ``head.*``.
+    The last linear layer of the network is replaced by an identity and applied to the network's
+    output: the same function, whose features are the input of ``head``, whatever the network calls
+    it (``classifier``, ``out_proj``, ``score``). The state dict holds ``body.*`` under
+    transformers' own names, and ``head.*``.
 
     Args:
         network: A ``...ForSequenceClassification`` network of transformers.

@@ -21,8 +21,9 @@ def divisor_of(loss: object) -> Divisor | None:
 
     Cross-entropy with class weights is :math:`\sum_i w_{y_i} \ell_i / \sum_i w_{y_i}`, and if some
     targets are ignored, it is divided by the number of the others. The loss of a batch is then not
-    the mean of the losses of its parts weighted by samples, but weighted by these divisors. Your
-    own loss can declare this by a method ``divisor(targets)`` that returns a scalar tensor.
+    the mean of the losses of its parts weighted by samples, but weighted by these divisors.
+
+    Your own loss can declare this by a method ``divisor(targets)`` that returns a scalar tensor.
 
     Args:
         loss: The loss called by the objective.

@@ -46,8 +46,8 @@ class Settings:
         residual_limit_mm: A surface whose root mean square distance to the template after
             alignment, or to its own mirror image, exceeds this gets a warning.
         defect_limit_cm2: A hole in the vault of at least this area is reported as a defect.
-        align: Alignment without a template: ``none`` leaves the pose as it is, ``symmetry`` turns
-            the head upright by its plane of symmetry and the base of the skull.
+        align: Alignment without a template: ``none`` keeps the pose, ``symmetry`` turns the head
+            upright by its plane of symmetry and the base of the skull.
         label: The labels of a label map that are the skull: numbers or names, separated by commas;
             None takes the only label, or the one that the file calls skull.
 

@@ -21,7 +21,7 @@ Baselines: TypeAlias = "Mapping[str, Baseline]"
 
 
 def standard_baselines(skulls: Sequence[npt.ArrayLike], mean_skull: npt.ArrayLike) -> Baselines:
-    """Return the baselines that every evaluation of implants is shown beside.
+    """Return the baselines that are shown with every evaluation of implants.
 
     Args:
         skulls: Masks of the training skulls, on the grid of the cases; at least one.
@@ -54,7 +54,7 @@ def thin_plate(skull: Mask, outline: Mask, affine: Affine) -> Mask:
 
 
 def mean_baseline(mean_skull: npt.ArrayLike) -> Baseline:
-    """Return the baseline that gives everybody the bone of the mean skull.
+    """Return the baseline that gives all patients the bone of the mean skull.
 
     Args:
         mean_skull: A mask on the grid of the cases.
@@ -100,10 +100,10 @@ def _count(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def mirror_baseline() -> Baseline:
-    """Return the baseline of surgical planning: the bone of the other side.
+    """Return the baseline of surgical planning: the mirrored bone of the other side.
 
-    `mirror` does not depend on the outline, so that the last skull's is kept: it is asked for once
-    with the predicted outline and once with the true one.
+    `mirror` does not depend on the outline, so the result of the last skull is kept: it is used
+    once with the predicted outline and once with the true one.
     """
     last: list[tuple[bytes, Mask]] = []
 

@@ -28,14 +28,14 @@ def calibrate(
 ) -> tuple[CoarseNetwork, float]:
     """Choose the threshold with the best mean DSC, then fit the confidence to the DSC at it.
 
-    Every process must call; each looks at its share of the cases. Takes about a second of one core
-    per case with the built-in model.
+    Every process must call it; each evaluates its share of the cases. Takes about a second of one
+    core per case with the built-in model.
 
     Args:
         network: The network.
         cases: Map-style validation cases with ``image`` and ``implant``, ``(1, S, S, S)``.
         processes: The processes of the run; None for a single process.
-        progress: Told how many of this process's cases are done, and of how many.
+        progress: Called with the number of completed cases of this process and their total.
 
     Returns:
         The network with threshold and curve, and the mean unmasked implant DSC at the threshold.

@@ -45,20 +45,20 @@ _MOST_UNDERCUT = 0.05  # of the volume; an implant that lost more would not fill
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """An implant that can be made.
+    """An implant that can be manufactured.
 
     Args:
-        mask: Its voxels on the scan's grid; none is the skull's.
+        mask: Its voxels on the scan's grid, without those of the skull.
         mesh: Its surface in world mm.
-        gap: Measured between mesh and bone, see `famseg.meshes.gap_mm`.
-        step: How flush its outer surface is with the skull's, per piece, the largest first; None
-            for a piece whose wall is not a height field.
-        direction: Unit vector of the movement into its place, RAS+.
-        undercut_mm3: Volume of it that bone is in the way of.
-        undercut_removed_mm3: Volume that was cut off because bone was in its way.
-        rim_removed_mm3: Volume of the thin rim that was taken off.
-        thickness: Straight inwards from points spread evenly over its surface, mm.
-        warnings: What its maker should know, one sentence each.
+        gap: Gap measured between mesh and bone, see `famseg.meshes.gap_mm`.
+        step: Step between its outer surface and the skull's, per piece, the largest first; None for
+            a piece whose wall is not a height field.
+        direction: Unit vector of insertion, RAS+.
+        undercut_mm3: Volume that bone blocks on insertion.
+        undercut_removed_mm3: Volume that was removed because bone blocked it.
+        rim_removed_mm3: Volume of the thin rim that was removed.
+        thickness: Thickness in mm, straight inwards from points spread evenly over its surface.
+        warnings: Warnings for the manufacturer, one sentence each.
     """
 
     mask: Mask
@@ -84,22 +84,23 @@ def fit(
 ) -> Fitted:
     """Make an implant fit its defect.
 
-    Films on sound bone and fillings of its pores go. Pieces of 0.1 ml and a twentieth of the
-    largest stay. Where the implant is thinner than asked for it grows inwards, so that its outer
-    surface remains flush with the skull. The mesh is the smooth surface of implant and adjoining
-    bone together, off which bone and gap are cut: at the edge it neither rounds off nor steps.
-    Then goes what bone is in the way of when it is put in, and the rim where it runs out thinner
-    than asked for. The mask is what that mesh encloses.
+    Thin films on intact bone and fillings of its pores are removed. Pieces of at least 0.1 ml and a
+    twentieth of the largest are kept. Where the implant is thinner than requested, it grows
+    inwards, so that its outer surface remains flush with the skull. The mesh is the smooth surface
+    of the union of implant and adjoining bone, from which bone and gap are subtracted: this avoids
+    rounding and steps at the edge. Then parts that would collide with bone on insertion are
+    removed, and the rim where it is thinner than requested. The mask contains the voxels inside the
+    mesh.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.
         skull: The skull with the defect, same shape.
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
-        gap_mm: Room between implant and bone; the 1st percentile of the measured gap is at least
-            this less 0.1 mm.
-        min_thickness_mm: The implant is nowhere thinner; where this would take more than a
-            twentieth of it, a warning says how thin it is.
-        remove_undercut: Cut off what bone is in the way of, if that is less than a twentieth.
+        gap_mm: Gap between implant and bone; the 1st percentile of the measured gap is at least
+            this minus 0.1 mm.
+        min_thickness_mm: Minimum thickness of the implant; if this would remove more than a
+            twentieth of it, a warning states the actual minimum.
+        remove_undercut: Remove parts that bone blocks, if they are less than a twentieth.
 
     Raises:
         InputError: If the masks do not fit together, a length is negative, or nothing is left of

@@ -22,13 +22,13 @@ _MOST_OFF_MM, _MOST_OFF_VOXELS = 3.0, 1.5  # 95th percentile
 
 
 class Step(NamedTuple):
-    """Distances in mm, along rays from the vault's middle, at the outline of an implant.
+    """Distances in mm along rays from the vault's center at the outline of an implant.
 
     Attributes:
         median_mm: Of the implant's outer surface beyond the skull's, continued smoothly over 1 to 4
             mm from the outline; negative where it lies deeper.
-        p95_mm: 95th percentile of its size.
-        pixels: How many places on the map were compared.
+        p95_mm: 95th percentile of its magnitude.
+        pixels: Number of compared pixels of the map.
     """
 
     median_mm: float
@@ -39,16 +39,16 @@ class Step(NamedTuple):
 def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...]:
     r"""Measure the step at the outline of each piece of an implant, the largest first.
 
-    The step is the radial distance, along rays from the middle of the vault, by which the outer
-    surface of implant and bone is above the outer surface of the bone,
+    The step is the radial distance, along rays from the center of the vault, from the outer surface
+    of the bone to that of implant and bone,
 
     .. math:: s = r_{\text{implant}} - r_{\text{bone}},
 
-    where the bone's is measured within 12 mm around the piece, more than a voxel away from it, and
-    continued across it as a smoothed thin plate. It is taken on all pixels of an equal-area map (of
-    the voxels' shortest edge, 0.8 mm or more) that lie 1 to 4 mm inside the outline and no farther
-    than 4 mm and two voxels from bone that was measured. An implant that is flush has a median of
-    0; a positive one is above the bone, a negative one below it.
+    where the surface of the bone is measured within 12 mm around the piece, more than a voxel away
+    from it, and continued across it as a smoothed thin plate. The step is evaluated at all pixels
+    of an equal-area map (of the voxels' shortest edge, 0.8 mm or more) that lie 1 to 4 mm inside
+    the outline and no farther than 4 mm and two voxels from bone that was measured. An implant that
+    is flush has a median of 0; a positive one is above the bone, a negative one below it.
 
     Args:
         implant: Mask, shape ``(X, Y, Z)``.
@@ -56,9 +56,8 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
 
     Returns:
-        One per piece; None for a piece beside which the wall is not a height field, as at an orbit,
-        or
-        with fewer than 20 such pixels. Takes about 0.2 s a piece.
+        One per piece; None for a piece next to which the wall is not a height field, as at an
+        orbit, or with fewer than 20 such pixels. Takes about 0.2 s a piece.
     """
     origin = vault_middle_mm(skull, affine)
     return tuple(

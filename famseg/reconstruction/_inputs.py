@@ -81,10 +81,10 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
 
     Returns:
         The skulls, named by their files or folders as ``famseg prepare`` names them, in the order
-        of the paths; a number is added to a name that is there already.
+        of the paths; a number is appended to duplicate names.
 
     Raises:
-        InputError: One line for each path that is not there, or holds nothing of the kind.
+        InputError: One line for each path that is missing or contains no skull.
     """
     sources: list[tuple[Source, Kind]] = []
     refused: list[Refused] = []
@@ -105,14 +105,14 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
 
 
 def check_out(paths: Sequence[Path], out: Path) -> None:
-    """Refuse a folder of results that overlaps with a folder of inputs, or is somebody else's.
+    """Refuse a folder of results that overlaps with a folder of inputs or contains other files.
 
     Args:
         paths: Files and folders of inputs.
-        out: Where results are to go.
+        out: The folder of results.
 
     Raises:
-        InputError: If files of the inputs could be taken for results, or the other way round.
+        InputError: If inputs could be mistaken for results, or vice versa.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file: give a folder")

@@ -48,7 +48,7 @@ class Laid:
         """Return a box of the volume and the missing voxels of the wall in it.
 
         A voxel at the edge may lie over a pixel that is mostly bone. It is filled only if it lies
-        well within the wall, so that nothing is added on sound bone.
+        well within the wall, so that nothing is added to intact bone.
         """
         if not self.pixels.any():
             return _EMPTY_BOX, np.zeros((0, 0, 0), dtype=bool)

@@ -21,8 +21,8 @@ _MOST_FACES = 400_000
 def implant_shape(fitted: Fitted) -> dict[str, Any]:
     """Return volume, area, thickness and box of an implant, in JSON types.
 
-    Thickness is the length of the way through the implant, straight inwards from 2,000 points
-    spread evenly over its surface (`famseg.meshes.thickness_mm`).
+    Thickness is the length of a ray through the implant, straight inwards from 2,000 points spread
+    evenly over its surface (`famseg.meshes.thickness_mm`).
 
     Args:
         fitted: From `famseg.reconstruction.fit`.
@@ -49,7 +49,7 @@ def implant_fit(fitted: Fitted, requested_mm: float) -> dict[str, Any]:
 
     Args:
         fitted: From `famseg.reconstruction.fit`.
-        requested_mm: The gap that was asked for.
+        requested_mm: The requested gap.
     """
     gap = fitted.gap
     return {
@@ -74,9 +74,8 @@ def implant_fit(fitted: Fitted, requested_mm: float) -> dict[str, Any]:
 def skull_surface(bone: Mask, affine: Floats) -> Mesh:
     """Return the surface of a skull on voxels of about 0.9 mm or more, simplified by 0.05 mm.
 
-    Finer voxels are put together in whole numbers along each axis: bone is what is more than half
-    of the larger voxel. It has 400,000 faces at most. Takes about 3 s for a skull of any
-    resolution.
+    Finer voxels are combined in blocks of whole numbers along each axis: a block is bone if more
+    than half of it is. It has 400,000 faces at most. Takes about 3 s for a skull of any resolution.
     """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.maximum(np.rint(_FINEST_SKULL_MM / edges), 1).astype(int)

@@ -39,8 +39,7 @@ def load_network(model: str | Path, device: torch.device | str = "cpu") -> Coars
 
     Args:
         model: ``builtin``; a run folder of the pipeline ``implant`` or ``skull``, whose best
-            checkpoint is taken; a checkpoint in a run folder; or a folder that `save_network`
-            wrote.
+            checkpoint is used; a checkpoint in a run folder; or a folder written by `save_network`.
         device: The device of the computation.
 
     Returns:

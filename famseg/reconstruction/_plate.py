@@ -21,8 +21,8 @@ def plate(skull: Mask, affine: Array, outline: Mask) -> Mask:
     Args:
         skull: The skull with the defect, bool, shape ``(X, Y, Z)``; any spacing and orientation.
         affine: Maps voxel indices to RAS+ mm, shape ``(4, 4)``.
-        outline: The region of the defect, bool, same shape, one or several pieces; right to about
-            a voxel. Whether it holds the bone beside and behind the wall makes no difference.
+        outline: The region of the defect, bool, same shape, one or several pieces; accurate to
+            about a voxel. It may or may not contain bone next to and behind the wall.
 
     Returns:
         The implant, bool, same shape; it shares no voxel with the skull. Empty for an empty

@@ -47,15 +47,16 @@ SMALLEST_ML = 0.5
 
 @dataclass(frozen=True)
 class Options:
-    """What may be chosen of a reconstruction.
+    """Options of a reconstruction.
 
     Args:
-        gap_mm: Room between implant and bone.
-        min_thickness_mm: The implant is nowhere thinner, or a warning says so.
-        threshold_hu: Bone lies above it in CT scans.
+        gap_mm: Gap between implant and bone.
+        min_thickness_mm: Minimum thickness of the implant; if it cannot be reached, there is a
+            warning.
+        threshold_hu: Threshold of bone in CT scans.
         threshold: The same for scans without HU; None finds it by Otsu's method.
-        remove_undercut: Cut off what bone is in the way of when the implant is put in.
-        label: Of label maps, which labels are the skull, as in `famseg.preparation.Settings`.
+        remove_undercut: Remove parts of the implant that bone blocks on insertion.
+        label: Labels of the skull in label maps, as in `famseg.preparation.Settings`.
 
     Raises:
         InputError: If a number is out of range; one line each.

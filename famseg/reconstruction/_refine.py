@@ -193,7 +193,7 @@ def _agreement(laid: Laid, predicted: Wall, piece: Piece, skull: Mask) -> float:
     The prediction is converted to smooth height fields and back. The result is the smaller of two
     shares: of the predicted voxels within half a voxel of the converted ones, and vice versa. It is
     close to 1 if the wall is a single layer, even if its position is wrong. Predictions on bone
-    beside the defect are ignored.
+    next to the defect are ignored.
     """
     seen = laid.pixels & predicted.there & ~predicted.doubtful
     if np.count_nonzero(seen) < _LEAST_DEEP:

@@ -45,7 +45,7 @@ def thickened(
     there = nearest[:, near].T + corner
     step = (here - there) @ affine[:3, :3].T
     place = there @ affine[:3, :3].T + affine[:3, 3] - origin
-    # On the inner side, and mostly below the surface instead of beside it.
+    # On the inner side, and mostly below the surface rather than to its side.
     inwards = -np.einsum("ij,ij->i", step, place) / np.linalg.norm(place, axis=1)
     kept = inwards > 0.7 * np.linalg.norm(step, axis=1)
     added = np.zeros_like(implant)

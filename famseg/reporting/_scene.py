@@ -160,11 +160,11 @@ def scene_views(scene: Scene) -> bytes | None:
 
 
 def side_of(part: Mesh, whole: Mesh) -> tuple[float, float]:
-    """Return from where to look at a part of a head so that it is in front.
+    """Return the camera direction that shows a part of a head in front.
 
     Args:
         part: Such as an implant.
-        whole: The skull that it belongs to.
+        whole: The skull that contains it.
 
     Returns:
         Azimuth and elevation in degrees, as `Scene` counts them.

@@ -96,8 +96,8 @@ def claim_new_run(output: Path, name: str, *, purpose: str = "train") -> tuple[R
 def claim_run(path: Path, *, purpose: str = "train") -> tuple[RunFolder, Lease]:
     """Own the run folder at a path, which is created if it does not exist.
 
-    If two processes request the same folder simultaneously, they get it one after the other, so
-    that a run with a fixed folder is never started twice.
+    If two processes request the same folder simultaneously, they get it in succession, so that a
+    run with a fixed folder is never started twice.
 
     Args:
         path: The run folder, empty or with a run in it.

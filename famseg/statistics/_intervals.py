@@ -23,7 +23,7 @@ class Interval:
 
     Attributes:
         estimate: Mean or median of the cases, failed ones included.
-        low: Lower end; NaN for one case, which tells nothing of the spread.
+        low: Lower end; NaN for a single case, from which the spread cannot be estimated.
         high: Upper end.
         confidence: Its level, as 0.95.
         n: Number of cases, failed ones included.
@@ -69,8 +69,8 @@ def with_failures(
         Scores, shape ``(n,)``, and ``failed`` as bool.
 
     Raises:
-        ValueError: If the shapes do not fit, a score is not finite without ``worst`` and
-            ``failed`` to say what it counts, or a case that did not fail makes ``worst`` no worst.
+        ValueError: If the shapes do not fit, a score is not finite without ``worst`` and ``failed``
+            to replace it, or a case that did not fail is worse than ``worst``.
 
     Example:
         >>> with_failures([0.9, float("nan")], [False, True], worst=0.0)[0]

@@ -72,10 +72,10 @@ def wilcoxon(
 ) -> PairedTest:
     """Test with signed ranks whether two methods differ on the same cases (Wilcoxon 1945).
 
-    A case that one method failed has the difference to the worst score, as a rule one of the
-    largest ranks. A case that both failed differs by zero: it takes part in the ranking and speaks
-    for neither (Pratt 1959). Exact up to 50 pairs without ties and zeros, or up to 13 with them;
-    the normal approximation otherwise.
+    If one method failed on a case, the difference is that to the worst score, usually one of the
+    largest ranks. If both failed, the difference is zero: it is ranked but counts for neither
+    (Pratt 1959). Exact up to 50 pairs without ties and zeros, or up to 13 with them; the normal
+    approximation otherwise.
 
     Args:
         first: Scores of the first method.

@@ -81,14 +81,13 @@ class Tracker:
         """Start a run, or resume one.
 
         Database and experiment are created if they are missing, which several processes may do at
-        once. Waits until the run is there, for a server at most 5 s: one that is slow opens it
+        once. Waits until the run exists, for a server at most 5 s: with a slow server it is opened
         later. If the store does not answer, there is one warning; the run is created later.
 
         Args:
             run_name: Name in the list of runs, see :func:`famseg.tracking.run_name`.
             parameters: The configuration, nested or flat; logged under dotted names. On resume,
-                parameters that the run already has are left as they are (MLflow cannot change
-                them).
+                parameters that the run already has are not changed (MLflow cannot change them).
             uri: Address of the store; None: see :func:`famseg.tracking.resolve_uri`.
             experiment: Name of the experiment.
             penalty_weight: Lambda. Logged as the parameter ``lambda``, and since MLflow sorts
@@ -100,7 +99,7 @@ class Tracker:
             scores: Names of the metrics that the experiment's comparison charts, the foremost
                 first: the validation metric, whose name begins with ``val/``, and those of the
                 final evaluation.
-            run_id: The run to resume. One that the store does not know becomes a new run.
+            run_id: The run to resume. If it does not exist in the store, a new run is created.
             start: A text of letters and digits that no other run has, a new one by default. The run
                 carries it as the tag ``famseg.start``: a program that has noted it finds the run
                 again, even if it was killed before it knew the run's id.
@@ -214,7 +213,7 @@ class Tracker:
             self._run.send_model(name, f"checkpoints/{Path(checkpoint).name}")
 
     def log_history(self, records: Iterable[Mapping[str, float | None]]) -> None:
-        """Log what a local record has and the run in MLflow lacks: whatever was not sent before.
+        """Log entries of a local record that are missing in the MLflow run.
 
         Args:
             records: The rows of :func:`famseg.tracking.read_metrics`.

@@ -1,4 +1,4 @@
-"""A small float64 network, its data, and the loop written out that every adapter must equal."""
+"""A small float64 network, its data, and the explicit training loop that adapters must match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from famseg.flatness import FAM
 
 @pytest.fixture
 def make_net() -> Callable[..., nn.Sequential]:
-    """Networks of equal weights: "2" is 5 x 6, "5" is 3 x 5; dropout on request."""
+    """Networks with equal weights: "2" is 5 x 6, "5" is 3 x 5; optional dropout."""
 
     def make(dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
         torch.manual_seed(0)
@@ -29,7 +29,7 @@ def make_net() -> Callable[..., nn.Sequential]:
 
 @pytest.fixture
 def samples() -> tuple[Tensor, Tensor]:
-    """22 samples, so that neither batches of 4 nor their accumulation come out even."""
+    """22 samples, not divisible by the batch size 4 nor by accumulated batches."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(22, 4, generator=generator, dtype=torch.float64)
     return inputs, torch.randint(0, 3, (22,), generator=generator)
@@ -37,7 +37,7 @@ def samples() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def hand_written() -> Callable[..., list[Tensor]]:
-    """Train as one would without a framework; return the parameters.
+    """Train without a framework; return the parameters.
 
     ``share(own, window)`` is the factor of a part's mean in a window of parts of these sizes.
     """
@@ -90,7 +90,7 @@ def assert_same() -> Callable[..., None]:
 
 @pytest.fixture
 def process_group(tmp_path) -> Iterator[None]:
-    """A group of this process alone, which DDP needs."""
+    """A group of this single process, which DDP needs."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()

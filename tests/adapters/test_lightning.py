@@ -1,4 +1,4 @@
-"""Lightning's trainer with the objective does what the loop written out does."""
+"""Lightning's trainer with the objective matches the explicit loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from famseg.flatness import FAM, FlatnessError
 pytestmark = [
     # Raised inside torch's pytree, which Lightning uses.
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),
-    # Advice of Lightning's about loaders.
+    # Lightning's advice about data loaders.
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
 ]
 LOSS = nn.CrossEntropyLoss()
@@ -58,7 +58,7 @@ def loader(samples):
 
 
 def fit(engine, module, samples, **options):
-    """Train, with a validation after each epoch, which must leave no trace."""
+    """Train with a validation after each epoch, which must have no side effects."""
     engine.fit(module, loader(samples), loader(samples), **options)
 
 

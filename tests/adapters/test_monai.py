@@ -1,4 +1,4 @@
-"""MONAI's trainer with the objective does what the loop written out does."""
+"""MONAI's trainer with the objective matches the explicit loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Trainer of transformers with the objective does what the loop written out does."""
+"""The Trainer of transformers with the objective matches the explicit loop."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def llama():
 
 def next_token_loss(logits, labels):
     shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-    # In single precision, as the model computes its own loss.
+    # In single precision, in which the model computes its own loss.
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), shifted.flatten())
 
 
@@ -66,7 +66,7 @@ def classes(n=22):
 
 
 def sentences():
-    """Sentences of which unequal numbers of tokens count."""
+    """Sentences with unequal numbers of valid tokens."""
     generator = torch.Generator().manual_seed(1)
     found = []
     for index in range(22):
@@ -103,7 +103,7 @@ def adam(model):
 
 
 class AsGiven(FAM):
-    """An objective of token numbers, for the loop written out."""
+    """An objective of token ids, for the explicit loop."""
 
     def forward(self, inputs, targets):
         return super().forward({"input_ids": inputs}, targets)
@@ -222,12 +222,12 @@ def test_bf16(hand_written, assert_same, tmp_path):
         train_dataset=data,
         eval_dataset=data,
     )
-    before = trainer.evaluate()["eval_loss"]  # it leaves a cast around the model
+    before = trainer.evaluate()["eval_loss"]  # it leaves the model wrapped in a cast
     trainer.train()
     wanted = hand_written(own, stacked(data), adam(own), autocast=torch.bfloat16)
     assert_same(fam.parameters(), wanted, rtol=1e-4, atol=1e-6)
     assert "closed_form" in fam.explain()
-    assert "_original_forward" not in vars(fam.model)  # where accelerate keeps what it wraps
+    assert "_original_forward" not in vars(fam.model)  # accelerate's wrapped function
     plain = Trainer(
         model=own.model, args=arguments(tmp_path, bf16=True), eval_dataset=data
     ).evaluate()["eval_loss"]

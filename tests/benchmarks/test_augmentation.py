@@ -1,4 +1,4 @@
-"""The benchmark of the augmentation runs to its end and shows both ways."""
+"""The augmentation benchmark completes and shows both pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the penalty runs to its end and shows everybody who takes part."""
+"""The penalty benchmark completes and shows all contestants."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_a_quick_run_shows_every_contestant(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     text, found = page.read_text(), json.loads(page.with_suffix(".json").read_text())
-    # Names are looked for in rows: on the page they also stand in prose and among the versions.
+    # Names are searched for in rows: on the page they also occur in text and in the versions.
     assert [row["name"] for row in found["resnet"]] == ["plain step", "FAM, closed form", "SAM"]
     assert [row["name"] for row in found["autoencoder"]] == STEPS
     assert [row["estimator"] for row in found["growth"]] == [*GROWTH, "torch.func.hessian"] * 6
     assert [row["way"] for row in found["peers"]] == PEERS
     assert [name for name in (*STEPS, *PEERS) if f"| {name} |" not in text] == []
     draws = [row["noise"] for row in found["peers"] if row["way"] == "famseg hutchinson"]
-    assert all(noise > 0 for noise in draws)  # and not one draw again and again
+    assert all(noise > 0 for noise in draws)  # not always the same draw
     plain, default = found["autoencoder"][:2]
     assert plain["ratio"][3] > default["ratio"][3] == 2  # rounds
     assert default["memory"][0] > 0

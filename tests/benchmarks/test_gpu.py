@@ -1,4 +1,4 @@
-"""The script for a machine with a GPU: what it refuses, and its report of parts that went wrong."""
+"""The script for a machine with a GPU: its refusals, and its report of failed parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the metrics runs to its end, and its shapes have the distances it states."""
+"""The metrics benchmark completes, and its shapes have the stated distances."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def module(monkeypatch):
 
 
 def sampled(radii, others):
-    """Distances between spheres about one middle, drawn evenly by area."""
+    """Distances between concentric spheres, sampled uniformly by area."""
     spheres = np.array(radii)
     away = np.abs(spheres[:, None] - np.array(others)).min(axis=1)
     return away, spheres**2
@@ -79,7 +79,7 @@ def test_a_quick_run_shows_every_contestant(tmp_path):
     assert [name for name in CONTESTANTS if f"| {name} |" not in text] == []
     present = [row for row in found["pairs"] if row["missing"] is None]
     assert all(run["ended"] and run["cpu"] > 0 for row in present for run in row["runs"])
-    # Same definition, same distance; what they are called differs.
+    # Same definition, same distance, different names.
     ours, monai = (found["pairs"][k]["runs"][0]["scores"] for k in (0, 1))
     assert ours["HD95 directed"] == pytest.approx(monai["HD95"], rel=1e-5)
     missed = [one["target"] for one in found["targets"] if one["held"] is False]

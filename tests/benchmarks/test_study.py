@@ -1,4 +1,4 @@
-"""The parts of the study do what famseg's own do, and its statistics what they say."""
+"""Parts of the study agree with famseg's own code, and its statistics are correct."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_both_terms_of_the_gradient_add_up(module):
         grads[form] = [torch.zeros(()) if each is None else each for each in found]
     for whole, one, two in zip(*grads.values(), strict=True):
         assert torch.allclose(whole, one + two)
-    assert not any(each.abs().sum() for each in grads["term I"][1:])  # of the layer alone
+    assert not any(each.abs().sum() for each in grads["term I"][1:])  # only of the layer itself
 
 
 def test_noise_adds_the_penalty_on_average(module):

@@ -1,4 +1,4 @@
-"""Offsets of surface elements, and the errors by definition that the page rests on."""
+"""Offsets of surface elements, and the errors of each definition on which the page is based."""
 
 from __future__ import annotations
 

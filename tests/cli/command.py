@@ -1,4 +1,4 @@
-"""What the tests of the command share."""
+"""Shared helpers for tests of the command."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ Run = Callable[..., warm.Done]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return an environment with a cache of its own."""
+    """Return an environment with its own cache."""
     return {**os.environ, "FAMSEG_CACHE": str(folder / "cache"), "COLUMNS": "200"}

@@ -1,4 +1,4 @@
-"""Runs the command as a user does: in a process of its own, in an empty folder."""
+"""Runs the command as a user does: in a new process, in an empty folder."""
 
 from __future__ import annotations
 

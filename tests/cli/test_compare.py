@@ -26,7 +26,7 @@ def compare(*arguments: str) -> Result:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two methods with two seeds each, one run that stopped, one that died at the start."""
+    """Two methods with two seeds each, an interrupted run, and one that failed at the start."""
     for seed in (0, 1):
         make_run(tmp_path / "runs", f"base{seed}", seed=seed, dsc=[0.5, 0.5 + seed / 10])
         make_run(tmp_path / "runs", f"fam{seed}", seed=seed, settings=FAM, dsc=[0.6, 0.8])

@@ -33,7 +33,7 @@ MODULE = """
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, tmp_path_factory, monkeypatch):
-    """A working folder with files for a pipeline that is installed for the test."""
+    """A working folder with files of a pipeline that is installed for the test."""
     site = tmp_path_factory.mktemp("site")
     (site / "tiny_pipeline.py").write_text(dedent(MODULE))
     info = site / "tiny-1.0.dist-info"
@@ -50,7 +50,7 @@ def folder(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def run(*arguments):
-    """Return what a command printed; the errors that the program's entry catches come through."""
+    """Return the output of a command; errors that the program's entry point catches are raised."""
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None:
         raise result.exception
@@ -150,7 +150,7 @@ def test_schema_of_a_pipeline_that_is_not_installed():
 
 
 def test_schema_asks_which_pipeline():
-    (line,) = refusal("schema")  # famseg's own is installed besides
+    (line,) = refusal("schema")  # famseg's own pipelines are installed, too
     assert line.startswith(
         "config schema: no pipeline is given. Give one with --pipeline NAME. Installed: "
     )

@@ -1,4 +1,4 @@
-"""`famseg defects`, and a run that is evaluated on its files."""
+"""`famseg defects`, and the evaluation of a run on its files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def skulls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def defects(*arguments: object) -> Result:
-    """Run the command in this process; a process of its own takes seconds to import."""
+    """Run the command in this process; importing in a new one takes seconds."""
     return CliRunner().invoke(app, ["defects", *map(str, arguments)])
 
 
 def fault(*arguments: object) -> str:
-    """Return the one line that the command ends with."""
+    """Return the single line of the command's error."""
     done = defects(*arguments)
     assert done.stdout == ""
     assert isinstance(done.exception, InputError), done.exception

@@ -21,7 +21,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A working folder and a cache of its own."""
+    """A working folder with its own cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAMSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -207,7 +207,7 @@ def test_a_store_that_is_no_database_is_a_fault(place):
 @pytest.mark.slow
 def test_a_half_made_store_is_a_fault_with_the_way_out(place):
     with contextlib.closing(sqlite3.connect(place / "mlflow.db")) as base, base:
-        base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")  # as a killed MLflow does
+        base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")  # as left by a killed MLflow
     check = _checks.store()
     assert check.status == "fault"
     assert check.text.endswith("mlflow.db: a program was killed while it created the tables")

@@ -1,4 +1,4 @@
-"""``famseg prepare`` of a public data set, from a server of this machine."""
+"""``famseg prepare`` of a public data set, from a local server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS = ("train.tsv", "dev.tsv", "test.tsv")
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
 
 def md5(content: bytes) -> str:
@@ -80,7 +80,7 @@ def test_a_set_is_fetched_once(mirror: str, tmp_path: Path) -> None:
     path = tmp_path / "cifar10" / "cifar-10-python.tar.gz"
     assert path.read_bytes() == b"pictures" * 1000
     assert list(path.parent.iterdir()) == [path]
-    # The folder now has the name of the set, and is still no folder of scans.
+    # The folder now has the name of the data set, but is not a folder of scans.
     again = prepare(*arguments, "--json")
     assert json.loads(again.stdout) == {
         "name": "cifar10",

@@ -40,7 +40,7 @@ def test_a_run_on_the_cpu_asks_for_no_gpus(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More processes than GPUs are refused where the run uses GPUs, and only there."""
+    """More processes than GPUs are refused only if the run uses GPUs."""
     for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RANK", raising=False)
@@ -50,7 +50,7 @@ def test_a_run_on_the_cpu_asks_for_no_gpus(
     run.mkdir()
     for device, kind, message in (
         ("auto", InputError, "2 processes were started on a machine with 1 GPU"),
-        ("cpu", ValueError, "RANK expected"),  # it goes on to meet the other process
+        ("cpu", ValueError, "RANK expected"),  # it continues and waits for the other process
     ):
         run.joinpath("config.yaml").write_text(
             to_yaml(load("smoke/skull", [f"training.device={device}"])[1])

@@ -1,4 +1,4 @@
-"""The command on what strangers give away: names that are markup, and modules beside the data."""
+"""The command on untrusted files: names that are markup, and modules next to the data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Run the installed command in a folder of modules that would leave a mark."""
+    """Run the installed command in a folder of modules that would be noticed if imported."""
     command = Path(sys.executable).with_name("famseg")
     if not command.is_file():
         pytest.skip("the command famseg is not installed")
@@ -109,7 +109,7 @@ def test_what_is_written_is_as_private_as_the_user_wants(prepared: Prepared) -> 
 
 @pytest.fixture(scope="module")
 def page(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """The report in a browser, with what it asked for and complained of."""
+    """The report in a browser, with its requests and errors."""
     with chromium() as browser:
         opened = browser.new_page(viewport={"width": 1000, "height": 800})
         shown = listening(opened, kinds=("error", "warning", "info", "log"))
@@ -127,7 +127,7 @@ def test_the_report_runs_nothing_of_others_and_shows_its_images(page: object) ->
     assert page.locator("script").count() == 1, "our own"
     assert page.locator("#choice").is_visible(), "it ran: its hash in the policy is right"
     widths = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
-    # An overview each, and slices in three views with the outlines of bone.
+    # An overview of each, and slices in three views with outlines of the bone.
     assert len(widths) == 7 * len(NAMES)
     assert all(natural > 100 and seen > 100 for natural, seen in widths)
     text = page.locator("body").inner_text()

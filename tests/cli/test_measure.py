@@ -49,7 +49,7 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measure(*arguments: str) -> Result:
-    """Run the command in this process; a process of its own takes seconds to import."""
+    """Run the command in this process; importing in a new one takes seconds."""
     return CliRunner().invoke(app, ["measure", "run", *arguments])
 
 
@@ -60,7 +60,7 @@ def test_the_help_is_one_text() -> None:
 
 
 def fault(*arguments: str) -> str:
-    """Return the one line that the command ends with."""
+    """Return the single line of the command's error."""
     done = measure(*arguments)
     assert done.output == ""
     assert isinstance(done.exception, InputError), done.exception
@@ -103,7 +103,7 @@ def test_json_is_the_report_and_the_measurement_is_reproduced(
     content = json.loads(measure(*options).stdout)
     assert content == json.loads((run / "flatness" / "report.json").read_text())
     assert (content["split"], content["epoch"], content["precision"]) == ("test/set2", 3, "float64")
-    # The options and their keys are the same, and the device is said first.
+    # Options and keys are equivalent, and the device is printed first.
     caplog.set_level("INFO")
     threads = torch.get_num_threads()
     keys = ("training.device=cpu", f"training.threads={threads}", "seed=0")

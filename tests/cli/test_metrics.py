@@ -26,7 +26,7 @@ def write(path: Path, mask: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three cases, the last one missed: implants, and the skulls they belong to."""
+    """Three cases, the last one missed: implants and their skulls."""
     truth = np.zeros((20, 20, 20), dtype=bool)
     truth[4:10, 4:9, 4:8] = True
     skull = np.zeros_like(truth)
@@ -42,12 +42,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def metrics(*arguments: str) -> Result:
-    """Run the command in this process; a process of its own takes seconds to import."""
+    """Run the command in this process; importing in a new one takes seconds."""
     return CliRunner().invoke(app, ["metrics", *arguments])
 
 
 def fault(*arguments: str) -> str:
-    """Return the one line that the command ends with."""
+    """Return the single line of the command's error."""
     done = metrics(*arguments)
     assert done.stdout == ""
     assert isinstance(done.exception, InputError), done.exception
@@ -198,7 +198,7 @@ def test_the_command_by_itself(root: Path, famseg: Run) -> None:
 
 @pytest.mark.slow
 def test_real_skulls(root: Path, real_data: Path) -> None:
-    """Two complete heads on one grid are far apart, and no further than the grid is wide."""
+    """Two complete heads on one grid are far apart, but not farther than the grid's width."""
     heads = sorted((real_data / "skulls" / "heads128").glob("*.nii.gz"))[:2]
     from famseg.volumes import read_volume
 

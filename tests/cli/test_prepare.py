@@ -25,7 +25,7 @@ GRID = ("--size", "64", "--spacing-mm", "3.5")
 
 @pytest.fixture
 def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two phantoms as masks, and a file that is no volume."""
+    """Two phantoms as masks, and a file that is not a volume."""
     from famseg.datasets import phantom
     from famseg.volumes import Volume, write_volume
 
@@ -228,7 +228,7 @@ def test_a_signal_ends_it_and_says_how_to_go_on(scans: Path, number: int) -> Non
     ) as run:
         assert run.stderr is not None
         assert run.stderr.readline() == "layout folder: 3 to prepare in 1 process\n"
-        os.killpg(run.pid, number)  # as a terminal does: to the processes it started, too
+        os.killpg(run.pid, number)  # like a terminal: to its child processes, too
         said = run.stderr.read()
     assert run.returncode == 128 + number
     name = signal.Signals(number).name

@@ -49,7 +49,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """One skull with a hole, done once with all files that can be asked for."""
+    """One skull with a hole, reconstructed once with all optional files."""
     folder = tmp_path_factory.mktemp("run")
     write_volume(Volume(holed(), AFFINE), folder / "head.nrrd")
     done = reconstruct(folder / "head.nrrd", "--out", folder / "out", "--seg-nrrd", "--json")
@@ -152,7 +152,7 @@ def test_what_is_done_is_not_done_again_and_the_same_gives_the_same_bytes(
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """What no implant can be made for."""
+    """Inputs for which no implant can be made."""
     folder = tmp_path / "bad"
     folder.mkdir()
     noise = np.random.default_rng(0).random((64, 64, 64)) < 0.2

@@ -1,4 +1,4 @@
-"""``famseg runs``: what is there, and deleting it in both places."""
+"""``famseg runs``: listing runs, and deleting them from folder and store."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_run_in_mlflow_is_deleted_with_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["sqlite:////{folder}/gone.db", "http://127.0.0.1:9"])
 def test_a_store_that_is_gone(folder: Path, uri: str) -> None:
-    """A database that does not exist holds no run; a server that is down keeps the folder."""
+    """A missing database has no run; if a server is down, the folder is kept."""
     identity = {"run_id": "0" * 32, "uri": uri.format(folder=folder)}
     write_json(folder / "a" / "tracking.json", identity)
     if uri.startswith("http"):
@@ -100,7 +100,7 @@ def test_a_store_that_is_gone(folder: Path, uri: str) -> None:
 
 
 def test_a_store_without_the_run_and_a_server_that_is_no_store(folder: Path) -> None:
-    """MLflow says that a run does not exist; any other "not found" keeps the folder."""
+    """Only MLflow's "does not exist" counts; with any other "not found" the folder is kept."""
 
     class NotFound(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -139,4 +139,4 @@ def test_what_is_no_run_folder_is_not_deleted(folder: Path) -> None:
         with pytest.raises(InputError, match=words):
             famseg("delete", str(folder / "b"), str(folder / name), "--yes")
     assert (folder / "a").is_dir()
-    assert (folder / "b").is_dir()  # nothing is deleted where one is wrong
+    assert (folder / "b").is_dir()  # nothing is deleted if one of them is wrong

@@ -29,7 +29,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight phantoms in a folder of their own, and a table of what they are."""
+    """Eight phantoms in their own folder, and a table with their properties."""
     folder = Path(shutil.copytree(phantoms, tmp_path / "data"))
     rows = "".join(f"p{i},{'fm'[i // 4]}\n" for i in range(8))
     (tmp_path / "people.csv").write_text(f"subject,sex\n{rows}")

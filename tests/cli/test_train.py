@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813  # its own name for itself
+import SimpleITK as sitk  # noqa: N813  # its documented alias
 import warm
 from command import Run, environment
 from tiny import TINY
@@ -27,7 +27,7 @@ def faults(done: subprocess.CompletedProcess[str]) -> list[str]:
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
-    return [line for line in lines if not line.startswith("device: ")]  # said before data are read
+    return [line for line in lines if not line.startswith("device: ")]  # printed first
 
 
 @pytest.mark.slow
@@ -46,7 +46,8 @@ def test_a_run_trains_evaluates_records_and_can_be_evaluated_again(
     summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     assert summary["set1"]["implant"]["hd95_mm"]["n"] == 2
     with (folder / "evaluation" / "cases.csv").open() as file:
-        # Sets, cases; regions of model and mean skull, implants of four baselines in two outlines.
+        # Sets, cases; regions for model and mean skull, implants for four baselines in two
+        # outlines.
         assert len(list(csv.DictReader(file))) == 2 * 2 * (3 * 2 + 4 * 2)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -132,7 +133,7 @@ def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Pat
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 2/"):
-                process.send_signal(signal.SIGSTOP)  # it does nothing, and is not dead
+                process.send_signal(signal.SIGSTOP)  # stopped, but alive
                 break
         try:
             for words in (("train", "--resume"), ("evaluate",), ("measure",)):
@@ -140,7 +141,7 @@ def test_a_run_that_is_trained_belongs_to_its_process(famseg: Run, tmp_path: Pat
                 assert f"{run}: is in use by process {process.pid} (train, since" in line
         finally:
             process.kill()
-    # Nobody waits for a dead one, and what is found whole can be used.
+    # Dead owners are not waited for, and complete files can be used.
     done = famseg("evaluate", run)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / run).glob("lease*"))

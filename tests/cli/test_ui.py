@@ -32,7 +32,7 @@ LAMBDAS = (0.0, 0.002, 0.01)
 
 
 def track_three_lambdas(uri):
-    """What three trainings send, with an image that differs from step to step."""
+    """Track three trainings with an image that differs in each step."""
     for weight in LAMBDAS:
         with Tracker.start(
             uri=uri,
@@ -53,7 +53,7 @@ def track_three_lambdas(uri):
 
 @contextlib.contextmanager
 def running_ui(uri, *arguments, folder):
-    """Start the command as a user does; give its process and what it printed."""
+    """Start the command as a user does; return its process and output."""
     command = [sys.executable, "-m", "famseg", "ui", f"tracking.uri={uri}", "--json", *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
@@ -121,7 +121,7 @@ def test_a_request_to_end_leaves_status_0_and_no_process(tmp_path):
 
 
 def wait_until(true):
-    """Wait for the thread that sends; by the system's clock, as that of the outbox stands."""
+    """Wait for the sending thread, by the system's clock, since that of the outbox is stopped."""
     for _ in range(600):
         if true():
             return
@@ -132,7 +132,7 @@ def wait_until(true):
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
-    """The server is killed in mid-run and comes back: one warning, and nothing is lost."""
+    """The server is killed during the run and restarted: one warning, and nothing is lost."""
     caplog.set_level(logging.INFO, "famseg")
     now = [1000.0]
     monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
@@ -150,7 +150,7 @@ def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
         now[0] += 100
         tracker.log_epoch(4, {"a": 4.0})
         tracker.finish()
-        client = tracker._run._opened.client  # what the server has, asked through it
+        client = tracker._run._opened.client  # to query the server's data
         steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "a")]
         assert steps == [1, 2, 3, 4]
         pictures = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
@@ -211,7 +211,7 @@ FOREIGN = (
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_a_page_of_another_name_is_not_answered(shown):
-    """What a page elsewhere could ask under a name that it lets stand for this machine."""
+    """DNS rebinding: a request of a foreign page under a name that resolves to this machine."""
     assert {host: status_for(shown["url"], host) for host in FOREIGN} == dict.fromkeys(FOREIGN, 403)
     own = ("localhost", "localhost:8080", shown["url"].removeprefix("http://"), "127.0.0.1")
     assert {host: status_for(shown["url"], host) for host in own} == dict.fromkeys(own, 200)

@@ -1,4 +1,4 @@
-"""A pipeline's sections in small, and ways to check documents against them."""
+"""Small sections of a pipeline, and helpers to check documents against them."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_very_large_whole_numbers(faults):
 
 
 class Folder(Strict):
-    """A section whose validators fail in the ways that validators do."""
+    """A section whose validators fail in all possible ways."""
 
     pipeline: Literal["sample"]
     root: Annotated[str, BeforeValidator(str.strip)]

@@ -92,7 +92,7 @@ class Named(Strict):
     ],
 )
 def test_what_is_typed_for_a_text_is_taken_as_it_stands(write, typed, name):
-    """`data.root=d/set #2` trained another data set; `output=2024` and `a: b` were refused."""
+    """Once, `data.root=d/set #2` used another data set; `output=2024` and `a: b` were refused."""
     write("a.yaml", "name: a\n")
     config = read("a.yaml", [f"name={typed}", f"folder={typed}", "word=on"]).validate(Named)
     assert config == Named(name=name, folder=name, word="on")

@@ -13,7 +13,7 @@ from famseg.messages import InputError
 
 @pytest.fixture
 def shipped(tmp_path_factory, monkeypatch):
-    """Shipped configurations of our own, so that the real ones may change."""
+    """Test configurations in place of the shipped ones, which may change."""
     root = tmp_path_factory.mktemp("shipped")
     for name in ("skull.yaml", "language.yml", "smoke/skull.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -145,7 +145,7 @@ def test_a_pipe_is_refused_and_not_waited_for(folder, shipped):
 
 
 def test_only_near_names_are_near_and_many_are_listed_by_folder(folder, shipped, write):
-    assert "Did you mean" not in refusal("qqqq.yaml")  # the ending alone makes no name alike
+    assert "Did you mean" not in refusal("qqqq.yaml")  # the extension does not count
     for number in range(30):
         write(f"configs/many/n{number}.yaml", "")
     assert "Known: skull.yaml, many/... (30), smoke/... (1)." in refusal("qqqq")

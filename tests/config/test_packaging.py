@@ -1,4 +1,4 @@
-"""The configurations travel with the package."""
+"""The configurations are part of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_package_is_in_the_wheel():
-    """Packages are listed by name, since two folders are installed under another one."""
+    """Packages are listed by name, since two folders are installed under a different name."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     on_disk = {
         ".".join(path.parent.relative_to(ROOT).parts)

@@ -27,7 +27,7 @@ MODULES = {
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path_factory, monkeypatch):
-    """A package with pipelines, installed as packages are: modules and entry points on the path."""
+    """A package with pipelines, installed like others: modules and entry points on the path."""
     site = tmp_path_factory.mktemp("site")
     for name, text in MODULES.items():
         (site / f"{name}.py").write_text(dedent(text))

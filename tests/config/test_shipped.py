@@ -1,4 +1,4 @@
-"""Every shipped configuration is right, says how to run it and comes back from its own text."""
+"""Every shipped configuration is valid, says how to run it and survives a round trip."""
 
 from __future__ import annotations
 

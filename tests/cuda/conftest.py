@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture
 def device() -> str:
-    """``cuda``; or ``cpu``, where `FAMSEG_TEST_DEVICE` asks for a rehearsal without a GPU."""
+    """``cuda``, or ``cpu`` if `FAMSEG_TEST_DEVICE` requests a rehearsal without a GPU."""
     return os.environ.get("FAMSEG_TEST_DEVICE", "cuda")

@@ -1,4 +1,4 @@
-"""Flatness on a GPU: the values of the CPU, autocast, where probes are drawn. Needs torch alone."""
+"""Flatness on a GPU: equality with the CPU, autocast, device of the probes. Needs only torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def penalized(net, batch, device, **options):
-    """The terms of one step of a copy on a device, and the gradient of their total."""
+    """The terms of one step of a copy on a device, and the gradient of the total."""
     net = copy.deepcopy(net).to(device)
     terms = FAM(net, loss=LOSS, **PENALISED | options)(*(part.to(device) for part in batch))
     gradient = torch.autograd.grad(terms.total, list(net.parameters()))
@@ -103,7 +103,7 @@ def test_the_random_state_of_the_device_moves_as_in_a_plain_step(net, batch, dev
 
 
 class LargeOnTheCPU(TorchDispatchMode):
-    """Notes operations that make a tensor of more than a thousand numbers on the CPU."""
+    """Records operations that create a tensor of more than a thousand numbers on the CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,19 +120,19 @@ class LargeOnTheCPU(TorchDispatchMode):
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("probe_per", ["sample", "batch"])
 def test_probes_are_drawn_on_the_device(device, probe_per, distribution):
-    """And not sent to it: 2^24 signs take longer on a processor than the rest of a step."""
+    """They are not copied: drawing 2^24 signs on a CPU takes longer than the rest of a step."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(128, 256), nn.Tanh(), nn.Linear(256, 4)).to(device)
     inputs, targets = torch.randn(64, 128, device=device), torch.arange(64, device=device) % 4
     drawn = {"probe_per": probe_per, "distribution": distribution, "estimator": "hutchinson"}
     fam = FAM(net, layer="0", loss=LOSS, **PENALISED | drawn)
-    fam(inputs, targets)  # the first step looks at the network
+    fam(inputs, targets)  # the first step analyzes the network
     with LargeOnTheCPU() as large:
         fam(inputs, targets).total.backward()
     if device == "cuda":
         assert large.found == []
     else:
-        assert large.found  # what the GPU must not do is seen
+        assert large.found  # forbidden operations are detected
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])

@@ -1,4 +1,4 @@
-"""The main job on a GPU: the skull smoke configuration, in every precision."""
+"""Skull training on a GPU: the smoke configuration, in every precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.slow]
 def train(folder: Path, device: str, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the smoke configuration; return its first epoch's numbers and its provenance.
 
-    In a process of its own: CUDA does not start in a fork of one that has looked for it.
+    In a new process: CUDA cannot be initialized in a fork of a process that has queried it.
     """
     folder.mkdir()
     settings = [f"training.device={device}", f"training.precision={precision}"]
@@ -40,7 +40,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(tmp_path_factory.mktemp("cpu") / "run", "cpu", "fp32")[0]
 
 
-# The loss is a mean of a Dice near 0.9; convolutions are in TF32 on a GPU, in halves 8 to 11 bits.
+# The loss is a mean of Dice losses near 0.9; TF32 and half precision have 8 to 11 bits.
 @pytest.mark.parametrize(("precision", "rel"), [("fp32", 2e-3), ("bf16", 1e-2), ("fp16", 1e-2)])
 def test_the_skull_smoke_configuration_trains(wanted, tmp_path, device, precision, rel):
     found, provenance = train(tmp_path / "run", device, precision)

@@ -1,4 +1,4 @@
-"""Small skulls and files for the tests of the data sets; makes their helpers importable."""
+"""Small skulls and files for tests of the data sets; makes their helpers importable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from volume_files import blob, save  # noqa: F401 -- fixtures
 
 from famseg.datasets import PreparedSkull, phantom
 
-sys.path.insert(0, str(Path(__file__).parent))  # image_files.py and others beside the tests
+sys.path.insert(0, str(Path(__file__).parent))  # image_files.py and other helpers
 
 SPACING_MM = 7.0  # 32 voxels cover the phantom's field of view
 

@@ -1,4 +1,4 @@
-"""Writes small data sets in the formats of the originals."""
+"""Writes small data sets in their original formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES_20 = [f"coarse{i}" for i in range(20)]
 
 
 def pictures(number: int, count: int = PER_FILE) -> NDArray[np.uint8]:
-    """Images of CIFAR's shape that no two files share."""
+    """Images of CIFAR's shape, different for each file."""
     rng = np.random.default_rng(number)
     return rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
 
@@ -122,7 +122,7 @@ def fashionmnist(folder: Path, *, packed: bool = True) -> Path:
 
 
 def archive(folder: Path, name: str) -> Path:
-    """Put a folder into a ``.tar.gz`` beside it."""
+    """Pack a folder into a ``.tar.gz`` next to it."""
     path = folder.parent / name
     with tarfile.open(path, "w:gz") as tar:
         tar.add(folder, folder.name)

@@ -1,4 +1,4 @@
-"""The benchmark's operations of Pillow, which the batch operations are tested against."""
+"""Reference operations of Pillow from the benchmark, to test the batch operations."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ changed = _module().changed
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """Return an image ``(c, h, w)`` as Pillow's."""
+    """Return an image ``(c, h, w)`` as a Pillow image."""
     array = image.numpy()
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0).copy())
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """Return an image of Pillow's as ``(c, h, w)``."""
+    """Return a Pillow image as ``(c, h, w)``."""
     array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def pictures(n: int, channels: int, height: int, width: int) -> Tensor:
-    """Return images of all sorts: noise, ramps, few colors, one color, narrow ranges."""
+    """Return various images: noise, ramps, few colors, one color, narrow ranges."""
     generator = torch.Generator().manual_seed(n + 7 * channels + height)
     result = torch.randint(256, (n, channels, height, width), generator=generator)
     result[1::6] = result[1::6] // 8 + 100

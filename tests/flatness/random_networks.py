@@ -1,10 +1,10 @@
-"""Random small networks with what real ones have: branches, gates, stashes, shared inputs.
+"""Random small networks with features of real ones: branches, gates, stashes, shared inputs.
 
-`draw` describes a network, its loss and its batch by a function that chooses among options, so that
-hypothesis can draw them, and so can a loop over seeds without it. The description prints as the
-Python that makes it again, and `build` makes the network in float64. All is as small as `exact`
-needs, and lengths coincide on purpose: inputs and class weights that hold no samples are as long as
-the batch, or as the quarter of it that the penalty looks at.
+`draw` describes a network, its loss and its batch by means of a function that chooses among
+options, so that both hypothesis and a plain loop over seeds can draw them. The `repr` of a
+description is the Python expression that recreates it, and `build` creates the network in float64.
+Networks are small enough for `exact`, and lengths coincide on purpose: inputs without samples, and
+class weights, are as long as the batch or as the quarter of it that the penalty uses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from famseg.flatness._tracing._layer import penalizable_layers
 T = TypeVar("T")
 Choose = Callable[[Sequence[T]], T]
 
-SWITCH_AFTER = 3  # steps after which a counter switches something on by itself
+SWITCH_AFTER = 3  # steps after which a counter enables a late feature
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,14 +85,14 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Python that makes it again, without what is as by default."""
+        """Python expression that recreates the description, without default values."""
         plain = Network()
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         lines = [f"    {k}={v!r}," for k, v in values.items() if v != getattr(plain, k)]
         return "\n".join(["Network(", *lines, ")"])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Let hypothesis print it in this way, too."""
+        """Make hypothesis print descriptions in the same way."""
         printer.text(repr(self))
 
 
@@ -109,7 +109,7 @@ class Linear(nn.Module):
 
 
 class InPlaceActivation(nn.Module):
-    """An activation in place before a layer, and another after it."""
+    """An in-place activation before a layer, and another one after it."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class InPlaceActivation(nn.Module):
 
 
 class InPlaceArithmetic(nn.Module):
-    """What a module returned is multiplied, added to and bent in place, by parameters too."""
+    """In-place arithmetic and a nonlinearity on the output of a module, also with parameters."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class InPlaceArithmetic(nn.Module):
 
 
 class InPlaceBranch(nn.Module):
-    """What a module returned, changed in place, goes through a layer and around it."""
+    """The output of a module, changed in place, goes through a layer and around it."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class InPlaceBranch(nn.Module):
 
 
 class InPlaceInput(nn.Module):
-    """Changes the tensor of its caller in place."""
+    """Changes its input tensor in place."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class EncoderDecoder(nn.Module):
 
 
 class Film(nn.Module):
-    """Feature-wise linear modulation, by a second input or by its own."""
+    """Feature-wise linear modulation by a second input or by the features themselves."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class SoftExperts(nn.Module):
 
 
 class RoutedExperts(nn.Module):
-    """Each token goes to one of three experts; the last one gets few, and often none."""
+    """Each token goes to one of three experts; the last one receives few tokens, and often none."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class RoutedExperts(nn.Module):
 
 
 class Functional(nn.Module):
-    """Parameters that no module of their own holds."""
+    """Parameters that are used by functions, without a module of their own."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class Twice(nn.Module):
 
 
 class Reused(nn.Module):
-    """A module that runs before a layer and again after it."""
+    """A module that runs both before and after a layer."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class Reused(nn.Module):
 
 
 class SeveralOutputs(nn.Module):
-    """A part that returns a mapping, of which one item goes around a layer."""
+    """A module that returns a mapping, one item of which bypasses a layer."""
 
     class Encoder(nn.Module):
         def __init__(self, w: int) -> None:
@@ -298,7 +298,7 @@ class SeveralOutputs(nn.Module):
 
 
 class DetachedGate(nn.Module):
-    """A gate that learns from features, which do not learn from it."""
+    """A gate computed from detached features."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ class Checkpointed(nn.Module):
 
 
 class LearnedRows(nn.Module):
-    """Samples look at eight learned rows, which are no samples, also of a batch of eight."""
+    """Samples attend to eight learned rows, which are not samples even if the batch has eight."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -334,7 +334,7 @@ class LearnedRows(nn.Module):
 
 
 class Stash(nn.Module):
-    """Keeps what it computed, which a loss may use, and how often it was called."""
+    """Stores its output, which a loss may use, and the number of its calls."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -349,7 +349,7 @@ class Stash(nn.Module):
 
 
 class Running(nn.Module):
-    """Subtracts a running mean and brings it up to date afterwards."""
+    """Subtracts a running mean and updates it afterwards."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -362,7 +362,7 @@ class Running(nn.Module):
         out = torch.tanh(h - self.mean)
         if self.training:
             with torch.no_grad():
-                # A new tensor: the old one may be needed by the graph.
+                # A new tensor: the graph may need the old one.
                 self.mean = (self.mean + h.reshape(-1, h.shape[-1]).mean(0)) / 2
                 self.count += 1
         return out
@@ -401,7 +401,7 @@ class Normed(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Convolutions over the features; tokens of all samples stand in the dimension of samples."""
+    """Convolutions over the features; tokens are flattened into the batch dimension."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -415,7 +415,7 @@ class Convolutions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Tokens look at each other, under a mask if there is one."""
+    """Self-attention of tokens, under a mask if there is one."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -427,7 +427,7 @@ class Attention(nn.Module):
 
 
 class Memory(nn.Module):
-    """Samples look at rows that all of them share."""
+    """Samples attend to rows that all of them share."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -458,7 +458,7 @@ class Context(nn.Module):
 
 
 class Codes(nn.Module):
-    """A number for each sample stands for a vector."""
+    """An index per sample selects a vector."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -469,7 +469,7 @@ class Codes(nn.Module):
 
 
 class Mixing(nn.Module):
-    """The samples of a batch influence each other, from some time on."""
+    """The samples of a batch interact after some steps."""
 
     def __init__(self, w: int, counted: bool = False) -> None:
         super().__init__()
@@ -485,7 +485,7 @@ class Mixing(nn.Module):
 
 
 class Opening(nn.Module):
-    """A way around a layer that is there from some time on."""
+    """A path around a layer that opens after some steps."""
 
     def __init__(self, w: int) -> None:
         super().__init__()
@@ -547,8 +547,8 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "mask": ("attention",),
 }
 """Second inputs, and the stages that use them: the first input given twice; features of each
-sample, or a number; and what samples share: a vector (width,), rows to look at (m, width), numbers
-of the positions (tokens,), a mask between them (tokens, tokens)."""
+sample, or a number; and inputs that samples share: a vector (width,), rows to attend to
+(m, width), position indices (tokens,), an attention mask (tokens, tokens)."""
 
 LATE: dict[str, str] = {
     "nothing": "",
@@ -561,14 +561,14 @@ LATE: dict[str, str] = {
     "training": "batch norm",
     "unfreezing": "skip",
 }
-"""What changes after the first steps, and a stage for which it matters, where it is not the loss.
-Those that count do it by themselves."""
+"""Changes after the first steps, and the stage that each of them concerns unless it is the loss.
+Stages with a counter change by themselves."""
 SHOWN = ("loss, attribute", "mixing", "opening", "training")
-"""Those that attributes show, so that the next step knows of them."""
+"""Changes that are visible in attributes, so that the next step detects them."""
 
 
 def _condition(h: Tensor, other: Tensor | None) -> Tensor:
-    """Another input of each sample, or the features themselves where there is none."""
+    """The second input of each sample, or the features themselves without one."""
     return h if other is None else _as_wide(other, h)
 
 
@@ -577,7 +577,7 @@ def _as_wide(other: Tensor, h: Tensor) -> Tensor:
 
 
 class Model(nn.Module):
-    """The network that a description describes."""
+    """The network of a description."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -626,7 +626,7 @@ def weighted_samples(z: Tensor, y: Mapping[str, Tensor]) -> Tensor:
 
 
 class Counting(nn.Module):
-    """Keeps a list and a number of its calls, as losses that log do."""
+    """Records its calls in a list and a counter, like losses that log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -640,7 +640,7 @@ class Counting(nn.Module):
 
 
 class CountingObject:
-    """The same without being a module."""
+    """The same, but not a module."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -651,7 +651,7 @@ class CountingObject:
 
 
 class Contrastive(nn.Module):
-    """Cross-entropy and a term between samples, by an attribute or once enough steps are done."""
+    """Cross-entropy plus a term between samples, enabled by an attribute or after enough steps."""
 
     def __init__(self, *, on: bool, counted: bool = False) -> None:
         super().__init__()
@@ -670,7 +670,7 @@ def contrast(z: Tensor) -> Tensor:
 
 
 def _loss(network: Network, model: Model) -> tuple[Callable[[Any, Any], Tensor], list[bool]]:
-    """Return the loss, and what switches it on where that stands in a closure."""
+    """Return the loss, and a function that enables its late part if a closure holds that state."""
     switch = [network.late == "nothing"]
     weights = torch.linspace(0.5, 2, network.classes, dtype=torch.float64)
     stashes = [stage for stage in model.stages if isinstance(stage, Stash)]
@@ -705,12 +705,12 @@ def _loss(network: Network, model: Model) -> tuple[Callable[[Any, Any], Tensor],
     return losses[network.loss], switch
 
 
-# --- all together ---
+# --- complete networks ---
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of a batch; what is passed is made of them anew, since a network may change it."""
+    """Tensors of a batch; arguments are copied for each pass, since a network may change them."""
 
     network: Network
     x: Tensor
@@ -730,7 +730,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Built:
-    """A network with all that a step needs.
+    """A network with everything that a step needs.
 
     Attributes:
         network: The description.
@@ -757,11 +757,11 @@ class Built:
         return self.step(self.batch.inputs)
 
     def step(self, inputs: Any) -> Tensor:
-        """Return the loss of a plain step that is given these very tensors."""
+        """Return the loss of a plain step on these tensors, without copies."""
         return self.loss(select(call_model(self.model, inputs), self.output), self.batch.targets)
 
     def switch(self, *, counters: bool) -> None:
-        """Change what changes late; with the counters, too, that would do it by themselves."""
+        """Enable the late change; also set the counters, which would do so by themselves."""
         self._switch[0] = True
         if self.network.late == "training":
             self.model.train()
@@ -776,7 +776,7 @@ class Built:
 
 
 def build(network: Network) -> Built:
-    """Build a network and its batch: the same at each call."""
+    """Build a network and its batch, the same on each call."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(network.seed)
         model = Model(network).double()
@@ -800,7 +800,7 @@ def build(network: Network) -> Built:
 
 
 def batch(network: Network, kind: str = "same") -> Batch:
-    """Make a batch; what its samples share is as long as in any other."""
+    """Create a batch; inputs shared by its samples have the same length in every batch."""
     n = {"larger": 2 * network.samples, "smaller": network.samples // 4}.get(kind, network.samples)
     generator = torch.Generator().manual_seed(network.seed)
 
@@ -836,7 +836,7 @@ def batch(network: Network, kind: str = "same") -> Batch:
 
 
 def holding_samples(network: Network) -> list[str]:
-    """Return the paths of the tensors of a batch that hold one row a sample."""
+    """Return the paths of the tensors of a batch that have one row per sample."""
     names = ["x"] if network.other == "none" else network.order.split(", ")
     shared = network.other in ("context", "memory", "positions", "mask")
     paths = [
@@ -850,7 +850,7 @@ def holding_samples(network: Network) -> list[str]:
 
 
 def called_once(network: Network) -> list[str]:
-    """Return the layers that may be penalized: those that a pass calls once."""
+    """Return the layers that can be penalized: those that are called once per pass."""
     built = build(network)
     calls: list[str] = []
     for name in penalizable_layers(built.model):
@@ -898,7 +898,7 @@ _INSERTED = {
     "in-place input",
 }
 
-# Few distractions, so that most networks of a topic are about it.
+# Few other options, so that most networks of a topic test it.
 _FOCUSED: dict[str, tuple[Any, ...]] = {
     "more stages": (0, 1),
     "loss": ADDITIVE,
@@ -1003,7 +1003,7 @@ TOPICS: dict[str, dict[str, tuple[Any, ...]]] = {
         "options": ({}, {"samples": "all"}),
     },
 }
-"""Options to choose from, where a topic wants others than `draw` does."""
+"""Options to choose from where they differ from those of `draw`."""
 
 _LEADING = {
     "coincidence": "other",
@@ -1017,7 +1017,7 @@ _LEADING = {
 
 
 def topics() -> list[tuple[str, Any]]:
-    """Return each topic with each of the things that it is about."""
+    """Return all pairs of a topic and one of its subjects."""
     return [
         (topic, one)
         for topic, options in TOPICS.items()
@@ -1029,9 +1029,9 @@ def draw(choose: Choose[Any], topic: str = "anything", about: Any = None) -> Net
     """Draw a network.
 
     Args:
-        choose: Takes a sequence and returns one of its items; the first ones are the plainest.
+        choose: Takes a sequence and returns one of its items; the first ones are the simplest.
         topic: One of `TOPICS`.
-        about: What of the topic it is about, see `topics`; any by default.
+        about: Subject of the topic, see `topics`; any by default.
     """
     wished = dict(TOPICS[topic])
     if about is not None:
@@ -1073,7 +1073,7 @@ def draw(choose: Choose[Any], topic: str = "anything", about: Any = None) -> Net
     if late == "unfreezing":
         frozen = "first stage"
     for name in wanted:
-        if name not in stages:  # what a topic is about trains
+        if name not in stages:  # the subject of a topic is trained
             stages.insert(
                 choose(range(frozen == "first stage" and len(stages) > 0, len(stages) + 1)), name
             )
@@ -1081,7 +1081,7 @@ def draw(choose: Choose[Any], topic: str = "anything", about: Any = None) -> Net
         stages = ["linear"]
     if "attention" in stages and not tokens:
         tokens = 3
-    # The tensor of the caller is what can be changed in place without harm to a plain step.
+    # A plain step works even if the caller's tensor is changed in place.
     stages.sort(key=lambda name: name != "in-place input")
 
     network = Network(
@@ -1108,12 +1108,12 @@ def draw(choose: Choose[Any], topic: str = "anything", about: Any = None) -> Net
     layers = called_once(network)
     (wanted_layer,) = wished.get("layer", ("",))
     fitting = [name for name in layers if re.search(wanted_layer, name)] or layers
-    # The head, which has a closed form, is but one of many.
+    # The head, which has a closed form, is only one of many layers.
     options = (*(fitting[:-1] or fitting), *fitting)
     chosen = {choose(options) for _ in range(pick("count", 1, 1, 1, 2))}
     return dataclasses.replace(network, layers=tuple(sorted(chosen)))
 
 
 def drawn(seed: int, topic: str = "anything", about: Any = None) -> Network:
-    """Draw a network by the number of a seed."""
+    """Draw a network by a seed."""
     return draw(random.Random(seed).choice, topic, about)  # noqa: S311

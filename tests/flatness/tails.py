@@ -1,4 +1,4 @@
-"""Networks behind a penalized layer: which are right, and which are refused.
+"""Networks behind a penalized layer: which ones are supported, and which ones are refused.
 
 ``python tests/flatness/tails.py > docs/flatness-tails.md`` writes the table; test_tails.py checks
 each row, and that the table is up to date.
@@ -93,7 +93,7 @@ class Call(nn.Module):
 
 
 class Net(nn.Module):
-    """A body, the penalized layer ``layer``, what gives its output a shape, and a tail."""
+    """A body, the penalized layer ``layer``, a module that reshapes its output, and a tail."""
 
     def __init__(self, layer: nn.Module, shape: tuple[int, ...], tail: nn.Module) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def tails(
 
 
 def mixed(*modules: nn.Module) -> nn.Module:
-    """A tail in which each output depends on several inputs in several ways."""
+    """A tail in which each output depends on several inputs in different ways."""
     return nn.Sequential(nn.Linear(3, 3), *modules, nn.Linear(3, 2), nn.Tanh())
 
 
@@ -292,7 +292,7 @@ class SelfAttention(nn.Module):
 
 
 class BertBlock(nn.Module):
-    """A block of BERT (Devlin et al. 2018): attention, then two linear layers, normed behind."""
+    """A BERT block (Devlin et al. 2018): attention and two linear layers, post-normalized."""
 
     def __init__(self, width: int = 4, heads: int = 2) -> None:
         super().__init__()
@@ -399,7 +399,7 @@ SIGNS = REAL.sign()
 
 
 def onto(loss: Callable[..., Tensor], targets: Any, *, change: Any = None) -> tuple[Make, Any]:
-    """A loss of the prediction, changed before if need be, and its targets."""
+    """A loss of the prediction, which is transformed first if necessary, and its targets."""
     if change is None:
         return lambda: loss, targets
     return lambda: lambda z, y: loss(change(z), y), targets
@@ -497,7 +497,7 @@ IMAGES: dict[str, Make] = {
 
 
 def volume_case(make: Make, targets: Tensor, *, tail: Make | None = None) -> Case:
-    """The penalized layer of a small decoder, in front of a volume or an image."""
+    """The penalized layer of a small decoder for a volume or an image."""
     spatial = targets.ndim - 2
     convolution = (nn.ConvTranspose2d, nn.ConvTranspose3d)[spatial - 2]
     size = targets.shape[2] // 2
@@ -651,7 +651,7 @@ def first(prediction: Any) -> Tensor:
     return out
 
 
-# A name, what makes it, the layer, the shape of its input, what auto takes.
+# Name, constructor, layer, input shape, estimator chosen by auto.
 NETWORKS: list[tuple[str, Make, str | tuple[str, ...], tuple[int, ...], str]] = [
     (
         "UNet",
@@ -809,7 +809,7 @@ def bert() -> Case:
     model = BertForSequenceClassification(config).double()
     mask = torch.ones(3, 5, dtype=torch.long)
     mask[0, 3:] = 0
-    tokens = 1 + classes(3, 5, of=10)  # not the padding token, whose row torch gives no gradient
+    tokens = 1 + classes(3, 5, of=10)  # not the padding token, whose row has no gradient in torch
     inputs = {"input_ids": tokens, "attention_mask": mask}
     layer = "bert.encoder.layer.0.output.dense"
     return Case(model, inputs, classes(3, of=3), F.cross_entropy, layer, {"output": "logits"})
@@ -819,7 +819,7 @@ def network_rows() -> Iterator[Row]:
     for name, make, layer, shape, method in NETWORKS:
         out = first if name in ("ViT", "VarAutoEncoder") else None
         build = network(make, layer, shape, out=out)
-        # Many kinks: the step has to be small.
+        # Many kinks: the step must be small.
         yield Row("Networks", str(layer), f"MONAI {name}", SMOOTH, build, method, step=1e-6)
     build = network(shape_autoencoder, "expand", (2, 1, 8, 8, 8))
     yield Row("Networks", "expand", "famseg.models.ShapeAutoencoder", SMOOTH, build)
@@ -832,7 +832,7 @@ def network_rows() -> Iterator[Row]:
 
 
 class SyncBatchNorm(torch.autograd.Function):
-    """What torch runs on several processes, by name; it takes accelerators alone."""
+    """Named like torch's norm over several processes, which runs only on accelerators."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:

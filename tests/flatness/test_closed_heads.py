@@ -1,4 +1,4 @@
-"""FAM on heads with many positions, and with losses that anybody calls: exact and free."""
+"""FAM on heads with many positions, with losses called by user or model: exact and free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PIXELS = torch.arange(18).reshape(2, 3, 3) % 3
 
 
 class Tokens(nn.Module):
-    """A network on tokens; its head returns (n, T, d), or the model the loss itself."""
+    """A network on tokens; its head returns (n, T, d), or the model returns the loss itself."""
 
     def __init__(self, *, own_loss=False, transpose=False):
         super().__init__()

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from famseg.flatness import FAM, LayerError, LossError, NotApplicableError
 
 pytestmark = [
-    pytest.mark.slow,  # the compiler takes seconds to import
+    pytest.mark.slow,  # importing the compiler takes seconds
     # Raised inside torch when compiled code is given a hidden activation.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
 ]
 
 
 class Compiled:
-    """An objective and its compiled twin, with a copy of the model, trained side by side."""
+    """An objective and a compiled copy of it and of its model, trained in parallel."""
 
     def __init__(self, net, *, backend="aot_eager", **options):
         torch._dynamo.reset()
@@ -36,7 +36,7 @@ class Compiled:
         self.compiled = torch.compile(self.fam, backend=counted)
 
     def step(self, inputs, targets):
-        """Train both for a step, and compare all there is to compare."""
+        """Train both for one step and compare the results and the state."""
         terms, wanted = self.compiled(inputs, targets), self.eager(inputs, targets)
         for name in ("total", "loss"):
             torch.testing.assert_close(getattr(terms, name), getattr(wanted, name))
@@ -177,7 +177,7 @@ def test_one_that_cannot_be_traced_any_more_is_computed_as_written(net):
 
 
 class ByName(nn.Linear):
-    """A linear layer that calls its function in a way of its own."""
+    """A linear layer that calls its function in an unusual way."""
 
     def forward(self, x):
         return F.linear(input=x, weight=self.weight, bias=self.bias)
@@ -234,7 +234,7 @@ def test_what_a_plan_rests_on_is_checked_at_the_same_intervals(net, batch):
     twin = Compiled(Switched(), layer="head")
     twin.step(*batch)
     for fam in (twin.fam, twin.eager):
-        # Another use of the weight, which no step sees by itself.
+        # Another use of the weight, which a step cannot detect by itself.
         fam.model.body.register_forward_hook(
             lambda _, args, z, head=fam.model.head: z + head.weight.sum()
         )

@@ -1,4 +1,4 @@
-"""What every estimator and measure must keep: a new one adds a row to CASES and its dense twin."""
+"""The contract of estimators and measures: a new one adds a row to CASES and a dense reference."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def bench(case, setup, loss="smooth"):
 
 
 def rows(*, drawn=None, losses=True):
-    """All that there is to test: (case, setup, loss)."""
+    """All combinations to test: (case, setup, loss)."""
     return [
         pytest.param(case, setup, loss, id=f"{name}-{setup}-{loss}")
         for name, case in CASES.items()
@@ -159,7 +159,7 @@ def rows(*, drawn=None, losses=True):
 
 @pytest.fixture
 def twins(oracle, trace_oracle):
-    """Dense values that share no code with the estimators."""
+    """Dense reference values that share no code with the estimators."""
 
     def kappa(b):
         return oracle(b.model, b.layer, b.loss, *b.batch)
@@ -198,7 +198,7 @@ class Linearised(nn.Module):
         for name in ("groups", "out_channels"):
             if hasattr(layer, name):
                 setattr(self, name, getattr(layer, name))
-        # The oracle knows a transposed convolution by its name.
+        # The reference recognizes a transposed convolution by its name.
         if isinstance(layer, nn.ConvTranspose2d):
             self.__class__ = ConvTransposeLinearised
 
@@ -220,7 +220,7 @@ class ConvTransposeLinearised(Linearised):
 
 
 def hessian(b, select=slice(None)):
-    """The Hessian of the loss in the layer's weight, as torch computes it."""
+    """The Hessian of the loss with respect to the layer's weight, computed by torch."""
     name = f"{b.layer}.weight"
     weight = b.model.get_submodule(b.layer).weight.detach()
     inputs, targets = b.batch[0][select], b.batch[1][select]
@@ -267,7 +267,7 @@ def standardized(b):
 
 
 class Units:
-    """In place of random probes: unit vectors, one after the other, the same for all samples.
+    """Replaces random probes by unit vectors, one after the other, the same for all samples.
 
     An estimate is quadratic in its probe, so those of all unit vectors add up to the exact value.
     """
@@ -286,7 +286,7 @@ class Units:
 
 
 def complete(b):
-    """The objective with all unit probes, and the factor that turns their mean into the sum."""
+    """The objective with all unit probes, and the factor from their mean to their sum."""
     units = Units()
     single = b.fam()
     single._draw = lambda purpose, step: units
@@ -350,7 +350,7 @@ def test_a_drawn_value_is_unbiased_with_the_variance_of_hutchinson(case, setup, 
     if case.twin == "gauss_newton":
         return
     bound = spread(b)
-    assert variance < 1.5 * bound  # that of 400 draws is itself known to a tenth or two
+    assert variance < 1.5 * bound  # the variance of 400 draws is itself uncertain by 10 to 20 %
     if case.options.get("distribution") == "gaussian":
         assert variance > 0.6 * bound
 
@@ -425,7 +425,7 @@ def test_weights_only_is_the_first_term_in_the_layer_alone(case, setup, loss):
 
 @pytest.mark.parametrize(("case", "setup", "loss"), rows(losses=False))
 def test_rescaling_neighboring_layers_changes_nothing(case, setup, loss):
-    """The layer times c, what it reads divided by c."""
+    """The layer multiplied by c, its input divided by c."""
     b = bench(case, setup, loss)
     before = b.fam().measure(*b.batch).kappa.item()
     layer = b.model.get_submodule(b.layer)
@@ -526,7 +526,7 @@ def test_no_trace_is_left(case, setup, loss):
 
 
 def long_rows():
-    """One network for each way of computing: probes on a convolution, exact values on a head."""
+    """One network for each computation: probes on a convolution, exact values on a head."""
     found = {}
     for p in rows(losses=False):
         case, setup, _ = p.values
@@ -550,7 +550,7 @@ def test_memory_does_not_grow_over_200_steps(case, setup, loss):
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
-    tensors(3)  # whatever other tests left behind is collected by then
+    tensors(3)  # leftovers of other tests are collected first
     before = tensors(3)
     assert tensors(200) <= before
 

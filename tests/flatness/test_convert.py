@@ -27,7 +27,7 @@ def penalty(net, batch, **options):
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.permutations(TERMS, 2)))
 def test_terms_are_equal_at_these_weights(net, batch, source, target):
-    """Measured penalties, the authors' norms by as_released."""
+    """Penalties are measured; the authors' norms are those of as_released."""
     ratio = penalty(net, batch) / penalty(net, batch, quantity="simplified")
     found = convert_weight(
         0.3,
@@ -53,7 +53,7 @@ def test_ratio_of_squared_error_is_one_over_d(net, batch):
 
 
 def test_noise_adds_what_its_lambda_says(net, batch):
-    """The loss of W + s W Z, averaged over drawn Z, here for squared error, without rest."""
+    """The loss at W + s W Z, averaged over Z; exact for squared error."""
     inputs, targets = batch[0], torch.randn(5, 3, dtype=torch.float64)
     head = net[4]
     features = net[:4](inputs).detach()

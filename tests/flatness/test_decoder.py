@@ -1,4 +1,4 @@
-"""The penalty on the network of the main job: strided decoder, GroupNorm(C, C), PReLU, Dice."""
+"""The penalty on the skull autoencoder: strided decoder, GroupNorm(C, C), PReLU, Dice."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_gradient_in_every_parameter(network, volumes, check_gradient, estimator
         fam.seek(0)
         return fam(*volumes).penalty
 
-    # Kappa jumps where an activation crosses its kink: a step so small that none does.
+    # Kappa jumps where an activation crosses its kink: the step is so small that none does.
     check_gradient(value, network, step=1e-7, rel=1e-4)
 
 
@@ -124,7 +124,7 @@ def test_gradcheck_on_the_network_of_the_paper():
                 p.sub_(v, alpha=by)
         return value
 
-    # A million activations: a step that carries none over its kink.
+    # A million activations: the step must not carry any of them across its kink.
     slopes = [(moved(h) - moved(-h)) / (2 * h) for h in (1e-8, 2e-8)]
     found = sum((g * v).sum().item() for g, v in zip(gradient, direction, strict=True))
     assert found == pytest.approx(sum(slopes) / 2, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Two processes give the gradient of one."""
+"""Two processes compute the gradient of one process."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def found(given, tmp_path_factory):
 
 
 def one_process(given, parts, options):
-    """Mean gradient over parts of the batch, each with the probes of its stream."""
+    """Mean gradient over parts of the batch, each with probes from its own stream."""
     model = net()
     fam = FAM(model, loss=nn.CrossEntropyLoss(), weight=1e-3, every=2, **options)
     batches = zip(given["inputs"].chunk(parts), given["targets"].chunk(parts), strict=True)

@@ -203,7 +203,7 @@ def test_measure_and_a_failed_step_leave_the_generator(net, batch):
 
 
 class Remembering(nn.Module):
-    """A loss with buffers and modes of its own."""
+    """A loss with its own buffers and training mode."""
 
     def __init__(self):
         super().__init__()
@@ -267,7 +267,7 @@ def test_memory_does_not_grow(net, batch):
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
-    tensors(2)  # whatever other tests left behind is collected by then
+    tensors(2)  # leftovers of other tests are collected first
     before = tensors(2)
     assert tensors(20) <= before
 
@@ -346,7 +346,7 @@ def test_models_with_several_arguments_and_a_mapping_as_output(batch, kind):
 
 
 class Output:
-    """What models of other libraries return: attributes."""
+    """An output with attributes, as models of other libraries return."""
 
     def __init__(self, logits):
         self.logits = logits
@@ -415,7 +415,7 @@ def test_float16_and_a_gradient_scaler(scaler):
 
 def test_a_sharded_model_is_refused_by_name(net):
     class FullyShardedDataParallel(nn.Module):
-        """Told by its name, since the real one needs a process group."""
+        """Recognized by its name, since the real one needs a process group."""
 
         def __init__(self, module):
             super().__init__()
@@ -510,7 +510,7 @@ def test_an_objective_that_was_sharded_later_is_refused(net, batch):
     fam = objective(net)
 
     class FSDPModule:
-        """Told by its name: ``fully_shard`` changes the class of what it is given."""
+        """Recognized by its name: ``fully_shard`` changes the class of its argument."""
 
     fam.__class__ = type("FSDPFAM", (FSDPModule, FAM), {})
     for call in (fam, fam.measure):

@@ -1,4 +1,4 @@
-"""Jets keep little for the backward pass, and so does the look at a network before them."""
+"""Jets store little for the backward pass, and so does the analysis of a network before them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_computed_again_may_get_one_tensor_twice_and_constants():
 
 
 class Decoder(nn.Module):
-    """A wide layer in front of images, whose tensors are almost all of the memory."""
+    """A wide layer in front of images, whose tensors take almost all of the memory."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ def brier(z, y):
 
 
 def peak(run):
-    """The most bytes that the tensors of a run take at a time."""
+    """Peak size in bytes of the tensors of a run."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         run()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -1,4 +1,4 @@
-"""The defaults on random networks: `exact` in the mean, in every parameter, and no trace left."""
+"""The defaults on random networks: `exact` on average, for every parameter, no side effects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from famseg.flatness._estimators import _probes
 
 
 def networks_module():
-    """The generator; it lies beside this file, and not on the path."""
+    """The generator module next to this file, which is not on the path."""
     path = Path(__file__).with_name("random_networks.py")
     spec = importlib.util.spec_from_file_location("famseg_random_networks", path)
     module = importlib.util.module_from_spec(spec)
@@ -40,9 +40,9 @@ random_networks = networks_module()
 Network, Built, build = random_networks.Network, random_networks.Built, random_networks.build
 
 WEIGHT = 1e-5  # so small that no step is thinned less for being too strong
-STRONG = 10.0  # so large that a step that stands for four would govern a training
+STRONG = 10.0  # so large that a penalized step standing for four would dominate the training
 WARNING = 128  # steps within which a change of model or loss must have been noticed
-SHARED = ("quantity", "gradient", "normalize", "standardize")  # options that define what is true
+SHARED = ("quantity", "gradient", "normalize", "standardize")  # options that define the exact value
 EXACT = ("exact", "columns", "closed_form")  # estimators that are not random when named
 
 
@@ -54,7 +54,7 @@ def objective(built: Built, **options: Any) -> FAM:
 
 # --- the mean over draws ---
 
-MOST = 256, 2048  # balanced draws: over parts that make up the batch, and over all parts
+MOST = 256, 2048  # balanced draws: over parts that partition the batch, and over all parts
 ROUNDS = 64, 512, 2048
 """Draws; a statistic fails whose mean is more than 5 standard errors off in all of these rounds.
 
@@ -91,7 +91,7 @@ class Sample:
         return cls(sum(values) / len(values), gradients)
 
     def statistics(self, true: Sample) -> Tensor:
-        """Return the value, the projections on the true gradient, and all entries."""
+        """Return the value, the projections onto the exact gradient, and all entries."""
         projections = [
             (self.gradient[name] * wanted).sum() / wanted.square().sum()
             for name, wanted in true.gradient.items()
@@ -103,11 +103,11 @@ class Sample:
 
     @property
     def least(self) -> float:
-        """What is no rounding error in a gradient's norm."""
+        """Smallest gradient norm that is not a rounding error."""
         return 1e-6 * max(float(g.norm()) for g in self.gradient.values()) + 1e-12
 
     def names(self) -> list[str]:
-        """What the statistics are called, were this the true one."""
+        """Names of the statistics if this is the exact sample."""
         large = [f"gradient in {n}" for n, g in self.gradient.items() if g.norm() > self.least]
         entries = [f"entry {i} of {n}" for n, g in self.gradient.items() for i in range(g.numel())]
         return ["value", *large, *entries]
@@ -126,7 +126,7 @@ def sample(fam: FAM, built: Built) -> Sample:
 
 
 def remembered(built: Built) -> Callable[[], None]:
-    """Return what puts the state of model and loss back, so that all draws are of one step."""
+    """Return a function that restores model and loss, so that all draws are of the same step."""
     holders = [*built.model.modules()]
     if hasattr(built.loss, "__dict__"):
         holders.append(built.loss)
@@ -153,7 +153,7 @@ def _is_state(name: str, value: object) -> bool:
 
 
 def check_means(network: Network) -> None:
-    """Compare the mean penalty and its gradient, by default, with `exact` on the whole batch."""
+    """Compare the mean penalty and gradient of the defaults with `exact` on the whole batch."""
     built = build(network)
     fam = objective(built, **({"every": 1} | network.options))
     begin(fam, built)
@@ -184,7 +184,7 @@ def check_means(network: Network) -> None:
 
 
 def check_part(fam: FAM, built: Built) -> None:
-    """A part is taken of what holds samples where batches of other lengths have told it apart."""
+    """Tensors of samples are cut once batches of other lengths have identified them."""
     network, plan = built.network, fam._planner.plan
     shared = network.other in ("context", "memory", "positions", "mask")
     counted = network.order == "x, other"  # the first tensor counts the samples
@@ -201,13 +201,13 @@ def check_part(fam: FAM, built: Built) -> None:
 
 @dataclass
 class Draws:
-    """Draws of one step, and what their mean should be.
+    """Draws of one step, and their expected mean.
 
     Attributes:
         fam: The objective.
         built: What it penalizes.
         restore: Puts the state of model and loss back.
-        true: What the mean should be.
+        true: The expected mean.
     """
 
     fam: FAM
@@ -216,7 +216,7 @@ class Draws:
     true: Sample
 
     def __post_init__(self) -> None:
-        self._step = 10**6  # far from the steps of the beginning
+        self._step = 10**6  # far from the first steps
         self._moved = dict.fromkeys(self.true.gradient, False)
         largest = max(float(g.abs().max()) for g in self.true.gradient.values())
         self.tolerance = 1e-7 * max(largest, abs(self.true.value), 1e-3)
@@ -241,13 +241,13 @@ def check_balanced(draws: Draws) -> None:
     found, plan = None, None
     with balanced() as design:
         draws.next()
-        for _ in range(4):  # a check of the plan may find another one, which is right as well
+        for _ in range(4):  # checking the plan may lead to another one, which is also correct
             if plan == draws.fam._planner.plan:
                 break
             plan = draws.fam._planner.plan
             found = _mean(draws, design, design.parts, MOST[0])
             if found is None and 0 < len(design.all_parts) <= 28:
-                # Some parts stand for the batch and others do not: the mean of all of them.
+                # Only some parts represent the batch: take the mean of all of them.
                 found = _mean(draws, design, design.all_parts, MOST[1], mixed=True)
     draws.check_none_lost()
     if found is None:
@@ -267,11 +267,10 @@ def check_balanced(draws: Draws) -> None:
 def _mean(
     draws: Draws, design: Design, parts: Sequence[Tensor | None], most: int, *, mixed: bool = False
 ) -> Sample | None:
-    """The mean over some parts; ``None`` if it takes too many draws, or if the parts do not draw
-    alike, unless that may be."""
+    """The mean over some parts; ``None`` for too many draws or unequal numbers of signs."""
     found, sizes = [], set()
     for design.part in parts:
-        design.row = design.signs_drawn = 0  # a step may draw none
+        design.row = design.signs_drawn = 0  # a step may draw no signs
         rows = [draws.next()]
         sizes.add(design.signs_drawn)
         count = 2 ** design.signs_drawn.bit_length()
@@ -285,14 +284,14 @@ def _mean(
 
 
 class Design:
-    """Signs and parts, drawn by a plan, such that every two signs are orthogonal.
+    """A design of signs and parts in which every two signs are orthogonal.
 
     The penalty is quadratic in its signs and linear in the samples of its part. So its mean over
     the rows of a Hadamard matrix, a column for each sign, and over parts that make up the batch, is
     its expectation, to rounding: as exact as `exact`, from few draws.
 
     Attributes:
-        row: Which row of the matrix the signs are from.
+        row: Row of the matrix from which signs are taken.
         signs_drawn: How many signs the last step drew.
         part: The part that is drawn; the first one if ``None``.
         parts: Parts that make up the batch.
@@ -307,11 +306,11 @@ class Design:
         self.all_parts: list[Tensor | None] = []
 
     def signs(self, shape: tuple[int, ...], like: Tensor, generator: object) -> Tensor:
-        if generator is not self._generator:  # another step, or this one taken again
+        if generator is not self._generator:  # another step, or the same one repeated
             self._generator, self.signs_drawn = generator, 0
         first, count = self.signs_drawn + 1, math.prod(shape)
         self.signs_drawn += count
-        parity = torch.arange(first, first + count) & self.row  # of the bits that both have
+        parity = torch.arange(first, first + count) & self.row  # of the common bits
         for shift in (8, 4, 2, 1):
             parity ^= parity >> shift
         return (1 - 2 * (parity & 1)).to(like).reshape(shape)
@@ -327,11 +326,11 @@ class Design:
 
 @contextmanager
 def balanced() -> Iterator[Design]:
-    """Let all objectives draw by a design."""
+    """Make all objectives draw from a design."""
     design = Design()
     replaced = {
         _probes.signs: design.signs,
-        _probes.normals: design.signs,  # of the same mean and variance
+        _probes.normals: design.signs,  # with the same mean and variance
         _probes.part_of: design.part_of,
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -343,7 +342,7 @@ def balanced() -> Iterator[Design]:
 
 
 def begin(fam: FAM, built: Built) -> None:
-    """The first steps: on other batches, perhaps, and with what is late still off."""
+    """The first steps, possibly on other batches, before the late change."""
     network = built.network
     for kind in network.first.split(", "):
         first = random_networks.batch(network, kind)
@@ -357,7 +356,7 @@ def begin(fam: FAM, built: Built) -> None:
 
 
 def exact(built: Built) -> Sample:
-    """Value and gradient by the definition, compared with the Hessian of the plain loss."""
+    """Value and gradient of the definition, compared with the Hessian of the plain loss."""
     network = built.network
     twin = build(network)
     twin.switch(counters=True)
@@ -373,7 +372,7 @@ def exact(built: Built) -> Sample:
             f"exact gives {true.value}, the Hessian of the plain loss {plain}"
         )
         slope, wanted = slopes(true, twin)
-        # Differences know nothing of features that a network detaches.
+        # Finite differences ignore that a network detaches features.
         assert "detached gate" in network.stages or slope == pytest.approx(
             wanted, rel=1e-4, abs=1e-6 * (1 + abs(plain))
         ), f"the gradient of exact gives a slope of {slope}, differences {wanted}"
@@ -381,7 +380,7 @@ def exact(built: Built) -> Sample:
 
 
 def slopes(true: Sample, built: Built, step: float = 1e-6) -> tuple[float, float]:
-    """The slope along a random direction of all parameters, and by differences of the value.
+    """The slope along a random direction in all parameters, and by finite differences of the value.
 
     The step is so short that an activation hardly ever changes sides within it.
     """
@@ -402,14 +401,14 @@ def slopes(true: Sample, built: Built, step: float = 1e-6) -> tuple[float, float
 
 
 def plain_value(built: Built) -> float:
-    """Kappa from the Hessian of the plain loss in the layer's weight, which torch has right."""
+    """Kappa from torch's Hessian of the plain loss with respect to the layer's weight."""
     total = 0.0
     restore = remembered(built)
     for name in built.network.layers:
         restore()
         layer = built.model.get_submodule(name)
         trains = layer.weight.requires_grad
-        layer.weight.requires_grad_(True)  # also one that is frozen
+        layer.weight.requires_grad_(True)  # even if it is frozen
         (slope,) = torch.autograd.grad(built.plain(), layer.weight, create_graph=True)
         if not slope.requires_grad:  # linear in the weight
             layer.weight.requires_grad_(trains)
@@ -435,11 +434,11 @@ def plain_value(built: Built) -> float:
 
 
 def check_leftovers(network: Network) -> None:
-    """Compare what penalized steps return and leave on model and loss with what plain steps do."""
+    """Compare results and side effects of penalized steps with those of plain steps."""
     one, other = build(network), build(network)
     fam = objective(one, **({"every": 1} | network.options))
     earlier: list[tuple[Tensor, tuple[Tensor, ...]]] = []
-    for step in range(2):  # the first one makes the plan
+    for step in range(2):  # the first one creates the plan
         given, plain = one.batch.inputs, other.batch.inputs
         torch.manual_seed(step)
         terms = fam(given, one.batch.targets)
@@ -459,7 +458,7 @@ def check_leftovers(network: Network) -> None:
 
 
 def state(built: Built) -> Iterator[tuple[str, object]]:
-    """Return all that a step may leave on a model, in a loss and with a hook of the user."""
+    """Return the state of a model, a loss and a user's hook that a step may change."""
     for name, module in built.model.named_modules():
         yield from _attributes(f"model.{name}", module)
     yield from _attributes("loss", built.loss)
@@ -476,7 +475,7 @@ def _attributes(name: str, holder: object) -> Iterator[tuple[str, object]]:
 
 @dataclass
 class Same:
-    """Compares values of two networks, the gradient of tensors that have one included."""
+    """Compares values of two networks, including gradients of tensors."""
 
     one: Built
     other: Built
@@ -529,7 +528,7 @@ def gradients(value: Tensor, built: Built) -> tuple[Tensor, ...]:
 
 
 def check_strength(network: Network) -> None:
-    """A step that is penalized by default is so by lambda times the period, and only those are."""
+    """By default penalized steps have the weight lambda times the period, and other steps none."""
     one, other = build(network), build(network)
     fam, each = objective(one, **network.options), objective(other, every=1, **network.options)
     terms = fam(one.batch.inputs, one.batch.targets)
@@ -549,7 +548,7 @@ def check_strength(network: Network) -> None:
 
 
 def check_pace(network: Network) -> None:
-    """A step that stands for several pushes the layers no harder than the loss does."""
+    """In the penalized layers, a thinned penalty's gradient norm is at most that of the loss."""
     built = build(network)
     weights = [built.model.get_submodule(name).weight for name in network.layers]
     if not all(weight.requires_grad for weight in weights):
@@ -574,13 +573,13 @@ def check_pace(network: Network) -> None:
 
 
 def allowed(error: FlatnessError, network: Network) -> bool:
-    """Whether a refusal is an answer: what was asked for by name need not hold for a network."""
+    """Whether a refusal is allowed: a requested estimator may not apply to a network."""
     named = {"estimator", "samples"} & set(network.options)
     return bool(named) and isinstance(error, NotApplicableError)
 
 
 def check(network: Network) -> str:
-    """Check everything; return ``"refused"`` where a refusal is an answer."""
+    """Check everything; return ``"refused"`` for an allowed refusal."""
     try:
         check_means(network)
         if network.late == "nothing":
@@ -607,7 +606,7 @@ def check_examples(topic: str, about: object, count: int) -> None:
         derandomize=True,
         database=None,
         deadline=None,
-        # Descriptions are short as they are drawn, and each try would take seconds.
+        # Descriptions are already short, and each shrinking attempt would take seconds.
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -620,7 +619,7 @@ def check_examples(topic: str, about: object, count: int) -> None:
 
 
 EXAMPLES = int(os.environ.get("FAMSEG_EXAMPLES", "1"))
-"""Networks for each thing that a topic is about: the plainest one; 20 every night."""
+"""Networks for each subject of a topic: the simplest one; 20 every night."""
 TOPICS = [
     pytest.param(topic, about, id=f"{topic}-{about if isinstance(about, str) else index}")
     for index, (topic, about) in enumerate(random_networks.topics())

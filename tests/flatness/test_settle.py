@@ -1,4 +1,4 @@
-"""How a penalty is computed is settled once, by a look at the network that leaves no trace."""
+"""The computation of a penalty is planned once, by an analysis without side effects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_part_of_the_batch_is_that_part_alone(net, samples, estimator):
     terms = fam(INPUTS, TARGETS)
     found = gradients(terms, net)
     assert torch.equal(terms.loss, smooth(net(INPUTS), TARGETS))
-    # The same probes on the part, by itself.
+    # The same probes on the part alone.
     generator = fam._source("part", 0)
     chosen = torch.randperm(8, generator=generator)[:samples].sort().values
     alone = objective(net, samples="all", estimator=estimator)
@@ -71,7 +71,7 @@ def test_by_default_a_quarter_of_the_batch_every_fourth_step(net):
 
 
 def test_the_plan_is_logged_once_where_whole_batches_and_parts_take_turns(net, caplog):
-    """As at the end of each epoch, where a batch of one sample is not thinned out."""
+    """As at the end of each epoch, where a batch of a single sample is used as a whole."""
     fam = objective(net, every="auto", weight=0.001)
     explained = set()
     with caplog.at_level(logging.INFO, "famseg.flatness"):
@@ -153,7 +153,7 @@ def test_a_loss_that_is_no_mean_over_samples_needs_the_whole_batch(net, change, 
     ids=["ignored", "class weights", "all but one ignored"],
 )
 def test_a_batch_whose_loss_is_no_mean_is_taken_whole(net, loss, first, later, samples):
-    """The plan was made on a batch of which a part would do, and here it would be biased."""
+    """The plan was made on a batch where a part suffices; on this batch a part would be biased."""
     columns = {"estimator": "columns"} if samples == 2 else {"samples": "auto", "weight": 1e-3}
     fam = objective(net, loss=loss, **({"samples": samples} | columns))
     fam(INPUTS, first)
@@ -174,7 +174,7 @@ class Opaque:
 
 
 class Own:
-    """An output with a loss that the model computed by itself."""
+    """An output with a loss that the model computed itself."""
 
     def __init__(self, logits, targets):
         self.loss = smooth(logits, targets)
@@ -264,7 +264,7 @@ def test_a_resumed_run_takes_the_parts_of_the_uninterrupted_one(net):
 
 
 def _counting(ran, index, forward, *args):
-    ran.data[index] += 1  # not what a pass may move, as far as famseg can see
+    ran.data[index] += 1  # a change that famseg cannot attribute to a pass
     return forward(*args)
 
 
@@ -274,7 +274,7 @@ def test_what_was_settled_is_kept_for_the_state_of_the_model(net):
     for index, module in enumerate(model):
         forward = module.forward
         module.forward = functools.partial(_counting, ran, index, forward)
-    # Carried along in the pass; or the pass, and for a part the network from the layer on.
+    # Carried along in one pass; or one pass plus, for a part, the network from the layer on.
     for estimator, wanted in (("hutchinson", [1] * 6), ("columns", [1, 1, 2, 2, 2, 2])):
         fam = objective(model, estimator=estimator, samples=2)
         fam(INPUTS, TARGETS)
@@ -300,7 +300,7 @@ def test_what_was_settled_is_settled_anew_for_another_loss_or_option(net):
 
 
 class Turning(nn.Module):
-    """A network that is used in another way once a flag is set."""
+    """A network that is used differently once a flag is set."""
 
     def __init__(self, net):
         super().__init__()
@@ -321,7 +321,7 @@ def test_a_closed_form_that_holds_no_longer_is_planned_anew(net, caplog):
     with caplog.at_level(logging.INFO, "famseg.flatness"):
         terms = fam(INPUTS, TARGETS)
     assert "columns, exact" in caplog.text or "sample_probes" in caplog.text
-    assert model.net[0].num_batches_tracked == 3  # the step was not run a second time
+    assert model.net[0].num_batches_tracked == 3  # the step was not run twice
     assert terms.loss == fam(INPUTS, TARGETS).loss
     whole = {"every": 1, "samples": "all"}
     draws = []
@@ -418,7 +418,7 @@ def test_an_operation_without_third_derivatives_is_refused_before_anything_moves
 
 
 class Doubling(nn.Module):
-    """A network that changes its argument in place, and uses it around the layer."""
+    """A network that changes its argument in place and uses it in a path around the layer."""
 
     def __init__(self):
         super().__init__()
@@ -489,7 +489,7 @@ def test_an_expert_that_saw_as_many_tokens_as_samples_by_accident(samples):
     draws = torch.stack([fam(all_of_them, TARGETS).penalty.detach() for _ in range(300)])
     assert "batch_probes" in fam.explain()
     assert abs(draws.mean() - exact) < 4 * draws.std() / 300**0.5
-    for _ in range(20):  # through a check of the plan
+    for _ in range(20):  # beyond a check of the plan
         fam(one, TARGETS)
     assert "batch_probes" in fam.explain()  # it is remembered
 

@@ -19,7 +19,7 @@ PAGE = HERE.parents[2] / "docs" / "flatness-tails.md"
 
 
 def tails_module():
-    """The table's module; it lies beside this file, and not on the path."""
+    """The module of the table next to this file, which is not on the path."""
     spec = importlib.util.spec_from_file_location("famseg_tails", HERE.with_name("tails.py"))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -49,7 +49,7 @@ def fam_of(case):
 
 
 def slope_at(loss, by):
-    """The derivative of a loss of one number, of first order, by torch."""
+    """The first derivative, by torch, of a loss of one number."""
     t = torch.tensor(by, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(0)
     return torch.autograd.grad(loss(t), t)[0].item()
@@ -62,7 +62,7 @@ def bend(loss, step):
 
 
 def along_directions(case, directions, step):
-    """The bend of the loss along directions in the outputs of the layers, by name."""
+    """The second derivative of the loss along directions in the outputs of the layers, by name."""
 
     def loss(t):
         def add(v):
@@ -83,7 +83,7 @@ def along_directions(case, directions, step):
 
 
 def definition(case, step):
-    """Kappa of a linear layer: the bends along W E_jk for all unit matrices E_jk, added up."""
+    """Kappa of a linear layer: the sum of second derivatives along W E_jk, E_jk unit matrices."""
     name = f"{case.layer}.weight"
     weight = case.model.get_submodule(case.layer).weight.detach()
     total = 0.0
@@ -102,10 +102,10 @@ def definition(case, step):
 
 @pytest.fixture
 def _one_basis(monkeypatch):
-    """Let wide layers keep the basis of their first probe.
+    """Make wide layers keep the basis of their first probe.
 
-    Its choice does not move the expected value, so it is a constant to the gradient; differences of
-    a value that took it anew each time would see it move.
+    Its choice does not change the expected value, so the gradient treats it as constant; finite
+    differences with a new basis each time would not.
     """
     bases = {}
 

@@ -1,4 +1,4 @@
-"""Plans are checked again: at growing intervals, and after a change."""
+"""Plans are checked again at growing intervals and after a change."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_schedule_that_changes_nothing_is_not_checked_at_every_step():
     thing, checks = Thing(), 0
     upkeep = Upkeep([thing])
     for step in range(100):
-        thing.strength = float(step)  # as a loop sets it
+        thing.strength = float(step)  # as set by a training loop
         if upkeep.due([thing]):
             checks += 1
             upkeep.checked(same=True)
@@ -97,7 +97,7 @@ def test_a_loss_that_never_shows_curvature_is_not_planned_anew_at_each_step(monk
 
 
 class Contrastive(nn.Module):
-    """A loss whose samples begin to interact at some strength, by an attribute or a counter."""
+    """A loss whose samples interact with a strength set by an attribute or a counter."""
 
     def __init__(self, after=None):
         super().__init__()

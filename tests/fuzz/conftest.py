@@ -1,4 +1,4 @@
-"""Makes the targets importable, and keeps the suite's share of fuzzing small and the same."""
+"""Makes the targets importable, and keeps fuzzing in the suite short and deterministic."""
 
 from __future__ import annotations
 

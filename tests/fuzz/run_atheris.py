@@ -1,8 +1,9 @@
 """Fuzz the targets with atheris, guided by the coverage of the readers.
 
 Run as ``python tests/fuzz/run_atheris.py SECONDS [TARGET ...]``; ``make fuzz`` does. The first byte
-of an input chooses its target, so that all share one process. What ends the process (a crash, 20
-seconds for one input, 4 GiB) is written to the working folder as ``crash-...`` or the like.
+of an input chooses its target, so that all share one process. An input that ends the process (a
+crash, 20 seconds for one input, 4 GiB) is written to the working folder as ``crash-...`` or
+similar.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# Whole packages would take longer to be made ready than to be fuzzed.
+# Instrumenting whole packages would take longer than fuzzing them.
 _WATCHED = [
     *("famseg", "yaml", "nibabel.nifti1", "pydicom.filereader", "pydicom.dataelem"),
     *("trimesh.exchange.stl", "trimesh.exchange.ply", "plistlib", "tarfile", "zipfile"),
@@ -23,7 +24,7 @@ _LIMITS = ("-timeout=20", "-rss_limit_mb=4096", "-max_len=65536", "-print_final_
 
 
 def main() -> None:
-    """Fuzz for as many seconds as the command line says; does not return."""
+    """Fuzz for the number of seconds on the command line; does not return."""
     import atheris
 
     with atheris.instrument_imports(include=_WATCHED):

@@ -1,8 +1,8 @@
-"""Fuzz every target in turn with hypothesis until the time is up, and say what was found.
+"""Fuzz every target in turn with hypothesis until the time is up, and print the findings.
 
 Run as ``python tests/fuzz/run_hypothesis.py SECONDS [TARGET ...]``; ``make fuzz`` does. Each round
-has a process of its own, so that one that ends it is a finding like others: its input is written to
-the working folder as ``crash-...``.
+runs in its own process, so that an input that ends it is a finding like others: its input is
+written to the working folder as ``crash-...``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPTIONS = settings(
 
 
 def fuzz(name: str, number: int, last: Path, sender: Connection) -> None:
-    """Run one round of a target; send how many inputs it was given, and what was found."""
+    """Run one round of a target; send the number of inputs and the findings."""
     count = 0
     documents = VALUES.map(lambda value: json.dumps(value).encode())
 
@@ -57,7 +57,7 @@ def fuzz(name: str, number: int, last: Path, sender: Connection) -> None:
 
 
 def attempt(name: str, number: int, last: Path) -> tuple[int, str]:
-    """Run one round in a process of its own."""
+    """Run one round in its own process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=fuzz, args=(name, number, last, sender))
@@ -80,12 +80,12 @@ def attempt(name: str, number: int, last: Path) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Fuzz for as many seconds as the command line says."""
+    """Fuzz for the number of seconds on the command line."""
     seconds, *names = sys.argv[1:]
     counts: Counter[str] = Counter()
     found: set[str] = set()
     number = 0
-    for name in names or TARGETS:  # what a target imports is there before the processes part
+    for name in names or TARGETS:  # modules of the targets are imported before forking
         check(name, seeds(name)[0])
     with tempfile.TemporaryDirectory(prefix="famseg-fuzz-") as folder:
         end = time.monotonic() + float(seconds)

@@ -1,4 +1,4 @@
-"""A few small, whole files for each target, made here: what fuzzing begins with."""
+"""Seeds of fuzzing: a few small, valid files for each target, generated here."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _checkpoint(archive: bool) -> bytes:
 
 @functools.cache
 def seeds(name: str) -> tuple[bytes, ...]:
-    """Return the files that fuzzing a target begins with, and what was found with it before."""
+    """Return the seed files of a target, and inputs that led to earlier findings."""
     images = {"data": np.zeros((2, 3072), np.uint8), "labels": [1, np.int64(2)]}
     configs = [ROOT / "configs" / name for name in ("skull.yaml", "skull_folder.yaml")]
     yaml = (

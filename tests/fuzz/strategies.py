@@ -1,4 +1,4 @@
-"""Bytes near whole files: cut, changed, repeated, and numbers put where sizes may stand."""
+"""Mutations of valid files: cut, changed, repeated, with numbers written where sizes may be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PIECES = st.one_of(
 
 @st.composite
 def near(draw: st.DrawFn, name: str) -> bytes:
-    """Bytes near one of the seeds of a target."""
+    """Mutations of a seed of a target."""
     content = bytearray(draw(st.sampled_from(seeds(name))))
     for _ in range(draw(st.integers(0, 6))):
         place = draw(st.integers(0, max(0, min(len(content), 4096) - 1)))
@@ -65,4 +65,4 @@ VALUES = st.recursive(
     ),
     max_leaves=20,
 )
-"""What a document may hold: the keys of configurations with anything below them."""
+"""Possible documents: the keys of configurations with arbitrary values."""

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target gives bytes to a reader, which may refuse them and nothing else."""
+"""Targets of fuzzing: each passes bytes to a reader, which may only accept or refuse them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from famseg.tracking._record import _parse
 from famseg.volumes import read_volume
 
 Target = Callable[[bytes], object]
-MOST_FAULTS = 50_000  # a document of 256 KiB may hold many
+MOST_FAULTS = 50_000  # a document of 256 KiB may contain many
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ _FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a ra
 
 
 def in_file(name: str, reader: Callable[[Path], object]) -> Target:
-    """Return a target that reads a file of a name."""
+    """Return a target that reads a file with a given name."""
 
     def target(content: bytes) -> None:
         with _file(content, name) as path:
@@ -138,7 +138,7 @@ TARGETS: dict[str, Target] = {
 
 
 def check(name: str, content: bytes) -> None:
-    """Give bytes to a target; anything but InputError, of one line a fault, is a finding."""
+    """Pass bytes to a target; anything but InputError, with one line per fault, is a finding."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
-"""Kills trainings at random events, lets them resume, and compares what is left with a whole run.
+"""Kills trainings at random events, resumes them, and compares the result with a complete run.
 
 ``python tests/kills/campaign.py --kills 100`` prints the table; about eight minutes on two cores.
 Tasks are the skull autoencoder and an image classifier, each with one and two ranks. Half of the
-kills come before a random change of a file (`famseg_killed.py` has the kinds), by the process
-itself; the other half at a random moment. One resume in three is killed as well. Where one of two
+kills happen before a random change of a file (see `famseg_killed.py` for the kinds), by the process
+itself; the other half at a random time. One resume in three is killed as well. Where one of two
 ranks is killed, the other is ended as torchrun does: SIGTERM, and SIGKILL ten seconds later.
 """
 
@@ -52,12 +52,12 @@ _MOST_TRIES = 12
 
 @dataclass(frozen=True)
 class Kill:
-    """When a rank is killed.
+    """The time at which a rank is killed.
 
     Args:
         rank: Which.
-        event: Before which of its changes to files; 0 for none.
-        seconds: Else after how long.
+        event: Index of the file change before which it is killed; 0 for none.
+        seconds: Otherwise the time after which it is killed.
     """
 
     rank: int
@@ -71,7 +71,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run that nobody killed.
+    """An uninterrupted run.
 
     Args:
         found: What is compared.
@@ -86,7 +86,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Found:
-    """What a run left in its working folder.
+    """The results of a run in its working folder.
 
     Args:
         weights: Bytes of all tensors by name, of both checkpoints.
@@ -129,7 +129,7 @@ def whole_run(kind: tuple[str, int], folder: Path) -> Whole:
 
 
 def killed_run(kind: tuple[str, int], whole: Whole, folder: Path, chance: random.Random) -> Row:
-    """Train, be killed, resume until the end, and compare."""
+    """Train with a kill, resume to the end, and compare."""
     folder.mkdir()
     row = Row(kind)
     for number in range(_MOST_TRIES):
@@ -150,7 +150,7 @@ def killed_run(kind: tuple[str, int], whole: Whole, folder: Path, chance: random
 
 
 def compare(found: Found, wanted: Found) -> dict[str, str]:
-    """Return what differs from a whole run, by column."""
+    """Return the differences from an uninterrupted run, by column."""
     faults = {}
     if found.weights != wanted.weights:
         names = sorted(found.weights.keys() ^ wanted.weights.keys()) or [
@@ -216,7 +216,7 @@ def _said(folder: Path) -> str:
 
 
 def look(folder: Path) -> Found:
-    """Read what a finished run left."""
+    """Read the results of a finished run."""
     work = folder / "work"
     runs = sorted((work / "runs").iterdir())
     files = frozenset(str(path.relative_to(work)) for path in work.rglob("*"))
@@ -249,7 +249,7 @@ def _is_time(key: str) -> bool:
 def _tracked_or_why_not(database: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         return _tracked(database)
-    except Exception as error:  # whatever MLflow says of a store that a kill has broken
+    except Exception as error:  # any error of MLflow for a store damaged by a kill
         return [(f"{type(error).__name__}: {error}".split("\n")[0], {})]
 
 
@@ -271,7 +271,7 @@ def _tracked(database: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _without_identity(name: str) -> str:
-    """Leave the random identities of MLflow out of a file's name."""
+    """Remove MLflow's random ids from a file's name."""
     parts = ["*" if len(part) == 32 and part.isalnum() else part for part in Path(name).parts]
     if "images" in parts:  # of a series, with the time in their names
         parts[-1] = "image" + Path(parts[-1]).suffix
@@ -279,7 +279,7 @@ def _without_identity(name: str) -> str:
 
 
 def campaign(kills: int, seed: int, folder: Path) -> Iterator[Row]:
-    """Kill that many runs, of each kind in turn."""
+    """Kill the given number of runs, of each kind in turn."""
     chance = random.Random(seed)  # noqa: S311  # kills, not keys
     wholes: dict[tuple[str, int], Whole] = {}
     for number in range(kills):
@@ -290,7 +290,7 @@ def campaign(kills: int, seed: int, folder: Path) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return how many runs are right in each column, by kind."""
+    """Return how many runs are correct in each column, by kind."""
     lines = [f"| task | ranks | runs | kills | {' | '.join(COLUMNS)} |", "|---" * 9 + "|"]
     for kind in (*KINDS, None):
         mine = [row for row in rows if kind in (None, row.kind)]
@@ -302,7 +302,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Run the campaign of the command line; exit 1 if anything is wrong."""
+    """Run the campaign given on the command line; exit with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="how many runs are killed")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of kills")

@@ -1,8 +1,8 @@
 """famseg, killed before one of its file events: ``WATCHED NUMBER COUNTS ARGUMENTS...``.
 
-Events are what changes files below the folder WATCHED: opening one to write, making, renaming,
+Events are changes of files below the folder WATCHED: opening one to write, creating, renaming,
 linking or removing one. The process kills itself by SIGKILL before event NUMBER; with 0 it is not
-killed. How many there were is written to the file COUNTS at its end.
+killed. Their number is written to the file COUNTS at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 
 
 def watch(folder: str, number: int) -> Iterator[int]:
-    """Count the changes that this process makes, and end it before one of them; yield the count."""
+    """Count the changes by this process, and kill it before one of them; yield the count."""
     watched, seen = f"{Path(folder).resolve()}{os.sep}", 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:

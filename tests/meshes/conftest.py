@@ -1,4 +1,4 @@
-"""Solids of known shape for the tests of meshes stand in ``solids.py`` beside this file."""
+"""Makes ``solids.py``, with solids of known shape, importable."""
 
 from __future__ import annotations
 

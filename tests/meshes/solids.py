@@ -1,4 +1,4 @@
-"""Solids of known shape on any grid, and what is known of them."""
+"""Solids with analytic shapes on any grid, and their exact properties."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Cap:
         return grid(self, middle, 2 * self.outer_mm * np.sin(self.angle) + 6, spacing, turned)
 
     def normal_deviation_deg(self, mesh: Mesh, margin: float = 0.06) -> Floats:
-        """Return by how much faces look elsewhere than the sphere does, away from the rim."""
+        """Return the angle between face normals and the sphere's normals, away from the rim."""
         middle = mesh.vertices[mesh.faces].mean(axis=1)
         radius = np.linalg.norm(middle, axis=1)
         away = middle / radius[:, None]

@@ -35,7 +35,7 @@ def test_a_mesh_comes_back_from_its_file(name: str, space: str, mesh: Mesh, tmp_
     assert len(back.faces) == len(mesh.faces)
     assert back.centroid_mm == pytest.approx(mesh.centroid_mm, abs=1e-4)
     assert back.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=1e-4)
-    seen = trimesh.load_mesh(tmp_path / name)  # another reader: the coordinates as they stand
+    seen = trimesh.load_mesh(tmp_path / name)  # another reader: coordinates as written
     turn = [1, 1, 1] if space == "RAS" else [-1, -1, 1]
     assert seen.bounds[:, 2] == pytest.approx(mesh.bounds_mm[:, 2], abs=1e-4)
     assert seen.centroid * turn == pytest.approx(trimesh.Trimesh(*pair(mesh)).centroid, abs=1e-3)
@@ -127,7 +127,7 @@ def test_what_cannot_be_written(mesh: Mesh, tmp_path: Path) -> None:
 
 
 def moebius() -> trimesh.Trimesh:
-    """A closed surface of which one triangle looks the other way."""
+    """A closed surface with one flipped triangle."""
     ball = trimesh.creation.icosphere(subdivisions=1, radius=20.0)
     ball.faces[0] = ball.faces[0][::-1]
     return ball

@@ -1,4 +1,4 @@
-"""Distances, gaps, thickness, undercut: against what is known of simple solids."""
+"""Distances, gaps, thickness and undercut, compared with exact values for simple solids."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_gap_between_boxes() -> None:
 
 
 def cap_in_bone(spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An implant that touches the edge of the hole around it all along."""
+    """An implant that touches the edge of the surrounding hole everywhere."""
     cap, angle = Cap(angle=0.2), 0.2
     middle = 83 * cap.unit
 
@@ -151,7 +151,7 @@ def test_the_thickness_of_a_shell() -> None:
     inner.invert()
     shell = mesh_of(trimesh.util.concatenate([outer, inner]))
     found = thickness_mm(shell, samples=400)
-    outside = found[found < 20]  # from inside the rays go through the wall as well
+    outside = found[found < 20]  # rays from the inside also cross the wall
     assert len(outside) == 400
     assert outside == pytest.approx(3.5, abs=0.1)
 
@@ -205,7 +205,7 @@ def test_a_skull_is_entered_from_outside() -> None:
 
 
 def wedge() -> Mesh:
-    """A plate of 20 x 10 x 4 mm that runs out to an edge as sharp as a knife at x = 16."""
+    """A plate of 20 x 10 x 4 mm that tapers to a knife edge at x = 16."""
     profile = [[-10, 0], [10, 0], [16, 4], [-10, 4]]
     points = [[x, y, z] for x, z in profile for y in (-10, 10)]
     solid = manifold3d.Manifold.hull_points(np.array(points, dtype=float)).to_mesh64()
@@ -238,6 +238,6 @@ def test_what_bone_is_in_the_way_of_is_cut_off() -> None:
     free = without_undercut(plate, slab, [0, 0, -1])
     assert is_manifold(free) == (True, "")
     assert undercut(free, slab, [0, 0, -1]) < 0.01 * before
-    beside = 0.5 * 6 * 2 * np.pi * 12  # half a millimeter goes all around
+    beside = 0.5 * 6 * 2 * np.pi * 12  # half a millimeter is removed all around
     assert before <= plate.volume_mm3 - free.volume_mm3 < before + 1.2 * beside
     assert without_undercut(plate, slab, [0, 0, 1]) is plate

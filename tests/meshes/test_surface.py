@@ -50,7 +50,7 @@ def test_a_plate_of_two_voxels_is_neither_lost_nor_perforated(
 
     def thick_and_thin(points: np.ndarray) -> np.ndarray:
         near = np.linalg.norm(points, axis=-1) <= 16
-        half = np.where(points[..., 0] < -6, 5.0, 1.0)  # a block that goes over into a plate
+        half = np.where(points[..., 0] < -6, 5.0, 1.0)  # a block that merges into a plate
         return near & (np.abs(points @ normal) <= half)
 
     mask, affine = grid(thick_and_thin, np.zeros(3), 36, (1.0, 1.0, 1.0))
@@ -91,7 +91,7 @@ def test_every_grid_of_voxels_up_to_1_mm_gives_the_same_mesh_within_0_2_mm(
     apart = np.concatenate([distances_mm(mesh.vertices, plain), distances_mm(plain.vertices, mesh)])
     assert np.percentile(apart, 95) < 0.2
     assert apart.mean() < 0.07
-    # Where the surface is parallel to slices, a mask leaves it open by half a slice where it lies.
+    # Where the surface is parallel to slices, a mask determines its position only to half a slice.
     assert apart.max() < max(spacing) / 2
 
 
@@ -140,7 +140,7 @@ def test_far_away_noise_does_not_tear_the_surface() -> None:
     mask, affine = cap.grid((1.0, 1.0, 1.0))
     rng = np.random.default_rng(1)
     rough = mask.copy()
-    for axis in range(3):  # of the voxels beside the border, 3 % change
+    for axis in range(3):  # 3 % of the voxels next to the border change
         rough ^= (mask != np.roll(mask, 1, axis)) & (rng.random(mask.shape) < 0.03)
     mesh = surface_mesh(rough, affine)
     assert cap.normal_deviation_deg(mesh).mean() < 3.5

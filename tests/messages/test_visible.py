@@ -1,4 +1,4 @@
-"""Texts of strangers, as they are shown."""
+"""Display of text from untrusted sources."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""Makes masks known to the tests."""
+"""Fixtures of masks."""
 
 from masks import ball, blob, box  # noqa: F401 -- fixtures

@@ -1,6 +1,6 @@
 """Agreement with MONAI and with the published definitions of surface-distance and medpy.
 
-The two are written out here in the plainest way: no code of theirs, no distance transform.
+The two are implemented here in the simplest way, without their code or a distance transform.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_mean_distances_differ_from_monai_s_by_the_weights_alone(pair, spacing):
 
 
 def test_nsd_is_near_monai_s_with_sub_voxels(pair):
-    """The same definition with other tables of areas; theirs as published knows cubes alone."""
+    """The same definition with other area tables; theirs, as published, are for cubic voxels."""
     tensors = [torch.from_numpy(mask)[None, None] for mask in pair]
     theirs = compute_surface_dice(
         *tensors, [1.0], include_background=True, spacing=(1.0, 1.0, 1.0), use_subvoxels=True

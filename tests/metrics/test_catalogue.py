@@ -1,4 +1,4 @@
-"""One row per metric: what the tables need is there, and each value by hand."""
+"""One row per metric: the fields that tables need, and each value computed by hand."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def gaps_of(features):
 
 
 def distances(features, queries, spacing):
-    """Distances as slabs give them, in C order."""
+    """Distances from slabs, in C order."""
     field = Field(gaps_of(features), spacing)
     found = [
         field.squares(slab, np.flatnonzero(queries[slab]))

@@ -139,7 +139,7 @@ def test_a_skull_in_which_nothing_was_filled_has_failed(case):
     skull, truth, _ = case
     found = score(skull, truth | skull, SPACING, defective=skull)
     assert (found.failed, found.bdsc, found.roughness_mm) == (True, 0.0, 6.0)
-    assert found.dsc > 0.5  # the skull that was there already
+    assert found.dsc > 0.5  # the existing skull
 
 
 def test_a_skull_of_somebody_else_is_noticed(case):

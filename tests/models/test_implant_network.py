@@ -53,7 +53,7 @@ def test_the_mirror_image_is_seen_only_when_asked_for() -> None:
     other[:, :, 15, 8, 8] = 1  # far from the voxel below, and next to it in the mirror
     place = (0, 0, 0, 8, 8)
     for mirror in (True, False):
-        # Without norms, which carry the mean of everything everywhere.
+        # Without norms, which spread the mean over all positions.
         net = ImplantNetwork(size=16, channels=(8, 16), fold=1, mirror=mirror).double()
         for name, module in list(net.named_modules()):
             if isinstance(module, nn.GroupNorm):

@@ -6,7 +6,7 @@ from famseg.models import ByteTokenizer
 
 
 def longest_first(first: str, second: str, max_length: int) -> tuple[str, str]:
-    """One letter after the other from the longer sentence, as the rule is worded."""
+    """Literal implementation of the rule: remove one letter at a time from the longer sentence."""
     while len(first) + len(second) + 3 > max_length:
         if len(first) > len(second):
             first = first[:-1]

@@ -1,4 +1,4 @@
-"""CITATION.cff says of the package what the package says of itself."""
+"""CITATION.cff agrees with the metadata of the package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The wheel: what is in it, the same bytes twice, and trainings with nothing else around.
+"""The wheel: contents, reproducible bytes, and trainings in clean environments.
 
-One has its dependencies and an empty folder, the other only torch and numpy.
+One environment has its dependencies and an empty folder, the other only torch and numpy.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def virtual_environment(folder: Path, wheel: Path) -> Path:
-    """Make one with the wheel and nothing else; return where its packages lie."""
+    """Create one that contains only the wheel; return its site-packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
@@ -122,7 +122,7 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needed(*names: str) -> dict[str, Distribution]:
-    """Find distributions of this environment with all that they require, by canonical name."""
+    """Find distributions of this environment and their requirements, by canonical name."""
     found: dict[str, Distribution] = {}
     waiting = list(names)
     while waiting:
@@ -167,7 +167,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_holds_famseg_alone(wheel: Path) -> None:
-    """No library of others, but the viewer of reports, whose licence is beside it."""
+    """No third-party library except the viewer of reports, with its licence."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {
@@ -215,7 +215,7 @@ def test_it_trains_in_an_empty_folder(clean: Path, tmp_path: Path) -> None:
 
 
 def test_flatness_works_beside_torch_and_numpy_alone(torch_alone: Path, tmp_path: Path) -> None:
-    """As `pip install --no-deps famseg` leaves it where a loop of one's own has torch already."""
+    """As after `pip install --no-deps famseg` in an environment that already has torch."""
     script = tmp_path / "alone.py"
     script.write_text(FLATNESS_ALONE, encoding="utf-8")
     done = run(torch_alone / "bin" / "python", "-W", "error", script, folder=tmp_path)

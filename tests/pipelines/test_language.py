@@ -97,7 +97,7 @@ def test_a_root_turns_the_embedded_sentences_into_files() -> None:
 
 
 class StopAfter:
-    """Sees the training and asks it to end after a step; keeps the losses."""
+    """Observes the training and stops it after a step; keeps the losses."""
 
     def __init__(self, stop: StopRequest, step: int | None = None) -> None:
         self.stop, self.step = stop, step
@@ -116,7 +116,7 @@ class StopAfter:
 
 
 def fit(folder: Path, *, until: int | None = None) -> dict[int, float]:
-    """Train, or go on to train, in a folder; return the loss of each step."""
+    """Train or continue training in a folder; return the loss of each step."""
     experiment, stop = build("training.epochs=3"), StopRequest()
     training = TrainingConfig(epochs=3, batch_size=8).build(
         experiment, folder=folder, processes=Processes(), device=CPU, seed=0
@@ -129,7 +129,7 @@ def fit(folder: Path, *, until: int | None = None) -> dict[int, float]:
 
 
 def test_an_interrupted_training_goes_on_to_the_same_losses(tmp_path: Path) -> None:
-    """Under dropout, with batches by length and a rate that moves with every step."""
+    """With dropout, batches by length and a learning rate that changes with every step."""
     whole = fit(tmp_path / "whole")
     parts = fit(tmp_path / "parts", until=7)
     rest = fit(tmp_path / "parts")

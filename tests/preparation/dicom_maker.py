@@ -51,7 +51,7 @@ def head(subject: int = 0) -> NDArray[np.float64]:
 
 @dataclass
 class Series:
-    """What a series is made of; `write` puts it on disk.
+    """The contents of a series; `write` saves it to disk.
 
     Args:
         values: HU ``(N, rows, columns)``, one slice after the other.
@@ -82,7 +82,7 @@ class Series:
         return [self._slice(i) for i in range(len(self.values))]
 
     def write(self, folder: Path, *, order: Sequence[int] | None = None) -> Path:
-        """Write files named by their place in ``order``, which says nothing about geometry."""
+        """Write files named by their position in ``order``, which is unrelated to the geometry."""
         folder.mkdir(parents=True, exist_ok=True)
         headers = self.headers()
         for name, i in enumerate(order if order is not None else range(len(headers))):
@@ -122,7 +122,7 @@ class Series:
 
 
 def ct(every: int = 1, **options: Any) -> Series:
-    """A straight CT of every n-th slice of the phantom, laid 3.5 mm apart: small and quick."""
+    """A CT without tilt of every n-th slice of the phantom, 3.5 mm apart: small and quick."""
     values = head()[::every]
     return Series(values, SPACING_MM * np.arange(len(values)), **options)
 

@@ -23,7 +23,7 @@ AFFINE = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 
 
 def found(folder: Path, names: Iterable[str], *, refused: Iterable[str] = ()) -> Found:
-    """Sources of the given names, each a file below a folder; the name says how it behaves."""
+    """Sources of the given names, each a file below a folder; the name determines the behavior."""
     sources = tuple(source(folder, name, number) for number, name in enumerate(sorted(names)))
     return Found("folder", sources, tuple(Refused(n, f"{n}.dcm", "no CT") for n in refused))
 
@@ -44,7 +44,7 @@ def source(folder: Path, name: str, number: int = 0) -> Source:
 
 
 def read(file: Path) -> Scan:
-    """Read a phantom, or do what its name says."""
+    """Read a phantom, or fail as its name says."""
     if file.stem.startswith("bad"):
         raise InputError(f"{file}: no bone above 226 HU: check the scan")
     if file.stem.startswith("defect"):
@@ -64,7 +64,7 @@ def read(file: Path) -> Scan:
 
 
 def read_part(file: Path, role: Role) -> Scan:
-    """Read what is left of a phantom beside a hole at its front, or the hole's bone."""
+    """Read a phantom with a hole at its front, or the bone of the hole."""
     bone = np.load(file)
     implant = bone.copy()
     implant[:, :18] = 0
@@ -74,7 +74,7 @@ def read_part(file: Path, role: Role) -> Scan:
 def steps(
     scan: Scan, *, companions: Mapping[tuple[Role, str], Scan], warn: bool = False
 ) -> Prepared:
-    """Take the scan as it is."""
+    """Use the scan unchanged."""
     skull = scan.volume
     quality = Quality(
         volume_ml=float(skull.array.sum()) * SPACING_MM**3 / 1000,

@@ -1,7 +1,8 @@
-"""Python programs, started in forks of a process that has the libraries loaded.
+"""Python programs that run in forks of a process with preloaded libraries.
 
-Importing MONAI takes longer than most of what tests start. What depends on how a process begins or
-ends (signals, modules found in the working folder, an installed wheel) is started by `subprocess`.
+Importing MONAI takes longer than most programs that tests start. Programs that depend on how a
+process starts or ends (signals, modules in the working folder, an installed wheel) are started by
+`subprocess`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CONTEXT.set_forkserver_preload(
             "famseg.reconstruction._baselines",
         ),
         *("famseg.flatness._fam", "monai.losses", "monai.metrics", "sqlalchemy.dialects.sqlite"),
-        "torch.fx.experimental.symbolic_shapes",  # of every torch.autograd.grad with an argument
+        "torch.fx.experimental.symbolic_shapes",  # for any torch.autograd.grad
     ]
 )
 
@@ -46,7 +47,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = LONGEST_S,
 ) -> Done:
-    """Run what follows ``python`` on a command line, to its end.
+    """Run the arguments of a ``python`` command line to completion.
 
     Args:
         words: A script and its arguments, or ``-m``, a module and its arguments.
@@ -64,12 +65,12 @@ def run_ranks(
     env: Mapping[str, str] | None = None,
     timeout: float = LONGEST_S,
 ) -> list[Done]:
-    """Run so many processes of one program side by side, with the variables torchrun gives them."""
+    """Run several processes of one program in parallel, with the variables that torchrun sets."""
     return _run(words, rank_variables(world), cwd, env, timeout)
 
 
 def rank_variables(world: int) -> list[dict[str, str]]:
-    """Return what torchrun puts into the environment of each rank; nothing for a single process."""
+    """Return the variables that torchrun sets for each rank; none for a single process."""
     if world == 1:
         return [{}]
     with socket.socket() as free:
@@ -116,21 +117,21 @@ def _run(
 def start(
     words: Sequence[str], output: Path, cwd: Path, env: Mapping[str, str]
 ) -> ForkServerProcess:
-    """Start one program; its outputs are the files ``output`` with the endings .1 and .2."""
+    """Start one program; stdout and stderr go to ``output`` with the suffixes .1 and .2."""
     process = _CONTEXT.Process(target=_become, args=(words, output, cwd, env))
     process.start()
     return process
 
 
 def _become(words: Sequence[str], output: Path, cwd: Path, env: Mapping[str, str]) -> None:
-    """Go on as the program; its status is that of the process."""
+    """Continue as the program; its exit status becomes that of the process."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
         os.dup2(os.open(output.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    # Folders of tests that pytest has added are not seen by a program that begins anew.
+    # A newly started program does not see the test folders that pytest has added to the path.
     installed = [place for place in sys.path if not Path(place).resolve().is_relative_to(TESTS)]
     if words[0] == "-m":
         sys.path[:] = [str(cwd), *installed]

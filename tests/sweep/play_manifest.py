@@ -1,7 +1,8 @@
-"""Plays the pods of a sweep's manifest by ``podman kube play``: ``MANIFEST IMAGE``.
+"""Runs the pods of a sweep's manifest with ``podman kube play``: ``MANIFEST IMAGE``.
 
-podman knows no Indexed Job: each index is played as a pod of the job's template, with the variable
-that Kubernetes gives it, one after the other. Prints what each said. IMAGE stands in for famseg's.
+podman does not support Indexed Jobs: each index runs as a pod of the job's template, with the
+variable that Kubernetes sets, one after the other. Prints the output of each. IMAGE replaces
+famseg's image.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def pod(job: dict, index: int, image: str) -> dict:
 
 
 def podman(*words: str) -> str:
-    """Run podman; return what it said."""
+    """Run podman; return its output."""
     done = subprocess.run(["podman", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"podman {' '.join(words)}: {done.stderr}")
@@ -38,7 +39,7 @@ def podman(*words: str) -> str:
 
 
 def main() -> None:
-    """Play all indices."""
+    """Run all indices."""
     manifest, image = sys.argv[1:]
     settings, job = yaml.safe_load_all(Path(manifest).read_text())
     for index in range(job["spec"]["completions"]):

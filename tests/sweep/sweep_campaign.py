@@ -1,13 +1,13 @@
-"""Kills sweeps and their trials at random moments; is anything lost, or done twice?
+"""Kills sweeps and their trials at random times and checks that nothing is lost or done twice.
 
 ``python tests/sweep/sweep_campaign.py --kills 100`` prints the table; ten minutes on two cores.
-Each sweep has four trials of an image classifier (two lambdas, two seeds), two at once. Five
-times a process of it is killed by SIGKILL, at a random moment: the sweep or one of its trials.
-Every third time two sweeps are started at once. In the end the sweep runs until it says that all is
-finished, and every trial is compared with that of a sweep that nobody killed.
+Each sweep has four trials of an image classifier (two lambdas, two seeds), two at once. Five times
+one of its processes, the sweep or a trial, is killed by SIGKILL at a random time. Every third time
+two sweeps are started at once. Finally the sweep runs until it reports that all trials are
+finished, and every trial is compared with that of an uninterrupted sweep.
 
 ``--disk FOLDER``, a folder on a small file system of its own, fills that before and while the sweep
-runs: what cannot be written has to be named, and once there is room all has to finish.
+runs: files that cannot be written must be named, and all trials must finish once there is space.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MOST_TRIES = 8
 
 @dataclass(frozen=True)
 class Found:
-    """What a sweep left, by trial, and the names of all files."""
+    """The results of a sweep by trial, and the names of all files."""
 
     weights: dict[str, dict[str, bytes]]
     records: dict[str, list[dict[str, Any]]]
@@ -63,7 +63,7 @@ class Row:
     """A sweep that was killed.
 
     Args:
-        kills: How many processes were killed, by what they were.
+        kills: How many processes of each kind were killed.
         twice: How often two sweeps were started at once.
         faults: What went wrong, by column.
     """
@@ -74,7 +74,7 @@ class Row:
 
 
 def start(folder: Path, beside: Path | None = None) -> Any:
-    """Start the sweep in a folder; cache and what it says lie beside it, or elsewhere."""
+    """Start the sweep in a folder; cache and output are next to it, or elsewhere."""
     beside = beside or folder.parent
     environment = {**os.environ, "FAMSEG_CACHE": str(beside / "cache")}
     output = beside / f"said-{folder.name}-{time.monotonic_ns()}"
@@ -82,7 +82,7 @@ def start(folder: Path, beside: Path | None = None) -> Any:
 
 
 def whole_sweep(folder: Path) -> tuple[Found, float]:
-    """Run a sweep that nobody kills; return what it left and how long it took."""
+    """Run an uninterrupted sweep; return its results and how long it took."""
     folder.mkdir()
     began = time.monotonic()
     process = start(folder)
@@ -112,7 +112,7 @@ def killed_sweep(whole: Found, seconds: float, folder: Path, chance: random.Rand
                 os.kill(pid, signal.SIGKILL)
                 row.kills[kind] += 1
         elif all(each.exitcode is not None for each in running) and _finished(folder):
-            break  # it was quicker than the kills
+            break  # it finished before the next kill
     for each in running:
         each.join()
     for _ in range(_MOST_TRIES):
@@ -137,7 +137,7 @@ def _finished(folder: Path) -> bool:
 
 
 def look(folder: Path) -> Found:
-    """Read what a finished sweep left."""
+    """Read the results of a finished sweep."""
     trials = sorted((folder / "sweep" / "trials").iterdir())
     tracked = _tracked_or_why_not(folder / "mlflow.db")
     points = [f"{status}: {sorted(metrics.items())}" for status, metrics in tracked]
@@ -155,7 +155,7 @@ def look(folder: Path) -> Found:
 
 
 def compare(found: Found, wanted: Found) -> dict[str, str]:
-    """Return what differs from a sweep that nobody killed, by column."""
+    """Return the differences from an uninterrupted sweep, by column."""
     faults = {}
     if found.weights.keys() != wanted.weights.keys():
         faults["all finished"] = f"trials {sorted(found.weights)}"
@@ -174,7 +174,7 @@ def compare(found: Found, wanted: Found) -> dict[str, str]:
 
 
 def campaign(kills: int, seed: int, folder: Path) -> Iterator[Row]:
-    """Run sweeps until that many processes were killed."""
+    """Run sweeps until the given number of processes has been killed."""
     chance = random.Random(seed)  # noqa: S311  # kills, not keys
     whole, seconds = whole_sweep(folder / "whole")
     done = number = 0
@@ -187,13 +187,13 @@ def campaign(kills: int, seed: int, folder: Path) -> Iterator[Row]:
 def full_disk(
     whole: Found, disk: Path, wrote: Path, steps: int = 4
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Run sweeps with little room; yield what the first start said, and the faults in the end.
+    """Run sweeps with little disk space; yield the output of the first start, and the final faults.
 
     Args:
-        whole: A sweep that nobody killed.
-        disk: A folder on a file system that may be filled.
-        wrote: The folder of the sweep that nobody killed.
-        steps: How many amounts of room are tried, from none to what one trial takes.
+        whole: An uninterrupted sweep.
+        disk: A folder on a file system that may be filled up.
+        wrote: The folder of the uninterrupted sweep.
+        steps: How many amounts of free space are tried, from none to the size of one trial.
     """
     need = sum(each.stat().st_size for each in wrote.rglob("*") if each.is_file())
     for step in range(steps):
@@ -216,7 +216,7 @@ def full_disk(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return how many sweeps are right in each column."""
+    """Return how many sweeps are correct in each column."""
     kills = sum((row.kills for row in rows), Counter[str]())
     head = ["sweeps", "trials", "kills of the sweep", "of a trial", "two at once", *COLUMNS]
     right = [sum(column not in row.faults for row in rows) for column in COLUMNS]
@@ -227,7 +227,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Run the campaign of the command line; exit 1 if anything is wrong."""
+    """Run the campaign given on the command line; exit with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="how many processes are killed")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of kills")

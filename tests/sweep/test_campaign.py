@@ -1,4 +1,4 @@
-"""The campaign of kills notices what a kill can leave; it itself is run by hand."""
+"""The campaign of kills detects damage that a kill can cause; it is itself run by hand."""
 
 from __future__ import annotations
 

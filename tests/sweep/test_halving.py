@@ -36,7 +36,7 @@ def test_a_setting_is_as_good_as_the_mean_over_its_seeds() -> None:
     trials = [trial(name, seed) for seed in (1, 2) for name in "abc"]
     values = {"a1": 0.9, "a2": 0.1, "b1": 0.6, "b2": 0.6, "c1": 0.99, "c2": None}
     kept = survivors(trials, values, 1)
-    assert [each.name for each in kept] == ["b1", "b2"]  # a seed of c failed: it is the last
+    assert [each.name for each in kept] == ["b1", "b2"]  # a seed of c failed, so c ranks last
     assert [each.name for each in survivors(trials, values, 2)] == ["a1", "b1", "a2", "b2"]
 
 

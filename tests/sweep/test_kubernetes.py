@@ -31,7 +31,7 @@ def test_each_index_trains_the_trial_of_its_line(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     said = []
     for index in range(job["spec"]["completions"]):
-        # The command itself, with a famseg that only says what it was asked for.
+        # The real command, with a famseg that only prints its arguments.
         script = f'famseg() {{ echo "$@"; }}; {shell.replace("exec ", "")}'.replace(
             "/sweep", str(tmp_path)
         )

@@ -35,7 +35,7 @@ def test_without_a_cluster_a_line_says_so(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_task_tells_its_process_to_save(tmp_path: Path) -> None:
-    # Ray cancels by a KeyboardInterrupt; a job in a shell's background has no handler for it.
+    # Ray cancels by a KeyboardInterrupt; background jobs of a shell ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     program = (
         "import signal, sys, time\n"

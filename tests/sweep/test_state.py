@@ -35,7 +35,7 @@ def test_a_trial_that_was_killed_before_its_report_is_resumed(tmp_path: Path) ->
     with lease(path, purpose="train"):
         (left,) = path.glob("lease-*.json")
         owner = json.loads(left.read_text())
-    left.write_text(json.dumps(owner | {"pid": 2**22 + 1}))  # no process has that number
+    left.write_text(json.dumps(owner | {"pid": 2**22 + 1}))  # no process has this id
     found = read_state(path, "dsc")
     assert (found.kind, found.reason) == ("interrupted", "killed")
 

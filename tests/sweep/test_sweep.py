@@ -1,4 +1,4 @@
-"""Whole sweeps over a training of a second, as processes."""
+"""Complete sweeps, run as processes, over trainings of one second."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROGRAM = Path(__file__).parents[1] / "support" / "forking_sweep.py"
 
 @dataclass
 class Started:
-    """A sweep that runs as a process of its own."""
+    """A sweep that runs in its own process."""
 
     process: Any
     output: Path
@@ -54,7 +54,7 @@ def start(out: Path, *words: str, epochs: int = EPOCHS) -> Started:
 
 
 def whole(out: Path, trials: int) -> None:
-    """Check that every trial was trained once, in full, and is one finished run of MLflow."""
+    """Check that every trial was trained completely, once, and is one finished MLflow run."""
     sweep = find_sweep(out)
     assert sweep is not None
     folders = sorted(sweep.trials.iterdir())
@@ -73,7 +73,7 @@ def test_kills_and_two_sweeps_at_once_lose_nothing_and_do_nothing_twice(tmp_path
     words = ("lambda=0,0.1",)
     first = start(out, *words)
     trial = _first_training(first, out)
-    first.process.kill()  # the trial goes on by itself
+    first.process.kill()  # the trial continues without it
     both = [start(out, *words) for _ in range(2)]
     trial.send_signal(signal.SIGKILL)
     for status, stdout, stderr in (each.end() for each in both):
@@ -82,7 +82,7 @@ def test_kills_and_two_sweeps_at_once_lose_nothing_and_do_nothing_twice(tmp_path
     whole(out, 2)
     logs = {path: path.read_bytes() for path in out.glob("logs/*")}
     assert start(out, *words, "--json").end()[0] == 0
-    assert {path: path.read_bytes() for path in out.glob("logs/*")} == logs  # nobody trained
+    assert {path: path.read_bytes() for path in out.glob("logs/*")} == logs  # nothing was trained
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_an_option_of_another_back_end_is_an_error(
 
 
 def _first_training(sweep: Started, out: Path) -> psutil.Process:
-    """Return the process of the first trial, once it has an epoch behind it."""
+    """Return the process of the first trial after its first epoch."""
     while not (found := [p for p in out.glob("trials/*/metrics.jsonl") if p.stat().st_size]):
         assert sweep.process.exitcode is None, sweep.end()
         time.sleep(0.02)

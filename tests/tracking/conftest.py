@@ -1,4 +1,4 @@
-"""A ready SQLite store: its tables are made once and copied, for making them takes seconds."""
+"""A prepared SQLite store: its tables are created once and copied, since that takes seconds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def uri(empty_database: Path, tmp_path: Path) -> str:
-    """The address of a store with tables and nothing in them."""
+    """The URI of a store with empty tables."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return resolve_uri(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.fixture
 def client(uri: str) -> MlflowClient:
-    """A client of that store, to see what arrived."""
+    """A client of that store, to read what arrived."""
     with quiet():
         return _store.client(uri, 10)

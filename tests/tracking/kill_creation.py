@@ -1,6 +1,6 @@
-"""python kill_creation.py URI N: opens a store, killed before the N-th statement of its making.
+"""python kill_creation.py URI N: opens a store and is killed before the N-th SQL statement.
 
-With N = rename it is killed when all tables are made and the database gets its name.
+With N = rename it is killed when all tables exist, before the database is renamed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""python leave_early.py URI WAY: tracks a run and leaves it without an end, by an error or an exit.
+"""python leave_early.py URI WAY: tracks a run and exits without finishing it, by error or exit.
 
-Before that a forked process logs and ends "its" tracker, which is not its own.
+Before that, a forked child process logs to and finishes the tracker of its parent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from famseg.tracking import Tracker
 
 
 def answer_slowly(client: Any) -> None:
-    """Let the program come to its end before the first epoch has arrived."""
+    """Make the program exit before the first epoch has arrived."""
     log = client.log_batch
 
     def slow(*arguments: object, **options: object) -> None:

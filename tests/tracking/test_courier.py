@@ -1,4 +1,4 @@
-"""What is sent by a thread: it delays nothing, keeps the order and loses nothing at the end."""
+"""Sending in a thread: no delays, same order, nothing lost at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record_log(caplog):
 
 @pytest.fixture
 def pair():
-    """Two boxes with their courier, which ends with the test."""
+    """Two outboxes with their courier, which is closed after the test."""
     boxes = Outbox("metrics", patience_s=5), Outbox("files", patience_s=5)
     courier = Courier(boxes)
     yield *boxes, courier
@@ -108,7 +108,7 @@ def test_what_failed_is_tried_again_when_its_time_has_come(pair, monkeypatch):
 
 
 def frozen_server():
-    """A port that takes connections and never answers."""
+    """A port that accepts connections but never answers."""
     server = socket.create_server(("127.0.0.1", 0))
     return server, f"http://127.0.0.1:{server.getsockname()[1]}"
 

@@ -11,14 +11,14 @@ from famseg.tracking._outbox import Outbox, RefusedError
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test moves."""
+    """A clock controlled by the test."""
     now = [1000.0]
     monkeypatch.setattr("famseg.tracking._outbox.time.monotonic", lambda: now[0])
     return now
 
 
 class Store:
-    """A store that can be away; keeps what it was given, in order."""
+    """A store that can be offline; records what it receives, in order."""
 
     def __init__(self):
         self.away = False
@@ -36,7 +36,7 @@ class Store:
 
 
 def put(outbox, what, action, **options):
-    """Queue an action, and do what the thread does."""
+    """Queue an action and process it as the thread would."""
     outbox.put(what, action, **options)
     work(outbox)
 

@@ -32,7 +32,7 @@ def git(folder, *arguments):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository that holds a package, as a source checkout does."""
+    """A repository that contains a package, like a source checkout."""
     package = tmp_path / "checkout" / "famseg"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")

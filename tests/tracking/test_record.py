@@ -134,7 +134,7 @@ def test_a_folder_that_is_away_for_a_while_costs_no_line(tmp_path, caplog):
 
 
 def test_a_full_disk_costs_no_line(tmp_path, caplog):
-    """The limit of a file's size stands for the disk: a write stops in the middle of a line."""
+    """A file size limit simulates the full disk: a write stops in the middle of a line."""
     record = LocalRecord.create(tmp_path)
     record.append(1, {"a": 1.0})
     size = record.path.stat().st_size

@@ -68,14 +68,14 @@ def test_a_store_whose_making_is_killed_is_made_anew(tmp_path):
 
 
 def half_made(path):
-    """What a kill in the middle of a migration leaves, which copies tables."""
+    """State after a kill in the middle of a migration, which copies tables."""
     with contextlib.closing(sqlite3.connect(path)) as base:
         base.execute("CREATE TABLE _alembic_tmp_params (key VARCHAR)")
         base.commit()
 
 
 def begun(path):
-    """What a kill leaves between a statement of a migration and the note that it is done."""
+    """State after a kill between a statement of a migration and the record of its completion."""
     with contextlib.closing(sqlite3.connect(path)) as base:
         base.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
         base.execute("DROP TABLE webhooks")

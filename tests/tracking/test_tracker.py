@@ -28,7 +28,7 @@ def record_log(caplog):
 
 @pytest.fixture
 def start():
-    """Starts trackers; those that a test does not end get nobody to wait for at the end."""
+    """Starts trackers; those that a test does not finish are not waited for at exit."""
     started = []
 
     def begin(uri, **changes):
@@ -42,7 +42,7 @@ def start():
 
 
 def settled(tracker):
-    """Wait until the thread has nothing left that it can do now; no outage is over by that."""
+    """Wait until the thread has sent everything possible; this does not end an outage."""
     courier = tracker._run._courier
     with courier._changed:
         assert courier._changed.wait_for(lambda: courier._idle, 60)
@@ -95,7 +95,7 @@ def test_the_method_is_a_parameter_and_a_tag(start, uri, client):
     assert run.data.params["method"] == run.data.tags["method"] == "SAM rho=0.05"
     experiment = client.get_experiment(run.info.experiment_id)
     view = experiment.tags["mlflow.sharedViewState.famseg-lambda"]
-    assert '"metricKey":"val/accuracy ___"' in view  # under the name that the metric has there
+    assert '"metricKey":"val/accuracy ___"' in view  # under the metric's name in MLflow
 
 
 def test_lambda_0_has_no_logarithm(start, uri, client):
@@ -249,7 +249,7 @@ def test_a_run_that_is_gone_is_replaced_with_its_history(
 
 
 def test_holes_of_a_run_are_filled_from_the_record(start, uri, client, tmp_path):
-    """An outage at epochs 2 and 3, and a kill before it was over."""
+    """An outage at epochs 2 and 3, and a kill before its end."""
     record = LocalRecord.create(tmp_path / "run")
     for epoch in (1, 2, 3, 4):
         value = math.nan if epoch == 3 else float(epoch)
@@ -313,7 +313,7 @@ def test_results_of_a_longer_run_replace_the_old_ones(start, uri, client):
 
 
 def test_a_run_is_found_by_its_mark(start, uri, client):
-    """Killed after the run was made, before its id was noted."""
+    """Killed after the run was created, before its id was saved."""
     known = []
     first = start(uri, start="abc123", opened=known.append)
     first.log_epoch(1, {"a": 1.0})
@@ -384,7 +384,7 @@ def test_a_missing_file_and_a_bad_image_are_said_and_left_out(start, uri, client
 
 
 def test_metrics_arrive_while_the_artifact_store_is_away(start, uri, client, tmp_path, caplog):
-    """A file in the place of the artifact folder: what a server without its bucket looks like."""
+    """A file replaces the artifact folder: this looks like a server without its bucket."""
     (tmp_path / "mlruns").touch()
     with start(uri) as tracker:
         for epoch in (1, 2):

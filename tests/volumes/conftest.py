@@ -1,3 +1,3 @@
-"""Makes small volumes and their files known to the tests."""
+"""Fixtures of small volumes and their files."""
 
 from volume_files import blob, save  # noqa: F401 -- fixtures

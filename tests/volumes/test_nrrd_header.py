@@ -1,4 +1,4 @@
-"""Headers of NRRD and MetaImage that lie, or lead to files of others."""
+"""NRRD and MetaImage headers with wrong sizes, or that point to other users' files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def nrrd(
 
 
 def refused(path: Path) -> str:
-    """Return why a file is refused, once it is known to cost nothing."""
+    """Check that refusing a file takes little memory; return the reason."""
     found = cost(lambda: read_volume(path))
     assert found.fault is not None
     assert found.mib < 60
@@ -150,7 +150,7 @@ def test_sizes_that_lie(sizes: str, words: str, tmp_path: Path) -> None:
 
 def test_compressed_voxels_that_cannot_be_there(tmp_path: Path) -> None:
     sizes = "1000 1000 1000"
-    # Without a look at the file 8 GB were taken, and written to, before the end was reached.
+    # Without a check of the file size, 8 GB were allocated and written before its end was reached.
     assert refused(nrrd(tmp_path / "a.nrrd", sizes, "double", "gzip")) == CUT_SHORT
     packed = "CompressedData = True\n"
     assert refused(meta(tmp_path / "a.mha", "LOCAL", sizes, "MET_DOUBLE", packed)) == CUT_SHORT
@@ -159,7 +159,7 @@ def test_compressed_voxels_that_cannot_be_there(tmp_path: Path) -> None:
 def test_voxels_that_shrank_too_much(tmp_path: Path) -> None:
     path = nrrd(tmp_path / "a.nrrd", "1000 1000 1000", "double", "gzip")
     with path.open("ab") as stream:
-        stream.truncate(2**23)  # as many zeros, packed, have
+        stream.truncate(2**23)  # the size of so many zeros when compressed
     assert refused(path) == (
         "its voxels unpack to 8000000000 bytes, 500 times its size or more: this may be a file "
         "made to fill "

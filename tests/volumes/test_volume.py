@@ -43,7 +43,7 @@ def noise(size: int = 24) -> np.ndarray:
 
 
 def patched(path: Path, offset: int, layout: str, *values: float) -> Path:
-    """A small NIfTI file with some bytes of its header replaced."""
+    """A small NIfTI file with modified bytes in its header."""
     nibabel.Nifti1Image(noise(6), np.diag([2.0, 2.0, 3.0, 1.0])).to_filename(path)
     content = bytearray(path.read_bytes())
     struct.pack_into(layout, content, offset, *values)
@@ -227,7 +227,7 @@ def test_color(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [(0.0, "0.0"), (-2.0, "-2.0"), (np.nan, "nan")])
 def test_nifti_spacing(value: float, shown: str, tmp_path: Path) -> None:
-    # ITK turns 0 and NaN into 1 mm without a word.
+    # ITK silently turns 0 and NaN into 1 mm.
     path = patched(tmp_path / "a.nii", 80, "<f", value)
     assert (
         read_fault(path) == f"spacing [{shown}, 2.0, 3.0] mm: each must be above 0; fix the header"

@@ -1,4 +1,4 @@
-"""Headers that people meet: NIfTI-2, pairs, two matrices, sheared axes, units."""
+"""Headers found in practice: NIfTI-2, pairs, two matrices, sheared axes, units."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ class RegionDefect:
         where: The class.
         area_cm2: Smallest and largest area on the outer surface in cm2, of both openings together
             if there are two; None for the class's own range, see `AREAS_CM2`.
-        spread: How areas are drawn: ``uniform`` over the range; ``lognormal`` with the range as two
-            standard deviations on either side of its geometric mean, nothing beyond.
+        spread: How areas are drawn: ``uniform`` over the range; ``lognormal`` truncated to the
+            range, which spans two standard deviations on either side of its geometric mean.
         roughness_mm: Root mean square displacement of the edge along the wall in mm, 0 to 5.
     """
 

@@ -73,7 +73,7 @@ def fetch(
 ) -> None:
     """Fetch a file.
 
-    A partial download is kept as ``NAME.part`` beside the target and resumed, in this call or a
+    A partial download is kept as ``NAME.part`` next to the target and resumed, in this call or a
     later one, if the server still has the same version (ETag, date, size); otherwise it starts
     again. The target is created only after its checksum was verified. Proxies are taken from the
     environment (``https_proxy``).

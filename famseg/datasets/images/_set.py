@@ -18,7 +18,7 @@ class ImageItem(TypedDict):
     """One image.
 
     ``image``: uint8 to train on, normalized float32 to evaluate, shape ``(c, h, w)``; ``label``
-    and ``index`` (the index asked for): int64 scalars; ``subject``: its name, such as
+    and ``index`` (the requested index): int64 scalars; ``subject``: its name, such as
     ``test-00017``.
     """
 
@@ -43,9 +43,9 @@ class ImageSet(Dataset[ImageItem]):
     ``__getitems__`` returns a ready batch, so a loader needs ``collate_fn=lambda batch: batch``.
 
     For training, the images remain bytes, which the augmentation normalizes, and an index of
-    ``n`` or more asks for a later epoch: ``epoch, image = divmod(index, n)``. The batch's
-    ``index`` is the index asked for, so that augmentation can be a pure function of (seed, epoch,
-    image). For evaluation the images are normalized with ``mean`` and ``std``.
+    ``n`` or more asks for a later epoch: ``epoch, image = divmod(index, n)``. The batch's ``index``
+    is the requested index, so that augmentation can be a pure function of (seed, epoch, image). For
+    evaluation the images are normalized with ``mean`` and ``std``.
 
     Images are resized to ``images.size`` batch by batch (bilinear with antialiasing, rounded to
     bytes), never the whole set at once.

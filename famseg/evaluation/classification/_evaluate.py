@@ -140,7 +140,7 @@ def evaluate_classification(
             (class numbers) and ``subject`` (names).
         folder: The output folder; created if it does not exist.
         classes: Names of the classes.
-        collate: Makes a batch of what a data set returns; None for torch's own way.
+        collate: Collates items of a data set; None for torch's own way.
         inputs: Key of the inputs in a batch.
         batch_size: Samples per batch.
         processes: The processes of the run; None for a single process.

@@ -38,11 +38,10 @@ def summarize_classes(rows: Rows, *, classes: Sequence[str]) -> ClassSummary:
         Figures are ``mean``, ``std`` (of the population), ``standard_error``, ``low`` and ``high``:
         a 95 % interval, Wilson's for shares, 1.96 standard errors for the loss.
 
-        Beside the sets, where they are ``train`` and ``test``: ``gap``, by ``accuracy`` (train
-        minus test) and ``loss`` (test minus train) the ``mean`` of the difference with its 95 %
-        interval ``low``, ``high``; ``majority``: ``class``, the most frequent one in training (in
-        the test where there is no ``train``), and the ``accuracy`` on the test of answering it
-        always.
+        In addition, if the sets are ``train`` and ``test``: ``gap``, by ``accuracy`` (train minus
+        test) and ``loss`` (test minus train) the ``mean`` of the difference with its 95 % interval
+        ``low``, ``high``; ``majority``: ``class``, the most frequent one in training (in the test
+        where there is no ``train``), and the ``accuracy`` on the test of answering it always.
 
         All is finite or None: it fits JSON.
 

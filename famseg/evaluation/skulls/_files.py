@@ -37,7 +37,7 @@ def pair_files(
 ) -> tuple[list[FilePair], list[str]]:
     """Find the pairs of files: two files, or those with equal names in two folders.
 
-    Names are compared without their endings but with sub-folders: ``a/001.nrrd`` goes with
+    Names are compared without suffixes but with sub-folders: ``a/001.nrrd`` matches
     ``a/001.nii.gz``.
 
     Args:

@@ -69,8 +69,8 @@ def slices_image(cases: Sequence[SlicesCase]) -> bytes:
 def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
     """Draw one row per case: input, prediction and reference, each axial, coronal and sagittal.
 
-    The planes run through the centre of the removed bone. The prediction shows what is missing and
-    what is too much in color; the removed region is outlined. Each plane has a scale bar.
+    The planes run through the centre of the removed bone. In the prediction, missing and excess
+    parts are colored; the removed region is outlined. Each plane has a scale bar.
 
     Args:
         cases: The cases to draw, at least one.

@@ -205,8 +205,8 @@ class SkullMetric(CumulativeIterationMetric):  # type: ignore[misc]  # MONAI shi
     def _sync(self) -> None:
         """Gather the buffers of all ranks, including those without scores.
 
-        MONAI's version gathers tensors, in which a rank without a case cannot take part, so that
-        the others wait forever. It also skips a rank whose buffers have not changed.
+        MONAI's version gathers tensors, which a rank without a case cannot join, so that the others
+        wait forever. It also skips a rank whose buffers have not changed.
         """
         local = None if self._buffers is None else [torch.stack(each) for each in self._buffers]
         parts = [local]

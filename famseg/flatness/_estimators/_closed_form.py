@@ -46,8 +46,8 @@ def cross_entropy_flatness(
         \Bigl(\sum_s p_s \lVert w_s\rVert^2 - \lVert W^\top p\rVert^2\Bigr)
 
     with :math:`p = \operatorname{softmax}(z_i)` and the Hessian :math:`\operatorname{diag}(p) -
-    pp^\top`. :math:`a_i` is what the options of the loss make of sample ``i``: 1 without any, class
-    weights over their mean, 0 where it is ignored. The simplified form has
+    pp^\top`. :math:`a_i` is the weight of sample ``i`` that results from the options of the loss: 1
+    without any, class weights over their mean, 0 where it is ignored. The simplified form has
     :math:`\lVert W\rVert_F^2 (1 - \sum_s p_s^2)` in place of the bracket. Time ``O(n d m)``, memory
     ``O(n (d + m))``. Walter et al. (arXiv 2510.14231) derive it for one sample at the penultimate
     layer.

@@ -20,7 +20,7 @@ class EigenPair(NamedTuple):
         vector: The unit vector :math:`x` with :math:`\theta = x^\top A x`, shape ``(N,)``.
         residual: :math:`\lVert A x - \theta x\rVert`: an eigenvalue is that close to the value.
         iterations: Number of products with the matrix.
-        converged: Whether the residual went below what was asked for.
+        converged: Whether the residual fell below the tolerance.
     """
 
     value: float

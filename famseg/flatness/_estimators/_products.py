@@ -238,9 +238,10 @@ def batch_direction(use: Use, factor: Factor, draw: Draw) -> Tensor:
     unbiased whether or not samples interact, and whatever positions of a sample the layer is
     applied to (Hutchinson 1990). The variance is :math:`2 \lVert M\rVert_F^2` with
     :math:`M = (A \otimes I)^\top H (A \otimes I)` for normal probes, without the diagonal for
-    signs: beside the terms of each sample, which are those of `sample_direction`, it has those of
-    every two samples, which do not fall with their number. Costs ``g min(d, m) m`` random numbers,
-    or ``n m`` in a small batch of feature vectors, and as many operations as the layer itself.
+    signs: in addition to the terms of each sample, which are those of `sample_direction`, it has
+    terms of all pairs of samples, which do not decrease with their number. Costs ``g min(d, m) m``
+    random numbers, or ``n m`` in a small batch of feature vectors, and as many operations as the
+    layer itself.
 
     Args:
         use: The layer.

@@ -39,7 +39,7 @@ class Eigenpairs:
     r"""Eigenvalues of a layer's curvature, as far as they were found.
 
     Attributes:
-        values: The eigenvalues, in the order asked for, shape ``(k,)``, float64, on the CPU.
+        values: The eigenvalues, in the requested order, shape ``(k,)``, float64, on the CPU.
         vectors: Orthonormal eigenvectors :math:`x_i` of the symmetric form, each of the weight's
             shape: ``(k, *shape)``.
         directions: Changes of the weight :math:`A x_i`, shape ``(k, *shape)``: moved along one, the
@@ -47,7 +47,7 @@ class Eigenpairs:
             :math:`(AA^\top \otimes I_m) H`.
         residuals: :math:`\lVert M x_i - \theta_i x_i\rVert`, shape ``(k,)``: an eigenvalue lies
             that close to each value.
-        converged: Which residuals are as small as asked for, shape ``(k,)``.
+        converged: Which residuals are within the tolerance, shape ``(k,)``.
         products: Number of products that were taken.
     """
 
@@ -64,7 +64,7 @@ class LayerCurvature:
 
     ``H`` is the Hessian of the mean loss in the layer's weight ``W`` (``d`` rows, ``m`` columns; a
     convolution kernel as rows, its groups side by side). The trace of that product is relative
-    flatness. A product of two symmetric matrices is not symmetric, and this class stands for the
+    flatness. A product of two symmetric matrices is not symmetric, and this class represents the
     symmetric matrix
 
     .. math:: M = (A \otimes I_m)\, H\, (A \otimes I_m), \qquad A = (WW^\top)^{1/2},
@@ -82,9 +82,9 @@ class LayerCurvature:
     therefore have the unit of the loss and do not move when the layer is rescaled; their sum is
     :math:`\kappa`.
 
-    The model runs in evaluation mode and in full precision, and nothing of it is changed:
-    parameters, their ``.grad``, buffers, training flags and global random state. The curvature is
-    that at the present weights; once they have changed it refuses to be used.
+    The model runs in evaluation mode and in full precision, and is not changed: parameters, their
+    ``.grad``, buffers, training flags and global random state. The curvature is that at the present
+    weights; once they have changed it refuses to be used.
 
     Cost: a vector takes a Hessian-vector product, about two plain steps of the network after the
     layer. One batch is run once, and its graph is kept as long as this object lives. Several
@@ -199,7 +199,7 @@ class LayerCurvature:
     ) -> TraceEstimate:
         r"""Estimate the trace: :math:`\kappa`, or that of the other quantities.
 
-        All methods are unbiased and say their standard error over the probes. With :math:`p`
+        All methods are unbiased and return their standard error over the probes. With :math:`p`
         products:
 
         - ``"hutchinson"`` (1990): the mean of :math:`\omega^\top M \omega` over vectors of signs,
@@ -209,10 +209,11 @@ class LayerCurvature:
         - ``"xtrace"`` (Epperly, Tropp and Webber 2024): the same with each probe left out of the
           sketch once, so that all products serve both purposes.
 
-        The last two are better by far where few eigenvalues are large, as is usual in networks; for
-        a flat spectrum the first is, by a factor of two or three in variance. Where ``products``
-        reach ``N`` the trace is taken exactly, from ``N`` products. `FAM.measure` is cheaper where
-        samples do not interact: it has probes for each sample, and this knows nothing of samples.
+        The last two are far better if few eigenvalues are large, as is usual in networks; for a
+        flat spectrum the first is better, by a factor of two or three in variance. If ``products``
+        reaches ``N``, the trace is computed exactly from ``N`` products. `FAM.measure` is cheaper
+        where samples do not interact: it has probes for each sample, whereas this trace does not
+        distinguish samples.
 
         Args:
             method: See above.
@@ -251,22 +252,22 @@ class LayerCurvature:
     ) -> Eigenpairs:
         r"""Return eigenvalues at an end of the spectrum, with their vectors and residuals.
 
-        Block Lanczos with full reorthogonalization, ``k`` products at a time: eigenvalues that are
-        repeated are found as often as they are there. Some ten to thirty times ``k`` products where
-        the ones asked for stand apart from the others.
+        Block Lanczos with full reorthogonalization, ``k`` products at a time: repeated eigenvalues
+        are found with their multiplicity. Takes about ten to thirty times ``k`` products if the
+        requested eigenvalues are well separated from the others.
 
         Args:
             k: How many. Up to 200 vectors are held, as many as fit into 256 MB in float32, or
                 ``4 k`` where these are more.
             which: Which end: ``"magnitude"``, ``"largest"`` or ``"smallest"``; the last shows
                 whether, and along what, the curvature is negative.
-            tolerance: Residual, relative to the value, at which one is as good as asked for.
+            tolerance: Residual, relative to the value, at which an eigenpair is accepted.
             max_products: Most products, at least ``k``.
             generator: Draws the start; by default always the same.
 
         Returns:
-            The pairs, best first. A warning says if some did not converge; their residuals show how
-            far off they may be.
+            The pairs, best first. A warning says if some did not converge; their residuals bound
+            the error.
 
         Raises:
             FlatnessError: If an argument is wrong, or the curvature is not finite.

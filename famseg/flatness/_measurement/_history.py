@@ -50,7 +50,7 @@ class FlatnessHistory:
     """The results of `report`, `FAM.measure` and `feature_robustness` in the course of a training.
 
     It records plain numbers and draws them over the steps, one below the other: kappa of each layer
-    with its standard error, feature robustness with its interval beside what kappa predicts, and
+    with its standard error, feature robustness with its interval and the prediction of kappa, and
     the losses with the gap between them. It does not measure anything itself, so you choose how
     often to measure.
 

@@ -49,10 +49,10 @@ def report(
     r"""Measure the relative flatness of a model's layers, in evaluation mode, without a trace.
 
     For each layer :math:`\kappa = \sum_{st} \langle w_s, w_t\rangle \operatorname{tr} H_{st}`
-    (Petzka et al., NeurIPS 2021, definition 3) with its standard error, and beside it the measures
-    that it is compared with, see `LayerRow`. A layer that cannot be measured is a row that says
-    why. Parameters, their ``.grad``, buffers, training flags, hooks and the random state of torch
-    are afterwards what they were, exceptions and interrupts included.
+    (Petzka et al., NeurIPS 2021, definition 3) with its standard error, and the measures that it is
+    compared with, see `LayerRow`. A layer that cannot be measured is a row that says why.
+    Parameters, their ``.grad``, buffers, training flags, hooks and the random state of torch are
+    restored afterwards, even after exceptions and interrupts.
 
     Several batches give the value of the mean loss over all samples: the mean weighted by their
     sizes, the largest eigenvalue that of the mean Hessian. Only ``max_eigenvalue`` is the mean of
@@ -60,7 +60,7 @@ def report(
     where these have values of their own, else over batches, else, for that very batch, over probes.
 
     The rescaling check measures the first batch, before and while the layer's weight is multiplied
-    and its inputs are divided by ``rescale``, which leaves the function of any network as it is:
+    and its inputs are divided by ``rescale``, which does not change the function of any network:
     kappa must not move, the plain trace must.
 
     Cost: each layer and batch takes ``probes`` Hessian-vector products for kappa (none, or fewer,
@@ -75,7 +75,7 @@ def report(
         layers: Names of the layers, or patterns such as ``"decode.*"``; by default every linear and
             convolution layer.
         output: Key or attribute of the model's output that the loss takes.
-        quantities: What to measure beside kappa: ``"simplified"`` (and with it the trace),
+        quantities: What to measure in addition to kappa: ``"simplified"`` (and with it the trace),
             ``"largest_eigenvalue"``, ``"max_eigenvalue"``. By default all of them, the last where
             it is cheap: linear layers of at most 64 neurons with one feature vector a sample.
         probes: Random probes of a value where it is not exact.

@@ -118,7 +118,7 @@ def feature_robustness(
     length. ``"gaussian"`` has independent normal entries of variance :math:`\delta^2 / m`: the
     same length on average, spectral norm about :math:`2\delta`.
 
-    The model is in evaluation mode meanwhile; afterwards it is what it was, bit by bit: weights,
+    The model is in evaluation mode meanwhile; afterwards it is restored bit by bit: weights,
     buffers, training flags, hooks, global random state. Cost: ``1 + draws`` forward passes a batch,
     ``1 + 2 * draws`` if antithetic, and one measurement of :math:`\kappa`. Memory: ``draws`` copies
     of the weight.
@@ -132,14 +132,14 @@ def feature_robustness(
         output: Key or attribute of the model's output that the loss takes.
         draws: Number of matrices, at least 2: the same for all batches.
         kind: Their distribution; see above.
-        antithetic: Average each draw over ``A`` and ``-A``. The mean stays, and its error loses
-            what the slope of the loss contributes, mostly nearly all of it.
+        antithetic: Average each draw over ``A`` and ``-A``. This does not change the mean but
+            removes the contribution of the loss's slope from its error, usually nearly all of it.
         confidence: Level of the interval, between 0 and 1.
         probes: Random probes for :math:`\kappa`, where it is not exact; 0 for no prediction.
         seed: Of draws and probes.
 
     Returns:
-        The mean with its interval over the draws, beside the prediction.
+        The mean with its interval over the draws, and the prediction.
 
     Raises:
         LayerNotFoundError: If there is no such layer.

@@ -16,7 +16,7 @@ from famseg.flatness._measurement._table import table
 
 @dataclass(frozen=True)
 class LayerRow:
-    r"""Flatness of one layer. A number is ``None`` where it was not asked for or not found.
+    r"""Flatness of one layer. A number is ``None`` where it was not requested or not found.
 
     With ``H`` the Hessian of the mean loss in the layer's weight ``W`` (rows ``w_s``). The values
     up to `max_eigenvalue` have the unit of the loss and stay when the layer is rescaled; `trace`
@@ -38,7 +38,7 @@ class LayerRow:
         norm_squared: ``||W||_F^2``.
         trace: ``Tr(H)``; ``None`` for a layer of zeros.
         largest_eigenvalue: Largest eigenvalue of ``H``.
-        spread: What the standard errors are taken over; ``None`` where there is no spread.
+        spread: Units over which standard errors are taken; ``None`` where there is no spread.
         replicates: How many values that is.
         probes: Random probes of each value; 0 where the estimator is exact.
         estimator: How kappa was computed.
@@ -82,7 +82,7 @@ class RescalingRow:
         name: Dotted name of the layer.
         factor: The factor.
         kappa: Relative flatness before.
-        kappa_after: Relative flatness after: the same but for rounding.
+        kappa_after: Relative flatness after: the same up to rounding.
         trace: ``Tr(H)`` before; ``None`` for a layer of zeros.
         trace_after: ``Tr(H)`` after: ``1 / factor**2`` of it.
     """
@@ -96,18 +96,18 @@ class RescalingRow:
 
     @property
     def kappa_change(self) -> float:
-        """How far kappa moved, relative to what it was; 0 where it was and is 0."""
+        """Relative change of kappa; 0 where it was and is 0."""
         moved = abs(self.kappa_after - self.kappa)
         return moved / abs(self.kappa) if self.kappa else (math.inf if moved else 0.0)
 
     @property
     def kappa_factor(self) -> float | None:
-        """What kappa was multiplied by, 1 but for rounding; ``None`` where it was 0."""
+        """Factor by which kappa changed, 1 up to rounding; ``None`` where it was 0."""
         return self.kappa_after / self.kappa if self.kappa else None
 
     @property
     def trace_factor(self) -> float | None:
-        """What the trace was multiplied by; ``None`` where it was 0 or unknown."""
+        """Factor by which the trace changed; ``None`` where it was 0 or unknown."""
         return self.trace_after / self.trace if self.trace and self.trace_after else None
 
 
@@ -120,7 +120,7 @@ class Report:
         samples: Number of samples.
         batches: Number of batches that they came in.
         loss: Mean loss over the samples.
-        probes: Random probes that were asked for.
+        probes: Number of requested random probes.
         seed: Their seed.
         rows: One row a layer, in the order of their calls, those that could not be measured too.
         rescaling: One row for each layer that was measured; empty without the check.
@@ -189,7 +189,7 @@ class Report:
         return image(self, kind)
 
     def plot(self, path: str | Path) -> None:
-        """Draw kappa of each layer with its standard error beside the trace, both as rescaled.
+        """Draw kappa of each layer with its standard error next to the trace, both as rescaled.
 
         Args:
             path: The file to write: SVG where its name ends so, else PNG.

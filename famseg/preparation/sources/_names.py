@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 _PARTS = re.compile(r"[^a-z0-9]+")
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
-_TRIFLE = re.compile(r"[a-z]|[0-9]{1,2}")  # initials and house numbers, which identify nobody
+_TRIFLE = re.compile(r"[a-z]|[0-9]{1,2}")  # initials, house numbers: they identify nobody
 _GERMAN = str.maketrans(
     {letter: base + "e" for letter, base in zip("äöüø", "aouo", strict=True)}
     | {"ß": "ss", "å": "aa"}

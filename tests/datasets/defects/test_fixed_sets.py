@@ -1,4 +1,4 @@
-"""Fixed sets of holes: what is written is what is read, and what changed is named."""
+"""Fixed sets of defects: written and read defects are equal, and changes are reported."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_class_that_a_skull_has_no_place_for_is_listed(tmp_path):
 
 
 def test_a_source_in_other_axes_is_turned(folder, tmp_path):
-    """Stored from left to right and from top to bottom: the holes are the same."""
+    """Stored with other axes, the defects are the same."""
     source = read_volume(folder / "s0.nii.gz")
     turned = source.affine @ np.diag([-1.0, 1.0, -1.0, 1.0])
     turned[:3, 3] = source.affine[:3] @ [63, 0, 63, 1]
@@ -216,7 +216,7 @@ def test_the_grid_may_be_larger_by_whole_voxels(written):
 def test_a_coarser_grid_takes_the_nearest_voxels(written):
     fixed = read_fixed_set(written.root, classes=("random_1",))
     skulls = [PreparedSkull(f"s{k}", phantom(k, 0, 32), np.diag([7.0] * 3 + [1.0])) for k in (0, 1)]
-    for skull in skulls:  # the phantom's first voxels end at one corner, their middles do not meet
+    for skull in skulls:  # grids share a corner, but their voxel centers differ
         skull.affine[:3, 3] = 1.75
     for item, case in zip(EvaluationSet(skulls, fixed, seed=0), fixed.cases, strict=True):
         region = read_volume(written.root / case.region).array

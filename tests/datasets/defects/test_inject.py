@@ -28,7 +28,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def is_open(mask: np.ndarray, region: np.ndarray) -> bool:
-    """Return whether the region joins the cavity and the outside above the orbits."""
+    """Return whether the region connects cavity and outside above the orbits."""
     floor = int(0.45 * mask.shape[2])
     free, _ = ndimage.label(mask[:, :, floor:] == 0)
     return bool(free[0, 0, -1] == free[mask.shape[0] // 2, mask.shape[1] // 2, 2])
@@ -47,7 +47,7 @@ def is_open(mask: np.ndarray, region: np.ndarray) -> bool:
     ],
 )
 def test_the_holes_of_published_seeds_stay(defect: Defect, digests: tuple[str, ...]) -> None:
-    """Figures of earlier runs rest on these holes: a change here changes every result."""
+    """Earlier results were computed with these defects: a change here changes every result."""
     for (size, seed), digest in zip(((32, 0), (32, 1), (64, 0)), digests, strict=True):
         holed, region = inject(phantom(0, 0, size), defect, (224 / size,) * 3, generator(seed))
         found = hashlib.sha256(holed.tobytes() + region.tobytes()).hexdigest()
@@ -142,7 +142,8 @@ def test_a_body_that_would_take_half_of_the_skull_is_not_cut(skull: np.ndarray) 
 
 
 def test_a_wall_that_no_draw_pierces_gets_the_best_draw(skull: np.ndarray) -> None:
-    # A ball of 6 mm covers less than the wall of two voxels: bone goes, the rule is not met.
+    # A ball of 6 mm does not cover the wall of two voxels: bone is removed, but the rule is
+    # violated.
     holed, region = inject(skull, SphereDefect(size_mm=(6.0, 6.0)), SPACING, generator(0))
     assert 0 < skull.sum() - holed.sum() < 8
     assert region.any()

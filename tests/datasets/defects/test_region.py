@@ -1,4 +1,4 @@
-"""Openings by region: where they are, how large, and what is left."""
+"""Openings by region: position, size, and the remaining bone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_area_is_the_one_asked_for(skull, where, area):
 
 
 def test_the_outside_is_connected_to_the_opening(skull):
-    """No cavity is left: air in the removed bone's place reaches the border of the volume."""
+    """No cavity remains: air in place of the removed bone reaches the border of the volume."""
     for seed, where in enumerate(WHERES):
         holed, region, _ = cut(skull, RegionDefect(where), seed)
         outside, _ = ndimage.label(np.pad(holed == 0, 1, constant_values=True))
@@ -144,10 +144,10 @@ def test_anisotropic_voxels_make_the_same_opening():
 
 @pytest.mark.parametrize(("rest", "taken"), [(0, True), (2, True), (4, False)])
 def test_bone_without_hold_goes_to_the_implant_and_much_of_it_is_no_opening(rest, taken):
-    """A rod, cut through: what is left behind the cut hangs on nothing."""
+    """A rod that is cut through: the part behind the cut is detached."""
     rod = np.zeros((5, 5, 60), np.uint8)
     rod[2, 2, 5 : 50 + rest] = 1
-    rod[0, 0, :3] = 1  # a piece that was apart before
+    rod[0, 0, :3] = 1  # a piece that was already detached
     region = np.zeros(rod.shape, bool)
     region[:, :, 40:50] = True
     assert _take_chips(rod, region) is taken
@@ -177,7 +177,7 @@ def test_real_heads_get_openings_of_every_class(real_data):
 def test_heads_without_a_top_have_no_opening_across_it(real_data):
     file = sorted((real_data / "skulls" / "truncated64").glob("*.nii.gz"))[0]
     mask = (read_volume(file).array != 0).astype(np.uint8)
-    for seed in range(4):  # the bilateral openings that it has are two, in its side walls
+    for seed in range(4):  # its bilateral openings are two, in the side walls
         _, _, implant = cut(mask, RegionDefect("bilateral"), seed)
         assert pieces(implant) == 2
 

@@ -22,15 +22,15 @@ SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 @dataclass
 class Answer:
-    """How the server answers one request.
+    """A response of the server.
 
     Attributes:
         content: The whole file.
-        status: Another status than 200 and 206.
-        drop_after: Bytes after which the connection breaks off.
-        ranges: Whether it can send the rest of a file.
+        status: A status other than 200 and 206.
+        drop_after: Number of bytes after which the connection is closed.
+        ranges: Whether range requests are supported.
         headers: More headers; the ETag decides whether If-Range holds.
-        length: Whether it says how much it sends.
+        length: Whether it sends the content length.
         wait_s: Seconds before it answers.
     """
 
@@ -44,7 +44,7 @@ class Answer:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers requests in the order of a list, the last one again and again."""
+    """Sends the responses of a list in order, and then repeats the last one."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -55,7 +55,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{name}"
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that disconnect."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body if answer.drop_after is None else body[: answer.drop_after])
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def server() -> Iterator[Server]:
 
 
 def get(target: Path, *addresses: str, **options: object) -> list[tuple[int, int | None]]:
-    """Fetch with short waits; return what progress was told."""
+    """Fetch with short waits; return the reported progress."""
     told: list[tuple[int, int | None]] = []
     settings = {"checksum": SHA256, "attempts": 3, "timeout_s": 5.0, "backoff_s": 0.001, **options}
     fetch(addresses, target, progress=lambda done, of: told.append((done, of)), **settings)
@@ -186,19 +186,19 @@ OLD = CONTENT[::-1]
 @pytest.mark.parametrize(
     ("answers", "requests"),
     [
-        # Another version: the server heeds If-Range and sends all of the new one.
+        # Another version: the server respects If-Range and sends the complete new file.
         ([Answer(OLD, drop_after=500_000, headers={"ETag": '"v0"'}), Answer()], 2),
-        # The same, without a word of it: the checksum tells, and all is fetched anew.
+        # The same without If-Range: the checksum differs, and the whole file is downloaded again.
         ([Answer(OLD, drop_after=500_000, headers={}), Answer(headers={})], 3),
         # Another version of another size.
         ([Answer(OLD[:-5], drop_after=500_000, headers={}), Answer(headers={})], 3),
         # A server that cannot send the rest sends all.
         ([Answer(drop_after=500_000), Answer(ranges=False)], 2),
-        # A server that has less than the part.
+        # The server's file is shorter than the partial one.
         ([Answer(drop_after=500_000), Answer(status=416), Answer()], 3),
-        # Trouble that passes.
+        # Temporary failures.
         ([Answer(status=503), Answer(status=429), Answer()], 3),
-        # No word on the length.
+        # No content length.
         ([Answer(length=False, headers={})], 1),
     ],
 )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from famseg.datasets import Augmentation
 
 MEAN, STD = [0.25, 0.5, 0.75], [0.5, 0.25, 0.125]
-PLAIN = {"mean": [0.0], "std": [1 / 255]}  # leaves the values of one channel as they are
+PLAIN = {"mean": [0.0], "std": [1 / 255]}  # leaves the values of one channel unchanged
 ALL = {"crop": 4, "flip": True, "autoaugment": "cifar10", "cutout": 16}
 
 
@@ -110,7 +110,7 @@ def test_what_happens_depends_on_seed_and_index_alone() -> None:
         augment(batch_of(images, start=1040))["image"],  # the next epoch
     ):
         assert (other != whole).flatten(1).any(1).all()
-    # Global random state is neither read nor moved.
+    # Global random state is neither used nor changed.
     torch.manual_seed(0)
     state = torch.get_rng_state()
     augment(batch)
@@ -130,7 +130,7 @@ def test_an_option_leaves_the_draws_of_the_others_alone() -> None:
 
 
 def test_autoaugment_comes_before_the_crop_and_cutout_after_all() -> None:
-    # Inverting black gives white; the padding and the square stay what they are.
+    # Inverting black gives white; padding and square are unchanged.
     images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
     options = {"mean": [0.5], "std": [0.5], "seed": 0, "autoaugment": "svhn"}
     alone = Augmentation(**options)(batch_of(images))["image"]

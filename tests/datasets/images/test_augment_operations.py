@@ -117,7 +117,7 @@ def test_by_hand() -> None:
 
 
 def test_equalize_by_hand() -> None:
-    # 510 values below the highest make a step of 2: the number of values below, halved.
+    # 510 pixels below the highest value give a step of 2: half the number of pixels below.
     values = torch.cat([torch.full((255,), 10), torch.full((255,), 20), torch.full((2,), 30)])
     image = values.to(torch.uint8).view(1, 1, 2, -1)
     found = operations.equalize(image).flatten()

@@ -12,7 +12,7 @@ WORD = 2**64
 
 
 def splitmix(state: int) -> int:
-    """Return the next number of SplitMix64 as its authors write it, in whole numbers."""
+    """Return the next number of SplitMix64 as in the authors' code, in integers."""
     z = (state + 0x9E3779B97F4A7C15) % WORD
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD

@@ -56,7 +56,7 @@ def fault(data: _ImageFiles) -> str:
 
 
 def train_in_order(splits: ImageSplits) -> tuple[np.ndarray, np.ndarray]:
-    """Training images and labels, those held out put back in their places."""
+    """Training images and labels, with held-out ones restored to their original positions."""
     rows = np.concatenate([splits.train.rows, splits.validation.rows])
     pixels = np.concatenate([splits.train.pixels, splits.validation.pixels])
     labels = np.concatenate([splits.train.labels, splits.validation.labels])
@@ -112,7 +112,7 @@ def test_pickles_of_any_protocol(tmp_path: Path, protocol: int) -> None:
 
 
 class Malice:
-    """Runs a command when it is unpickled."""
+    """Runs a command on unpickling."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = function, arguments
@@ -145,8 +145,8 @@ def test_a_malicious_pickle_runs_nothing(
     [
         b"cnumpy\nload\n(S'x'\ntR.",  # a function of numpy that reads files
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR.",  # no mapping
-        b"}(S'data'\ncnumpy\ndtype\n(S'O8'\nI0\nI1\ntRu.",  # of objects, which are pickles again
-        b"\x80\x02}(U\x04datacnumpy\nndarray\nu}(U\x01xU\x01yub.",  # state on a class
+        b"}(S'data'\ncnumpy\ndtype\n(S'O8'\nI0\nI1\ntRu.",  # object arrays contain pickles
+        b"\x80\x02}(U\x04datacnumpy\nndarray\nu}(U\x01xU\x01yub.",  # state of a class
         b"}(S'data'\nPx\nu.",  # something kept elsewhere
     ],
 )
@@ -345,7 +345,7 @@ def test_damaged_and_missing_svhn(tmp_path: Path) -> None:
 
 
 def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
-    """Random bytes at random places; scipy's reader ends the process on some of them."""
+    """Random bytes at random positions; scipy's reader crashes on some of them."""
     svhn(tmp_path / "packed")
     svhn(tmp_path / "plain", compressed=False)
     rng = np.random.default_rng(0)
@@ -423,7 +423,7 @@ def test_faulty_fashionmnist(tmp_path: Path, harm: Callable[[Path], object], mes
 
 
 def save_deep(folder: Path, channels: int) -> None:
-    """Write a PNG of 16 bits with several channels, which Pillow reads but does not write."""
+    """Write a 16-bit PNG with several channels, which Pillow can read but not write."""
     kind = {2: 4, 3: 2, 4: 6}[channels]
     rows = (b"\0" + bytes(9 * channels * 2)) * 9
     parts = (

@@ -57,7 +57,7 @@ def test_a_image_is_a_pure_function_of_seed_stream_and_number() -> None:
 
 
 def test_the_mean_image_does_not_tell_the_classes() -> None:
-    """What a class adds to the mean is noise: the stripes are found by their frequency alone."""
+    """Class means differ only by noise: only the frequency of the stripes tells the classes."""
     drawn = synthetic_images(1000, classes=10, seed=0, stream=0)
     grey = drawn.pixels.mean(axis=1)
     means = np.stack([grey[drawn.labels == label].mean(axis=0) for label in range(10)])

@@ -1,4 +1,4 @@
-"""Pickles made to harm: nothing of them runs, and none takes memory or time beyond its size."""
+"""Malicious pickles: no code is run, and memory and time are bounded by their size."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_one_connected_piece_inside_the_grid(subject: int, size: int) -> None:
     assert mask.shape == (size,) * 3
     assert set(np.unique(mask)) == {0, 1}
     assert ndimage.label(mask, structure=CORNERS)[1] == 1
-    if size >= 32:  # coarser voxels make the thinnest parts thicker than they are
+    if size >= 32:  # coarser voxels thicken the thinnest parts
         border = np.ones_like(mask, dtype=bool)
         border[1:-1, 1:-1, 1:-1] = False
         assert not mask[border].any()
@@ -48,7 +48,7 @@ def test_one_connected_piece_inside_the_grid(subject: int, size: int) -> None:
 @pytest.mark.parametrize("subject", range(8))
 @pytest.mark.parametrize("size", [32, 48, 64])
 def test_the_vault_is_closed_above_the_base(subject: int, size: int) -> None:
-    # Water poured in above the orbits must not reach the outside through faces of voxels.
+    # A fill that starts above the orbits must not reach the outside through faces of voxels.
     mask = phantom(subject, 0, size)
     upper = mask[:, :, int(0.55 * size) :] == 0
     rooms, _ = ndimage.label(upper, structure=FACES)
@@ -61,7 +61,7 @@ def test_the_cranial_cavity_opens_downwards_through_the_foramen_magnum() -> None
     mask = phantom_from(mean_parameters())
     below, above = mask[:, :, :32].any(axis=2), mask[:, :, 32:].any(axis=2)
     window = np.zeros_like(below)
-    window[30:34, 22:32] = True  # behind the middle of the head
+    window[30:34, 22:32] = True  # behind the center of the head
     assert (above & ~below & window).any(), "bone everywhere below the cavity"
 
 
@@ -102,7 +102,7 @@ def test_a_larger_measure_makes_a_larger_head(name: str, axis: int) -> None:
         mask = phantom_from(mean_parameters(**{name: value}), 64)[:, :, 32:]
         hits = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
         extent.append((hits[-1] - hits[0] + 1) * 3.5)
-    # Only the part of the height above the middle of the grid is seen.
+    # The mask is the upper half of the grid, with 0.6 of the head's height.
     share = 0.6 if name == "height_mm" else 1.0
     assert extent[1] - extent[0] == pytest.approx(share * (high - low), abs=7.1)
 

@@ -153,7 +153,7 @@ def test_hostile_headers_count_as_none(header: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "affine"),
     [
-        ([1500] * 3, np.eye(4)),  # 3 GiB announced by 4 bytes
+        ([1500] * 3, np.eye(4)),  # 4 bytes that claim 3 GiB
         ([2**31] * 3, np.eye(4)),
         ([2**40, 2**40, 0], np.eye(4)),
         ([-5, -5, 5], np.eye(4)),

@@ -28,7 +28,7 @@ def fault(path: Path, *arguments: float, **options: object) -> str:
 
 
 def turned(axes: tuple[int, int, int], flips: tuple[int, int, int], spacing: float = 1.0):
-    """An affine whose array axes point along other axes of the body."""
+    """An affine with permuted or flipped array axes."""
     affine = np.zeros((4, 4))
     for column, (row, sign) in enumerate(zip(axes, flips, strict=True)):
         affine[row, column] = sign * spacing
@@ -41,7 +41,7 @@ def bone_in_world(mask: np.ndarray, affine: np.ndarray) -> set[tuple[float, ...]
     return {tuple(p) for p in points.round(3)}
 
 
-# Raised inside LoadImaged, which makes all readers of MONAI's, also for what is not installed.
+# Raised in LoadImaged, which creates all readers of MONAI, even without their packages.
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 def test_loadimaged_takes_the_reader(save: Save, blob: np.ndarray) -> None:
     path = save(blob, "a.mha", np.diag([1.0, 2.0, 3.0, 1.0]))
@@ -128,7 +128,7 @@ def test_coarser_voxels_hold_the_mean_of_the_finer_ones(save: Save) -> None:
     def dice(a: np.ndarray, b: np.ndarray) -> float:
         return 2 * (a & b).sum() / (a.sum() + b.sum())
 
-    sampled = fine[::2, ::2, ::2] == 1  # what resampling without smoothing would do
+    sampled = fine[::2, ::2, ::2] == 1  # the result of resampling without smoothing
     assert dice(mask == 1, share >= 0.5) > 0.9 > dice(sampled, share >= 0.5)
     assert mask.sum() == pytest.approx(fine.sum() / 8, rel=0.05)
 

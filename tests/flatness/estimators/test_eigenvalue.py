@@ -25,7 +25,7 @@ def flat(z, y):
 
 
 def coupled(z, y):
-    """A loss in which the samples of a batch meet."""
+    """A loss in which the samples of a batch interact."""
     return (z.mean(0) - y[0]).square().sum() - 0.3 * z.var(0).sum()
 
 
@@ -54,7 +54,7 @@ def passed(model, layer, loss, inputs, targets):
 
 
 class Dense:
-    """The Hessian in a layer's weight as a matrix, with the graph of it in every parameter."""
+    """The Hessian with respect to a layer's weight, as a matrix that can be differentiated."""
 
     def __init__(self, model, layer, loss, inputs, targets):
         self.parameters = dict(model.named_parameters())
@@ -73,7 +73,7 @@ class Dense:
         return torch.linalg.eigvalsh(self.matrix)[-1]
 
     def measure(self, layer):
-        """Sum over neurons, each by the numbers of its weights."""
+        """Sum over neurons, each given by the indices of its weights."""
         numbers = torch.arange(self.weight.numel()).view_as(self.weight)
         if isinstance(layer, nn.ConvTranspose2d):
             inputs, groups = self.weight.shape[0] // layer.groups, layer.groups

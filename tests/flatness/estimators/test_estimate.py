@@ -1,4 +1,4 @@
-"""Several layers at once, and the measures as the authors released them."""
+"""Several layers at once, and the measures as in the authors' released code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_probes_of_several_layers_are_unbiased(net, batch, options):
 
 
 def test_probes_of_several_layers_have_the_gradient_of_their_value(batch, check_gradient):
-    """Cross terms included: they are part of the value, though their mean is zero."""
+    """Including cross terms: they are part of the value although their mean is zero."""
     layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)
     net = nn.Sequential(*layers).double()  # no layer has more features than neurons
     fam = objective(net, ALL, estimator="hutchinson")

@@ -29,7 +29,7 @@ def test_of_a_quadratic_is_the_sum_over_rows_by_hand():
 
 def test_rows_that_interact_count_with_their_product():
     w = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    # L = v00 v10: only H_01 and H_10 are there, with trace 1 each: 2 <w_0, w_1> = 2 * 11.
+    # L = v00 v10: only H_01 and H_10 are nonzero, with trace 1 each: 2 <w_0, w_1> = 2 * 11.
     assert relative_flatness(lambda v: v[0, 0] * v[1, 0], w).item() == pytest.approx(22)
 
 

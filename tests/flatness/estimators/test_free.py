@@ -1,4 +1,4 @@
-"""A step with a closed form is a plain step with a handful of operations more."""
+"""A step with a closed form is a plain step with a few additional operations."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_flatness_has_full_precision_where_the_network_enters_autocast_by_itself
 
 
 class Experts(nn.Module):
-    """Hard routing: an expert sees the tokens that chose it, perhaps none."""
+    """Hard routing: an expert sees the tokens that are routed to it, possibly none."""
 
     def __init__(self):
         super().__init__()

@@ -63,7 +63,7 @@ TOKEN_LOSSES = {
 MASK = torch.arange(N * T).reshape(N, T) % 3 > 0
 LONE = MASK & (torch.arange(N) != 2)[:, None]
 LAST = torch.tensor([0, 4, 2, 1])  # the last token of each sample that is one
-# The same of copies of the outputs.
+# The same losses on copies of the outputs.
 TOKEN_COPIES = {
     "contiguous": lambda z: CE(z.mT.contiguous(), TOKENS),
     "causal": lambda z: CE(z[:, :-1].reshape(-1, D), TOKENS[:, 1:].reshape(-1)),
@@ -119,7 +119,7 @@ PIXEL_LOSSES = {
 
 
 def seen(layer, features, loss):
-    """The loss, and what the closed form takes."""
+    """The loss, and the inputs of the closed form."""
     output = layer(features)
     with LossCalls() as calls:
         value = loss(output)
@@ -127,7 +127,7 @@ def seen(layer, features, loss):
 
 
 def compare(layer, features, loss):
-    """The closed form against the dense Hessian, and the gradients of both."""
+    """Compare the closed form with the dense Hessian, and the gradients of both."""
     shape = layer.weight.shape
     leaves = [features, *layer.parameters()]
     _, found = seen(layer, features, loss)
@@ -304,7 +304,7 @@ def test_quantity_and_gradient_are_those_of_the_estimators(name, gradient, quant
 
 @pytest.mark.parametrize("order", ["in order", "tokens first"])
 def test_a_sample_has_the_share_of_its_positions(order):
-    # Sample 0 has no target that counts, sample 1 has one, the others have all.
+    # Sample 0 has only ignored targets, sample 1 a single valid one, the others only valid ones.
     targets = TOKENS.clone()
     targets[0], targets[1, 1:] = -100, -100
     layer = nn.Linear(M, D).double()
@@ -335,7 +335,7 @@ def test_without_a_graph_the_value_is_the_same():
 
 
 class Turned(torch.autograd.Function):
-    """The same numbers with another gradient."""
+    """The same values with another gradient."""
 
     @staticmethod
     def forward(ctx, x):

@@ -1,4 +1,4 @@
-"""A penalty is thinned out less where its thinned steps would govern the training."""
+"""A penalty is thinned out less where its penalized steps would dominate the training."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_thinning_does_not_kill_a_training_that_the_whole_penalty_lets_live(capl
     with caplog.at_level(logging.INFO, "famseg.flatness"):
         default, fam = trained(0, steps)
     assert whole > 0.9
-    assert thinned < 0.2  # at chance: what the default did before it watched its strength
+    assert thinned < 0.2  # at chance: the result of the default before it controlled the strength
     assert default > 0.9
     assert "times as large as the loss has: from now on it is computed more often" in caplog.text
     assert fam.period == 1
@@ -106,7 +106,7 @@ def test_a_resumed_run_keeps_the_pace():
 
 
 def watched(**options):
-    """An objective in double precision whose penalty is thinned out, and a batch for it."""
+    """An objective in double precision with a thinned penalty, and a batch for it."""
     torch.manual_seed(0)
     layers = [nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)]
     model = nn.Sequential(*layers).double()

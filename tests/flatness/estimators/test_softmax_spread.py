@@ -10,7 +10,7 @@ from famseg.flatness._estimators._softmax_spread import softmax_flatness
 
 @pytest.fixture(params=["pairs", "likeliest"])
 def way(request, monkeypatch):
-    """Each of the two ways, whatever the sizes say."""
+    """Each of the two computations, whatever the sizes."""
     monkeypatch.setattr(_softmax_spread, "_by_pairs", lambda *_: request.param == "pairs")
     return request.param
 

@@ -13,7 +13,7 @@ from famseg.flatness import FAM, _settle
 
 
 class Vectors(nn.Module):
-    """A layer on vectors, and what follows it."""
+    """A layer on vectors and the modules behind it."""
 
     width = 6
 
@@ -30,7 +30,7 @@ class Vectors(nn.Module):
 
 
 class Images(nn.Module):
-    """A convolution, and what follows it."""
+    """A convolution and the modules behind it."""
 
     def __init__(self, tail):
         super().__init__()
@@ -260,7 +260,7 @@ def test_jets_that_end_later_leave_the_step_to_reverse_mode_on_the_same_pass():
 
 
 class Swish(torch.autograd.Function):
-    """An activation that saves memory, as many write it: its inside is hidden from autograd."""
+    """A memory-saving activation as commonly written: autograd does not see its operations."""
 
     @staticmethod
     def forward(ctx, x):

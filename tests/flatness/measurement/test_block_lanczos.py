@@ -33,7 +33,7 @@ def wanted(matrix, which, count):
     return values[ORDERS[which](values).argsort(descending=True)[:count]]
 
 
-# 29 is no multiple of a block: restarts with room that is left.
+# 29 is not a multiple of the block size: restarts leave some columns unused.
 @pytest.mark.parametrize("basis_vectors", [None, 8, 29], ids=["whole", "restarted", "odd"])
 @pytest.mark.parametrize("which", ORDERS)
 @pytest.mark.parametrize("count", [1, 4, 7, SIZE])

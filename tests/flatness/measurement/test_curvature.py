@@ -33,12 +33,12 @@ def convolution(layer):
 
 
 def coupled(z, y):
-    """A loss in which the samples of a batch meet."""
+    """A loss in which the samples of a batch interact."""
     return (z.mean(0) - y[0]).square().sum() - 0.3 * z.var(0).sum()
 
 
 def normalized():
-    """Batch norm behind the layer, whose running statistics are no default ones."""
+    """Batch norm behind the layer, with running statistics other than the default."""
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
     model.double().train()
     model(3 + 2 * torch.randn(20, 4, dtype=DOUBLE))
@@ -279,7 +279,7 @@ def test_several_batches_are_run_once_for_each_stack(hidden):
     def count(module, _):
         calls.extend([1] * (module is hidden.model))
 
-    # A hook of all modules, since one of the model is a part of what is put back after a pass.
+    # A global module hook, since hooks of the model are restored after a pass.
     hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
     try:
         curvature = hidden.curvature(DataLoader(TensorDataset(*hidden.data), 2))
@@ -318,7 +318,7 @@ def test_shapes_of_vectors(hidden):
 
 
 class Drawing(nn.Module):
-    """Dropout that is on in evaluation too, a buffer that counts calls, and batch norm."""
+    """Dropout that is also active in evaluation, a buffer that counts calls, and batch norm."""
 
     def __init__(self):
         super().__init__()

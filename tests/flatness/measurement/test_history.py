@@ -133,7 +133,7 @@ def filled():
 
 
 def drawn(monkeypatch, history):
-    """The panels of the plot, from the figure that is saved."""
+    """The panels of the plot, taken from the saved figure."""
     from matplotlib.figure import Figure
 
     figures, save = [], Figure.savefig

@@ -104,7 +104,7 @@ def test_the_neurons_eigenvalues_are_those_of_the_hessians_of_the_batches(net, d
 
 @pytest.mark.parametrize("layer", ["0", "2"])
 def test_a_convolution_is_within_its_standard_error(conv, dense, layer) -> None:
-    # One sample many times over: the standard error is the noise of the probes and nothing else.
+    # Copies of one sample: the standard error is only the noise of the probes.
     image, target = torch.randn(1, 1, 5, 5, dtype=torch.float64), torch.tensor([2])
     data = image.expand(60, 1, 5, 5), target.expand(60)
     row = report(conv, data, F.cross_entropy, layers=[layer], probes=24, rescale=None)[layer]
@@ -200,7 +200,7 @@ def test_changes_of_zeros_are_no_division_by_zero() -> None:
 
 
 class Odd(nn.Module):
-    """A layer that is called twice, one that never is, a frozen one, and a normalization."""
+    """A layer that is called twice, one that is never called, a frozen one, and a normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ def test_a_frozen_layer_is_measured_and_stays_frozen(net, data) -> None:
 
 
 def state_of(model: nn.Module) -> list[object]:
-    """Everything that a report must leave as it was."""
+    """All state that a report must not change."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return [
         [(name, id(tensor), tensor.requires_grad) for name, tensor in named],

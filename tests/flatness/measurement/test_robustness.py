@@ -15,7 +15,7 @@ from famseg.flatness._measurement._robustness import feature_robustness
 from famseg.flatness._tracing._operator import Operator
 
 KINDS = ["orthogonal", "gaussian"]
-# Made in the test, from the seed that each test begins with.
+# Created in the test, from the seed that is set for each test.
 LAYERS = {
     "linear, wide": (lambda: nn.Linear(6, 2), (5, 6)),
     "linear, tall": (lambda: nn.Linear(2, 6), (5, 2)),
@@ -59,7 +59,7 @@ def test_an_orthogonal_draw_of_one_feature_has_both_signs():
 
 
 def dense_kappa(layer, inputs, targets):
-    """The definition by a dense Hessian, neurons and groups picked by the numbers of weights."""
+    """The definition with a dense Hessian; neurons and groups are selected by weight indices."""
 
     def of_weight(weight):
         return F.mse_loss(torch.func.functional_call(layer, {"weight": weight}, (inputs,)), targets)
@@ -82,7 +82,7 @@ def dense_kappa(layer, inputs, targets):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
 def test_mean_is_the_paper_s_constant_times_relative_flatness(make, shape, kind):
-    """Under squared error the loss is quadratic in the weight: nothing of higher order."""
+    """Under squared error the loss is quadratic in the weight: there are no higher-order terms."""
     layer = make().double()
     inputs = torch.randn(shape, dtype=torch.float64)
     targets = torch.randn_like(layer(inputs))
@@ -200,7 +200,7 @@ def test_error_of_kappa_is_that_of_its_probes():
 
 
 class Leaky(nn.Module):
-    """Dropout that is on in evaluation too, and a buffer that counts calls."""
+    """Dropout that is also active in evaluation mode, and a buffer that counts calls."""
 
     def __init__(self):
         super().__init__()
@@ -246,7 +246,7 @@ def test_leaves_no_trace_of_a_failure(net, batch):
 
 
 def test_the_same_masks_with_and_without_perturbation(batch):
-    """Else the rise would be the noise of dropout, which is thousands of times as large here."""
+    """Otherwise dropout noise, which is thousands of times larger here, would hide the rise."""
     found = feature_robustness(
         Leaky().double(), "head", batch, 1e-6, loss=F.cross_entropy, probes=0
     )
@@ -263,7 +263,7 @@ def test_draws_are_those_of_the_seed(net, batch):
 
 
 class Slope(torch.autograd.Function):
-    """A derivative that cannot be differentiated, as those of many kernels."""
+    """A derivative that cannot be differentiated, like those of many kernels."""
 
     @staticmethod
     def forward(ctx, slope, z):

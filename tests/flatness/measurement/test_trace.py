@@ -53,11 +53,11 @@ def test_unbiased_and_honest_about_its_error(method, spectrum):
     assert {one.products for one in found} == {PRODUCTS}
     off, spread = (values.mean() - matrix.trace()).abs().item(), values.std().item()
     if spectrum is SPECTRA["rank three"] and method != "hutchinson":
-        # The sketch spans all there is.
+        # The sketch spans the whole space.
         assert max(off, spread, errors.max().item()) < 1e-12
         return
     assert off < 5 * spread / 20
-    # The terms of xtrace are not independent: what is added for that may be too much.
+    # The terms of xtrace are not independent: the correction for this may be too large.
     most = 1.6 if method == "xtrace" else 1.2
     assert 0.85 < errors.square().mean().sqrt().item() / spread < most
 
@@ -142,7 +142,7 @@ def test_agrees_with_curvlinops_probe_by_probe(monkeypatch, oracle, method, spec
 
 
 def test_agrees_with_the_xtrace_of_curvlinops(oracle):
-    """Which leaves the lengths of the probes as they are: the same where little is outside."""
+    """It does not rescale the probes: equal where little of the trace is outside the sketch."""
     matrix = symmetric((-0.3) ** INDEX)
     wanted = oracle.xtrace(matrix, PRODUCTS, distribution="normal").item()
     assert estimate(matrix, "xtrace").value == pytest.approx(wanted, rel=1e-4)

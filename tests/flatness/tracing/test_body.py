@@ -1,4 +1,4 @@
-"""What ran before the penalized layer is given back, with its graph, and never wrongly."""
+"""Outputs of modules before the penalized layer are reused with their graph, where valid."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_is_given_back_is_not_computed_again_and_keeps_its_gradient():
     got = torch.autograd.grad(found.sum(), list(model.parameters()))
     for g, w in zip(got, wanted, strict=True):
         torch.testing.assert_close(g, w)
-    torch.testing.assert_close(model(X), whole)  # the modules are themselves again
+    torch.testing.assert_close(model(X), whole)  # the modules are restored
 
 
 def test_modules_are_themselves_again_after_an_exception():

@@ -1,4 +1,4 @@
-"""Non-reentrant checkpoints compute again what was computed under observation."""
+"""Non-reentrant checkpoints recompute operations that were observed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGETS = torch.tensor([0, 2, 1, 1, 0, 2])
 
 
 class Net(nn.Module):
-    """Layers of which some, by number, run inside a checkpoint; a way around the penalized one."""
+    """Layers, some of which run inside a checkpoint, and a path around the penalized one."""
 
     def __init__(self, skip: bool) -> None:
         super().__init__()
@@ -105,6 +105,6 @@ def test_contexts_nest_and_are_gone_afterwards():
     with computed_again(begin("outer")), computed_again(begin("inner")):
         y = checkpoint.checkpoint(torch.sin, x, use_reentrant=False)
     assert getattr(checkpoint, _RUNS) is native
-    assert entered == []  # nothing has been computed again yet
+    assert entered == []  # nothing has been recomputed yet
     y.sum().backward()
     assert entered == ["outer", "inner"]

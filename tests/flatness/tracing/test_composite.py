@@ -23,7 +23,7 @@ def on():
 
 
 def first_order(function, *inputs):
-    """Value and gradients of a function, weighted by fixed numbers."""
+    """Value and gradients of a function with fixed weights."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     value = function(*leaves)
     gradients = torch.autograd.grad(value, leaves, numbers(*value.shape, seed=9).to(value))
@@ -31,7 +31,7 @@ def first_order(function, *inputs):
 
 
 def curvature(function):
-    """The second derivative of a loss on a function along a fixed direction, as a function."""
+    """The second derivative, along a fixed direction, of a loss on a function's output."""
 
     def along(*inputs):
         x = inputs[0]
@@ -295,7 +295,7 @@ def test_dtypes_are_those_of_torch(function, autocast):
             wanted = function(x, w)
             with on():
                 found = function(x, w)
-        # To a few roundings of numbers up to about 4.
+        # Up to a few rounding errors of numbers up to about 4.
         tolerance = 16 * torch.finfo(dtype).eps
         torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
@@ -393,7 +393,7 @@ def test_a_checkpoint_computes_again_what_it_recorded(function):
         again = curvature(lambda z: checkpoint(function, z, use_reentrant=False))(x)
     assert again == plain
     (wanted,) = torch.autograd.grad(plain, x)
-    (found,) = torch.autograd.grad(again, x)  # computes again here, long after
+    (found,) = torch.autograd.grad(again, x)  # recomputes here, long after the pass
     torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
 
 

@@ -1,4 +1,4 @@
-"""Python state that passes may move is put back as it was."""
+"""Python state that a pass may change is restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from famseg.flatness._tracing._held import Held
 
 
 class Plain:
-    """An object with state that is no module."""
+    """An object with state that is not a module."""
 
     def __init__(self):
         self.count, self.log, self.inner = 0, [], {"seen": {1}, "queue": deque([1], maxlen=2)}

@@ -89,7 +89,7 @@ def test_layers_that_do_not_work_either_are_not_named():
         find_layer(tied(*more), "0")
     model = tied(*more, nn.Linear(3, 3))  # number 6
     model.head, model.again = nn.Linear(3, 3), nn.Linear(3, 3)
-    model.again.weight = more[3].weight  # as heads of language models share their embedding
+    model.again.weight = more[3].weight  # as language models share the embedding with their head
     with pytest.raises(LayerError, match=r"own: '6', 'head'\.$"):
         find_layer(model, "0")
     with pytest.raises(LayerError, match=r"'again' is shared .* own: '6', 'head'\.$"):

@@ -22,7 +22,7 @@ def network():
 
 @pytest.fixture
 def searches(monkeypatch):
-    """The names that were searched for, one by one."""
+    """The names that were searched for, in order."""
     names = []
 
     def counted(model, name):
@@ -37,7 +37,7 @@ def test_finds_once_what_stays(searches):
     model, cache = network(), LayerCache(["1.0", "2"])
     first = cache.layers(model)
     assert first == {"1.0": model[1][0], "2": model[2]}
-    # What a training does to a model is no change of its structure.
+    # Training does not change the structure of a model.
     model(torch.ones(1, 3)).sum().backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     model.eval().requires_grad_(requires_grad=False)
@@ -189,7 +189,7 @@ def test_a_module_with_another_kind_of_content_is_walked_each_time(searches):
     assert len(searches) == 2
 
 
-@pytest.mark.slow  # the compiler takes seconds to import
+@pytest.mark.slow  # importing the compiler takes seconds
 def test_sees_through_compiled_modules(searches):
     model, cache = network(), LayerCache(["1.0"])
     inner = model[1]

@@ -14,7 +14,7 @@ WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
 
 
 class Own(nn.Module):
-    """A loss of one's own that calls torch's."""
+    """A custom loss that calls torch's."""
 
     def forward(self, z, y):
         z = z * 1

@@ -11,7 +11,7 @@ from famseg.flatness._tracing._loss_view import loss_view
 
 @st.composite
 def outputs(draw):
-    """A layer's output that holds its own element numbers, in some memory order; its channel."""
+    """A layer's output that contains its element indices, in some memory order, and its channel."""
     shape = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
     order = draw(st.permutations(range(len(shape))))
     memory = torch.arange(math.prod(shape), dtype=torch.float32)
@@ -23,7 +23,7 @@ def outputs(draw):
 
 @st.composite
 def viewed(draw, tensor):
-    """A chain of views of a tensor, as users write them; and whether it is rearranged at most."""
+    """A chain of views as users write them, and whether it only rearranges the tensor."""
     rearranged = True
     for _ in range(draw(st.integers(0, 4))):
         kind = draw(st.sampled_from(["transpose", "flatten", "slice", "squeeze", "split", "add"]))
@@ -51,8 +51,8 @@ def viewed(draw, tensor):
 
 
 def numbered(output, channel):
-    """For each element number of an output: its position and its neuron."""
-    rows = output.movedim(channel, -1).flatten(0, -2)  # (positions, d) of element numbers
+    """Position and neuron of each element index of an output."""
+    rows = output.movedim(channel, -1).flatten(0, -2)  # element indices (positions, d)
     place = torch.empty(output.numel(), 2, dtype=torch.long)
     for position, row in enumerate(rows.tolist()):
         for neuron, number in enumerate(row):

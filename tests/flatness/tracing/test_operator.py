@@ -14,7 +14,7 @@ from famseg.flatness._tracing._operator import (
 
 
 class OfTransformers:
-    """GPT-2's linear layer, made when it is used: its import takes a second."""
+    """GPT-2's linear layer, created on first use: its import takes a second."""
 
     def double(self):
         from transformers.pytorch_utils import Conv1D
@@ -54,7 +54,7 @@ def used(request):
 
 def test_the_map_is_the_layer_without_its_bias(used):
     layer, features, output, operator = used
-    # The bias is what the layer makes of zeros.
+    # The bias is the layer's output for zeros.
     torch.testing.assert_close(
         operator.apply(features, layer.weight), output - layer(torch.zeros_like(features))
     )

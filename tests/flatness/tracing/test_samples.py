@@ -1,4 +1,4 @@
-"""Which tensors of a batch hold samples is learnt from batches of several sizes."""
+"""Tensors of samples are recognized from batches of several sizes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_only_what_holds_samples_is_cut():
 
 
 class Weighted(nn.Module):
-    """A network with an argument that holds one number a position, not a row a sample."""
+    """A network with an argument that has one number per position, not one row per sample."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ def test_an_argument_that_is_as_long_as_a_batch_by_accident_is_not_cut(first):
     draws = torch.tensor(draws)
     wanted = FAM(model, estimator="exact", **options)((x, w), y).penalty.item()
     assert abs(draws.mean() - wanted) < 4 * draws.std() / len(draws) ** 0.5
-    # Where another length was seen before, it is known, and the penalty looks at a part.
+    # After a batch of another length it is recognized, and the penalty uses a part.
     assert ("a quarter" in fam.explain()) == (first == 32)
 
 

@@ -44,11 +44,11 @@ def test_all_that_a_network_may_draw_from_is_put_back(model):
         return [
             torch.rand(1).item(),
             random.random(),  # noqa: S311
-            np.random.random(),  # noqa: NPY002 - what networks draw from by themselves
+            np.random.random(),  # noqa: NPY002 - networks may draw from it
             torch.rand(1, generator=generator).item(),
         ]
 
-    numbers()  # numpy loads its own on first use
+    numbers()  # numpy initializes its generator on first use
     with untouched([model], CPU, generator):
         first = numbers()
     assert numbers() == first

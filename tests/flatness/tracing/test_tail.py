@@ -179,7 +179,7 @@ def test_a_norm_beside_the_tail_is_fine():
     class Beside(Net):
         def forward(self, x):
             z = self.layer(x)
-            return z.tanh() + self.tail(x).mean()  # runs later, does not depend on the layer
+            return z.tanh() + self.tail(x).mean()  # runs later but does not depend on the layer
 
     fam_of(Beside(nn.LayerNorm(3)))(INPUTS, TARGETS).total.backward()
 
@@ -244,7 +244,7 @@ def test_any_part_may_be_checkpointed_without_reentrance(first, check_gradient):
 
 
 class SyncBatchNorm(torch.autograd.Function):
-    """Named as torch's, which needs several processes to appear in a graph."""
+    """Named like torch's class, which appears in a graph only with several processes."""
 
     @staticmethod
     def forward(ctx, z):
@@ -322,7 +322,7 @@ def test_any_pair_of_samples_that_interacts_is_found(pair, estimator):
 
 def test_auto_takes_probes_for_the_batch_where_samples_interact():
     fam = fam_of(Net(nn.Tanh()), "auto", loss=pair_loss(0, 1))
-    fam(INPUTS[:1], TARGETS[:1])  # one sample cannot show it
+    fam(INPUTS[:1], TARGETS[:1])  # not detectable with one sample
     fam(INPUTS, TARGETS)
     assert "batch_probes, unbiased: the samples of a batch interact" in fam.explain()
 

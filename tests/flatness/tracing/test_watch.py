@@ -37,7 +37,7 @@ def test_under_autocast_the_tail_stays_in_float32(model, layer, estimator):
     with torch.autocast("cpu", torch.bfloat16):
         found = fam(*DATA)
         assert torch.is_autocast_enabled("cpu")
-        assert model[0](DATA[0]).dtype == torch.bfloat16  # the caller's autocast goes on
+        assert model[0](DATA[0]).dtype == torch.bfloat16  # the caller's autocast remains active
     assert found.loss.dtype == found.penalty.dtype == torch.float32
     torch.testing.assert_close(found.penalty, wanted.penalty, rtol=0.03, atol=0)
     again = torch.autograd.grad(found.total, model.parameters())
@@ -51,11 +51,11 @@ def test_the_body_still_runs_in_the_callers_precision(model):
     model[2].register_forward_hook(lambda m, a, out: seen.append(out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         objective(model)(*DATA)
-    assert seen == [torch.bfloat16, torch.float32]  # of the step: a look at the network is undone
+    assert seen == [torch.bfloat16, torch.float32]  # the step's; the analysis's is undone
 
 
 class OwnAutocast(nn.Module):
-    """A model that enters autocast by itself, as many of transformers do."""
+    """A model that enters autocast itself, like many in transformers."""
 
     def __init__(self, model):
         super().__init__()
@@ -88,7 +88,7 @@ def test_autocast_is_restored_after_an_exception(model):
 
 
 class Attentive(nn.Module):
-    """Attention before and behind the layer, checkpointed on request."""
+    """Attention before and behind the layer, optionally checkpointed."""
 
     def __init__(self, checkpointed):
         super().__init__()
@@ -152,7 +152,7 @@ def test_an_output_may_be_changed_in_place(model):
     assert "closed_form" not in explained(nn.Sequential(*model, Tanh_()), layer="4")
 
 
-class Tanh_(nn.Module):  # noqa: N801 - as torch names what works in place
+class Tanh_(nn.Module):  # noqa: N801 - torch's naming of in-place modules
     def forward(self, x):
         return x.tanh_()
 
@@ -164,7 +164,7 @@ def explained(model, **options):
 
 
 class Adapted(nn.Linear):
-    """A linear layer with a second, hidden map: its weight is not all that it does."""
+    """A linear layer with a second, hidden map: its weight does not define it completely."""
 
     def __init__(self, *shape):
         super().__init__(*shape)

@@ -1,4 +1,4 @@
-"""What was prepared goes back to the voxels of its scan."""
+"""Prepared skulls are mapped back to the voxels of their scans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = Settings(size=64, spacing_mm=3.5, crop="none", holes="keep")
 
 
 def oblique() -> NDArray[np.float64]:
-    """Axes of a scan that is stored back to front and lies oblique in its world."""
+    """Axes of a scan that is stored back to front and is oblique in world coordinates."""
     affine = np.diag([-3.0, 3.0, 4.0, 1.0])
     turn = Rotation.from_euler("xyz", [6, -4, 9], degrees=True).as_matrix()
     affine[:3, :3] = turn @ affine[:3, :3]
@@ -39,7 +39,7 @@ def oblique() -> NDArray[np.float64]:
 
 
 def scan_of(affine: NDArray[np.float64]) -> Volume:
-    """A phantom in the voxels of a scan."""
+    """A phantom on the voxel grid of a scan."""
     bone = phantom(0, 0, 64)
     shape = (76, 80, 60)
     middle = affine @ [*(n / 2 for n in shape), 1]

@@ -44,7 +44,7 @@ def head() -> np.ndarray:
 
 
 def copies(mask: np.ndarray, affine: np.ndarray) -> dict[str, Volume]:
-    """What a skull looks like that came into a data set a second time."""
+    """A second copy of a skull in a data set."""
     stray = mask.copy()
     stray[0, 0, 0] = 1
     missing = mask.copy()
@@ -135,7 +135,7 @@ def test_groups_join_pairs_in_any_order() -> None:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten phantoms; p8 is p1 moved, p9 is the same file as p0."""
+    """Ten phantoms; p8 is p1 after a movement, p9 is the same file as p0."""
     root = tmp_path_factory.mktemp("phantoms")
     affine = np.diag([7.0, 7.0, 7.0, 1.0])
     for i in range(8):
@@ -163,7 +163,7 @@ SHARES = {"validation": 0.2, "test": 0.3, "seed": 0}
 
 
 def other_splits(result: Splitting) -> list[dict[str, str | None]]:
-    """What other seeds make of the same subjects and pairs."""
+    """Splits of the same subjects and pairs with other seeds."""
     return [
         {s.id: s.split for s in _split(result.subjects, result.pairs, 0.2, 0.3, seed, {})}
         for seed in range(1, 12)

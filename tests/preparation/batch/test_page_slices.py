@@ -1,4 +1,4 @@
-"""Slices of the scan in the report: right way round, outline where the bone is, in a browser."""
+"""Slices of the scan in the report, in a browser: correct orientation, outline on the bone."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def times(out: Path) -> dict[str, int]:
 
 @pytest.fixture
 def places(tmp_path: Path) -> tuple[Path, Path]:
-    """The source, and where the prepared skulls go."""
+    """The source and the folder of the prepared skulls."""
     return tmp_path / "scans", tmp_path / "out"
 
 
@@ -468,7 +468,7 @@ def test_an_interrupt_ends_the_processes_at_once(places: tuple[Path, Path]) -> N
 
 
 def _working(children: set[int]) -> list[int]:
-    """Processes that prepare; the one that tracks resources stays with its parent."""
+    """The worker processes, without the resource tracker, which remains with its parent."""
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     return [pid for pid, command in commands.items() if b"spawn_main" in command]
 

@@ -1,4 +1,4 @@
-"""A head that was scanned twice is found however it lay; different heads are not."""
+"""A head that was scanned twice is found whatever its pose; different heads are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several series of one head in one study: which is taken, and what is said of the others."""
+"""Several series of one head in one study: which one is used, and messages about the others."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def jpeg_2000(across: int, down: int) -> bytes:
 
 
 def with_size(code: bytes, across: int, down: int) -> bytes:
-    """An image whose header says another size than it has."""
+    """An image whose header gives a wrong size."""
     if code.startswith(b"\xff\xd8"):
         place, form = code.index(b"\xff\xc0") + 5, ">2H"
         across, down = down, across
@@ -40,7 +40,7 @@ def with_size(code: bytes, across: int, down: int) -> bytes:
 
 
 def tried(folder: Path, syntax: str, code: bytes, *, bits: int = 16) -> Cost:
-    """Return what it costs to read a series whose slices are this image."""
+    """Return the cost of reading a series whose slices are this image."""
     Series(np.full((SLICES, 64, 64), -1000, np.int16), [3.5 * k for k in range(SLICES)]).write(
         folder
     )
@@ -63,7 +63,7 @@ def tried(folder: Path, syntax: str, code: bytes, *, bits: int = 16) -> Cost:
         image("JPEG2000", 30, 20),
         image("JPEG2000", 30, 20, "RGB", no_jp2=True),
         bytes.fromhex("ffd8fff7000b100014001e01011100"),  # the beginning of a JPEG-LS
-        bytes.fromhex("ffd8 01 ffff ff01 ffd0 ffc10011080014001e"),  # as decoders put up with
+        bytes.fromhex("ffd8 01 ffff ff01 ffd0 ffc10011080014001e"),  # tolerated by decoders
     ],
 )
 def test_the_size_is_that_of_the_image(code: bytes) -> None:

@@ -53,7 +53,7 @@ def scan(folder: Path) -> Scan:
 
 
 def lps(result: Scan) -> np.ndarray:
-    """Values as they were written: ``(Z, Y, X)``."""
+    """Values as written: ``(Z, Y, X)``."""
     return result.volume.array.transpose(2, 1, 0)
 
 
@@ -520,10 +520,10 @@ def test_other_files_in_a_folder_of_a_patient(tmp_path: Path) -> None:
     assert origins == {("unnamed", "***/broken.dcm"), ("unnamed_2", "***/old.rar")}
 
 
-# The library that writes the file objects to the name in it, too.
+# The library that writes the file also objects to the name in it.
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 def test_damaged_headers_tell_nothing_personal(tmp_path: Path) -> None:
-    # What stands where a UID or a code should stand may be the remains of anything.
+    # The value of a UID or code may be arbitrary leftover text.
     tags = {**PERSONAL, "Modality": "ERIKA", "SOPClassUID": "Mustermann"}
     refused = reason(ct(8, tags=tags).write(tmp_path / "a"))
     assert refused.reason.startswith("modality unknown, not CT: ")

@@ -1,4 +1,4 @@
-"""One person, one group: by headers that leave no trace but a keyed hash, and by paths."""
+"""One group per person: by headers, of which only a keyed hash is stored, and by paths."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_group_set_by_hand_stays_and_takes_in_who_belongs_to_it() -> None:
     assert labels(people, {"a": "Ann", "c": "Ann"})["c"] == "Ann"
     divided = labels(people, {"a": "Ann", "b": "Bob"})
     assert (divided["a"], divided["b"]) == ("Ann", "Bob")
-    # What was found automatically is found anew: the headers may say more than before.
+    # Automatic groups are determined again: the headers may contain more than before.
     old = {"a": "person_000000000000", "b": "person_111111111111"}
     assert labels(people, old) == labels(people)
 
@@ -112,7 +112,7 @@ def test_a_pattern_of_the_path_groups(run: Callable[..., Outcome], tmp_path: Pat
         "sub-02_a": "sub-02",
     }
     assert manifest(tmp_path)["other"] == ""
-    # The next run without the option takes them from the manifest, where people may change them.
+    # The next run without the option reads them from the manifest, which people may edit.
     subjects = read_manifest(tmp_path / "out" / "manifest.csv")
     changed = [SkullSubject(s.id, s.file, s.sha256, s.split, s.group or "me") for s in subjects]
     write_manifest(changed, tmp_path / "out" / "manifest.csv")
@@ -154,7 +154,7 @@ def test_the_salt_is_made_once_and_is_the_owners(tmp_path: Path) -> None:
 
 
 def take(scan: object, *, companions: object, like: NDArray[np.uint8]) -> object:
-    """Return a small skull whatever the scan is: what is tested is whose it is."""
+    """Return a small skull whatever the scan is: only its group is tested."""
     from famseg.preparation import Scan
     from famseg.volumes import Volume
 

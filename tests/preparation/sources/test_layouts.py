@@ -1,4 +1,4 @@
-"""Miniature copies of the collections, with the oddities that theirs have."""
+"""Miniature copies of the collections, with their peculiarities."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def mug500(tmp_path: Path, skull: Array, holed: Pair, affine: Array) -> Path:
 
 
 def packed(root: Path) -> Path:
-    """Each folder as an archive beside it."""
+    """Each folder as an archive next to it."""
     for folder in sorted(root.iterdir()):
         with zipfile.ZipFile(root / f"{folder.name}.zip", "w") as archive:
             for file in sorted(folder.rglob("*")):

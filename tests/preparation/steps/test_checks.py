@@ -1,4 +1,4 @@
-"""Cut vaults and holes in them, on a shell whose measures are known and on real heads."""
+"""Cut vaults and holes in them, on a shell with known dimensions and on real heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies beside a head or in it, and what is no head: kinds, flags, and who is trained on."""
+"""Objects next to or in a head, and scans without a head: kinds, flags, use in training."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_holder_above_the_head_does_not_lift_the_vertex(plain: Prepared) -> No
 
 
 def test_the_front_wall_of_a_large_frontal_sinus_belongs_to_the_head() -> None:
-    """6 mm of bone and skin before 20 mm of air: no solid body, and 14 mm or more from one."""
+    """6 mm of bone and skin in front of 20 mm of air: no solid body, and 14 mm or more from one."""
     x, y, z = np.meshgrid(*[(np.arange(n) - n // 2) * 2.0 for n in (70, 90, 70)], indexing="ij")
     head = (x / 60) ** 2 + (y / 80) ** 2 + (z / 60) ** 2 < 1
     sinus = (np.abs(x) < 16) & (np.abs(z) < 12) & (y > 50)
@@ -119,7 +119,7 @@ def test_the_front_wall_of_a_large_frontal_sinus_belongs_to_the_head() -> None:
 
 
 def on_the_vault() -> np.ndarray:
-    """A plate of 8 mm that stands on the vault, 28 mm high: without tissue nothing tells it."""
+    """A plate of 8 mm on the vault, 28 mm high: without soft tissue it is not detectable."""
     mask = (head() > 226).astype(float)
     mask[(np.abs(Y + 20) < 5) & (np.abs(X) < 40) & (Z > 40) & (Z < 98)] = 1
     mask[np.sqrt((X / 57) ** 2 + (Y / 73) ** 2 + (Z / 62) ** 2) < 1] = 0
