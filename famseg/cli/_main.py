@@ -149,7 +149,7 @@ def main() -> None:
     except RunError as error:
         _end(error, [str(error)], 1, debug=debug, own=getattr(error, "everyone", False))
     except Exception as error:
-        _end(error, [_memory_fault(error) or _defect(error)], 1, debug=debug, own=True)
+        _end(error, [_memory_fault(error) or _report_bug(error)], 1, debug=debug, own=True)
     except BaseException as error:
         signum = getattr(error, "signum", None)
         if signum is None:
@@ -184,7 +184,7 @@ def _memory_fault(error: Exception) -> str | None:
     return None
 
 
-def _defect(error: Exception) -> str:
+def _report_bug(error: Exception) -> str:
     return (
         f"{type(error).__name__}: {error}. This is a bug in famseg; --debug shows where. Please "
         "report it."

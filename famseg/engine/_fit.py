@@ -159,7 +159,7 @@ class Fit:
         trainer = self._trainer(stop)
         for observer in self.observers:
             observer.started(epochs=epochs, steps=epochs * per_epoch, step=self.batches.start)
-        if self.batches.start < epochs * per_epoch and not self._exhausted():
+        if self.batches.start < epochs * per_epoch and not self._stops_early():
             self._pause(self.batches.start // per_epoch)
             self._plain_seconds = self._time_plain_step(trainer)
             try:
@@ -170,7 +170,7 @@ class Fit:
         return FitResult(
             epochs=trainer.state.iteration // per_epoch,
             best=self.state.best,
-            stopped_early=self._exhausted(),
+            stopped_early=self._stops_early(),
             seconds=time.perf_counter() - began,
         )
 
@@ -251,7 +251,7 @@ class Fit:
         for observer in self.observers:
             observer.epoch(epoch, metrics)
         self._stop_if_asked(engine.state.iteration, self.processes.sum(stop.flags()))
-        if self._exhausted():
+        if self._stops_early():
             engine.terminate()
         else:
             self._pause(epoch)
@@ -306,7 +306,7 @@ class Fit:
         if epoch == swa.first:
             self.state.best = Best()  # only averaged networks are candidates for the best epoch
 
-    def _exhausted(self) -> bool:
+    def _stops_early(self) -> bool:
         early = self.training.early_stopping
         return early is not None and self.state.best.waited >= early.patience
 
