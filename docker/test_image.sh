@@ -160,9 +160,12 @@ use() {
     expect 0 "a language model, smoke size" in_image -- train --config smoke/rte_fam.yaml
     expect 2 "a faulty key" in_image -- train --config skull.yaml lamda=1
     check "is named in one line" test "$(wc -l <"$work/log")" = 1
-    expect 0 "a training with a /dev/shm of 64 KB" in_image --shm-size=64k -- train \
+    expect 0 "a training with a /dev/shm of 1 MB" in_image --shm-size=1m -- train \
         --config smoke/skull.yaml seed=1 training.workers=2
     check "which says so" grep -q "they go through pipes" "$work/log"
+    expect 0 "a training with a /dev/shm of 64 KB" in_image --shm-size=64k -- train \
+        --config smoke/skull.yaml seed=2 training.workers=2
+    check "which says so" grep -q "batches are loaded by the training" "$work/log"
 }
 
 # Long enough to be told to stop between its first epoch and its last one.

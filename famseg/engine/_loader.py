@@ -23,6 +23,9 @@ from famseg.engine._signals import calm_worker
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
 # Torch's default number of batches that each worker prefetches.
 _PREFETCH = 2
+# What processes share to wait for each other takes a page each: 8 for a loader, 3 for each worker;
+# a training has a loader of its own, one for validation, and now and then another.
+_PAGE, _LOADERS = 4096, 3
 
 _logger = logging.getLogger("famseg")
 
@@ -65,7 +68,8 @@ def batch_loader(
 
     Workers transfer batches in ``/dev/shm``, of which docker gives a container 64 MB. If it is
     full, the training crashes, regardless of torch's sharing strategy. If it is too small for all
-    prefetched batches, they are transferred through pipes, with a warning.
+    prefetched batches, they are transferred through pipes, with a warning; if it is too small for
+    the locks of workers, there are none.
 
     Args:
         data: The samples.
@@ -87,6 +91,15 @@ def batch_loader(
     if workers and SHARED_MEMORY.is_dir():
         needed = _needed(data, batches, collate, workers)
         free = shutil.disk_usage(SHARED_MEMORY).free
+        if free < _LOADERS * (8 + 3 * workers) * _PAGE:
+            if speaks:
+                _logger.warning(
+                    "%s has %.2f MB free, too little for workers: batches are loaded by the "
+                    "training itself, which is slower. Start docker with --shm-size=8g or --ipc=host.",
+                    SHARED_MEMORY,
+                    free / 1e6,
+                )
+            return DataLoader(data, **{**options, "num_workers": 0})
         if needed > free:
             if speaks:
                 _logger.warning(
