@@ -31,6 +31,7 @@ from famseg.reconstruction._flush import Step, not_flush, step_mm
 from famseg.reconstruction._outline import Box, pieces_of
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import grown_box, thickened
+from famseg.reconstruction._threads import one_thread
 
 _AROUND_MM = 12.0
 _OVERLAP_VOXELS = 2.5
@@ -73,6 +74,7 @@ class Fitted:
     warnings: tuple[str, ...]
 
 
+@one_thread()
 def fit(
     implant: Mask,
     skull: Mask,

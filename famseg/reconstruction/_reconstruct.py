@@ -30,6 +30,7 @@ from famseg.reconstruction._refine import refine
 from famseg.reconstruction._save import Result
 from famseg.reconstruction._skull import Skull, read_skull
 from famseg.reconstruction._symmetry import other_side, without_lone
+from famseg.reconstruction._threads import one_thread
 
 Stage = Callable[[str], None]
 """Called with the next step."""
@@ -84,6 +85,7 @@ class Options:
         return Settings(threshold_hu=self.threshold_hu, threshold=self.threshold, label=self.label)
 
 
+@one_thread()
 def reconstruct(
     scan: Scan, network: CoarseNetwork, options: Options, *, stage: Stage = lambda _: None
 ) -> Result:
@@ -92,7 +94,7 @@ def reconstruct(
     Bone is segmented as by ``famseg prepare``, in the voxels of the scan (`read_skull`). The
     network receives it in a frame over the vault (`place_frame`); its prediction is resampled to
     the scan, refined at the scan's resolution (`refine`) and fitted to the bone (`fit`). Nothing is
-    random: the same scan, network and options give the same bytes.
+    random, and all of it runs on one thread: the same scan, network and options give the same bytes.
 
     Args:
         scan: A defective skull or a CT of one.
