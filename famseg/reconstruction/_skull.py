@@ -25,7 +25,7 @@ from famseg.preparation.steps import (
     to_ras,
     truncated_vault,
 )
-from famseg.volumes import Volume
+from famseg.volumes import Volume, copy_into
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -78,19 +78,23 @@ class Skull:
         Returns:
             Shape of the scan; 0 where the grid does not reach.
         """
-        shape = _turned_shape(self.scan_bone.shape, self.scan_affine)
-        whole = np.zeros(shape, dtype=values.dtype)
-        kept = [
-            (slice(max(s.start, 0), min(s.stop, n)), max(-s.start, 0))
-            for s, n in zip(self.box, shape, strict=True)
-        ]
-        here = tuple(slice(skip, skip + k.stop - k.start) for k, skip in kept)
-        whole[tuple(k for k, _ in kept)] = values[here]
-        return np.ascontiguousarray(_turned_back(whole, self.scan_affine))
+        shape = self._turned_shape
+        whole = np.zeros(shape, dtype=values.dtype, order="F")  # as volumes are read and written
+        there, here = _shared(self.box, shape)
+        copy_into(whole[there], values[here])
+        return _turned_back(whole, self.scan_affine)
 
     def beyond_scan(self, mask: Mask) -> int:
         """Return how many voxels of a mask of the grid lie beyond the scan."""
-        return int(np.count_nonzero(mask)) - int(np.count_nonzero(self.to_scan(mask)))
+        _, here = _shared(self.box, self._turned_shape)
+        return int(np.count_nonzero(mask)) - int(np.count_nonzero(mask[here]))
+
+    @property
+    def _turned_shape(self) -> tuple[int, ...]:
+        """The shape of the scan after `to_ras`."""
+        turn = nibabel.orientations.io_orientation(self.scan_affine)
+        shape = self.scan_bone.shape
+        return tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))
 
 
 def read_skull(scan: Scan, settings: Settings) -> Skull:
@@ -139,10 +143,15 @@ def read_skull(scan: Scan, settings: Settings) -> Skull:
     )
 
 
-def _turned_shape(shape: tuple[int, ...], affine: Floats) -> list[int]:
-    """Return the shape of a scan after `to_ras`."""
-    turn = nibabel.orientations.io_orientation(affine)
-    return [shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3)]
+def _shared(
+    box: Box, shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]]:
+    """Return where a box that may reach beyond a volume shares it, in the volume and in the box."""
+    x, y, z = (slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, shape, strict=True))
+    u, v, w = (
+        slice(k.start - s.start, k.stop - s.start) for k, s in zip((x, y, z), box, strict=True)
+    )
+    return (x, y, z), (u, v, w)
 
 
 def _turned_back(values: NDArray[Any], affine: Floats) -> NDArray[Any]:
@@ -208,7 +217,6 @@ def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
 def _cropped(mask: Mask, box: Box) -> Mask:
     """Return the part of a mask in a box that may reach beyond it."""
     out = np.zeros([s.stop - s.start for s in box], dtype=bool)
-    kept = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)]
-    here = tuple(slice(k.start - s.start, k.stop - s.start) for k, s in zip(kept, box, strict=True))
-    out[here] = mask[tuple(kept)]
+    there, here = _shared(box, mask.shape)
+    copy_into(out[here], mask[there])
     return out
