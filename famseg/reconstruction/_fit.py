@@ -27,7 +27,7 @@ from famseg.meshes import (
 from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
-from famseg.reconstruction._flush import Step, not_flush, step_mm
+from famseg.reconstruction._flush import Step, not_flush, steps_from
 from famseg.reconstruction._outline import Box, pieces_of
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import grown_box, thickened
@@ -134,7 +134,7 @@ def fit(
     mask = np.zeros(skull.shape, dtype=bool)
     mask[box] = voxelize(made.mesh, bone.shape, place) & ~bone
     thick = thickness_mm(made.mesh, samples=_THICKNESS_SAMPLES)
-    step = step_mm(mask, skull, affine)
+    step = steps_from(mask, skull, affine, origin)
     raised = not_flush(step, float(np.linalg.norm(affine[:3, :3], axis=0).max()))
     return Fitted(
         mask=mask,
@@ -163,8 +163,11 @@ def _mesh(own: Mask, bone: Mask, place: Array, walls: Mesh, gap_mm: float) -> Me
     """
     edges = np.linalg.norm(place[:3, :3], axis=0)
     reach = _OVERLAP_VOXELS * float(edges.max())
-    beside = ndimage.distance_transform_edt(~own, sampling=edges) <= reach
-    solid = surface_mesh(own | (bone & beside), place)
+    near = grown_box(own, np.ceil(reach / edges).astype(int))
+    beside = ndimage.distance_transform_edt(~own[near], sampling=edges) <= reach
+    whole = own.copy()
+    whole[near] |= bone[near] & beside
+    solid = surface_mesh(whole, place)
     return simplify(cut_gap(solid, walls, gap_mm, float(edges.min())), max_error_mm=_FLAT_MM)
 
 
