@@ -8,6 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
@@ -35,6 +36,7 @@ MARGIN_MM = 25.0
 
 # Hard bounds of what is taken for a skull; those of `implausible` are the usual ones and warn.
 _BOX_MM, _VOLUME_ML = (70.0, 450.0), (60.0, 3000.0)
+_LEAST_ROOM_MM, _LOOK_MM = 20.0, 3.0  # the upper or lower third of a head has 37 mm or more
 _OPEN_CM2 = 10.0  # of the ring that a scan cuts from a vault lies inside: heads cut open show 100
 
 
@@ -200,12 +202,33 @@ def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
         layer = ends & body.any(axis=2)
     open_cm2 = np.count_nonzero(spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
     if open_cm2 >= _OPEN_CM2 or cut_at_side(mask, ras.spacing_mm):
+        if _room_mm(mask, ras.spacing_mm) < _LEAST_ROOM_MM:
+            raise InputError(
+                "no skull is recognizable: bone lies all over the scan, as in noise, and leaves no "
+                "room for a brain; is this a CT of a head, and is the threshold right?"
+            )
         raise InputError(
             "the vault is cut off by the border of the scan: bone that is missing there is not a "
             "defect; "
             "give a scan of the whole vault"
         )
     return ["The scan ends within the wall of the vault: its top is shaved."]
+
+
+def _room_mm(mask: Mask, spacing_mm: tuple[float, float, float]) -> float:
+    """Return the radius of the largest ball without bone in the box around a skull.
+
+    It is looked for on voxels of 3 mm, which are bone if they contain any.
+    """
+    inside = mask[bounding_box(mask)]
+    steps = [max(round(_LOOK_MM / edge), 1) for edge in spacing_mm]
+    starts = (np.arange(0, n, k) for n, k in zip(inside.shape, steps, strict=True))
+    for axis, start in enumerate(starts):
+        inside = np.logical_or.reduceat(inside, start, axis=axis)
+    if inside.all():
+        return 0.0
+    edges = [k * edge for k, edge in zip(steps, spacing_mm, strict=True)]
+    return float(ndimage.distance_transform_edt(~inside, sampling=edges).max())
 
 
 def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
