@@ -40,6 +40,7 @@ _MOST_BLUNTED = 0.05  # of the volume: a rim is blunted less rather than cut bac
 _LEAST_BLUNTED = 0.4  # of the thickness that was asked for
 _THICKNESS_SAMPLES = 2000
 _TOO_THIN_MM = 0.1
+_MUCH_TOO_THIN_MM = 0.3
 _NO_UNDERCUT = 2e-4  # of the volume: less is a film that no line through the implant sees twice
 _MOST_UNDERCUT = 0.05  # of the volume: an implant that lost more would not fill its defect
 
@@ -220,14 +221,20 @@ def _insertable(
 
 
 def _too_thin(thick: Array, least_mm: float) -> list[str]:
-    """Return a sentence if more than a twentieth of an implant is thinner than asked for."""
-    p5 = float(np.percentile(thick, 5))
-    if p5 >= least_mm - _TOO_THIN_MM:
-        return []
+    """Return a sentence if much of an implant is thinner than asked for, or some of it by much."""
+    p5, thinnest = float(np.percentile(thick, 5)), float(thick.min())
     share = float((thick < least_mm - _TOO_THIN_MM).mean())
+    if p5 >= least_mm - _TOO_THIN_MM:
+        if thinnest >= least_mm - _MUCH_TOO_THIN_MM:
+            return []
+        return [
+            f"The implant is thinner than the {least_mm:g} mm that were asked for on {share:.1%} "
+            f"of its surface, down to {thinnest:.1f} mm: check its edges."
+        ]
     return [
         f"The implant is thinner than the {least_mm:g} mm that were asked for on {share:.0%} of "
-        f"its surface (5th percentile {p5:.1f} mm): the bone leaves no more room there."
+        f"its surface (5th percentile {p5:.1f} mm, thinnest place {thinnest:.1f} mm): the bone "
+        "leaves no more room there."
     ]
 
 
