@@ -212,7 +212,7 @@ def _signed_mm(
         near &= inside
     places = np.argwhere(near)
     points = places @ affine[:3, :3].T + affine[:3, 3]
-    away = np.minimum(closest(points, mesh, max_mm=far).away_mm, far)
+    away = np.minimum(closest(points, mesh, max_mm=abs(level_mm) + edge).away_mm, far)
     field[tuple(places.T)] = np.where(inside[tuple(places.T)], -away, away)
     return field
 

@@ -45,7 +45,7 @@ def without_undercut(implant: Mesh, bone: Mesh, direction: ArrayLike) -> Mesh:
     affine, shape = layer(implant, unit(direction), _SPACING_MM)
     start = first_bone_mm(near, affine, shape).reshape(shape)
     inverse = np.linalg.inv(affine)
-    here = implant.vertices[np.unique(implant.faces)] @ inverse[:3, :3].T + inverse[:3, 3]
+    here = implant.used_vertices @ inverse[:3, :3].T + inverse[:3, 3]
     low, high = here[:, 2].min(), here[:, 2].max()
     place = affine @ np.diag([1, 1, _SPACING_MM, 1])
     place[:3, 3] += affine[:3, 2] * (low - 2 * _SPACING_MM)

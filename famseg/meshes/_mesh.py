@@ -78,8 +78,15 @@ class Mesh:
         """
         if len(self.faces) == 0:
             raise ValueError("an empty mesh has no bounds")
-        used = self.vertices[np.unique(self.faces)]
+        used = self.used_vertices
         return np.stack([used.min(axis=0), used.max(axis=0)])
+
+    @property
+    def used_vertices(self) -> Floats:
+        """The vertices that faces use, in their order."""
+        used = np.zeros(len(self.vertices), dtype=np.bool_)
+        used[self.faces] = True
+        return self.vertices[used]
 
     @cached_property
     def centroid_mm(self) -> Floats:

@@ -76,6 +76,9 @@ def insertion_direction(implant: Mesh, bone: Mesh) -> tuple[Floats, float]:
     near = bone_around(implant, bone)
     if len(near.faces) == 0:
         return center, 0.0
+    along = _blocked_mm3(implant, near, center, _SEARCH_SPACING_MM) / implant.volume_mm3
+    if along <= _EQUAL * _STEP_DEG[-1] / _CONE_DEG:  # any other direction would have to be better
+        return center, _blocked_mm3(implant, near, center, _SPACING_MM)
     small = simplify(implant, max_error_mm=_SEARCH_ERROR_MM)
     walls = simplify(near, max_error_mm=_SEARCH_ERROR_MM)
 
@@ -168,8 +171,8 @@ def layer(implant: Mesh, way: Floats, spacing_mm: float) -> tuple[Floats, tuple[
     The affine maps a line's two indices and the height in mm along it to mm of the world.
     """
     u, v = _across(way)
-    axes = np.stack([u, v, way], axis=1)  # columns; right-handed, the third is the direction
-    here = implant.vertices[np.unique(implant.faces)] @ axes
+    axes = np.stack([u, v, way], axis=1)  # columns: right-handed, the third is the way
+    here = implant.used_vertices @ axes
     low, high = here.min(axis=0) - spacing_mm, here.max(axis=0) + spacing_mm
     low[2] -= _ABOVE_MM
     affine = np.eye(4)

@@ -28,7 +28,8 @@ _MOST_WALL_MM = 20.0  # a longer path through bone is the base or the face, not 
 _WINDOW_MM = 20.0  # range of rays in front of and behind the outline
 _FINEST_STEP_MM = 0.5
 _NEAREST_MM = 15.0
-_WIDEST = 1.9  # largest radius; at 2 lies the opposite pole
+_WIDEST = 1.9  # of 2, which is the opposite pole
+_WIDE, _RIM = 0.3, 1.8  # angle of a voxel, and distance on the map: where all rays are cast
 
 
 def vault_middle_mm(skull: Mask, affine: Array) -> Array:
@@ -181,10 +182,32 @@ class Chart:
     def shadow(self, region: Mask, where: Mask) -> Mask:
         """Return the pixels whose rays meet a region."""
         met = np.zeros(where.shape, dtype=bool)
+        where = where & self._near(region)
         found = [(above >= 0).any(axis=1) for above in self._samples([Layer.of(region)], where)]
         if found:
             met[where] = np.concatenate(found)
         return met
+
+    def _near(self, region: Mask) -> Mask:
+        """Return all pixels whose rays pass a voxel of a region within a voxel, and some more."""
+        near = np.ones((2 * self.count + 1,) * 2, dtype=bool)
+        places = np.argwhere(region)
+        if not len(places):
+            return ~near
+        pixels, away = self.at_pixels(places @ self.affine[:3, :3].T + self.affine[:3, 3])
+        reach = np.abs(self.affine[:3, :3]).sum(axis=1)
+        angle = float(np.linalg.norm(reach)) / float(away.min())
+        # The projection widens what is off its middle: at the rim of the map without a bound.
+        widest = float(np.hypot(*(pixels - self.count)).max()) * self.pixel + 2 * angle
+        if angle > _WIDE or widest > _RIM:
+            return near
+        steps = int(np.ceil(1.2 * angle / np.sqrt(1 - widest**2 / 4) / self.pixel)) + 1
+        index = np.rint(pixels).astype(np.int64) + steps  # some may lie beyond the map
+        held = ((index >= 0) & (index < len(near) + 2 * steps)).all(axis=0)
+        hit = np.zeros((len(near) + 2 * steps,) * 2, dtype=np.uint8)
+        hit[tuple(index[:, held])] = 1
+        hit = ndimage.maximum_filter(hit, 2 * steps + 1, mode="constant")
+        return np.asarray(hit[steps:-steps, steps:-steps] > 0)
 
     def _radii(self) -> Array:
         step = 0.6 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())

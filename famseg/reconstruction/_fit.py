@@ -27,10 +27,11 @@ from famseg.meshes import (
 from famseg.messages import InputError
 from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
-from famseg.reconstruction._flush import Step, not_flush, step_mm
+from famseg.reconstruction._flush import Step, not_flush, steps_from
 from famseg.reconstruction._outline import Box, pieces_of
 from famseg.reconstruction._slivers import without_slivers
 from famseg.reconstruction._thicken import grown_box, thickened
+from famseg.reconstruction._threads import one_thread
 
 _AROUND_MM = 12.0
 _OVERLAP_VOXELS = 2.5
@@ -39,8 +40,9 @@ _MOST_BLUNTED = 0.05  # of the volume; a rim is blunted less instead of being cu
 _LEAST_BLUNTED = 0.4  # of the requested thickness
 _THICKNESS_SAMPLES = 2000
 _TOO_THIN_MM = 0.1
-_NO_UNDERCUT = 2e-4  # of the volume; anything less is within the sampling error
-_MOST_UNDERCUT = 0.05  # of the volume; an implant that lost more would not fill its defect
+_MUCH_TOO_THIN_MM = 0.3
+_NO_UNDERCUT = 2e-4  # of the volume: less is a film that no line through the implant sees twice
+_MOST_UNDERCUT = 0.05  # of the volume: an implant that lost more would not fill its defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class Fitted:
     warnings: tuple[str, ...]
 
 
+@one_thread()
 def fit(
     implant: Mask,
     skull: Mask,
@@ -133,7 +136,7 @@ def fit(
     mask = np.zeros(skull.shape, dtype=bool)
     mask[box] = voxelize(made.mesh, bone.shape, place) & ~bone
     thick = thickness_mm(made.mesh, samples=_THICKNESS_SAMPLES)
-    step = step_mm(mask, skull, affine)
+    step = steps_from(mask, skull, affine, origin)
     raised = not_flush(step, float(np.linalg.norm(affine[:3, :3], axis=0).max()))
     return Fitted(
         mask=mask,
@@ -162,8 +165,11 @@ def _mesh(own: Mask, bone: Mask, place: Array, walls: Mesh, gap_mm: float) -> Me
     """
     edges = np.linalg.norm(place[:3, :3], axis=0)
     reach = _OVERLAP_VOXELS * float(edges.max())
-    beside = ndimage.distance_transform_edt(~own, sampling=edges) <= reach
-    solid = surface_mesh(own | (bone & beside), place)
+    near = grown_box(own, np.ceil(reach / edges).astype(int))
+    beside = ndimage.distance_transform_edt(~own[near], sampling=edges) <= reach
+    whole = own.copy()
+    whole[near] |= bone[near] & beside
+    solid = surface_mesh(whole, place)
     return simplify(cut_gap(solid, walls, gap_mm, float(edges.min())), max_error_mm=_FLAT_MM)
 
 
@@ -216,14 +222,20 @@ def _insertable(
 
 
 def _too_thin(thick: Array, least_mm: float) -> list[str]:
-    """Return a sentence if more than a twentieth of an implant is thinner than requested."""
-    p5 = float(np.percentile(thick, 5))
-    if p5 >= least_mm - _TOO_THIN_MM:
-        return []
+    """Return a sentence if much of an implant is thinner than asked for, or some of it by much."""
+    p5, thinnest = float(np.percentile(thick, 5)), float(thick.min())
     share = float((thick < least_mm - _TOO_THIN_MM).mean())
+    if p5 >= least_mm - _TOO_THIN_MM:
+        if thinnest >= least_mm - _MUCH_TOO_THIN_MM:
+            return []
+        return [
+            f"The implant is thinner than the {least_mm:g} mm that were asked for on {share:.1%} "
+            f"of its surface, down to {thinnest:.1f} mm: check its edges."
+        ]
     return [
         f"The implant is thinner than the {least_mm:g} mm that were asked for on {share:.0%} of "
-        f"its surface (5th percentile {p5:.1f} mm): the bone leaves no more room there."
+        f"its surface (5th percentile {p5:.1f} mm, thinnest place {thinnest:.1f} mm): the bone "
+        "leaves no more room there."
     ]
 
 

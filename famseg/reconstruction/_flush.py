@@ -59,7 +59,11 @@ def step_mm(implant: Mask, skull: Mask, affine: Array) -> tuple[Step | None, ...
         One per piece; None for a piece next to which the wall is not a height field, as at an
         orbit, or with fewer than 20 such pixels. Takes about 0.2 s a piece.
     """
-    origin = vault_middle_mm(skull, affine)
+    return steps_from(implant, skull, affine, vault_middle_mm(skull, affine))
+
+
+def steps_from(implant: Mask, skull: Mask, affine: Array, origin: Array) -> tuple[Step | None, ...]:
+    """Return what `step_mm` does, along rays from a point inside the vault."""
     return tuple(
         _of_piece(piece.placed(implant.shape), skull, affine, origin)
         for piece in pieces_of(implant, affine)[0]

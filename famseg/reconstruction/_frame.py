@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from famseg.messages import InputError
-from famseg.preparation.steps import BoneField, Grid, coverage, dome_rays, first_bone, moved_points
+from famseg.preparation.steps import (
+    BoneField,
+    Box,
+    Grid,
+    coverage,
+    dome_rays,
+    first_bone,
+    moved_points,
+)
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -84,21 +92,42 @@ class Frame:
             shape: Shape of the other grid.
 
         Returns:
-            Values at the centers of its voxels, 0 outside the cube.
+            Values at the middles of its voxels, 0 outside of the cube. Takes 0.1 microseconds for
+            each voxel of the box around those of the cube that are not 0.
         """
-        to_index = np.linalg.inv(self.affine) @ affine
-        return np.asarray(
+        found = np.zeros(shape, dtype=np.float32)
+        box = self.box_in_grid(values != 0, affine, shape)
+        if found[box].size:
+            to_index = np.linalg.inv(self.affine) @ affine
             ndimage.affine_transform(
                 np.asarray(values, dtype=np.float32),
                 to_index[:3, :3],
-                offset=to_index[:3, 3],
-                output_shape=shape,
-                output=np.float32,
+                offset=to_index[:3, 3] + to_index[:3, :3] @ [side.start for side in box],
+                output=found[box],
                 order=1,
                 mode="grid-constant",
                 prefilter=False,
             )
-        )
+        return found
+
+    def box_in_grid(self, mask: Mask, affine: Floats, shape: tuple[int, int, int]) -> Box:
+        """Return the box of another grid that some voxels of the cube reach when interpolated.
+
+        Args:
+            mask: Voxels of the cube, ``(S, S, S)``.
+            affine: Of the other grid.
+            shape: Of the other grid.
+        """
+        places = np.argwhere(mask)
+        if not len(places):
+            return slice(0, 0), slice(0, 0), slice(0, 0)
+        ends = np.array([places.min(axis=0) - 1, places.max(axis=0) + 1])  # where they fade out
+        corners = moved_points(ends[np.indices((2, 2, 2)).reshape(3, -1).T, range(3)], self.affine)
+        corners = moved_points(corners, np.asarray(np.linalg.inv(affine), dtype=np.float64))
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape).tolist()
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape).tolist()
+        x, y, z = (slice(a, b) for a, b in zip(low, high, strict=True))
+        return x, y, z
 
 
 def place_frame(vault: Vault, *, size: int, spacing_mm: float) -> Frame:

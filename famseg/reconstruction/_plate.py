@@ -8,8 +8,10 @@ from famseg.reconstruction._chart import Array, Mask, vault_middle_mm
 from famseg.reconstruction._check import check_volumes
 from famseg.reconstruction._lay import lay
 from famseg.reconstruction._outline import pieces_of
+from famseg.reconstruction._threads import one_thread
 
 
+@one_thread()
 def plate(skull: Mask, affine: Array, outline: Mask) -> Mask:
     """Return the implant that continues the bone around a defect, without learning.
 

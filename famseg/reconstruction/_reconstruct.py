@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
-from famseg.preparation.steps import bone_field, moved_points
+from famseg.preparation.steps import bone_field
 from famseg.reconstruction._case import asymmetry, confidence_level, held_at_orbit, rounded
 from famseg.reconstruction._check import back_to_front, check_upright
 from famseg.reconstruction._coarse import CoarseNetwork
@@ -30,6 +31,7 @@ from famseg.reconstruction._refine import refine
 from famseg.reconstruction._save import Result
 from famseg.reconstruction._skull import Skull, read_skull
 from famseg.reconstruction._symmetry import other_side, without_lone
+from famseg.reconstruction._threads import one_thread
 
 Stage = Callable[[str], None]
 """Called with the next step."""
@@ -40,6 +42,7 @@ BONE_SHARE = 0.4
 """Share of a voxel of the network's frame from which on it is bone: thin walls stay closed."""
 
 _SLAB = 16
+_AROUND_VOXELS = 2  # of the network's frame
 
 SMALLEST_ML = 0.5
 """Smaller predictions are not implants: the network took an anatomical gap for a defect."""
@@ -85,6 +88,7 @@ class Options:
         return Settings(threshold_hu=self.threshold_hu, threshold=self.threshold, label=self.label)
 
 
+@one_thread()
 def reconstruct(
     scan: Scan, network: CoarseNetwork, options: Options, *, stage: Stage = lambda _: None
 ) -> Result:
@@ -93,7 +97,7 @@ def reconstruct(
     Bone is segmented as by ``famseg prepare``, in the voxels of the scan (`read_skull`). The
     network receives it in a frame over the vault (`place_frame`); its prediction is resampled to
     the scan, refined at the scan's resolution (`refine`) and fitted to the bone (`fit`). Nothing is
-    random: the same scan, network and options give the same bytes.
+    random, and it runs on one thread: the same scan, network and options give the same bytes.
 
     Args:
         scan: A defective skull or a CT of one.
@@ -125,7 +129,8 @@ def reconstruct(
     probability = without_lone(probability, seen, openings, frame, network.threshold, other)
     checked = hold_against(probability, openings, frame, network.threshold)
     shape = skull.mask.shape
-    coarse = frame.to_grid(checked.probability, skull.affine, (shape[0], shape[1], shape[2]))
+    near = _near(checked.probability, network.threshold)
+    coarse = frame.to_grid(near, skull.affine, (shape[0], shape[1], shape[2]))
     stage("refining")
     refined = refine(skull.mask, skull.affine, coarse, threshold=network.threshold, other=other)
     stage("fitting")
@@ -248,24 +253,27 @@ def _whole(openings: Openings) -> str:
     )
 
 
+def _near(probability: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """Return a probability without what is far from all that is predicted.
+
+    Surfaces are between voxels above and below the threshold, and the rest need not be resampled.
+    """
+    near = ndimage.maximum_filter(probability, 2 * _AROUND_VOXELS + 1) >= threshold
+    if not near.any():
+        return probability
+    return np.where(near, probability, np.float32(0))
+
+
 def _percent_in_scan(skull: Skull, frame: Frame, agree: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the agreement in the voxels of the scan; outside the frame it is complete."""
-    shape = np.array(skull.scan_bone.shape)
-    percent = np.full(tuple(shape), 100, dtype=np.uint8)
-    differ = np.argwhere(agree < 1)
-    if not len(differ):
-        return percent
-    ends = np.array([differ.min(axis=0) - 1, differ.max(axis=0) + 1])  # with fading borders
-    corners = moved_points(ends[np.indices((2, 2, 2)).reshape(3, -1).T, range(3)], frame.affine)
-    to_index: NDArray[np.float64] = np.asarray(np.linalg.inv(skull.scan_affine), dtype=np.float64)
-    corners = moved_points(corners, to_index)
-    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
-    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)
-    for start in range(int(low[0]), int(high[0]), _SLAB):  # slabs bound the memory
-        box = (slice(start, min(start + _SLAB, high[0])), *map(slice, low[1:], high[1:]))
+    """Return the agreement in the voxels of the scan; all agree on what they do not look at."""
+    shape = skull.scan_bone.shape
+    percent = np.full(shape, 100, dtype=np.uint8, order="F")  # as it is written
+    box = frame.box_in_grid(agree < 1, skull.scan_affine, (shape[0], shape[1], shape[2]))
+    for start in range(box[0].start, box[0].stop, _SLAB):  # no second volume in floating point
+        part = (slice(start, min(start + _SLAB, box[0].stop)), *box[1:])
         affine = skull.scan_affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [start, *low[1:]]
-        slab = percent[box]
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in part]
+        slab = percent[part]
         against = frame.to_grid(1 - agree, affine, (slab.shape[0], slab.shape[1], slab.shape[2]))
         slab[:] = np.round(100 * (1 - against))
     return percent

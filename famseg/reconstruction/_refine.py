@@ -25,6 +25,7 @@ from famseg.reconstruction._surfaces import (
     inside,
     over_pixels,
 )
+from famseg.reconstruction._threads import one_thread
 
 Method = Literal["residual thin plate", "vote", "coarse"]
 Other = Callable[[], Array]
@@ -64,6 +65,7 @@ class Refinement:
     warnings: tuple[str, ...]
 
 
+@one_thread()
 def refine(
     skull: Mask,
     affine: Array,

@@ -8,6 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from famseg.messages import InputError
 from famseg.preparation import Scan, Settings
@@ -25,7 +26,7 @@ from famseg.preparation.steps import (
     to_ras,
     truncated_vault,
 )
-from famseg.volumes import Volume
+from famseg.volumes import Volume, copy_into
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -35,7 +36,8 @@ MARGIN_MM = 25.0
 
 # Hard limits for the size of a skull; those of `implausible` are narrower and only warn.
 _BOX_MM, _VOLUME_ML = (70.0, 450.0), (60.0, 3000.0)
-_OPEN_CM2 = 10.0  # area inside the ring that a scan cuts from a vault; open heads have 100
+_LEAST_ROOM_MM, _LOOK_MM = 20.0, 3.0  # the upper or lower third of a head has 37 mm or more
+_OPEN_CM2 = 10.0  # of the ring that a scan cuts from a vault lies inside: heads cut open show 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +81,23 @@ class Skull:
         Returns:
             Values in the shape of the scan; 0 outside the grid.
         """
-        shape = _turned_shape(self.scan_bone.shape, self.scan_affine)
-        whole = np.zeros(shape, dtype=values.dtype)
-        kept = [
-            (slice(max(s.start, 0), min(s.stop, n)), max(-s.start, 0))
-            for s, n in zip(self.box, shape, strict=True)
-        ]
-        here = tuple(slice(skip, skip + k.stop - k.start) for k, skip in kept)
-        whole[tuple(k for k, _ in kept)] = values[here]
-        return np.ascontiguousarray(_turned_back(whole, self.scan_affine))
+        shape = self._turned_shape
+        whole = np.zeros(shape, dtype=values.dtype, order="F")  # as volumes are read and written
+        there, here = _shared(self.box, shape)
+        copy_into(whole[there], values[here])
+        return _turned_back(whole, self.scan_affine)
 
     def beyond_scan(self, mask: Mask) -> int:
-        """Return the number of voxels of a mask on the grid that lie outside the scan."""
-        return int(np.count_nonzero(mask)) - int(np.count_nonzero(self.to_scan(mask)))
+        """Return how many voxels of a mask of the grid lie beyond the scan."""
+        _, here = _shared(self.box, self._turned_shape)
+        return int(np.count_nonzero(mask)) - int(np.count_nonzero(mask[here]))
+
+    @property
+    def _turned_shape(self) -> tuple[int, ...]:
+        """The shape of the scan after `to_ras`."""
+        turn = nibabel.orientations.io_orientation(self.scan_affine)
+        shape = self.scan_bone.shape
+        return tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))
 
 
 def read_skull(scan: Scan, settings: Settings) -> Skull:
@@ -141,10 +147,15 @@ def read_skull(scan: Scan, settings: Settings) -> Skull:
     )
 
 
-def _turned_shape(shape: tuple[int, ...], affine: Floats) -> list[int]:
-    """Return the shape of a scan after `to_ras`."""
-    turn = nibabel.orientations.io_orientation(affine)
-    return [shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3)]
+def _shared(
+    box: Box, shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]]:
+    """Return where a box that may reach beyond a volume shares it, in the volume and in the box."""
+    x, y, z = (slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, shape, strict=True))
+    u, v, w = (
+        slice(k.start - s.start, k.stop - s.start) for k, s in zip((x, y, z), box, strict=True)
+    )
+    return (x, y, z), (u, v, w)
 
 
 def _turned_back(values: NDArray[Any], affine: Floats) -> NDArray[Any]:
@@ -193,12 +204,33 @@ def _check_whole(mask: Mask, ras: Volume, bone: Bone) -> list[str]:
         layer = ends & body.any(axis=2)
     open_cm2 = np.count_nonzero(spanned(layer) & ~layer) * np.prod(ras.spacing_mm[:2]) / 100
     if open_cm2 >= _OPEN_CM2 or cut_at_side(mask, ras.spacing_mm):
+        if _room_mm(mask, ras.spacing_mm) < _LEAST_ROOM_MM:
+            raise InputError(
+                "no skull is recognizable: bone lies all over the scan, as in noise, and leaves no "
+                "room for a brain; is this a CT of a head, and is the threshold right?"
+            )
         raise InputError(
             "the vault is cut off by the border of the scan: bone that is missing there is not a "
             "defect; "
             "give a scan of the whole vault"
         )
     return ["The scan ends within the wall of the vault: its top is shaved."]
+
+
+def _room_mm(mask: Mask, spacing_mm: tuple[float, float, float]) -> float:
+    """Return the radius of the largest ball without bone in the box around a skull.
+
+    It is looked for on voxels of 3 mm, which are bone if they contain any.
+    """
+    inside = mask[bounding_box(mask)]
+    steps = [max(round(_LOOK_MM / edge), 1) for edge in spacing_mm]
+    starts = (np.arange(0, n, k) for n, k in zip(inside.shape, steps, strict=True))
+    for axis, start in enumerate(starts):
+        inside = np.logical_or.reduceat(inside, start, axis=axis)
+    if inside.all():
+        return 0.0
+    edges = [k * edge for k, edge in zip(steps, spacing_mm, strict=True)]
+    return float(ndimage.distance_transform_edt(~inside, sampling=edges).max())
 
 
 def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
@@ -210,7 +242,6 @@ def _with_margin(box: Box, spacing_mm: tuple[float, float, float]) -> Box:
 def _cropped(mask: Mask, box: Box) -> Mask:
     """Return the part of a mask in a box that may extend beyond the mask."""
     out = np.zeros([s.stop - s.start for s in box], dtype=bool)
-    kept = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)]
-    here = tuple(slice(k.start - s.start, k.stop - s.start) for k, s in zip(kept, box, strict=True))
-    out[here] = mask[tuple(kept)]
+    there, here = _shared(box, mask.shape)
+    copy_into(out[here], mask[there])
     return out

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from famseg.reconstruction._chart import Mask
+from famseg.reconstruction._thicken import grown_box
 
 _NEAR = 2  # largest thickness of a film in voxels
 _BALL = ndimage.generate_binary_structure(3, 2)  # 19 voxels
@@ -23,7 +24,13 @@ def without_slivers(implant: Mask, skull: Mask) -> Mask:
         implant: Mask, shape ``(X, Y, Z)``.
         skull: Mask of the same shape.
     """
-    thin = implant & ~ndimage.binary_opening(implant, _BALL)
-    near = ndimage.binary_dilation(skull, _BESIDE, iterations=_NEAR)
-    body = implant & ~(thin & near)
-    return np.asarray(ndimage.binary_dilation(body, _BESIDE, iterations=_NEAR + 1, mask=implant))
+    found = np.zeros_like(implant)
+    if not implant.any():
+        return found
+    box = grown_box(implant, np.full(3, _NEAR + 1))
+    own, bone = implant[box], skull[box].view(np.uint8)
+    thin = own & ~ndimage.binary_opening(own, _BALL)
+    near = ndimage.maximum_filter(bone, 2 * _NEAR + 1, mode="constant") > 0
+    body = own & ~(thin & near)
+    found[box] = ndimage.binary_dilation(body, _BESIDE, iterations=_NEAR + 1, mask=own)
+    return found

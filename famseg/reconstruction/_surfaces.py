@@ -26,6 +26,7 @@ _MOST_OFF_MM = 6.0  # largest offset between the sides of a head
 _WIDEST = 2.0  # times the usual width; a wider wall includes the base, an arch or a rim
 _THINNEST_MM = 1.0
 _VOXELS_AT_ONCE = 2**19
+_SLACK_MM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,31 @@ def between(
     """
     wide = _everywhere(surfaces, margin_mm)
     box = _box(chart, *wide, pixels, shape)
+    around = ndimage.binary_dilation(pixels, np.ones((3, 3), dtype=bool))  # what is interpolated
+    bounds = float(wide[0][around].min()), float(wide[1][around].max())
     size = [side.stop - side.start for side in box]
     mask = np.zeros(size, dtype=bool)
     thick = max(_VOXELS_AT_ONCE // (size[1] * size[2]), 1)
     for first in range(0, size[0], thick):
         slab = mask[first : first + thick]
         corner = [box[0].start + first, box[1].start, box[2].start]
-        places = np.indices(slab.shape).reshape(3, -1).T + corner
-        slab[...] = _between(chart, *wide, pixels, places).reshape(slab.shape)
+        slab[...] = _as_far(chart, slab.shape, corner, bounds)
+        places = np.argwhere(slab) + corner
+        slab[slab] = _between(chart, *wide, pixels, places)
     return box, mask
+
+
+def _as_far(
+    chart: Chart, shape: tuple[int, ...], corner: list[int], bounds: tuple[float, float]
+) -> Mask:
+    """Return the voxels of a box that are as far from the middle as a wall somewhere is."""
+    start = chart.affine[:3, :3] @ corner + chart.affine[:3, 3] - chart.origin
+    squared = np.zeros(shape)
+    for row, first in zip(chart.affine[:3, :3], start, strict=True):
+        x, y, z = (edge * np.arange(n) for edge, n in zip(row, shape, strict=True))
+        squared += ((first + x)[:, None, None] + y[:, None] + z) ** 2
+    low, high = max(bounds[0] - _SLACK_MM, 0.0), bounds[1] + _SLACK_MM
+    return (squared >= low**2) & (squared <= high**2)
 
 
 def inside(

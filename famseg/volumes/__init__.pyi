@@ -1,3 +1,4 @@
+from ._copy import copy_into as copy_into
 from ._nifti_header import forms_disagree as forms_disagree
 from ._nifti_header import nifti_header as nifti_header
 from ._nrrd_header import data_file as data_file

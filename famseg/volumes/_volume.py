@@ -15,6 +15,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from famseg.messages import NO_TEXT, InputError, is_text, visible
+from famseg.volumes._copy import copy_into
 from famseg.volumes._nifti_header import (
     check_nifti,
     check_room,
@@ -218,7 +219,11 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
         raise InputError(f"{path}: the affine is sheared: resample the volume before writing it")
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    if not array.flags.f_contiguous:
+        values = array
+        array = np.empty(values.shape, dtype=values.dtype, order="F")
+        copy_into(array, values)
+    image = SimpleITK.GetImageFromArray(array.T)
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
     image.SetOrigin((_LPS_TO_RAS @ volume.affine[:3, 3]).tolist())

@@ -6,6 +6,7 @@ import manifold3d
 import numpy as np
 import pytest
 import trimesh
+from numpy.typing import NDArray
 from solids import CT, Cap, grid
 
 from famseg.meshes import (
@@ -24,7 +25,9 @@ from famseg.meshes import (
     undercut,
     without_undercut,
 )
-from famseg.meshes._distance import _point_triangle, closest
+from famseg.meshes._distance import closest
+
+Floats = NDArray[np.float64]
 
 
 def mesh_of(solid: trimesh.Trimesh) -> Mesh:
@@ -58,6 +61,22 @@ def cone(lower_mm: float, upper_mm: float, height_mm: float) -> Mesh:
     return Mesh(np.concatenate([bottom, top, ends]), np.concatenate(faces))
 
 
+def slow_distances(points: Floats, mesh: Mesh) -> Floats:
+    """The smallest distance to the edges and, where a point is above a triangle, its plane."""
+    best = np.full(len(points), np.inf)
+    for a, b, c in mesh.vertices[mesh.faces]:
+        normal = np.cross(b - a, c - a)
+        above = np.full(len(points), bool(normal.any()))
+        for start, end in ((a, b), (b, c), (c, a)):
+            edge, off = end - start, points - start
+            along = np.clip(off @ edge / max(edge @ edge, 1e-300), 0, 1)
+            best = np.minimum(best, np.linalg.norm(off - along[:, None] * edge, axis=1))
+            above &= np.cross(edge, off) @ normal >= 0
+        height = np.abs((points - a) @ normal) / max(float(np.linalg.norm(normal)), 1e-300)
+        best = np.where(above, np.minimum(best, height), best)
+    return best
+
+
 def test_distances_are_those_of_all_triangles() -> None:
     mesh = surface_mesh(np.pad(np.ones((5, 3, 2)), 1), np.diag([0.5, 1.0, 3.0, 1.0]))
     mesh = Mesh(  # with triangles of very different sizes
@@ -66,12 +85,30 @@ def test_distances_are_those_of_all_triangles() -> None:
     )
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.uniform(-5, 12, (300, 3)), mesh.vertices[::9]])
-    corners = mesh.vertices[mesh.faces]
-    slow = [_point_triangle(np.tile(p, (len(corners), 1)), corners)[0].min() for p in points]
+    slow = slow_distances(points, mesh)
     assert distances_mm(points, mesh) == pytest.approx(slow, abs=1e-9)
     bounded = distances_mm(points, mesh, max_mm=2.0)
-    assert np.array_equal(np.isfinite(bounded), np.array(slow) <= 2.0)
-    assert bounded[np.isfinite(bounded)] == pytest.approx([x for x in slow if x <= 2], abs=1e-9)
+    assert np.array_equal(np.isfinite(bounded), slow <= 2.0)
+    assert bounded[np.isfinite(bounded)] == pytest.approx(slow[slow <= 2], abs=1e-9)
+
+
+def test_distances_are_right_for_triangles_without_area_and_with_one_middle() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):  # many triangles share their middle, some are lines or points
+        mesh = Mesh(rng.integers(0, 4, (30, 3)), rng.integers(0, 30, (40, 3)))
+        points = rng.normal(1.5, 2, (200, 3))
+        slow = slow_distances(points, mesh)
+        assert distances_mm(points, mesh) == pytest.approx(slow, abs=1e-9)
+        bounded = distances_mm(points, mesh, max_mm=0.5)
+        assert np.array_equal(np.isfinite(bounded), slow <= 0.5)
+
+
+def test_of_points_far_from_a_mesh_nothing_is_found() -> None:
+    mesh = box((2, 2, 2))
+    far = closest([[50.0, 0, 0], [0, 0, -50]], mesh, max_mm=3.0)
+    assert np.isinf(far.away_mm).all()
+    assert distances_mm([[50.0, 0, 0], [3, 0, 0]], mesh, max_mm=3.0).tolist() == [np.inf, 2.0]
+    assert len(distances_mm(np.zeros((0, 3)), mesh, max_mm=3.0)) == 0
 
 
 def test_distances_to_a_box_by_hand() -> None:

@@ -128,3 +128,18 @@ def test_an_implant_that_is_nothing_is_refused():
     one[tuple(inside)] = True
     with pytest.raises(InputError, match="films on intact bone"):
         fit(one, skull & ~one, affine)
+
+
+def test_an_implant_with_a_thin_edge_has_a_warning_with_its_thickness():
+    thick = np.full(1000, 2.5)
+    thick[:4] = 0.11
+    (said,) = _fit._too_thin(thick, 2.0)
+    assert (
+        "thinner than the 2 mm that were asked for on 0.4% of its surface, down to 0.1 mm" in said
+    )
+    thick[:4] = 1.75  # samples of a mesh are never all right
+    assert _fit._too_thin(thick, 2.0) == []
+    thick[:100] = 1.2
+    (said,) = _fit._too_thin(thick, 2.0)
+    assert "on 10% of its surface (5th percentile 1.2 mm, thinnest place 1.2 mm)" in said
+    assert _fit._too_thin(thick, 0.0) == []

@@ -4,6 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from famseg.datasets import RegionDefect, inject, phantom
 from famseg.messages import InputError
@@ -99,3 +101,29 @@ def test_noise_has_no_vault() -> None:
     noise = np.random.default_rng(0).random((64, 64, 64)) < 0.3
     with pytest.raises(InputError, match=r"no vault was found: only .* % of the rays"):
         fit_vault(bone_field(noise, np.diag([SPACING_MM] * 3 + [1.0])))
+
+
+def test_only_the_part_that_is_reached_is_resampled_and_is_right() -> None:
+    """An oblique grid: a box of it gets values, which are those of the whole resampling."""
+    rng = np.random.default_rng(0)
+    cube = Frame(16, 3.5, np.diag([3.5, 3.5, 3.5, 1.0]))
+    values = np.zeros((16, 16, 16), dtype=np.float32)
+    values[9:12, 4:6, 7] = rng.random((3, 2))
+    values[15, 15, 15] = 1.0  # fades out beyond the cube
+    turn = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * [1.0, 1.5, 2.0], [-10.0, -20.0, -15.0]
+    for part in (values, np.where(values == 1, 0, values).astype(np.float32)):
+        to_index = np.linalg.inv(cube.affine) @ affine
+        whole = ndimage.affine_transform(
+            part,
+            to_index[:3, :3],
+            offset=to_index[:3, 3],
+            output_shape=(90, 70, 50),
+            order=1,
+            mode="grid-constant",
+        )
+        box = cube.box_in_grid(part > 0, affine, (90, 70, 50))
+        assert np.abs(cube.to_grid(part, affine, (90, 70, 50)) - whole).max() < 1e-6
+        assert whole[box].sum() == pytest.approx(whole.sum())
+        assert 0 < whole[box].size < whole.size

@@ -168,6 +168,14 @@ def test_what_is_no_skull_is_refused_in_one_line(skull: NDArray[np.uint8]) -> No
     assert "ml of bone in" in refusal(noise.astype(np.uint8))
 
 
+@pytest.mark.parametrize("deviation_hu", [350.0, 450.0])
+def test_a_ct_of_noise_is_not_said_to_be_cut_off(deviation_hu: float) -> None:
+    noise = np.random.default_rng(0).normal(0, deviation_hu, (60, 60, 60)).astype(np.int16)
+    scan = Scan(Volume(noise, np.diag([3.0, 3.0, 3.0, 1.0])), "hounsfield")
+    with pytest.raises(InputError, match="no skull is recognizable: bone lies all over the scan"):
+        read_skull(scan, Settings())
+
+
 def test_a_vault_that_the_scan_opens_is_refused(skull: NDArray[np.uint8]) -> None:
     assert refusal(skull[:, :, :23]) == (
         "the vault is cut off by the border of the scan: bone that is missing there is not a "
