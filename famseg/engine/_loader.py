@@ -95,7 +95,8 @@ def batch_loader(
             if speaks:
                 _logger.warning(
                     "%s has %.2f MB free, too little for workers: batches are loaded by the "
-                    "training itself, which is slower. Start docker with --shm-size=8g or --ipc=host.",
+                    "training itself, which is slower. Start docker with --shm-size=8g or "
+                    "--ipc=host.",
                     SHARED_MEMORY,
                     free / 1e6,
                 )
