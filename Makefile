@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 # The tests start some hundred processes, which would otherwise compile famseg again and again.
 export PYTHONDONTWRITEBYTECODE :=
+# More than cores: three tenths of the time, tests wait for servers, browsers and other processes.
+WORKERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 RELEASE := $(VENV)/.release
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,7 @@ train: $(READY)
 	@echo "Compare runs in the MLflow UI:  $(BIN)/famseg ui"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -59,8 +61,8 @@ check: lint test
 # Each part runs even where one before it has failed.
 nightly: $(RELEASE)
 	status=0; \
-	$(BIN)/python -m pytest -m nightly --numprocesses logical --maxprocesses 8 --dist worksteal || status=1; \
-	FAMSEG_EXAMPLES=20 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
+	$(BIN)/python -m pytest -m nightly --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal || status=1; \
+	FAMSEG_EXAMPLES=20 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
 		tests/flatness/test_random_networks.py || status=1; \
 	for part in fuzz wheel sbom audit licences; do $(MAKE) $$part || status=1; done; \
 	exit $$status

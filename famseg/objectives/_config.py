@@ -321,7 +321,9 @@ def penalized_layer(penalty: object, default: str) -> str:
         default: The answer for a penalty that is not about a layer, or none at all.
 
     Example:
-        >>> penalized_layer(WeightDecayConfig(layer="latent", weight=0.1), "expand")
+        >>> section = {"layer": ["latent", "expand"], "lambda": 0.1}
+        >>> penalty = RelativeFlatnessConfig.model_validate(section)
+        >>> penalized_layer(penalty, "expand")
         'latent'
     """
     layer = getattr(penalty, "layer", default)
