@@ -263,6 +263,8 @@ def _tracked(database: Path) -> list[tuple[str, dict[str, Any]]]:
     for run in client.search_runs(experiments, run_view_type=ViewType.ALL):
         metrics = {}
         for key in sorted(run.data.metrics):
+            if key.startswith("system/"):  # the load of the machine
+                continue
             points = client.get_metric_history(run.info.run_id, key)
             steps = sorted((point.step, point.value) for point in points)
             metrics[key] = [step for step, _ in steps] if _is_time(key) else steps
