@@ -196,6 +196,8 @@ class Chart:
             return ~near
         pixels, away = self.at_pixels(places @ self.affine[:3, :3].T + self.affine[:3, 3])
         reach = np.abs(self.affine[:3, :3]).sum(axis=1)
+        if away.min() <= np.linalg.norm(reach):  # a voxel at the origin lies on all rays
+            return near
         angle = float(np.linalg.norm(reach)) / float(away.min())
         # The projection widens what is off its middle: at the rim of the map without a bound.
         widest = float(np.hypot(*(pixels - self.count)).max()) * self.pixel + 2 * angle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shells
@@ -34,6 +36,18 @@ def test_a_shadow_is_that_of_all_rays(spacing, turn, deg):
     assert shadow.any()
     assert chart._near(region).sum() < 0.7 * disc.sum()
     assert not chart.shadow(np.zeros_like(region), disc).any()
+
+
+def test_a_region_at_the_origin_throws_its_shadow_everywhere():
+    chart, region = chart_of((2.0, 2.0, 2.0), None)
+    middle = np.linalg.inv(chart.affine) @ [*chart.origin, 1.0]
+    index = tuple(np.rint(middle[:3]).astype(int))
+    chart = replace(chart, origin=(chart.affine @ [*index, 1.0])[:3])
+    region[index] = True
+    x, y = chart.coordinates()
+    disc = x**2 + y**2 < 3.8
+    rays = [(above >= 0).any(axis=1) for above in chart._samples([Layer.of(region)], disc)]
+    assert np.array_equal(chart.shadow(region, disc)[disc], np.concatenate(rays))
 
 
 @pytest.mark.parametrize("turn", [None, TURNED], ids=["straight", "oblique"])
