@@ -117,8 +117,8 @@ def metrics(
     pairs, undone = pair_files(prediction, truth, defective)
     results = Results(undone=undone)
     with counting("scoring") as count:
-        for number, pair in enumerate(pairs):
-            count.update(number, len(pairs))
+        count.update(0, len(pairs))
+        for number, pair in enumerate(pairs, start=1):
             try:
                 found = score_files(
                     pair,
@@ -134,6 +134,7 @@ def metrics(
                 results.undone += error.faults
             except MemoryError:
                 results.undone.append(f"{pair.prediction}: does not fit into memory")
+            count.update(number, len(pairs))
     if results.cases and csv is not None:
         write_csv(results, csv)
     if results.cases or not results.undone:

@@ -29,7 +29,8 @@ def write_demo(folder: Path) -> Path:
         OSError: If it cannot be written.
     """
     spacing = (_SPACING_MM,) * 3
-    # Of six phantoms that were tried, one in the middle: the built-in network has a DSC of 0.86.
+    # Of six phantoms that were tried, one in the middle: without a gap,
+    # the implant of the built-in network has a DSC of 0.86 (the six: 0.71 to 0.94).
     skull = phantom(_SUBJECT, 0, _SIZE, _SPACING_MM)
     generator = np.random.default_rng(_SUBJECT)
     holed, _ = inject(skull, RegionDefect("parietotemporal"), spacing, generator)

@@ -144,7 +144,10 @@ def reconstruct(
     )
     implant = np.asarray(fitted.mask & ~skull.bone)
     if np.count_nonzero(implant) * np.prod(skull.spacing_mm) < 1000 * SMALLEST_ML:
-        raise InputError("the implant is smaller than half a milliliter: check the input")
+        raise InputError(
+            f"the implant is smaller than {SMALLEST_ML:g} ml, as natural gaps are: is the skull "
+            "intact, or its defect outside the vault?"
+        )
     stage("meshes")
     skull_mesh = skull_surface(skull.mask, skull.affine)
     facts = _facts(scan, skull, vault, frame)

@@ -10,8 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from famseg.files import open_to_read, open_to_update, parse_json
-from famseg.files import write_atomically as write_atomically
+from famseg.files import open_to_read, open_to_update, parse_json, write_atomically
 from famseg.messages import InputError
 
 _logger = logging.getLogger("famseg")

@@ -86,24 +86,24 @@ class Augmentation:
         Raises:
             ValueError: If the images are not such bytes, or there is not one index per image.
         """
-        pictures, index = batch["image"].contiguous(), batch["index"]
-        self._check(pictures, index)
-        bits = random_bits(self.seed, index.to(pictures.device), _POLICY + POLICY_NUMBERS)
+        images, index = batch["image"].contiguous(), batch["index"]
+        self._check(images, index)
+        bits = random_bits(self.seed, index.to(images.device), _POLICY + POLICY_NUMBERS)
         if self.policy is not None:
-            pictures = self.policy(pictures, bits[:, _POLICY:])
+            images = self.policy(images, bits[:, _POLICY:])
         if self.crop or self.flip:
-            pictures = self._cropped(pictures, bits)
-        middle, scale = self._middle.to(pictures.device), self._scale.to(pictures.device)
-        result = pictures.float().sub_(middle).mul_(scale)
+            images = self._cropped(images, bits)
+        middle, scale = self._middle.to(images.device), self._scale.to(images.device)
+        result = images.float().sub_(middle).mul_(scale)
         if self.cutout:
             result.mul_(self._kept(result, bits))
         return {**batch, "image": result}
 
-    def _cropped(self, pictures: Tensor, bits: Tensor) -> Tensor:
+    def _cropped(self, images: Tensor, bits: Tensor) -> Tensor:
         """Return crops of the padded images, some of them flipped."""
-        n, c, h, w = pictures.shape
-        device = pictures.device
-        padded = F.pad(pictures, [self.crop] * 4)
+        n, c, h, w = images.shape
+        device = images.device
+        padded = F.pad(images, [self.crop] * 4)
         down, right = (below(bits[:, k, None], 2 * self.crop + 1) for k in (_DOWN, _RIGHT))
         rows = (down + torch.arange(h, device=device)) * padded.shape[3] + right
         planes = torch.arange(n * c, device=device).view(n, c, 1) * padded[0, 0].numel()
@@ -116,25 +116,25 @@ class Augmentation:
         runs = padded.as_strided((padded.numel() - w + 1, w), (1, 1))
         return runs.index_select(0, starts.flatten()).view(n, c, h, w)
 
-    def _kept(self, pictures: Tensor, bits: Tensor) -> Tensor:
+    def _kept(self, images: Tensor, bits: Tensor) -> Tensor:
         """Return a mask with 0 in the square and 1 around it, float32, shape ``(n, 1, h, w)``."""
-        n, _, h, w = pictures.shape
+        n, _, h, w = images.shape
         inside = []
         for edge, number in ((h, _CUT_ROW), (w, _CUT_COLUMN)):
             start = below(bits[:, number, None], edge) - self.cutout // 2
-            along = torch.arange(edge, device=pictures.device) - start
+            along = torch.arange(edge, device=images.device) - start
             inside.append(((along >= 0) & (along < self.cutout)).float())
         return (1 - inside[0][:, :, None] * inside[1][:, None, :]).view(n, 1, h, w)
 
-    def _check(self, pictures: Tensor, index: Tensor) -> None:
+    def _check(self, images: Tensor, index: Tensor) -> None:
         channels = len(self._middle)
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != channels:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(
-                f"image must be uint8 of shape (n, {channels}, h, w), got {pictures.dtype} of "
-                f"shape {tuple(pictures.shape)}."
+                f"image must be uint8 of shape (n, {channels}, h, w), got {images.dtype} of "
+                f"shape {tuple(images.shape)}."
             )
-        if index.dtype != torch.int64 or index.shape != pictures.shape[:1]:
+        if index.dtype != torch.int64 or index.shape != images.shape[:1]:
             raise ValueError(
-                f"index must be int64 of shape ({len(pictures)},), got {index.dtype} of shape "
+                f"index must be int64 of shape ({len(images)},), got {index.dtype} of shape "
                 f"{tuple(index.shape)}."
             )

@@ -150,32 +150,32 @@ class AutoAugment:
         self._fill = torch.tensor(fill, dtype=torch.uint8)
         self._tables: dict[tuple[int, int, torch.device], _Tables] = {}
 
-    def __call__(self, pictures: Tensor, bits: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, bits: Tensor) -> Tensor:
         """Return augmented images.
 
         Args:
-            pictures: Images, uint8, shape ``(n, c, h, w)``; they are not modified.
+            images: Images, uint8, shape ``(n, c, h, w)``; they are not modified.
             bits: Random bits, shape ``(n, 5)``.
         """
-        tables = self._tables_for(pictures)
+        tables = self._tables_for(images)
         chosen = below(bits[:, 0], len(POLICIES[self.policy]))
         happen = happens(bits[:, 1::2], tables.probability[chosen])
         family = torch.where(happen, tables.family[chosen], _NOTHING)
         number = tables.number[chosen]
         place = tables.place[chosen] + (bits[:, 2::2] >> BITS - 1)
-        now_at = torch.arange(len(pictures), device=pictures.device)
+        now_at = torch.arange(len(images), device=images.device)
         for step in range(2):
             # Images are sorted by operation, so that those with the same operation form a slice.
             order = family[:, step].argsort(stable=True)
-            pictures = pictures.index_select(0, now_at[order])
+            images = images.index_select(0, now_at[order])
             now_at = order.argsort()
             counts = torch.bincount(family[:, step], minlength=len(_FAMILIES) + 2).tolist()
-            self._change(pictures, counts, number[order, step], tables.sources, place[order, step])
-        return pictures.index_select(0, now_at)
+            self._change(images, counts, number[order, step], tables.sources, place[order, step])
+        return images.index_select(0, now_at)
 
     def _change(
         self,
-        pictures: Tensor,
+        images: Tensor,
         counts: Sequence[int],
         number: Tensor,
         sources: Tensor,
@@ -184,7 +184,7 @@ class AutoAugment:
         """Change images in place.
 
         Args:
-            pictures: The images, sorted by operation.
+            images: The images, sorted by operation.
             counts: Number of images in each family.
             number: Parameters.
             sources: Rows of source pixels.
@@ -198,18 +198,18 @@ class AutoAugment:
                 continue
             if what == _MOVED:
                 taken = sources.index_select(0, place[group])
-                fill = self._fill.to(pictures.device)
-                pictures[group] = operations.moved(pictures[group], taken, fill)
+                fill = self._fill.to(images.device)
+                images[group] = operations.moved(images[group], taken, fill)
             else:
                 family = _FAMILIES[what - 2]
-                pictures[group] = _done(family, pictures[group], number[group])
+                images[group] = _done(family, images[group], number[group])
 
-    def _tables_for(self, pictures: Tensor) -> _Tables:
-        height, width = pictures.shape[-2:]
-        key = (height, width, pictures.device)
+    def _tables_for(self, images: Tensor) -> _Tables:
+        height, width = images.shape[-2:]
+        key = (height, width, images.device)
         if key not in self._tables:
             tables = _tables(self.policy, (height, width))
-            self._tables[key] = _Tables(*(table.to(pictures.device) for table in tables))
+            self._tables[key] = _Tables(*(table.to(images.device) for table in tables))
         return self._tables[key]
 
 
@@ -275,20 +275,20 @@ def _tables(policy: Policy, size: tuple[int, int]) -> _Tables:
     )
 
 
-def _done(family: str, pictures: Tensor, number: Tensor) -> Tensor:
+def _done(family: str, images: Tensor, number: Tensor) -> Tensor:
     """Return images after an operation on their values."""
     if family == "Solarize":
-        return operations.solarize(pictures, number.to(torch.uint8))
+        return operations.solarize(images, number.to(torch.uint8))
     if family == "Posterize":
-        return operations.posterize(pictures, number.to(torch.uint8))
+        return operations.posterize(images, number.to(torch.uint8))
     if family == "AutoContrast":
-        return operations.autocontrast(pictures)
+        return operations.autocontrast(images)
     if family == "Equalize":
-        return operations.equalize(pictures)
+        return operations.equalize(images)
     blends = {
         "Contrast": operations.contrast,
         "Color": operations.color,
         "Brightness": operations.brightness,
         "Sharpness": operations.sharpness,
     }
-    return blends[family](pictures, number)
+    return blends[family](images, number)

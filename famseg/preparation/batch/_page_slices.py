@@ -53,12 +53,12 @@ STYLE = """
 """
 
 
-def slices(subject: str, pictures: Images, box_mm: tuple[float, float, float]) -> Iterator[str]:
+def slices(subject: str, images: Images, box_mm: tuple[float, float, float]) -> Iterator[str]:
     """Yield the slices of a subject, initially collapsed.
 
     Args:
         subject: Name of the subject; it is escaped here.
-        pictures: Images of the subject.
+        images: Images of the subject.
         box_mm: Extent of the bounding box of its bone to the right, front and top; it tells where
             each slice lies.
     """
@@ -69,8 +69,8 @@ def slices(subject: str, pictures: Images, box_mm: tuple[float, float, float]) -
         "outline of the bone</label><div>"
     )
     for view in VIEWS:
-        if view in pictures:
-            yield from _figure(name, view, pictures[view], box_mm)
+        if view in images:
+            yield from _figure(name, view, images[view], box_mm)
     yield "</div></details>"
 
 
