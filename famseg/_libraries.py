@@ -10,6 +10,7 @@ finder before Python's own changes how these packages are initialized, but not w
 - packages in `_DEFERRED` that MONAI imports by ``optional_import`` are imported on first use, and
   so is matplotlib.pyplot.
 - ``ignite.handlers.checkpoint`` imports the class of ZeRO optimizers only if one can exist.
+- pydicom downloads its example files with urllib, without importing requests.
 - torch hides its optimizers from TorchDynamo only once TorchDynamo is loaded.
 
 This affects only processes of the command, and only imports after it; `famseg` as a library does
@@ -49,7 +50,12 @@ _DEFERRED = {
     "torchvision",
     "transformers",
 }
-_CHANGED = {"ignite.handlers.checkpoint", "torch._compile", "torch.optim.optimizer"}
+_CHANGED = {
+    "ignite.handlers.checkpoint",
+    "pydicom.data.download",
+    "torch._compile",
+    "torch.optim.optimizer",
+}
 # Modules of MONAI that import pyplot, each for one function.
 _PLOTTING = {"monai.optimizers.lr_finder", "monai.utils.jupyter_utils"}
 _ZERO = "torch.distributed.optim"
@@ -84,6 +90,8 @@ class _Loader(SourceFileLoader):
             _execute_unscanned(execute, module)
         elif module.__name__ == "ignite.handlers.checkpoint":
             _execute_without_zero(execute, module)
+        elif module.__name__ == "pydicom.data.download":
+            _execute_without_requests(execute, module)
         elif module.__name__ in _PLOTTING:
             _execute_without_pyplot(execute, module)
         else:
@@ -246,6 +254,18 @@ def _execute_without_pyplot(execute: Callable[[ModuleType], None], module: Modul
         for name in names:
             sys.modules.pop(name, None)
     vars(module)["plt"] = _Deferred(lambda: (import_module("matplotlib.pyplot"), True))
+
+
+def _execute_without_requests(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    if "requests" in sys.modules:
+        execute(module)
+        return
+    # None makes the import fail, which pydicom expects where requests is not installed.
+    vars(sys)["modules"]["requests"] = None
+    try:
+        execute(module)
+    finally:
+        sys.modules.pop("requests", None)
 
 
 def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleType) -> None:

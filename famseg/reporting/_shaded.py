@@ -147,11 +147,11 @@ def _nearest(corners: Floats) -> NDArray[np.int64]:
         i, j = np.indices((n + 1, n + 1))
         u, v = (each[i + j <= n] / n for each in (i, j))
         share = np.stack([1 - u - v, u, v], axis=1)  # (k, 3), barycentric coordinates
-        x, y, depth = np.einsum("ks,msx->xmk", share, corners[chosen])
+        x, y, depth = (share @ part for part in corners[chosen].transpose(2, 1, 0))  # (k, m) each
         column = np.rint(x + PANEL / 2).astype(np.int64)
         row = np.rint(PANEL / 2 - y).astype(np.int64)
         # Depth and number in one integer, whose maximum is that of the closest triangle.
-        key = (np.rint((depth + PANEL) * _DEPTHS).astype(np.int64) << 32) | chosen[:, None]
+        key = (np.rint((depth + PANEL) * _DEPTHS).astype(np.int64) << 32) | chosen
         np.maximum.at(buffer, (row * PANEL + column).ravel(), key.ravel())
     return np.where(buffer < 0, -1, buffer & 0xFFFFFFFF)
 

@@ -35,6 +35,10 @@ _CONTEXT.set_forkserver_preload(
         ),
         *("famseg.flatness._fam", "monai.losses", "monai.metrics", "sqlalchemy.dialects.sqlite"),
         "torch.fx.experimental.symbolic_shapes",  # for any torch.autograd.grad
+        "torch._dynamo",  # for DistributedDataParallel
+        *("torch.distributed.optim", "torch.distributed.algorithms.join"),
+        *("pytorch_optimizer", "transformers.models.bert.modeling_bert", "matplotlib.pyplot"),
+        *("alembic.command", "rich.table", "scipy.stats"),
     ]
 )
 

@@ -33,7 +33,7 @@ from famseg.evaluation.skulls._shown import (
     SHOWN_REFERENCE,
     write_shown,
 )
-from famseg.evaluation.skulls._side_by_side import side_by_side, workers_for
+from famseg.evaluation.skulls._side_by_side import leaving_cores, side_by_side, workers_for
 from famseg.evaluation.skulls._summary import Summary, summarize
 from famseg.evaluation.skulls._validation import as_bool
 from famseg.evaluation.skulls._variance import VarianceRatio
@@ -241,8 +241,9 @@ def _score(
         return _rows(case, answers.name, mean_skull, extras)
 
     parts = []
-    found = side_by_side(scored, cases(), workers_for(len(share), processes.world))
-    with closing(found):
+    workers = workers_for(len(share), processes.world)
+    found = side_by_side(scored, cases(), workers)
+    with leaving_cores(workers), closing(found):
         for done, (index, rows) in enumerate(zip(share, found, strict=True), start=1):
             parts.append((index, rows))
             if progress is not None and processes.main:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +34,25 @@ def workers_for(items: int, world: int) -> int:
     if items < _FEWEST or world > 1 or "fork" not in multiprocessing.get_all_start_methods():
         return 1
     return min(torch.get_num_threads(), items)
+
+
+@contextmanager
+def leaving_cores(workers: int) -> Iterator[None]:
+    """Predict with a quarter of torch's threads, at least one, while processes score.
+
+    Threads wait for each other after every layer. If scoring takes the core of one of them, all
+    wait: a forward pass at 64^3 took four times as long, and scoring was slowed down by the waiting
+    threads.
+
+    Args:
+        workers: Number of processes for scoring, see `workers_for`; 1 changes nothing.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if workers < 2 else max(1, threads // 4))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def side_by_side(

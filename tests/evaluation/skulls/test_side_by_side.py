@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from famseg.evaluation.skulls._side_by_side import side_by_side, workers_for
+from famseg.evaluation.skulls._side_by_side import leaving_cores, side_by_side, workers_for
 
 
 def test_results_come_in_order_from_processes_of_their_own() -> None:
@@ -49,3 +49,16 @@ def test_few_cases_and_several_processes_are_scored_here(monkeypatch: pytest.Mon
     assert workers_for(50, 2) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert workers_for(50, 1) == 1
+
+
+def test_predictions_leave_cores_to_the_processes_that_score() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, workers, expected in ((8, 8, 2), (2, 2, 1), (8, 1, 8)):
+            torch.set_num_threads(threads)
+            with pytest.raises(ZeroDivisionError), leaving_cores(workers):
+                assert torch.get_num_threads() == expected
+                raise ZeroDivisionError
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
