@@ -58,19 +58,19 @@ def shells(n: int, seed: int) -> tuple[Tensor, Tensor]:
     draw = torch.rand(n, 8, 1, 1, 1, generator=generator)
     axis = torch.arange(SIZE, dtype=torch.float32) - SIZE / 2 + 0.5
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    centre = 3 * (draw[:, :3] - 0.5)
+    center = 3 * (draw[:, :3] - 0.5)
     stretch = 0.8 + 0.4 * draw[:, 6]
     r = (
-        (x - centre[:, 0]) ** 2 + (y - centre[:, 1]) ** 2 + ((z - centre[:, 2]) / stretch) ** 2
+        (x - center[:, 0]) ** 2 + (y - center[:, 1]) ** 2 + ((z - center[:, 2]) / stretch) ** 2
     ).sqrt()
     radius = 4 + 2.5 * draw[:, 3]
     whole = ((r - radius).abs() < 1).float()[:, None]
     angle, height = 6.28 * draw[:, 4], radius * (2 * draw[:, 5] - 1)
     side = (radius**2 - height**2).clamp(min=0).sqrt()
-    hole = (x - centre[:, 0] - side * angle.cos()) ** 2 + (
-        y - centre[:, 1] - side * angle.sin()
+    hole = (x - center[:, 0] - side * angle.cos()) ** 2 + (
+        y - center[:, 1] - side * angle.sin()
     ) ** 2
-    hole = hole + (z - centre[:, 2] - height) ** 2 < 3.5**2
+    hole = hole + (z - center[:, 2] - height) ** 2 < 3.5**2
     return whole * (~hole)[:, None], whole
 
 

@@ -108,7 +108,7 @@ def scored_cases(run: Path) -> list[Row]:
 
 def real_cases(root: Path, left_out: Sequence[str]) -> ImplantCases:
     """Return complete real skulls at 64^3, one defect of each class in each."""
-    transform = prepare_transform(64, 3.5, fit="pad", centre="keep", threshold=0.4)
+    transform = prepare_transform(64, 3.5, fit="pad", center="keep", threshold=0.4)
     skulls = [
         PreparedSkull(subject.id, *prepare_file(subject.file, transform))
         for subject in scan_folder(root, "*")

@@ -27,7 +27,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 )
 # The palette of Okabe and Ito without its yellow, which is faint on white.
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
-GREY = "#777777"
+GRAY = "#777777"
 DPI = 120
 _MOST_DECADES = 2.5  # largest range of an axis with labels between decades
 

@@ -73,14 +73,14 @@ def within_seeds(
         own = [row for row in rows if row["seed"] == seed and not diverged(row)]
         names = (trait, outcome, *beside)
         ranks = np.array([stats.rankdata([float(row[name]) for row in own]) for name in names])
-        centred = ranks - ranks.mean(1, keepdims=True)
+        centered = ranks - ranks.mean(1, keepdims=True)
         if beside:
-            others = centred[2:].T
-            centred = np.array(
-                [each - others @ np.linalg.lstsq(others, each)[0] for each in centred[:2]]
+            others = centered[2:].T
+            centered = np.array(
+                [each - others @ np.linalg.lstsq(others, each)[0] for each in centered[:2]]
             )
-        norm = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
-        found.append(float(centred[0] @ centred[1]) / norm if norm > 1e-9 else math.nan)
+        norm = float(np.linalg.norm(centered[0]) * np.linalg.norm(centered[1]))
+        found.append(float(centered[0] @ centered[1]) / norm if norm > 1e-9 else math.nan)
     return np.array(found)
 
 

@@ -25,7 +25,7 @@ CHROMIUM = "/usr/bin/chromium"
 LAMBDAS = ("0", "0.002", "0.02", "0.2")
 SEEDS = ("0", "1")
 SMALL = ("training.epochs=12", "training.picture_every=4", "data.subjects=20", "schedule.warmup=1")
-COLOURS = 64  # enough for charts; keeps each file below 150 kB
+COLORS = 64  # enough for charts; keeps each file below 150 kB
 
 
 def train(folder: Path) -> None:
@@ -53,7 +53,7 @@ def shoot(page: Page, name: str, clip: dict[str, float] | None = None) -> None:
     page.wait_for_timeout(1500)  # charts are drawn with a movement
     image = Image.open(io.BytesIO(page.screenshot(clip=clip)))  # type: ignore[arg-type]
     IMAGES.mkdir(exist_ok=True)
-    image.convert("RGB").quantize(COLOURS).save(IMAGES / name, optimize=True)
+    image.convert("RGB").quantize(COLORS).save(IMAGES / name, optimize=True)
 
 
 def show(address: str) -> None:

@@ -21,9 +21,9 @@ def balls(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return noisy volumes with a ball in each and the balls, both of shape (n, 1, 16, 16, 16)."""
     generator = torch.Generator().manual_seed(seed)
     grid = torch.stack(torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij"))
-    centre = 5 + 6 * torch.rand(n, 3, 1, 1, 1, generator=generator)
+    center = 5 + 6 * torch.rand(n, 3, 1, 1, 1, generator=generator)
     radius = 3 + 2 * torch.rand(n, 1, 1, 1, generator=generator)
-    labels = ((grid - centre).norm(dim=1) < radius).float()[:, None]
+    labels = ((grid - center).norm(dim=1) < radius).float()[:, None]
     return labels + 0.7 * torch.randn(labels.shape, generator=generator), labels
 
 

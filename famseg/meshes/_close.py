@@ -70,9 +70,9 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
         zip(_parted(owner, count), _parted(owner[ends[:, 0]], count), strict=True)
     ):
         points = vertices[corners[inner]]
-        centre = points.mean(axis=0)
+        center = points.mean(axis=0)
         wide = float(np.linalg.norm(np.ptp(points, axis=0)))
-        off = float(np.linalg.svd(points - centre, full_matrices=False)[1][-1])
+        off = float(np.linalg.svd(points - center, full_matrices=False)[1][-1])
         if wide > LARGEST_OPENING_MM and off / np.sqrt(len(points)) > FLAT_MM:
             raise InputError(
                 f"the mesh is open: {len(rim)} edges without a neighbor in {count} openings, one "
@@ -80,7 +80,7 @@ def close_openings(vertices: Floats, faces: Faces) -> tuple[Floats, Faces, str]:
             )
         widest = max(widest, wide)
         tip = np.full((len(edges), 1), len(vertices) + opening)
-        middles.append(centre)
+        middles.append(center)
         fans.append(np.hstack([rim[edges], tip]))
     note = (
         f"The mesh was open: {len(rim)} edges without a neighbor in {count} openings of up to "

@@ -33,7 +33,7 @@ from famseg.metrics._surface import Floats, Mask, Spacing, bounding_box
 
 RADIUS_MM = 5.0
 
-_CENTRES = 500
+_CENTERS = 500
 _MOST_FACES = 500_000
 _SAME_WAY = 0.5  # cosine of 60 degrees
 _FEWEST_FACES = 12  # twice the terms of the fit
@@ -79,9 +79,9 @@ def surface_roughness(
     if not found.any():
         return float("nan")
     points, normals, areas = _faces(np.pad(found[bounding_box(found)], 1), spacing)
-    centres = np.linspace(0, len(points) - 1, min(_CENTRES, len(points))).astype(int)
-    squares, faces = _mean_squares(points / radius, normals, areas, centres)
-    weights = areas[centres] * (faces >= _FEWEST_FACES)
+    centers = np.linspace(0, len(points) - 1, min(_CENTERS, len(points))).astype(int)
+    squares, faces = _mean_squares(points / radius, normals, areas, centers)
+    weights = areas[centers] * (faces >= _FEWEST_FACES)
     return radius * float(np.sqrt(np.average(squares, weights=weights))) if any(weights) else radius
 
 
@@ -125,26 +125,26 @@ def _slope(
 
 
 def _mean_squares(
-    points: Floats, normals: Floats, areas: Floats, centres: npt.NDArray[np.int_]
+    points: Floats, normals: Floats, areas: Floats, centers: npt.NDArray[np.int_]
 ) -> tuple[Floats, npt.NDArray[np.int_]]:
     """Return each center's mean squared residual in squared radii, and its number of faces."""
     from scipy.spatial import KDTree
 
     # Faces are spread evenly: an unbalanced tree is as fast to search and faster to build.
     tree = KDTree(points, compact_nodes=False, balanced_tree=False)
-    near = tree.query_ball_point(points[centres], 1.0)
-    owner = np.repeat(np.arange(len(centres)), [len(each) for each in near])
+    near = tree.query_ball_point(points[centers], 1.0)
+    owner = np.repeat(np.arange(len(centers)), [len(each) for each in near])
     member = np.concatenate(near).astype(int)
-    middle = centres[owner]
+    middle = centers[owner]
     same = np.einsum("ij,ij->i", normals[member], normals[middle]) > _SAME_WAY
     same |= member == middle
     owner, member, middle = owner[same], member[same], middle[same]
     offset = points[member] - points[middle]
-    up, first, second = _frames(normals[centres])
+    up, first, second = _frames(normals[centers])
     u, v, h = (np.einsum("ij,ij->i", offset, axis[owner]) for axis in (first, second, up))
     terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v, h], axis=1)
-    faces = np.bincount(owner, minlength=len(centres))
-    return _residuals(terms, areas[member], owner, len(centres)), faces
+    faces = np.bincount(owner, minlength=len(centers))
+    return _residuals(terms, areas[member], owner, len(centers)), faces
 
 
 def _frames(normals: Floats) -> tuple[Floats, Floats, Floats]:

@@ -226,13 +226,13 @@ class _Border:
 
     def labels(self, slab: slice) -> Bytes:
         near = _padded(self.mask, slab.start, slab.stop + 2, self.flat)
-        centre = near[1:-1, 1:-1, 1:-1]
+        center = near[1:-1, 1:-1, 1:-1]
         inner = near[:-2, 1:-1, 1:-1] & near[2:, 1:-1, 1:-1]
         inner &= near[1:-1, :-2, 1:-1]
         inner &= near[1:-1, 2:, 1:-1]
         inner &= near[1:-1, 1:-1, :-2]
         inner &= near[1:-1, 1:-1, 2:]
-        return (centre & ~inner).view(np.uint8)
+        return (center & ~inner).view(np.uint8)
 
     def weights(self, spacing: Spacing) -> Floats:
         return _ONCE

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famseg.figures import BLACK, GREY, PALETTE, RED, encode, new_figure, styled
+from famseg.figures import BLACK, GRAY, PALETTE, RED, encode, new_figure, styled
 from famseg.reporting._gap import Gaps
 from famseg.reporting._pairs import Difference
 
@@ -127,7 +127,7 @@ def _draw_levels(
 
 def _draw_break(axes: Axes, x: float) -> None:
     """Mark a break in the horizontal axis."""
-    axes.axvline(x, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axvline(x, color=GRAY, linewidth=0.8, linestyle=":")
     text = axes.text(x, 0, "//", transform=axes.get_xaxis_transform(), color=BLACK)
     text.set(ha="center", va="center", fontsize=11, backgroundcolor="white", zorder=10)
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
@@ -146,7 +146,7 @@ def by_group(groups: Mapping[str, Level], label: str) -> bytes:
     with styled():
         figure, axes = _rows([f"{name}, n = {len(e.values)}" for name, e in groups.items()])
         for row, each in enumerate(groups.values()):
-            axes.plot(each.values, [row] * len(each.values), ".", color=GREY, markersize=7)
+            axes.plot(each.values, [row] * len(each.values), ".", color=GRAY, markersize=7)
             if each.low is not None and each.high is not None:
                 axes.plot([each.low, each.high], [row, row], color=PALETTE[0])
             axes.plot([each.mean], [row], "D", color=PALETTE[0], markersize=6)
@@ -181,7 +181,7 @@ def pair_differences(
         axes.axvline(0, color=BLACK, linewidth=0.9)
         for row, (pairs, mean, low, high) in enumerate(groups.values()):
             places = row + spread.uniform(-0.18, 0.18, len(pairs))
-            for failed, color in ((False, GREY), (True, RED)):
+            for failed, color in ((False, GRAY), (True, RED)):
                 shown = [i for i, each in enumerate(pairs) if each.failed == failed]
                 marker = "x" if failed else "."
                 values = [pairs[i].value for i in shown]
@@ -272,7 +272,7 @@ def course_figure(found: Gaps, best: str | None) -> bytes:
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.subplots()
         kappas, gaps = [p.kappa for p in points], [p.gap for p in points]
-        axes.plot(kappas, gaps, "-", color=GREY, linewidth=0.8)
+        axes.plot(kappas, gaps, "-", color=GRAY, linewidth=0.8)
         epochs = [float(p.name) for p in points]
         drawn = axes.scatter(kappas, gaps, c=epochs, cmap="viridis", s=26, zorder=3)
         if len(points) > 1:

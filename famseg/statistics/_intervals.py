@@ -192,11 +192,11 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}. Give 0.95.")
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share, shrink = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / shrink
+    center = (share + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At the ends of the scale, rounding would leave 1e-17 instead of 0.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == n else center + half
     return Interval(share, low, high, confidence, n, 0)
 
 

@@ -132,9 +132,9 @@ def test_each_problem_is_minimized(module):
     minimize = module("_lbfgs").minimize
     torch.manual_seed(0)
     scales = torch.logspace(-1, 1, 6)
-    centres = torch.randn(3, 6)
-    found = minimize(lambda x: (scales * (x - centres).square()).sum(1), torch.zeros(3, 6))
-    assert torch.allclose(found, centres, atol=1e-4)
+    centers = torch.randn(3, 6)
+    found = minimize(lambda x: (scales * (x - centers).square()).sum(1), torch.zeros(3, 6))
+    assert torch.allclose(found, centers, atol=1e-4)
 
 
 def test_the_strength_is_refined_and_its_end_is_noted(module):

@@ -110,9 +110,9 @@ def fashionmnist(folder: Path, *, packed: bool = True) -> Path:
     """The four files; labels 0 to 9 in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, split in enumerate(("train", "t10k")):
-        grey = pictures(number)[:, 0, 2:-2, 2:-2]
+        gray = pictures(number)[:, 0, 2:-2, 2:-2]
         labels = np.arange(PER_FILE, dtype=np.uint8) % 10
-        for kind, array in (("images-idx3", grey), ("labels-idx1", labels)):
+        for kind, array in (("images-idx3", gray), ("labels-idx1", labels)):
             name = f"{split}-{kind}-ubyte"
             if packed:
                 (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))

@@ -19,7 +19,7 @@ from famseg.tracking._outbox import RefusedError
         (np.array([[-1.0, 2.0, np.nan]], np.float32), [[0, 255, 0]]),
     ],
 )
-def test_arrays_become_grey_images(array, expected):
+def test_arrays_become_gray_images(array, expected):
     assert np.asarray(to_image(array)).tolist() == expected
 
 

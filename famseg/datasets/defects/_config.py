@@ -44,7 +44,7 @@ SizeRange = Annotated[
 ElevationRange = Annotated[
     Range,
     Field(
-        description="lowest and highest angle of the defect's centre above the horizontal, in "
+        description="lowest and highest angle of the defect's center above the horizontal, in "
         "degrees, seen from the middle of the vault (90 is the vertex)"
     ),
 ]

@@ -54,7 +54,7 @@ class SphereDefect:
 
     Args:
         size_mm: Smallest and largest diameter in mm.
-        elevation_deg: Lowest and highest angle of the centre above the horizontal, in degrees.
+        elevation_deg: Lowest and highest angle of the center above the horizontal, in degrees.
     """
 
     size_mm: tuple[float, float] = (50.0, 90.0)
@@ -76,7 +76,7 @@ class BoxDefect:
 
     Args:
         size_mm: Shortest and longest edge in mm; the three edges are drawn one by one.
-        elevation_deg: Lowest and highest angle of the centre above the horizontal, in degrees.
+        elevation_deg: Lowest and highest angle of the center above the horizontal, in degrees.
     """
 
     size_mm: tuple[float, float] = (50.0, 90.0)
@@ -105,7 +105,7 @@ class SpheresDefect:
 
     Args:
         size_mm: Smallest and largest diameter of the ball around the union in mm.
-        elevation_deg: Lowest and highest angle of the centre above the horizontal, in degrees.
+        elevation_deg: Lowest and highest angle of the center above the horizontal, in degrees.
         spheres: Fewest and most balls.
         deformation: Largest displacement over the radius, 0 to 0.3.
     """

@@ -57,7 +57,7 @@ def source_pixels(affine: Matrix, size: tuple[int, int]) -> Tensor:
         int64, shape ``(h * w,)``: ``y * w + x``, or ``h * w`` outside the image.
     """
     height, width = size
-    a, b, c, d, e, f = (math.floor(x * 2**_FIXED + 0.5) for x in _at_centres(affine))
+    a, b, c, d, e, f = (math.floor(x * 2**_FIXED + 0.5) for x in _at_centers(affine))
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     x = a * columns + b * rows + c >> _FIXED
     y = d * columns + e * rows + f >> _FIXED
@@ -98,15 +98,15 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean gray: 0 gives gray, 1 the image."""
-    grey = _grey(images).flatten(1)
-    n = grey.shape[1]
-    mean = (2 * grey.sum(1) + n) // (2 * n)  # halves are rounded up on every device
+    gray = _gray(images).flatten(1)
+    n = gray.shape[1]
+    mean = (2 * gray.sum(1) + n) // (2 * n)  # halves are rounded up on every device
     return _blend(_each(mean), images, factor)
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the gray image: 0 gives the gray image, 1 the image."""
-    return _blend(_grey(images)[:, None], images, factor)
+    return _blend(_gray(images)[:, None], images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
@@ -153,13 +153,13 @@ def equalize(images: Tensor) -> Tensor:
     return _looked_up(images, table, change=change)
 
 
-def _at_centres(affine: Matrix) -> Matrix:
+def _at_centers(affine: Matrix) -> Matrix:
     """Shift the origin of a map from the corner to the center of the first pixel."""
     a, b, c, d, e, f = affine
     return (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """Return the luma, uint8, shape ``(n, h, w)``; for one channel, the channel itself."""
     if images.shape[1] == 1:
         return images[:, 0]

@@ -66,17 +66,17 @@ def split_images(
     return ImageSplits(train, held, test, read.classes, mean, std, digest.hexdigest())
 
 
-def read_synthetic(*, classes: int, train: int, test: int, grey: bool, seed: int) -> ReadImages:
+def read_synthetic(*, classes: int, train: int, test: int, gray: bool, seed: int) -> ReadImages:
     """Draw the synthetic images.
 
     Args:
         classes: 10 or 100.
         train: Images to train on, validation included.
         test: Images to test on.
-        grey: Whether the three channels are equal.
+        gray: Whether the three channels are equal.
         seed: Random seed of the images.
     """
-    draw = partial(synthetic_images, classes=classes, seed=seed, grey=grey)
+    draw = partial(synthetic_images, classes=classes, seed=seed, gray=gray)
     width = len(str(classes - 1))
     return ReadImages(
         draw(train, stream=0),

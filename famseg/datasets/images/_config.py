@@ -129,11 +129,11 @@ class SvhnData(_ImageFiles):
 
 
 class FashionMnistData(_ImageFiles):
-    """FashionMNIST: 10 kinds of clothes, 28 x 28 in grey, padded to 32 x 32."""
+    """FashionMNIST: 10 kinds of clothes, 28 x 28 in gray, padded to 32 x 32."""
 
     kind: Literal["fashionmnist"] = "fashionmnist"
     channels: Literal[1, 3] = Field(
-        default=3, description="1: grey; 3: grey repeated, for networks for color images"
+        default=3, description="1: gray; 3: gray repeated, for networks for color images"
     )
 
     def _read(self, seed: int, progress: Progress) -> ReadImages:
@@ -146,7 +146,7 @@ class ImageFolderData(_ImageFiles):
     """Folders of PNG or JPEG files, one per class: in train and test, or in one folder."""
 
     kind: Literal["image_folder"] = "image_folder"
-    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: RGB")
+    channels: Literal[1, 3] = Field(default=3, description="1: gray; 3: RGB")
     test: float = Field(
         default=0.2,
         gt=0,
@@ -191,7 +191,7 @@ class SyntheticImageData(_ImageData):
             classes=100 if self.like == "cifar100" else 10,
             train=self.train,
             test=self.test,
-            grey=self.like == "fashionmnist",
+            gray=self.like == "fashionmnist",
             seed=seed,
         )
 

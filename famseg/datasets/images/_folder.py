@@ -35,14 +35,14 @@ def read_image_folder(
 ) -> ReadImages:
     """Read PNG and JPEG files; classes are the names of the folders in the order of the alphabet.
 
-    Images are rotated according to their EXIF data, converted to RGB or grey, scaled to fill the
+    Images are rotated according to their EXIF data, converted to RGB or gray, scaled to fill the
     square of ``size`` (bilinear with antialiasing) and cut at its border where they are not square.
     All are held in memory: ``channels * size**2`` bytes each.
 
     Args:
         root: Folder with ``train`` and ``test``, which hold one folder per class; or with one
             folder per class, of which a share is held out to test.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for gray, 3 for RGB.
         size: Edge in pixels; None takes square images that all have one size.
         test: Share that is held out, class by class, where there is no folder ``test``.
         seed: Decides which.

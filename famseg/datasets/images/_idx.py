@@ -40,7 +40,7 @@ def read_fashionmnist(root: Path, *, channels: Literal[1, 3], progress: Progress
 
     Args:
         root: Folder of ``train-images-idx3-ubyte.gz`` and so on, or of ``FashionMNIST/raw``.
-        channels: 1 for grey, 3 for the same three times.
+        channels: 1 for gray, 3 for the same three times.
         progress: Called with the number of files read and their total.
 
     Raises:

@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 
 
 def synthetic_images(
-    count: int, *, classes: int, seed: int, stream: int, grey: bool = False
+    count: int, *, classes: int, seed: int, stream: int, gray: bool = False
 ) -> Images:
     """Draw images: number ``i`` is a pure function of classes, seed, stream and ``i``.
 
@@ -43,7 +43,7 @@ def synthetic_images(
         classes: 10 or 100.
         seed: Random seed of the images.
         stream: Random stream of the seed: 0 for training, 1 for testing.
-        grey: Whether the three channels are equal.
+        gray: Whether the three channels are equal.
 
     Returns:
         Images of shape ``(count, 3, 32, 32)``.
@@ -64,16 +64,16 @@ def synthetic_images(
     for block in range(-(-count // _BLOCK)):
         part = slice(block * _BLOCK, min((block + 1) * _BLOCK, count))
         numbers = np.arange(block * _BLOCK, (block + 1) * _BLOCK) % classes
-        drawn = _draw(numbers, classes, np.random.default_rng([seed, stream, block]), grey)
+        drawn = _draw(numbers, classes, np.random.default_rng([seed, stream, block]), gray)
         pixels[part] = drawn[: part.stop - part.start]
     return Images(pixels, labels, files=[("synthetic", count)])
 
 
 def _draw(
-    labels: NDArray[np.int64], classes: int, rng: np.random.Generator, grey: bool
+    labels: NDArray[np.int64], classes: int, rng: np.random.Generator, gray: bool
 ) -> NDArray[np.uint8]:
     """Return a complete block of images, even if fewer are needed."""
-    patch, ground = _colors(len(labels), rng, grey)
+    patch, ground = _colors(len(labels), rng, gray)
     inside = _patch(len(labels), rng)[:, None]
     stripes = _stripes(labels % 10, rng)[:, None]
     contrast = rng.uniform(28, 70, (2, len(labels), 1, 1, 1)).astype(np.float32)
@@ -93,21 +93,21 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]
     return np.bitwise_and(noise, np.int8(_NOISE - 1))
 
 
-def _colors(count: int, rng: np.random.Generator, grey: bool) -> tuple[Array, Array]:
+def _colors(count: int, rng: np.random.Generator, gray: bool) -> tuple[Array, Array]:
     """Return the colors of patch and background, shape ``(count, 3, 1, 1)`` each."""
     colors = rng.uniform(60, 196, (2, count, 3, 1, 1)).astype(np.float32)
-    if grey:
+    if gray:
         colors[:] = colors[:, :, :1]
     return colors[0], colors[1]
 
 
 def _patch(count: int, rng: np.random.Generator) -> Array:
     """Return the opacity of the patch at each pixel, 0 to 1, shape ``(count, 32, 32)``."""
-    centre = rng.uniform(10, EDGE - 11, (2, count, 1)).astype(np.float32)
+    center = rng.uniform(10, EDGE - 11, (2, count, 1)).astype(np.float32)
     radius = rng.uniform(7, 11, (2, count, 1)).astype(np.float32)
     places = np.arange(EDGE, dtype=np.float32)
     # The fourth power is flat inside and steep at the edge: a rounded box with a soft edge.
-    across, down = np.exp(-(((places - centre) / radius) ** 4))
+    across, down = np.exp(-(((places - center) / radius) ** 4))
     return np.asarray(down[:, :, None] * across[:, None, :])
 
 

@@ -29,13 +29,13 @@ def smooth_max(a: Array, b: Array, blend: float) -> Array:
     return -smooth_min(-a, -b, blend)
 
 
-def ellipsoid(centre: Point, radii: Point) -> Body:
+def ellipsoid(center: Point, radii: Point) -> Body:
     """An ellipsoid; the distance is exact on the surface and to first order near it."""
 
     def distance(x: Array, y: Array, z: Array) -> Array:
         u, v, w = (
             (c - np.float32(c0)) / np.float32(r)
-            for c, c0, r in zip((x, y, z), centre, radii, strict=True)
+            for c, c0, r in zip((x, y, z), center, radii, strict=True)
         )
         value = np.sqrt(u * u + v * v + w * w)
         slope = np.sqrt(

@@ -73,9 +73,9 @@ class PhantomParameters:
     pitch_deg: float = _range(-9.0, 9.0, "degree", "head position in the scanner")
     roll_deg: float = _range(-3.0, 3.0, "degree", "head position in the scanner")
     yaw_deg: float = _range(-3.0, 3.0, "degree", "head position in the scanner")
-    offset_x_mm: float = _range(-2.0, 2.0, "mm", "centring of the scan")
-    offset_y_mm: float = _range(-2.0, 2.0, "mm", "centring of the scan")
-    offset_z_mm: float = _range(-2.0, 2.0, "mm", "centring of the scan")
+    offset_x_mm: float = _range(-2.0, 2.0, "mm", "centering of the scan")
+    offset_y_mm: float = _range(-2.0, 2.0, "mm", "centering of the scan")
+    offset_z_mm: float = _range(-2.0, 2.0, "mm", "centering of the scan")
     waves: NDArray[np.float64] = field(
         default_factory=lambda: np.zeros((0, 7)),
         metadata={

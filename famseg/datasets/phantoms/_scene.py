@@ -89,18 +89,18 @@ class Scene:
         high = [max(a, b) + reach for a, b in zip(start, end, strict=True)]
         field.join(tapered(start, end, r0, r1), low, high, blend)
 
-    def solid(self, field: Field, centre: Point, radii: Point, blend: float) -> None:
+    def solid(self, field: Field, center: Point, radii: Point, blend: float) -> None:
         """Add an ellipsoid of bone."""
         sizes = [self.tube(r) for r in radii]
-        low = [c - r for c, r in zip(centre, sizes, strict=True)]
-        high = [c + r for c, r in zip(centre, sizes, strict=True)]
-        field.join(ellipsoid(centre, sizes), low, high, blend)
+        low = [c - r for c, r in zip(center, sizes, strict=True)]
+        high = [c + r for c, r in zip(center, sizes, strict=True)]
+        field.join(ellipsoid(center, sizes), low, high, blend)
 
-    def hollow(self, field: Field, centre: Point, radii: Point) -> None:
+    def hollow(self, field: Field, center: Point, radii: Point) -> None:
         """Carve an ellipsoid out."""
-        low = [c - r for c, r in zip(centre, radii, strict=True)]
-        high = [c + r for c, r in zip(centre, radii, strict=True)]
-        field.carve(ellipsoid(centre, radii), low, high, blend=1.0)
+        low = [c - r for c, r in zip(center, radii, strict=True)]
+        high = [c + r for c, r in zip(center, radii, strict=True)]
+        field.carve(ellipsoid(center, radii), low, high, blend=1.0)
 
 
 def make_scene(p: PhantomParameters, size: int, spacing: float) -> Scene:

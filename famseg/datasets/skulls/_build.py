@@ -78,7 +78,7 @@ def folder_skulls(
     size: int,
     spacing_mm: float,
     fit: Literal["pad", "resize"],
-    centre: Literal["head", "keep"],
+    center: Literal["head", "keep"],
     threshold: float,
     validation: float,
     test: float,
@@ -99,7 +99,7 @@ def folder_skulls(
         size: Voxels along each edge.
         spacing_mm: Edge of a voxel in mm.
         fit: See `prepare_transform`.
-        centre: See `prepare_transform`.
+        center: See `prepare_transform`.
         threshold: See `prepare_transform`.
         validation: Share of the subjects for validation, unless the manifest has splits.
         test: Share for the test.
@@ -123,7 +123,7 @@ def folder_skulls(
         "size": size,
         "spacing_mm": spacing_mm,
         "fit": fit,
-        "centre": centre,
+        "centre": center,  # as the key was called, so that fingerprints of earlier runs hold
         "threshold": threshold,
     }
     transform = None
@@ -134,7 +134,7 @@ def folder_skulls(
 
         nonlocal transform
         transform = transform or _preparation.prepare_transform(
-            size, spacing_mm, fit=fit, centre=centre, threshold=threshold
+            size, spacing_mm, fit=fit, center=center, threshold=threshold
         )
         file = people[index].file
         if file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,8 @@ from famseg.config import PathText, Strict
 
 if TYPE_CHECKING:
     from famseg.datasets.skulls._skulls import Skulls
+
+_logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished subjects and their total."""
@@ -107,9 +110,9 @@ class FolderData(_Data):
         description="pad: keep spacing_mm and pad with background; resize: scale each head to fill "
         "the grid (its spacing follows from that)",
     )
-    centre: Literal["head", "keep"] = Field(
+    center: Literal["head", "keep"] = Field(
         default="keep",
-        description="what is centred on the grid: head (the bone) or volume (the whole volume)",
+        description="what is centered on the grid: head (the bone) or keep (the whole volume)",
     )
     threshold: float = Field(
         default=0.5,
@@ -128,6 +131,14 @@ class FolderData(_Data):
         description="flags that do not exclude a subject, such as existing_defect",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: object) -> object:
+        if not isinstance(data, dict) or "centre" not in data or "center" in data:
+            return data
+        _logger.warning("data.centre is now data.center; the old name works in this version only")
+        return {"center" if key == "centre" else key: value for key, value in data.items()}
+
     def build(self, seed: int, progress: Progress | None = None) -> Skulls:
         """Read, check and prepare every volume; errors of all files come in one error.
 
@@ -143,7 +154,7 @@ class FolderData(_Data):
             size=self.size,
             spacing_mm=self.spacing_mm,
             fit=self.fit,
-            centre=self.centre,
+            center=self.center,
             threshold=self.threshold,
             exclude=self.exclude,
             include=self.include,

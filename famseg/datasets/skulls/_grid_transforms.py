@@ -8,7 +8,7 @@ import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from numpy.typing import NDArray
 
-from famseg.datasets.skulls._transforms import BinarizeBoned, Centre, Fit, HeadToGridd, LoadVolumed
+from famseg.datasets.skulls._transforms import BinarizeBoned, Center, Fit, HeadToGridd, LoadVolumed
 from famseg.messages import InputError
 
 
@@ -17,7 +17,7 @@ def prepare_transform(
     spacing_mm: float,
     *,
     fit: Fit = "pad",
-    centre: Centre = "keep",
+    center: Center = "keep",
     threshold: float = 0.5,
     key: str = "image",
 ) -> Compose:
@@ -37,7 +37,7 @@ def prepare_transform(
         spacing_mm: Edge of a voxel; ``fit="resize"`` ignores it.
         fit: ``pad`` keeps the spacing and pads with background; ``resize`` scales each head (all
             axes alike) until it fills the grid but for one voxel, which sets its own spacing.
-        centre: What is put into the middle of the grid: the box around the bone (``head``) or the
+        center: What is put into the middle of the grid: the box around the bone (``head``) or the
             middle of the volume (``keep``). ``resize`` always takes the head.
         threshold: Share of bone from which on a voxel of the new grid is bone.
         key: Key of the file in the dictionaries that go in and of the mask that comes out.
@@ -60,7 +60,7 @@ def prepare_transform(
             EnsureChannelFirstd(key),
             BinarizeBoned(key),
             Orientationd(key, axcodes="RAS", labels=None),
-            HeadToGridd(key, size, spacing_mm, fit=fit, centre=centre, threshold=threshold),
+            HeadToGridd(key, size, spacing_mm, fit=fit, center=center, threshold=threshold),
         ]
     )
 

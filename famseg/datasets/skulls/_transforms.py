@@ -18,7 +18,7 @@ from famseg.messages import InputError
 from famseg.volumes import Volume, read_volume, volume_suffix
 
 Fit = Literal["pad", "resize"]
-Centre = Literal["head", "keep"]
+Center = Literal["head", "keep"]
 _BORDER = 1  # free voxels around a head that is resized to the grid
 _SAME_SPACING = 1e-3  # relative tolerance below which a volume already has the grid's spacing
 
@@ -105,7 +105,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
         size: Voxels along each edge of the grid.
         spacing_mm: Edge of a voxel in mm.
         fit: See `prepare_transform`.
-        centre: See `prepare_transform`.
+        center: See `prepare_transform`.
         threshold: See `prepare_transform`.
     """
 
@@ -116,12 +116,12 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
         spacing_mm: float,
         *,
         fit: Fit = "pad",
-        centre: Centre = "keep",
+        center: Center = "keep",
         threshold: float = 0.5,
     ) -> None:
         super().__init__(keys)
         self.size, self.spacing_mm = size, spacing_mm
-        self.fit, self.centre, self.threshold = fit, centre, threshold
+        self.fit, self.center, self.threshold = fit, center, threshold
         self._resample = SpatialResample(
             mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float32
         )
@@ -169,7 +169,7 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
         middle = (low + high) / 2
         if self.fit == "resize":
             spacing = float(extent.max() / (self.size - 2 * _BORDER))
-        elif self.centre == "keep":
+        elif self.center == "keep":
             middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
         half = np.maximum(high - middle, middle - low).max()
         # Half a voxel of tolerance, since rounding to whole voxels may shift the head by as much.
@@ -190,8 +190,8 @@ class HeadToGridd(MapTransform):  # type: ignore[misc]
     def _too_large(self, extent: NDArray[np.float64], half: float, spacing: float) -> str:
         need = np.ceil(200 * half / self.size) / 100
         size = " x ".join(f"{e:.0f}" for e in extent)
-        where = "" if 2 * half <= extent.max() + spacing else ", off the centre of its volume,"
-        other = "" if not where else " or centre: head"
+        where = "" if 2 * half <= extent.max() + spacing else ", off the center of its volume,"
+        other = "" if not where else " or center: head"
         return (
             f"the head of {size} mm{where} does not fit into {self.size} voxels of {spacing:g} mm "
             f"({self.size * spacing:g} mm): use spacing_mm {need:g} or more, a larger size, "

@@ -167,8 +167,8 @@ class ImplantTrainingSet(Dataset[ImplantItem]):
         if rng.random() < self._augmentation.chips:
             bone = np.argwhere(defective[:, :, : int(_LOW * defective.shape[2])])
             for _ in range(int(rng.integers(*_CHIPS)) if len(bone) else 0):
-                centre, radius = bone[rng.integers(len(bone))], int(rng.integers(1, 3))
-                defective[tuple(slice(max(c - radius, 0), c + radius) for c in centre)] = 0
+                center, radius = bone[rng.integers(len(bone))], int(rng.integers(1, 3))
+                defective[tuple(slice(max(c - radius, 0), c + radius) for c in center)] = 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from famseg.evaluation.classification._summary import sets_of
-from famseg.figures import BLUE, GREY, new_figure, styled
+from famseg.figures import BLUE, GRAY, new_figure, styled
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ def _draw_reliability(axes: Axes, name: str, part: Mapping[str, Any]) -> None:
     bars = {"width": width, "align": "edge"}
     axes.bar(left, accuracy, color=_SKY, edgecolor="white", label="accuracy", **bars)
     share = [each["n"] / part["n"] for each in bins]
-    axes.bar(left, share, color=GREY, edgecolor="white", label="share of samples", **bars)
+    axes.bar(left, share, color=GRAY, edgecolor="white", label="share of samples", **bars)
     confidence = [each["confidence"] for each in bins]
     axes.plot(confidence, accuracy, "o", color=BLUE, markersize=4, label="accuracy, confidence")
     axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
@@ -111,8 +111,8 @@ def _draw_confusion(
         middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
         for row, column in zip(*np.nonzero(matrix), strict=True):
             value = percent[row, column]
-            colour = "white" if value > 50 else "black"
-            axes.text(column, row, f"{value:.0f}", color=colour, **middle)
+            color = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.0f}", color=color, **middle)
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,14 @@ def answers_image(answers: Sequence[Answer], *, columns: int = 8) -> Pixels:
         row, column = divmod(number, columns)
         x, y = column * _TILE, row * (_TILE + _CAPTION)
         right = answer.prediction == answer.truth
-        colour = _RIGHT if right else _WRONG
-        draw.rectangle((x + 1, y + 1, x + _TILE - 2, y + _TILE - 2), fill=colour)
+        color = _RIGHT if right else _WRONG
+        draw.rectangle((x + 1, y + 1, x + _TILE - 2, y + _TILE - 2), fill=color)
         sheet.paste(_tile(answer.pixels, _TILE - 8), (x + 4, y + 4))
         lines = [f"{answer.prediction} {100 * answer.confidence:.0f} %"]
         lines += [] if right else [f"truth: {answer.truth}"]
         for number_of_line, line in enumerate(lines):
             text = _fitting(line, font, _TILE - 4)
-            draw.text((x + 3, y + _TILE + 14 * number_of_line), text, fill=colour, font=font)
+            draw.text((x + 3, y + _TILE + 14 * number_of_line), text, fill=color, font=font)
     return np.asarray(sheet)
 
 

@@ -16,7 +16,7 @@ from famseg.figures import encode, new_figure, styled
 from famseg.metrics import Floats, Mask
 
 # Palette by Okabe and Ito, distinguishable with any color vision.
-_COLOURS = {
+_COLORS = {
     "bone": (0.86, 0.86, 0.86),
     "missing from the prediction": (0.90, 0.62, 0.00),
     "too much in the prediction": (0.34, 0.71, 0.91),
@@ -69,7 +69,7 @@ def slices_image(cases: Sequence[SlicesCase]) -> bytes:
 def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
     """Draw one row per case: input, prediction and reference, each axial, coronal and sagittal.
 
-    The planes run through the centre of the removed bone. In the prediction, missing and excess
+    The planes run through the center of the removed bone. In the prediction, missing and excess
     parts are colored; the removed region is outlined. Each plane has a scale bar.
 
     Args:
@@ -86,13 +86,13 @@ def slices_figure(cases: Sequence[SlicesCase]) -> Figure:
     rows = figure.subfigures(len(cases) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
     for row, case in zip(rows, cases, strict=False):
         _draw_case(row, case)
-    handles = [Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
+    handles = [Patch(color=color, label=name) for name, color in _COLORS.items()]
     rows[-1].legend(handles=handles, loc="center", ncols=len(handles))
     return figure
 
 
-def defect_centre(truth: Mask, region: Mask) -> tuple[int, ...]:
-    """Return the voxel at the centre of the removed bone; without any, of the region or the image.
+def defect_center(truth: Mask, region: Mask) -> tuple[int, ...]:
+    """Return the voxel at the center of the removed bone; without any, of the region or the image.
 
     Args:
         truth: The true skull, shape ``(X, Y, Z)``.
@@ -108,7 +108,7 @@ def defect_centre(truth: Mask, region: Mask) -> tuple[int, ...]:
 def _draw_case(row: SubFigure, case: SlicesCase) -> None:
     row.suptitle(case.title, fontsize=9, x=0.01, y=0.985, ha="left")
     grid = row.add_gridspec(1, 9, left=0.01, right=0.99, bottom=0.02, top=0.80, wspace=0.04)
-    centre = defect_centre(case.truth, case.region)
+    center = defect_center(case.truth, case.region)
     shown = (
         ("input", case.image, case.image),
         ("prediction", case.output, case.truth),
@@ -118,7 +118,7 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
         width, height = (length for i, length in enumerate(case.spacing_mm) if i != axis)
         for column, (name, *masks) in enumerate(shown):
             axes = row.add_subplot(grid[0, 3 * p + column])
-            mask, truth, region = (_slice(m, axis, centre) for m in (*masks, case.region))
+            mask, truth, region = (_slice(m, axis, center) for m in (*masks, case.region))
             axes.imshow(
                 _colored(mask, truth),
                 origin="lower",
@@ -126,16 +126,16 @@ def _draw_case(row: SubFigure, case: SlicesCase) -> None:
                 aspect=height / width,
             )
             if region.any() and not region.all():
-                colour = _COLOURS["removed region"]
-                axes.contour(region, levels=[0.5], colors=[colour], linewidths=0.9)
+                color = _COLORS["removed region"]
+                axes.contour(region, levels=[0.5], colors=[color], linewidths=0.9)
             axes.set_axis_off()
             _write(axes, f"{plane}: {name}", edges)
             _draw_bar(axes, mask.shape[1], width)
 
 
-def _slice(mask: Mask, axis: int, centre: Sequence[int]) -> Mask:
+def _slice(mask: Mask, axis: int, center: Sequence[int]) -> Mask:
     """Return the plane through the center, with its first axis upwards."""
-    plane: Mask = np.take(mask, centre[axis], axis).T
+    plane: Mask = np.take(mask, center[axis], axis).T
     return plane if axis == 0 else plane[:, ::-1]  # the patient's right comes first
 
 
@@ -166,7 +166,7 @@ def _draw_bar(axes: Axes, voxels: int, spacing_mm: float) -> None:
 def _colored(shown: Mask, truth: Mask) -> npt.NDArray[np.float64]:
     """Return the difference between two planes as RGB."""
     rgb: Floats = np.full((*shown.shape, 3), _BACKGROUND)
-    rgb[shown & truth] = _COLOURS["bone"]
-    rgb[truth & ~shown] = _COLOURS["missing from the prediction"]
-    rgb[shown & ~truth] = _COLOURS["too much in the prediction"]
+    rgb[shown & truth] = _COLORS["bone"]
+    rgb[truth & ~shown] = _COLORS["missing from the prediction"]
+    rgb[shown & ~truth] = _COLORS["too much in the prediction"]
     return rgb

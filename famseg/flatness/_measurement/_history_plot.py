@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from famseg.figures import (
     BLACK,
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     RED,
@@ -105,7 +105,7 @@ def _draw_losses(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: AN
     both = sorted(training.keys() & validation.keys())
     if both:
         ends = [training[step] for step in both], [validation[step] for step in both]
-        axes.fill_between(both, *ends, color=GREY, alpha=0.25, linewidth=0, label="gap")
+        axes.fill_between(both, *ends, color=GRAY, alpha=0.25, linewidth=0, label="gap")
     axes.set_ylabel("loss")
     _scale(axes, points)
 
@@ -151,4 +151,4 @@ def _scale(axes: Any, points: Sequence[HistoryPoint]) -> None:  # noqa: ANN401
             axes.set_yscale("log", nonpositive="clip")
             axes.set_ylim(low / 1.5, high * 1.5)
         return
-    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.axhline(0, color=GRAY, linewidth=0.8)

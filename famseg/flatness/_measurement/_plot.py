@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from famseg.figures import BLUE, GREY, RED, Kind, encode, new_figure, styled
+from famseg.figures import BLUE, GRAY, RED, Kind, encode, new_figure, styled
 from famseg.flatness._errors import FlatnessError
 from famseg.flatness._measurement._table import counted
 
@@ -116,7 +116,7 @@ def _scale(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
     linear = max(min(sizes), max(sizes) / 10**_DECADES)
     axes.set_xscale("symlog", linthresh=linear)
     axes.xaxis.get_major_locator().set_params(numticks=_TICKS)
-    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.axvline(0, color=GRAY, linewidth=0.8)
 
 
 def _name_layers(axes: Any, report: Report) -> None:  # noqa: ANN401
@@ -128,9 +128,9 @@ def _name_layers(axes: Any, report: Report) -> None:  # noqa: ANN401
     for place, row in enumerate(report.rows):
         if row.failure is None:
             continue
-        labels[place].set_color(GREY)
+        labels[place].set_color(GRAY)
         text = axes.text(0.5, place, "not measured", transform=axes.get_yaxis_transform())
-        text.set(color=GREY, fontsize=8, ha="center", va="center")
+        text.set(color=GRAY, fontsize=8, ha="center", va="center")
 
 
 def _legend(figure: Any, axes: Any, report: Report) -> None:  # noqa: ANN401

@@ -188,9 +188,9 @@ def _normalized(
     with _as_given(values):
         values = _widened(values)
         mean = values.mean(list(dimensions), keepdim=True)
-        centred = values - mean
-        scale = (centred.square().mean(list(dimensions), keepdim=True) + eps).rsqrt()
-        result = centred * scale
+        centered = values - mean
+        scale = (centered.square().mean(list(dimensions), keepdim=True) + eps).rsqrt()
+        result = centered * scale
         if weight is not None:
             result = result * _widened(weight).reshape(shape)
         if bias is not None:

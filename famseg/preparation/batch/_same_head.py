@@ -34,7 +34,7 @@ _LARGEST_TURN = 0.15  # radians per step
 _DONE_MM = 0.03
 _HEAD_MM = 80.0  # typical distance of a point from the center of rotation
 _MARGIN_MM = 6.0  # above the lowest bone of a head, below which it was cut off
-_NEIGHBOURS = 5  # neighbors of each head that are compared in detail
+_NEIGHBORS = 5  # neighbors of each head that are compared in detail
 _LIKELY_DICE = 0.8  # similarity of two heads below which they are not compared
 _LEAST_SHARE = 0.4  # share of each head's bone that must lie where both were scanned
 _LOOK_MM = 8.0
@@ -199,7 +199,7 @@ def agreement(moving: Head, fixed: Head, motion: Motion) -> float:
 
 def heads_and_pairs(count: int) -> int:
     """Return the number of steps of `same_heads`: heads plus pairs of neighbors."""
-    return count * (1 + _NEIGHBOURS // 2)
+    return count * (1 + _NEIGHBORS // 2)
 
 
 def same_heads(
@@ -358,7 +358,7 @@ def _likely(looks: NDArray[np.float32], scanned: NDArray[np.float32]) -> list[tu
     """Return the pairs in which one head is among the most similar ones to the other."""
     dice = _alike(looks, scanned)
     np.fill_diagonal(dice, -1)
-    nearest = np.argsort(-dice, axis=1)[:, : min(_NEIGHBOURS, len(looks) - 1)]
+    nearest = np.argsort(-dice, axis=1)[:, : min(_NEIGHBORS, len(looks) - 1)]
     return sorted(
         {
             (min(i, int(j)), max(i, int(j)))

@@ -184,11 +184,11 @@ def _paste(
 def _write(draw: ImageDraw.ImageDraw, index: int) -> None:
     """Write the title of a panel and the directions at its edges."""
     left, middle = index * _PANEL, _PANEL // 2
-    grey = (170, 170, 170)
+    gray = (170, 170, 170)
     if index:  # a line shows which panel a letter belongs to
         draw.line((left, 0, left, _PANEL + _BAR), fill=(90, 90, 90))
-    draw.text((left + middle, 1), PANELS[index], fill=grey, anchor="ma")
+    draw.text((left + middle, 1), PANELS[index], fill=gray, anchor="ma")
     places = ((7, middle + _BAR), (_PANEL - 7, middle + _BAR), (middle, _PANEL + _BAR - 6))
     for letter, (x, y) in zip(_EDGES[index], places, strict=False):
-        draw.text((left + x, y), letter, fill=grey, anchor="mm")
-    draw.text((left + middle, _BAR + 7), _EDGES[index][3], fill=grey, anchor="mm")
+        draw.text((left + x, y), letter, fill=gray, anchor="mm")
+    draw.text((left + middle, _BAR + 7), _EDGES[index][3], fill=gray, anchor="mm")

@@ -24,7 +24,7 @@ _RAYS = 6000
 # with a defect of the forehead has one of 6 to 9 cm2. The center of a truncated vault lies lower,
 # so that more openings are visible from it.
 LOWEST_DEG, _LOWEST_CUT_DEG = -15.0, 10.0
-_NEIGHBOURS = 8
+_NEIGHBORS = 8
 _BOX_MM = ((100.0, 190.0), (120.0, 240.0), (60.0, 400.0))  # to the right, front and top
 _VOLUME_ML = (200.0, 1600.0)
 
@@ -157,7 +157,7 @@ def vault_hole(skull: NDArray[np.uint8], spacing_mm: Spacing, *, truncated: bool
     met = np.isfinite(radius)
     if not met.any():
         return None
-    _, near = KDTree(rays[met]).query(rays, k=min(_NEIGHBOURS, int(met.sum())))
+    _, near = KDTree(rays[met]).query(rays, k=min(_NEIGHBORS, int(met.sum())))
     around = radius[met][near].reshape(len(rays), -1)
     if truncated:
         top = np.flatnonzero(skull.any(axis=(0, 1)))[-1]

@@ -90,10 +90,10 @@ def _thinned(points: Points, cell_mm: float = 2.0) -> Points:
 def _plane(surface: Points) -> Matrix:
     """Return the map to the world from a frame whose x is normal to the plane of symmetry."""
     middle = surface.mean(axis=0)  # lies in the plane, except for asymmetries
-    centred = surface - middle
+    centered = surface - middle
     maps = (
-        surface_map(centred * [-1, 1, 1], _CELL_MM, _BORDER_MM),
-        surface_map(centred, _CELL_MM, _MOVING_BORDER_MM),
+        surface_map(centered * [-1, 1, 1], _CELL_MM, _BORDER_MM),
+        surface_map(centered, _CELL_MM, _MOVING_BORDER_MM),
     )
     starts = []
     for roll, yaw in product(np.deg2rad(_TILTS_DEG), repeat=2):
@@ -101,7 +101,7 @@ def _plane(surface: Points) -> Matrix:
         start = sitk.Euler3DTransform()
         # The mirror image of a head tilted by `turn` is tilted by the opposite angle.
         start.SetMatrix((turn @ _MIRROR[:3, :3] @ turn.T @ _MIRROR[:3, :3]).ravel().tolist(), 1e-6)
-        starts.append((_distance_mm(centred * [-1, 1, 1], start, maps[1]), start))
+        starts.append((_distance_mm(centered * [-1, 1, 1], start, maps[1]), start))
     motion = matrix_of(_followed(starts, maps, _FAR_DEG)) @ _MIRROR
     values, vectors = np.linalg.eigh((motion[:3, :3] + motion[:3, :3].T) / 2)
     across = vectors[:, np.argmin(values)]  # the axis that is reversed

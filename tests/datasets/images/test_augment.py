@@ -75,7 +75,7 @@ def test_a_flip_alone_keeps_every_pixel() -> None:
 
 
 @pytest.mark.parametrize("edge", [1, 4, 5])
-def test_cutout_is_a_square_of_the_mean_with_its_centre_anywhere(edge: int) -> None:
+def test_cutout_is_a_square_of_the_mean_with_its_center_anywhere(edge: int) -> None:
     h, w = 6, 8
     squares = {}
     for y in range(h):
@@ -84,7 +84,7 @@ def test_cutout_is_a_square_of_the_mean_with_its_centre_anywhere(edge: int) -> N
             top, left = y - edge // 2, x - edge // 2
             mask[max(top, 0) : max(top + edge, 0), max(left, 0) : max(left + edge, 0)] = False
             squares[mask.tobytes()] = len(squares)
-    assert len(squares) == h * w  # no two centres leave the same
+    assert len(squares) == h * w  # no two centers leave the same
     augment = Augmentation(mean=[0.5, 0.5], std=[0.1, 0.1], seed=1, cutout=edge)
     result = augment(batch_of(torch.zeros(h * w * 100, 2, h, w, dtype=torch.uint8)))["image"]
     assert torch.equal(result[:, 0], result[:, 1])

@@ -101,7 +101,7 @@ def test_by_hand() -> None:
         *(0, 5, 10),
         *(50, 100, 125),
     ]
-    # The mean is 96.67, its grey 97; twice as far from it, cut off at both ends.
+    # The mean is 96.67, its gray 97; twice as far from it, cut off at both ends.
     assert operations.contrast(image, torch.tensor([2.0])).flatten().tolist() == [
         *(0, 0, 0),
         *(103, 255, 255),

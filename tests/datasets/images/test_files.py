@@ -183,9 +183,9 @@ def test_fashionmnist(tmp_path: Path, packed: bool, below: str) -> None:
     assert (splits.test.pixels == splits.test.pixels[:, :1]).all()
     assert np.array_equal(splits.test.pixels[:, 0, 2:-2, 2:-2], pictures(1)[:, 0, 2:-2, 2:-2])
     assert not splits.test.pixels[:, :, :2].any()
-    grey = FashionMnistData(root=str(tmp_path), channels=1).build(0)
-    assert np.array_equal(grey.test.pixels, splits.test.pixels[:, :1])
-    assert (grey.channels, grey.size) == (1, 32)
+    gray = FashionMnistData(root=str(tmp_path), channels=1).build(0)
+    assert np.array_equal(gray.test.pixels, splits.test.pixels[:, :1])
+    assert (gray.channels, gray.size) == (1, 32)
 
 
 def cut(path: Path) -> None:
@@ -455,7 +455,7 @@ def cats_and_dogs(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_images(cats_and_dogs: Path) -> None:
-    save(cats_and_dogs / "train" / "cat" / "deeper" / "grey.PNG", mode="L")
+    save(cats_and_dogs / "train" / "cat" / "deeper" / "gray.PNG", mode="L")
     (cats_and_dogs / "train" / "cat" / "notes.txt").touch()
     splits = ImageFolderData(root=str(cats_and_dogs), size=16).build(0)
     assert splits.classes == ("cat", "dog")
@@ -466,8 +466,8 @@ def test_a_folder_of_images(cats_and_dogs: Path) -> None:
     with Image.open(cats_and_dogs / "test" / "dog" / "0.png") as opened:
         wanted = np.asarray(opened.crop((2, 0, 18, 16))).transpose(2, 0, 1)
     assert np.array_equal(splits.test.pixels[4], wanted), "the middle, as the height fits already"
-    grey = ImageFolderData(root=str(cats_and_dogs), size=8, channels=1).build(0)
-    assert grey.train.pixels.shape[1:] == (1, 8, 8)
+    gray = ImageFolderData(root=str(cats_and_dogs), size=8, channels=1).build(0)
+    assert gray.train.pixels.shape[1:] == (1, 8, 8)
 
 
 def test_a_folder_without_a_test_split(cats_and_dogs: Path) -> None:

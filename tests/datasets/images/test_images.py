@@ -50,8 +50,8 @@ def test_a_image_is_a_pure_function_of_seed_stream_and_number() -> None:
     for seed, stream in ((3, 1), (4, 0)):
         other = synthetic_images(70, classes=10, seed=seed, stream=stream).pixels
         assert not any(np.array_equal(a, b) for a, b in zip(few.pixels, other, strict=True))
-    grey = synthetic_images(20, classes=10, seed=0, stream=0, grey=True).pixels.astype(int)
-    assert np.abs(grey[:, 0].mean((1, 2)) - grey[:, 1].mean((1, 2))).max() < 2, "but for noise"
+    gray = synthetic_images(20, classes=10, seed=0, stream=0, gray=True).pixels.astype(int)
+    assert np.abs(gray[:, 0].mean((1, 2)) - gray[:, 1].mean((1, 2))).max() < 2, "but for noise"
     with pytest.raises(ValueError, match="classes must be 10 or 100, got 20"):
         synthetic_images(2, classes=20, seed=0, stream=0)
 
@@ -59,11 +59,11 @@ def test_a_image_is_a_pure_function_of_seed_stream_and_number() -> None:
 def test_the_mean_image_does_not_tell_the_classes() -> None:
     """Class means differ only by noise: only the frequency of the stripes tells the classes."""
     drawn = synthetic_images(1000, classes=10, seed=0, stream=0)
-    grey = drawn.pixels.mean(axis=1)
-    means = np.stack([grey[drawn.labels == label].mean(axis=0) for label in range(10)])
-    expected = grey.std(axis=0).mean() / np.sqrt(100)
+    gray = drawn.pixels.mean(axis=1)
+    means = np.stack([gray[drawn.labels == label].mean(axis=0) for label in range(10)])
+    expected = gray.std(axis=0).mean() / np.sqrt(100)
     assert means.std(axis=0).mean() < 1.2 * expected
-    power = np.abs(np.fft.rfft2(grey - grey.mean((1, 2), keepdims=True))) ** 2
+    power = np.abs(np.fft.rfft2(gray - gray.mean((1, 2), keepdims=True))) ** 2
     spectra = np.stack([power[drawn.labels == label].mean(axis=0) for label in range(10)])
     peaks = {tuple(np.argwhere(s * (s > 0) == s.max())[0]) for s in spectra / spectra.mean(axis=0)}
     assert len(peaks) == 10

@@ -52,9 +52,9 @@ def test_the_vault_is_closed_above_the_base(subject: int, size: int) -> None:
     mask = phantom(subject, 0, size)
     upper = mask[:, :, int(0.55 * size) :] == 0
     rooms, _ = ndimage.label(upper, structure=FACES)
-    centre = rooms[size // 2, size // 2, 1]
-    assert centre != 0
-    assert centre != rooms[0, 0, 0]
+    center = rooms[size // 2, size // 2, 1]
+    assert center != 0
+    assert center != rooms[0, 0, 0]
 
 
 def test_the_cranial_cavity_opens_downwards_through_the_foramen_magnum() -> None:

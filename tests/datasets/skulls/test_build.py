@@ -133,7 +133,7 @@ def test_a_folder_of_several_formats(heads: Path) -> None:
 def test_the_fingerprint_of_a_folder_follows_its_content(heads: Path, save: Save) -> None:
     first = folder(heads).build(seed=0).fingerprint
     assert folder(heads).build(seed=0).fingerprint == first
-    assert folder(heads, centre="head").build(seed=0).fingerprint != first
+    assert folder(heads, center="head").build(seed=0).fingerprint != first
     assert folder(heads).build(seed=1).fingerprint != first, "another split"
     save(phantom(9, 0, 32), "heads/head1.mha", np.diag([7.0, 7.0, 7.0, 1.0]))
     assert folder(heads).build(seed=0).fingerprint != first

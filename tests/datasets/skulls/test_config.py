@@ -92,6 +92,19 @@ def test_set_1_is_like_training_unless_told_otherwise() -> None:
     assert DefectsConfig(set1=BoxConfig()).build()["set1"] == BoxDefect()
 
 
+def test_the_old_name_of_a_key_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    read = TypeAdapter(DataConfig).validate_python
+    data = read({"kind": "folder", "root": "x", "centre": "head"})
+    assert isinstance(data, FolderData)
+    assert data.center == "head"
+    assert "centre" not in data.model_dump()
+    assert caplog.messages == [
+        "data.centre is now data.center; the old name works in this version only"
+    ]
+    with pytest.raises(ValidationError, match="centre"):
+        read({"kind": "folder", "root": "x", "centre": "head", "center": "keep"})
+
+
 def test_training_takes_no_fixed_set() -> None:
     section = {"kind": "files", "root": "x"}
     assert isinstance(DefectsConfig.model_validate({"set1": section}).set1, FilesConfig)

@@ -62,7 +62,7 @@ def test_the_result_is_a_metatensor_on_the_grid(save: Save, blob: np.ndarray) ->
     assert image.affine[:3, :3].tolist() == np.eye(3).tolist()
 
 
-@pytest.mark.parametrize("centre", ["head", "keep"])
+@pytest.mark.parametrize("center", ["head", "keep"])
 @pytest.mark.parametrize(
     ("axes", "flips"),
     [
@@ -73,10 +73,10 @@ def test_the_result_is_a_metatensor_on_the_grid(save: Save, blob: np.ndarray) ->
     ],
 )
 def test_a_volume_of_the_same_spacing_is_only_moved(
-    axes: tuple, flips: tuple, centre: str, save: Save, blob: np.ndarray
+    axes: tuple, flips: tuple, center: str, save: Save, blob: np.ndarray
 ) -> None:
     source = turned(axes, flips)
-    mask, affine = prepare(save(blob, affine=source), 20, 1.0, centre=centre)
+    mask, affine = prepare(save(blob, affine=source), 20, 1.0, center=center)
     assert bone_in_world(mask, affine) == bone_in_world(blob, source)
     assert affine[:3, :3].tolist() == np.eye(3).tolist(), "axes to the right, front and top"
 
@@ -96,14 +96,14 @@ def test_a_volume_on_the_grid_stays_as_it_is(save: Save) -> None:
 def test_the_head_goes_into_the_middle(save: Save) -> None:
     mask = np.zeros((30, 30, 30), dtype=np.uint8)
     mask[0:6, 20:30, 3:7] = 1
-    prepared, _ = prepare(save(mask), 12, 1.0, centre="head")
+    prepared, _ = prepare(save(mask), 12, 1.0, center="head")
     points = np.argwhere(prepared)
     assert points.min(axis=0).tolist() == [3, 1, 4]
     assert points.max(axis=0).tolist() == [8, 10, 7]
 
 
 def test_padding_keeps_the_volumes_own_middle(save: Save, blob: np.ndarray) -> None:
-    prepared, _ = prepare(save(blob), 20, 1.0, centre="keep")
+    prepared, _ = prepare(save(blob), 20, 1.0, center="keep")
     assert np.array_equal(prepared[4:16, 3:17, 2:18], blob)
 
 
@@ -224,10 +224,10 @@ def test_a_head_off_the_middle(save: Save) -> None:
     array = np.zeros((20, 20, 60), dtype=np.uint8)
     array[5:15, 5:15, 40:58] = 1
     assert fault(save(array), 24, 1.0) == (
-        "the head of 10 x 10 x 18 mm, off the centre of its volume, does not fit into 24 voxels of "
-        "1 mm (24 mm): use spacing_mm 2.34 or more, a larger size, fit: resize or centre: head"
+        "the head of 10 x 10 x 18 mm, off the center of its volume, does not fit into 24 voxels of "
+        "1 mm (24 mm): use spacing_mm 2.34 or more, a larger size, fit: resize or center: head"
     )
-    prepare(save(array), 24, 1.0, centre="head")
+    prepare(save(array), 24, 1.0, center="head")
 
 
 def test_bone_thinner_than_the_grid_sees(save: Save) -> None:
@@ -277,6 +277,6 @@ def _smallest(folder: Path, count: int) -> list[Path]:
 @pytest.mark.slow
 def test_real_native_heads_become_closed_skulls(real_data: Path) -> None:
     for path in _smallest(real_data / "skulls" / "native", 4):
-        mask, affine = prepare(path, 64, 3.8, centre="head")
+        mask, affine = prepare(path, 64, 3.8, center="head")
         assert affine[0, 0] == pytest.approx(3.8)
         assert 0.02 < mask.mean() < 0.10

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from famseg.evaluation import SlicesCase, slices_image
-from famseg.evaluation.skulls._images import _COLOURS, defect_centre
+from famseg.evaluation.skulls._images import _COLORS, defect_center
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def pixels(png):
 
 def test_every_color_of_the_legend_is_in_the_image(case):
     shown = {tuple(pixel) for pixel in np.unique(pixels(slices_image([case])), axis=0)}
-    for color in _COLOURS.values():
+    for color in _COLORS.values():
         assert any(np.allclose(np.array(pixel) / 255, color, atol=0.01) for pixel in shown)
 
 
@@ -36,7 +36,7 @@ def test_a_right_answer_shows_no_difference(case):
     wrong_pixels, right_pixels = (pixels(slices_image([each])) / 255 for each in (case, right))
     for name in ("missing from the prediction", "too much in the prediction"):
         wrong, left = (
-            (np.abs(each - _COLOURS[name]).max(axis=1) < 0.01).sum()
+            (np.abs(each - _COLORS[name]).max(axis=1) < 0.01).sum()
             for each in (wrong_pixels, right_pixels)
         )
         assert wrong > left + 100
@@ -61,16 +61,16 @@ def test_the_patients_right_is_on_the_left_of_the_image(case, panel):
     width = 0.98 * image.shape[1] / 9
     start = round(0.01 * image.shape[1] + panel * width)
     part = image[: image.shape[0] * 3 // 4, start : round(start + 0.9 * width)]
-    bone = np.abs(part - _COLOURS["bone"]).max(axis=2) < 0.01
+    bone = np.abs(part - _COLORS["bone"]).max(axis=2) < 0.01
     middle = bone.shape[1] // 2
     assert bone[:, :middle].sum() > 4 * bone[:, middle:].sum()
 
 
 def test_planes_run_through_the_removed_bone(case, box):
-    assert defect_centre(case.truth, case.region) == (8, 6, 6)
+    assert defect_center(case.truth, case.region) == (8, 6, 6)
     empty = np.zeros_like(box)
-    assert defect_centre(empty, case.region) == (8, 6, 6)
-    assert defect_centre(empty, empty) == (10, 10, 10)
+    assert defect_center(empty, case.region) == (8, 6, 6)
+    assert defect_center(empty, empty) == (10, 10, 10)
 
 
 def test_a_region_everywhere_or_nowhere_can_be_drawn(case):

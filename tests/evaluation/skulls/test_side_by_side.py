@@ -56,9 +56,8 @@ def test_predictions_leave_cores_to_the_processes_that_score() -> None:
     try:
         for threads, workers, expected in ((8, 8, 2), (2, 2, 1), (8, 1, 8)):
             torch.set_num_threads(threads)
-            with pytest.raises(ZeroDivisionError), leaving_cores(workers):
+            with leaving_cores(workers):
                 assert torch.get_num_threads() == expected
-                raise ZeroDivisionError
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -111,10 +111,10 @@ def test_a_signature_is_the_share_of_each_cell_that_is_bone() -> None:
     shape = signature(Volume(mask, np.eye(4))).astype(float) / 255
     assert shape.sum() * 8**3 == pytest.approx(16 * 16 * 8, rel=0.01)
     assert shape.max() <= 1
-    centre = [
+    center = [
         float((shape.sum(axis=others) * np.arange(30)).sum()) for others in ((1, 2), (0, 2), (0, 1))
     ] / shape.sum()
-    np.testing.assert_allclose(centre, 14.5, atol=0.01)
+    np.testing.assert_allclose(center, 14.5, atol=0.01)
 
 
 def test_a_signature_survives_as_text(head: np.ndarray) -> None:

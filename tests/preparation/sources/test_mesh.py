@@ -125,8 +125,8 @@ def test_a_missing_triangle_is_closed(tmp_path: Path) -> None:
 
 def test_a_wide_opening_that_is_not_flat_is_refused(tmp_path: Path) -> None:
     mesh = ball()
-    centres = mesh.triangles_center
-    mesh.update_faces(~((centres[:, 0] > 0) & (centres[:, 2] > 0)))  # a quarter is gone
+    centers = mesh.triangles_center
+    mesh.update_faces(~((centers[:, 0] > 0) & (centers[:, 2] > 0)))  # a quarter is gone
     count = len(open_edges(np.asarray(mesh.faces)))
     with pytest.raises(
         InputError,

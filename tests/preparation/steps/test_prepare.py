@@ -35,7 +35,7 @@ def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def centred(mask):
+def centered(mask):
     """The box around the bone, so that grids need not agree."""
     where = np.argwhere(mask)
     low, high = where.min(0), where.max(0) + 1
