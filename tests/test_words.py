@@ -16,11 +16,14 @@ OLD = {
     r"(?<!here )\bis no (mask|number|folder|file|run folder)\b": "is not a ...",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\bdefects? of famseg\b": "bug in famseg",
-    r"\bpenalis|\bnormalis|\bsummaris|\bcolour|\bneighbour": "American spelling",
+    r"\bpenalis|\bnormalis|\bsummaris|\bcolour|\bneighbour|\bcentr(e|ed|es|ing)\b|\bgreys?\b": (
+        "American spelling"
+    ),
 }
 # Names: of files that users hold (the folder of a run, keys of checkpoints), and of variables.
 ALLOWED = re.compile(
     r"picture_every|pictures/|/ ?\"pictures\"|\"penalised\"|penalised_s|_penalised_step"
+    r"|data\.centre|^\"centre\"$"  # the old name of a key
     r"|^\"pictures\"$|^ +pictures: |\{[^{}]*pictures[^{}]*\}",
     re.MULTILINE,
 )
