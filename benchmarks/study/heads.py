@@ -42,12 +42,19 @@ from famseg.files import write_atomically
 from famseg.messages import counted
 
 DATA = ("digits", "cifar", "rte")
-TITLES = {"digits": "digits", "cifar": "CIFAR-10, network features", "rte": "RTE, MiniLM pairs"}
+EARLY = "digits-early"
+TITLES = {
+    "digits": "digits",
+    "cifar": "CIFAR-10, network features",
+    "rte": "RTE, MiniLM pairs",
+    EARLY: "digits, stopped after 80 steps of Adam",
+}
 NOISE = (0.2, 0.0, 0.4)
 SIZES = (100, 50, 300)
 SPLITS = 100
 _TEST = 1000
 _STEPS = 300  # of training with noise
+_EARLY_STEPS, _EARLY_RATE = 80, 0.15  # as in the pilot of the study
 _ROUNDS = 6  # of term I: its curvature is held, and then computed anew
 # Four decades each.
 GRIDS = {
@@ -67,7 +74,9 @@ CONTRASTS = (
 )
 
 
-def fit(x: Tensor, y: Tensor, classes: int, kind: str, strength: float) -> list[Tensor]:
+def fit(
+    x: Tensor, y: Tensor, classes: int, kind: str, strength: float, *, early: bool = False
+) -> list[Tensor]:
     """Return weight and bias of a head for each split, by L-BFGS from zero.
 
     Args:
@@ -76,50 +85,66 @@ def fit(x: Tensor, y: Tensor, classes: int, kind: str, strength: float) -> list[
         classes: Number of classes.
         kind: A key of `GRIDS`.
         strength: lambda, or the label smoothing.
+        early: Stop after 80 steps of Adam instead.
     """
     networks, _, m = x.shape
 
-    def objective(flat: Tensor, held: Tensor | None) -> Tensor:
+    def logits_of(flat: Tensor, features: Tensor = x) -> Tensor:
         weight, bias = _split(flat, classes, m)
-        logits = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+        return torch.baddbmm(bias[:, None], features, weight.transpose(1, 2))
+
+    def objective(flat: Tensor, held: Tensor | None = None) -> Tensor:
+        weight, _ = _split(flat, classes, m)
+        logits = logits_of(flat)
         loss = cross_entropy(logits, y, strength if kind == "label smoothing" else 0.0)
         if kind == "L2":
             return loss + strength * weight.square().sum((1, 2))
         if kind in ("FAM", "term I"):
-            logits = logits if held is None else held
-            return loss + strength / m * head_flatness(x, logits, weight)
+            return loss + strength / m * head_flatness(x, logits if held is None else held, weight)
         return loss
 
-    if kind == "noise":
-        return _fit_with_noise(x, y, classes, strength)
     found = torch.zeros(networks, classes * (m + 1))
-    if kind != "term I":
-        return _split(minimize(lambda flat: objective(flat, None), found), classes, m)
-    # At the fixed point the gradient of the loss and term I of the penalty's cancel.
-    for _ in range(_ROUNDS):
-        weight, bias = _split(found, classes, m)
-        held = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
-        found = minimize(lambda flat, held=held: objective(flat, held), found, steps=30)
+    if kind == "noise":  # an objective that changes is not for L-BFGS
+        generator = torch.Generator().manual_seed(5)
+        scale = (2 * strength / m) ** 0.5 * x.norm(dim=2, keepdim=True)
+
+        def shaken(flat: Tensor) -> Tensor:
+            drawn = torch.randn(x.shape, generator=generator)
+            return cross_entropy(logits_of(flat, x + scale * drawn), y)
+
+        steps, rate = (_EARLY_STEPS, _EARLY_RATE) if early else (_STEPS, 0.1)
+        found = _adam(shaken, found, steps=steps, rate=rate)
+    elif early:
+        hold = kind == "term I"
+        found = _adam(
+            lambda flat: objective(flat, logits_of(flat).detach() if hold else None),
+            found,
+            steps=_EARLY_STEPS,
+            rate=_EARLY_RATE,
+        )
+    elif kind == "term I":
+        # At the fixed point the gradient of the loss and term I of the penalty's cancel.
+        for _ in range(_ROUNDS):
+            held = logits_of(found)
+            found = minimize(lambda flat, held=held: objective(flat, held), found, steps=30)
+    else:
+        found = minimize(objective, found)
     return _split(found, classes, m)
 
 
-def _fit_with_noise(x: Tensor, y: Tensor, classes: int, strength: float) -> list[Tensor]:
-    """Train by Adam with new noise at each step: an objective that changes is not for L-BFGS."""
-    networks, _, m = x.shape
-    generator = torch.Generator().manual_seed(5)
-    scale = (2 * strength / m) ** 0.5 * x.norm(dim=2, keepdim=True)
-    weight = torch.zeros(networks, classes, m, requires_grad=True)
-    bias = torch.zeros(networks, classes, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    for _ in range(_STEPS):
-        shaken = x + scale * torch.randn(x.shape, generator=generator)
-        logits = torch.baddbmm(bias[:, None], shaken, weight.transpose(1, 2))
+def _adam(
+    objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int, rate: float
+) -> Tensor:
+    """Minimize by Adam with a learning rate that falls to 0 as a cosine."""
+    flat = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([flat], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
         optimizer.zero_grad()
-        cross_entropy(logits, y).sum().backward()
+        objective(flat).sum().backward()
         optimizer.step()
         schedule.step()
-    return [weight.detach(), bias.detach()]
+    return flat.detach()
 
 
 def _split(flat: Tensor, classes: int, m: int) -> list[Tensor]:
@@ -128,7 +153,7 @@ def _split(flat: Tensor, classes: int, m: int) -> list[Tensor]:
 
 @cache
 def _features(name: str, root: Path, work: Path) -> tuple[Tensor, Tensor]:
-    if name == "digits":
+    if name in ("digits", EARLY):
         return digits()
     return (network_features if name == "cifar" else sentence_features)(root, work)
 
@@ -147,7 +172,7 @@ def run(name: str, noise: float, n: int, kind: str, features: tuple[Tensor, Tens
     grid = GRIDS[kind]
     heads, losses = [], []
     for strength in grid:
-        heads.append(fit(own, labels, classes, kind, strength))
+        heads.append(fit(own, labels, classes, kind, strength, early=name == EARLY))
         loss = scores(heads[-1], validation, chosen_by)["loss"]
         losses.append(loss.nan_to_num(torch.inf))
     best = torch.stack(losses).argmin(0)
@@ -277,6 +302,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(options.work / "heads")
     every: list[Key] = [(d, s, n) for n, s, d in itertools.product(SIZES, NOISE, DATA)]
+    every += [(EARLY, noise, SIZES[0]) for noise in NOISE[:2]]
     done = published(options.out / "study-heads.csv")
     for key in every:
         name, noise, n = key
