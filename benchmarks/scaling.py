@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -205,10 +205,14 @@ def growth(samples: Sequence[dict[str, float]]) -> tuple[float, float, float]:
     return medians[0], medians[-1], slope
 
 
-def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str:
-    """Return the tables."""
+def page(
+    points: Sequence[Measured],
+    samples: Sequence[dict[str, float]],
+    machines: Mapping[str, Mapping[str, str]],
+) -> str:
+    """Return the tables; ``machines`` describes where steps and memory were measured."""
     lines = ["# Cost of a run", "", "Written by `benchmarks/scaling.py`:", ""]
-    lines += [f"- {key}: {value}" for key, value in environment("cpu", 1, ["torch"]).items()]
+    lines += [f"- {key}: {value}" for key, value in machines["steps"].items()]
     rows, laws = [], []
     for penalty, kept in MODES:
         own = [each for each in points if (each.penalty, each.kept) == (penalty, kept)]
@@ -239,6 +243,7 @@ def page(points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> str
     if not samples:
         return "\n".join(lines)
     lines += ["## Memory over time", ""]
+    lines += [*(f"- {key}: {value}" for key, value in machines["memory"].items()), ""]
     first, last, slope = growth(samples)
     lines.append(
         f"{FLAT['subjects']:,} subjects at {FLAT['size']}^3, {FLAT['epochs']} epochs, "
@@ -256,8 +261,12 @@ def main() -> None:
     parser.add_argument("--part", choices=["steps", "memory"], help="the other one is kept")
     options = parser.parse_args()
     path = options.out / "scaling.json"
-    known = json.loads(path.read_text()) if options.part else {"points": [], "memory": []}
+    known = {"points": [], "memory": [], "machines": {}}
+    if options.part:
+        known = json.loads(path.read_text())
     points = [Measured(**each) for each in known["points"]]
+    machines = known["machines"]
+    here = environment("cpu", 1, ["torch"])
     if options.part != "memory":
         # Modules that a step needs are imported once, before forking.
         _steps(64, 1, penalty=True, kept=False)
@@ -265,16 +274,23 @@ def main() -> None:
             measure(size, batch, penalty=penalty, kept=kept)
             for (penalty, kept), (size, batch) in itertools.product(MODES, (*FITTED, *CHECKED))
         ]
-        write(options.out, points, known["memory"])
+        machines["steps"] = here
+        write(options.out, points, known["memory"], machines)
     if options.part != "steps":
-        write(options.out, points, flat())
+        machines["memory"] = here
+        write(options.out, points, flat(), machines)
 
 
-def write(out: Path, points: Sequence[Measured], samples: Sequence[dict[str, float]]) -> None:
+def write(
+    out: Path,
+    points: Sequence[Measured],
+    samples: Sequence[dict[str, float]],
+    machines: Mapping[str, Mapping[str, str]],
+) -> None:
     """Write page and numbers, even before memory has been recorded."""
-    content = {"points": [asdict(each) for each in points], "memory": samples}
+    content = {"points": [asdict(each) for each in points], "memory": samples, "machines": machines}
     write_atomically(out / "scaling.json", json.dumps(content).encode())
-    write_atomically(out / "scaling.md", page(points, samples).encode())
+    write_atomically(out / "scaling.md", page(points, samples, machines).encode())
 
 
 if __name__ == "__main__":
