@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,30 +21,23 @@ from famseg.tracking._quiet import quiet
 from famseg.tracking._view import share_comparison
 
 FIRST_WRITER = """
-import sys
+import os, sys
 from famseg.tracking import Tracker
-with Tracker.start(uri=sys.argv[1], run_name=sys.argv[2], parameters={"seed": sys.argv[2]}) as t:
-    t.log_epoch(1, {"train/loss": 1.0})
-print(t.run_id, t.waiting, t.problem)
+rank = os.environ["RANK"]
+with Tracker.start(uri=sys.argv[1], run_name=rank, parameters={"seed": rank}) as tracker:
+    tracker.log_epoch(1, {"train/loss": 1.0})
+print(tracker.run_id, tracker.waiting, tracker.problem)
 """
 
 
 @pytest.mark.slow
 def test_several_first_writers_do_not_hurt_each_other(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", FIRST_WRITER, uri, str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
-    ]
-    said = [writer.communicate(timeout=120) for writer in writers]
-    assert [writer.returncode for writer in writers] == [0] * 3, said
-    assert all(out.endswith(" 0 None\n") for out, _ in said), said
-    assert all(error == "" for _, error in said), said
+    (tmp_path / "write.py").write_text(FIRST_WRITER)
+    done = warm.run_ranks(3, str(tmp_path / "write.py"), uri, timeout=120)
+    assert [writer.returncode for writer in done] == [0] * 3, done
+    assert all(writer.stdout.endswith(" 0 None\n") for writer in done), done
+    assert all(writer.stderr == "" for writer in done), done
     with quiet():
         client = _store.client(uri, 10)
         (experiment,) = client.search_experiments(filter_string="name = 'famseg'")
