@@ -113,7 +113,7 @@ def recorder_of(
         record = LocalRecord.resume(folder.path, epochs)
     parameters = config.model_dump(mode="json", by_alias=True)
     method = method_label(parameters)
-    identity = {"run_id": run_id, "uri": uri, "start": start}
+    identity = {"run_id": run_id, "uri": uri, "start": start, "complete": False}
     if config.tracking.enabled:
         # Before the run exists in the store, so that the mark finds it after a kill at any moment.
         write_json(folder.tracking, identity)

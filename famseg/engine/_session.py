@@ -190,6 +190,8 @@ class Session:
             page = page_of(folder, write_page) if self.processes.main else None
             if page is not None:
                 recorder.tracker.log_artifact(page)
+        if self.processes.main:
+            folder.note_sent(recorder.tracker.complete)
         history = read_metrics(folder.path)
         return RunReport(
             folder=folder,

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from famseg.files import read_json, write_json
 from famseg.messages import InputError
 from famseg.runs._lease import Lease, lease
 from famseg.runs._leftovers import (
@@ -27,7 +28,7 @@ class RunFolder:
         config: The resolved configuration.
         manifest: Subjects, files, hashes and splits.
         provenance: Commit, versions, device, seed, hashes of the data and of the initial weights.
-        tracking: Identity of the MLflow run.
+        tracking: Identity of the MLflow run, and whether MLflow has all of it.
         evaluation: Tables and images of the final evaluation.
         metrics: Its numbers by flat names, such as ``test/accuracy``.
         images: Images of the training.
@@ -50,6 +51,23 @@ class RunFolder:
     def checkpoint(self, which: str) -> Path:
         """Return the path of a checkpoint, ``best`` or ``last``."""
         return self.checkpoints / f"{which}.pt"
+
+    def is_sent(self) -> bool:
+        """Return whether MLflow has the whole run, as far as the folder knows.
+
+        False if the store was away or full when the run ended; running it again sends the rest.
+        True for a run that is not tracked, and for one of an earlier version.
+        """
+        try:
+            content = read_json(self.tracking, "")
+        except InputError:
+            return True
+        return content.get("complete") is not False
+
+    def note_sent(self, complete: bool) -> None:
+        """Note whether MLflow has the whole run; without effect if the run is not tracked."""
+        with suppress(InputError, OSError):  # if the disk is full, the old note stays
+            write_json(self.tracking, read_json(self.tracking, "") | {"complete": complete})
 
     def evaluation_of(self, which: str) -> Path:
         """Return the folder of a checkpoint's evaluation; that of ``best`` is the run's result."""

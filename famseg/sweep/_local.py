@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from famseg.files import open_to_append
+from famseg.messages import counted
+from famseg.runs import RunFolder
 from famseg.sweep._folder import SweepFolder
 from famseg.sweep._resources import gpus, memory_of
 from famseg.sweep._state import State, read_state, read_states, unfinished
@@ -296,6 +298,32 @@ def track_finished(
         if ended.returncode:
             reason = last_line(folder.log(trial))
             _logger.warning("%s: could not be tracked: %s", trial.name, reason)
+
+
+def send_rest(
+    folder: SweepFolder, trials: Sequence[Trial], metric: str, *, stop: Callable[[], bool]
+) -> None:
+    """Send finished trials again of which MLflow lacks a part, because it was away or full.
+
+    Ends at the first trial that cannot be sent: then the store is still away.
+
+    Args:
+        folder: The sweep.
+        trials: The trials; unfinished ones are skipped.
+        metric: Name of the validation's key metric.
+        stop: Whether a signal requested the end.
+    """
+    behind = [trial for trial in trials if not RunFolder(folder.run_folder(trial)).is_sent()]
+    for number, trial in enumerate(behind):
+        track_finished(folder, [trial], metric, stop=stop)
+        finished = read_state(folder.run_folder(trial), metric).kind == "finished"
+        if finished and not RunFolder(folder.run_folder(trial)).is_sent():
+            _logger.warning(
+                "MLflow lacks a part of %s. The run folders have it; run the same command again "
+                "to send it.",
+                counted(len(behind) - number, "trial"),
+            )
+            return
 
 
 def last_line(log: Path) -> str:

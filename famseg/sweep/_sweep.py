@@ -13,7 +13,7 @@ from famseg.messages import InputError, counted
 from famseg.sweep._axes import draws, grid, parse_axes
 from famseg.sweep._folder import SweepFolder, find_sweep, open_sweep
 from famseg.sweep._halving import Rung, rungs, survivors
-from famseg.sweep._local import LocalRunner, Outcome, plan_workers, track_finished
+from famseg.sweep._local import LocalRunner, Outcome, plan_workers, send_rest, track_finished
 from famseg.sweep._state import State, best_until, read_states
 from famseg.sweep._store import ready_store
 from famseg.sweep._trials import Trial, make_trials
@@ -189,6 +189,8 @@ def run_sweep(
     if later and not stop():
         _logger.info("tracking the finished trials from their run folders")
         track_finished(sweep.folder, current, sweep.metric, stop=stop)
+    elif tracking.enabled and not stop():
+        send_rest(sweep.folder, current, sweep.metric, stop=stop)
     outcome.states = sweep.states()
     return outcome
 

@@ -169,6 +169,11 @@ class Tracker:
         """Why the store does not answer; None if it does."""
         return None if self._run is None else self._run.problem
 
+    @property
+    def complete(self) -> bool:
+        """Whether the store has taken everything so far; True also if nothing is tracked."""
+        return self.waiting == 0 and self.problem is None
+
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch in one request.
 

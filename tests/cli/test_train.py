@@ -16,7 +16,7 @@ import warm
 from command import Run, environment
 from tiny import TINY
 
-from famseg.runs import read_status
+from famseg.runs import RunFolder, read_status
 from famseg.tracking import read_metrics
 
 WITH_PAGE = ("train", "--config", "skull", *TINY, "training.epochs=2")
@@ -269,6 +269,7 @@ def test_without_a_server_the_run_goes_on_with_a_warning(famseg: Run, tmp_path: 
     assert "127.0.0.1:9" in done.stderr
     folder = tmp_path / "runs" / "skull-lambda0.0006-seed0"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not RunFolder(folder).is_sent()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from famseg.messages import InputError
 from famseg.runs import (
     BusyError,
+    RunFolder,
     claim_new_run,
     claim_run,
     lease,
@@ -124,3 +126,15 @@ def test_an_empty_folder_of_another_user_is_passed_over(tmp_path: Path) -> None:
         assert folder.path.name == "a-2"
         remove_empty_runs(tmp_path, "a")
     assert (tmp_path / "a").is_dir()
+
+
+def test_a_folder_knows_whether_mlflow_has_its_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.note_sent(False)
+    assert folder.is_sent(), "a run that is not tracked lacks nothing"
+    folder.tracking.write_text('{"run_id": "1"}')
+    assert folder.is_sent(), "as an earlier version wrote it"
+    for complete in (False, True):
+        folder.note_sent(complete)
+        assert folder.is_sent() == complete
+        assert json.loads(folder.tracking.read_text()) == {"run_id": "1", "complete": complete}

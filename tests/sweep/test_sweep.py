@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import famseg
 from famseg.cli import app
 from famseg.messages import InputError
-from famseg.runs import owner_of
+from famseg.runs import RunFolder, owner_of
 from famseg.sweep import Request, State, find_sweep, plan_sweep
 from famseg.tracking import read_metrics
 
@@ -83,6 +83,17 @@ def test_kills_and_two_sweeps_at_once_lose_nothing_and_do_nothing_twice(tmp_path
     logs = {path: path.read_bytes() for path in out.glob("logs/*")}
     assert start(out, *words, "--json").end()[0] == 0
     assert {path: path.read_bytes() for path in out.glob("logs/*")} == logs  # nothing was trained
+
+    # As a trial leaves it whose store was full when it ended.
+    trial_folder = RunFolder(next((out / "trials").iterdir()))
+    assert trial_folder.is_sent()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client.update_run(json.loads(trial_folder.tracking.read_text())["run_id"], status="RUNNING")
+    trial_folder.note_sent(False)
+    status, _, stderr = start(out, *words).end()
+    assert status == 0, stderr
+    whole(out, 2)
+    assert trial_folder.is_sent()
 
 
 @pytest.mark.slow
