@@ -246,8 +246,9 @@ WORDS = ("FAM - L2", "FAM - none", "term I - L2", "FAM - noise", "FAM - label sm
 
 def page(done: Mapping[Key, Mapping[str, Sequence[Row]]], missing: Sequence[Key]) -> str:
     """Return the page of the block."""
-    sections = {key: section(key, by) for key, by in done.items()}
-    lines = ["# A head on frozen features", "", _verdict(sections), "", INTRODUCTION, ""]
+    sections = {key: section(key, done[key]) for key in sorted(done, key=lambda k: k[0] == EARLY)}
+    in_full = {key: each for key, each in sections.items() if key[0] != EARLY}
+    lines = ["# A head on frozen features", "", _verdict(in_full), "", INTRODUCTION, ""]
     if missing:
         names = "; ".join(f"{TITLES[name]}, {noise:g}, n = {n}" for name, noise, n in missing)
         lines += [f"Not run yet: {names}.", ""]
@@ -288,7 +289,10 @@ point at which the loss and the part of FAM's gradient that the authors' code ha
 in balance. Intervals: Student's t over splits, which share samples: they speak about new splits \
 of these data, not about new data. p: permutation test, by Holm for all rows of a table; \
 equivalent: two one-sided t tests at 5 % within {MARGIN:g}. Raw rows: \
-[study-heads.csv](study-heads.csv)."""
+[study-heads.csv](study-heads.csv).
+
+The last two sections, which the verdicts leave out, repeat the first two with {_EARLY_STEPS} steps of \
+Adam (learning rate {_EARLY_RATE:g}, falling to 0 as a cosine) instead of training in full."""
 
 
 def main() -> None:
