@@ -291,8 +291,9 @@ of these data, not about new data. p: permutation test, by Holm for all rows of 
 equivalent: two one-sided t tests at 5 % within {MARGIN:g}. Raw rows: \
 [study-heads.csv](study-heads.csv).
 
-The last two sections, which the verdicts leave out, repeat the first two with {_EARLY_STEPS} steps of \
-Adam (learning rate {_EARLY_RATE:g}, falling to 0 as a cosine) instead of training in full."""
+The last two sections, which the verdicts leave out, repeat the first two with {_EARLY_STEPS} \
+steps of Adam (learning rate {_EARLY_RATE:g}, falling to 0 as a cosine) instead of training in \
+full."""
 
 
 def main() -> None:
