@@ -157,7 +157,7 @@ def fit(points: Sequence[Measured], value: str) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def flat() -> list[dict[str, float]]:
+def flat() -> list[dict[str, float | None]]:
     """Return epoch and memory of all processes, in MiB, every second of a long training."""
     words = [
         *(f"data.subjects={FLAT['subjects']}", f"data.size={FLAT['size']}", "data.spacing_mm=14"),
@@ -166,7 +166,7 @@ def flat() -> list[dict[str, float]]:
         *(f"training.workers={FLAT['workers']}", "training.picture_every=20", "output=runs"),
         *("tracking.enabled=false", "training.threads=1", "penalty.every=1"),
     ]
-    found = []
+    found: list[dict[str, float | None]] = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "famseg", "train", "--config", "skull", *words]
         process = subprocess.Popen(
@@ -181,24 +181,24 @@ def flat() -> list[dict[str, float]]:
     return found
 
 
-def _memory(pid: int) -> float:
-    """Return the proportional memory of a process and its children in MiB."""
+def _memory(pid: int) -> float | None:
+    """Return the proportional memory of a process and its children in MiB; None if one ended."""
     total = 0
     try:
         own = psutil.Process(pid)
         for each in (own, *own.children(recursive=True)):
             total += each.memory_full_info().pss
     except psutil.Error:
-        return float("nan")
+        return None
     return total / _MIB
 
 
-def growth(samples: Sequence[dict[str, float]]) -> tuple[float, float, float]:
+def growth(samples: Sequence[dict[str, float | None]]) -> tuple[float, float, float]:
     """Return the median MiB in the second and the last epoch, and the slope per epoch."""
     by: dict[int, list[float]] = {}
     for each in samples:
-        if np.isfinite(each["mib"]):
-            by.setdefault(int(each["epoch"]) + 1, []).append(each["mib"])
+        if each["mib"] is not None:
+            by.setdefault(int(each["epoch"] or 0) + 1, []).append(each["mib"])
     epochs = [epoch for epoch in sorted(by) if 2 <= epoch <= FLAT["epochs"]]
     medians = [float(np.median(by[epoch])) for epoch in epochs]
     slope = float(np.polyfit(epochs, medians, 1)[0])
@@ -207,7 +207,7 @@ def growth(samples: Sequence[dict[str, float]]) -> tuple[float, float, float]:
 
 def page(
     points: Sequence[Measured],
-    samples: Sequence[dict[str, float]],
+    samples: Sequence[dict[str, float | None]],
     machines: Mapping[str, Mapping[str, str]],
 ) -> str:
     """Return the tables; ``machines`` describes where steps and memory were measured."""
@@ -284,12 +284,12 @@ def main() -> None:
 def write(
     out: Path,
     points: Sequence[Measured],
-    samples: Sequence[dict[str, float]],
+    samples: Sequence[dict[str, float | None]],
     machines: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Write page and numbers, even before memory has been recorded."""
     content = {"points": [asdict(each) for each in points], "memory": samples, "machines": machines}
-    write_atomically(out / "scaling.json", json.dumps(content).encode())
+    write_atomically(out / "scaling.json", json.dumps(content, allow_nan=False).encode())
     write_atomically(out / "scaling.md", page(points, samples, machines).encode())
 
 
