@@ -82,14 +82,16 @@ def _value(text: str) -> str | float:
         return text
 
 
-def decades(top: float, number: int = 4) -> list[float]:
-    """Return strengths from ``top`` downwards, one per decade.
+def decades(top: float, number: int = 4, *, each: int = 1) -> list[float]:
+    """Return strengths from ``top`` downwards, ``each`` per decade.
 
     Example:
         >>> decades(10.0)
         [0.001, 0.01, 0.1, 1.0, 10.0]
+        >>> decades(10.0, 1, each=2)
+        [1.0, 3.16228, 10.0]
     """
-    return [float(f"{top * 10.0**-k:.6g}") for k in range(number, -1, -1)]
+    return [float(f"{top * 10.0 ** (-k / each):.6g}") for k in range(number * each, -1, -1)]
 
 
 def tuned(grid: Sequence[float], score: Callable[[float], float]) -> tuple[float, bool]:

@@ -59,11 +59,11 @@ _ROUNDS = 6  # of term I: its curvature is held, and then computed anew
 # Four decades each.
 GRIDS = {
     "none": [0.0],
-    "L2": decades(1),
-    "FAM": decades(100),
-    "term I": decades(100),
-    "noise": decades(100),
-    "label smoothing": decades(0.9),
+    "L2": decades(1, each=2),
+    "FAM": decades(100, each=2),
+    "term I": decades(100, each=2),
+    "noise": decades(100, each=2),
+    "label smoothing": decades(0.9, each=2),
 }
 CONTRASTS = (
     ("FAM", "L2"),
@@ -170,31 +170,31 @@ def run(name: str, noise: float, n: int, kind: str, features: tuple[Tensor, Tens
     labels = torch.stack([noisy(y[of], noise, classes, s) for s, of in enumerate(drawn)])
     chosen_by = torch.stack([noisy(y[of], noise, classes, 10_000 + s) for s, of in enumerate(held)])
     grid = GRIDS[kind]
-    heads, losses = [], []
-    for strength in grid:
-        heads.append(fit(own, labels, classes, kind, strength, early=name == EARLY))
-        loss = scores(heads[-1], validation, chosen_by)["loss"]
-        losses.append(loss.nan_to_num(torch.inf))
-    best = torch.stack(losses).argmin(0)
+    heads = [fit(own, labels, classes, kind, each, early=name == EARLY) for each in grid]
+    on_validation = [scores(head, validation, chosen_by) for head in heads]
+    loss = torch.stack([each["loss"] for each in on_validation]).nan_to_num(torch.inf)
+    accuracy = torch.stack([each["accuracy"] for each in on_validation])
+    # Of the strengths with the most correct answers, the one with the smallest loss.
+    by_accuracy = loss.where(accuracy == accuracy.max(0).values, torch.inf).argmin(0)
     every = torch.arange(SPLITS)
-    layers = [torch.stack([head[i] for head in heads])[best, every] for i in (0, 1)]
-    logits = torch.baddbmm(layers[1][:, None], own, layers[0].transpose(1, 2))
-    kappa = measured_flatness(own, logits, layers[0])
-    found = []
-    for split in range(SPLITS):
-        alone = [each[split : split + 1] for each in layers]
-        test_x = (x[test[split]] - mean[split]) / std[split]
-        scored = {k: float(v) for k, v in scores(alone, test_x, y[test[split]]).items()}
-        found.append(
-            {
-                "split": split,
+    found: list[Row] = [{"split": split} for split in range(SPLITS)]
+    for by, best in (("accuracy", by_accuracy), ("loss", loss.argmin(0))):
+        weight, bias = (torch.stack([head[i] for head in heads])[best, every] for i in (0, 1))
+        logits = torch.baddbmm(bias[:, None], own, weight.transpose(1, 2))
+        kappa = measured_flatness(own, logits, weight)
+        confidence = logits.softmax(2).amax(2).mean(1)
+        for split, row in enumerate(found):
+            alone = [each[split : split + 1] for each in (weight, bias)]
+            test_x = (x[test[split]] - mean[split]) / std[split]
+            scored = {k: float(v) for k, v in scores(alone, test_x, y[test[split]]).items()}
+            values = {
                 "strength": grid[int(best[split])],
-                "validation_loss": float(losses[int(best[split])][split]),
                 **{f"test_{key}": value for key, value in scored.items()},
                 "kappa": float(kappa[split]),
-                "norm": float(layers[0][split].norm()),
+                "norm": float(weight[split].norm()),
+                "confidence": float(confidence[split]),
             }
-        )
+            row |= {f"{key}_by_{by}": value for key, value in values.items()}
     return found
 
 
@@ -204,41 +204,52 @@ Key = tuple[str, float, int]
 def section(key: Key, by: Mapping[str, Sequence[Row]]) -> tuple[str, dict[str, Difference]]:
     """Return the text of a condition, and its contrasts."""
     name, noise, n = key
-    accuracy = {kind: column(rows, "test_accuracy") for kind, rows in by.items()}
-    plain = family(
-        {kind: difference(of, accuracy["none"]) for kind, of in accuracy.items() if kind != "none"}
+    accuracy, when_by_loss = (
+        {kind: column(rows, f"test_accuracy_by_{chosen}") for kind, rows in by.items()}
+        for chosen in ("accuracy", "loss")
     )
-    contrasts = family(
-        {f"{one} - {two}": difference(accuracy[one], accuracy[two]) for one, two in CONTRASTS}
+    plain, plain_by_loss = (
+        family({kind: difference(of[kind], of["none"]) for kind in of if kind != "none"})
+        for of in (accuracy, when_by_loss)
+    )
+    contrasts, by_loss = (
+        family({f"{one} - {two}": difference(of[one], of[two]) for one, two in CONTRASTS})
+        for of in (accuracy, when_by_loss)
     )
     lines = []
     for kind, rows in by.items():
-        strengths = sorted(column(rows, "strength"))
-        middle = f"{strengths[len(strengths) // 2]:.3g}" if kind != "none" else ""
+        strengths = sorted(column(rows, "strength_by_accuracy"))
         grid = GRIDS[kind]
-        ends = sum(value in (grid[0], grid[-1]) for value in strengths) if len(grid) > 1 else 0
-        against = plain.get(kind)
-        loss = loss_difference(column(rows, "test_loss"), column(by["none"], "test_loss"))
+        ends = sum(value in (grid[0], grid[-1]) for value in strengths)
+        means = [f"{_mean(rows, f'{each}_by_accuracy'):.3g}" for each in ("kappa", "confidence")]
+        if kind == "none":
+            lines.append([kind, "", "", average(accuracy[kind]), "", "", "", *means, "", ""])
+            continue
+        against = plain[kind]
+        losses = [column(by[each], "test_loss_by_loss") for each in (kind, "none")]
         lines.append(
             [
-                kind,
-                middle,
-                ends if len(grid) > 1 else "",
-                average(accuracy[kind]),
-                str(against) if against else "",
-                p_words(against.p_holm) if against else "",
-                against.verdict if against else "",
-                loss if against else "",
-                f"{sum(column(rows, 'kappa')) / len(rows):.3g}",
+                *(kind, f"{strengths[len(strengths) // 2]:.3g}", ends, average(accuracy[kind])),
+                *(str(against), p_words(against.p_holm), against.verdict, *means),
+                *(str(plain_by_loss[kind]), loss_difference(*losses)),
             ]
         )
     head = ["method", "median strength", "at an end", "test accuracy"]
-    head += ["difference to none [95 %]", "p (Holm)", "verdict", "test loss - none [95 %]", "kappa"]
+    head += ["difference to none [95 %]", "p (Holm)", "verdict", "kappa", "confidence"]
+    head += ["by loss: difference", "by loss: test loss - none [95 %]"]
     text = f"## {TITLES[name]}, {noise:.0%} noisy labels, n = {n}\n\n".replace("%", " %")
     text += table(head, lines) + "\n\n"
-    both = [[title, str(d), p_words(d.p_holm), d.verdict] for title, d in contrasts.items()]
-    text += table(["contrast", "difference in accuracy [95 %]", "p (Holm)", "verdict"], both)
+    both = [
+        [title, str(d), p_words(d.p_holm), d.verdict, str(by_loss[title]), by_loss[title].verdict]
+        for title, d in contrasts.items()
+    ]
+    head = ["contrast", "difference in accuracy [95 %]", "p (Holm)", "verdict"]
+    text += table([*head, "by loss: difference", "verdict"], both)
     return text, contrasts | {f"{kind} - none": each for kind, each in plain.items()}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(column(rows, name)) / len(rows)
 
 
 WORDS = ("FAM - L2", "FAM - none", "term I - L2", "FAM - noise", "FAM - label smoothing")
@@ -282,13 +293,16 @@ sentence pairs (RTE) by MiniLM. {SPLITS} random splits: n samples to train, n to
 with the same share of labels drawn anew from all classes, {_TEST} clean ones to test (RTE and \
 digits: as many as there are).
 
-The strength is chosen for each split by its validation loss, from five values over four decades; \
-"at an end" counts the splits that took the first or last. The test part of a split is scored \
-once. lambda of FAM, term I and noise is for kappa over the number of features. Term I: the fixed \
-point at which the loss and the part of FAM's gradient that the authors' code has are \
-in balance. Intervals: Student's t over splits, which share samples: they speak about new splits \
-of these data, not about new data. p: permutation test, by Holm for all rows of a table; \
-equivalent: two one-sided t tests at 5 % within {MARGIN:g}. Raw rows: \
+The strength is chosen for each split from nine values over four decades, by accuracy on its \
+validation part (of equal ones, by the smaller loss); "at an end" counts the splits that took the \
+first or last. "By loss": the same heads, chosen by validation loss instead, which prefers heads \
+that are not sure of anything where labels are noisy. kappa and confidence (mean probability of \
+the likeliest class) are those of the training part. lambda of FAM, term I and noise is for \
+kappa over the number of features. Term I: the fixed point at which the loss and the part of \
+FAM's gradient that the authors' code has are in balance. Intervals: Student's t over splits, \
+which share samples: they speak about new splits of these data, not about new data. p: permutation \
+test, by Holm for all rows of a table; equivalent: two one-sided t tests at 5 % within {MARGIN:g}. \
+Raw rows: \
 [study-heads.csv](study-heads.csv).
 
 The last two sections, which the verdicts leave out, repeat the first two with {_EARLY_STEPS} \
@@ -322,7 +336,7 @@ def main() -> None:
                 *key, kind, _features(key[0], options.data, options.work)
             )
             by[kind] = rows.of(cell, compute)
-            print(cell, average(column(by[kind], "test_accuracy")), flush=True)
+            print(cell, average(column(by[kind], "test_accuracy_by_accuracy")), flush=True)
         done[key] = by
         marker.touch()
         missing = [each for each in every if each not in done]
