@@ -129,28 +129,46 @@ def voxel_file(path: Path) -> Path:
     )
 
 
-def nifti_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64]:
+def nifti_affine(header: nibabel.Nifti1Header, path: Path) -> NDArray[np.float64]:
     """Return the RAS+ affine in mm: the sform if it is set and usable, else the qform.
 
     This is the rule of nibabel and most programs; ITK prefers the qform.
 
     Args:
         header: A header with a nonzero sform or qform code.
+        path: Its file, for the message.
+
+    Raises:
+        InputError: If neither is usable. Left and right would be a guess.
     """
-    forms = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
+    forms = [header.get_sform(coded=True)[0], _qform(header)]
     usable = [
         form
         for form in forms
         if form is not None and np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 0
     ]
-    affine = np.array(usable[0] if usable else header.get_base_affine(), dtype=np.float64)
+    if not usable:
+        raise InputError(
+            f"{path}: the orientation in its header is damaged (sform and qform): left and right "
+            "are not known; convert the original again"
+        )
+    affine = np.array(usable[0], dtype=np.float64)
     affine[:3] *= _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return affine
+
+
+def _qform(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
+    """Return the qform; None if it is not set or its quaternion is longer than 1."""
+    try:
+        affine: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
+    except ValueError:
+        return None
     return affine
 
 
 def forms_disagree(header: nibabel.Nifti1Header) -> bool:
     """Return whether sform and qform are set and place a corner more than half a voxel apart."""
-    (sform, _), (qform, _) = header.get_sform(coded=True), header.get_qform(coded=True)
+    sform, qform = header.get_sform(coded=True)[0], _qform(header)
     if sform is None or qform is None or not np.isfinite(sform).all():
         return False
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header["dim"][1:4]) - 1)

@@ -151,7 +151,7 @@ def _itk_reads(path: Path, sheared: Literal["refuse", "keep"]) -> bool:
         return False
     if int(header["dim"][0]) < 3 or int(header["dim"][3]) == 1:
         return False
-    return sheared == "refuse" or not _sheared(nifti_affine(header))
+    return sheared == "refuse" or not _sheared(nifti_affine(header, path))
 
 
 def _sheared(affine: NDArray[np.float64]) -> bool:
@@ -160,7 +160,7 @@ def _sheared(affine: NDArray[np.float64]) -> bool:
 
 
 def _nibabel_affine(path: Path, sheared: Literal["refuse", "keep"]) -> NDArray[np.float64]:
-    affine = nifti_affine(nifti_header(path))
+    affine = nifti_affine(nifti_header(path), path)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) == 0:
         raise InputError(f"{path}: the header's direction is singular: two axes point the same way")
     if sheared == "refuse" and _sheared(affine):
@@ -287,9 +287,8 @@ def read_header(
     affine[:3, :3] = _LPS_TO_RAS @ direction * spacing
     affine[:3, 3] = _LPS_TO_RAS @ origin
     if volume_suffix(path) in _NIFTI:
-        stated = nifti_affine(
-            nifti_header(path)
-        )  # ITK prefers the qform and also rounds differently
+        # ITK prefers the qform and also rounds differently.
+        stated = nifti_affine(nifti_header(path), path)
         other = np.abs(stated - affine).max() > 1e-2 * spacing.min() and not _sheared(stated)
         return stated if other else affine
     affine[:3] *= unit_mm(path)

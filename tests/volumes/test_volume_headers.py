@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 
 from famseg.messages import InputError
-from famseg.volumes import Volume, read_volume, write_volume
+from famseg.volumes import Volume, forms_disagree, nifti_header, read_volume, write_volume
 
 ARRAY = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[2.0, 0, 0, -3], [0, 2.5, 0, -4], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -87,6 +87,30 @@ def test_sheared_axes_are_refused_unless_they_are_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="singular or not at right angles"):
         read_volume(path)
     same(read_volume(path, sheared="keep"), SHEARED)
+
+
+def with_impossible_qform(path: Path, *, sform: bool) -> Path:
+    """Write a file whose qform has a quaternion that is longer than 1."""
+    image = nibabel.Nifti1Image(ARRAY, AFFINE)
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, 1 if sform else 0)
+    nibabel.save(image, path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3f", content, 256, 352.0, 0.0, 0.0)  # quatern_b, quatern_c, quatern_d
+    path.write_bytes(content)
+    return path
+
+
+def test_an_impossible_qform_does_not_count_beside_an_sform(tmp_path: Path) -> None:
+    path = with_impossible_qform(tmp_path / "head.nii", sform=True)
+    same(read_volume(path))
+    assert not forms_disagree(nifti_header(path))
+
+
+def test_without_a_usable_matrix_left_and_right_are_not_guessed(tmp_path: Path) -> None:
+    path = with_impossible_qform(tmp_path / "head.nii", sform=False)
+    with pytest.raises(InputError, match=r"is damaged .*: left and right are not known"):
+        read_volume(path)
 
 
 def test_an_sform_without_extent_is_not_taken(tmp_path: Path) -> None:
