@@ -159,8 +159,11 @@ def nifti_affine(header: nibabel.Nifti1Header, path: Path) -> NDArray[np.float64
 
 def _qform(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
     """Return the qform; None if it is not set or its quaternion is longer than 1."""
+    checked = header.copy()
+    if checked["pixdim"][0] not in (-1, 1):
+        checked["pixdim"][0] = 1  # the standard says so of 0, and nibabel of any other value
     try:
-        affine: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
+        affine: NDArray[np.float64] | None = checked.get_qform(coded=True)[0]
     except ValueError:
         return None
     return affine

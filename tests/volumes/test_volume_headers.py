@@ -89,6 +89,22 @@ def test_sheared_axes_are_refused_unless_they_are_kept(tmp_path: Path) -> None:
     same(read_volume(path, sheared="keep"), SHEARED)
 
 
+@pytest.mark.parametrize("sform_code", [0, 1])
+@pytest.mark.parametrize("qfac", [0.0, 0.5])
+def test_a_sign_of_the_third_axis_that_is_not_one_is_taken_as_plus(
+    qfac: float, sform_code: int, tmp_path: Path
+) -> None:
+    image = nibabel.Nifti1Image(ARRAY, AFFINE)
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, sform_code)
+    nibabel.save(image, tmp_path / "head.nii")
+    content = bytearray((tmp_path / "head.nii").read_bytes())
+    struct.pack_into("<f", content, 76, qfac)  # pixdim[0]
+    (tmp_path / "head.nii").write_bytes(content)
+    same(read_volume(tmp_path / "head.nii"))
+    assert not forms_disagree(nifti_header(tmp_path / "head.nii"))
+
+
 def with_impossible_qform(path: Path, *, sform: bool) -> Path:
     """Write a file whose qform has a quaternion that is longer than 1."""
     image = nibabel.Nifti1Image(ARRAY, AFFINE)
