@@ -40,9 +40,8 @@ def workers_for(items: int, world: int) -> int:
 def leaving_cores(workers: int) -> Iterator[None]:
     """Predict with a quarter of torch's threads, at least one, while processes score.
 
-    Threads wait for each other after every layer. If scoring takes the core of one of them, all
-    wait: a forward pass at 64^3 took four times as long, and scoring was slowed down by the waiting
-    threads.
+    Threads wait for each other after every layer: if scoring takes the core of one of them, all
+    wait. An evaluation of 50 cases at 64^3 on two cores took 40 s instead of 43 s.
 
     Args:
         workers: Number of processes for scoring, see `workers_for`; 1 changes nothing.
