@@ -25,7 +25,8 @@ help:
 
 install: $(READY)
 
-# uv installs in seconds what takes pip more than a minute, and pip what only its settings can find.
+# uv installs in seconds what takes pip more than a minute. Where it fails, for example because an
+# index is configured for pip alone, pip does it.
 add = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) \
 	|| $(BIN)/python -m pip install --quiet --no-compile $(1)
 

@@ -261,7 +261,7 @@ def _execute_without_requests(execute: Callable[[ModuleType], None], module: Mod
         execute(module)
         return
     # None makes the import fail, which pydicom expects where requests is not installed.
-    vars(sys)["modules"]["requests"] = None
+    sys.modules["requests"] = None  # type: ignore[assignment]
     try:
         execute(module)
     finally:

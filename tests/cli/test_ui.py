@@ -153,8 +153,8 @@ def test_a_run_outlives_its_server(tmp_path, caplog, monkeypatch, capsys):
         client = tracker._run._opened.client  # to query the server's data
         steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "a")]
         assert steps == [1, 2, 3, 4]
-        pictures = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
-        assert sum(name.endswith(".png") for name in pictures) == 3
+        images = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
+        assert sum(name.endswith(".png") for name in images) == 3
         assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert tracker.waiting == 0
     assert capsys.readouterr().out == ""

@@ -18,7 +18,7 @@ NAMES_100 = [f"fine{i}" for i in range(100)]
 NAMES_20 = [f"coarse{i}" for i in range(20)]
 
 
-def pictures(number: int, count: int = PER_FILE) -> NDArray[np.uint8]:
+def drawn_images(number: int, count: int = PER_FILE) -> NDArray[np.uint8]:
     """Images of CIFAR's shape, different for each file."""
     rng = np.random.default_rng(number)
     return rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
@@ -32,7 +32,7 @@ def cifar10_python(folder: Path, protocol: int = 2) -> Path:
         batch = {
             b"batch_label": name.encode(),
             b"labels": [i % 10 for i in range(PER_FILE)],
-            b"data": pictures(number).reshape(PER_FILE, -1),
+            b"data": drawn_images(number).reshape(PER_FILE, -1),
             b"filenames": [b"a.png"] * PER_FILE,
         }
         (folder / name).write_bytes(pickle.dumps(batch, protocol=protocol))
@@ -47,7 +47,7 @@ def cifar10_binary(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for number, name in enumerate((*TEN, "test_batch")):
         records = b"".join(
-            bytes([i % 10]) + image.tobytes() for i, image in enumerate(pictures(number))
+            bytes([i % 10]) + image.tobytes() for i, image in enumerate(drawn_images(number))
         )
         (folder / f"{name}.bin").write_bytes(records)
     (folder / "batches.meta.txt").write_text("\n".join(NAMES_10) + "\n\n")
@@ -61,7 +61,7 @@ def cifar100_python(folder: Path, count: int = 200) -> Path:
     for number, name in enumerate(("train", "test")):
         fine = [i % 100 for i in range(count)]
         batch = {
-            "data": pictures(number, count).reshape(count, -1),
+            "data": drawn_images(number, count).reshape(count, -1),
             "fine_labels": fine,
             "coarse_labels": [label // 5 for label in fine],
         }
@@ -78,7 +78,7 @@ def cifar100_binary(folder: Path, count: int = 200) -> Path:
     for number, name in enumerate(("train", "test")):
         records = b"".join(
             bytes([i % 100 // 5, i % 100]) + image.tobytes()
-            for i, image in enumerate(pictures(number, count))
+            for i, image in enumerate(drawn_images(number, count))
         )
         (folder / f"{name}.bin").write_bytes(records)
     (folder / "fine_label_names.txt").write_text("\n".join(NAMES_100))
@@ -94,7 +94,7 @@ def svhn(folder: Path, *, compressed: bool = True, extra: bool = False) -> Path:
     names = ("train", "test", "extra") if extra else ("train", "test")
     for number, name in enumerate(names):
         content = {
-            "X": pictures(number).transpose(2, 3, 1, 0),
+            "X": drawn_images(number).transpose(2, 3, 1, 0),
             "y": (np.arange(PER_FILE, dtype=np.uint8) % 10 + 1)[:, None],
         }
         scipy.io.savemat(folder / f"{name}_32x32.mat", content, do_compression=compressed)
@@ -110,7 +110,7 @@ def fashionmnist(folder: Path, *, packed: bool = True) -> Path:
     """The four files; labels 0 to 9 in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, split in enumerate(("train", "t10k")):
-        gray = pictures(number)[:, 0, 2:-2, 2:-2]
+        gray = drawn_images(number)[:, 0, 2:-2, 2:-2]
         labels = np.arange(PER_FILE, dtype=np.uint8) % 10
         for kind, array in (("images-idx3", gray), ("labels-idx1", labels)):
             name = f"{split}-{kind}-ubyte"

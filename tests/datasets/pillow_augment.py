@@ -39,7 +39,7 @@ def from_pillow(image: Image.Image) -> Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def pictures(n: int, channels: int, height: int, width: int) -> Tensor:
+def drawn_images(n: int, channels: int, height: int, width: int) -> Tensor:
     """Return various images: noise, ramps, few colors, one color, narrow ranges."""
     generator = torch.Generator().manual_seed(n + 7 * channels + height)
     result = torch.randint(256, (n, channels, height, width), generator=generator)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pillow_augment import pictures
+from pillow_augment import drawn_images
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ def excess(counts: Tensor) -> float:
 
 
 def test_without_options_bytes_are_normalized_and_the_rest_stays() -> None:
-    images = pictures(6, 3, 4, 5)
+    images = drawn_images(6, 3, 4, 5)
     batch = {**batch_of(images), "label": torch.arange(6), "subject": ["a"] * 6}
     before = images.clone()
     result = Augmentation(mean=MEAN, std=STD, seed=0)(batch)
@@ -61,7 +61,7 @@ def test_crops_and_flips_are_slices_and_all_are_equally_likely(flip: bool) -> No
 
 
 def test_a_flip_alone_keeps_every_pixel() -> None:
-    images = pictures(200, 3, 6, 8)
+    images = drawn_images(200, 3, 6, 8)
     found = Augmentation(mean=[0] * 3, std=[1 / 255] * 3, seed=0, flip=True)(batch_of(images))
     flipped = [
         torch.equal(own, image.flip(-1).float())
@@ -93,7 +93,7 @@ def test_cutout_is_a_square_of_the_mean_with_its_center_anywhere(edge: int) -> N
 
 
 def test_what_happens_depends_on_seed_and_index_alone() -> None:
-    images = pictures(40, 3, 32, 32)
+    images = drawn_images(40, 3, 32, 32)
     augment = Augmentation(mean=MEAN, std=STD, seed=3, **ALL)
     batch = batch_of(images, start=1000)
     whole = augment(batch)["image"]
@@ -118,7 +118,7 @@ def test_what_happens_depends_on_seed_and_index_alone() -> None:
 
 
 def test_an_option_leaves_the_draws_of_the_others_alone() -> None:
-    images = pictures(30, 1, 8, 8)
+    images = drawn_images(30, 1, 8, 8)
     options = {"mean": [0.5], "std": [0.2], "seed": 0}
     cropped = Augmentation(**options, crop=2)(batch_of(images))["image"]
     cut = Augmentation(**options, cutout=4)(batch_of(images))["image"]
@@ -145,7 +145,7 @@ def test_autoaugment_comes_before_the_crop_and_cutout_after_all() -> None:
 
 @pytest.mark.cuda
 def test_a_gpu_makes_the_same_images() -> None:
-    images = pictures(60, 3, 32, 32)
+    images = drawn_images(60, 3, 32, 32)
     for policy in ("svhn", "cifar10"):
         augment = Augmentation(mean=MEAN, std=STD, seed=3, **(ALL | {"autoaugment": policy}))
         batch = batch_of(images)
@@ -191,7 +191,7 @@ def test_faulty_options_are_refused(options: dict[str, Any], message: str) -> No
 
 def test_a_loop_over_padded_batches_matches_a_plain_crop() -> None:
     # Large padding and an image smaller than it: runs of bytes must not cross images.
-    images = pictures(5, 3, 2, 3)
+    images = drawn_images(5, 3, 2, 3)
     found = Augmentation(mean=[0] * 3, std=[1 / 255] * 3, seed=0, crop=6, flip=True)
     result = found(batch_of(images))["image"]
     padded = F.pad(images.float(), [6] * 4)

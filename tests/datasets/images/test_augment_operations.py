@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
-from pillow_augment import from_pillow, pictures, to_pillow
+from pillow_augment import drawn_images, from_pillow, to_pillow
 from torch import Tensor
 
 from famseg.datasets.images import _augment_operations as operations
@@ -22,7 +22,7 @@ def same(found: Tensor, before: Tensor, pillow: Pillow) -> None:
 
 @pytest.fixture(params=SHAPES, ids=str)
 def batch(request: pytest.FixtureRequest) -> Tensor:
-    return pictures(12, *request.param)
+    return drawn_images(12, *request.param)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -78,7 +78,7 @@ def test_moves_are_pillow_s(batch: Tensor, name: str, amounts: list[float], sign
 
 
 def test_each_image_has_its_own_parameter() -> None:
-    batch = pictures(3, 3, 8, 8)
+    batch = drawn_images(3, 3, 8, 8)
     factors = torch.tensor([0.1, 1.0, 1.9])
     for blend in ("brightness", "contrast", "color", "sharpness"):
         together = getattr(operations, blend)(batch, factors)

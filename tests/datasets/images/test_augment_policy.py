@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pillow_augment import changed, from_pillow, pictures, to_pillow
+from pillow_augment import changed, drawn_images, from_pillow, to_pillow
 
 from famseg.datasets.images._augment_policy import (
     POLICIES,
@@ -26,7 +26,7 @@ def operation_names() -> set[str]:
 def test_a_batch_is_what_pillow_makes_of_its_images_one_by_one(
     policy: Policy, channels: int
 ) -> None:
-    batch = pictures(400, channels, 32, 32)
+    batch = drawn_images(400, channels, 32, 32)
     bits = random_bits(0, torch.arange(len(batch)), POLICY_NUMBERS)
     before = batch.clone()
     found = AutoAugment(policy, fill=FILL[:channels])(batch, bits)
@@ -76,7 +76,7 @@ def test_levels_mean_what_they_do_in_the_authors_program() -> None:
 
 
 def test_a_image_is_changed_alike_in_any_batch() -> None:
-    batch = pictures(60, 3, 16, 24)
+    batch = drawn_images(60, 3, 16, 24)
     bits = random_bits(2, torch.arange(60), POLICY_NUMBERS)
     augment = AutoAugment("cifar10", fill=FILL)
     whole = augment(batch, bits)

@@ -22,9 +22,9 @@ from image_files import (
     cifar10_python,
     cifar100_binary,
     cifar100_python,
+    drawn_images,
     fashionmnist,
     idx,
-    pictures,
     svhn,
 )
 from PIL import Image
@@ -78,9 +78,9 @@ def test_cifar10(tmp_path: Path, write: Callable[[Path], Path], place: str) -> N
     seen: list[tuple[int, int]] = []
     splits = Cifar10Data(root=str(root)).build(0, progress=lambda done, of: seen.append((done, of)))
     pixels, labels = train_in_order(splits)
-    assert np.array_equal(pixels, np.concatenate([pictures(i) for i in range(5)]))
+    assert np.array_equal(pixels, np.concatenate([drawn_images(i) for i in range(5)]))
     assert labels.tolist() == [i % 10 for i in range(PER_FILE)] * 5
-    assert np.array_equal(splits.test.pixels, pictures(5))
+    assert np.array_equal(splits.test.pixels, drawn_images(5))
     assert splits.classes == tuple(f"class{i}" for i in range(10))
     ending = ".bin" if write is cifar10_binary else ""
     assert list(splits.test.sources())[7] == f"{folder.name}/test_batch{ending}#7"
@@ -99,7 +99,7 @@ def test_cifar100_fine_and_coarse(tmp_path: Path, write: Callable[[Path], Path])
     assert coarse.classes == tuple(NAMES_20)
     assert train_in_order(fine)[1].tolist() == list(range(100)) * 2
     assert train_in_order(coarse)[1].tolist() == [i // 5 for i in range(100)] * 2
-    assert np.array_equal(train_in_order(fine)[0], pictures(0, 200))
+    assert np.array_equal(train_in_order(fine)[0], drawn_images(0, 200))
     assert fine.fingerprint != coarse.fingerprint
 
 
@@ -107,7 +107,7 @@ def test_cifar100_fine_and_coarse(tmp_path: Path, write: Callable[[Path], Path])
 def test_pickles_of_any_protocol(tmp_path: Path, protocol: int) -> None:
     folder = cifar10_python(tmp_path, protocol)
     found = read_pickle((folder / "data_batch_3").read_bytes(), "x")
-    assert np.array_equal(found["data"], pictures(2).reshape(PER_FILE, -1))
+    assert np.array_equal(found["data"], drawn_images(2).reshape(PER_FILE, -1))
     assert found["labels"][:3] == [0, 1, 2]
 
 
@@ -164,11 +164,13 @@ def test_svhn(tmp_path: Path, compressed: bool) -> None:
     svhn(tmp_path, compressed=compressed, extra=True)
     splits = SvhnData(root=str(tmp_path)).build(0)
     pixels, labels = train_in_order(splits)
-    assert np.array_equal(pixels, pictures(0))
+    assert np.array_equal(pixels, drawn_images(0))
     assert labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0] * 2, "10 is the digit 0"
     assert splits.classes == tuple("0123456789")
     more = SvhnData(root=str(tmp_path), extra=True).build(0)
-    assert np.array_equal(train_in_order(more)[0], np.concatenate([pictures(0), pictures(2)]))
+    assert np.array_equal(
+        train_in_order(more)[0], np.concatenate([drawn_images(0), drawn_images(2)])
+    )
     sources = sorted({*more.train.sources(), *more.validation.sources()})
     assert sources[:2] == ["extra_32x32.mat#0", "extra_32x32.mat#1"]
     assert np.array_equal(more.test.pixels, splits.test.pixels)
@@ -181,7 +183,7 @@ def test_fashionmnist(tmp_path: Path, packed: bool, below: str) -> None:
     splits = FashionMnistData(root=str(tmp_path)).build(0)
     assert splits.train.pixels.shape[1:] == (3, 32, 32)
     assert (splits.test.pixels == splits.test.pixels[:, :1]).all()
-    assert np.array_equal(splits.test.pixels[:, 0, 2:-2, 2:-2], pictures(1)[:, 0, 2:-2, 2:-2])
+    assert np.array_equal(splits.test.pixels[:, 0, 2:-2, 2:-2], drawn_images(1)[:, 0, 2:-2, 2:-2])
     assert not splits.test.pixels[:, :, :2].any()
     gray = FashionMnistData(root=str(tmp_path), channels=1).build(0)
     assert np.array_equal(gray.test.pixels, splits.test.pixels[:, :1])
@@ -318,7 +320,7 @@ def test_faulty_svhn(tmp_path: Path, changes: dict[str, object], message: str) -
     import scipy.io
 
     path = svhn(tmp_path) / "test_32x32.mat"
-    content = {"X": pictures(1).transpose(2, 3, 1, 0), "y": np.ones((20, 1)), **changes}
+    content = {"X": drawn_images(1).transpose(2, 3, 1, 0), "y": np.ones((20, 1)), **changes}
     scipy.io.savemat(path, content, do_compression=True)
     assert fault(SvhnData(root=str(tmp_path))) == f"ROOT/test_32x32.mat: {message}{AGAIN}"
 
@@ -379,7 +381,7 @@ def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
         ),
         (
             lambda f: (f / "train-images-idx3-ubyte.gz").write_bytes(
-                gzip.compress(idx(pictures(0)[:, 0, 2:-2, 2:-2])[:-7])
+                gzip.compress(idx(drawn_images(0)[:, 0, 2:-2, 2:-2])[:-7])
             ),
             "ROOT/train-images-idx3-ubyte.gz: announces 20 x 28 x 28 bytes but has 15673: it is "
             "cut "
@@ -408,7 +410,7 @@ def test_damaged_matlab_files_end_in_one_line(tmp_path: Path) -> None:
         ),
         (
             lambda f: (f / "t10k-images-idx3-ubyte.gz").write_bytes(
-                gzip.compress(idx(pictures(0)[:, 0]))
+                gzip.compress(idx(drawn_images(0)[:, 0]))
             ),
             "ROOT/t10k-images-idx3-ubyte.gz: images of 32 x 32 pixels, but 28 x 28 are "
             "expected: it is "
