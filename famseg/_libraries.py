@@ -10,7 +10,7 @@ finder before Python's own changes how these packages are initialized, but not w
 - packages in `_DEFERRED` that MONAI imports by ``optional_import`` are imported on first use, and
   so is matplotlib.pyplot.
 - ``ignite.handlers.checkpoint`` imports the class of ZeRO optimizers only if one can exist.
-- pydicom downloads its example files with urllib, without importing requests.
+- pydicom imports neither requests nor tqdm, which it needs only to download its example files.
 - torch hides its optimizers from TorchDynamo only once TorchDynamo is loaded.
 
 This affects only processes of the command, and only imports after it; `famseg` as a library does
@@ -91,7 +91,7 @@ class _Loader(SourceFileLoader):
         elif module.__name__ == "ignite.handlers.checkpoint":
             _execute_without_zero(execute, module)
         elif module.__name__ == "pydicom.data.download":
-            _execute_without_requests(execute, module)
+            _execute_without_downloads(execute, module)
         elif module.__name__ in _PLOTTING:
             _execute_without_pyplot(execute, module)
         else:
@@ -256,16 +256,15 @@ def _execute_without_pyplot(execute: Callable[[ModuleType], None], module: Modul
     vars(module)["plt"] = _Deferred(lambda: (import_module("matplotlib.pyplot"), True))
 
 
-def _execute_without_requests(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    if "requests" in sys.modules:
-        execute(module)
-        return
-    # None makes the import fail, which pydicom expects where requests is not installed.
-    sys.modules["requests"] = None  # type: ignore[assignment]
+def _execute_without_downloads(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    # None makes an import fail, which pydicom expects where these are not installed.
+    absent = [name for name in ("requests", "tqdm") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
         execute(module)
     finally:
-        sys.modules.pop("requests", None)
+        for name in absent:
+            sys.modules.pop(name, None)
 
 
 def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleType) -> None:

@@ -138,11 +138,11 @@ def test_a_reconstruction_takes_no_plots_and_statistics_with_it() -> None:
     assert not {"matplotlib", "scipy.stats", "scipy.signal", "trimesh", "pandas"} & set(loaded)
 
 
-def test_pydicom_is_imported_without_requests_which_can_be_imported_afterwards() -> None:
+def test_pydicom_is_imported_without_what_downloads_which_can_be_imported_afterwards() -> None:
     code = "import famseg.cli, sys, pydicom\nfrom pydicom.data import download\n"
-    code += "print('requests' in sys.modules, download.HAVE_REQUESTS)\n"
-    code += "import requests\nprint(requests.Session.__name__)"
-    assert _python(code) == "False False\nSession\n"
+    code += "print({'requests', 'tqdm'} & set(sys.modules), download.HAVE_REQUESTS)\n"
+    code += "import requests, tqdm\nprint(requests.Session.__name__, tqdm.tqdm.__name__)"
+    assert _python(code) == "set() False\nSession tqdm\n"
 
 
 def test_the_version_that_this_was_tried_with() -> None:

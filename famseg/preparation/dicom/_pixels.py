@@ -52,7 +52,7 @@ def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool)
         check_memory(plan.shape, np.dtype(np.int16).itemsize)
         items = list(dict.fromkeys(part.item for part in plan.slices))
         paths = dict(zip(items, stack.enter_context(local(items)), strict=True))
-        out = np.full(plan.shape[::-1], AIR_HU, dtype=np.int16)
+        out = np.empty(plan.shape[::-1], dtype=np.int16)
         slices = _moved(plan, paths)
         _fill(out, plan, slices)
     array = out.transpose(2, 1, 0)
@@ -61,7 +61,7 @@ def read_series(plan: Plan, origin: str, notes: tuple[str, ...], rescaled: bool)
 
 
 def _fill(out: NDArray[np.int16], plan: Plan, slices: Iterator[NDArray[np.float32]]) -> None:
-    """Interpolate each level of the grid between the two slices around it."""
+    """Fill each level of the grid by interpolation between the two slices around it."""
     heights = plan.heights_mm
     below, above = next(slices), next(slices)
     upper = 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_WEIGHED = 2**22  # voxels of the field at a time: 32 MiB of float64
+_MOST_WEIGHED = 2**16  # voxels of the field at a time, which fit into a core's cache as float64
 
 
 class Axis(NamedTuple):
@@ -65,8 +65,8 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
         axes: The sampling points along each of its axes.
 
     Returns:
-        The shares, shape of the grid. Sums have a fixed order, so every processor gives the same
-        bits.
+        The shares, shape of the grid. Products are rounded and added one by one in a fixed order,
+        so every processor gives the same bits.
     """
     # Transposed: scans are stored slice by slice.
     values, axes = np.ascontiguousarray(values.T), list(axes)[::-1]
@@ -84,12 +84,33 @@ def shares_along_axes(values: NDArray[np.int8], axes: Sequence[Axis]) -> NDArray
         part = edge[start : start + size]
         voxels = np.unravel_index(part, shares.shape)
         at = tuple(a.first[v] + s for a, v, s in zip(axes, voxels, shift, strict=True))
-        z, y, x = (axis.weights[v] for axis, v in zip(axes, voxels, strict=True))
-        level = np.einsum("nabc,npc->nabp", windows[at], x)
-        level = np.einsum("nabp,nqb->naqp", level, y)
-        level = np.einsum("naqp,nra->nrqp", level, z)
-        shares.ravel()[part] = (level > 0).mean(axis=(1, 2, 3), dtype=np.float32)
+        z, y, x = (_voxels_last(axis.weights[v]) for axis, v in zip(axes, voxels, strict=True))
+        level = _voxels_last(windows[at])
+        for weights in (x, y, z):
+            level = _interpolated(level, weights)
+        shares.ravel()[part] = (level > 0).mean(axis=(0, 1, 2), dtype=np.float32)
     return shares.T
+
+
+def _voxels_last(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return values with their first axis as the last one, along which they are contiguous."""
+    return np.moveaxis(values, 0, -1).astype(np.float64, order="C")
+
+
+def _interpolated(level: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interpolate along the last axis of a field but one, and make it the first axis.
+
+    Args:
+        level: Values, shape ``(a, b, width, n)``.
+        weights: From `Axis`, shape ``(places, width, n)``.
+
+    Returns:
+        Values at the places, shape ``(places, a, b, n)``.
+    """
+    found = level[:, :, 0] * weights[:, None, None, 0]
+    for k in range(1, level.shape[2]):
+        found += level[:, :, k] * weights[:, None, None, k]
+    return found
 
 
 def _joined(bone: NDArray[np.bool_], axis: Axis, number: int, join: np.ufunc) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from famseg.preparation.steps._bone import Bone, Mask, distance_mm, within_mm
 from famseg.preparation.steps._plates import (
     Body,
     Surroundings,
+    enlarged,
     filled_slices,
     surroundings,
     without_hollows,
@@ -98,8 +99,8 @@ def clean_bone(
     envelope = head_envelope(body, values.shape) if body else None
     findings: list[Finding] = []
     if envelope is not None and body is not None:
-        mask = mask & envelope
-        beside = surroundings(bone.mask, values, body, hounsfield=hounsfield)
+        beside = surroundings(mask, values, body, hounsfield=hounsfield)
+        mask &= envelope
         near = np.count_nonzero(mask)
         mask = beside.without_plates(mask) if beside else mask
         touching_ml = voxel_ml * (near - np.count_nonzero(mask))
@@ -192,11 +193,7 @@ def head_envelope(body: Body, shape: Sequence[int]) -> Mask | None:
     head = filled_slices(head)
     # The sample of a block may be air although the skin in it is tissue.
     head = ndimage.binary_dilation(head)
-    turned = head.T  # scans are stored slice by slice, like the arrays combined with them
-    for axis, step in enumerate(body.steps[::-1]):
-        turned = np.repeat(turned, step, axis=axis)
-    whole: Mask = turned.T[: shape[0], : shape[1], : shape[2]]
-    return whole
+    return enlarged(head, body.steps, shape)
 
 
 class _Pieces(NamedTuple):
@@ -276,13 +273,13 @@ def _largest(mask: Mask, pieces: _Pieces, voxel_ml: float) -> tuple[Mask, list[f
             f"more than {_SMALLEST_SKULL_ML:g} ml: is this a head, and is its spacing in mm? Try a "
             "lower threshold"
         )
-    skull = np.zeros_like(mask)
+    skull = np.zeros(mask.shape[::-1], dtype=bool).T  # without touching what stays 0
     np.equal(pieces.labels, largest, out=skull[pieces.box])
     return skull, sorted((pieces.sizes[1:] * voxel_ml).tolist(), reverse=True)
 
 
 def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
-    """Return the skull with its small cavities filled according to the settings."""
+    """Fill small cavities of a skull according to the settings, in place, and return it."""
     if settings.holes == "keep":
         return mask
     reach = settings.close_mm if settings.holes == "close" else 0.0
@@ -298,9 +295,8 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     cavity = labels.ravel()[within]
     small = np.bincount(cavity) * np.prod(spacing_mm) / 1000 <= _LARGEST_CAVITY_ML
     padded.ravel()[within[small[cavity]]] = True
-    filled = mask.copy(order="K")
-    filled[box] = padded[tuple(slice(m, -m) for m in margin)].T
-    return filled
+    mask[box] = padded[tuple(slice(m, -m) for m in margin)].T
+    return mask
 
 
 def _closed(padded: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:

@@ -70,20 +70,17 @@ class Surroundings(NamedTuple):
     second_ml: float
 
     def without_plates(self, mask: Mask) -> Mask:
-        """Return a mask in the voxels of the scan without the plates."""
+        """Remove the plates from a mask in the voxels of the scan, in place, and return it."""
         if not self.plates.any():
             return mask
         places = np.argwhere(self.plates)
         low, high = places.min(axis=0), places.max(axis=0) + 1
-        turned = self.plates[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].T
-        for axis, step in enumerate(self.steps[::-1]):
-            turned = np.repeat(turned, step, axis=axis)
-        kept = mask.copy(order="K")
-        part = kept[
+        plates = self.plates[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        part = mask[
             tuple(slice(a * s, b * s) for a, b, s in zip(low, high, self.steps, strict=True))
         ]
-        part &= ~turned.T[tuple(slice(n) for n in part.shape)]
-        return kept
+        part &= ~enlarged(plates, self.steps, part.shape)
+        return mask
 
 
 def surroundings(
@@ -161,9 +158,7 @@ def _around(mask: Mask, spacing: Sequence[float], radius_mm: float) -> Mask:
 
 
 def _doubled(coarse: Mask, shape: Sequence[int]) -> Mask:
-    for axis in range(3):
-        coarse = np.repeat(coarse, 2, axis=axis)
-    return coarse[: shape[0], : shape[1], : shape[2]]
+    return enlarged(coarse, (2, 2, 2), shape)
 
 
 def filled_slices(mask: Mask) -> Mask:
@@ -176,6 +171,14 @@ def filled_slices(mask: Mask) -> Mask:
         outside[face] = True
     outside[0] = False
     return np.asarray(~outside[labels])
+
+
+def enlarged(mask: Mask, steps: Sequence[int], shape: Sequence[int]) -> Mask:
+    """Return the voxels of the blocks of a mask, cut to a shape; stored slice by slice."""
+    # Along the first axis at first, whose neighbors lie side by side, while the array is small.
+    for axis, step in enumerate(steps):
+        mask = np.repeat(mask.T, step, axis=2 - axis).T
+    return mask[: shape[0], : shape[1], : shape[2]]
 
 
 def sampled(values: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
