@@ -3,8 +3,8 @@
 ``python benchmarks/study/cnns.py --data ROOT --work WORK --out docs/results``
 
 ROOT holds the folder cifar10 in its original format. What is done is kept in WORK: the same command
-resumes where it stopped. Three core-hours in all; ``--only augmented,extra`` (0 or 1 each) does
-one of the four networks.
+resumes where it stopped, and networks whose rows are in the CSV of the page stay there. Four
+core-hours in all; ``--only augmented,extra`` (0 or 1 each) does one of the four networks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -29,6 +29,7 @@ from _cells import (
     family,
     machine,
     p_words,
+    read_csv,
     table,
     to_csv,
     tuned,
@@ -44,8 +45,9 @@ from famseg.flatness import FAM
 N, VALIDATION = 500, 2000
 CHANNELS = (16, 32, 32)
 EPOCHS, BATCH, RATE, DECAY = 60, 50, 0.05, 5e-4
-SEEDS = range(10)
+SEEDS = range(15)
 TUNING = range(1000, 1003)
+_BOTH = "SAM + FAM head"  # with the strengths that are best for each alone
 LAYERS = {"stem": "0", "last convolution": "8", "head": "head"}
 
 
@@ -243,7 +245,7 @@ def network_rows(network: Network, root: Path, rows: Rows) -> list[Row]:
         best[name], end = tuned(grid, validated)
         found += _tested(network, root, rows, name, make(best[name]), best[name], end)
     both = Recipe("full", "head", best["FAM head"], sam=best["SAM"])
-    return found + _tested(network, root, rows, "SAM + FAM head", both, 0.0, False)
+    return found + _tested(network, root, rows, _BOTH, both, 0.0, False)
 
 
 def _tested(
@@ -259,6 +261,15 @@ def _tested(
     done = rows.of(cell, lambda: run(network, recipe, list(SEEDS), root, test=True))
     print(network, name, strength, average(column(done, "test_accuracy")), flush=True)
     return [{**row, "end": int(end)} for row in done]
+
+
+def published(path: Path) -> dict[Network, list[Row]]:
+    """Return the rows of an earlier page by network, if any."""
+    found: dict[Network, list[Row]] = {}
+    for row in read_csv(path) if path.is_file() else ():
+        network = Network(bool(row["augmented"]), bool(row["extra"]))
+        found.setdefault(network, []).append(row)
+    return found
 
 
 def section(network: Network, rows: Sequence[Row]) -> str:
@@ -280,7 +291,7 @@ def section(network: Network, rows: Sequence[Row]) -> str:
         lines.append(
             [
                 name,
-                f"{float(of[0]['strength']):.3g}" + " (end)" * int(float(of[0]["end"])),
+                "as above" if name == _BOTH else _strength(of[0]),
                 f"{min(learned):.3f}",
                 average(column(of, "test_accuracy")),
                 str(against) if against else "",
@@ -297,12 +308,27 @@ def section(network: Network, rows: Sequence[Row]) -> str:
     return f"## {title[0].upper()}{title[1:]}\n\n{table(head, lines)}\n"
 
 
+def _strength(row: Row) -> str:
+    return f"{float(row['strength']):.3g}" + " (end)" * int(float(row["end"]))
+
+
 INTRODUCTION = f"""Written by `benchmarks/study/cnns.py`. Three convolutions with batch \
 normalization, average pooling and a linear head on {N} images of CIFAR-10 at 16 x 16, {EPOCHS} \
 epochs; each method with the strength that is best on {VALIDATION} validation images over \
 {len(TUNING)} other seeds, from four decades; then {len(SEEDS)} seeds and the test set once. A row \
 whose lowest training accuracy is below 1 has not fitted its data. p by Holm for all rows of a \
 table. Raw rows: [study-cnns.csv](study-cnns.csv)."""
+
+
+def write(done: Mapping[Network, Sequence[Row]], out: Path) -> None:
+    """Write the page and its rows."""
+    sections = [section(each, done[each]) for each in sorted(done, key=lambda n: str(n.key))]
+    text = "\n".join(
+        ["# A CNN with batch normalization", "", INTRODUCTION, "", machine(), "", *sections]
+    )
+    write_atomically(out / "study-cnns.md", text.encode())
+    raw = [row for of in done.values() for row in of]
+    write_atomically(out / "study-cnns.csv", to_csv(raw).encode())
 
 
 def main() -> None:
@@ -314,19 +340,14 @@ def main() -> None:
     parser.add_argument("--only", help="augmented,extra: 0 or 1 each")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows, done = Rows(options.work / "cnns"), {}
+    rows, done = Rows(options.work / "cnns"), published(options.out / "study-cnns.csv")
     for augmented, extra in itertools.product((False, True), (False, True)):
         network = Network(augmented, extra)
-        if options.only not in (None, f"{augmented:d},{extra:d}"):
+        if network in done or options.only not in (None, f"{augmented:d},{extra:d}"):
             continue
         done[network] = network_rows(network, options.data, rows)
-        sections = [section(each, of) for each, of in done.items()]
-        text = "\n".join(
-            ["# A CNN with batch normalization", "", INTRODUCTION, "", machine(), "", *sections]
-        )
-        write_atomically(options.out / "study-cnns.md", text.encode())
-        raw = [row for of in done.values() for row in of]
-        write_atomically(options.out / "study-cnns.csv", to_csv(raw).encode())
+        write(done, options.out)
+    write(done, options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from famseg.evaluation import calibration
 from famseg.flatness import FAM
-from famseg.reporting import find_runs
 
 STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
 SIZES = (4, 5, 6, 3)
@@ -185,6 +184,22 @@ def test_diverged_networks_are_counted_not_averaged(module):
     assert found([1.5, 1.5, 1.5], [1.0, 1.0, 1.0]) == "+0.500 [+0.500, +0.500]"
 
 
+def test_networks_of_an_earlier_page_stay(module, tmp_path):
+    cnns, cells = module("cnns"), module("_cells")
+    network = cnns.Network(augmented=True, extra=False)
+    row = {**network.key, "method": "none", "strength": 0.0, "end": 0, "seed": 1}
+    scores = {"test_accuracy": 0.4, "test_loss": 2.0, "test_ece": 0.3, "train_accuracy": 1.0}
+    rows = [{**row, **scores, "seed": seed} for seed in range(3)]
+    (tmp_path / "study-cnns.csv").write_text(cells.to_csv(rows))
+    found = cnns.published(tmp_path / "study-cnns.csv")
+    assert list(found) == [network]
+    cnns.write(found, tmp_path)
+    text = (tmp_path / "study-cnns.md").read_text()
+    assert "## With augmentation, without the extra layer" in text
+    assert "| none | 0 | 1.000 | 0.4000 ± 0.0000 |" in text
+    assert cnns.published(tmp_path / "none.csv") == {}
+
+
 def test_a_cell_is_computed_once(module, tmp_path):
     rows = module("_cells").Rows(tmp_path)
     calls = []
@@ -198,24 +213,40 @@ def test_a_cell_is_computed_once(module, tmp_path):
     assert (len(calls), first[0]["value"], first[0]["data"]) == (1, 0.5, "a/b")
 
 
+def skull_rows(method: str, strength: float, **scores: float) -> list[dict[str, object]]:
+    """Return rows of three seeds whose scores differ by .01 from seed to seed."""
+    return [
+        {"method": method, "strength": strength, "seed": seed, "part": "test", "finished": 1}
+        | {"validation": 0.6, "validation_last": 0.5, "implant_dsc": 0.1, "hd95_mm": 5.0}
+        | {"implant_masked_dsc": 0.4}
+        | {name: value + 0.01 * (name.startswith("dsc")) * seed for name, value in scores.items()}
+        for seed in range(3)
+    ]
+
+
 @pytest.mark.parametrize(("skull", "passed"), [(0.4, True), (0.9, False)])
-def test_a_baseline_that_does_not_beat_the_mean_skull_is_uninformative(
-    module, tmp_path, skull, passed
-):
-    made, skulls = module("made_runs"), module("skulls")
-    for seed in range(3):
-        wave = 0.01 * seed
-        metrics = {skulls.METRIC: 0.6 + wave, "test/set1/mean_skull/skull/dsc": skull}
-        metrics |= {skulls.RATIO: 0.8, "test/set2/skull/dsc": 0.59 + wave}
-        made.make_run(tmp_path, f"base{seed}", seed=seed, metrics=metrics)
-        fam = metrics | {skulls.METRIC: 0.7 + wave, "test/set2/skull/dsc": 0.70001 + wave}
-        made.make_run(tmp_path, f"fam{seed}", seed=seed, settings=made.FAM, metrics=fam)
-    runs = find_runs([tmp_path]).runs
-    assert skulls.gate(runs)[0] is passed
-    assert ("**the cell is uninformative**" in skulls.gate(runs)[1]) is not passed
-    assert "| FAM lambda=0.1 | 3 | 0.00001 | yes |" in skulls.signature(runs)
-    assert "| baseline | 3 | 0.01000 | no |" in skulls.signature(runs)
-    assert "| FAM lambda=0.1 | 3 | +0.1000 " in skulls.at_equal_variance(runs)
+def test_a_baseline_that_does_not_beat_the_mean_skull_is_uninformative(module, skull, passed):
+    skulls = module("skulls")
+    base = {"dsc": 0.6, "dsc_set2": 0.59, "mean_skull_dsc": skull, "variance_ratio": 0.8}
+    fam = base | {"dsc": 0.7, "dsc_set2": 0.70001}
+    rows = [*skull_rows("baseline", 0.0, **base), *skull_rows("FAM", 1.0, **fam)]
+    by = skulls.methods(rows)
+    assert skulls.gate(by["baseline"])[0] is passed
+    assert ("**the cell is uninformative**" in skulls.page(rows)) is not passed
+    assert "| FAM, 1 (end) | 3 of 3 | 0.00001 |" in skulls.signature(by)
+    assert "| baseline | 0 of 3 | 0.01000 |" in skulls.signature(by)
+    assert "| FAM, 1 (end) | 3 | +0.1000 " in skulls.at_equal_variance(by)
+
+
+def test_a_training_that_failed_is_counted_and_never_the_best(module):
+    skulls = module("skulls")
+    base = {"dsc": 0.6, "dsc_set2": 0.59, "mean_skull_dsc": 0.5, "variance_ratio": 0.8}
+    rows = [*skull_rows("baseline", 0.0, **base), *skull_rows("as released", 0.02, **base)]
+    lost = {"method": "as released", "strength": 0.02, "seed": 3, "part": "test", "finished": 0}
+    text = skulls.scores_table(skulls.methods([*rows, lost]))
+    assert "| as released, 0.02 | 3 (1 failed) | 0.6100 " in text
+    tuning = [{"strength": 0.1, "finished": 1, "validation": 0.2}, {"strength": 1.0, "finished": 0}]
+    assert skulls.best(tuning) == 0.1
 
 
 def test_traits_are_compared_within_a_seed(module):
