@@ -171,10 +171,10 @@ use() {
 # Long enough to be told to stop between its first epoch and its last one.
 stop_and_resume() {
     epochs=40
-    set -- train --config smoke/skull.yaml seed=2 training.epochs=$epochs training.picture_every=40
+    set -- train --config smoke/skull.yaml seed=3 training.epochs=$epochs training.picture_every=40
     name=famseg-test-$$
     in_image --name=$name -- "$@" >"$work/log" 2>&1 &
-    process=$! run=$work/runs/smoke-lambda0.002-seed2
+    process=$! run=$work/runs/smoke-lambda0.002-seed3
     for _ in $(seq $STOP_S); do
         [ ! -s "$run/checkpoints/last.pt" ] || break
         sleep 1
