@@ -34,10 +34,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _safe_path_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets it for its own process, which in a test continues with other tests."""
-    monkeypatch.setenv("PYTHONSAFEPATH", "")
-    monkeypatch.delenv("PYTHONSAFEPATH")
+def _environment_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets them for its own process, which in a test continues with other tests."""
+    for name in ("PYTHONSAFEPATH", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

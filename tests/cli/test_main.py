@@ -9,7 +9,7 @@ import typer
 from command import Run
 from typer.testing import CliRunner
 
-from famseg.cli import app
+from famseg.cli import app, main
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "matplotlib")
 
@@ -33,6 +33,22 @@ def test_help_imports_nothing_heavy(arguments: list[str], also: list[str]) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [(2.0, {}, "1000"), (0.1, {}, None), (2.0, {"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_sleep_soon_only_on_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch, load: float, given: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["famseg", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_a_configuration_is_checked_without_torch() -> None:
