@@ -11,6 +11,7 @@ finder before Python's own changes how these packages are initialized, but not w
   so is matplotlib.pyplot.
 - ``ignite.handlers.checkpoint`` imports the class of ZeRO optimizers only if one can exist.
 - pydicom imports neither requests nor tqdm, which it needs only to download its example files.
+- scipy does not parse its docstrings to add notes on array libraries to them.
 - torch hides its optimizers from TorchDynamo only once TorchDynamo is loaded.
 
 This affects only processes of the command, and only imports after it; `famseg` as a library does
@@ -53,6 +54,7 @@ _DEFERRED = {
 _CHANGED = {
     "ignite.handlers.checkpoint",
     "pydicom.data.download",
+    "scipy._lib._array_api",
     "torch._compile",
     "torch.optim.optimizer",
 }
@@ -96,6 +98,8 @@ class _Loader(SourceFileLoader):
             _execute_without_pyplot(execute, module)
         else:
             execute(module)
+        if module.__name__ == "scipy._lib._array_api":
+            vars(module)["FunctionDoc"] = _Unparsed
         if module.__name__ == "torch._compile":
             vars(module)["_disable_dynamo"] = _disabling(module._disable_dynamo)
         if module.__name__ == "torch.optim.optimizer":
@@ -265,6 +269,19 @@ def _execute_without_downloads(execute: Callable[[ModuleType], None], module: Mo
     finally:
         for name in absent:
             sys.modules.pop(name, None)
+
+
+class _Unparsed:
+    """Stands in for numpydoc's parser of a docstring, which stays as it is."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.text = f"signature\n{function.__doc__ or ''}"
+
+    def __getitem__(self, section: str) -> list[str]:
+        return []  # to which a note is added
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def _execute_without_zero(execute: Callable[[ModuleType], None], module: ModuleType) -> None:

@@ -145,6 +145,14 @@ def test_pydicom_is_imported_without_what_downloads_which_can_be_imported_afterw
     assert _python(code) == "set() False\nSession tqdm\n"
 
 
+def test_scipy_leaves_its_docstrings_as_they_are_written() -> None:
+    code = "from scipy import ndimage\nfrom scipy._lib._array_api import xp_capabilities_table\n"
+    code += "print(ndimage.zoom in xp_capabilities_table, ndimage.zoom.__doc__.split()[0])\n"
+    code += "print('Array API' in ndimage.zoom.__doc__)"
+    assert _python("import famseg.cli\n" + code) == "True Zoom\nFalse\n"
+    assert _python(code) == "True Zoom\nTrue\n"  # else there is nothing to leave out any more
+
+
 def test_the_version_that_this_was_tried_with() -> None:
     """Check an upgrade: run the slow tests of this file, then change the version here."""
     assert (metadata.version("monai"), metadata.version("pytorch-ignite")) == ("1.6.1", "0.5.5")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 -- the name its users know it by
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -31,10 +32,10 @@ _REACH_MM = 10.0  # distance from the solid core of the head that includes nose 
 _TURN_MM = 60.0  # margin below the cut for a tilted head that is turned upright later
 _LARGEST_CAVITY_ML = 20.0  # the cranial cavity has 1400 ml, a large frontal sinus 15
 _ON_VAULT_MM = 3.0  # above the vertex, since the top of a vault is uneven
-_FULL = np.ones((3, 3, 3), dtype=bool)
 
 Spacing = tuple[float, float, float]
 Box = tuple[slice, slice, slice]
+Labels = NDArray[np.unsignedinteger[Any]]
 
 
 class Cleaned(NamedTuple):
@@ -206,7 +207,7 @@ class _Pieces(NamedTuple):
     """
 
     box: Box
-    labels: NDArray[np.int32]
+    labels: Labels
     sizes: NDArray[np.intp]
 
     @classmethod
@@ -220,8 +221,26 @@ class _Pieces(NamedTuple):
             raise InputError("no bone in the head: is this a CT of a head? Try a lower threshold")
         box = bounding_box(mask)
         turned = mask[box].T  # scans are stored slice by slice
-        labels, count = ndimage.label(turned, structure=_FULL)
-        return cls(box, labels.T, np.bincount(labels[turned], minlength=count + 1))
+        labels = _labeled(turned, corners=True)
+        return cls(box, labels.T, np.bincount(labels[turned]))
+
+
+def _labeled(mask: Mask, *, corners: bool) -> Labels:
+    """Return the number of each connected component, from 1 in the order of their first voxels.
+
+    By SimpleITK, in half the time of `scipy.ndimage.label`.
+
+    Args:
+        mask: Any mask.
+        corners: Whether voxels are neighbors that share an edge or corner only.
+    """
+    labeling = sitk.ConnectedComponentImageFilter()
+    labeling.SetFullyConnected(corners)
+    image = labeling.Execute(sitk.GetImageFromArray(mask.astype(np.uint8)))
+    few = labeling.GetObjectCount() < 2**16
+    # A copy: a view is invalid without its image.
+    labels: Labels = sitk.GetArrayViewFromImage(image).astype(np.uint16 if few else np.uint32)
+    return labels
 
 
 def _between(
@@ -289,7 +308,7 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     padded = np.pad(mask[box].T, [(m, m) for m in margin])
     if reach:
         padded = _closed(padded, edges, reach / 2)
-    labels, _ = ndimage.label(~padded)
+    labels = _labeled(~padded, corners=False)
     # The first label is the outside, whose many voxels need not be counted.
     within = np.flatnonzero(labels > 1)
     cavity = labels.ravel()[within]
