@@ -237,6 +237,22 @@ def last_table(by: Mapping[str, Mapping[int, Row]]) -> str:
     return table(head, lines)
 
 
+def tuning_table(rows: Sequence[Row]) -> str:
+    """Return what was tuned: validation, and the variance ratio that tells a collapse."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        if row["part"] == "tuning":
+            groups.setdefault((str(row["method"]), float(row["strength"])), []).append(row)
+    lines = []
+    for (name, strength), of in groups.items():
+        done = [row for row in of if row["finished"]]
+        keys = ("validation", "validation_last", "variance_ratio")
+        means = [f"{np.mean(column(done, key)):.4f}" if done else "-" for key in keys]
+        lines.append([name, f"{strength:g}", f"{len(done)} of {len(of)}", *means])
+    head = ["method", "lambda", "finished", "validation DSC, best epoch", "last epoch"]
+    return table([*head, "variance ratio, set 1"], lines)
+
+
 def at_equal_variance(by: Mapping[str, Mapping[int, Row]]) -> str:
     """Return whether a gain is left among runs whose variance ratio is that of the baseline."""
     base, lines = by["baseline"], []
@@ -303,6 +319,7 @@ def page(rows: Sequence[Row]) -> str:
     lines += ["## At equal variance ratio", "", at_equal_variance(by), ""]
     lines += ["## Are both sets equal?", "", signature(by), ""]
     lines += ["## Trained to the end", "", "DSC on the validation heads.", "", last_table(by), ""]
+    lines += ["## Strengths", "", f"Means over {len(TUNING)} seeds.", "", tuning_table(rows), ""]
     return "\n".join(lines)
 
 

@@ -245,8 +245,15 @@ def test_a_training_that_failed_is_counted_and_never_the_best(module):
     lost = {"method": "as released", "strength": 0.02, "seed": 3, "part": "test", "finished": 0}
     text = skulls.scores_table(skulls.methods([*rows, lost]))
     assert "| as released, 0.02 | 3 (1 failed) | 0.6100 " in text
-    tuning = [{"strength": 0.1, "finished": 1, "validation": 0.2}, {"strength": 1.0, "finished": 0}]
+    tuned = {"method": "FAM", "part": "tuning", "validation_last": 0.1, "variance_ratio": 0.5}
+    tuning = [
+        {**tuned, "strength": 0.1, "finished": 1, "validation": 0.2},
+        {**tuned, "strength": 1.0, "finished": 0},
+    ]
     assert skulls.best(tuning) == 0.1
+    text = skulls.tuning_table([*rows, *tuning])
+    assert "| FAM | 0.1 | 1 of 1 | 0.2000 | 0.1000 | 0.5000 |" in text
+    assert "| FAM | 1 | 0 of 1 | - | - | - |" in text
 
 
 def test_traits_are_compared_within_a_seed(module):
