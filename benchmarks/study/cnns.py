@@ -347,7 +347,6 @@ def main() -> None:
             continue
         done[network] = network_rows(network, options.data, rows)
         write(done, options.out)
-    write(done, options.out)
 
 
 if __name__ == "__main__":

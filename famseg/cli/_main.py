@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -34,8 +37,8 @@ from famseg.cli._ui import ui
 from famseg.messages import InputError, RunError, near, visible
 
 _FAULTY_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
-_BUSY_LOAD = 0.7  # average number of running processes in the last minute, of all programs
-_SHORT_SPINS = 1000  # OpenMP's own choice where there are more threads than cores
+_FEW_SPINS = "1000"  # instead of 300,000, the default of GNU's OpenMP
+_LOOKS, _BETWEEN_LOOKS_S = 5, 0.002
 
 
 class _Commands(TyperGroup):
@@ -169,10 +172,22 @@ def _sleep_soon_on_a_busy_machine() -> None:
     an idle machine it would cost a tenth. This must precede the import of torch. Results do not
     depend on it.
     """
-    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ) or not hasattr(os, "getloadavg"):
-        return
-    if os.getloadavg()[0] > _BUSY_LOAD:
-        os.environ["GOMP_SPINCOUNT"] = str(_SHORT_SPINS)
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ) and _others_running() > 0:
+        os.environ["GOMP_SPINCOUNT"] = _FEW_SPINS
+
+
+def _others_running() -> int:
+    """Return how many threads besides this one are running or want to: the least of some looks.
+
+    The average load would include a command that has just ended. 0 where it is not known.
+    """
+    looks = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for _ in range(_LOOKS):
+            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]
+            looks.append(int(running) - 1)
+            time.sleep(_BETWEEN_LOOKS_S)
+    return min(looks, default=0)
 
 
 def _speaks() -> bool:

@@ -238,6 +238,23 @@ def test_a_baseline_that_does_not_beat_the_mean_skull_is_uninformative(module, s
     assert "| FAM, 1 (end) | 3 | +0.1000 " in skulls.at_equal_variance(by)
 
 
+def test_eight_seeds_can_show_a_difference_in_each_family(module):
+    skulls = module("skulls")
+    base = {"dsc": 0.6, "dsc_set2": 0.59, "mean_skull_dsc": 0.5, "variance_ratio": 0.8}
+    arms = [(name, value) for name, arm in skulls.ARMS.items() for value in arm.strengths[-5:]]
+    tuned = {name: arm.strengths[0] for name, arm in skulls.ARMS.items() if arm.tuned}
+    rows = [
+        row | {"seed": seed, "dsc": 0.6 + 0.1 * (name != "baseline") + 0.001 * seed}
+        for name, value in arms
+        if tuned.get(name, value) == value
+        for seed in skulls.SEEDS
+        for row in skull_rows(name, value, **base)[:1]
+    ]
+    found = skulls.against_baseline(skulls.methods(rows))
+    assert len(found) == 13
+    assert {each.verdict for each in found.values()} == {"higher"}
+
+
 def test_a_training_that_failed_is_counted_and_never_the_best(module):
     skulls = module("skulls")
     base = {"dsc": 0.6, "dsc_set2": 0.59, "mean_skull_dsc": 0.5, "variance_ratio": 0.8}

@@ -9,7 +9,7 @@ import typer
 from command import Run
 from typer.testing import CliRunner
 
-from famseg.cli import app, main
+from famseg.cli import _main, app, main
 
 HEAVY = ("torch", "monai", "mlflow", "pandas", "matplotlib")
 
@@ -36,19 +36,29 @@ def test_help_imports_nothing_heavy(arguments: list[str], also: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("load", "given", "expected"),
-    [(2.0, {}, "1000"), (0.1, {}, None), (2.0, {"GOMP_SPINCOUNT": "7"}, "7")],
+    ("others", "given", "expected"),
+    [(1, {}, "1000"), (0, {}, None), (1, {"GOMP_SPINCOUNT": "7"}, "7")],
 )
 def test_threads_sleep_soon_only_on_a_busy_machine(
-    monkeypatch: pytest.MonkeyPatch, load: float, given: dict[str, str], expected: str | None
+    monkeypatch: pytest.MonkeyPatch, others: int, given: dict[str, str], expected: str | None
 ) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(_main, "_others_running", lambda: others)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["famseg", "--version"])
     with pytest.raises(SystemExit):
         main()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/loadavg")
+def test_a_program_that_runs_is_noticed() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            assert any(_main._others_running() > 0 for _ in range(100))
+        finally:
+            busy.kill()
 
 
 def test_a_configuration_is_checked_without_torch() -> None:

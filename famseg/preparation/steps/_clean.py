@@ -236,6 +236,7 @@ def _labeled(mask: Mask, *, corners: bool) -> Labels:
     """
     labeling = sitk.ConnectedComponentImageFilter()
     labeling.SetFullyConnected(corners)
+    labeling.SetNumberOfThreads(1)
     image = labeling.Execute(sitk.GetImageFromArray(mask.astype(np.uint8)))
     few = labeling.GetObjectCount() < 2**16
     # A copy: a view is invalid without its image.
@@ -305,7 +306,7 @@ def fill_holes(mask: Mask, spacing_mm: Spacing, settings: Settings) -> Mask:
     # Transposed: scans are stored slice by slice.
     edges, box = spacing_mm[::-1], bounding_box(mask)
     margin = [1 + int(np.ceil(reach / s)) for s in edges]
-    padded = np.pad(mask[box].T, [(m, m) for m in margin])
+    padded = np.pad(np.ascontiguousarray(mask[box].T), [(m, m) for m in margin])
     if reach:
         padded = _closed(padded, edges, reach / 2)
     labels = _labeled(~padded, corners=False)
