@@ -2,7 +2,7 @@
 
 ``python benchmarks/study/skulls.py --work WORK --out docs/results``
 
-Trains by `famseg.sweep`: what is finished is kept, and the same command goes on. Eight core-hours
+Trains by `famseg.sweep`: what is finished is kept, and the same command continues. Nine core-hours
 with the settings below; ``--arms`` chooses methods, so that processes can share WORK: ``baseline``
 alone is the gate, since it has to beat the mean skull. Runs whose rows are in the CSV of the page
 stay there.
@@ -59,6 +59,13 @@ METRICS = {
     "variance_ratio": "test/set1/variance_ratio",
 }
 _RATIO_MARGIN = 0.05
+_COLUMNS = {
+    "DSC, set 2": ("dsc_set2", 4),
+    "implant DSC": ("implant_dsc", 3),
+    "implant DSC, masked": ("implant_masked_dsc", 3),
+    "HD95 mm": ("hd95_mm", 2),
+    "variance ratio": ("variance_ratio", 3),
+}
 
 
 @dataclass(frozen=True)
@@ -227,15 +234,6 @@ def scores_table(by: Mapping[str, Mapping[int, Row]]) -> str:
         lines.append(line)
     head = ["method, lambda", "seeds", "DSC", "difference to the baseline [95 %]", "p (Holm)"]
     return table([*head, "verdict", *_COLUMNS], lines)
-
-
-_COLUMNS = {
-    "DSC, set 2": ("dsc_set2", 4),
-    "implant DSC": ("implant_dsc", 3),
-    "implant DSC, masked": ("implant_masked_dsc", 3),
-    "HD95 mm": ("hd95_mm", 2),
-    "variance ratio": ("variance_ratio", 3),
-}
 
 
 def last_table(by: Mapping[str, Mapping[int, Row]]) -> str:
