@@ -169,8 +169,8 @@ def _sleep_soon_on_a_busy_machine() -> None:
     By default, OpenMP's threads wait in a loop for milliseconds. Where there are fewer free cores
     than threads, they thereby keep the thread that they wait for from running: a step of the skull
     autoencoder on two cores took 0.83 s while two other trainings ran, 0.51 s with this setting
-    (AMD EPYC, medians of three runs). On an idle machine it would cost a tenth. This must precede the import of torch. Results do not
-    depend on it.
+    (AMD EPYC, medians of three runs). On an idle machine it would cost a tenth. This must precede
+    the import of torch. Results do not depend on it.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ) and _others_running() > 0:
         os.environ["GOMP_SPINCOUNT"] = _FEW_SPINS
