@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from monai.networks.nets import AutoEncoder
 from torch import Tensor, nn
 
+from famseg.models._cpu_layers import use_cpu_layers
 from famseg.models._norms import replace_instance_norm
 
 
@@ -63,7 +64,7 @@ class ShapeAutoencoder(AutoEncoder):  # type: ignore[misc]  # MONAI ships no typ
             strides=tuple(strides),
             dropout=dropout or None,
         )
-        replace_instance_norm(self)
+        use_cpu_layers(replace_instance_norm(self))
         features = math.prod(self.code_shape)
         self.latent = nn.Linear(features, latent)
         self.expand = nn.Linear(latent, features)

@@ -9,6 +9,7 @@ import torch
 from monai.networks.nets import SegResNet, UNet
 from torch import Tensor, nn
 
+from famseg.models._cpu_layers import use_cpu_layers
 from famseg.models._norms import replace_instance_norm
 
 Kind = Literal["unet", "segresnet"]
@@ -93,7 +94,7 @@ def _unet(inputs: int, channels: tuple[int, ...], units: int) -> nn.Module:
         strides=(2,) * (len(channels) - 1),
         num_res_units=units,
     )
-    return nn.Sequential(replace_instance_norm(body), nn.PReLU())
+    return use_cpu_layers(nn.Sequential(replace_instance_norm(body), nn.PReLU()))
 
 
 def _segresnet(inputs: int, channels: tuple[int, ...], units: int) -> nn.Module:
@@ -106,7 +107,7 @@ def _segresnet(inputs: int, channels: tuple[int, ...], units: int) -> nn.Module:
         blocks_down=(units,) * len(channels),
         blocks_up=(1,) * (len(channels) - 1),
     )
-    return nn.Sequential(body, nn.PReLU())
+    return use_cpu_layers(nn.Sequential(body, nn.PReLU()))
 
 
 _BODIES = {"unet": _unet, "segresnet": _segresnet}

@@ -62,6 +62,7 @@ def test_the_page_has_headings_code_results_and_described_images():
     assert all(len(described) > 20 for described in images)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_cells_run_and_show_what_the_notebook_holds(tmp_path):
     out = tmp_path / "tutorial.ipynb"

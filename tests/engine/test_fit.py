@@ -146,10 +146,10 @@ def test_the_best_metric_survives_a_resume(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing_but_the_running_epoch(tmp_path: Path) -> None:
-    whole = run_toy(tmp_path / "whole", "weight=0.05", "epochs=20")
+    whole = run_toy(tmp_path / "whole", "weight=0.05", "epochs=8")
     (tmp_path / "killed").mkdir()
     command = [sys.executable, str(HERE / "train_toy.py"), str(tmp_path / "killed")]
-    command += ["weight=0.05", "epochs=20", "slow=true"]
+    command += ["weight=0.05", "epochs=8", "slow=true"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -159,7 +159,7 @@ def test_a_killed_process_loses_nothing_but_the_running_epoch(tmp_path: Path) ->
     assert process.returncode == -signal.SIGKILL
     state = load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.pt")
     assert state["epoch"] >= 4
-    resumed = run_toy(tmp_path / "killed", "weight=0.05", "epochs=20")
+    resumed = run_toy(tmp_path / "killed", "weight=0.05", "epochs=8")
     assert largest_difference(whole["weights"], resumed["weights"]) == 0
 
 

@@ -69,7 +69,7 @@ def test_layers_are_replaced_with_their_parameters_and_names() -> None:
 WAYS: dict[str, list[str]] = {
     "plain": [],
     "penalty": ["weight=0.05", 'layer="5"', 'estimator="columns"', "batch_size=5", "samples=15"],
-    "jacobian": ["jacobian=0.1"],
+    "jacobian": ["jacobian=0.1", "epochs=1"],  # a collective for each of its many gradients
     "sam": ['sam={"rho": 0.1}'],
     "accumulated averages": ["accumulate=2", "ema=0.5"],
 }

@@ -55,13 +55,13 @@ def objective(built: Built, **options: Any) -> FAM:
 # --- the mean over draws ---
 
 MOST = 256, 2048  # balanced draws: over parts that partition the batch, and over all parts
-ROUNDS = 64, 512, 2048
+ROUNDS = 64, 128, 512, 2048
 """Draws; a statistic fails whose mean is more than 5 standard errors off in all of these rounds.
 
 The statistics are the value, the projections of the gradient on the true one, one a parameter, and
 all entries of the gradient: 300 a network or so, 30,000 in the suite. Rounds have draws of their
 own, so that a true one fails with the product of the probabilities: for normal means 6e-7 to the
-third power, 2e-19 each. The means of a few hundred skewed draws have heavier tails, but were each
+fourth power, 1e-25 each. The means of a few hundred skewed draws have heavier tails, but were each
 probability 1e-4, a hundred and more times as large, the suite would fail with 3e-8. The draws are
 the same in each run anyway: what passes goes on to do so until the code changes.
 

@@ -151,6 +151,7 @@ def test_the_embedded_task_is_learnt(tmp_path: Path) -> None:
     assert summary["test"]["accuracy"]["low"] > 0.6
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_smoke_configuration_takes_the_real_files(real_data: Path, tmp_path: Path) -> None:
     root = (real_data / "rte").resolve()
