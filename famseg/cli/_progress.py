@@ -206,7 +206,12 @@ def _bar(console: Console, *amount: ProgressColumn, transient: bool = False) -> 
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amount)
     return Progress(
-        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=transient
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+        refresh_per_second=2,  # the log of a container with a terminal keeps every frame
     )
 
 

@@ -16,8 +16,8 @@ def use_cpu_layers(module: nn.Module) -> nn.Module:
     """Replace layers of a 3D network whose kernels in torch are slow on processors.
 
     The new layers compute the same functions up to rounding, with derivatives of any order, and
-    share the parameters, whose names they keep. With both, a step of the autoencoder takes 0.86 of
-    the time (``benchmarks/cpu_layers.py``):
+    share the parameters, whose names they keep. With both, a step of the autoencoder takes about
+    0.85 of the time (``benchmarks/cpu_layers.py``):
 
     - ``PReLU`` with one parameter. Torch's backward pass writes the derivative by the parameter for
       every voxel before it adds them up: 9 ms for 2 x 32 x 32^3 voxels on two cores, here 3 ms.
