@@ -39,11 +39,18 @@ class Rows:
 
     def of(self, cell: Mapping[str, object], compute: Callable[[], Sequence[Row]]) -> list[Row]:
         """Return the rows of a cell; if missing, compute and write them atomically."""
-        name = re.sub(r"[^A-Za-z0-9.+=-]+", "_", ",".join(f"{k}={v}" for k, v in cell.items()))
-        path = self.folder / f"{name}.csv"
+        path = self._path(cell)
         if not path.is_file():
             write_atomically(path, to_csv([{**cell, **row} for row in compute()]).encode())
         return read_csv(path)
+
+    def has(self, cell: Mapping[str, object]) -> bool:
+        """Return whether the rows of a cell exist."""
+        return self._path(cell).is_file()
+
+    def _path(self, cell: Mapping[str, object]) -> Path:
+        name = re.sub(r"[^A-Za-z0-9.+=-]+", "_", ",".join(f"{k}={v}" for k, v in cell.items()))
+        return self.folder / f"{name}.csv"
 
 
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:

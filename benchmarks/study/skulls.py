@@ -5,7 +5,7 @@
 Trains by `famseg.sweep`: what is finished is kept, and the same command continues. Nine core-hours
 with the settings below; ``--arms`` chooses methods, so that processes can share WORK: ``baseline``
 alone is the gate, since it has to beat the mean skull. Runs whose rows are in the CSV of the page
-stay there.
+stay there. ``--page`` writes the page of what is there, and trains nothing.
 """
 
 from __future__ import annotations
@@ -126,35 +126,39 @@ def trained(arm: Arm, strength: float, seed: int, folder: Path) -> Row:
     return scores | {name: run.metrics[key] for name, key in METRICS.items()}
 
 
-def arm_rows(name: str, work: Path, known: Sequence[Row]) -> list[Row]:
+def arm_rows(name: str, work: Path, known: Sequence[Row], *, train: bool = True) -> list[Row]:
     """Tune and train an arm; return a row per run, those of tuning included.
 
     Args:
         name: Of the arm.
         work: Where runs and their rows are kept.
         known: Rows of the page, whose runs need not be there any more.
+        train: Whether to train what is missing; it is left out otherwise.
     """
     arm, rows = ARMS[name], Rows(work / "skulls" / "rows")
 
-    def of(strength: float, seed: int, part: str) -> Row:
+    def of(strength: float, seed: int, part: str) -> list[Row]:
         cell: Row = {"method": name, "strength": strength, "seed": seed, "part": part}
         for row in known:
             if row["finished"] and all(row[key] == value for key, value in cell.items()):
-                return row
+                return [row]
+        if not train and not rows.has(cell):
+            return []
         print(f"{name}, {strength:g}, seed {seed}", flush=True)
         folder = f"{name}-{strength:g}-{seed}".replace(" ", "-").replace(",", "")
         path = work / "skulls" / "sweeps" / folder
         try:
-            return rows.of(cell, lambda: [trained(arm, strength, seed, path)])[0]
+            return rows.of(cell, lambda: [trained(arm, strength, seed, path)])
         except TrainingFailedError as error:  # not kept: the next call tries it again
             print(error, flush=True)
-            return {**cell, "finished": 0}
+            return [{**cell, "finished": 0}]
 
-    found, strengths = [], list(arm.strengths)
+    found: list[Row] = []
+    strengths = list(arm.strengths)
     if arm.tuned:
-        found = [of(each, seed, "tuning") for each in strengths for seed in TUNING]
-        strengths = [best(found)]
-    found += [of(each, seed, "test") for each in strengths for seed in SEEDS]
+        found = [row for each in strengths for seed in TUNING for row in of(each, seed, "tuning")]
+        strengths = [best(found)] if found else []
+    found += [row for each in strengths for seed in SEEDS for row in of(each, seed, "test")]
     return found
 
 
@@ -344,10 +348,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--page", action="store_true", help="train nothing")
     options = parser.parse_args()
     csv = options.out / "study-skulls.csv"
     for name in options.arms:
-        found = arm_rows(name, options.work, read_csv(csv) if csv.is_file() else [])
+        known = read_csv(csv) if csv.is_file() else []
+        found = arm_rows(name, options.work, known, train=not options.page)
         # Read again: another process may have written its methods meanwhile.
         others = [row for row in read_csv(csv) if row["method"] != name] if csv.is_file() else []
         order = list(ARMS)

@@ -286,3 +286,31 @@ def test_traits_are_compared_within_a_seed(module):
     assert mechanism.within_seeds([*rows, lost], "a", "b").tolist() == pytest.approx([1.0, 1.0])
     left = mechanism.within_seeds(rows, "a", "b", beside=["d"])
     assert left.tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_page_of_what_is_there_trains_nothing(module, tmp_path, monkeypatch):
+    skulls = module("skulls")
+
+    def no_training(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(skulls, "trained", no_training)
+    arm = skulls.ARMS["noise on the code"]
+    tuned = {"method": "noise on the code", "part": "tuning"}
+    known = [
+        tuned | {"strength": each, "seed": seed, "finished": 1, "validation": each}
+        for each in arm.strengths[:2]
+        for seed in skulls.TUNING
+    ]
+    assert skulls.arm_rows("noise on the code", tmp_path, [], train=False) == []
+    rows = skulls.Rows(tmp_path / "skulls" / "rows")
+    cell = tuned | {"strength": arm.strengths[1], "seed": 3, "part": "test"}
+    order = ("method", "strength", "seed", "part")
+    rows.of({name: cell[name] for name in order}, lambda: [{"finished": 1, "validation": 0.5}])
+    found = skulls.arm_rows("noise on the code", tmp_path, known, train=False)
+    assert found[: len(known)] == known
+    assert [(row["strength"], row["seed"]) for row in found[len(known) :]] == [
+        (pytest.approx(arm.strengths[1]), 3)
+    ]
+    with pytest.raises(AssertionError, match="trained"):
+        skulls.arm_rows("noise on the code", tmp_path, known)
