@@ -125,6 +125,14 @@ def test_parameters_and_names_stay_the_same_and_no_random_numbers_are_drawn() ->
     assert "(0): ConvTranspose3d(3, 1, kernel_size=(2, 2, 2)" in repr(after)
 
 
+def test_what_the_layer_does_not_take_is_left_to_torch() -> None:
+    before, after = _pair(LAYERS["doubling"])
+    for x in (torch.rand(3, 4, 5, 3), torch.rand(0, 3, 4, 5, 3)):  # no batch; an empty one
+        torch.testing.assert_close(after(x), before(x))
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels, but got 2"):
+        after(torch.rand(1, 2, 4, 5, 3))
+
+
 def test_other_layers_are_left_alone() -> None:
     net = nn.Sequential(
         nn.PReLU(4), nn.ConvTranspose3d(4, 2, 2), nn.ConvTranspose3d(4, 1, 2, dilation=2)
