@@ -126,40 +126,53 @@ def trained(arm: Arm, strength: float, seed: int, folder: Path) -> Row:
     return scores | {name: run.metrics[key] for name, key in METRICS.items()}
 
 
-def arm_rows(name: str, work: Path, known: Sequence[Row], *, train: bool = True) -> list[Row]:
+def arm_rows(name: str, work: Path, known: Sequence[Row]) -> list[Row]:
     """Tune and train an arm; return a row per run, those of tuning included.
 
     Args:
         name: Of the arm.
         work: Where runs and their rows are kept.
         known: Rows of the page, whose runs need not be there any more.
-        train: Whether to train what is missing; it is left out otherwise.
     """
     arm, rows = ARMS[name], Rows(work / "skulls" / "rows")
 
-    def of(strength: float, seed: int, part: str) -> list[Row]:
+    def of(strength: float, seed: int, part: str) -> Row:
         cell: Row = {"method": name, "strength": strength, "seed": seed, "part": part}
         for row in known:
             if row["finished"] and all(row[key] == value for key, value in cell.items()):
-                return [row]
-        if not train and not rows.has(cell):
-            return []
+                return row
         print(f"{name}, {strength:g}, seed {seed}", flush=True)
         folder = f"{name}-{strength:g}-{seed}".replace(" ", "-").replace(",", "")
         path = work / "skulls" / "sweeps" / folder
         try:
-            return rows.of(cell, lambda: [trained(arm, strength, seed, path)])
+            return rows.of(cell, lambda: [trained(arm, strength, seed, path)])[0]
         except TrainingFailedError as error:  # not kept: the next call tries it again
             print(error, flush=True)
-            return [{**cell, "finished": 0}]
+            return {**cell, "finished": 0}
 
-    found: list[Row] = []
-    strengths = list(arm.strengths)
+    found, strengths = [], list(arm.strengths)
     if arm.tuned:
-        found = [row for each in strengths for seed in TUNING for row in of(each, seed, "tuning")]
-        strengths = [best(found)] if found else []
-    found += [row for each in strengths for seed in SEEDS for row in of(each, seed, "test")]
+        found = [of(each, seed, "tuning") for each in strengths for seed in TUNING]
+        strengths = [best(found)]
+    found += [of(each, seed, "test") for each in strengths for seed in SEEDS]
     return found
+
+
+def rows_there(name: str, work: Path, known: Sequence[Row]) -> list[Row]:
+    """Return the rows of an arm that exist, without training: of the page, and finished since."""
+    kept = Rows(work / "skulls" / "rows")
+    found = {
+        (row["part"], float(row["strength"]), int(float(row["seed"]))): row
+        for row in known
+        if row["method"] == name
+    }
+    for part, seeds in (("tuning", TUNING), ("test", SEEDS)):
+        for strength in ARMS[name].strengths:
+            for seed in seeds:
+                cell = {"method": name, "strength": strength, "seed": seed, "part": part}
+                if kept.has(cell):
+                    found[part, strength, seed] = kept.of(cell, list)[0]
+    return [found[key] for key in sorted(found, key=lambda key: (key[0] != "tuning", *key[1:]))]
 
 
 def best(rows: Sequence[Row]) -> float:
@@ -348,17 +361,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument("--page", action="store_true", help="of what is there, without training")
     options = parser.parse_args()
     csv = options.out / "study-skulls.csv"
     for name in options.arms:
         known = read_csv(csv) if csv.is_file() else []
-        found = arm_rows(name, options.work, known, train=not options.page)
+        found = (rows_there if options.page else arm_rows)(name, options.work, known)
         # Read again: another process may have written its methods meanwhile.
         others = [row for row in read_csv(csv) if row["method"] != name] if csv.is_file() else []
         order = list(ARMS)
         rows = sorted([*others, *found], key=lambda row: order.index(str(row["method"])))
-        write_atomically(csv, to_csv(rows).encode())
+        if rows:
+            write_atomically(csv, to_csv(rows).encode())
         if any(row["method"] == "baseline" for row in rows):
             write_atomically(options.out / "study-skulls.md", page(rows).encode())
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+_BLOCK = 4096  # longest sum of products in one go: single precision loses digits in longer ones
+_LEAST_BLOCK = 64
+_Layer = TypeVar("_Layer", bound=nn.Module)
+
 
 def use_cpu_layers(module: nn.Module) -> nn.Module:
-    """Replace layers of a 3D network whose kernels in torch are slow on processors.
+    """Replace layers of a new network whose kernels in torch are slow on processors.
 
-    The new layers compute the same functions up to rounding, with derivatives of any order, and
-    share the parameters, whose names they keep. With both, a step of the autoencoder takes about
-    0.85 of the time (``benchmarks/cpu_layers.py``):
+    The new layers compute the same functions up to rounding, with the derivatives that torch has,
+    and share the parameters, whose names they keep. With both, a step of the autoencoder takes
+    about 0.8 of the time (``benchmarks/cpu_layers.py``):
 
     - ``PReLU`` with one parameter. Torch's backward pass writes the derivative by the parameter for
       every voxel before it adds them up: 9 ms for 2 x 32 x 32^3 voxels on two cores, here 3 ms.
@@ -25,11 +30,11 @@ def use_cpu_layers(module: nn.Module) -> nn.Module:
       channels at 32^3 to one at 64^3, 13 ms for two samples, as products and sums 3 ms.
 
     They use torch's kernels on other devices and for other dtypes, under autocast, while a network
-    is traced or compiled, and wherever functions are intercepted or transformed (the estimators of
-    `famseg.flatness`, ``torch.func``).
+    is traced, scripted or compiled, and where functions are intercepted or transformed, as by most
+    estimators of `famseg.flatness` and by ``torch.func``.
 
     Args:
-        module: The network, changed in place.
+        module: The network, changed in place; its layers have no hooks yet.
 
     Returns:
         The same network.
@@ -41,34 +46,38 @@ def use_cpu_layers(module: nn.Module) -> nn.Module:
     """
     for name, child in module.named_children():
         if type(child) is nn.PReLU and child.num_parameters == 1:
-            setattr(module, name, _same_state(PReLU(device="meta"), child))
-        elif type(child) is nn.ConvTranspose3d and _suits(child):
-            setattr(module, name, _same_state(ConvTranspose3d.like(child), child))
+            setattr(module, name, _as(child, PReLU))
+        elif type(child) is nn.ConvTranspose3d and _to_one(child):
+            setattr(module, name, _as(child, ConvTranspose3d))
         else:
             use_cpu_layers(child)
     return module
 
 
-def _suits(layer: nn.ConvTranspose3d) -> bool:
+def _to_one(layer: nn.ConvTranspose3d) -> bool:
     return layer.out_channels == layer.groups == 1 and set(layer.dilation) == {1}
 
 
-def _same_state(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Give a layer the parameters of another one, without drawing random numbers."""
-    for name, parameter in old.named_parameters():
-        setattr(new, name, parameter)
-    return new.train(old.training)
+def _as(layer: nn.Module, kind: type[_Layer]) -> _Layer:
+    """Return a layer with the same state as another class, without drawing random numbers."""
+    other = copy.copy(layer)
+    other.__class__ = kind
+    assert isinstance(other, kind)  # noqa: S101 - for the type checker
+    return other
 
 
 def _own_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Return whether nothing but autograd and a processor's single precision is involved."""
+    """Return whether these are plain arrays of single precision that nothing but autograd sees."""
     return (
-        x.device.type == "cpu"
+        type(x) is Tensor
+        and x.layout is torch.strided
+        and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and torch._C._len_torch_function_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
     )
@@ -78,9 +87,12 @@ class PReLU(nn.PReLU):
     # Named as torch's, as reports and error messages name layers.
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.requires_grad and torch.is_grad_enabled() and _own_kernel(input, self.weight):
+        if _own_kernel(input, self.weight) and input.requires_grad and torch.is_grad_enabled():
             return _apply(_PReLUFunction, input, self.weight)
         return super().forward(input)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _as(self, nn.PReLU)
 
 
 class _PReLUFunction(torch.autograd.Function):
@@ -92,40 +104,45 @@ class _PReLUFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         x, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again, by the slope too
-            by_x = torch.where(x > 0, gradient, slope * gradient)
-            return by_x, (gradient * x.clamp(max=0)).sum().reshape(slope.shape)
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(gradient):
+            wide = slope.reshape((1,) * x.ndim)
+            by_x, by_slope = torch.ops.aten._prelu_kernel_backward(gradient, x, wide)
+            return by_x, by_slope.sum().reshape(slope.shape)
         by_x = torch.ops.aten.leaky_relu_backward(gradient, x, slope.item(), False)
-        by_slope = torch.dot(gradient.flatten(), x.clamp(max=0).flatten())
-        return by_x, by_slope.reshape(slope.shape)
+        return by_x, _sum_of_products(gradient, x.clamp(max=0)).reshape(slope.shape)
+
+
+def _sum_of_products(one: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of the products of two tensors, in blocks if their size has a fit one."""
+    block = math.gcd(one.numel(), _BLOCK)
+    if block < _LEAST_BLOCK:
+        return (one * other).sum()
+    return one.reshape(-1, 1, block).bmm(other.reshape(-1, block, 1)).sum()
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
     # To one channel.
 
-    @classmethod
-    def like(cls, layer: nn.ConvTranspose3d) -> ConvTranspose3d:
-        """Return a layer of the same geometry without values."""
-        return cls(
-            layer.in_channels,
-            1,
-            layer.kernel_size,  # type: ignore[arg-type]  # a tuple of three
-            layer.stride,  # type: ignore[arg-type]
-            layer.padding,  # type: ignore[arg-type]
-            layer.output_padding,  # type: ignore[arg-type]
-            bias=layer.bias is not None,
-            device="meta",
-        )
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not _own_kernel(input, self.weight) or output_size is not None or not self._fits(input):
+        own = _own_kernel(input, self.weight) and output_size is None and self._fits(input)
+        if not own:
             return super().forward(input, output_size)
         geometry = (self.stride, self.padding, self.output_padding)
         output = _apply(_ToOneChannelFunction, input, self.weight, geometry)
         return output if self.bias is None else output + self.bias
 
     def _fits(self, x: Tensor) -> bool:
-        return x.ndim == 5 and len(x) > 0 and x.shape[1] == self.in_channels
+        """Return whether torch would accept the input, and there is something to compute."""
+        if x.ndim != 5 or x.shape[1] != self.in_channels or not x.numel():
+            return False
+        padding: Any = self.padding  # in general it may be a word
+        sizes = zip(x.shape[2:], self.stride, self.kernel_size, padding, strict=True)
+        return (self.bias is None or self.bias.dtype == x.dtype) and all(
+            (size - 1) * step + kernel > 2 * margin for size, step, kernel, margin in sizes
+        )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _as(self, nn.ConvTranspose3d)
 
 
 class _ToOneChannelFunction(torch.autograd.Function):

@@ -288,29 +288,26 @@ def test_traits_are_compared_within_a_seed(module):
     assert left.tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_a_page_of_what_is_there_trains_nothing(module, tmp_path, monkeypatch):
-    skulls = module("skulls")
+def test_a_page_of_what_is_there_trains_nothing_and_loses_nothing(module, tmp_path):
+    skulls, name = module("skulls"), "noise on the code"
+    strengths = skulls.ARMS[name].strengths
 
-    def no_training(*_):
-        raise AssertionError("trained")
+    def cell(part, strength, seed):
+        return {"method": name, "strength": strength, "seed": seed, "part": part}
 
-    monkeypatch.setattr(skulls, "trained", no_training)
-    arm = skulls.ARMS["noise on the code"]
-    tuned = {"method": "noise on the code", "part": "tuning"}
     known = [
-        tuned | {"strength": each, "seed": seed, "finished": 1, "validation": each}
-        for each in arm.strengths[:2]
-        for seed in skulls.TUNING
+        *(cell("tuning", strengths[0], seed) | {"finished": 1} for seed in skulls.TUNING),
+        cell("test", strengths[0], 2) | {"finished": 0},
+        cell("test", strengths[1], 1) | {"finished": 0},
+        {"method": "FAM"},
     ]
-    assert skulls.arm_rows("noise on the code", tmp_path, [], train=False) == []
     rows = skulls.Rows(tmp_path / "skulls" / "rows")
-    cell = tuned | {"strength": arm.strengths[1], "seed": 3, "part": "test"}
-    order = ("method", "strength", "seed", "part")
-    rows.of({name: cell[name] for name in order}, lambda: [{"finished": 1, "validation": 0.5}])
-    found = skulls.arm_rows("noise on the code", tmp_path, known, train=False)
-    assert found[: len(known)] == known
-    assert [(row["strength"], row["seed"]) for row in found[len(known) :]] == [
-        (pytest.approx(arm.strengths[1]), 3)
+    for part, seed in (("tuning", 101), ("test", 1)):
+        rows.of(cell(part, strengths[1], seed), lambda: [{"finished": 1, "dsc": 0.5}])
+    found = skulls.rows_there(name, tmp_path, known)
+    assert [(row["part"], row["strength"], row["seed"], row["finished"]) for row in found] == [
+        *(("tuning", strengths[0], seed, 1) for seed in skulls.TUNING),
+        ("tuning", strengths[1], 101, 1),
+        ("test", strengths[0], 2, 0),  # what failed stays
+        ("test", strengths[1], 1, 1),  # and succeeded since
     ]
-    with pytest.raises(AssertionError, match="trained"):
-        skulls.arm_rows("noise on the code", tmp_path, known)

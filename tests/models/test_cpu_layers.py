@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from famseg.models import ShapeAutoencoder
@@ -84,6 +86,28 @@ def test_the_autoencoder_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called.count == 6
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 32, 32, 32), (3, 5, 31, 37, 41)])  # in blocks; in one go
+def test_the_derivative_by_the_slope_is_accurate_for_many_voxels(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    (layer,) = use_cpu_layers(nn.Sequential(nn.PReLU()))
+    layer(x.clone().requires_grad_()).sum().backward()
+    assert layer.weight.grad is not None
+    expected = x.clamp(max=0).sum(dtype=torch.float64)
+    assert layer.weight.grad.double().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_several_gradients_at_once() -> None:
+    before, after = _pair(LAYERS["prelu"])
+    gradients = torch.randn(2, 3, 4)
+    found = []
+    for layer in (before, after):
+        x = torch.linspace(-1, 1, 12).reshape(3, 4).requires_grad_()
+        inputs = (x, *layer.parameters())
+        found.append(torch.autograd.grad(layer(x), inputs, gradients, is_grads_batched=True))
+    torch.testing.assert_close(found[1], found[0])
+
+
 class _Watching(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
@@ -106,8 +130,14 @@ def test_torchs_functions_are_called_where_something_watches(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         net(x)
     net.double()(x.double())
-    torch.func.vmap(net.float())(x[:, None])
+    net.float()
+    torch.fx.symbolic_trace(net)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        net(mode.from_tensor(x)).sum().backward()
+    torch.func.vmap(net)(x[:, None])
     torch.jit.trace(net, x, check_trace=False)
+    scripted = torch.jit.script(copy.deepcopy(net))  # it exchanges the layers of what it is given
+    torch.testing.assert_close(scripted(x), net(MetaTensor(x)).as_tensor())
     assert called.count == 0
     net(x)
     assert called.count == 3
@@ -131,6 +161,9 @@ def test_what_the_layer_does_not_take_is_left_to_torch() -> None:
         torch.testing.assert_close(after(x), before(x))
     with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels, but got 2"):
         after(torch.rand(1, 2, 4, 5, 3))
+    _, after = _pair(lambda: nn.ConvTranspose3d(3, 1, 2, padding=1))
+    with pytest.raises(RuntimeError, match="output size"):
+        after(torch.rand(1, 3, 1, 1, 1))
 
 
 def test_other_layers_are_left_alone() -> None:
