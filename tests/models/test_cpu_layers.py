@@ -86,10 +86,9 @@ def test_the_autoencoder_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called.count == 6
 
 
-@pytest.mark.parametrize("shape", [(2, 32, 32, 32, 32), (3, 5, 31, 37, 41)])  # in blocks; in one go
-def test_the_derivative_by_the_slope_is_accurate_for_many_voxels(shape: tuple[int, ...]) -> None:
+def test_the_derivative_by_the_slope_is_accurate_for_many_voxels() -> None:
     torch.manual_seed(0)
-    x = torch.randn(shape)
+    x = torch.randn(2, 32, 32, 32, 32)
     (layer,) = use_cpu_layers(nn.Sequential(nn.PReLU()))
     layer(x.clone().requires_grad_()).sum().backward()
     assert layer.weight.grad is not None
