@@ -20,7 +20,7 @@ def use_cpu_layers(module: nn.Module) -> nn.Module:
 
     The new layers compute the same functions up to rounding, with the derivatives that torch has,
     and share the parameters, whose names they keep. With both, a step of the autoencoder takes
-    about 0.8 of the time (``benchmarks/cpu_layers.py``):
+    0.8 to 0.9 of the time (``benchmarks/cpu_layers.py``):
 
     - ``PReLU`` with one parameter. Torch's backward pass does not use vector instructions: 9 ms for
       2 x 32 x 32^3 voxels on two cores, here 2 ms.
