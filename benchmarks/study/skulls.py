@@ -2,7 +2,7 @@
 
 ``python benchmarks/study/skulls.py --work WORK --out docs/results``
 
-Trains by `famseg.sweep`: what is finished is kept, and the same command continues. Nine core-hours
+Trains by `famseg.sweep`: what is finished is kept, and the same command continues. Ten core-hours
 with the settings below; ``--arms`` chooses methods, so that processes can share WORK: ``baseline``
 alone is the gate, since it has to beat the mean skull. Runs whose rows are in the CSV of the page
 stay there. ``--page`` writes the page of what is there, and trains nothing.
