@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from _measure import Spread, environment
+from _measure import Spread, environment, table
 from torch import nn
 
 from famseg.models import ImplantNetwork, ShapeAutoencoder
@@ -47,18 +47,17 @@ def seconds(network: nn.Module, skulls: torch.Tensor) -> float:
     return (time.perf_counter() - begin) / _STEPS
 
 
-def table() -> str:
+def measured() -> str:
     """Measure everything and return it as Markdown."""
-    rows = ["| network | torch's layers, ms | famseg, ms | ratio |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, make in NETWORKS.items():
         torch.manual_seed(0)
         own, skulls = make(), (torch.rand(2, 1, 64, 64, 64) > 0.8).float()
         both = [with_torch_layers(own), own]
         turns = [[seconds(each, skulls) * 1e3 for each in both] for _ in range(_ROUNDS)]
         spreads = [Spread.of([turn[k] for turn in turns]) for k in (0, 1)]
-        ratio = Spread.of([turn[1] / turn[0] for turn in turns])
-        rows.append(f"| {name} | {spreads[0]} | {spreads[1]} | {ratio} |")
-    return "\n".join(rows)
+        rows.append([name, *spreads, Spread.of([turn[1] / turn[0] for turn in turns])])
+    return table(["network", "torch's layers, ms", "famseg, ms", "ratio"], rows)
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def main() -> None:
 
 A step is a forward and a backward pass: median (lower to upper quartile, number of turns).
 
-{table()}
+{measured()}
 """
     print(text)
     if options.out:
